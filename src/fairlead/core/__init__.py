@@ -1,0 +1,1 @@
+"""The vocabulary: schedule, prediction, condition, denoiser protocol, registry. Imports none of ours."""

@@ -1,0 +1,104 @@
+"""Conditions: named tensors with a keep mask per name. Dropping in training and nulling in guidance are one mechanism.
+
+A network that receives ``keep[name][i] == False`` uses its own null token of that name for sample i and does not read
+``values[name][i]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fairlead.core.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What n samples are conditioned on.
+
+    Attributes:
+        n: number of samples.
+        values: name -> tensor [n, ...]; e.g. ``label`` int64 [n].
+        keep: name -> bool [n]; False means null for that sample. The same names as ``values``.
+    """
+
+    n: int
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    keep: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if set(self.values) != set(self.keep):
+            raise UsageError(f"condition: values name {sorted(self.values)} but keep masks name {sorted(self.keep)}")
+        for name, value in self.values.items():
+            if len(value) != self.n or self.keep[name].shape != (self.n,):
+                raise UsageError(
+                    f"condition {name!r}: expected {self.n} samples, got values {tuple(value.shape)} "
+                    f"and a keep mask {tuple(self.keep[name].shape)}"
+                )
+
+    @classmethod
+    def of(cls, **values: Tensor) -> Condition:
+        """All values kept: ``Condition.of(label=torch.tensor([3, 5]))``."""
+        n = len(next(iter(values.values())))
+        return cls(n, values, {name: torch.ones(n, dtype=torch.bool, device=v.device) for name, v in values.items()})
+
+    @property
+    def is_null(self) -> bool:
+        """True if nothing is kept for any sample."""
+        return not any(bool(mask.any()) for mask in self.keep.values())
+
+    def drop(self, mask: Tensor | None = None, names: Iterable[str] | None = None) -> Condition:
+        """Null the given ``names`` (default: all) of the samples where ``mask`` (bool [n]; default: all) is True."""
+        chosen = set(self.values if names is None else names)
+        missing = chosen - set(self.values)
+        if missing:
+            raise UsageError(f"condition has no {sorted(missing)}; it has {sorted(self.values)}")
+        keep = {
+            name: (old & ~mask.to(old.device) if mask is not None else torch.zeros_like(old)) if name in chosen else old
+            for name, old in self.keep.items()
+        }
+        return Condition(self.n, self.values, keep)
+
+    def __getitem__(self, index: Tensor | slice) -> Condition:
+        """The samples at ``index`` (a slice, int64 indices or a bool mask [n])."""
+        values = {name: v[index] for name, v in self.values.items()}
+        keep = {name: k[index] for name, k in self.keep.items()}
+        n = len(torch.empty(self.n, device="meta")[index]) if isinstance(index, slice) else _count(index)
+        return Condition(n, values, keep)
+
+    def to(self, device: torch.device | str) -> Condition:
+        return Condition(
+            self.n,
+            {name: v.to(device) for name, v in self.values.items()},
+            {name: k.to(device) for name, k in self.keep.items()},
+        )
+
+    def equals(self, other: Condition) -> bool:
+        """Same samples for the network: equal keep masks, and equal values where kept."""
+        if self.n != other.n or set(self.values) != set(other.values):
+            return False
+        return all(
+            torch.equal(self.keep[name], other.keep[name])
+            and torch.equal(self.values[name][self.keep[name]], other.values[name][other.keep[name]])
+            for name in self.values
+        )
+
+    @staticmethod
+    def cat(parts: Iterable[Condition]) -> Condition:
+        """One after the other along the sample axis; all parts must have the same names."""
+        parts = list(parts)
+        names = parts[0].values.keys()
+        if any(part.values.keys() != names for part in parts):
+            raise UsageError(f"conditions to join have different names: {[sorted(p.values) for p in parts]}")
+        return Condition(
+            sum(part.n for part in parts),
+            {name: torch.cat([part.values[name] for part in parts]) for name in names},
+            {name: torch.cat([part.keep[name] for part in parts]) for name in names},
+        )
+
+
+def _count(index: Tensor) -> int:
+    return int(index.sum()) if index.dtype == torch.bool else len(index)

@@ -1,0 +1,194 @@
+"""Labelled images in memory, their splits, and the stream of training batches.
+
+uint8 in [0, 255] is how images are stored; float32 in [-1, 1] is what a network sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fairlead.core.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A labelled set of equally sized images.
+
+    Attributes:
+        images: uint8 [n, c, h, w].
+        labels: int64 [n], indices into ``classes``.
+        classes: names of the classes; the position is the label.
+        name: of the data set, e.g. "digits".
+        split: "train", "test", ...
+        flip: whether a horizontal flip of an image is again an image of this set: photographs yes, digits never.
+
+    Raises:
+        UsageError: if dtypes, shapes or labels do not fit each other.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    name: str
+    split: str
+    flip: bool
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise UsageError(
+                f"data {self.name!r}: expected images uint8 [n, c, h, w], "
+                f"got {self.images.dtype} {list(self.images.shape)}"
+            )
+        if self.labels.dtype != torch.int64 or self.labels.shape != (len(self.images),):
+            raise UsageError(
+                f"data {self.name!r}: expected labels int64 [{len(self.images)}], "
+                f"got {self.labels.dtype} {list(self.labels.shape)}"
+            )
+        outside = (self.labels < 0) | (self.labels >= len(self.classes))
+        if bool(outside.any()):
+            raise UsageError(
+                f"data {self.name!r}: label {int(self.labels[outside][0])} is not one of {len(self.classes)} classes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of every image."""
+        _, c, h, w = self.images.shape
+        return c, h, w
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of the sha256 of image and label bytes: equal for equal contents in equal order."""
+        digest = hashlib.sha256(self.images.numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def subset(self, index: Tensor | slice) -> ImageData:
+        """The samples at ``index`` (a slice, int64 indices or a bool mask [n])."""
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 [0, 255] -> float32 [-1, 1]."""
+    return images.to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Float [n, ...] in [-1, 1] (clamped) -> uint8 [0, 255], to nearest; the inverse of :func:`to_float`.
+
+    Raises:
+        UsageError: naming the first sample with a nan or inf, which a cast would turn into a black image.
+    """
+    broken = (~x.isfinite()).reshape(len(x), -1).any(dim=1)
+    if bool(broken.any()):
+        raise UsageError(
+            f"images to store: sample {int(broken.nonzero()[0])} of {len(x)} has nan or inf pixels, expected numbers "
+            "in [-1, 1]; lower the guidance scale or sample in float32"
+        )
+    # bfloat16 cannot tell neighbouring grey levels apart once they are multiplied out
+    return ((x.to(torch.float32).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def stratified_order(labels: Tensor, seed: int) -> Tensor:
+    """A shuffled order, int64 [n], in which every prefix is spread over the classes in proportion.
+
+    For each prefix there is a fraction q such that it holds q * n_c samples of every class c, to within 1/2.
+    """
+    shuffled = torch.randperm(len(labels), generator=_stream("stratify", seed, 0))
+    rank = torch.empty(len(labels), dtype=torch.float64)
+    for label in set(labels.tolist()):
+        members = shuffled[labels[shuffled] == label]
+        rank[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    return shuffled[rank[shuffled].argsort(stable=True)]
+
+
+def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[ImageData, ImageData]:
+    """Two disjoint parts in the original order: ``fraction`` of every class, and the rest.
+
+    Args:
+        fraction: in (0, 1); the first part holds round(fraction * n) samples.
+        seed: the split is a pure function of (labels, fraction, seed).
+    """
+    if not 0 < fraction < 1:
+        raise UsageError(f"split of data {data.name!r}: expected a fraction between 0 and 1, got {fraction:g}")
+    order = stratified_order(data.labels, seed)
+    count = round(fraction * len(data))
+    return data.subset(order[:count].sort().values), data.subset(order[count:].sort().values)
+
+
+class Batches:
+    """An endless, random-access source of training batches: batch ``step`` is a pure function of (seed, step).
+
+    The permutations of epochs 0, 1, 2, ... form one stream that is cut into batches, so every sample comes once per
+    epoch, a batch may straddle two epochs, and ``batch_size`` may exceed the data set. If ``data.flip``, half of the
+    images are mirrored. Resuming at a step needs no state.
+
+    Args:
+        batch_size: of the global batch, whatever the number of processes.
+    """
+
+    def __init__(self, data: ImageData, batch_size: int, seed: int) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch size: expected at least 1, got {batch_size}")
+        if len(data) == 0:
+            raise UsageError(f"data {data.name!r}, split {data.split!r}, has no images to train on")
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self._cached: tuple[int, Tensor] | None = None
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
+        """The contiguous share of process ``rank`` of ``world`` of the global batch ``step`` >= 0.
+
+        Returns:
+            x float32 [b, c, h, w] in [-1, 1] and labels int64 [b], with b = batch_size / world.
+
+        Raises:
+            UsageError: if ``world`` does not divide the batch size, or ``rank`` or ``step`` is out of range.
+        """
+        if world < 1 or self.batch_size % world:
+            raise UsageError(
+                f"batch size {self.batch_size} is not divisible by {world} processes; use a multiple of {world}"
+            )
+        if not 0 <= rank < world:
+            raise UsageError(f"rank: expected 0 to {world - 1}, got {rank}")
+        if step < 0:
+            raise UsageError(f"step: expected 0 or more, got {step}")
+        share = self.batch_size // world
+        index = self._stream_slice(step * self.batch_size + rank * share, share)
+        images, labels = self.data.images[index], self.data.labels[index]
+        if self.data.flip:
+            # drawn for the global batch: a sample's flip does not depend on the process it lands on
+            flips = torch.rand(self.batch_size, generator=_stream("flip", self.seed, step)) < 0.5
+            mine = flips[rank * share : (rank + 1) * share].reshape(-1, 1, 1, 1)
+            images = torch.where(mine, images.flip(-1), images)
+        return to_float(images), labels
+
+    def _stream_slice(self, start: int, count: int) -> Tensor:
+        """Sample indices at positions start .. start + count - 1 of the concatenated permutations."""
+        n = len(self.data)
+        parts = []
+        while count > 0:
+            epoch, offset = divmod(start, n)
+            part = self._permutation(epoch)[offset : offset + count]
+            parts.append(part)
+            start, count = start + len(part), count - len(part)
+        return torch.cat(parts)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if self._cached is None or self._cached[0] != epoch:
+            order = torch.randperm(len(self.data), generator=_stream("shuffle", self.seed, epoch))
+            self._cached = epoch, order
+        return self._cached[1]
+
+
+def _stream(purpose: str, seed: int, number: int) -> torch.Generator:
+    """A generator of its own for (purpose, seed, number); hashed, so that neighbouring numbers are unrelated."""
+    digest = hashlib.sha256(f"{purpose} {seed} {number}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -1,0 +1,61 @@
+"""Composition of conditions (Liu et al. 2022, 2206.01714, eq. 11 and 12): AND with positive, NOT with negative weights.
+
+    D = D_u + sum_i w_i (D_i - D_u)
+
+K + 1 rows a sample for K conditions; the null row falls away when the weights add up to 1. It stands in place of the
+run's own condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fairlead.core.errors import UsageError
+from fairlead.guide.algebra import COND, NULL, Branch, Term, Weight
+from fairlead.guide.scales import Scale, as_scale, scale_at
+from fairlead.guide.step import Step
+from fairlead.guide.text import literal
+
+
+@dataclass(frozen=True)
+class Compose(Term):
+    """``compose({"seven": 4, "one": -2})``; the weights are scales, so they may be schedules or one a sample."""
+
+    weights: Mapping[str | int, Any]
+    name: ClassVar[str] = "compose"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weights, Mapping) or not self.weights:
+            raise UsageError(f'compose: expected conditions with weights such as {{"seven": 4}}, got {self.weights!r}')
+        for spec in self.weights:
+            if not isinstance(spec, str | int) or isinstance(spec, bool):
+                raise UsageError(f"compose: expected a condition such as a class name, got {spec!r}")
+        checked = {spec: as_scale(f"compose[{literal(spec)}]", weight) for spec, weight in self.weights.items()}
+        object.__setattr__(self, "weights", checked)
+
+    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
+        at_step: dict[Branch, Weight] = {}
+        rest: Weight = 1.0
+        for spec, scale in self._scales.items():
+            weight = scale_at(scale, step)
+            at_step[Branch(spec)] = weight
+            rest = rest - weight
+        return {COND: -1.0, NULL: rest, **at_step}
+
+    def specs(self) -> tuple[str | int, ...]:
+        return tuple(self.weights)
+
+    def replaces_condition(self) -> bool:
+        return True
+
+    def samples(self) -> int | None:
+        return next((len(scale) for scale in self._scales.values() if isinstance(scale, tuple)), None)
+
+    @property
+    def _scales(self) -> Mapping[str | int, Scale]:
+        return self.weights
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.weights.items()))

@@ -1,0 +1,122 @@
+"""Scales: a number, one number a sample, or a schedule of the noise level (Wang et al. 2024, 2404.13040)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from fairlead.core.errors import UsageError, unknown
+from fairlead.guide.step import Step
+from fairlead.guide.text import call_text, is_number
+
+
+@dataclass(frozen=True)
+class ScaleSchedule:
+    """A scale that depends on where the run is."""
+
+    name: ClassVar[str]
+
+    def value(self, step: Step) -> float:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return call_text(self.name, self)
+
+
+Scale = float | tuple[float, ...] | ScaleSchedule
+
+_SHAPES = ("linear", "cosine", "step")
+_UNITS = ("t", "log_snr", "progress")
+
+
+@dataclass(frozen=True)
+class Ramp(ScaleSchedule):
+    """From ``start`` at the noisy end to ``end`` at the clean end.
+
+    Attributes:
+        shape: "linear", "cosine" (gentle at both ends) or "step" (``end`` from the middle on).
+        by: what is ramped over: "t" (1 - t, the same on every grid), "log_snr" or "progress" (share of the steps).
+        power: exponent on the progress before the shape is applied; > 0.
+    """
+
+    start: float
+    end: float
+    shape: str = "linear"
+    by: str = "t"
+    power: float = 1.0
+    name: ClassVar[str] = "ramp"
+
+    def __post_init__(self) -> None:
+        for argument in ("start", "end", "power"):
+            _require_number("ramp", argument, getattr(self, argument))
+        if self.shape not in _SHAPES:
+            raise unknown("ramp shape", self.shape, _SHAPES)
+        if self.by not in _UNITS:
+            raise unknown("ramp unit", self.by, _UNITS)
+        if self.power <= 0:
+            raise UsageError(f"ramp: expected power > 0, got {self.power}")
+
+    def value(self, step: Step) -> float:
+        u = step.progress(self.by) ** self.power
+        if self.shape == "cosine":
+            u = (1 - math.cos(math.pi * u)) / 2
+        elif self.shape == "step":
+            u = float(u > 0.5)
+        return self.start + (self.end - self.start) * u
+
+
+@dataclass(frozen=True)
+class Clamp(ScaleSchedule):
+    """A schedule kept within ``low`` and ``high``; clamp(ramp(0, 7), low=1.5) is the clamp-linear of 2404.13040."""
+
+    schedule: ScaleSchedule
+    low: float | None = None
+    high: float | None = None
+    name: ClassVar[str] = "clamp"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, ScaleSchedule):
+            raise UsageError(f"clamp: expected a schedule such as ramp(0, 7) first, got {self.schedule!r}")
+        for argument in ("low", "high"):
+            if getattr(self, argument) is not None:
+                _require_number("clamp", argument, getattr(self, argument))
+        if self.low is None and self.high is None:
+            raise UsageError("clamp: expected low, high or both")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise UsageError(f"clamp: low {self.low:g} is above high {self.high:g}")
+
+    def value(self, step: Step) -> float:
+        value = self.schedule.value(step)
+        value = value if self.low is None else max(self.low, value)
+        return value if self.high is None else min(self.high, value)
+
+
+def as_scale(owner: str, value: Any) -> Scale:
+    """Check a scale at the door; a tensor or list [n] becomes a tuple with one number a sample."""
+    if isinstance(value, ScaleSchedule):
+        return value
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        if not value:
+            raise UsageError(f"{owner}: a per-sample scale needs at least one number")
+        for entry in value:
+            _require_number(owner, "scale", entry)
+        return tuple(float(entry) for entry in value)
+    _require_number(owner, "scale", value)
+    return float(value)
+
+
+def scale_at(scale: Scale, step: Step) -> float | Tensor:
+    """The scale at a step: a number, or float64 [n] with one a sample of the batch."""
+    if isinstance(scale, ScaleSchedule):
+        return scale.value(step)
+    return step.pick(scale) if isinstance(scale, tuple) else scale
+
+
+def _require_number(owner: str, argument: str, value: Any) -> None:
+    if not is_number(value) or not math.isfinite(value):
+        raise UsageError(f"{owner}: expected {argument} to be a finite number or a schedule such as ramp(1, 7), got {value!r}")

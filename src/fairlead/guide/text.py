@@ -1,0 +1,38 @@
+"""How guidance objects are written: the printing half of the expression grammar (``expression`` is the reading half)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def literal(value: Any) -> str:
+    """4 for 4.0, "seven" quoted, dicts and tuples in full, anything else by its own ``str``."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{literal(key)}: {literal(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    return str(value)
+
+
+def call_text(name: str, instance: Any) -> str:
+    """``name(first, second, keyword=...)`` of a dataclass; what has its default is left out."""
+    arguments, gap = [], False
+    for field in fields(instance):
+        value = getattr(instance, field.name)
+        if value == field.default:
+            gap = True
+        elif field.kw_only or gap:
+            arguments.append(f"{field.name}={literal(value)}")
+        else:
+            arguments.append(literal(value))
+    return f"{name}({', '.join(arguments)})"

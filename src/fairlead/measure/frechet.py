@@ -1,0 +1,213 @@
+"""Fréchet distance between two Gaussians fitted to features, its bias and its error bars.
+
+    d^2 = |mu_r - mu_g|^2 + Tr(S_r + S_g - 2 (S_r^1/2 S_g S_r^1/2)^1/2)       Heusel et al. 2017, 1706.08500, eq. 6
+
+Covariances are unbiased (divided by n - 1). Everything is float64. The distance is called FID only with the features
+of the Inception network; with other features it is comparable with nothing but itself under the same protocol.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fairlead.core.errors import UsageError
+from fairlead.measure.estimate import Estimate
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """First and second moments of n samples of d features; ``a + b`` and ``a - b`` join and remove samples.
+
+    Attributes:
+        n: number of samples.
+        mean: float64 [d].
+        scatter: float64 [d, d], the sum of (x - mean)(x - mean)^T.
+    """
+
+    n: int
+    mean: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> Moments:
+        """Of ``features`` [n, d], any float dtype, all finite.
+
+        Raises:
+            UsageError: if the shape is not [n, d] with n >= 1, or a feature is not finite.
+        """
+        if features.ndim != 2 or len(features) == 0:
+            raise UsageError(f"moments: expected features of shape [n, d] with n >= 1, got {list(features.shape)}")
+        x = features.detach().to("cpu", torch.float64)
+        if not bool(x.isfinite().all()):
+            bad = int((~x.isfinite().all(dim=1)).sum())
+            raise UsageError(f"moments: {bad} of {len(x)} samples have features that are not finite; check the images")
+        mean = x.mean(dim=0)
+        centred = x - mean
+        return cls(len(x), mean, centred.T @ centred)
+
+    @property
+    def d(self) -> int:
+        return len(self.mean)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Unbiased, [d, d]; singular when n <= d.
+
+        Raises:
+            UsageError: if n < 2.
+        """
+        if self.n < 2:
+            raise UsageError(f"a covariance needs at least 2 samples, got n = {self.n} (d = {self.d}); draw more images")
+        return self.scatter / (self.n - 1)
+
+    def __add__(self, other: Moments) -> Moments:
+        """Of the union of two disjoint sets of samples (Chan et al. 1979)."""
+        _same_width(self, other)
+        n = self.n + other.n
+        step = other.mean - self.mean
+        scatter = self.scatter + other.scatter + torch.outer(step, step) * (self.n * other.n / n)
+        return Moments(n, self.mean + step * (other.n / n), scatter)
+
+    def __sub__(self, other: Moments) -> Moments:
+        """Of the samples that are left when those of ``other``, a proper subset, are taken away."""
+        _same_width(self, other)
+        n = self.n - other.n
+        if n < 1:
+            raise UsageError(f"cannot take {other.n} samples away from {self.n}; expected a proper subset")
+        mean = self.mean + (self.mean - other.mean) * (other.n / n)
+        step = other.mean - mean
+        scatter = self.scatter - other.scatter - torch.outer(step, step) * (n * other.n / self.n)
+        return Moments(n, mean, scatter)
+
+
+def frechet_distance(*, real: Moments, fake: Moments) -> float:
+    """The squared Fréchet distance, >= 0 up to rounding; biased upwards by about 1/n (see :func:`frechet_jackknife`).
+
+    Raises:
+        UsageError: if a side has fewer than 2 samples, or the sides have different d.
+    """
+    with _one_thread():
+        return _distance(real, _square_root(real.covariance), fake)
+
+
+def frechet_jackknife(*, real: Moments, fake_features: Tensor, blocks: int = 20) -> Estimate:
+    """The distance with its 1/n sampling bias removed, and its standard error: a delete-block jackknife over the fakes.
+
+    Blocks of unequal size are weighted as in Busing et al. 1999 (delete-m_j jackknife, eqs. 3-5). The reference is held
+    fixed: its own sampling error is common to all settings measured against it. The value may be below 0 when the
+    truth is near 0.
+
+    Args:
+        real: moments of the reference.
+        fake_features: [n, d].
+        blocks: number of blocks, at least 2; never more than n / 2. Samples are dealt to them by a fixed permutation, so
+            that images ordered by label don't make blocks of one label.
+
+    Raises:
+        UsageError: if n < 4 or blocks < 2.
+    """
+    n = len(fake_features)
+    if n < 4 or blocks < 2:
+        raise UsageError(f"jackknife: expected n >= 4 samples and >= 2 blocks, got n = {n} and {blocks} blocks")
+    whole = Moments.of(fake_features)
+    with _one_thread():
+        root = _square_root(real.covariance)
+        theta = _distance(real, root, whole)
+        sizes, left_out = [], []
+        for index in torch.randperm(n, generator=torch.Generator().manual_seed(0)).chunk(min(blocks, n // 2)):
+            sizes.append(len(index))
+            left_out.append(_distance(real, root, whole - Moments.of(fake_features[index])))
+    h = n / torch.tensor(sizes, dtype=torch.float64)
+    pseudo = h * theta - (h - 1) * torch.tensor(left_out, dtype=torch.float64)
+    value = float((pseudo / h).sum())
+    error = float(((pseudo - value) ** 2 / (h - 1)).mean().sqrt())
+    return Estimate(value, error, n)
+
+
+def paired_difference(*, real: Moments, a: Tensor, b: Tensor) -> Estimate:
+    """How much further setting ``a`` is from the reference than ``b``, when sample i of both has the same seed and label.
+
+    The value is the difference of the two jackknifed distances. Its standard error is sd(phi_a - phi_b) / sqrt(n), from
+    the influence of each sample on its distance,
+
+        phi_i = z_i^T (I - T) z_i + 2 z_i^T (mu_g - mu_r),   z_i = x_i - mu_g,
+
+    with T = S_r^1/2 (S_r^1/2 S_g S_r^1/2)^-1/2 S_r^1/2 the optimal transport map between the Gaussians.
+
+    Args:
+        real: moments of the reference.
+        a, b: features [n, d].
+
+    Raises:
+        UsageError: if the shapes differ; if n <= d, where T does not exist; or if more than half of a distance is
+            sampling bias: there the first-order influence vanishes and the error would be far too small.
+    """
+    if a.shape != b.shape or a.ndim != 2:
+        raise UsageError(f"paired difference: expected two [n, d] of one shape, got {list(a.shape)} and {list(b.shape)}")
+    n, d = a.shape
+    if n <= d:
+        raise UsageError(f"paired difference: n = {n} samples for d = {d} features; expected n > d, draw more images")
+    values, influences = [], []
+    for features in (a, b):
+        fake = Moments.of(features)
+        raw, value = frechet_distance(real=real, fake=fake), frechet_jackknife(real=real, fake_features=features).value
+        if value < raw / 2:
+            raise UsageError(
+                f"paired difference: of the distance {raw:.4g} at n = {n} only {value:.4g} is more than sampling bias, "
+                "too near 0 for influence values; draw more images or compare the jackknife errors"
+            )
+        values.append(value)
+        influences.append(_influence(real, fake, features))
+    error = float((influences[0] - influences[1]).std()) / math.sqrt(n)
+    return Estimate(values[0] - values[1], error, n)
+
+
+def _influence(real: Moments, fake: Moments, features: Tensor) -> Tensor:
+    """phi [n], up to a constant."""
+    z = features.detach().to("cpu", torch.float64) - fake.mean
+    with _one_thread():
+        root = _square_root(real.covariance)
+        values, vectors = torch.linalg.eigh(_symmetric(root @ fake.covariance @ root))
+    # directions without any variance (dead features) carry no sample: leave them out of the inverse
+    inverse = torch.where(values > 1e-12 * values.max(), values.clamp(min=0).rsqrt(), 0.0)
+    half = root @ vectors * inverse.sqrt()
+    return z.square().sum(dim=1) - (z @ half).square().sum(dim=1) + 2 * z @ (fake.mean - real.mean)
+
+
+def _distance(real: Moments, root: Tensor, fake: Moments) -> float:
+    _same_width(real, fake)
+    covariance = fake.covariance
+    overlap = torch.linalg.eigvalsh(_symmetric(root @ covariance @ root)).clamp(min=0).sqrt().sum()
+    spread = real.covariance.trace() + covariance.trace() - 2 * overlap
+    return float((real.mean - fake.mean).square().sum() + spread)
+
+
+def _square_root(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(_symmetric(covariance))
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.T) / 2
+
+
+def _same_width(a: Moments, b: Moments) -> None:
+    if a.d != b.d:
+        raise UsageError(f"moments of d = {a.d} and d = {b.d} features cannot be joined or compared; use one extractor")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small symmetric eigenproblems crawl with several busy threads (11 s instead of 0.03 s at d = 512)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

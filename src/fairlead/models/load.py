@@ -1,0 +1,86 @@
+"""A checkpoint -> Model, with no code of the user's."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fairlead.core.denoiser import NetworkDenoiser
+from fairlead.core.errors import UsageError
+from fairlead.core.schedule import schedule_from_config
+from fairlead.models.model import LabelEncoder, Model, encode_nothing, identity
+from fairlead.nets.build import build_net
+from fairlead.train.checkpoint import find_checkpoint
+
+Weights = Literal["ema", "raw"]
+
+
+def load(spec: str | Path, weights: Weights = "ema", device: str | torch.device = "auto") -> Model:
+    """Load a training run, ``RUN@step500``, or one checkpoint folder.
+
+    Args:
+        spec: where the checkpoint is.
+        weights: "ema" for the averaged weights, "raw" for those the optimiser holds.
+        device: "auto" takes a GPU when there is one.
+
+    Raises:
+        UsageError: if there is no checkpoint, or it is damaged, foreign or pickled.
+    """
+    checkpoint = find_checkpoint(spec)
+    tensors = checkpoint.tensors(weights)
+    try:
+        network = build_net(checkpoint.about["net"])
+        network.load_state_dict(tensors)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"checkpoint {checkpoint.folder}: its weights do not fit its description ({reason})") from error
+    metadata = {
+        "checkpoint": str(spec),
+        "step": checkpoint.step,
+        "weights": weights,
+        "weights_hash": checkpoint.about["files"][weights],
+        "fairlead": checkpoint.about["fairlead"],
+    }
+    return model_of(network, checkpoint.about, metadata, device)
+
+
+def model_of(
+    network: nn.Module, about: dict[str, Any], metadata: dict[str, Any], device: str | torch.device = "auto"
+) -> Model:
+    """A network and the description of its training (``Training.about()``) as a Model, in eval mode."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    schedule = schedule_from_config(about["schedule"])
+    classes = tuple(about["data"]["classes"]) if about["net"].get("classes") else ()
+    return Model(
+        denoiser=NetworkDenoiser(network, schedule, about["objective"]),
+        schedule=schedule,
+        shape=tuple(about["data"]["shape"]),
+        encode=LabelEncoder(classes) if classes else encode_nothing,
+        decode=identity,
+        classes=classes,
+        data_range=(-1.0, 1.0),
+        metadata={
+            **metadata,
+            "data": about["data"]["name"],
+            "data_fingerprint": about["data"]["fingerprint"],
+            "objective": about["objective"],
+            "schedule": about["schedule"],
+        },
+        device=device,
+    )
+
+
+def weights_hash(network: nn.Module) -> str:
+    """Sixteen hex digits of the network's parameters and buffers, for a model that was never saved."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,86 @@
+"""What can be sampled: a denoiser with its schedule, an encoder of condition specs, a decoder to images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import Denoiser
+from fairlead.core.errors import UsageError
+from fairlead.core.schedule import NoiseSchedule
+
+Spec = str | int | None
+"""One condition as a person writes it: a class name, an index, or None for null."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A denoiser and what surrounds it.
+
+    Attributes:
+        denoiser: called as (x_t, t, condition).
+        schedule: the noise schedule it lives on.
+        shape: of one sample in the model's space, e.g. (1, 8, 8).
+        encode: one spec a sample -> Condition; raises UsageError for a spec the model does not know.
+        decode: x0 [n, *shape] -> images [n, c, h, w] in [-1, 1] (the identity for pixel models).
+        classes: names of the class labels; empty when there are none.
+        data_range: lowest and highest value of clean data, None when unbounded (latents, toys).
+        metadata: where it came from, JSON-ready; goes into the provenance of every image.
+        device: where x_t must live.
+    """
+
+    denoiser: Denoiser
+    schedule: NoiseSchedule
+    shape: tuple[int, ...]
+    encode: Callable[[Sequence[Spec]], Condition]
+    decode: Callable[[Tensor], Tensor]
+    classes: tuple[str, ...] = ()
+    data_range: tuple[float, float] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    device: torch.device = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class LabelEncoder:
+    """Class names or indices -> ``Condition.of(label=...)``, None -> null.
+
+    A string is looked up among the names first and read as an index only if it is none of them.
+    """
+
+    classes: tuple[str, ...]
+
+    def index(self, spec: Spec) -> int:
+        """The class index of one spec that is not None."""
+        if isinstance(spec, str) and spec.lower() in self.classes:
+            return self.classes.index(spec.lower())
+        if isinstance(spec, str) and spec.lstrip("-").isdigit():
+            spec = int(spec)
+        if isinstance(spec, int) and not isinstance(spec, bool):
+            if 0 <= spec < len(self.classes):
+                return spec
+            raise UsageError(
+                f"class index {spec} is out of range: expected 0 to {len(self.classes) - 1} ({', '.join(self.classes)})"
+            )
+        raise UsageError(f"unknown class {spec!r} (known: {', '.join(self.classes)}, or 0 to {len(self.classes) - 1})")
+
+    def __call__(self, specs: Sequence[Spec]) -> Condition:
+        label = torch.tensor([0 if spec is None else self.index(spec) for spec in specs])
+        keep = torch.tensor([spec is not None for spec in specs])
+        return Condition(len(specs), {"label": label}, {"label": keep})
+
+
+def encode_nothing(specs: Sequence[Spec]) -> Condition:
+    """The encoder of an unconditional model: only None is legal."""
+    given = [spec for spec in specs if spec is not None]
+    if given:
+        raise UsageError(f"this model is unconditional, but the condition {given[0]!r} was given; leave it out")
+    return Condition(len(specs))
+
+
+def identity(x0: Tensor) -> Tensor:
+    return x0

@@ -1,0 +1,54 @@
+"""Networks by name and size: the presets, and rebuilding a network from what a checkpoint recorded."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from fairlead.core.errors import UsageError, unknown
+from fairlead.core.registry import lookup, names
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "8x8": {"kind": "unet", "channels": 48, "multipliers": (1, 2), "blocks": 1},
+    "28x28": {"kind": "unet", "channels": 64, "multipliers": (1, 2), "blocks": 2, "patch": 2},
+    "32x32": {
+        "kind": "unet", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2, "attention": (8,),
+    },
+    "dit-small": {"kind": "dit", "dim": 128, "depth": 6, "heads": 4, "patch": 2},
+    "lesson-mnist": {"kind": "lesson-mnist"},
+    "lesson-cifar10": {"kind": "lesson-cifar10"},
+}  # fmt: skip
+
+
+def net_config(preset: str, channels_in: int, size: int, classes: int, **changes: Any) -> dict[str, Any]:
+    """The JSON-ready configuration of a preset for images [channels_in, size, size] with ``classes`` labels.
+
+    Raises:
+        UsageError: for an unknown preset, or a change that the network has no argument for.
+    """
+    if preset not in PRESETS:
+        raise unknown("network preset", preset, PRESETS)
+    config = {**PRESETS[preset], "channels_in": channels_in, "size": size, "classes": classes}
+    accepted = set(inspect.signature(lookup("net", config["kind"])).parameters)
+    for name, value in changes.items():
+        if name not in accepted:
+            raise UsageError(
+                f"network preset {preset!r} ({config['kind']}) takes no {name!r} (it takes: {', '.join(sorted(accepted))})"
+            )
+        config[name] = value
+    return config
+
+
+def build_net(config: dict[str, Any]) -> nn.Module:
+    """The network of a configuration, freshly initialised from torch's global generator."""
+    if config.get("kind") not in names("net"):
+        raise unknown("network kind", config.get("kind"), names("net"))
+    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "kind"}
+    network: nn.Module = lookup("net", config["kind"])(**arguments)
+    return network
+
+
+def parameter_count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

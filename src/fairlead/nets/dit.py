@@ -1,0 +1,91 @@
+"""A small diffusion transformer with adaLN-Zero blocks (Peebles & Xie 2022, 2212.09748, figure 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairlead.core.condition import Condition
+from fairlead.core.errors import UsageError
+from fairlead.nets.blocks import zeroed
+from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding, sinusoidal
+
+
+class DiTBlock(nn.Module):
+    """tokens [n, l, d] -> [n, l, d]; six modulations (shift, scale, gate of attention and MLP) from the embedding."""
+
+    def __init__(self, dim: int, heads: int, embed: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.modulate = zeroed(nn.Linear(embed, 6 * dim))
+        self.norm1 = nn.LayerNorm(dim, elementwise_affine=False)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, elementwise_affine=False)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(embedding)[:, None].chunk(6, dim=-1)
+        n, length, dim = x.shape
+        h = self.norm1(x) * (1 + scale1) + shift1
+        q, k, v = self.qkv(h).reshape(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, length, dim)
+        x = x + gate1 * self.out(h)
+        out: Tensor = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        return out
+
+
+class DiT(nn.Module):
+    """``(x [n, c, s, s], time [n], condition) -> [n, c, s, s]``; the label is added to the time embedding.
+
+    Args:
+        channels_in, size, classes: as for the U-Net; ``size`` divisible by ``patch``.
+        dim: token width, divisible by ``heads``.
+        depth: number of blocks.
+        patch: edge of the pixel patches that become tokens.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        channels_in: int,
+        size: int,
+        classes: int,
+        dim: int = 128,
+        depth: int = 6,
+        heads: int = 4,
+        patch: int = 2,
+        embed: int = 256,
+    ) -> None:
+        super().__init__()
+        if size % patch or dim % heads or dim % 4:
+            raise UsageError(
+                f"DiT: expected a size divisible by the patch and a width divisible by 4 and the heads, got size {size}, "
+                f"patch {patch}, dim {dim}, heads {heads}"
+            )
+        self.patch = patch
+        self.time = TimeEmbedding(embed)
+        self.label = LabelEmbedding(classes, embed) if classes else None
+        self.tokens = nn.Linear(channels_in * patch**2, dim)
+        axis = sinusoidal(torch.arange(size // patch), dim // 2)
+        grid = torch.cat(torch.broadcast_tensors(axis[:, None], axis[None, :]), dim=-1)
+        self.register_buffer("positions", grid.reshape(1, -1, dim), persistent=False)
+        self.blocks = nn.ModuleList([DiTBlock(dim, heads, embed) for _ in range(depth)])
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.modulate = zeroed(nn.Linear(embed, 2 * dim))
+        self.out = zeroed(nn.Linear(dim, channels_in * patch**2))
+
+    def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        embedding = self.time(time)
+        if self.label is not None:
+            embedding = embedding + self.label(condition)
+        embedding = F.silu(embedding)
+        patches = F.pixel_unshuffle(x, self.patch)
+        h = self.tokens(patches.flatten(2).transpose(1, 2)) + self.positions
+        for block in self.blocks:
+            h = block(h, embedding)
+        shift, scale = self.modulate(embedding)[:, None].chunk(2, dim=-1)
+        h = self.out(self.norm(h) * (1 + scale) + shift)
+        return F.pixel_shuffle(h.transpose(1, 2).reshape(patches.shape), self.patch)

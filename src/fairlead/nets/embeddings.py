@@ -1,0 +1,64 @@
+"""Embeddings of time and of conditions. The null token of a condition is a parameter here, so it is in the checkpoint."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fairlead.core.condition import Condition
+from fairlead.core.errors import UsageError
+
+
+def sinusoidal(time: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Sine-cosine features [n, dim] of times [n] in units of network time (0..1000), dim even (1706.03762, 3.5)."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=time.device) / half)
+    angles = time.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """time [n] -> [n, dim]: sinusoidal features through a two-layer MLP."""
+
+    def __init__(self, dim: int, features: int = 64) -> None:
+        super().__init__()
+        self.features = features
+        self.mlp = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, time: Tensor) -> Tensor:
+        out: Tensor = self.mlp(sinusoidal(time, self.features))
+        return out
+
+
+class LabelEmbedding(nn.Module):
+    """A class label -> [n, dim], or the learned null token where the label is not kept.
+
+    Args:
+        classes: number of classes; labels are 0 .. classes - 1.
+        name: the condition's name.
+        one_hot: start as one-hot vectors (dim = classes) with a zero null token and do not train the class vectors.
+    """
+
+    def __init__(self, classes: int, dim: int, name: str = "label", one_hot: bool = False) -> None:
+        super().__init__()
+        self.name = name
+        table = torch.eye(classes) if one_hot else torch.randn(classes, dim) * 0.02
+        self.table = nn.Parameter(table, requires_grad=not one_hot)
+        self.null = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, condition: Condition) -> Tensor:
+        label, keep = read(condition, self.name)
+        picked = self.table[torch.where(keep, label, 0)]
+        return torch.where(keep[:, None], picked, self.null.to(picked.dtype))
+
+
+def read(condition: Condition, name: str) -> tuple[Tensor, Tensor]:
+    """(values, keep) of a condition the network was built for."""
+    if name not in condition.values:
+        raise UsageError(
+            f"the network is conditioned on {name!r}, the condition given has {sorted(condition.values) or 'no names'}; "
+            "make it with model.encode(...)"
+        )
+    return condition.values[name], condition.keep[name]

@@ -1,0 +1,60 @@
+"""Per-sample noise: a pure function of (seed of the sample, step), so image i is the same at any batch size or order.
+
+Counter-based: Philox-4x64 keyed by (seed, step) (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
+normals by numpy's ziggurat, float32 on the CPU, then moved. Integer arithmetic but for one draw in a hundred (the edge
+of a ziggurat layer), which goes through the machine's ``exp`` and ``log1p``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairlead.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class NoiseStream:
+    """The noise of n samples; a sampler calls it with its step.
+
+    A draw costs about 12 us per sample and 15 to 20 ns per number: 25 us for 1 x 28 x 28, 50 to 65 us for 3 x 32 x 32,
+    0.2 to 0.35 ms for 4 x 64 x 64 (one core of a shared machine).
+
+    Args:
+        seeds: one integer in [0, 2**63) for each sample.
+        shape: of one sample, without the batch axis.
+        device: where the noise is moved to.
+    """
+
+    seeds: tuple[int, ...]
+    shape: tuple[int, ...]
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds:
+            if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+                raise UsageError(f"seed {seed!r}: expected an integer from 0 to 2**63 - 1; give one per sample")
+
+    def start(self) -> Tensor:
+        """Unit noise of the start, float32 [n, *shape]; the sampler's start is sigma(1) times this."""
+        return self._draw(0)
+
+    def __call__(self, step: int) -> Tensor:
+        """Fresh unit noise of sampler step ``step`` >= 0, float32 [n, *shape]."""
+        if step < 0:
+            raise UsageError(f"noise of step {step}: expected a step from 0; use start() for the start")
+        return self._draw(step + 1)
+
+    def __getitem__(self, index: slice) -> NoiseStream:
+        """The streams of some of the samples."""
+        return NoiseStream(self.seeds[index], self.shape, self.device)
+
+    def _draw(self, block: int) -> Tensor:
+        noise = np.empty((len(self.seeds), *self.shape), dtype=np.float32)
+        for row, seed in zip(noise, self.seeds, strict=True):
+            philox = np.random.Philox(key=np.array([seed, block], dtype=np.uint64))
+            row[...] = np.random.Generator(philox).standard_normal(self.shape, dtype=np.float32)
+        return torch.from_numpy(noise).to(self.device)

@@ -1,0 +1,292 @@
+"""Sampling: a model, a condition, a guidance and seeds -> a Run that knows its cost and how to be repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+import fairlead
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import Cost, counting
+from fairlead.core.errors import UsageError, unknown
+from fairlead.data.images import to_uint8
+from fairlead.guide.algebra import Guidance, Term
+from fairlead.guide.executor import Batching, GuidedDenoiser, check_samples
+from fairlead.guide.expression import to_guidance
+from fairlead.models.model import Model, Spec
+from fairlead.sample.grids import make_grid
+from fairlead.sample.noise import NoiseStream
+from fairlead.sample.sampler import Frame, Sampler, parse_sampler
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The result of sampling.
+
+    Attributes:
+        x0: final samples in the model's space, float32 [n, *shape], on the CPU, not clipped.
+        images: uint8 [n, c, h, w]; None when the model's space is not images (toys).
+        conds: the condition spec of every sample.
+        condition: what the specs were encoded to.
+        seeds: of every sample.
+        cost: network rows evaluated and calls made.
+        seconds: wall time of the whole run.
+        settings: everything else needed to repeat it, JSON-ready.
+    """
+
+    x0: Tensor
+    images: Tensor | None
+    conds: tuple[Spec, ...]
+    condition: Condition
+    seeds: tuple[int, ...]
+    cost: Cost
+    seconds: float
+    settings: dict[str, Any]
+
+    def provenance(self, index: int | None = None) -> dict[str, Any]:
+        """What made image ``index``, or the whole run."""
+        own = (
+            {"conds": list(self.conds), "seeds": list(self.seeds)}
+            if index is None
+            else {"cond": self.conds[index], "seed": self.seeds[index]}
+        )
+        return {**own, **self.settings}
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write ``00000.png``, ... with their provenance in the PNG text field "fairlead", and ``run.json``.
+
+        Raises:
+            UsageError: if there are no images, the folder already holds a run, or a file cannot be written; every file
+                is whole or absent.
+        """
+        folder = Path(folder)
+        if self.images is None:
+            raise UsageError("this run's samples are not images; use run.x0")
+        if (folder / "run.json").exists():
+            raise UsageError(f"{folder} already holds a run; choose another folder")
+        paths = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for i, image in enumerate(self.images):
+                paths.append(folder / f"{i:05d}.png")
+                _save_png(image, self.provenance(i), paths[-1])
+            _replace(folder / "run.json", json.dumps(self.summary(), indent=1).encode())
+        except OSError as error:
+            raise UsageError(
+                f"cannot save images to {folder}: {error}; {max(0, len(paths) - 1)} of {len(self.images)} are written"
+            ) from error
+        return paths
+
+    def summary(self) -> dict[str, Any]:
+        """The run as JSON: provenance and cost."""
+        return {
+            **self.provenance(),
+            "rows": self.cost.rows,
+            "calls": self.cost.calls,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def sample(
+    model: Model,
+    cond: Spec | Sequence[Spec] = None,
+    *,
+    guidance: Guidance | Term | str | None = None,
+    n: int | None = None,
+    seeds: int | Sequence[int] = 0,
+    sampler: Sampler | str = "ddim",
+    steps: int = 20,
+    grid: str = "trailing",
+    batch_size: int = 64,
+    precision: Precision = "fp32",
+    batching: Batching = "auto",
+) -> Run:
+    """Sample ``n`` images.
+
+    Args:
+        model: from ``fl.load`` or ``fl.toy``.
+        cond: one condition for all samples (a class name, an index, None for null), or a sequence with one each.
+        guidance: an expression such as "cfg(4)", an object such as ``fl.cfg(4)``, or None.
+        n: number of samples; only needed when neither ``cond`` nor ``seeds`` is a sequence (default 1).
+        seeds: one a sample, or the first of n consecutive seeds. Sample i depends on its own seed only.
+        sampler: a name or expression ("ddim(eta=0.5)"), or an object.
+        steps: steps of the sampler, at least 1.
+        grid: name of the time grid.
+        batch_size: samples denoised together; does not change the result beyond rounding.
+        precision: "bf16" autocasts the network.
+        batching: how branches share network calls, see ``GuidedDenoiser``.
+
+    Raises:
+        UsageError: for anything that cannot be sampled, before the first network call; and at the first step whose
+            samples are not finite, naming it.
+    """
+    plan = Plan.of(model, cond, guidance, n, seeds, sampler, steps, grid, batch_size, precision, batching)
+    finals: list[Tensor] = []
+    began = time.perf_counter()
+    with counting() as cost:
+        for _, frame in plan.frames():
+            if frame.step == frame.steps - 1:
+                finals.append(frame.x_t.float().cpu())
+    return plan.finish(torch.cat(finals), cost, time.perf_counter() - began)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A checked request for samples; ``frames`` carries it out, batch by batch, as a stream that previews, progress
+    bars and traces can read too. See :func:`sample` for the fields."""
+
+    model: Model
+    conds: tuple[Spec, ...]
+    guidance: Guidance
+    seeds: tuple[int, ...]
+    sampler: Sampler
+    steps: int
+    grid: str
+    times: Tensor
+    batch_size: int
+    precision: Precision
+    batching: Batching
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        cond: Spec | Sequence[Spec] = None,
+        guidance: Guidance | Term | str | None = None,
+        n: int | None = None,
+        seeds: int | Sequence[int] = 0,
+        sampler: Sampler | str = "ddim",
+        steps: int = 20,
+        grid: str = "trailing",
+        batch_size: int = 64,
+        precision: Precision = "fp32",
+        batching: Batching = "auto",
+    ) -> Plan:
+        conds, all_seeds = _samples(cond, n, seeds)
+        if batch_size < 1:
+            raise UsageError(f"batch_size: expected at least 1, got {batch_size}")
+        if precision not in ("fp32", "bf16"):
+            raise unknown("precision", precision, ("fp32", "bf16"))
+        guidance = to_guidance(guidance)
+        check_samples(guidance, len(conds))
+        sampler = parse_sampler(sampler) if isinstance(sampler, str) else sampler
+        times = make_grid(grid, model.schedule, steps)
+        plan = cls(model, conds, guidance, all_seeds, sampler, steps, grid, times, batch_size, precision, batching)
+        model.encode(conds)
+        plan._guided(slice(0, min(batch_size, len(conds))))
+        return plan
+
+    @property
+    def batches(self) -> list[slice]:
+        n = len(self.seeds)
+        return [slice(start, min(start + self.batch_size, n)) for start in range(0, n, self.batch_size)]
+
+    def frames(self) -> Iterator[tuple[slice, Frame]]:
+        """(which samples, frame) for every step of every batch.
+
+        Raises:
+            UsageError: at the first step whose samples are not finite.
+        """
+        model, device = self.model, self.model.device
+        for batch in self.batches:
+            noise = NoiseStream(self.seeds[batch], model.shape, device)
+            _, sigma = model.schedule.alpha_sigma(self.times[0])
+            denoiser = self._guided(batch)
+            frames = self.sampler.frames(
+                denoiser, noise.start() * float(sigma), self.times, model.schedule, denoiser.condition, noise
+            )
+            while True:
+                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                    frame = next(frames, None)
+                if frame is None:
+                    break
+                if not bool(frame.x_t.sum().isfinite()):
+                    bad = int((~frame.x_t.isfinite()).flatten(1).any(1).nonzero()[0])
+                    raise UsageError(
+                        f"sampling: step {frame.step + 1} of {frame.steps} (to t = {frame.t:.3f}) gave values that are "
+                        f"not finite, first for seed {self.seeds[batch][bad]}; lower the scale of {self.guidance}"
+                    )
+                yield batch, frame
+
+    def _guided(self, batch: slice) -> GuidedDenoiser:
+        model = self.model
+        return GuidedDenoiser(
+            model.denoiser,
+            self.guidance,
+            model.schedule,
+            model.encode(self.conds[batch]).to(model.device),
+            encode=model.encode,
+            data_range=model.data_range,
+            times=self.times,
+            samples=range(batch.start, batch.stop),
+            batching=self.batching,
+        )
+
+    def finish(self, x0: Tensor, cost: Cost, seconds: float) -> Run:
+        """Decode the final samples [n, *shape] and put the run together."""
+        decoded = torch.cat([self.model.decode(part) for part in x0.split(self.batch_size)])
+        images = to_uint8(decoded) if decoded.ndim == 4 else None
+        settings = {
+            "guidance": str(self.guidance),
+            "sampler": str(self.sampler),
+            "steps": self.steps,
+            "grid": self.grid,
+            "precision": self.precision,
+            "model": dict(self.model.metadata),
+            "fairlead": fairlead.__version__,
+            "torch": torch.__version__,
+        }
+        return Run(x0, images, self.conds, self.model.encode(self.conds), self.seeds, cost, seconds, settings)
+
+
+def _samples(
+    cond: Spec | Sequence[Spec], n: int | None, seeds: int | Sequence[int]
+) -> tuple[tuple[Spec, ...], tuple[int, ...]]:
+    """One spec and one seed a sample, from what was given for one or for all."""
+    given = {
+        "cond": None if cond is None or isinstance(cond, str | int) else len(cond),
+        "seeds": None if isinstance(seeds, int) else len(seeds),
+        "n": n,
+    }
+    counts = {name: count for name, count in given.items() if count is not None}
+    if len(set(counts.values())) > 1:
+        raise UsageError(f"the numbers of samples disagree: {', '.join(f'{k} gives {v}' for k, v in counts.items())}")
+    total = next(iter(counts.values()), 1)
+    if total < 1:
+        raise UsageError(f"expected at least 1 sample, got {total}")
+    conds = (cond,) * total if cond is None or isinstance(cond, str | int) else tuple(cond)
+    all_seeds = tuple(range(seeds, seeds + total)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
+    return conds, all_seeds
+
+
+def _save_png(image: Tensor, provenance: dict[str, Any], path: Path) -> None:
+    """uint8 [c, h, w] with 1 or 3 channels."""
+    if len(image) not in (1, 3):
+        raise UsageError(f"cannot write an image of {len(image)} channels as PNG; expected 1 or 3")
+    text = PngImagePlugin.PngInfo()
+    text.add_text("fairlead", json.dumps(provenance))
+    array = image.permute(1, 2, 0).numpy() if len(image) == 3 else image[0].numpy()
+    partial = path.with_suffix(".partial")
+    try:
+        Image.fromarray(array).save(partial, format="PNG", pnginfo=text)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

@@ -1,0 +1,128 @@
+"""What a sampler is: a frozen dataclass that turns a denoiser, a start and a time grid into a stream of frames."""
+
+from __future__ import annotations
+
+import ast
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import Denoiser
+from fairlead.core.errors import UsageError, unknown
+from fairlead.core.prediction import Prediction
+from fairlead.core.registry import lookup
+from fairlead.core.schedule import NoiseSchedule
+
+Noise = Callable[[int], Tensor]
+"""step >= 0 -> fresh unit noise [n, ...] like x_t; a :class:`fairlead.sample.noise.NoiseStream` is one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The state after a step.
+
+    Attributes:
+        step: the step just taken, from 0.
+        steps: how many there are.
+        t: time after the step; 0 in the last frame of a full grid.
+        x_t: the state at that time, [n, ...].
+        prediction: what the denoiser returned at the beginning of the step.
+    """
+
+    step: int
+    steps: int
+    t: float
+    x_t: Tensor
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """Settings only: history is local to :meth:`frames`, so one sampler may drive many runs.
+
+    ``str`` gives an expression such as ``ddim(eta=0.5)`` that :func:`parse_sampler` reads back.
+    """
+
+    name: ClassVar[str]
+    """Its name in the registry."""
+    order: ClassVar[int]
+    """Order of convergence in the number of steps: of x for an ODE, of the mean and variance of x for an SDE."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it draws noise after the start."""
+        return False
+
+    @abstractmethod
+    def frames(
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        times: Tensor,
+        schedule: NoiseSchedule,
+        condition: Condition,
+        noise: Noise,
+    ) -> Iterator[Frame]:
+        """One frame per step.
+
+        Args:
+            denoiser: called with t of shape [], float64; ``at_step`` tells it the step.
+            x_t: the start [n, ...], at time ``times[0]``. Its dtype and device are kept; coefficients are float64.
+            times: float64 [steps + 1] on the CPU, strictly descending in [0, 1] (``fairlead.sample.grids``).
+            schedule: of the denoiser.
+            condition: of n samples.
+            noise: called with the step, once per step and in order, by stochastic samplers only.
+        """
+
+    def __str__(self) -> str:
+        changed = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+
+def parse_sampler(text: str) -> Sampler:
+    """A sampler from its expression: ``ddim``, ``ddim()`` or ``ddim(eta=0.5)``; read as syntax, never evaluated.
+
+    Raises:
+        UsageError: not such an expression, an unknown name or setting, or a value that is not a number.
+    """
+    name, keywords = _call(text)
+    sampler_type: type[Sampler] = lookup("sampler", name)
+    settings = [f.name for f in fields(sampler_type)]
+    arguments: dict[str, float] = {}
+    for keyword in keywords:
+        if keyword.arg not in settings:
+            if not settings:
+                raise UsageError(f"sampler {name!r} has no settings; got {keyword.arg!r}, write {name!r}")
+            raise unknown(f"setting of sampler {name!r}", keyword.arg, settings)
+        arguments[keyword.arg] = _number(keyword.value, f"{name}({keyword.arg}=...)")
+    return sampler_type(**arguments)
+
+
+def _call(text: str) -> tuple[str, list[ast.keyword]]:
+    """Name and keywords of ``name`` or ``name(keyword=value, ...)``."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        node = None
+    if isinstance(node, ast.Name):
+        return node.id, []
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+        return node.func.id, node.keywords
+    raise UsageError(f"sampler {text!r}: expected a name with keyword settings only, such as ddim or ddim(eta=0.5)")
+
+
+def _number(node: ast.expr, place: str) -> float:
+    """A finite real number literal. All settings of samplers are numbers."""
+    value: Any
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        value = None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"sampler setting {place}: expected a number, got {ast.unparse(node)!r}")
+    return float(value)

@@ -1,0 +1,1 @@
+"""Training: condition dropout, objectives, the loop, EMA, checkpoints."""

@@ -1,0 +1,291 @@
+"""The training loop: a generator of step records. The caller prints, logs, previews and stops; the loop saves.
+
+    training = Training(data, config, out)
+    for record in training.run():
+        ...
+
+Every random draw is a pure function of (seed, step): resuming needs no generator state, and the global batch does not
+depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+import fairlead
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import expand_like
+from fairlead.core.errors import UsageError
+from fairlead.core.schedule import schedule_from_config
+from fairlead.data.images import Batches, ImageData
+from fairlead.nets.build import build_net, parameter_count
+from fairlead.train.checkpoint import Checkpoint, find_checkpoint, prune, save_checkpoint, steps_of
+from fairlead.train.config import Precision, TrainConfig
+from fairlead.train.objective import Draw, diffusion_loss, drop_condition
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What happened in a step (1-based). ``loss`` and ``grad_norm`` are of this step, ``images_per_second`` since the
+    start of this process; ``saved`` is the checkpoint written after it."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    images_per_second: float
+    saved: Path | None = None
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then cosine to 0 at ``config.steps``; ``step`` counts from 0."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def ema_average(decay: float) -> Any:
+    """For ``AveragedModel``: decay min(decay, (1 + k) / (10 + k)) after k updates."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        k = float(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + k) / (10 + k)))
+
+    return update
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """ "auto" is bf16 where the hardware multiplies bf16 faster than float32, else fp32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+class Training:
+    """One training run: network, average, optimiser, data order; can be resumed at any checkpoint.
+
+    Args:
+        data: training images; ``config.net`` must have been made for their shape and classes.
+        config: everything that decides the bits.
+        out: folder of the run; None trains without saving.
+        resume: continue from the last checkpoint in ``out``.
+        trackers: names of accelerate trackers, e.g. ["tensorboard"]; logs go to ``out``.
+
+    Raises:
+        UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is True.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        config: TrainConfig,
+        out: Path | None,
+        resume: bool = False,
+        trackers: list[str] | None = None,
+    ) -> None:
+        self.data, self.config, self.out = data, config, out
+        checkpoint = self._previous(resume)
+        try:
+            self.accelerator = Accelerator(log_with=trackers or None, project_dir=out)
+            if trackers:
+                self.accelerator.init_trackers("train")
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"cannot log with {trackers}: {error}; `pip install tensorboard` or drop the option") from error
+        world = self.accelerator.num_processes
+        if config.batch_size % world:
+            raise UsageError(f"batch size {config.batch_size} cannot be shared evenly by {world} processes")
+        self.schedule = schedule_from_config(config.schedule)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            network = build_net(config.net)
+        self.parameters = parameter_count(network)
+        device = self.accelerator.device
+        self.precision = resolve_precision(config.precision, device)
+        network = network.to(memory_format=torch.channels_last)
+        self.average = AveragedModel(network, multi_avg_fn=ema_average(config.ema), use_buffers=True).to(device)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), foreach=True
+        )
+        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        self.batches = Batches(data, config.batch_size, config.seed)
+        self.step = 0
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def _previous(self, resume: bool) -> Checkpoint | None:
+        steps = steps_of(self.out) if self.out is not None else []
+        if not resume:
+            if steps:
+                raise UsageError(
+                    f"{self.out} already holds a run (step {steps[-1]}); continue it with --resume or choose another --out"
+                )
+            return None
+        if not steps:
+            return None
+        checkpoint = find_checkpoint(f"{self.out}@step{_last_resumable(self.out, steps)}")
+        recorded = checkpoint.about["train"]
+        changed = {
+            name: (old, self.config.to_json()[name])
+            for name, old in recorded.items()
+            if _plain(old) != _plain(self.config.to_json()[name])
+        }
+        if checkpoint.about["data"]["fingerprint"] != self.data.fingerprint:
+            changed["data"] = (checkpoint.about["data"]["fingerprint"], self.data.fingerprint)
+        if changed:
+            what = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
+            raise UsageError(f"cannot resume {self.out}: {what}; pass what it was started with, or choose another --out")
+        return checkpoint
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        raw, average = checkpoint.tensors("raw"), checkpoint.tensors("ema")
+        self.accelerator.unwrap_model(self.network).load_state_dict(raw)
+        self.average.module.load_state_dict(average)
+        self.average.n_averaged.fill_(checkpoint.step)
+        groups = self.optimizer.state_dict()["param_groups"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in checkpoint.tensors("training").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.step = checkpoint.step
+
+    def about(self) -> dict[str, Any]:
+        """The description that goes into the checkpoint: enough to rebuild the model and to know where it came from."""
+        data = self.data
+        return {
+            "fairlead": fairlead.__version__,
+            "torch": torch.__version__,
+            "net": self.config.net,
+            "schedule": self.schedule.config(),
+            "objective": self.config.objective,
+            "data": {
+                "name": data.name,
+                "split": data.split,
+                "n": len(data),
+                "fingerprint": data.fingerprint,
+                "shape": list(data.shape),
+                "classes": list(data.classes),
+            },
+            "train": self.config.to_json(),
+            "parameters": self.parameters,
+            "precision": self.precision,
+            "processes": self.accelerator.num_processes,
+        }
+
+    def averaged_network(self) -> nn.Module:
+        """A copy of the averaged network in eval mode, for previews; training goes on undisturbed."""
+        network: nn.Module = copy.deepcopy(self.average.module).eval().requires_grad_(False)
+        return network
+
+    def take_step(self) -> tuple[Tensor, Tensor, float]:
+        """One optimiser step: (loss, gradient norm, learning rate); the two tensors are scalars on the device."""
+        config, accelerator = self.config, self.accelerator
+        rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+        x0, labels = self.batches.batch(self.step, rank, world)
+        names = ["label"] if config.net.get("classes") else []
+        draw = Draw.of(config.batch_size, self.data.shape, names, config.drop, config.seed, self.step).part(rank, world)
+        condition = Condition.of(label=labels) if names else Condition(len(labels))
+        condition = drop_condition(condition, draw.dropped).to(device)
+        x0 = x0.to(device)
+        alpha, sigma = (expand_like(value, x0) for value in self.schedule.alpha_sigma(draw.t))
+        x_t = (alpha * x0 + sigma * draw.eps.to(device)) * expand_like(self.schedule.input_scale(draw.t), x0)
+        lr = learning_rate(config, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        time_input = self.schedule.network_time(draw.t).to(device, torch.float32)
+        self.network.train()
+        with torch.random.fork_rng(enabled=_has_dropout(config)):
+            if _has_dropout(config):
+                torch.manual_seed(config.seed * 1_000_003 + self.step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                output = self.network(x_t.contiguous(memory_format=torch.channels_last), time_input, condition)
+        loss = diffusion_loss(output, x0, draw, self.schedule, config.objective, config.weighting)
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update_parameters(accelerator.unwrap_model(self.network))
+        self.step += 1
+        return loss.detach(), norm, lr
+
+    def run(self) -> Iterator[StepRecord]:
+        """Steps until ``config.steps``; saves by the configuration and at the end.
+
+        Raises:
+            UsageError: at the first loss that is not finite, naming the step; saved checkpoints stay.
+        """
+        config, began, first = self.config, time.perf_counter(), self.step
+        while self.step < config.steps:
+            loss, norm, lr = self.take_step()
+            value = float(self.accelerator.reduce(loss, "mean"))
+            if not math.isfinite(value):
+                raise UsageError(
+                    f"training: the loss of step {self.step} is {value}; lower --lr ({config.lr:g}) or use --precision fp32"
+                )
+            speed = (self.step - first) * config.batch_size / (time.perf_counter() - began)
+            self.accelerator.log({"loss": value, "lr": lr, "grad_norm": float(norm)}, step=self.step)
+            yield StepRecord(self.step, value, lr, float(norm), speed, self._save_if_due())
+        self.accelerator.end_training()
+
+    def _save_if_due(self) -> Path | None:
+        config = self.config
+        due = self.step == config.steps or (config.checkpoint_every and self.step % config.checkpoint_every == 0)
+        if due:
+            return self.save()
+        if config.snapshot_every and self.step % config.snapshot_every == 0 and self.out is not None:
+            return self._write({"ema": self.average.module.state_dict()})
+        return None
+
+    def save(self) -> Path | None:
+        """Write a checkpoint of this moment, from which the run can be resumed, and remove the one before."""
+        if self.out is None:
+            return None
+        state = self.optimizer.state_dict()
+        training = {
+            f"{index}.{key}": value for index, entry in state["state"].items() for key, value in entry.items()
+        }
+        network = self.accelerator.unwrap_model(self.network)
+        parts = {"ema": self.average.module.state_dict(), "raw": network.state_dict(), "training": training}
+        path = self._write(parts)
+        if path is not None:
+            prune(self.out, self.step, self.config.snapshot_every)
+        return path
+
+    def _write(self, parts: dict[str, dict[str, Tensor]]) -> Path | None:
+        path = None
+        if self.accelerator.is_main_process and self.out is not None:
+            path = save_checkpoint(self.out, self.step, self.about(), parts)
+        self.accelerator.wait_for_everyone()
+        return path
+
+
+def _has_dropout(config: TrainConfig) -> bool:
+    return bool(config.net.get("dropout"))
+
+
+def _plain(value: Any) -> Any:
+    """As JSON would give it back: tuples become lists."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _last_resumable(run: Path | None, steps: list[int]) -> int:
+    whole = [step for step in steps if find_checkpoint(f"{run}@step{step}").has("training")]
+    if not whole:
+        raise UsageError(f"{run} holds only snapshots of averaged weights, none can be resumed; choose another --out")
+    return whole[-1]

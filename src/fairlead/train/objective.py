@@ -1,0 +1,81 @@
+"""The training loss, and the draws it needs: each a pure function of (seed, step), so a run resumes to the same bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import expand_like
+from fairlead.core.prediction import Objective, target
+from fairlead.core.schedule import NoiseSchedule
+from fairlead.train.config import Weighting
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The random part of one global batch: times [n] float64, noise [n, ...], and who loses the condition [n]."""
+
+    t: Tensor
+    eps: Tensor
+    dropped: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, n: int, shape: tuple[int, ...], names: list[str], drop: float, seed: int, step: int) -> Draw:
+        """Times are stratified, one in each of n equal parts of (0, 1], which lowers the variance of the loss."""
+        generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9) % 2**63)
+        offset = torch.rand(n, generator=generator, dtype=torch.float64)
+        t = 1 - (torch.arange(n) + offset) / n
+        t = t[torch.randperm(n, generator=generator)]
+        eps = torch.randn((n, *shape), generator=generator)
+        dropped = {name: torch.rand(n, generator=generator) < drop for name in names}
+        return cls(t, eps, dropped)
+
+    def part(self, rank: int, world: int) -> Draw:
+        """The contiguous share of one process."""
+        each = len(self.t) // world
+        mine = slice(rank * each, (rank + 1) * each)
+        return Draw(self.t[mine], self.eps[mine], {name: mask[mine] for name, mask in self.dropped.items()})
+
+
+def drop_condition(condition: Condition, dropped: dict[str, Tensor]) -> Condition:
+    """Condition dropout (2207.12598, algorithm 1): null per sample and per name."""
+    for name, mask in dropped.items():
+        condition = condition.drop(mask, [name])
+    return condition
+
+
+def loss_weight(weighting: Weighting, objective: Objective, log_snr: Tensor) -> Tensor:
+    """Weight [n] of the mean squared error of ``objective``'s output at these noise levels.
+
+    "min_snr" is min(SNR, 5) on x0's error (Hang 2023, 2303.09556), translated to the objective: an error in eps is
+    SNR, and one in v (1 + SNR), times that in x0. It is finite at zero terminal SNR for v, x0 and flow.
+    """
+    if weighting == "uniform":
+        return torch.ones_like(log_snr)
+    snr = log_snr.exp().clamp(max=1e12)
+    capped = snr.clamp(max=5.0)
+    if objective == "eps":
+        return capped / snr.clamp(min=1e-12)
+    if objective == "v":
+        return capped / (1 + snr)
+    if objective == "flow":  # eps - x0 = -(alpha + sigma) / sigma times the error of x0, and SNR = (alpha / sigma)^2
+        return capped / (1 + snr.sqrt()) ** 2
+    return capped
+
+
+def diffusion_loss(
+    output: Tensor,
+    x0: Tensor,
+    draw: Draw,
+    schedule: NoiseSchedule,
+    objective: Objective,
+    weighting: Weighting,
+) -> Tensor:
+    """Weighted mean squared error of the network's ``output`` [n, ...] against its target; scalar float32."""
+    alpha, sigma = (expand_like(value, x0) for value in schedule.alpha_sigma(draw.t))
+    error = (output.float() - target(x0, draw.eps.to(x0.device), objective, alpha, sigma)).square()
+    weight = loss_weight(weighting, objective, schedule.log_snr(draw.t)).to(x0.device, torch.float32)
+    return (error.flatten(1).mean(1) * weight).mean()
