@@ -1,3 +1,85 @@
-"""fairlead: train, guide, measure and tune conditional diffusion models."""
+"""fairlead: train, guide, measure and tune conditional diffusion models.
+
+    import fairlead as fl
+
+    model = fl.load("runs/digits")
+    run = fl.sample(model, "seven", guidance=fl.cfg(3), n=8)
+    run.save("sevens")
+"""
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fairlead.core.condition import Condition as Condition
+    from fairlead.core.errors import UsageError as UsageError
+    from fairlead.core.prediction import Prediction as Prediction
+    from fairlead.data.hub import load_data as load_data
+    from fairlead.data.toys import GaussianMixture as GaussianMixture
+    from fairlead.guide.cfg import CFG as cfg
+    from fairlead.guide.compose import Compose as compose
+    from fairlead.guide.executor import GuidedDenoiser as GuidedDenoiser
+    from fairlead.guide.expression import parse as parse
+    from fairlead.guide.scales import Clamp as clamp
+    from fairlead.guide.scales import Ramp as ramp
+    from fairlead.guide.threshold import Clip as clip
+    from fairlead.guide.threshold import Threshold as threshold
+    from fairlead.models.load import load as load
+    from fairlead.models.model import Model as Model
+    from fairlead.models.toy import toy_model as toy
+    from fairlead.sample.run import Run as Run
+    from fairlead.sample.run import sample as sample
+    from fairlead.train.config import TrainConfig as TrainConfig
+    from fairlead.train.loop import Training as Training
+
+_PUBLIC = {
+    "Condition": "core.condition:Condition",
+    "GaussianMixture": "data.toys:GaussianMixture",
+    "GuidedDenoiser": "guide.executor:GuidedDenoiser",
+    "Model": "models.model:Model",
+    "Prediction": "core.prediction:Prediction",
+    "Run": "sample.run:Run",
+    "TrainConfig": "train.config:TrainConfig",
+    "Training": "train.loop:Training",
+    "UsageError": "core.errors:UsageError",
+    "cfg": "guide.cfg:CFG",
+    "clamp": "guide.scales:Clamp",
+    "clip": "guide.threshold:Clip",
+    "compose": "guide.compose:Compose",
+    "load": "models.load:load",
+    "load_data": "data.hub:load_data",
+    "parse": "guide.expression:parse",
+    "ramp": "guide.scales:Ramp",
+    "sample": "sample.run:sample",
+    "threshold": "guide.threshold:Threshold",
+    "toy": "models.toy:toy_model",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use, so that ``fairlead --help`` does not wait for torch."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fairlead' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _PUBLIC[name].split(":")
+    return getattr(import_module(f"fairlead.{module}"), attribute)
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        """Importing the folder ``sample`` would put that module in the place of the function ``fl.sample``."""
+        if not (name in _PUBLIC and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

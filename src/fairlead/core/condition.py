@@ -33,6 +33,11 @@ class Condition:
         if set(self.values) != set(self.keep):
             raise UsageError(f"condition: values name {sorted(self.values)} but keep masks name {sorted(self.keep)}")
         for name, value in self.values.items():
+            if value.ndim == 0 or self.keep[name].dtype != torch.bool:
+                raise UsageError(
+                    f"condition {name!r}: expected values [{self.n}, ...] and a bool keep mask [{self.n}], "
+                    f"got values {tuple(value.shape)} and a mask of {self.keep[name].dtype}"
+                )
             if len(value) != self.n or self.keep[name].shape != (self.n,):
                 raise UsageError(
                     f"condition {name!r}: expected {self.n} samples, got values {tuple(value.shape)} "
@@ -42,7 +47,10 @@ class Condition:
     @classmethod
     def of(cls, **values: Tensor) -> Condition:
         """All values kept: ``Condition.of(label=torch.tensor([3, 5]))``."""
-        n = len(next(iter(values.values())))
+        if not values:
+            raise UsageError("Condition.of(): expected at least one named tensor; an empty condition is Condition(n)")
+        first = next(iter(values.values()))
+        n = len(first) if first.ndim else 1
         return cls(n, values, {name: torch.ones(n, dtype=torch.bool, device=v.device) for name, v in values.items()})
 
     @property
@@ -56,6 +64,8 @@ class Condition:
         missing = chosen - set(self.values)
         if missing:
             raise UsageError(f"condition has no {sorted(missing)}; it has {sorted(self.values)}")
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != (self.n,)):
+            raise UsageError(f"drop: expected a bool mask [{self.n}], got {mask.dtype} {list(mask.shape)}")
         keep = {
             name: (old & ~mask.to(old.device) if mask is not None else torch.zeros_like(old)) if name in chosen else old
             for name, old in self.keep.items()

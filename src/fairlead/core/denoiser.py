@@ -101,8 +101,8 @@ class NetworkDenoiser:
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         t = as_time(t).expand(len(x_t)) if t.ndim == 0 else as_time(t)
         alpha, sigma = (expand_like(value, x_t) for value in self.schedule.alpha_sigma(t))
-        tally(len(x_t))
         inputs = x_t * expand_like(self.schedule.input_scale(t), x_t)
         time = self.schedule.network_time(t).to(x_t.device, torch.float32)
         output = self.network(inputs, time, condition).to(x_t.dtype)
+        tally(len(x_t))  # after the call: one that ran out of memory evaluated nothing
         return Prediction.from_output(output, self.objective, x_t, alpha, sigma)

@@ -76,6 +76,7 @@ def check_pair(objective: str, schedule: NoiseSchedule) -> None:
         raise unknown("objective", objective, get_args(Objective))
     if objective == "eps" and schedule.zero_terminal_snr:
         raise UsageError(
-            f"objective 'eps' cannot be used with schedule {schedule.config()['name']!r}: alpha is 0 at t = 1, and x0 = "
-            "(x_t - sigma eps) / alpha divides by it; use objective 'v', 'x0' or 'flow', or a schedule with alpha(1) > 0"
+            f"objective 'eps' cannot be used with schedule {schedule.config()['name']!r}: alpha is 0 at t = 1, and "
+            "x0 = (x_t - sigma eps) / alpha divides by it; use objective 'v', 'x0' or 'flow', or a schedule with "
+            "alpha(1) > 0"
         )

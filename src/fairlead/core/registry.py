@@ -65,13 +65,13 @@ def names(kind: str) -> list[str]:
     return list(REGISTRY[kind])
 
 
-def lookup(kind: str, name: str) -> Any:
+def lookup(kind: str, name: object) -> Any:
     """The registered object.
 
     Raises:
         UsageError: if ``name`` is not registered; the message lists the names that are.
     """
-    if name not in REGISTRY[kind]:
+    if not isinstance(name, str) or name not in REGISTRY[kind]:
         raise unknown(kind, name, REGISTRY[kind])
     module, attribute = REGISTRY[kind][name].split(":")
     return getattr(import_module(module), attribute)

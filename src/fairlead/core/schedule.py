@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead.core.errors import UsageError
-from fairlead.core.registry import lookup
+from fairlead.core.errors import UsageError, unknown
+from fairlead.core.registry import REGISTRY, lookup
 
 
 class NoiseSchedule(ABC):
@@ -72,22 +72,26 @@ class TableSchedule(NoiseSchedule):
     """Variance-preserving schedule from a table of cumulative alphas (``alphas_cumprod`` of DDPM, 2006.11239).
 
     Entry k of T sits at t = (k + 1) / T. Between entries log-SNR is linear in t; below the first entry sigma is linear
-    in t, so that sigma(0) = 0.
+    in t, so that sigma(0) = 0; where the last entry is 0, alpha is linear in t between the last two.
 
     Args:
         alphas_cumprod: T strictly decreasing numbers in [0, 1); only the last may be 0.
-        name: what ``config`` stores; a named table is rebuilt from its name, any other is stored whole.
+        name: "table" is stored whole by ``config``; a registered name is rebuilt from its name and length.
     """
 
     alphas_cumprod: tuple[float, ...] = field(repr=False)
     name: str = "table"
 
     def __post_init__(self) -> None:
+        if self.name not in REGISTRY["schedule"]:
+            raise unknown("schedule", self.name, REGISTRY["schedule"])
         table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
         inside = bool((table[:-1] > 0).all() and (table >= 0).all() and (table < 1).all())
-        if table.ndim != 1 or len(table) < 2 or not inside or not bool((table.diff() < 0).all()):
+        if table.ndim != 1 or len(table) < 2:
+            raise UsageError(f"schedule table: expected at least 2 cumulative alphas, got shape {list(table.shape)}")
+        if not inside or not bool((table.diff() < 0).all()):
             raise UsageError(
-                "schedule table: expected at least 2 strictly decreasing cumulative alphas in [0, 1), only the last 0; "
+                "schedule table: expected strictly decreasing cumulative alphas in [0, 1), only the last 0; "
                 f"got {len(table)} values from {float(table.max()):g} to {float(table.min()):g}"
             )
 
@@ -110,10 +114,11 @@ class TableSchedule(NoiseSchedule):
         low = k.floor().clamp(0, size - 2).long()
         table = self._log_snr.to(t.device)
         weight = k - low
-        # lerp of -inf (zero terminal SNR) is nan except at the ends, which are taken from the table itself
-        between = torch.where(weight <= 0, table[low], torch.where(weight >= 1, table[low + 1], torch.nan))
-        between = torch.where(between.isnan(), table[low] * (1 - weight) + table[low + 1] * weight, between)
+        between = table[low] * (1 - weight) + table[low + 1] * weight
         alpha, sigma = between.sigmoid().sqrt(), (-between).sigmoid().sqrt()
+        if abar[-1] == 0:  # log-SNR cannot be linear on the way to -inf
+            last, fading = low == size - 2, abar[-2].sqrt() * (1 - weight)
+            alpha, sigma = torch.where(last, fading, alpha), torch.where(last, (1 - fading**2).sqrt(), sigma)
         first = (1 - abar[0]).sqrt() * (t * size)
         below = k < 0
         return torch.where(below, (1 - first**2).sqrt(), alpha), torch.where(below, first, sigma)
@@ -123,8 +128,10 @@ class TableSchedule(NoiseSchedule):
         table, size = self._log_snr.to(log_snr.device), len(self._abar)
         high = torch.searchsorted(-table, -log_snr).clamp(1, size - 1)
         above, under = table[high - 1], table[high]
-        weight = ((above - log_snr) / (above - under)).nan_to_num(nan=0.0).clamp(0, 1)
-        weight = torch.where(log_snr <= under, 1.0, weight)
+        weight = ((above - log_snr) / (above - under)).clamp(0, 1)
+        if self._abar[-1] == 0:
+            fading = 1 - (log_snr.sigmoid() / self._abar[-2].to(log_snr.device)).sqrt()
+            weight = torch.where(high == size - 1, fading.clamp(0, 1), weight)
         k = high - 1 + weight
         sigma = (-log_snr).sigmoid().sqrt()
         first = sigma / (1 - self._abar[0]).sqrt()
@@ -134,6 +141,12 @@ class TableSchedule(NoiseSchedule):
         if self.name == "table":
             return {"name": "table", "alphas_cumprod": list(self.alphas_cumprod)}
         return {"name": self.name, "steps": self.table_size}
+
+
+def _table_steps(steps: int) -> int:
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 2:
+        raise UsageError(f"schedule table: expected at least 2 steps, got {steps!r}")
+    return steps
 
 
 def _from_betas(betas: Tensor, name: str) -> TableSchedule:
@@ -146,13 +159,13 @@ def vp_linear(steps: int = 1000) -> TableSchedule:
     With another number of steps the betas are those of the paper times 1000 / steps, so that the whole keeps its
     noise level (the lessons build a fresh 50-step table with the betas of 1000 steps, which ends half denoised).
     """
-    scale = 1000 / steps
+    scale = 1000 / _table_steps(steps)
     return _from_betas(torch.linspace(scale * 1e-4, min(scale * 0.02, 0.999), steps, dtype=torch.float64), "vp_linear")
 
 
 def vp_scaled_linear(steps: int = 1000) -> TableSchedule:
     """Latent diffusion's table (2112.10752): sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012) at 1000 steps."""
-    scale = (1000 / steps) ** 0.5
+    scale = (1000 / _table_steps(steps)) ** 0.5
     roots = torch.linspace(scale * 0.00085**0.5, scale * 0.012**0.5, steps, dtype=torch.float64)
     return _from_betas(roots.square().clamp(max=0.999), "vp_scaled_linear")
 
@@ -168,10 +181,17 @@ class VPCosine(NoiseSchedule):
     s: float = 0.008
     log_snr_min: float = -14.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.s < 1 or not self.log_snr_min < 0:
+            raise UsageError(
+                f"cosine schedule: expected s in (0, 1) and log_snr_min < 0, got {self.s} and {self.log_snr_min}"
+            )
+
     @property
     def _ends(self) -> tuple[float, float]:
         start = math.pi / 2 * self.s / (1 + self.s)
-        abar = 1 / (1 + math.exp(-self.log_snr_min)) if self.log_snr_min > -math.inf else 0.0
+        odds = math.exp(self.log_snr_min)
+        abar = odds / (1 + odds)
         return start, math.acos(math.sqrt(abar) * math.cos(start))
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +210,8 @@ class VPCosine(NoiseSchedule):
         return ((u - start) / (end - start)).clamp(0, 1)
 
     def config(self) -> dict[str, Any]:
-        return {"name": "vp_cosine", "s": self.s, "log_snr_min": self.log_snr_min}
+        lowest = self.log_snr_min if self.log_snr_min > -math.inf else "-inf"  # JSON has no infinity
+        return {"name": "vp_cosine", "s": self.s, "log_snr_min": lowest}
 
 
 @dataclass(frozen=True)
@@ -203,8 +224,8 @@ class RectifiedFlow(NoiseSchedule):
     shift: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.shift > 0:
-            raise UsageError(f"flow schedule: expected shift > 0, got {self.shift}")
+        if not 0 < self.shift < math.inf:
+            raise UsageError(f"flow schedule: expected a finite shift > 0, got {self.shift}")
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = as_time(t)
@@ -221,10 +242,16 @@ class RectifiedFlow(NoiseSchedule):
 
 @dataclass(frozen=True)
 class VE(NoiseSchedule):
-    """Variance exploding: alpha = 1, sigma = sigma_max t^rho, uniform times being EDM's rho-grid (2206.00364, eq. 5)."""
+    """Variance exploding: alpha = 1, sigma = sigma_max t^rho; uniform times are EDM's rho-grid (2206.00364, eq. 5)."""
 
     sigma_max: float = 80.0
     rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_max < math.inf or not 0 < self.rho < math.inf:
+            raise UsageError(
+                f"ve schedule: expected finite sigma_max > 0 and rho > 0, got {self.sigma_max} and {self.rho}"
+            )
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         sigma = self.sigma_max * as_time(t) ** self.rho
@@ -246,7 +273,16 @@ class VE(NoiseSchedule):
 
 
 def schedule_from_config(config: dict[str, Any]) -> NoiseSchedule:
-    """Rebuild a schedule from what :meth:`NoiseSchedule.config` returned."""
-    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "name"}
-    schedule: NoiseSchedule = lookup("schedule", config["name"])(**arguments)
+    """Rebuild a schedule from what :meth:`NoiseSchedule.config` returned.
+
+    Raises:
+        UsageError: for an unknown name, or settings that the schedule does not have.
+    """
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "name"}
+    arguments = {key: float(v) if v == "-inf" else v for key, v in values.items()}
+    make = lookup("schedule", config.get("name"))
+    try:
+        schedule: NoiseSchedule = make(**arguments)
+    except TypeError as error:
+        raise UsageError(f"schedule {config['name']!r}: {error}") from error
     return schedule

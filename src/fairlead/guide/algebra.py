@@ -39,7 +39,10 @@ NULL = Branch(null=True)
 
 @dataclass(frozen=True)
 class Interval:
-    """The noise levels at which a term is on: low < level <= high (2404.07724).
+    """The noise levels at which a term is on: low < level <= high in sigma and t (2404.07724).
+
+    The noisy end is included and the clean end is not, in every unit; in log-SNR, which falls as noise grows, that is
+    low <= level < high.
 
     Attributes:
         unit: "sigma" is the ratio sigma / alpha (EDM's sigma; also on VP and flow models), "log_snr", or "t".
@@ -58,7 +61,8 @@ class Interval:
             )
 
     def contains(self, step: Step) -> bool:
-        return self.low < getattr(step, self.unit) <= self.high
+        level: float = getattr(step, self.unit)
+        return self.low <= level < self.high if self.unit == "log_snr" else self.low < level <= self.high
 
     def __str__(self) -> str:
         return f".during({self.unit}=({literal(self.low)}, {literal(self.high)}))"
@@ -88,6 +92,10 @@ class Term:
     def samples(self) -> int | None:
         """How many samples its per-sample scales are for; None when it has none."""
         return None
+
+    def of_sample(self, index: int) -> Term:
+        """This term for a run of sample ``index`` alone: its per-sample scales cut down to one entry."""
+        return self
 
     def during(
         self,
@@ -132,6 +140,9 @@ class Limited(Term):
     def samples(self) -> int | None:
         return self.term.samples()
 
+    def of_sample(self, index: int) -> Limited:
+        return replace(self, term=self.term.of_sample(index))
+
     def __str__(self) -> str:
         return f"{self.term}{self.limits}"
 
@@ -154,7 +165,7 @@ class Finisher:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Terms and finishers. Immutable; running it twice gives the same bits. ``str`` parses back to an equal guidance."""
+    """Terms and finishers. Immutable: running it twice gives the same bits. ``str`` parses back to an equal one."""
 
     terms: tuple[Term, ...] = ()
     finishers: tuple[Finisher, ...] = ()
@@ -180,6 +191,10 @@ class Guidance:
         """Every term inside the same interval."""
         return replace(self, terms=tuple(term.during(sigma=sigma, log_snr=log_snr, t=t) for term in self.terms))
 
+    def of_sample(self, index: int) -> Guidance:
+        """This guidance for a run of sample ``index`` alone."""
+        return replace(self, terms=tuple(term.of_sample(index) for term in self.terms))
+
     def coefficients(self, step: Step) -> dict[Branch, Weight]:
         """The coefficient of every branch that must be evaluated at this step; they sum to one."""
         total: dict[Branch, Weight] = {COND: 1.0}
@@ -201,3 +216,7 @@ def as_guidance(value: Guidance | Term | None) -> Guidance:
 
 def is_zero(weight: Weight) -> bool:
     return not bool(weight.any()) if isinstance(weight, Tensor) else weight == 0
+
+
+def is_one(weight: Weight) -> bool:
+    return bool((weight == 1).all()) if isinstance(weight, Tensor) else weight == 1

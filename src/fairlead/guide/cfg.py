@@ -9,7 +9,7 @@ condition instead of the null one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -35,12 +35,10 @@ class CFG(Term):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", as_scale("cfg", self.scale))
-        if self.negative is not None and not isinstance(self.negative, str | int):
+        if self.negative is not None and (isinstance(self.negative, bool) or not isinstance(self.negative, str | int)):
             raise UsageError(f"cfg: expected negative to be a condition such as a class name, got {self.negative!r}")
         if self.negative is not None and self.scale == 1.0:
-            raise UsageError(
-                f"cfg(1, negative={self.negative!r}): a scale of 1 never looks at the negative; use another scale or drop it"
-            )
+            raise UsageError(f"{self}: a scale of 1 never looks at the negative; use another scale or drop it")
 
     @classmethod
     def from_omega(cls, omega: float, *, negative: str | int | None = None) -> CFG:
@@ -59,6 +57,9 @@ class CFG(Term):
 
     def samples(self) -> int | None:
         return len(self._scale) if isinstance(self._scale, tuple) else None
+
+    def of_sample(self, index: int) -> CFG:
+        return replace(self, scale=self._scale[index : index + 1]) if isinstance(self._scale, tuple) else self
 
     @property
     def _scale(self) -> Scale:

@@ -33,6 +33,9 @@ class Compose(Term):
             if not isinstance(spec, str | int) or isinstance(spec, bool):
                 raise UsageError(f"compose: expected a condition such as a class name, got {spec!r}")
         checked = {spec: as_scale(f"compose[{literal(spec)}]", weight) for spec, weight in self.weights.items()}
+        counts = {len(scale) for scale in checked.values() if isinstance(scale, tuple)}
+        if len(counts) > 1:
+            raise UsageError(f"compose: per-sample weights must be of one length, got {sorted(counts)}")
         object.__setattr__(self, "weights", checked)
 
     def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
@@ -53,9 +56,13 @@ class Compose(Term):
     def samples(self) -> int | None:
         return next((len(scale) for scale in self._scales.values() if isinstance(scale, tuple)), None)
 
+    def of_sample(self, index: int) -> Compose:
+        one = {spec: w[index : index + 1] if isinstance(w, tuple) else w for spec, w in self._scales.items()}
+        return Compose(one)
+
     @property
     def _scales(self) -> Mapping[str | int, Scale]:
         return self.weights
 
     def __hash__(self) -> int:
-        return hash(tuple(self.weights.items()))
+        return hash(frozenset(self.weights.items()))

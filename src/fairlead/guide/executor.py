@@ -17,7 +17,7 @@ from fairlead.core.denoiser import Denoiser, expand_like
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import NoiseSchedule, as_time
-from fairlead.guide.algebra import COND, NULL, Branch, Guidance, Term, Weight, as_guidance, is_zero
+from fairlead.guide.algebra import COND, NULL, Branch, Guidance, Term, Weight, as_guidance, is_one, is_zero
 from fairlead.guide.step import Grid, Step
 
 Batching = Literal["auto", "fused", "sequential"]
@@ -35,7 +35,8 @@ class GuidedDenoiser:
         encode: turns specs inside the guidance (negatives, composed conditions) into conditions.
         data_range: of clean data, for finishers that need it.
         times: the sampler's grid; ramps by progress need it.
-        samples: which samples of the run this batch holds, for per-sample scales (default: the first ones).
+        samples: which samples of a longer run this batch holds, for per-sample scales; the run then answers for
+            :func:`check_samples` and :func:`check_condition` (default: this is the whole run).
         batching: "fused" puts all branches in one network call, "sequential" makes one call a branch; "auto" is fused,
             and splits when a call runs out of memory.
 
@@ -63,6 +64,11 @@ class GuidedDenoiser:
         self.condition, self.data_range, self.batching = condition, data_range, batching
         self.grid = None if times is None else Grid.of(times, schedule)
         self.samples = tuple(range(condition.n)) if samples is None else tuple(samples)
+        if samples is None:
+            check_samples(self.guidance, condition.n)
+            check_condition(self.guidance, condition)
+        elif len(self.samples) != condition.n:
+            raise UsageError(f"samples: expected the indices of {condition.n} samples, got {len(self.samples)}")
         for finisher in self.guidance.finishers:
             finisher.check(data_range)
         self._conditions, self._same = self._resolve(encode)
@@ -76,12 +82,10 @@ class GuidedDenoiser:
         for term in self.guidance.terms:
             for spec in term.specs():
                 if encode is None:
-                    raise UsageError(f"{term}: names the condition {spec!r}, but no encode function was given to read it")
+                    raise UsageError(
+                        f"{term}: names the condition {spec!r}, but no encode function was given to read it"
+                    )
                 conditions[Branch(spec)] = encode([spec] * n).to(device)
-            if term.replaces_condition() and not self.condition.is_null:
-                raise UsageError(f"{term} stands in place of the run's condition, but one was given too; leave it out")
-            if not term.specs() and self.condition.is_null and self.condition.values:
-                raise UsageError(f"{term} steers towards the run's condition, but none was given; pass one or drop the term")
         same: dict[Branch, Branch] = {}
         order = [NULL, *(branch for branch in conditions if branch != NULL)]
         for branch in order:
@@ -94,17 +98,14 @@ class GuidedDenoiser:
             return self
         grid = self.grid
         here = Step(grid.times[step], grid.sigma[step], grid.log_snr[step], step, grid, self.samples)
-        return lambda x_t, t, condition: self._guide(x_t, t, condition, here)
+        return lambda x_t, t, condition: self._guide(x_t, _one_time(t), condition, here)
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
-        time = as_time(t)
-        if time.numel() > 1 and not bool((time == time.flatten()[0]).all()):
-            raise UsageError("a guided denoiser takes one time for the whole batch, got several")
-        first = time.flatten()[0]
+        first = _one_time(t)
         if self.grid is not None:
-            return self.at(self.grid.index(float(first)))(x_t, t, condition)
+            return self.at(self.grid.index(float(first)))(x_t, first, condition)
         level = float(self.schedule.ratio(first)), float(self.schedule.log_snr(first))
-        return self._guide(x_t, t, condition, Step(float(first), *level, samples=self.samples))
+        return self._guide(x_t, first, condition, Step(float(first), *level, samples=self.samples))
 
     def coefficients(self, step: Step) -> dict[Branch, Weight]:
         """The coefficients at a step after equal branches have been merged; what has none is not evaluated."""
@@ -118,8 +119,10 @@ class GuidedDenoiser:
         if condition is not self.condition:
             raise UsageError("a guided denoiser is made for one run: call it with the condition it was made with")
         weights = self.coefficients(step)
-        if list(weights.values()) == [1.0] and not self.guidance.finishers:
-            return self.denoiser(x_t, t, self._conditions[next(iter(weights))])
+        if len(weights) == 1 and not self.guidance.finishers:
+            ((branch, weight),) = weights.items()
+            if is_one(weight):
+                return self.denoiser(x_t, t, self._conditions[branch])
         x0 = self._combine(x_t, t, weights)
         for finisher in self.guidance.finishers:
             x0 = finisher.finish(x0, self.data_range)
@@ -138,7 +141,7 @@ class GuidedDenoiser:
             if branches not in self._joined:
                 self._joined[branches] = Condition.cat([self._conditions[branch] for branch in branches])
             together = self._evaluate(_repeat(x_t, len(branches)), t, self._joined[branches])
-            outputs = list(together.split(n))
+            outputs = list(torch.split(together, n))
         total = outputs[0] * weights[branches[0]]
         for branch, output in zip(branches[1:], outputs[1:], strict=True):
             total.add_(output, alpha=float(weights[branch]))
@@ -146,7 +149,9 @@ class GuidedDenoiser:
 
     def _combine_rows(self, x_t: Tensor, t: Tensor, weights: Mapping[Branch, Weight]) -> Tensor:
         each = {
-            branch: weight if isinstance(weight, Tensor) else torch.full((len(x_t),), float(weight), dtype=torch.float64)
+            branch: weight
+            if isinstance(weight, Tensor)
+            else torch.full((len(x_t),), float(weight), dtype=torch.float64)
             for branch, weight in weights.items()
         }
         rows = {branch: weight.nonzero()[:, 0].to(x_t.device) for branch, weight in each.items()}
@@ -158,8 +163,8 @@ class GuidedDenoiser:
             ]
         else:
             every = self._evaluate(x_t[torch.cat(list(rows.values()))], t, Condition.cat(conditions))
-            parts = list(every.split([len(index) for index in rows.values()]))
-        total = torch.zeros_like(x_t)
+            parts = list(torch.split(every, [len(index) for index in rows.values()]))
+        total = torch.zeros_like(x_t, dtype=parts[0].dtype)
         for (branch, index), part in zip(rows.items(), parts, strict=True):
             total.index_add_(0, index, part * expand_like(each[branch].to(x_t.device)[index], part))
         return total
@@ -187,8 +192,29 @@ def _device_of(condition: Condition) -> torch.device:
     return next((value.device for value in condition.values.values()), torch.device("cpu"))
 
 
+def _one_time(t: Tensor) -> Tensor:
+    """t of shape [] or [n] -> the one time of the whole batch, []."""
+    times = as_time(t).flatten()
+    if not bool((times == times[0]).all()):
+        raise UsageError("a guided denoiser takes one time for the whole batch, got several")
+    return times[0]
+
+
+def check_condition(guidance: Guidance, condition: Condition) -> None:
+    """Raise UsageError when the condition of a whole run is one that the guidance never uses, or lacks."""
+    for term in guidance.terms:
+        if term.replaces_condition() and not condition.is_null:
+            raise UsageError(f"{term} stands in place of the run's condition, but one was given too; leave it out")
+        if not term.specs() and condition.is_null and condition.values:
+            raise UsageError(
+                f"{term} steers towards the run's condition, but none was given; pass one or drop the term"
+            )
+
+
 def check_samples(guidance: Guidance, n: int) -> None:
     """Raise UsageError when a per-sample scale is not for n samples."""
     for term in guidance.terms:
         if term.samples() not in (None, n):
-            raise UsageError(f"{term} has scales for {term.samples()} samples, the run has {n}; give one scale a sample")
+            raise UsageError(
+                f"{term} has scales for {term.samples()} samples, the run has {n}; give one scale a sample"
+            )

@@ -1,16 +1,22 @@
-"""Reading guidance expressions. The text is parsed to a syntax tree and never evaluated as Python.
+"""Reading guidance expressions.
 
     cfg(4)    cfg(ramp(1, 7, "cosine")).during(sigma=(0.28, 1.6))    compose({"seven": 4, "one": -2}) | threshold(0.995)
+
+The text is parsed to a syntax tree and never evaluated as Python.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.registry import REGISTRY, lookup, names
 from fairlead.guide.algebra import Finisher, Guidance, Term, as_guidance
+from fairlead.guide.text import is_number
 
 _KINDS = ("term", "finisher", "scale")
 
@@ -21,13 +27,16 @@ def parse(text: str) -> Term | Guidance:
     Raises:
         UsageError: for anything that is not in the grammar, naming what was read and what is known.
     """
-    if text.strip() == "none":
-        return Guidance()
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        value = _read(ast.parse(text.strip(), mode="eval").body, text)
     except SyntaxError as error:
         raise UsageError(f"guidance {text!r} is not an expression: {error.msg}; write e.g. cfg(4)") from error
-    value = _read(tree, text)
+    except (RecursionError, MemoryError) as error:
+        raise UsageError(f"guidance {text[:40]!r}... is nested too deeply to be read; write e.g. cfg(4)") from error
+    except UnicodeEncodeError as error:
+        raise UsageError(f"guidance {text!r} is not text: {error.reason}; write e.g. cfg(4)") from error
+    if isinstance(value, Finisher):
+        raise UsageError(f"guidance {text!r} is a finisher alone; write none | {value} to finish without guiding")
     if not isinstance(value, Term | Guidance):
         raise UsageError(f"guidance {text!r} is {_describe(value)}, not a guidance; write e.g. cfg(4)")
     return value
@@ -46,12 +55,14 @@ def _read(node: ast.expr, text: str) -> Any:
     match node:
         case ast.Constant(value=int() | float() | str() | None as constant) if not isinstance(constant, bool):
             return constant
-        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=int() | float() as number)):
-            return -number if isinstance(sign, ast.USub) else number
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
+            number = _read(operand, text)
+            if is_number(number):
+                return -number if isinstance(sign, ast.USub) else number
         case ast.Tuple(elts=items) | ast.List(elts=items):
             return tuple(_read(item, text) for item in items)
-        case ast.Dict(keys=keys, values=values) if all(key is not None for key in keys):
-            return {_read(key, text): _read(v, text) for key, v in zip(keys, values, strict=True) if key is not None}
+        case ast.Dict(keys=keys, values=values):
+            return _dict(keys, values, text)
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             a, b = _read(left, text), _read(right, text)
             if isinstance(a, Term | Guidance) and isinstance(b, Term | Guidance):
@@ -68,12 +79,20 @@ def _read(node: ast.expr, text: str) -> Any:
         case ast.Call(func=ast.Attribute(value=owner, attr=method), args=args, keywords=keywords):
             value = _read(owner, text)
             if method != "during" or not isinstance(value, Term | Guidance):
-                raise UsageError(f"guidance {text!r}: unknown method .{method}(...) (known: .during(...) on a guidance)")
+                raise UsageError(
+                    f"guidance {text!r}: unknown method .{method}(...) (known: .during(...) on a guidance)"
+                )
             return _call(value.during, "during", args, keywords, text)
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
             return _call(_named(name), name, args, keywords, text)
+        case ast.Name(id="none"):
+            return Guidance()
+        case ast.Name(id="inf"):
+            return math.inf
         case ast.Name(id=name):
-            raise UsageError(f"guidance {text!r}: {name!r} is not a value; quote class names, call methods: {name}(...)")
+            raise UsageError(
+                f"guidance {text!r}: {name!r} is not a value; quote class names, call methods: {name}(...)"
+            )
     raise UsageError(f"guidance {text!r}: cannot read {ast.unparse(node)!r}; write e.g. cfg(4).during(sigma=(0.3, 2))")
 
 
@@ -86,14 +105,33 @@ def _named(name: str) -> Any:
 
 def _call(function: Any, name: str, args: list[ast.expr], keywords: list[ast.keyword], text: str) -> Any:
     positional = [_read(arg, text) for arg in args]
-    named = {keyword.arg: _read(keyword.value, text) for keyword in keywords if keyword.arg is not None}
-    if len(named) != len(keywords):
-        raise UsageError(f"guidance {text!r}: ** is not allowed")
+    named: dict[str, Any] = {}
+    for keyword in keywords:
+        if keyword.arg is None:
+            raise UsageError(f"guidance {text!r}: ** is not allowed")
+        if keyword.arg in named:
+            raise UsageError(f"guidance {text!r}: {name}(...) got {keyword.arg!r} twice")
+        named[keyword.arg] = _read(keyword.value, text)
+    signature = inspect.signature(function)
     try:
-        return function(*positional, **named)
+        bound = signature.bind(*positional, **named)
     except TypeError as error:
-        reason = str(error).split("() ", 1)[-1].replace("__init__", name)
-        raise UsageError(f"guidance {text!r}: {name}(...) {reason}") from error
+        takes = ", ".join(signature.parameters) or "nothing"
+        raise UsageError(f"guidance {text!r}: {name}(...): {error} (it takes: {takes})") from error
+    return function(*bound.args, **bound.kwargs)
+
+
+def _dict(keys: Sequence[ast.expr | None], values: Sequence[ast.expr], text: str) -> dict[str | int, Any]:
+    read: dict[str | int, Any] = {}
+    for key, value in zip(keys, values, strict=True):
+        spec = None if key is None else _read(key, text)
+        if not isinstance(spec, str | int):
+            given = "**" if key is None else _describe(spec)
+            raise UsageError(f"guidance {text!r}: a condition is a class name or an index, got {given}")
+        if spec in read:
+            raise UsageError(f"guidance {text!r}: {spec!r} is given twice")
+        read[spec] = _read(value, text)
+    return read
 
 
 def _describe(value: Any) -> str:

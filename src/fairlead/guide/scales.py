@@ -60,11 +60,11 @@ class Ramp(ScaleSchedule):
             raise UsageError(f"ramp: expected power > 0, got {self.power}")
 
     def value(self, step: Step) -> float:
-        u = step.progress(self.by) ** self.power
+        u: float = step.progress(self.by) ** self.power
         if self.shape == "cosine":
             u = (1 - math.cos(math.pi * u)) / 2
         elif self.shape == "step":
-            u = float(u > 0.5)
+            u = float(u >= 0.5)
         return self.start + (self.end - self.start) * u
 
 
@@ -89,7 +89,7 @@ class Clamp(ScaleSchedule):
             raise UsageError(f"clamp: low {self.low:g} is above high {self.high:g}")
 
     def value(self, step: Step) -> float:
-        value = self.schedule.value(step)
+        value: float = self.schedule.value(step)
         value = value if self.low is None else max(self.low, value)
         return value if self.high is None else min(self.high, value)
 
@@ -119,4 +119,6 @@ def scale_at(scale: Scale, step: Step) -> float | Tensor:
 
 def _require_number(owner: str, argument: str, value: Any) -> None:
     if not is_number(value) or not math.isfinite(value):
-        raise UsageError(f"{owner}: expected {argument} to be a finite number or a schedule such as ramp(1, 7), got {value!r}")
+        raise UsageError(
+            f"{owner}: expected {argument} to be a finite number or a schedule such as ramp(1, 7), got {value!r}"
+        )

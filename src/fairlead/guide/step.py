@@ -21,7 +21,9 @@ class Grid:
 
     @classmethod
     def of(cls, times: Tensor, schedule: NoiseSchedule) -> Grid:
-        return cls(tuple(times.tolist()), tuple(schedule.log_snr(times).tolist()), tuple(schedule.ratio(times).tolist()))
+        return cls(
+            tuple(times.tolist()), tuple(schedule.log_snr(times).tolist()), tuple(schedule.ratio(times).tolist())
+        )
 
     @property
     def steps(self) -> int:
@@ -55,7 +57,7 @@ class Step:
         return torch.tensor([values[i] for i in self.samples], dtype=torch.float64)
 
     def progress(self, by: str) -> float:
-        """From 0 where the run starts to 1 at its last step: by "t" (1 - t), "log_snr" or "progress" (share of steps)."""
+        """1 - t by "t"; by "log_snr" or "progress" (share of the steps) from 0 at the start to 1 at the last step."""
         if by == "t":
             return 1 - self.t
         if self.grid is None or self.index is None:
@@ -66,4 +68,6 @@ class Step:
         if by == "progress":
             return self.index / last
         finite = [level for level in self.grid.log_snr[:-1] if level > float("-inf")]
-        return min(1.0, max(0.0, (self.log_snr - finite[0]) / (finite[-1] - finite[0])))
+        if self.log_snr >= finite[-1] or self.log_snr <= finite[0]:  # also where there is one finite level only
+            return float(self.log_snr >= finite[-1])
+        return (self.log_snr - finite[0]) / (finite[-1] - finite[0])

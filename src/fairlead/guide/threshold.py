@@ -23,7 +23,9 @@ _QUANTILE_LIMIT = 2**24  # torch.quantile refuses larger inputs
 class _Ranged(Finisher):
     def check(self, data_range: tuple[float, float] | None) -> None:
         if data_range is None:
-            raise UsageError(f"{self}: this model's data has no fixed range (latents, toys); thresholding is for pixels")
+            raise UsageError(
+                f"{self}: this model's data has no fixed range (latents, toys); thresholding is for pixels"
+            )
 
     def _bounds(self, data_range: tuple[float, float] | None) -> tuple[float, float]:
         self.check(data_range)
@@ -57,7 +59,7 @@ class Threshold(_Ranged):
         middle, half = (low + high) / 2, (high - low) / 2
         unit = (x0 - middle) / half
         rows = unit.flatten(1).abs().float()
-        chunks = rows.split(max(1, _QUANTILE_LIMIT // rows.shape[1]))
+        chunks = torch.split(rows, max(1, _QUANTILE_LIMIT // rows.shape[1]))
         size = torch.cat([chunk.quantile(self.quantile, dim=1) for chunk in chunks]).clamp(min=1).to(x0.dtype)
         size = size.reshape(-1, *([1] * (x0.ndim - 1)))
         return torch.minimum(torch.maximum(unit, -size), size) / size * half + middle

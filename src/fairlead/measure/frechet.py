@@ -9,6 +9,7 @@ of the Inception network; with other features it is comparable with nothing but 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
+from fairlead.data.images import stratified_order
 from fairlead.measure.estimate import Estimate
 
 
@@ -63,7 +65,9 @@ class Moments:
             UsageError: if n < 2.
         """
         if self.n < 2:
-            raise UsageError(f"a covariance needs at least 2 samples, got n = {self.n} (d = {self.d}); draw more images")
+            raise UsageError(
+                f"a covariance needs at least 2 samples, got n = {self.n} (d = {self.d}); draw more images"
+            )
         return self.scatter / (self.n - 1)
 
     def __add__(self, other: Moments) -> Moments:
@@ -96,18 +100,25 @@ def frechet_distance(*, real: Moments, fake: Moments) -> float:
         return _distance(real, _square_root(real.covariance), fake)
 
 
-def frechet_jackknife(*, real: Moments, fake_features: Tensor, blocks: int = 20) -> Estimate:
+def frechet_jackknife(
+    *, real: Moments, fake_features: Tensor, labels: Tensor | None = None, blocks: int = 20
+) -> Estimate:
     """The distance with its 1/n sampling bias removed, and its standard error: a delete-block jackknife over the fakes.
 
     Blocks of unequal size are weighted as in Busing et al. 1999 (delete-m_j jackknife, eqs. 3-5). The reference is held
     fixed: its own sampling error is common to all settings measured against it. The value may be below 0 when the
     truth is near 0.
 
+    Pass ``labels`` whenever so many samples of each were asked for. Blocks then hold the same number of every label:
+    random blocks would count the varying shares of the labels as sampling noise, which there is none of. (Ten far
+    classes, n = 300, truth 0: -1.2 +- 0.2 from random blocks, 0.01 +- 0.07 from these, spread over draws 0.05.)
+
     Args:
         real: moments of the reference.
         fake_features: [n, d].
-        blocks: number of blocks, at least 2; never more than n / 2. Samples are dealt to them by a fixed permutation, so
-            that images ordered by label don't make blocks of one label.
+        labels: int64 [n], what was asked for; None if the samples were drawn independently.
+        blocks: number of blocks, at least 2; never more than n / 2. With labels, the number between half and twice it
+            that comes nearest to dividing the count of every label. The order of samples is shuffled first.
 
     Raises:
         UsageError: if n < 4 or blocks < 2.
@@ -120,7 +131,7 @@ def frechet_jackknife(*, real: Moments, fake_features: Tensor, blocks: int = 20)
         root = _square_root(real.covariance)
         theta = _distance(real, root, whole)
         sizes, left_out = [], []
-        for index in torch.randperm(n, generator=torch.Generator().manual_seed(0)).chunk(min(blocks, n // 2)):
+        for index in _blocks(n, labels, blocks):
             sizes.append(len(index))
             left_out.append(_distance(real, root, whole - Moments.of(fake_features[index])))
     h = n / torch.tensor(sizes, dtype=torch.float64)
@@ -130,33 +141,38 @@ def frechet_jackknife(*, real: Moments, fake_features: Tensor, blocks: int = 20)
     return Estimate(value, error, n)
 
 
-def paired_difference(*, real: Moments, a: Tensor, b: Tensor) -> Estimate:
-    """How much further setting ``a`` is from the reference than ``b``, when sample i of both has the same seed and label.
+def paired_difference(*, real: Moments, a: Tensor, b: Tensor, labels: Tensor | None = None) -> Estimate:
+    """How much further setting ``a`` is from the reference than ``b``; sample i of both has the same seed and label.
 
     The value is the difference of the two jackknifed distances. Its standard error is sd(phi_a - phi_b) / sqrt(n), from
     the influence of each sample on its distance,
 
         phi_i = z_i^T (I - T) z_i + 2 z_i^T (mu_g - mu_r),   z_i = x_i - mu_g,
 
-    with T = S_r^1/2 (S_r^1/2 S_g S_r^1/2)^-1/2 S_r^1/2 the optimal transport map between the Gaussians.
+    with T = S_r^1/2 (S_r^1/2 S_g S_r^1/2)^-1/2 S_r^1/2 the optimal transport map between the Gaussians. With labels the
+    sd is that within a label, as in stratified sampling.
 
     Args:
         real: moments of the reference.
         a, b: features [n, d].
+        labels: int64 [n], as in :func:`frechet_jackknife`.
 
     Raises:
         UsageError: if the shapes differ; if n <= d, where T does not exist; or if more than half of a distance is
             sampling bias: there the first-order influence vanishes and the error would be far too small.
     """
     if a.shape != b.shape or a.ndim != 2:
-        raise UsageError(f"paired difference: expected two [n, d] of one shape, got {list(a.shape)} and {list(b.shape)}")
+        raise UsageError(
+            f"paired difference: expected two [n, d] of one shape, got {list(a.shape)} and {list(b.shape)}"
+        )
     n, d = a.shape
     if n <= d:
         raise UsageError(f"paired difference: n = {n} samples for d = {d} features; expected n > d, draw more images")
     values, influences = [], []
     for features in (a, b):
         fake = Moments.of(features)
-        raw, value = frechet_distance(real=real, fake=fake), frechet_jackknife(real=real, fake_features=features).value
+        raw = frechet_distance(real=real, fake=fake)
+        value = frechet_jackknife(real=real, fake_features=features, labels=labels).value
         if value < raw / 2:
             raise UsageError(
                 f"paired difference: of the distance {raw:.4g} at n = {n} only {value:.4g} is more than sampling bias, "
@@ -164,8 +180,28 @@ def paired_difference(*, real: Moments, a: Tensor, b: Tensor) -> Estimate:
             )
         values.append(value)
         influences.append(_influence(real, fake, features))
-    error = float((influences[0] - influences[1]).std()) / math.sqrt(n)
+    difference = influences[0] - influences[1]
+    strata = [difference] if labels is None else [difference[labels == label] for label in set(labels.tolist())]
+    if any(len(stratum) < 2 for stratum in strata):
+        raise UsageError("paired difference: a label has only 1 sample; expected 2 of every label, draw more")
+    error = math.sqrt(sum(len(stratum) * float(stratum.var()) for stratum in strata)) / n
     return Estimate(values[0] - values[1], error, n)
+
+
+def _blocks(n: int, labels: Tensor | None, blocks: int) -> tuple[Tensor, ...]:
+    if labels is None:
+        return torch.randperm(n, generator=torch.Generator().manual_seed(0)).chunk(min(blocks, n // 2))
+    if labels.shape != (n,):
+        raise UsageError(f"jackknife: {n} samples, labels {list(labels.shape)}; expected one label each")
+    labels = labels.to("cpu")
+    counts = Counter(labels.tolist()).values()
+
+    def unevenness(number: int) -> tuple[float, int]:
+        return sum(abs(count / number - round(count / number)) for count in counts), abs(number - blocks)
+
+    number = min(range(min(max(2, blocks // 2), n // 2), min(2 * blocks, n // 2) + 1), key=unevenness)
+    # every prefix of the order is spread over the labels in proportion, hence every block
+    return torch.tensor_split(stratified_order(labels, seed=0), number)
 
 
 def _influence(real: Moments, fake: Moments, features: Tensor) -> Tensor:
@@ -177,7 +213,8 @@ def _influence(real: Moments, fake: Moments, features: Tensor) -> Tensor:
     # directions without any variance (dead features) carry no sample: leave them out of the inverse
     inverse = torch.where(values > 1e-12 * values.max(), values.clamp(min=0).rsqrt(), 0.0)
     half = root @ vectors * inverse.sqrt()
-    return z.square().sum(dim=1) - (z @ half).square().sum(dim=1) + 2 * z @ (fake.mean - real.mean)
+    phi: Tensor = z.square().sum(dim=1) - (z @ half).square().sum(dim=1) + 2 * z @ (fake.mean - real.mean)
+    return phi
 
 
 def _distance(real: Moments, root: Tensor, fake: Moments) -> float:
@@ -190,7 +227,8 @@ def _distance(real: Moments, root: Tensor, fake: Moments) -> float:
 
 def _square_root(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(_symmetric(covariance))
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

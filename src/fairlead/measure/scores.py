@@ -61,15 +61,17 @@ def pairwise_diversity(features: Tensor, labels: Tensor, chunk: int = 256) -> Es
     """
     x = features.detach().flatten(1).to("cpu", torch.float64)
     if labels.shape != (len(x),):
-        raise UsageError(f"diversity: {len(x)} samples but labels of shape {list(labels.shape)}; expected one label each")
+        raise UsageError(
+            f"diversity: {len(x)} samples but labels of shape {list(labels.shape)}; expected one label each"
+        )
     labels = labels.to("cpu")
     means, variances = [], []
-    for label in labels.unique().tolist():
+    for label in sorted(set(labels.tolist())):
         own = x[labels == label]
         m = len(own)
         if m < 3:
             raise UsageError(f"diversity: label {label} has {m} samples, expected at least 3 of every label; draw more")
-        rows = torch.cat([_distances(part, own).sum(dim=1) for part in own.split(chunk)])
+        rows = torch.cat([_distances(part, own).sum(dim=1) for part in torch.split(own, chunk)])
         total = rows.sum() / 2
         without = (total - rows) / ((m - 1) * (m - 2) / 2)
         means.append(float(total / (m * (m - 1) / 2)))
@@ -84,7 +86,9 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 def _check(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise UsageError(
-            f"expected logits [n, k] and labels [n], got {list(logits.shape)} and {list(labels.shape)}; score whole batches"
+            f"expected logits [n, k] and labels [n], got {list(logits.shape)} and {list(labels.shape)}; pass whole runs"
         )
     if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
-        raise UsageError(f"expected at least one label, all of them in 0..{logits.shape[1] - 1}; check the wanted classes")
+        raise UsageError(
+            f"expected at least one label, all of them in 0..{logits.shape[1] - 1}; check the wanted classes"
+        )

@@ -33,11 +33,14 @@ def load(spec: str | Path, weights: Weights = "ema", device: str | torch.device 
     checkpoint = find_checkpoint(spec)
     tensors = checkpoint.tensors(weights)
     try:
-        network = build_net(checkpoint.about["net"])
+        with torch.random.fork_rng(devices=[]):  # the initialisation is thrown away; the caller's stream stays put
+            network = build_net(checkpoint.about["net"])
         network.load_state_dict(tensors)
     except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"checkpoint {checkpoint.folder}: its weights do not fit its description ({reason})") from error
+        raise UsageError(
+            f"checkpoint {checkpoint.folder}: its weights do not fit its description ({reason})"
+        ) from error
     metadata = {
         "checkpoint": str(spec),
         "step": checkpoint.step,
@@ -55,7 +58,8 @@ def model_of(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
-    network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.eval().requires_grad_(False)
     schedule = schedule_from_config(about["schedule"])
     classes = tuple(about["data"]["classes"]) if about["net"].get("classes") else ()
     return Model(

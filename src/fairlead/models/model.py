@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,24 +43,29 @@ class Model:
     classes: tuple[str, ...] = ()
     data_range: tuple[float, float] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    device: torch.device = torch.device("cpu")
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 (it is immutable)
 
 
 @dataclass(frozen=True)
 class LabelEncoder:
     """Class names or indices -> ``Condition.of(label=...)``, None -> null.
 
-    A string is looked up among the names first and read as an index only if it is none of them.
+    A string is looked up among the names first, then without regard to case, and read as an index only if it is none
+    of them.
     """
 
     classes: tuple[str, ...]
 
     def index(self, spec: Spec) -> int:
         """The class index of one spec that is not None."""
-        if isinstance(spec, str) and spec.lower() in self.classes:
-            return self.classes.index(spec.lower())
-        if isinstance(spec, str) and spec.lstrip("-").isdigit():
-            spec = int(spec)
+        if isinstance(spec, str):
+            if spec in self.classes:
+                return self.classes.index(spec)
+            alike = [i for i, name in enumerate(self.classes) if name.lower() == spec.lower()]
+            if len(alike) == 1:
+                return alike[0]
+            if re.fullmatch("-?[0-9]{1,18}", spec):
+                spec = int(spec)
         if isinstance(spec, int) and not isinstance(spec, bool):
             if 0 <= spec < len(self.classes):
                 return spec

@@ -20,9 +20,10 @@ class ToyDenoiser:
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         alpha, sigma = (expand_like(value, x_t) for value in self.schedule.alpha_sigma(as_time(t)))
-        tally(len(x_t))
         label, keep = condition.values["label"], condition.keep["label"]
-        return Prediction.from_x0(self.mixture.denoise(x_t, alpha, sigma, label, keep=keep), x_t, alpha, sigma)
+        x0 = self.mixture.denoise(x_t, alpha, sigma, label, keep=keep).to(x_t.dtype)
+        tally(len(x_t))
+        return Prediction.from_x0(x0, x_t, alpha, sigma)
 
 
 def toy_model(mixture: GaussianMixture, schedule: NoiseSchedule) -> Model:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -60,20 +59,17 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        if self.adaptive:
-            h = self.norm2(h, embedding)
-        else:
-            h = self.norm2(h + self.add(embedding)[:, :, None, None])
+        h = self.norm2(h, embedding) if self.adaptive else self.norm2(h + self.add(embedding)[:, :, None, None])
         out: Tensor = self.skip(x) + self.conv2(self.dropout(F.silu(h)))
         return out
 
 
 class SelfAttention(nn.Module):
-    """Every position attends to every other; residual, through ``scaled_dot_product_attention``."""
+    """Every position attends to every other; residual. As many heads of at least ``head`` channels as divide them."""
 
     def __init__(self, channels: int, head: int = 32) -> None:
         super().__init__()
-        self.heads = max(1, channels // head)
+        self.heads = next(h for h in range(max(1, channels // head), 0, -1) if channels % h == 0)
         self.norm = nn.GroupNorm(groups_of(channels), channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))

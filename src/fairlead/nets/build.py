@@ -11,8 +11,8 @@ from fairlead.core.errors import UsageError, unknown
 from fairlead.core.registry import lookup, names
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "8x8": {"kind": "unet", "channels": 48, "multipliers": (1, 2), "blocks": 1},
-    "28x28": {"kind": "unet", "channels": 64, "multipliers": (1, 2), "blocks": 2, "patch": 2},
+    "8x8": {"kind": "unet", "channels": 32, "multipliers": (1, 2), "blocks": 1},
+    "28x28": {"kind": "unet", "channels": 64, "multipliers": (1, 2), "blocks": 1, "patch": 2},
     "32x32": {
         "kind": "unet", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2, "attention": (8,),
     },
@@ -35,7 +35,8 @@ def net_config(preset: str, channels_in: int, size: int, classes: int, **changes
     for name, value in changes.items():
         if name not in accepted:
             raise UsageError(
-                f"network preset {preset!r} ({config['kind']}) takes no {name!r} (it takes: {', '.join(sorted(accepted))})"
+                f"network preset {preset!r} ({config['kind']}) takes no {name!r} "
+                f"(it takes: {', '.join(sorted(accepted))})"
             )
         config[name] = value
     return config

@@ -51,7 +51,7 @@ class NoisyClassifier(nn.Module):
         embedding = F.silu(self.time(time))
         h = self.stem(F.pixel_unshuffle(x, self.patch))
         for blocks, shrink in zip(self.blocks, self.shrink, strict=True):
-            for block in blocks:
+            for block in blocks.children():
                 h = block(h, embedding)
             h = shrink(h)
         h = F.silu(self.norm(self.attention(h)))

@@ -62,15 +62,16 @@ class DiT(nn.Module):
         super().__init__()
         if size % patch or dim % heads or dim % 4:
             raise UsageError(
-                f"DiT: expected a size divisible by the patch and a width divisible by 4 and the heads, got size {size}, "
-                f"patch {patch}, dim {dim}, heads {heads}"
+                f"DiT: expected a size divisible by the patch and a width divisible by 4 and the heads, got size "
+                f"{size}, patch {patch}, dim {dim}, heads {heads}"
             )
         self.patch = patch
         self.time = TimeEmbedding(embed)
         self.label = LabelEmbedding(classes, embed) if classes else None
         self.tokens = nn.Linear(channels_in * patch**2, dim)
         axis = sinusoidal(torch.arange(size // patch), dim // 2)
-        grid = torch.cat(torch.broadcast_tensors(axis[:, None], axis[None, :]), dim=-1)
+        edge = len(axis)
+        grid = torch.cat([axis[:, None].expand(-1, edge, -1), axis[None].expand(edge, -1, -1)], dim=-1)
         self.register_buffer("positions", grid.reshape(1, -1, dim), persistent=False)
         self.blocks = nn.ModuleList([DiTBlock(dim, heads, embed) for _ in range(depth)])
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)

@@ -1,4 +1,4 @@
-"""Embeddings of time and of conditions. The null token of a condition is a parameter here, so it is in the checkpoint."""
+"""Embeddings of time and conditions. The null token of a condition is a parameter here, so it is in the checkpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, time: Tensor) -> Tensor:
-        out: Tensor = self.mlp(sinusoidal(time, self.features))
+        features = sinusoidal(time, self.features)
+        out: Tensor = self.mlp(features.to(next(self.mlp.parameters()).dtype))
         return out
 
 
@@ -44,7 +45,7 @@ class LabelEmbedding(nn.Module):
     def __init__(self, classes: int, dim: int, name: str = "label", one_hot: bool = False) -> None:
         super().__init__()
         self.name = name
-        table = torch.eye(classes) if one_hot else torch.randn(classes, dim) * 0.02
+        table = torch.eye(classes) if one_hot else torch.randn(classes, dim)
         self.table = nn.Parameter(table, requires_grad=not one_hot)
         self.null = nn.Parameter(torch.zeros(dim))
 
@@ -58,7 +59,7 @@ def read(condition: Condition, name: str) -> tuple[Tensor, Tensor]:
     """(values, keep) of a condition the network was built for."""
     if name not in condition.values:
         raise UsageError(
-            f"the network is conditioned on {name!r}, the condition given has {sorted(condition.values) or 'no names'}; "
-            "make it with model.encode(...)"
+            f"the network is conditioned on {name!r}, the condition given has "
+            f"{sorted(condition.values) or 'no names'}; make it with model.encode(...)"
         )
     return condition.values[name], condition.keep[name]

@@ -40,7 +40,7 @@ class LessonMNIST(nn.Module):
         self.dec1 = nn.Conv2d(2 * c, channels_in, 3, padding=1)
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        embedding = self.time(sinusoidal(time, 64)) + self.label(condition)
+        embedding = self.time(sinusoidal(time, 64).to(x.dtype)) + self.label(condition)
         e1 = self.enc1(x)
         e2 = self.enc2(e1)
         e3 = self.enc3(e2)
@@ -111,7 +111,7 @@ class LessonCIFAR10(nn.Module):
         self.out = nn.Conv2d(c, channels_in, 3, padding=1)
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        e = self.time(sinusoidal(time, self.embed)) + self.label(condition)
+        e = self.time(sinusoidal(time, self.embed).to(x.dtype)) + self.label(condition)
         h1 = self.enc1b(self.enc1a(self.stem(x), e), e)
         h2 = self.enc2b(self.enc2a(self.down1(h1), e), e)
         h = self.mid2(self.attention(self.mid1(self.down2(h2), e)), e)

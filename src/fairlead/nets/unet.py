@@ -21,6 +21,15 @@ from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding
 Conditioning = Literal["adaptive", "add", "concat"]
 
 
+class _Stage(nn.ModuleList):
+    """A residual block, then attention or nothing."""
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        block, attend = self
+        out: Tensor = attend(block(h, embedding))
+        return out
+
+
 class UNet(nn.Module):
     """``(x [n, c, s, s], time [n], condition) -> [n, c, s, s]``.
 
@@ -72,9 +81,9 @@ class UNet(nn.Module):
             self.label = LabelEmbedding(classes, classes if one_hot else embed, one_hot=one_hot)
             inputs += classes if one_hot else 0
 
-        def stage(inside: int, outside: int, at: int) -> nn.ModuleList:
+        def stage(inside: int, outside: int, attend: bool) -> _Stage:
             block = ResidualBlock(inside, outside, embed, adaptive=conditioning != "add", dropout=dropout)
-            return nn.ModuleList([block, SelfAttention(outside) if at in attention else nn.Identity()])
+            return _Stage([block, SelfAttention(outside) if attend else nn.Identity()])
 
         widths = [channels * m for m in multipliers]
         sizes = [size // patch // 2**level for level in range(len(widths))]
@@ -82,17 +91,18 @@ class UNet(nn.Module):
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         width = widths[0]
         for level, (wide, at) in enumerate(zip(widths, sizes, strict=True)):
-            self.down.append(nn.ModuleList([stage(width if i == 0 else wide, wide, at) for i in range(blocks)]))
+            self.down.append(
+                nn.ModuleList([stage(width if i == 0 else wide, wide, at in attention) for i in range(blocks)])
+            )
             last = level == len(widths) - 1
             self.shrink.append(nn.Identity() if last else nn.Conv2d(wide, wide, 3, stride=2, padding=1))
             width = wide
-        self.middle = nn.ModuleList([stage(width, width, sizes[-1]), stage(width, width, sizes[-1])])
-        self.middle[0][1] = SelfAttention(width)
+        self.middle = nn.ModuleList([stage(width, width, True), stage(width, width, sizes[-1] in attention)])
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
         for level in reversed(range(len(widths))):
-            wide = widths[level]
+            wide, attend = widths[level], sizes[level] in attention
             self.up.append(
-                nn.ModuleList([stage((width if i == 0 else wide) + wide, wide, sizes[level]) for i in range(blocks)])
+                nn.ModuleList([stage((width if i == 0 else wide) + wide, wide, attend) for i in range(blocks)])
             )
             self.grow.append(nn.Conv2d(wide, wide, 3, padding=1) if level else nn.Identity())
             width = wide
@@ -112,15 +122,15 @@ class UNet(nn.Module):
         h = self.stem(h)
         skips = []
         for stages, shrink in zip(self.down, self.shrink, strict=True):
-            for block, attend in stages:
-                h = attend(block(h, embedding))
+            for stage in stages.children():
+                h = stage(h, embedding)
                 skips.append(h)
             h = shrink(h)
-        for block, attend in self.middle:
-            h = attend(block(h, embedding))
+        for stage in self.middle:
+            h = stage(h, embedding)
         for stages, grow in zip(self.up, self.grow, strict=True):
-            for block, attend in stages:
-                h = attend(block(torch.cat([h, skips.pop()], dim=1), embedding))
+            for stage in stages.children():
+                h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
             if not isinstance(grow, nn.Identity):
                 h = grow(F.interpolate(h, scale_factor=2.0, mode="nearest"))
         out: Tensor = F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch)

@@ -39,7 +39,7 @@ def make_grid(name: str, schedule: NoiseSchedule, steps: int) -> Tensor:
 def trailing(schedule: NoiseSchedule, steps: int) -> Tensor:
     """From pure noise, equally spaced (Lin et al. 2023, 2305.08891, table 2): t_i = 1 - i / steps.
 
-    For some step counts (61 of 1000, say) diffusers' ``np.arange`` returns one time too many, k = -1; it is cut off here.
+    For some step counts (61 of 1000, say) diffusers' ``np.arange`` returns one time too many, k = -1; it is cut off.
     """
     size = _check(schedule, steps)
     if size is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ import fairlead
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.files import replacing
 from fairlead.data.images import to_uint8
 from fairlead.guide.algebra import Guidance, Term
-from fairlead.guide.executor import Batching, GuidedDenoiser, check_samples
+from fairlead.guide.executor import Batching, GuidedDenoiser, check_condition, check_samples
 from fairlead.guide.expression import to_guidance
 from fairlead.models.model import Model, Spec
 from fairlead.sample.grids import make_grid
@@ -56,12 +56,11 @@ class Run:
 
     def provenance(self, index: int | None = None) -> dict[str, Any]:
         """What made image ``index``, or the whole run."""
-        own = (
-            {"conds": list(self.conds), "seeds": list(self.seeds)}
-            if index is None
-            else {"cond": self.conds[index], "seed": self.seeds[index]}
-        )
-        return {**own, **self.settings}
+        if index is not None:
+            guidance = to_guidance(self.settings["guidance"]).of_sample(index)
+            own = {"cond": self.conds[index], "seed": self.seeds[index]}
+            return {**own, **self.settings, "guidance": str(guidance)}
+        return {"conds": list(self.conds), "seeds": list(self.seeds), **self.settings}
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``00000.png``, ... with their provenance in the PNG text field "fairlead", and ``run.json``.
@@ -79,12 +78,14 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for i, image in enumerate(self.images):
-                paths.append(folder / f"{i:05d}.png")
-                _save_png(image, self.provenance(i), paths[-1])
-            _replace(folder / "run.json", json.dumps(self.summary(), indent=1).encode())
+                path = folder / f"{i:05d}.png"
+                _save_png(image, self.provenance(i), path)
+                paths.append(path)
+            with replacing(folder / "run.json") as partial:
+                partial.write_text(json.dumps(self.summary(), indent=1))
         except OSError as error:
             raise UsageError(
-                f"cannot save images to {folder}: {error}; {max(0, len(paths) - 1)} of {len(self.images)} are written"
+                f"cannot save images to {folder}: {error}; {len(paths)} of {len(self.images)} are written"
             ) from error
         return paths
 
@@ -174,16 +175,19 @@ class Plan:
         batching: Batching = "auto",
     ) -> Plan:
         conds, all_seeds = _samples(cond, n, seeds)
-        if batch_size < 1:
-            raise UsageError(f"batch_size: expected at least 1, got {batch_size}")
+        if not _is_count(batch_size):
+            raise UsageError(f"batch_size: expected an integer of at least 1, got {batch_size!r}")
         if precision not in ("fp32", "bf16"):
             raise unknown("precision", precision, ("fp32", "bf16"))
         guidance = to_guidance(guidance)
         check_samples(guidance, len(conds))
         sampler = parse_sampler(sampler) if isinstance(sampler, str) else sampler
+        if not isinstance(sampler, Sampler):
+            raise UsageError(f"sampler: expected an expression such as 'ddim' or a sampler object, got {sampler!r}")
         times = make_grid(grid, model.schedule, steps)
         plan = cls(model, conds, guidance, all_seeds, sampler, steps, grid, times, batch_size, precision, batching)
-        model.encode(conds)
+        NoiseStream(all_seeds, model.shape)
+        check_condition(guidance, model.encode(conds))
         plan._guided(slice(0, min(batch_size, len(conds))))
         return plan
 
@@ -211,11 +215,15 @@ class Plan:
                     frame = next(frames, None)
                 if frame is None:
                     break
-                if not bool(frame.x_t.sum().isfinite()):
-                    bad = int((~frame.x_t.isfinite()).flatten(1).any(1).nonzero()[0])
+                broken = ~frame.x_t.isfinite().flatten(1).all(1)
+                if bool(broken.any()):
+                    bad = int(broken.nonzero()[0])
+                    hint = (
+                        f"lower the scale of {self.guidance}" if self.guidance.terms else "the model itself gives them"
+                    )
                     raise UsageError(
                         f"sampling: step {frame.step + 1} of {frame.steps} (to t = {frame.t:.3f}) gave values that are "
-                        f"not finite, first for seed {self.seeds[batch][bad]}; lower the scale of {self.guidance}"
+                        f"not finite, first for seed {self.seeds[batch][bad]}; {hint}"
                     )
                 yield batch, frame
 
@@ -235,7 +243,7 @@ class Plan:
 
     def finish(self, x0: Tensor, cost: Cost, seconds: float) -> Run:
         """Decode the final samples [n, *shape] and put the run together."""
-        decoded = torch.cat([self.model.decode(part) for part in x0.split(self.batch_size)])
+        decoded = torch.cat([self.model.decode(part) for part in torch.split(x0, self.batch_size)])
         images = to_uint8(decoded) if decoded.ndim == 4 else None
         settings = {
             "guidance": str(self.guidance),
@@ -254,6 +262,12 @@ def _samples(
     cond: Spec | Sequence[Spec], n: int | None, seeds: int | Sequence[int]
 ) -> tuple[tuple[Spec, ...], tuple[int, ...]]:
     """One spec and one seed a sample, from what was given for one or for all."""
+    if n is not None and not _is_count(n):
+        raise UsageError(f"n: expected an integer of at least 1, got {n!r}")
+    if not (cond is None or isinstance(cond, str | int | Sequence)):
+        raise UsageError(f"cond: expected a class name, an index, None, or a list of those, got {cond!r}")
+    if isinstance(seeds, bool | str) or not isinstance(seeds, int | Sequence):
+        raise UsageError(f"seeds: expected an integer or a list of integers, got {seeds!r}")
     given = {
         "cond": None if cond is None or isinstance(cond, str | int) else len(cond),
         "seeds": None if isinstance(seeds, int) else len(seeds),
@@ -264,10 +278,14 @@ def _samples(
         raise UsageError(f"the numbers of samples disagree: {', '.join(f'{k} gives {v}' for k, v in counts.items())}")
     total = next(iter(counts.values()), 1)
     if total < 1:
-        raise UsageError(f"expected at least 1 sample, got {total}")
+        raise UsageError("expected at least 1 sample, got none")
     conds = (cond,) * total if cond is None or isinstance(cond, str | int) else tuple(cond)
-    all_seeds = tuple(range(seeds, seeds + total)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
+    all_seeds = tuple(range(seeds, seeds + total)) if isinstance(seeds, int) else tuple(seeds)
     return conds, all_seeds
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _save_png(image: Tensor, provenance: dict[str, Any], path: Path) -> None:
@@ -277,16 +295,5 @@ def _save_png(image: Tensor, provenance: dict[str, Any], path: Path) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("fairlead", json.dumps(provenance))
     array = image.permute(1, 2, 0).numpy() if len(image) == 3 else image[0].numpy()
-    partial = path.with_suffix(".partial")
-    try:
+    with replacing(path) as partial:
         Image.fromarray(array).save(partial, format="PNG", pnginfo=text)
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -1,9 +1,9 @@
 """Checkpoints: a folder a step, safetensors + JSON, written whole or not at all, readable with no code of the user's.
 
-    RUN/step-002000/model.json              what it is: network, schedule, objective, data, classes, versions, hashes
-                    ema.safetensors         averaged weights, the ones to sample from
-                    raw.safetensors         weights as trained           (absent from snapshots)
-                    training.safetensors    optimiser state              (absent from snapshots)
+RUN/step-002000/model.json              what it is: network, schedule, objective, data, classes, versions, hashes
+                ema.safetensors         averaged weights, the ones to sample from
+                raw.safetensors         weights as trained           (absent from snapshots)
+                training.safetensors    optimiser state              (absent from snapshots)
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from fairlead.core.errors import UsageError
 
 FORMAT = 1
 _STEP = re.compile(r"step-(\d{6,})$")
+_KEYS = ("fairlead", "net", "schedule", "objective", "train")  # without these a model cannot be rebuilt or resumed
+_DATA = ("name", "fingerprint", "shape", "classes")
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,15 @@ class Checkpoint:
     def tensors(self, part: str) -> dict[str, Tensor]:
         """The tensors of "ema", "raw" or "training", checked against the hash written with them."""
         if not self.has(part):
-            raise UsageError(f"checkpoint {self.folder} has no {part} weights (it is a snapshot of averaged weights only)")
+            raise UsageError(
+                f"checkpoint {self.folder} has no {part} weights (it is a snapshot of averaged weights only)"
+            )
         path = self.folder / f"{part}.safetensors"
         try:
             if file_hash(path) != self.about["files"][part]:
-                raise UsageError(f"checkpoint file {path} is damaged: its bytes are not those that were saved; use another")
+                raise UsageError(
+                    f"checkpoint file {path} is damaged: its bytes are not those that were saved; use another"
+                )
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise UsageError(f"checkpoint file {path} cannot be read ({error}); use another checkpoint") from error
@@ -68,8 +74,10 @@ def save_checkpoint(run: Path, step: int, about: Mapping[str, Any], parts: Mappi
     """
     final = run / f"step-{step:06d}"
     partial = run / f".step-{step:06d}.partial"
+    replaced = run / f".step-{step:06d}.replaced"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for leftover in run.glob(".step-*.*"):  # of a process that was killed while saving
+            shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir(parents=True)
         files = {}
         for name, tensors in parts.items():
@@ -80,7 +88,6 @@ def save_checkpoint(run: Path, step: int, about: Mapping[str, Any], parts: Mappi
         (partial / "model.json").write_text(text)
         for path in partial.iterdir():
             _sync(path)
-        replaced = run / f".step-{step:06d}.replaced"
         if final.exists():
             final.rename(replaced)
         partial.rename(final)
@@ -88,9 +95,13 @@ def save_checkpoint(run: Path, step: int, about: Mapping[str, Any], parts: Mappi
         shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if replaced.exists() and not final.exists():
+            replaced.rename(final)
         kept = steps_of(run)
         last = f"the last whole checkpoint is step {kept[-1]}" if kept else "no checkpoint has been written yet"
-        raise UsageError(f"cannot write checkpoint {final}: {error}; {last}; free some space and use --resume") from error
+        raise UsageError(
+            f"cannot write checkpoint {final}: {error}; {last}; free some space and use --resume"
+        ) from error
     return final
 
 
@@ -117,10 +128,14 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
         UsageError: with what was found instead, for anything that is not a checkpoint of fairlead.
     """
     text = str(spec)
-    name, _, at = text.partition("@") if not Path(text).exists() else (text, "", "")
+    name, at = text, ""
+    if not Path(text).exists() and "@" in Path(text).name:
+        name, _, at = text.rpartition("@")
     path = Path(name)
     if not path.exists():
-        raise UsageError(f"no checkpoint {name!r}: the path does not exist; train one with `fairlead train --out {name}`")
+        raise UsageError(
+            f"no checkpoint {name!r}: the path does not exist; train one with `fairlead train --out {name}`"
+        )
     if path.is_file():
         raise UsageError(
             f"{name!r} is a single file: fairlead's checkpoints are folders of safetensors + JSON, and pickled ones "
@@ -129,7 +144,9 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
     if not (path / "model.json").is_file():
         steps = steps_of(path)
         if not steps:
-            raise UsageError(f"folder {name!r} holds no checkpoint of fairlead (no step-*/model.json); pass a training run")
+            raise UsageError(
+                f"folder {name!r} holds no checkpoint of fairlead (no step-*/model.json); pass a training run"
+            )
         wanted = steps[-1]
         if at:
             digits = at.removeprefix("step").lstrip("-")
@@ -138,15 +155,21 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
             wanted = int(digits)
         path = path / f"step-{wanted:06d}"
     elif at:
-        raise UsageError(f"{name!r} is one checkpoint already, {at!r} cannot select a step of it; pass the run's folder")
+        raise UsageError(
+            f"{name!r} is one checkpoint already, {at!r} cannot select a step of it; pass the run's folder"
+        )
     try:
         about = json.loads((path / "model.json").read_text())
-        version = about["format"]
-        _ = about["step"], about["files"]["ema"], about["net"], about["schedule"], about["objective"], about["data"]
+        if about["format"] != FORMAT:
+            raise UsageError(
+                f"checkpoint {path} has format {about['format']}, this version reads {FORMAT}; "
+                "install the version that wrote it"
+            )
+        _ = int(about["step"]), about["files"]["ema"], [about[key] for key in _KEYS], [about["data"][k] for k in _DATA]
+    except UsageError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"checkpoint {path}: model.json is not a whole description by fairlead ({error!r})") from error
-    if version != FORMAT:
-        raise UsageError(f"checkpoint {path} has format {version}, this version reads {FORMAT}; install the version that wrote it")
     return Checkpoint(path, about)
 
 

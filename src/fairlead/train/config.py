@@ -18,7 +18,9 @@ class TrainConfig:
     """Everything that decides the bits of a training run, beside the data.
 
     Attributes:
-        net: preset name and changes to it, see ``nets.build``.
+        net: the network's configuration, from ``nets.build.net_config``.
+        data: arguments of ``load_data`` that give the images again, so that a sweep can find them; {} if there are
+            none.
         schedule: name and arguments of the noise schedule.
         objective: what the network is trained to output.
         weighting: of the squared error over noise levels. "uniform" on the objective's own output; "min_snr" is
@@ -35,6 +37,7 @@ class TrainConfig:
     """
 
     net: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "vp_cosine"})
     objective: Objective = "v"
     weighting: Weighting = "uniform"
@@ -67,6 +70,8 @@ class TrainConfig:
         for name in ("lr", "clip"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise UsageError(f"weight_decay: expected 0 or more, got {self.weight_decay}")
 
     def to_json(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

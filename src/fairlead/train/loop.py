@@ -86,7 +86,8 @@ class Training:
         trackers: names of accelerate trackers, e.g. ["tensorboard"]; logs go to ``out``.
 
     Raises:
-        UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is True.
+        UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
+            True; if the network was made for other images or classes.
     """
 
     def __init__(
@@ -98,13 +99,16 @@ class Training:
         trackers: list[str] | None = None,
     ) -> None:
         self.data, self.config, self.out = data, config, out
+        _check_fit(config.net, data)
         checkpoint = self._previous(resume)
         try:
             self.accelerator = Accelerator(log_with=trackers or None, project_dir=out)
             if trackers:
                 self.accelerator.init_trackers("train")
         except (ImportError, ValueError) as error:
-            raise UsageError(f"cannot log with {trackers}: {error}; `pip install tensorboard` or drop the option") from error
+            raise UsageError(
+                f"cannot log with {trackers}: {error}; `pip install tensorboard` or drop the option"
+            ) from error
         world = self.accelerator.num_processes
         if config.batch_size % world:
             raise UsageError(f"batch size {config.batch_size} cannot be shared evenly by {world} processes")
@@ -115,7 +119,7 @@ class Training:
         self.parameters = parameter_count(network)
         device = self.accelerator.device
         self.precision = resolve_precision(config.precision, device)
-        network = network.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(network, multi_avg_fn=ema_average(config.ema), use_buffers=True).to(device)
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), foreach=True
@@ -131,7 +135,8 @@ class Training:
         if not resume:
             if steps:
                 raise UsageError(
-                    f"{self.out} already holds a run (step {steps[-1]}); continue it with --resume or choose another --out"
+                    f"{self.out} already holds a run (step {steps[-1]}); continue it with --resume or choose "
+                    "another --out"
                 )
             return None
         if not steps:
@@ -147,7 +152,9 @@ class Training:
             changed["data"] = (checkpoint.about["data"]["fingerprint"], self.data.fingerprint)
         if changed:
             what = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
-            raise UsageError(f"cannot resume {self.out}: {what}; pass what it was started with, or choose another --out")
+            raise UsageError(
+                f"cannot resume {self.out}: {what}; pass what it was started with, or choose another --out"
+            )
         return checkpoint
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -156,9 +163,12 @@ class Training:
         self.average.module.load_state_dict(average)
         self.average.n_averaged.fill_(checkpoint.step)
         groups = self.optimizer.state_dict()["param_groups"]
+        parameters = list(self.network.parameters())
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in checkpoint.tensors("training").items():
             index, key = name.split(".", 1)
+            if tensor.ndim:  # moments in another memory format than their parameter are off the fast path
+                tensor = torch.empty_like(parameters[int(index)], device="cpu", requires_grad=False).copy_(tensor)
             state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.step = checkpoint.step
@@ -232,10 +242,13 @@ class Training:
         while self.step < config.steps:
             loss, norm, lr = self.take_step()
             value = float(self.accelerator.reduce(loss, "mean"))
-            if not math.isfinite(value):
-                raise UsageError(
-                    f"training: the loss of step {self.step} is {value}; lower --lr ({config.lr:g}) or use --precision fp32"
-                )
+            # a gradient that is not finite has already spoiled the weights, even under a finite loss
+            for what, number in (("loss", value), ("gradient norm", float(norm))):
+                if not math.isfinite(number):
+                    raise UsageError(
+                        f"training: the {what} of step {self.step} is {number}; lower --lr ({config.lr:g}) or use "
+                        "--precision fp32"
+                    )
             speed = (self.step - first) * config.batch_size / (time.perf_counter() - began)
             self.accelerator.log({"loss": value, "lr": lr, "grad_norm": float(norm)}, step=self.step)
             yield StepRecord(self.step, value, lr, float(norm), speed, self._save_if_due())
@@ -255,9 +268,7 @@ class Training:
         if self.out is None:
             return None
         state = self.optimizer.state_dict()
-        training = {
-            f"{index}.{key}": value for index, entry in state["state"].items() for key, value in entry.items()
-        }
+        training = {f"{index}.{key}": value for index, entry in state["state"].items() for key, value in entry.items()}
         network = self.accelerator.unwrap_model(self.network)
         parts = {"ema": self.average.module.state_dict(), "raw": network.state_dict(), "training": training}
         path = self._write(parts)
@@ -271,6 +282,21 @@ class Training:
             path = save_checkpoint(self.out, self.step, self.about(), parts)
         self.accelerator.wait_for_everyone()
         return path
+
+
+def _check_fit(net: dict[str, Any], data: ImageData) -> None:
+    channels, height, width = data.shape
+    size, classes = net.get("size"), net.get("classes")
+    if (net.get("channels_in"), size, size) != (channels, height, width):
+        raise UsageError(
+            f"data {data.name!r} has images {channels}x{height}x{width}, the network is made for "
+            f"{net.get('channels_in')}x{size}x{size}; make it with net_config(preset, {channels}, {height}, ...)"
+        )
+    if classes and classes != len(data.classes):
+        raise UsageError(
+            f"data {data.name!r} has {len(data.classes)} classes, the network is made for {classes}; "
+            "0 makes it unconditional"
+        )
 
 
 def _has_dropout(config: TrainConfig) -> bool:

@@ -1,4 +1,4 @@
-"""The training loss, and the draws it needs: each a pure function of (seed, step), so a run resumes to the same bits."""
+"""The training loss and the draws it needs: each a pure function of (seed, step), so a run resumes to the same bits."""
 
 from __future__ import annotations
 

@@ -1,0 +1,218 @@
+"""What guidance and training cost beside the bare network: ratios, each from interleaved runs in this one process.
+
+    python benchmarks/cost.py                       every table, a few minutes on two cores
+    python benchmarks/cost.py --only sampling
+
+Rows are counted where the network is called; times are medians; a ratio is the median of the ratios of neighbours.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import tyro
+from torch.nn import functional as F
+
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import NetworkDenoiser, expand_like
+from fairlead.core.prediction import Objective, target
+from fairlead.core.schedule import NoiseSchedule, VPCosine, vp_linear
+from fairlead.data.digits import DIGIT_NAMES
+from fairlead.data.images import ImageData
+from fairlead.models.model import LabelEncoder, Model, identity
+from fairlead.nets.build import build_net, net_config
+from fairlead.sample.run import sample
+from fairlead.train.config import TrainConfig
+from fairlead.train.loop import Training
+
+STEPS = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of this benchmark."""
+
+    only: str | None = None
+    """rows, fused, sampling, training or lesson; nothing for all."""
+    repeats: int = 7
+    threads: int = 2
+
+
+def model_for(preset: str, channels_in: int, size: int, schedule: NoiseSchedule, objective: Objective) -> Model:
+    torch.manual_seed(0)
+    network = build_net(net_config(preset, channels_in, size, 10)).eval().requires_grad_(False)
+    network = network.to(memory_format=torch.channels_last)
+    return Model(
+        NetworkDenoiser(network, schedule, objective),
+        schedule,
+        (channels_in, size, size),
+        LabelEncoder(DIGIT_NAMES),
+        identity,
+        DIGIT_NAMES,
+        (-1.0, 1.0),
+    )
+
+
+def timed(action: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def interleaved(a: Callable[[], Any], b: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
+    """Median seconds of a and of b, and the median of a / b over neighbouring runs; one warm-up each."""
+    a(), b()
+    pairs = [(timed(a), timed(b)) for _ in range(repeats)]
+    return (
+        statistics.median(x for x, _ in pairs),
+        statistics.median(y for _, y in pairs),
+        statistics.median(x / y for x, y in pairs),
+    )
+
+
+def rows() -> None:
+    """Rows a sample, measured and by the formula (one per branch whose coefficient is not 0, per step)."""
+    model = model_for("8x8", 1, 8, VPCosine(), "v")
+    inside = sum(0.28 < level <= 1.6 for level in VPCosine().ratio(1 - torch.arange(STEPS) / STEPS).tolist())
+    cases = {
+        "none": STEPS,
+        "cfg(0)": STEPS,
+        "cfg(1)": STEPS,
+        "cfg(3)": 2 * STEPS,
+        "cfg(3).during(sigma=(0.28, 1.6))": STEPS + inside,
+        "cfg(3) + cfg(2)": 2 * STEPS,
+        'cfg(3) + cfg(2, negative="one")': 3 * STEPS,
+        "cfg(3) | threshold(0.995)": 2 * STEPS,
+    }
+    print(f"| guidance | rows a sample, {STEPS} steps | formula |\n| --- | --- | --- |")
+    for guidance, formula in cases.items():
+        run = sample(model, ["seven"] * 4, guidance=guidance, steps=STEPS)
+        assert run.cost.rows == 4 * formula, guidance
+        print(f"| `{guidance}` | {run.cost.rows // 4} | {formula} |")
+
+
+def fused(repeats: int) -> None:
+    """One call with both branches over two calls with one each."""
+    print("| network | batch | fused ms | two calls ms | fused / two calls |\n| --- | --- | --- | --- | --- |")
+    for preset, size in (("8x8", 8), ("28x28", 28)):
+        model = model_for(preset, 1, size, VPCosine(), "v")
+        for batch in (1, 16, 64):
+            one, two, ratio = interleaved(
+                lambda b=batch, m=model: sample(m, ["one"] * b, guidance="cfg(3)", steps=4, batching="fused"),
+                lambda b=batch, m=model: sample(m, ["one"] * b, guidance="cfg(3)", steps=4, batching="sequential"),
+                repeats,
+            )
+            print(f"| {preset} | {batch} | {one * 1e3:.1f} | {two * 1e3:.1f} | {ratio:.2f} |")
+
+
+@torch.no_grad()
+def sampling(repeats: int) -> None:
+    """Guided sampling over the same network calls with nothing around them."""
+    print("| network | batch | sampling ms | bare calls ms | ratio |\n| --- | --- | --- | --- | --- |")
+    for preset, size in (("8x8", 8), ("28x28", 28)):
+        model = model_for(preset, 1, size, VPCosine(), "v")
+        assert isinstance(model.denoiser, NetworkDenoiser)
+        network = model.denoiser.network
+        for batch in (16, 64):
+            x, t = torch.randn(2 * batch, *model.shape), torch.full((2 * batch,), 500.0)
+            label = Condition.of(label=torch.ones(2 * batch, dtype=torch.long))
+
+            def bare(x: torch.Tensor = x, t: torch.Tensor = t, label: Condition = label, net: Any = network) -> None:
+                for _ in range(STEPS):
+                    net(x, t, label)
+
+            full, alone, ratio = interleaved(
+                lambda b=batch, m=model: sample(m, ["one"] * b, guidance="cfg(3)", steps=STEPS, batching="fused"),
+                bare,
+                repeats,
+            )
+            print(f"| {preset} | {batch} | {full * 1e3:.1f} | {alone * 1e3:.1f} | {ratio:.3f} |")
+
+
+def training(repeats: int) -> None:
+    """A step of the training loop over the same step written out in plain PyTorch."""
+    print("| network | precision | our step ms | bare step ms | ratio |\n| --- | --- | --- | --- | --- |")
+    for preset, size in (("8x8", 8), ("28x28", 28)):
+        for precision in ("fp32", "bf16"):
+            images = torch.randint(0, 256, (2048, 1, size, size), dtype=torch.uint8)
+            data = ImageData(images, torch.arange(2048) % 10, DIGIT_NAMES, "random", "train", False)
+            net = net_config(preset, 1, size, 10)
+            config = TrainConfig(net, batch_size=128, steps=10_000, precision=precision)  # type: ignore[arg-type]
+            ours = Training(data, config, None)
+            bare = bare_step(build_net(net), data, bf16=precision == "bf16")
+            one, two, ratio = interleaved(lambda t=ours: float(t.take_step()[0]), bare, 2 * repeats)
+            print(f"| {preset} | {precision} | {one * 1e3:.1f} | {two * 1e3:.1f} | {ratio:.3f} |")
+
+
+def bare_step(network: torch.nn.Module, data: ImageData, bf16: bool) -> Callable[[], float]:
+    """The same work with nothing around it: batch, noise, dropout, forward, loss, backward, clip, AdamW, EMA."""
+    network = network.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.0, betas=(0.9, 0.99), foreach=True)
+    average = [parameter.detach().clone() for parameter in network.parameters()]
+    schedule = VPCosine()
+
+    def step() -> float:
+        index = torch.randint(0, len(data), (128,))
+        x0, label = data.images[index].float() / 127.5 - 1, data.labels[index]
+        t, eps = torch.rand(128, dtype=torch.float64), torch.randn_like(x0)
+        alpha, sigma = (expand_like(value, x0) for value in schedule.alpha_sigma(t))
+        condition = Condition(128, {"label": label}, {"label": torch.rand(128) >= 0.1})
+        x_t = (alpha * x0 + sigma * eps).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = network(x_t, (t * 1000).float(), condition)
+        loss = F.mse_loss(output.float(), target(x0, eps, "v", alpha, sigma))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        torch._foreach_lerp_(average, [parameter.detach() for parameter in network.parameters()], 1e-3)
+        return float(loss)
+
+    return step
+
+
+@torch.no_grad()
+def lesson(repeats: int, batch: int = 16) -> None:
+    """An image by our default recipe over one by the lessons': 1,000 DDPM steps, two separate calls each, their network.
+
+    The lesson's time is that of 10 steps times 100: every step costs the same.
+    """
+    print("| data | our ms an image | lesson ms an image | lesson / ours |\n| --- | --- | --- | --- |")
+    table = vp_linear()
+    for preset, size in (("8x8", 8), ("28x28", 28)):
+        ours, theirs = model_for(preset, 1, size, VPCosine(), "v"), model_for("lesson-mnist", 1, size, table, "eps")
+        options = {"guidance": "cfg(5)", "sampler": "ddpm", "steps": 10, "batching": "sequential"}
+        slow, fast, ratio = interleaved(
+            lambda m=theirs, o=options: sample(m, ["seven"] * batch, **o),
+            lambda m=ours: sample(m, ["seven"] * batch, guidance="cfg(2)", steps=STEPS),
+            repeats,
+        )
+        print(
+            f"| {size}x{size} | {1e3 * fast / batch:.2f} | {1e5 * slow / batch:.0f} | {100 * ratio:.0f} |"
+        )
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(options.threads)
+    print(f"torch {torch.__version__}, {options.threads} threads of {os.cpu_count()} cores, {options.repeats} repeats")
+    tables: dict[str, Callable[[], None]] = {
+        "rows": rows,
+        "fused": lambda: fused(options.repeats),
+        "sampling": lambda: sampling(options.repeats),
+        "training": lambda: training(options.repeats),
+        "lesson": lambda: lesson(options.repeats),
+    }
+    for name, table in tables.items():
+        if options.only in (None, name):
+            print(f"\n## {name}\n")
+            table()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

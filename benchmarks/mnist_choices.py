@@ -1,0 +1,136 @@
+"""Which choices matter on MNIST? Trains short variants of one recipe and scores them; one JSON line a result.
+
+    python benchmarks/mnist_choices.py --data ../shared/data/mnist --out runs/choices
+    python benchmarks/mnist_choices.py --data ../shared/data/mnist --out runs/choices --only v eps
+
+Training choices are compared at equal steps and seeds; sampling choices on the first variant, from the same noise.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from fairlead.data.hub import load_data
+from fairlead.data.images import ImageData
+from fairlead.measure.frechet import Moments, frechet_distance
+from fairlead.measure.judge import Classifier, cached_classifier
+from fairlead.measure.scores import accuracy
+from fairlead.models.load import load
+from fairlead.models.model import Model
+from fairlead.nets.build import net_config
+from fairlead.sample.run import sample
+from fairlead.train.config import TrainConfig
+from fairlead.train.loop import Training
+
+COSINE: dict[str, Any] = {"name": "vp_cosine"}
+TRAINING: dict[str, dict[str, Any]] = {
+    "v": {},
+    "eps": {"objective": "eps"},
+    "flow": {"objective": "flow", "schedule": {"name": "flow"}},
+    "v-minsnr": {"weighting": "min_snr"},
+    "x0": {"objective": "x0"},
+    "v-linear": {"schedule": {"name": "vp_linear"}},
+    "v-patch4": {"net": {"patch": 4, "channels": 96, "multipliers": (1,)}},
+    "v-wide2": {"net": {"blocks": 2, "channels": 48}},
+}
+SAMPLING: dict[str, dict[str, Any]] = {
+    "ddim trailing": {},
+    "ddim log_snr": {"grid": "log_snr"},
+    "ddim karras": {"grid": "karras"},
+    "ddim leading": {"grid": "leading"},
+    "ddim eta 1": {"sampler": "ddim(eta=1)"},
+    "ddpm": {"sampler": "ddpm"},
+    "heun 10": {"sampler": "heun", "steps": 10},
+    "dpmpp_2m": {"sampler": "dpmpp_2m"},
+    "dpmpp_2m log_snr": {"sampler": "dpmpp_2m", "grid": "log_snr"},
+    "dpmpp_2m_sde": {"sampler": "dpmpp_2m_sde"},
+    "clip": {"finish": " | clip()"},
+    "threshold": {"finish": " | threshold(0.995)"},
+    "bf16": {"precision": "bf16"},
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of this benchmark."""
+
+    data: str
+    """MNIST: a parquet folder, or "mnist" for the hub's."""
+    out: Path = Path("runs/choices")
+    steps: int = 1200
+    n: int = 1000
+    scales: tuple[float, ...] = (1.0, 1.5, 2.0)
+    only: tuple[str, ...] = ()
+    sampling: bool = True
+
+
+class Scorer:
+    def __init__(self, train: ImageData, test: ImageData) -> None:
+        self.features: Classifier = cached_classifier(train, "features")
+        self.judge: Classifier = cached_classifier(train, "judge")
+        self.real = Moments.of(self.features.features(train.images))
+        self.test = test
+
+    def floor(self, n: int) -> float:
+        return frechet_distance(real=self.real, fake=Moments.of(self.features.features(self.test.images[:n])))
+
+    def __call__(self, model: Model, n: int, scale: float, finish: str = "", **options: Any) -> dict[str, Any]:
+        guidance = f"cfg({scale:g}){finish}" if scale != 1 or finish else None
+        run = sample(model, [i % 10 for i in range(n)], guidance=guidance, **options)
+        assert run.images is not None
+        labels = torch.tensor([i % 10 for i in range(n)])
+        fake = Moments.of(self.features.features(run.images))
+        return {
+            "scale": scale,
+            "n": n,
+            "distance": round(frechet_distance(real=self.real, fake=fake), 2),
+            "accuracy": round(accuracy(self.judge.logits(run.images), labels).value, 4),
+            "ms_per_image": round(1000 * run.seconds / n, 2),
+            "rows": run.cost.rows,
+        }
+
+
+def main(options: Options) -> None:
+    train, test = load_data(options.data), load_data(options.data, "test")
+    options.out.mkdir(parents=True, exist_ok=True)
+    log = (options.out / "results.jsonl").open("a")
+
+    def record(**row: Any) -> None:
+        print(json.dumps(row), flush=True)
+        log.write(json.dumps(row) + "\n")
+        log.flush()
+
+    score = Scorer(train, test)
+    judged = accuracy(score.judge.logits(test.images), test.labels)
+    record(real=True, floor=score.floor(options.n), n=options.n, judge=judged.value)
+    first: Model | None = None
+    for name, changes in TRAINING.items():
+        if options.only and name not in options.only:
+            continue
+        changes = dict(changes)
+        net = net_config("28x28", 1, 28, 10, **changes.pop("net", {}))
+        config = TrainConfig(net, **{"schedule": COSINE, "lr": 2e-3, "steps": options.steps, "ema": 0.995, **changes})
+        folder = options.out / name
+        began, loss = time.perf_counter(), 0.0
+        for step in Training(train, config, folder, resume=True).run():
+            loss = step.loss
+        record(train=name, steps=options.steps, seconds=round(time.perf_counter() - began, 1), loss=round(loss, 4))
+        model = load(folder)
+        first = first or model
+        for scale in options.scales:
+            record(train=name, **score(model, options.n, scale))
+    if options.sampling and first is not None:
+        for name, arguments in SAMPLING.items():
+            for scale in options.scales[1:]:
+                record(sampling=name, **score(first, options.n, scale, **arguments))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,62 @@
+"""``fairlead info``"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Info:
+    """Describe a checkpoint, or list what this installation knows.
+
+    Example: fairlead info runs/digits
+    """
+
+    model: Annotated[str | None, tyro.conf.Positional] = None
+    """A training run, RUN@step500, or a checkpoint folder; nothing for the lists of names."""
+
+    def run(self) -> None:
+        if self.model is None:
+            self._lists()
+        else:
+            self._checkpoint(self.model)
+
+    def _lists(self) -> None:
+        import torch
+
+        import fairlead
+        from fairlead.core.registry import REGISTRY
+        from fairlead.nets.build import PRESETS
+        from fairlead.train.config import RECIPES
+
+        print(f"fairlead {fairlead.__version__}, torch {torch.__version__}, GPU: {torch.cuda.is_available()}")
+        titles = {"term": "guidance", "finisher": "finishers", "scale": "scale schedules", "sampler": "samplers",
+                  "grid": "time grids", "schedule": "noise schedules", "data": "data sets"}  # fmt: skip
+        for kind, title in titles.items():
+            print(f"{title:<16} {', '.join(REGISTRY[kind])}")
+        print(f"{'networks':<16} {', '.join(PRESETS)}")
+        for name, recipe in RECIPES.items():
+            print(f"recipe {name:<14} {recipe.about}")
+
+    def _checkpoint(self, spec: str) -> None:
+        from fairlead.train.checkpoint import find_checkpoint, steps_of
+
+        checkpoint = find_checkpoint(spec)
+        about, data = checkpoint.about, checkpoint.about["data"]
+        steps = steps_of(checkpoint.folder.parent)
+        rows = {
+            "checkpoint": f"{checkpoint.folder} (step {checkpoint.step} of {about['train']['steps']})",
+            "steps kept": ", ".join(map(str, steps)),
+            "parts": ", ".join(f"{part} {digest}" for part, digest in about["files"].items()),
+            "network": f"{about['net']} ({about['parameters']:,} parameters)",
+            "objective": f"{about['objective']} on {about['schedule']}",
+            "dropout": f"condition dropped with probability {about['train']['drop']:g}",
+            "data": f"{data['name']} {data['split']}: {data['n']:,} images {data['shape']}, #{data['fingerprint']}",
+            "classes": ", ".join(data["classes"]),
+            "made with": f"fairlead {about['fairlead']}, torch {about['torch']}, {about['precision']}",
+        }
+        for name, value in rows.items():
+            print(f"{name:<12} {value}")

@@ -1,0 +1,41 @@
+"""``fairlead report``"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from fairlead.report.page import Section
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write report.html from the results of a sweep: one file, pictures inside, nothing to load.
+
+    Example: fairlead report runs/digits/sweep
+    """
+
+    sweep: Annotated[Path, tyro.conf.Positional]
+    """Folder of a sweep."""
+
+    def run(self) -> None:
+        print(f"report: {write_report(self.sweep)}")
+
+
+def write_report(folder: Path, extra: tuple[Section, ...] = ()) -> Path:
+    """FOLDER/report.html; ``extra`` sections stand between the sweep's pictures and its table."""
+    from fairlead.core.errors import UsageError
+    from fairlead.report.sweep import sweep_page
+    from fairlead.tune.sweep import SweepFolder
+
+    about, points = SweepFolder(folder).read()
+    path = folder / "report.html"
+    try:
+        sweep_page(path, about, points, extra)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error}; the sweep itself is whole") from error
+    return path

@@ -1,0 +1,194 @@
+"""``fairlead train``"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fairlead.core.errors import UsageError, unknown
+from fairlead.core.registry import names
+
+if TYPE_CHECKING:
+    from fairlead.train.config import TrainConfig
+    from fairlead.train.loop import Training
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a conditional model with condition dropout.
+
+    A recipe names the data, the network and the settings; every option overrides its part. Ctrl-C saves a checkpoint
+    and stops; the same command with --resume goes on to the same bits as an uninterrupted run.
+
+    Example: fairlead train --recipe digits --out runs/digits
+    """
+
+    out: Path
+    """Folder of the run: checkpoints and previews."""
+    recipe: str = "digits"
+    """digits, mnist, cifar10, lesson-mnist or lesson-cifar10."""
+    data: Annotated[
+        str | None,
+        tyro.conf.arg(help=f"A name ({', '.join(names('data'))}), a parquet or image folder, or a hub name owner/name."),
+    ] = None
+    size: int | None = None
+    """Resize and crop images to this many pixels."""
+    limit: int | None = None
+    """Use at most so many images."""
+    flip: bool | None = None
+    """Mirror images at random; by default only colour images are."""
+    net: str | None = None
+    """Network preset: 8x8, 28x28, 32x32, dit-small, lesson-mnist or lesson-cifar10."""
+    conditioning: str | None = None
+    """How the class enters the U-Net: adaptive (group normalisation), add (to the time embedding) or concat (one-hot)."""
+    channels: int | None = None
+    """Width of the network's first level."""
+    objective: str | None = None
+    """What the network predicts: eps, v, x0 or flow."""
+    schedule: Annotated[
+        str | None, tyro.conf.arg(help=f"Noise schedule: {', '.join(n for n in names('schedule') if n != 'table')}.")
+    ] = None
+    weighting: str | None = None
+    """Loss weight over noise levels: uniform or min_snr."""
+    steps: int | None = None
+    """Optimiser steps."""
+    batch_size: int | None = None
+    """Samples a step, over all processes."""
+    lr: float | None = None
+    """Peak learning rate."""
+    warmup: int | None = None
+    """Steps over which the learning rate rises from 0."""
+    drop: float | None = None
+    """Probability of dropping the condition of a sample."""
+    ema: float | None = None
+    """Decay of the average of the weights."""
+    precision: str | None = None
+    """fp32, bf16, or auto (bf16 where the processor has matrix units for it)."""
+    seed: int | None = None
+    """Decides all random draws."""
+    snapshot_every: int | None = None
+    """Keep the averaged weights of every so many steps, as weak models for autoguidance."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; the last step is always saved."""
+    preview_every: int = 0
+    """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
+    tracker: str | None = None
+    """An accelerate tracker such as tensorboard; its files go into OUT."""
+    resume: bool = False
+    """Continue the run in OUT from its last checkpoint."""
+
+    def run(self) -> None:
+        from fairlead.data.hub import load_data
+        from fairlead.train.loop import Training
+
+        recipe, changes = self._recipe()
+        given = {"spec": self.data or recipe.data, "size": self.size, "limit": self.limit, "flip": self.flip}
+        given = {name: value for name, value in given.items() if value is not None}
+        data = load_data(**given)
+        config = self._config(recipe, changes, data.shape, len(data.classes), given)
+        training = Training(data, config, self.out, self.resume, [self.tracker] if self.tracker else None)
+        if training.accelerator.is_main_process:
+            print(
+                f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes; "
+                f"{training.parameters:,} parameters, {config.objective} objective, {training.precision}; {self.out}"
+            )
+        train_with_progress(training, self.preview_every)
+
+    def _recipe(self) -> tuple[Any, dict[str, Any]]:
+        from fairlead.train.config import RECIPES
+
+        if self.recipe not in RECIPES:
+            raise unknown("recipe", self.recipe, RECIPES)
+        names = (
+            "objective", "weighting", "steps", "batch_size", "lr", "warmup", "drop", "ema", "precision", "seed",
+            "snapshot_every", "checkpoint_every",
+        )  # fmt: skip
+        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.schedule is not None:
+            from fairlead.core.registry import lookup
+
+            lookup("schedule", self.schedule)
+            changes["schedule"] = {"name": self.schedule}
+        return RECIPES[self.recipe], changes
+
+    def _config(
+        self, recipe: Any, changes: dict[str, Any], shape: tuple[int, int, int], classes: int, data: dict[str, Any]
+    ) -> TrainConfig:
+        from fairlead.nets.build import net_config
+        from fairlead.train.config import TrainConfig
+
+        channels_in, height, width = shape
+        if height != width:
+            raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
+        wanted = {"conditioning": self.conditioning, "channels": self.channels}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        net = net_config(self.net or recipe.net, channels_in, height, classes, **wanted)
+        return TrainConfig(net, data, **{**recipe.train, **changes})
+
+
+def train_with_progress(training: Training, preview_every: int = 0) -> None:
+    """Train to the end behind a progress bar. Ctrl-C finishes the step, saves, and raises KeyboardInterrupt."""
+    from tqdm import tqdm
+
+    main = training.accelerator.is_main_process
+    loss = 0.0
+    with (
+        interruptible() as interrupted,
+        tqdm(total=training.config.steps, initial=training.step, unit="step", disable=not main, dynamic_ncols=True) as bar,
+    ):
+        if training.step == training.config.steps:
+            print(f"{training.out} is trained already: step {training.step} of {training.config.steps}")
+        for record in training.run():
+            loss = record.loss if record.step == 1 else 0.98 * loss + 0.02 * record.loss
+            bar.update()
+            bar.set_postfix_str(f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s", refresh=False)
+            if main and preview_every and record.step % preview_every == 0:
+                write_preview(training)
+            if interrupted():
+                saved = record.saved or training.save()
+                bar.close()
+                print(f"stopped after step {record.step}; saved {saved}; go on with --resume", file=sys.stderr)
+                raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """While inside, the first Ctrl-C is only noted, so that a step is never half done; the second one interrupts."""
+    pressed = False
+
+    def note(signum: int, frame: object) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def write_preview(training: Training) -> None:
+    """OUT/previews/step-N.png: four images of each class at scale 2, from the averaged weights."""
+    from fairlead.core.files import replacing
+    from fairlead.models.load import model_of
+    from fairlead.report.pictures import class_grid
+
+    if training.out is None:
+        return
+    model = model_of(training.averaged_network(), training.about(), {"step": training.step}, training.accelerator.device)
+    guidance = "cfg(2)" if model.classes else None
+    picture = class_grid(model, guidance, rows=4, title=f"step {training.step}, {guidance or 'no guidance'}")
+    try:
+        with replacing(training.out / "previews" / f"step-{training.step:06d}.png") as path:
+            path.write_bytes(picture)
+    except OSError as error:
+        raise UsageError(f"cannot write a preview to {training.out}: {error}; the last checkpoint is whole") from error

@@ -1,0 +1,115 @@
+"""The page of a sweep: what was found, the pictures, the trade-off, the table, the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fairlead.measure.evaluate import METRICS, Floor
+from fairlead.report.grids import image_grid
+from fairlead.report.page import Png, Section, Svg, Table, Text, score_table, write_page
+from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
+from fairlead.tune.sweep import Point
+
+ENOUGH = 0.99
+"""Accuracy that a recommended setting must reach, if any setting does."""
+
+
+def recommend(points: Sequence[Point]) -> Point:
+    """The setting of smallest debiased distance among those whose accuracy is at least ``ENOUGH``; if none is, the
+    most accurate one."""
+    good = [point for point in points if point.score.metrics["accuracy"].value >= ENOUGH]
+    if good:
+        return min(good, key=lambda point: point.score.metrics["distance_debiased"].value)
+    return max(points, key=lambda point: point.score.metrics["accuracy"].value)
+
+
+def findings(points: Sequence[Point], floor: Floor) -> tuple[Point, str]:
+    """The recommended setting and a paragraph that says what was found."""
+    best = recommend(points)
+    metrics, real = best.score.metrics, floor.metrics
+    times = metrics["distance"].value / real["distance"].value
+    text = (
+        f"Best: {best.guidance}. The judge recognises {percent(metrics['accuracy'])} of its images as what was asked for "
+        f"(real images: {percent(real['accuracy'])}). Their distance to the training images is {metrics['distance']}, "
+        f"{times:.2f} times that of held-out real images ({real['distance']}, both at N = {floor.n:,}). "
+    )
+    plain = next((point for point in points if point.scale == 1.0), None)
+    if plain is not None and plain is not best:
+        before = plain.score.metrics
+        text += (
+            f"Without guidance: {percent(before['accuracy'])} and {before['distance']}, "
+            f"at {plain.rows_per_image:g} instead of {best.rows_per_image:g} network rows an image. "
+        )
+    accurate = metrics["accuracy"].value >= ENOUGH
+    text += (
+        f"Rule: the smallest distance among settings with an accuracy of at least {ENOUGH:.0%}."
+        if accurate
+        else f"No setting reaches an accuracy of {ENOUGH:.0%}, so the most accurate one is named."
+    )
+    return best, text
+
+
+def percent(estimate: Any) -> str:
+    return f"{100 * estimate.value:.1f} ± {100 * estimate.error:.1f} %"
+
+
+def sweep_page(path: Path, about: Mapping[str, Any], points: Sequence[Point], extra: Sequence[Section] = ()) -> Path:
+    """Write the report of a sweep as one HTML file.
+
+    Args:
+        about: what ``SweepFolder.read`` returns beside the points.
+        extra: sections to put between the sweep's pictures and its table.
+    """
+    floor = Floor.from_dict(about["floor"])
+    best, text = findings(points, floor)
+    sections = [_rows(points, about), *_tradeoff(points, floor, best), *extra, _table(points, floor, best)]
+    settings = about["settings"]
+    provenance = {
+        **{name: str(value) for name, value in about["model"].items()},
+        **{name: str(value) for name, value in settings.items()},
+        **{f"protocol: {name}": str(value) for name, value in asdict(best.score.protocol).items()},
+        "protocol: hash": best.score.protocol.hash,
+        "floor": floor.note,
+    }
+    title = f"Guidance on {about['model'].get('data', 'a model')}"
+    return write_page(path, title, sections, provenance, findings=text, commands=[about["command"]])
+
+
+def _rows(points: Sequence[Point], about: Mapping[str, Any]) -> Section:
+    """A row a guidance, the first images of each, from the same noise."""
+    names = about["settings"]["conds"] or about["classes"]
+    columns = min(len(names), *(len(point.examples) for point in points)) if len(names) > 1 else 8
+    columns = min(columns, 20)
+    images = torch.stack([point.examples[:columns] for point in points])
+    labels = [str(names[i % len(names)]) for i in range(columns)]
+    picture = image_grid(images, [point.guidance for point in points], labels)
+    caption = "Every row starts from the same noise; scale 0 ignores the class, 1 is the conditional model alone."
+    return Section("The same noise under each guidance", [Png(picture, "one row of samples a guidance", caption)])
+
+
+def _tradeoff(points: Sequence[Point], floor: Floor, best: Point) -> list[Section]:
+    rows = [TradeoffRow(point.scale, point.score.metrics) for point in points if point.scale is not None]
+    if len(rows) < 2:
+        return []
+    figure = tradeoff_plot(rows, floor.metrics, recommended=best.scale)
+    return [Section("The trade-off", [Svg(to_svg(figure), "distance, accuracy and diversity over the guidance scale")])]
+
+
+def _table(points: Sequence[Point], floor: Floor, best: Point) -> Section:
+    scores = score_table(
+        [(point.guidance, point.score) for point in points],
+        floor.metrics,
+        highlight=best.guidance,
+        caption="value ± one standard error; " + floor.note,
+    )
+    costs = Table(
+        ["setting", "network rows an image", "ms an image"],
+        [[point.guidance, f"{point.rows_per_image:g}", f"{point.ms_per_image:.1f}"] for point in points],
+    )
+    meanings = "\n\n".join(f"{name.replace('_', ' ')}: {meaning}." for name, meaning in METRICS.items())
+    return Section("All numbers", [scores, costs, Text(meanings)])

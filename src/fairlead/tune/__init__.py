@@ -1,0 +1,1 @@
+"""Tuning: sweeps over guidance settings with common seeds."""

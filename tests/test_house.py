@@ -1,0 +1,96 @@
+"""The house: an import only ever points to the same folder or to one before it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ORDER = ("core", "data", "nets", "train", "models", "guide", "sample", "measure", "tune", "report", "cli", "app")
+ENTRANCES = ("cli", "app")  # side by side on top: neither imports the other
+SOURCE = Path(__file__).parent.parent / "src" / "fairlead"
+
+
+def folder_of(module: str) -> str:
+    """fairlead.guide.cfg -> guide; fairlead -> ""."""
+    return [*module.split("."), ""][1]
+
+
+def imports(source: str) -> list[tuple[int, str, str]]:
+    """(line, module, name) of everything of ours that is imported anywhere in the source, relative imports refused."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; write it in full"
+            found += [(node.lineno, node.module or "", alias.name) for alias in node.names]
+    return [entry for entry in found if entry[1].split(".")[0] == "fairlead"]
+
+
+def upward(module: str, source: str) -> list[str]:
+    """What is wrong with the imports of ``module``, one line each."""
+    own, wrong = folder_of(module), []
+    for line, target, name in imports(source):
+        folder = folder_of(target) or (name if name in ORDER else "")
+        if not folder:
+            if name not in ("", "__version__"):
+                wrong.append(f"{module}:{line} takes {name!r} from the top package; import it from where it lives")
+        elif folder not in ORDER:
+            wrong.append(f"{module}:{line} imports {target}, a folder with no place in the order")
+        elif ORDER.index(folder) > ORDER.index(own) or (folder != own and {folder, own} == set(ENTRANCES)):
+            wrong.append(f"{module}:{line} imports {folder}, which is above {own}")
+    taken = {
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "fairlead"
+    }
+    bare = any(target == "fairlead" and name == "" for _, target, name in imports(source))
+    wrong += [f"{module} takes fairlead.{name} from the top package" for name in taken - {"__version__"} if bare]
+    return wrong
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package but its front door, ``fairlead/__init__.py``, which re-exports from all folders."""
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        if parts:
+            found[".".join(("fairlead", *parts))] = path
+    return found
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_down(module: str) -> None:
+    assert folder_of(module) in ORDER, f"{module}: give its folder a place in the order"
+    assert upward(module, modules()[module].read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("fairlead.core.schedule", "from fairlead.data.toys import Gaussian", "imports data, which is above core"),
+        ("fairlead.guide.cfg", "import fairlead.sample.run", "imports sample, which is above guide"),
+        ("fairlead.train.loop", "def f():\n    from fairlead.models import load", "loop:2 imports models"),
+        ("fairlead.data.hub", "from fairlead import train", "imports train, which is above data"),
+        ("fairlead.cli.main", "from fairlead.app import page", "imports app, which is above cli"),
+        ("fairlead.app", "import fairlead.cli.main", "imports cli, which is above app"),
+        ("fairlead.sample.run", "from fairlead import GaussianMixture", "takes 'GaussianMixture' from the top"),
+        ("fairlead.sample.run", "import fairlead\nfairlead.load('x')", "takes fairlead.load from the top package"),
+        ("fairlead.sample.run", "from fairlead.utils import x", "no place in the order"),
+    ],
+)
+def test_the_checker_catches(module: str, source: str, complaint: str) -> None:
+    (found,) = upward(module, source)
+    assert complaint in found
+
+
+def test_the_checker_allows() -> None:
+    source = "import torch, fairlead\nfrom fairlead import __version__\nprint(fairlead.__version__)\n"
+    source += "from fairlead.core.errors import UsageError\nfrom fairlead.sample import noise\n"
+    assert upward("fairlead.sample.run", source) == []
+
+
+def test_the_checker_refuses_relative_imports() -> None:
+    with pytest.raises(AssertionError, match="line 1: relative import"):
+        imports("from ..data import toys")

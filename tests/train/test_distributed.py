@@ -1,0 +1,44 @@
+"""Two processes train what one would: the global batch does not depend on how many share it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fairlead.train.checkpoint import find_checkpoint
+from tests.train.tiny import tiny_config, trained
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from tests.train.tiny import tiny_config, trained
+training, records = trained(tiny_config(steps=4, drop=0.3), Path(sys.argv[2]))
+assert training.accelerator.num_processes == 2
+Path(sys.argv[2], f"loss-{training.accelerator.process_index}").write_text(repr([r.loss for r in records]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_network_of_one(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command += [str(tmp_path / "script.py"), str(ROOT), str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    _, records = trained(tiny_config(steps=4, drop=0.3), tmp_path / "one")
+    one, two = find_checkpoint(tmp_path / "one"), find_checkpoint(tmp_path / "two")
+    assert (one.about["processes"], two.about["processes"]) == (1, 2)
+    first, second = one.tensors("ema"), two.tensors("ema")
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=0, atol=1e-5)
+    losses = [eval((tmp_path / "two" / f"loss-{rank}").read_text(), {}) for rank in range(2)]
+    assert losses[0] == losses[1] == pytest.approx([record.loss for record in records], rel=1e-5)
