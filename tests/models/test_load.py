@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def run(tmp_path_factory) -> tuple[Path, Training, dict[str, Tensor]]:
     return out, training, second
 
 
-def network_of(model: Model) -> nn.Module:
+def network_of(model: Model) -> Any:
     assert isinstance(model.denoiser, NetworkDenoiser)
     assert isinstance(model.denoiser.network, nn.Module)
     return model.denoiser.network
@@ -68,7 +69,7 @@ def test_raw_gives_the_network_as_the_optimiser_left_it(run):
     expected = trained_network.eval()(x, (t * 1000).float(), condition)
     trained_network.train(was)
     assert torch.equal(network_of(raw)(x, (t * 1000).float(), condition), expected)
-    assert not torch.equal(network_of(average).out.weight, network_of(raw).out.weight)  # type: ignore[arg-type]
+    assert not torch.equal(network_of(average).out.weight, network_of(raw).out.weight)
 
 
 def test_a_step_gives_the_average_of_that_step(run):
@@ -85,13 +86,13 @@ def test_a_step_gives_the_average_of_that_step(run):
 def test_the_null_token_is_in_the_file_and_is_what_a_dropped_label_means(run):
     out, training, _ = run
     null = load_file(out / "step-000006" / "ema.safetensors")["label.null"]
-    assert torch.equal(null, training.averaged_network().label.null)  # type: ignore[union-attr, arg-type]
+    assert torch.equal(null, training.averaged_network().state_dict()["label.null"])
     assert float(null.abs().max()) > 0
     model = load(out, device="cpu")
     x, t, _ = inputs()
     dropped = model.denoiser(x, t, model.encode([None] * 4)).x0
     with torch.no_grad():
-        network_of(model).label.table[7] = null  # type: ignore[union-attr, index, operator]
+        network_of(model).label.table[7] = null
     assert torch.equal(model.denoiser(x, t, model.encode(["seven"] * 4)).x0, dropped)
 
 
@@ -193,7 +194,7 @@ def test_the_hash_of_weights_is_that_of_names_and_bytes(run):
     network = training.averaged_network()
     loaded = network_of(load(out, device="cpu"))
     assert weights_hash(network) == weights_hash(loaded)
-    loaded.out.bias += 1e-6  # type: ignore[operator, union-attr]
+    loaded.out.bias += 1e-6
     assert weights_hash(network) != weights_hash(loaded)
 
 
@@ -223,12 +224,12 @@ def test_a_damaged_checkpoint_is_refused(run, tmp_path):
     data = bytearray((folder / "ema.safetensors").read_bytes())
     data[len(data) // 2] ^= 1
     (folder / "ema.safetensors").write_bytes(bytes(data))
-    with pytest.raises(UsageError, match="ema.safetensors is damaged"):
+    with pytest.raises(UsageError, match=r"ema.safetensors is damaged"):
         load(folder)
     assert find_checkpoint(folder).step == 6
 
 
 def test_a_pickled_file_is_refused(tmp_path):
     torch.save({"w": torch.zeros(2)}, tmp_path / "model.pt")
-    with pytest.raises(UsageError, match="is a single file: .* are never loaded"):
+    with pytest.raises(UsageError, match=r"is a single file: .* are never loaded"):
         load(tmp_path / "model.pt")

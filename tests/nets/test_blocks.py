@@ -19,23 +19,20 @@ def normalised(x: torch.Tensor, groups: int) -> torch.Tensor:
 def test_self_attention_is_softmax_qk_over_root_d_times_v(channels, heads):
     """112 channels cannot have three heads of 32 or more."""
     block = SelfAttention(channels).double()
+    assert block.qkv.bias is not None
     torch.nn.init.normal_(block.out.weight)
     torch.nn.init.normal_(block.norm.weight)
     x = torch.randn(2, channels, 3, 4, dtype=torch.float64)
     h = normalised(x, groups_of(channels)) * block.norm.weight[:, None, None] + block.norm.bias[:, None, None]
-    q, k, v = (
-        torch.einsum("oc,nchw->nohw", block.qkv.weight[:, :, 0, 0], h)
-        .add(block.qkv.bias[:, None, None])
-        .flatten(2)
-        .chunk(3, dim=1)
-    )
+    qkv = torch.einsum("oc,nchw->nohw", block.qkv.weight[:, :, 0, 0], h) + block.qkv.bias[:, None, None]
+    q, k, v = qkv.flatten(2).chunk(3, dim=1)
     d = channels // heads
     mixed = torch.empty(2, channels, 12, dtype=torch.float64)
     for head in range(heads):
         mine = slice(head * d, (head + 1) * d)
         scores = q[:, mine].transpose(1, 2) @ k[:, mine] / math.sqrt(d)
         mixed[:, mine] = v[:, mine] @ scores.softmax(dim=-1).transpose(1, 2)
-    out = torch.einsum("oc,ncl->nol", block.out.weight[:, :, 0, 0], mixed) + block.out.bias[:, None]
+    out = torch.einsum("oc,ncl->nol", block.out.weight[:, :, 0, 0], mixed)
     assert block.heads == heads
     torch.testing.assert_close(block(x), x + out.reshape(x.shape), rtol=0, atol=1e-11)
 

@@ -21,11 +21,11 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny(name: str, **changes: Any) -> nn.Module:
+def tiny(name: str, **changes: Any) -> Any:
     return build_net({**TINY[name], "channels_in": CHANNELS, "size": SIZE, "classes": CLASSES, **changes})
 
 
-def shaken(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+def shaken(network: nn.Module, dtype: torch.dtype = torch.float64) -> Any:
     """With noise on every trainable parameter, so that nothing is zero any more."""
     with torch.no_grad():
         for parameter in network.parameters():

@@ -214,7 +214,7 @@ def test_a_description_with_a_hole_inside_names_it(saved, changes, message):
 @pytest.mark.parametrize("text", ["", "[]", "null", '{"format": 1', '{"model_type": "unet"}'])
 def test_a_description_that_is_none_is_refused(saved, text):
     (saved / "model.json").write_text(text)
-    with pytest.raises(UsageError, match="model.json is not a whole description by fairlead"):
+    with pytest.raises(UsageError, match=r"model.json is not a whole description by fairlead"):
         find_checkpoint(saved)
 
 

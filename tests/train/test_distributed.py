@@ -1,5 +1,6 @@
 """Two processes train what one would: the global batch does not depend on how many share it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,15 +14,16 @@ from tests.train.tiny import tiny_config, trained
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
+import json
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 from tests.train.tiny import tiny_config, trained
-training, records = trained(tiny_config(steps=4, drop=0.3), Path(sys.argv[2]))
+training, records = trained(tiny_config(steps=4, drop=0.3, lr=4e-4), Path(sys.argv[2]))
 assert training.accelerator.num_processes == 2
-Path(sys.argv[2], f"loss-{training.accelerator.process_index}").write_text(repr([r.loss for r in records]))
+Path(sys.argv[2], f"loss-{training.accelerator.process_index}").write_text(json.dumps([r.loss for r in records]))
 """
 
 
@@ -33,12 +35,17 @@ def test_two_processes_train_the_network_of_one(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    _, records = trained(tiny_config(steps=4, drop=0.3), tmp_path / "one")
+    training, records = trained(tiny_config(steps=4, drop=0.3, lr=4e-4), tmp_path / "one")
     one, two = find_checkpoint(tmp_path / "one"), find_checkpoint(tmp_path / "two")
     assert (one.about["processes"], two.about["processes"]) == (1, 2)
-    first, second = one.tensors("ema"), two.tensors("ema")
-    assert first.keys() == second.keys()
-    for key, value in first.items():
-        torch.testing.assert_close(second[key], value, rtol=0, atol=1e-5)
-    losses = [eval((tmp_path / "two" / f"loss-{rank}").read_text(), {}) for rank in range(2)]
+    average, averages, moments = one.tensors("ema"), two.tensors("ema"), one.tensors("training")
+    count = felt = 0
+    for i, (key, _) in enumerate(training.network.named_parameters()):
+        # a bias before a norm has no effect: its gradient is rounding, which Adam blows up to the learning rate
+        real = moments[f"{i}.exp_avg_sq"].sqrt() > 1e-8
+        torch.testing.assert_close(averages[key][real], average[key][real], rtol=0, atol=1e-5)
+        count, felt = count + real.numel(), felt + int(real.sum())
+    assert len(average) == len(averages) == i + 1
+    assert felt > 0.8 * count
+    losses = [json.loads((tmp_path / "two" / f"loss-{rank}").read_text()) for rank in range(2)]
     assert losses[0] == losses[1] == pytest.approx([record.loss for record in records], rel=1e-5)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def test_training_is_a_bare_pytorch_loop():
     config = tiny_config(objective="eps", clip=0.3, weight_decay=0.02, lr=3e-3, drop=0.5, seed=4)
     training = Training(digits(), config, None)
     torch.manual_seed(4)
-    network = build_net(config.net).to(memory_format=torch.channels_last)
+    network = build_net(config.net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02, betas=(0.9, 0.99))
     batches, schedule = Batches(digits(), 8, 4), VPCosine()
     for step in range(3):
@@ -130,31 +131,38 @@ def fixed_loss(network: Callable[..., Tensor], config: TrainConfig, data: ImageD
     return float(diffusion_loss(output, x0, draw, schedule, config.objective, "uniform"))
 
 
-@pytest.mark.parametrize(("objective", "share"), [("x0", 0.75), ("eps", 0.75)])
-def test_it_learns_more_than_the_best_constant(objective, share):
-    """The best constant prediction of x0 is the mean image, its loss the variance of the pixels; of eps it is 0, and
-    its loss 1."""
+@pytest.fixture(scope="module")
+def learned() -> tuple[Training, TrainConfig, ImageData]:
+    """A hundred steps of an x0 network."""
+    data, net = digits(1024), tiny_net(channels=16, conditioning="concat")
+    config = tiny_config(net=net, objective="x0", steps=100, batch_size=64, lr=5e-3, warmup=10)
+    return trained(config, None, data=data)[0], config, data
+
+
+def test_it_learns_more_of_x0_than_the_best_constant(learned):
+    """The best constant prediction is the mean image, its loss the variance of the pixels."""
+    training, config, data = learned
+    constant = float((data.images.float() / 127.5 - 1).var(dim=0, correction=0).mean())
+    for network in (copy.deepcopy(training.network).eval(), training.averaged_network()):
+        assert fixed_loss(network, config, data) < 0.6 * constant
+
+
+def test_it_learns_more_of_eps_than_the_best_constant():
+    """The best constant prediction is 0, its loss 1."""
     data = digits(1024)
-    config = tiny_config(
-        net=tiny_net(channels=16), objective=objective, steps=120, batch_size=64, lr=5e-3, warmup=10, drop=0.1
-    )
+    config = tiny_config(net=tiny_net(), objective="eps", steps=60, batch_size=64, lr=5e-3, warmup=10)
     training, _ = trained(config, None, data=data)
-    x = data.images.float() / 127.5 - 1
-    constant = float(x.var(dim=0, correction=0).mean()) if objective == "x0" else 1.0
-    assert fixed_loss(copy.deepcopy(training.network).eval(), config, data) < share * constant
-    assert fixed_loss(training.averaged_network(), config, data) < share * constant
+    assert fixed_loss(training.averaged_network(), config, data) < 0.6
 
 
-def test_the_label_lowers_the_loss_of_a_trained_network():
+def test_in_noise_the_label_is_worth_the_variance_between_classes(learned):
     """In almost pure noise the best guess is the mean of the class, or of all images without one: the gain is close to
     the variance between classes, and a wrong class costs more than none."""
-    data = digits(1024)
-    net = tiny_net(channels=16, conditioning="concat")
-    config = tiny_config(net=net, objective="x0", steps=120, batch_size=64, lr=5e-3, warmup=10)
-    network = trained(config, None, data=data)[0].averaged_network()
+    training, config, data = learned
+    network = training.averaged_network()
     x = data.images.float() / 127.5 - 1
 
-    def told(change) -> float:
+    def told(change: Callable[[Condition], Condition]) -> float:
         return fixed_loss(lambda x, t, c: network(x, t, change(c)), config, data, torch.tensor(0.97).double())
 
     right = told(lambda c: c)
@@ -163,23 +171,26 @@ def test_the_label_lowers_the_loss_of_a_trained_network():
     means = torch.stack([x[data.labels == label].mean(dim=0) for label in range(10)])
     between = float((means[data.labels] - x.mean(dim=0)).square().mean())
     assert 0.5 * between < null - right < 1.2 * between
-    assert wrong - right > 1.5 * between
+    assert wrong - null > 0.25 * between
+
+
+def spoil(training: Training, after: int, change: Callable[[Any], object]) -> None:
+    """Train, and change the network after a step."""
+    for record in training.run():
+        if record.step == after:
+            change(training.network)
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_checkpoint(tmp_path):
     training = Training(digits(), tiny_config(checkpoint_every=2), tmp_path)
     with pytest.raises(UsageError, match=r"the loss of step 4 is nan; lower --lr \(0.002\) or use --precision fp32"):
-        for record in training.run():
-            if record.step == 3:
-                torch.nn.init.constant_(training.network.out.bias, float("nan"))
+        spoil(training, 3, lambda network: torch.nn.init.constant_(network.out.bias, float("nan")))
     assert steps_of(tmp_path) == [2]
 
 
 def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_not_saved(tmp_path):
     """It has spoiled the weights: saving them would prune the last good checkpoint."""
     training = Training(digits(), tiny_config(checkpoint_every=2), tmp_path)
-    with pytest.raises(UsageError, match="the gradient norm of step 4 is (inf|nan)"):
-        for record in training.run():
-            if record.step == 3:
-                training.network.out.bias.register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(UsageError, match=r"the gradient norm of step 4 is (inf|nan)"):
+        spoil(training, 3, lambda network: network.out.bias.register_hook(lambda grad: grad * float("inf")))
     assert steps_of(tmp_path) == [2]

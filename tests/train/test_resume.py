@@ -42,10 +42,10 @@ def test_snapshots_stay_older_checkpoints_go_and_resume_takes_the_last_resumable
         step: sorted(find_checkpoint(f"{tmp_path}/run@{step}").about["files"]) for step in steps_of(tmp_path / "run")
     }
     assert holds == {2: ["ema"], 3: ["ema", "raw", "training"], 4: ["ema"]}
-    with pytest.raises(UsageError, match="has no raw weights .it is a snapshot of averaged weights only"):
+    with pytest.raises(UsageError, match=r"has no raw weights .it is a snapshot of averaged weights only"):
         find_checkpoint(f"{tmp_path}/run@step4").tensors("raw")
 
-    training, after = trained(config, tmp_path / "run", resume=True)
+    _, after = trained(config, tmp_path / "run", resume=True)
     assert [record.step for record in after] == [4, 5, 6]
     assert [record.saved.name if record.saved else None for record in after] == ["step-000004", None, "step-000006"]
     assert steps_of(tmp_path / "run") == [2, 4, 6]
@@ -88,9 +88,7 @@ def test_an_at_sign_in_the_path_is_only_a_path(tmp_path):
 
 def test_an_existing_run_is_not_overwritten(tmp_path):
     trained(tiny_config(), tmp_path)
-    with pytest.raises(
-        UsageError, match=r"already holds a run \(step 6\); continue it with --resume or choose another"
-    ):
+    with pytest.raises(UsageError, match=r"already holds a run \(step 6\); continue it with --resume or choose"):
         Training(digits(), tiny_config(), tmp_path)
 
 

@@ -89,6 +89,10 @@ class Term:
         """True if the run's own condition never enters, so that supplying one is an error."""
         return False
 
+    def needs_condition(self) -> bool:
+        """True if it steers towards the run's own condition, and so does nothing for a sample that has none."""
+        return False
+
     def samples(self) -> int | None:
         """How many samples its per-sample scales are for; None when it has none."""
         return None
@@ -136,6 +140,9 @@ class Limited(Term):
 
     def specs(self) -> tuple[str | int, ...]:
         return self.term.specs()
+
+    def needs_condition(self) -> bool:
+        return self.term.needs_condition()
 
     def samples(self) -> int | None:
         return self.term.samples()

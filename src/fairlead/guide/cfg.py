@@ -55,6 +55,9 @@ class CFG(Term):
     def specs(self) -> tuple[str | int, ...]:
         return () if self.negative is None else (self.negative,)
 
+    def needs_condition(self) -> bool:
+        return self.negative is None
+
     def samples(self) -> int | None:
         return len(self._scale) if isinstance(self._scale, tuple) else None
 

@@ -205,7 +205,7 @@ def check_condition(guidance: Guidance, condition: Condition) -> None:
     for term in guidance.terms:
         if term.replaces_condition() and not condition.is_null:
             raise UsageError(f"{term} stands in place of the run's condition, but one was given too; leave it out")
-        if not term.specs() and condition.is_null and condition.values:
+        if term.needs_condition() and condition.is_null:
             raise UsageError(
                 f"{term} steers towards the run's condition, but none was given; pass one or drop the term"
             )

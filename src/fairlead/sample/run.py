@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,8 @@ class Run:
         """What made image ``index``, or the whole run."""
         if index is not None:
             guidance = to_guidance(self.settings["guidance"]).of_sample(index)
+            if self.conds[index] is None:  # among others such terms do nothing here; alone they would be refused
+                guidance = replace(guidance, terms=tuple(t for t in guidance.terms if not t.needs_condition()))
             own = {"cond": self.conds[index], "seed": self.seeds[index]}
             return {**own, **self.settings, "guidance": str(guidance)}
         return {"conds": list(self.conds), "seeds": list(self.seeds), **self.settings}
