@@ -17,7 +17,7 @@ from tests.guide.toy import MIXTURE, N, T, call, close, guided, points
 
 LABELLED, UNLABELLED = [2, 0, 3, 2, 1], [None] * N
 
-TERMS = {  # name -> (on, off, specs of the run)
+TERMS: dict[str, tuple[str, str, list]] = {  # name -> (on, off, specs of the run)
     "cfg": ("cfg([3, -1, 0.5, 2, 0])", "cfg(1)", LABELLED),
     "compose": ("compose({2: [3, 1, 2, 0, -1], 1: -0.5})", "compose({2: 0})", UNLABELLED),
 }

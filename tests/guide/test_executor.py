@@ -1,4 +1,4 @@
-"""What guidance costs: only the branches needed, merged where equal, in as few calls as fit; the result never changes."""
+"""What guidance costs: only the branches needed, merged where equal, in as few calls as fit, for the same result."""
 
 import pytest
 import torch
@@ -48,7 +48,8 @@ def test_equal_branches_are_evaluated_once(text: str, specs: list, rows: int) ->
     assert cost.rows == rows
     unmerged = denoiser.guidance.coefficients(HERE)
     each = {branch: MODEL.denoiser(x_t, T, denoiser._conditions[branch]).x0 for branch in unmerged}
-    close(prediction.x0, sum(weight * each[branch] for branch, weight in unmerged.items()), 1e-12)
+    by_hand = torch.stack([weight * each[branch] for branch, weight in unmerged.items()]).sum(0)
+    close(prediction.x0, by_hand, 1e-12)
 
 
 @pytest.mark.parametrize(("text", "specs"), EXPRESSIONS)
@@ -84,24 +85,24 @@ def test_a_batch_of_a_longer_run_takes_its_own_scales() -> None:
 @pytest.mark.parametrize(("text", "specs"), EXPRESSIONS)
 @pytest.mark.parametrize("most", [1, 2, 3, 7])
 def test_out_of_memory_splits_the_call_and_changes_nothing(text: str, specs: list, most: int) -> None:
-    x_t, sizes = points(), []
+    noisy, sizes = points(), []
 
-    def small(x, t, condition: Condition) -> Prediction:
-        if len(x) > most:
+    def small(x_t, t, condition: Condition) -> Prediction:
+        if len(x_t) > most:
             raise torch.OutOfMemoryError("no room")
-        assert condition.n == len(x)
-        sizes.append(len(x))
-        return MODEL.denoiser(x, t, condition)
+        assert condition.n == len(x_t)
+        sizes.append(len(x_t))
+        return MODEL.denoiser(x_t, t, condition)
 
     reference = guided(text, specs)
-    expected, cost = call(reference, x_t)
+    expected, cost = call(reference, noisy)
     parts = [GuidedDenoiser(small, parse(text), SCHEDULE, reference.condition, encode=MODEL.encode) for _ in range(2)]
     for denoiser in parts:
         with counting() as split:
-            close(denoiser(x_t, T, reference.condition).x0, expected.x0, 1e-12)
+            close(denoiser(noisy, T, reference.condition).x0, expected.x0, 1e-12)
         assert split.rows == cost.rows
     sizes.clear()
-    parts[0](x_t, T, reference.condition)
+    parts[0](noisy, T, reference.condition)
     assert sum(sizes) == cost.rows
     assert len(sizes) <= 2 * -(-cost.rows // most)  # it remembers what fits: no failed calls, at least half full
     for batching in ("fused", "sequential"):
@@ -110,7 +111,7 @@ def test_out_of_memory_splits_the_call_and_changes_nothing(text: str, specs: lis
         )
         if most == 1 or (batching == "fused" and most < cost.rows):
             with pytest.raises(torch.OutOfMemoryError):
-                denoiser(x_t, T, reference.condition)
+                denoiser(noisy, T, reference.condition)
 
 
 def test_one_row_that_does_not_fit_is_an_error() -> None:

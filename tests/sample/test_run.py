@@ -4,6 +4,7 @@ PNG; everything that cannot be sampled is refused at the door."""
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,11 @@ TOY = toy_model(GaussianMixture.ring(), vp_linear())
 FLOW_TOY = toy_model(GaussianMixture.ring(), RectifiedFlow())
 CONDS = ("two", "zero", None, "one", "two", 1)
 SEEDS = (11, 7, 2**63 - 1, 0, 7, 500)
-SETTINGS = {"guidance": "cfg([3, 1, 2, 0, -1, 4]) | threshold(0.9)", "sampler": "ddim(eta=0.4)", "steps": 4}
+SETTINGS: dict[str, Any] = {
+    "guidance": "cfg([3, 1, 2, 0, -1, 4]) | threshold(0.9)",
+    "sampler": "ddim(eta=0.4)",
+    "steps": 4,
+}
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> None:
@@ -92,6 +97,8 @@ def test_two_runs_are_one(whole: Run) -> None:
 def test_twice_is_the_same_bits(whole: Run) -> None:
     again = sample(MODEL, CONDS, seeds=SEEDS, **SETTINGS)
     assert torch.equal(again.x0, whole.x0)
+    assert again.images is not None
+    assert whole.images is not None
     assert torch.equal(again.images, whole.images)
 
 
@@ -217,7 +224,7 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path, whole: Run, mon
         write(self, fp, *args, **options)
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(UsageError, match="cannot save images to .*No space left on device.*; 2 of 6 are written"):
+    with pytest.raises(UsageError, match=r"cannot save images to .*No space left on device.*; 2 of 6 are written"):
         whole.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.png", "00001.png"]
     whole.save(tmp_path)
@@ -236,9 +243,9 @@ def test_a_disk_full_at_the_last_file_leaves_all_images(tmp_path: Path, whole: R
 
 def test_a_file_in_the_way_and_samples_that_are_no_images(tmp_path: Path, whole: Run) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(UsageError, match="cannot save images to .*taken"):
+    with pytest.raises(UsageError, match=r"cannot save images to .*taken"):
         whole.save(tmp_path / "taken")
-    with pytest.raises(UsageError, match="samples are not images; use run.x0"):
+    with pytest.raises(UsageError, match=r"samples are not images; use run\.x0"):
         sample(TOY, steps=1).save(tmp_path / "toy")
     assert not (tmp_path / "toy").exists()
 
