@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class Options:
 def model_for(preset: str, channels_in: int, size: int, schedule: NoiseSchedule, objective: Objective) -> Model:
     torch.manual_seed(0)
     network = build_net(net_config(preset, channels_in, size, 10)).eval().requires_grad_(False)
-    network = network.to(memory_format=torch.channels_last)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(
         NetworkDenoiser(network, schedule, objective),
         schedule,
@@ -104,8 +105,8 @@ def fused(repeats: int) -> None:
         model = model_for(preset, 1, size, VPCosine(), "v")
         for batch in (1, 16, 64):
             one, two, ratio = interleaved(
-                lambda b=batch, m=model: sample(m, ["one"] * b, guidance="cfg(3)", steps=4, batching="fused"),
-                lambda b=batch, m=model: sample(m, ["one"] * b, guidance="cfg(3)", steps=4, batching="sequential"),
+                partial(sample, model, ["one"] * batch, guidance="cfg(3)", steps=4, batching="fused"),
+                partial(sample, model, ["one"] * batch, guidance="cfg(3)", steps=4, batching="sequential"),
                 repeats,
             )
             print(f"| {preset} | {batch} | {one * 1e3:.1f} | {two * 1e3:.1f} | {ratio:.2f} |")
@@ -128,7 +129,7 @@ def sampling(repeats: int) -> None:
                     net(x, t, label)
 
             full, alone, ratio = interleaved(
-                lambda b=batch, m=model: sample(m, ["one"] * b, guidance="cfg(3)", steps=STEPS, batching="fused"),
+                partial(sample, model, ["one"] * batch, guidance="cfg(3)", steps=STEPS, batching="fused"),
                 bare,
                 repeats,
             )
@@ -143,16 +144,20 @@ def training(repeats: int) -> None:
             images = torch.randint(0, 256, (2048, 1, size, size), dtype=torch.uint8)
             data = ImageData(images, torch.arange(2048) % 10, DIGIT_NAMES, "random", "train", False)
             net = net_config(preset, 1, size, 10)
-            config = TrainConfig(net, batch_size=128, steps=10_000, precision=precision)  # type: ignore[arg-type]
+            config = TrainConfig(net, batch_size=128, steps=10_000, precision=precision)
             ours = Training(data, config, None)
             bare = bare_step(build_net(net), data, bf16=precision == "bf16")
-            one, two, ratio = interleaved(lambda t=ours: float(t.take_step()[0]), bare, 2 * repeats)
+            one, two, ratio = interleaved(partial(loop_step, ours), bare, 2 * repeats)
             print(f"| {preset} | {precision} | {one * 1e3:.1f} | {two * 1e3:.1f} | {ratio:.3f} |")
+
+
+def loop_step(loop: Training) -> float:
+    return float(loop.take_step()[0])
 
 
 def bare_step(network: torch.nn.Module, data: ImageData, bf16: bool) -> Callable[[], float]:
     """The same work with nothing around it: batch, noise, dropout, forward, loss, backward, clip, AdamW, EMA."""
-    network = network.to(memory_format=torch.channels_last).train()
+    network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.0, betas=(0.9, 0.99), foreach=True)
     average = [parameter.detach().clone() for parameter in network.parameters()]
     schedule = VPCosine()
@@ -167,7 +172,7 @@ def bare_step(network: torch.nn.Module, data: ImageData, bf16: bool) -> Callable
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             output = network(x_t, (t * 1000).float(), condition)
         loss = F.mse_loss(output.float(), target(x0, eps, "v", alpha, sigma))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -179,7 +184,7 @@ def bare_step(network: torch.nn.Module, data: ImageData, bf16: bool) -> Callable
 
 @torch.no_grad()
 def lesson(repeats: int, batch: int = 16) -> None:
-    """An image by our default recipe over one by the lessons': 1,000 DDPM steps, two separate calls each, their network.
+    """An image by our default recipe over one by the lessons': 1,000 DDPM steps of two separate calls, their network.
 
     The lesson's time is that of 10 steps times 100: every step costs the same.
     """
@@ -187,15 +192,13 @@ def lesson(repeats: int, batch: int = 16) -> None:
     table = vp_linear()
     for preset, size in (("8x8", 8), ("28x28", 28)):
         ours, theirs = model_for(preset, 1, size, VPCosine(), "v"), model_for("lesson-mnist", 1, size, table, "eps")
-        options = {"guidance": "cfg(5)", "sampler": "ddpm", "steps": 10, "batching": "sequential"}
+        seven = ["seven"] * batch
         slow, fast, ratio = interleaved(
-            lambda m=theirs, o=options: sample(m, ["seven"] * batch, **o),
-            lambda m=ours: sample(m, ["seven"] * batch, guidance="cfg(2)", steps=STEPS),
+            partial(sample, theirs, seven, guidance="cfg(5)", sampler="ddpm", steps=10, batching="sequential"),
+            partial(sample, ours, seven, guidance="cfg(2)", steps=STEPS),
             repeats,
         )
-        print(
-            f"| {size}x{size} | {1e3 * fast / batch:.2f} | {1e5 * slow / batch:.0f} | {100 * ratio:.0f} |"
-        )
+        print(f"| {size}x{size} | {1e3 * fast / batch:.2f} | {1e5 * slow / batch:.0f} | {100 * ratio:.0f} |")
 
 
 def main(options: Options) -> None:

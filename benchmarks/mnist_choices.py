@@ -3,14 +3,15 @@
     python benchmarks/mnist_choices.py --data ../shared/data/mnist --out runs/choices
     python benchmarks/mnist_choices.py --data ../shared/data/mnist --out runs/choices --only v eps
 
-Training choices are compared at equal steps and seeds; sampling choices on the first variant, from the same noise.
+Training choices are compared at equal images seen and seeds; sampling choices on the first variant,
+from the same noise.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from fairlead.train.loop import Training
 COSINE: dict[str, Any] = {"name": "vp_cosine"}
 TRAINING: dict[str, dict[str, Any]] = {
     "v": {},
+    "v-batch64": {"batch_size": 64},
     "eps": {"objective": "eps"},
     "flow": {"objective": "flow", "schedule": {"name": "flow"}},
     "v-minsnr": {"weighting": "min_snr"},
@@ -65,6 +67,7 @@ class Options:
     """MNIST: a parquet folder, or "mnist" for the hub's."""
     out: Path = Path("runs/choices")
     steps: int = 1200
+    """Steps of 128 images; a variant of another batch size takes as many images."""
     n: int = 1000
     scales: tuple[float, ...] = (1.0, 1.5, 2.0)
     only: tuple[str, ...] = ()
@@ -116,12 +119,13 @@ def main(options: Options) -> None:
             continue
         changes = dict(changes)
         net = net_config("28x28", 1, 28, 10, **changes.pop("net", {}))
-        config = TrainConfig(net, **{"schedule": COSINE, "lr": 2e-3, "steps": options.steps, "ema": 0.995, **changes})
+        config = TrainConfig(net, **{"schedule": COSINE, "lr": 2e-3, "ema": 0.995, "batch_size": 128, **changes})
+        config = replace(config, steps=options.steps * 128 // config.batch_size)
         folder = options.out / name
         began, loss = time.perf_counter(), 0.0
         for step in Training(train, config, folder, resume=True).run():
             loss = step.loss
-        record(train=name, steps=options.steps, seconds=round(time.perf_counter() - began, 1), loss=round(loss, 4))
+        record(train=name, steps=config.steps, seconds=round(time.perf_counter() - began, 1), loss=round(loss, 4))
         model = load(folder)
         first = first or model
         for scale in options.scales:

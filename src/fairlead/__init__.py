@@ -1,10 +1,10 @@
 """fairlead: train, guide, measure and tune conditional diffusion models.
 
-    import fairlead as fl
+import fairlead as fl
 
-    model = fl.load("runs/digits")
-    run = fl.sample(model, "seven", guidance=fl.cfg(3), n=8)
-    run.save("sevens")
+model = fl.load("runs/digits")
+run = fl.sample(model, "seven", guidance=fl.cfg(3), n=8)
+run.save("sevens")
 """
 
 import sys
@@ -19,21 +19,27 @@ if TYPE_CHECKING:
     from fairlead.core.prediction import Prediction as Prediction
     from fairlead.data.hub import load_data as load_data
     from fairlead.data.toys import GaussianMixture as GaussianMixture
-    from fairlead.guide.cfg import CFG as cfg
-    from fairlead.guide.compose import Compose as compose
+    from fairlead.guide.cfg import CFG
+    from fairlead.guide.compose import Compose
     from fairlead.guide.executor import GuidedDenoiser as GuidedDenoiser
     from fairlead.guide.expression import parse as parse
-    from fairlead.guide.scales import Clamp as clamp
-    from fairlead.guide.scales import Ramp as ramp
-    from fairlead.guide.threshold import Clip as clip
-    from fairlead.guide.threshold import Threshold as threshold
+    from fairlead.guide.scales import Clamp, Ramp
+    from fairlead.guide.threshold import Clip, Threshold
     from fairlead.models.load import load as load
     from fairlead.models.model import Model as Model
-    from fairlead.models.toy import toy_model as toy
+    from fairlead.models.toy import toy_model
     from fairlead.sample.run import Run as Run
     from fairlead.sample.run import sample as sample
     from fairlead.train.config import TrainConfig as TrainConfig
     from fairlead.train.loop import Training as Training
+
+    cfg = CFG
+    clamp = Clamp
+    clip = Clip
+    compose = Compose
+    ramp = Ramp
+    threshold = Threshold
+    toy = toy_model
 
 _PUBLIC = {
     "Condition": "core.condition:Condition",

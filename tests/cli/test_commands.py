@@ -45,7 +45,9 @@ def test_sample_writes_images_that_repeat_from_their_own_metadata(tiny_run: Path
 
 
 def test_all_conditions_and_no_condition(tiny_run: Path, tmp_path: Path) -> None:
-    assert main(["sample", str(tiny_run), "--cond", "all", "--n", "1", "--steps", "2", "--out", str(tmp_path / "a")]) == 0
+    assert (
+        main(["sample", str(tiny_run), "--cond", "all", "--n", "1", "--steps", "2", "--out", str(tmp_path / "a")]) == 0
+    )
     assert main(["sample", str(tiny_run), "--n", "3", "--steps", "2", "--out", str(tmp_path / "b")]) == 0
     classes = fl.load(tiny_run).classes
     assert json.loads((tmp_path / "a" / "run.json").read_text())["conds"] == list(classes)

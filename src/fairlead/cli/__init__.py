@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (argument errors exit with 2 from the parser itself)."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     command = tyro.cli(
-        Command,  # type: ignore[arg-type]
+        Command,
         prog="fairlead",
         description=ABOUT,
         args=arguments,

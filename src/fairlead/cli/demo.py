@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fairlead.train.config import TrainConfig
     from fairlead.train.loop import Training
 
-SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
+SCALES = (0.0, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 NEGATIVES = (None, "one", "nine", "three")
 
 
@@ -83,7 +83,8 @@ class Demo:
                     Png(
                         negative_rows(model, "seven", NEGATIVES, scale=5.0, seed=self.seed + 10_000),
                         "rows of sevens, each moved away from another class",
-                        "Sevens moved away from null, ones, nines and threes: cfg(5, negative=...), from the same noise.",
+                        "Sevens moved away from null, ones, nines and threes: cfg(5, negative=...), "
+                        "from the same noise.",
                     )
                 ],
             ),

@@ -34,12 +34,14 @@ class Sample:
     """Images for each condition."""
     guidance: str = "none"
     """An expression: cfg(3), cfg(ramp(1, 7)).during(sigma=(0.3, 2)), compose({"seven": 4, "one": -2}) | clip(), ..."""
-    sampler: Annotated[str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")] = "ddim"
+    sampler: Annotated[
+        str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
+    ] = "ddim"
     steps: int = 20
     """Steps of the sampler."""
     grid: Annotated[str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}.")] = "trailing"
     seed: int = 0
-    """Seed of the first image; the next images have the next seeds. The same seed gives the same noise for any class."""
+    """Seed of the first image; the next ones have the next seeds. The same seed gives the same noise for any class."""
     batch_size: int = 64
     """Images denoised together; does not change them."""
     precision: str = "fp32"
@@ -75,7 +77,7 @@ class Sample:
         run = sample_with_progress(plan)
         paths = run.save(self.out)
         assert run.images is not None
-        rows = run.images.unflatten(0, (len(wanted), self.n))
+        rows = run.images.reshape(len(wanted), self.n, *run.images.shape[1:])
         picture = image_grid(
             rows,
             row_labels=["null" if cond is None else str(cond) for cond in wanted],
@@ -85,7 +87,8 @@ class Sample:
         (self.out / "grid.png").write_bytes(picture)
         each = 1000 * run.seconds / len(paths)
         print(
-            f"{len(paths)} images in {self.out} ({run.cost.rows / len(paths):g} network rows and {each:.1f} ms an image); "
+            f"{len(paths)} images in {self.out} "
+            f"({run.cost.rows / len(paths):g} network rows and {each:.1f} ms an image); "
             f"all of them at a glance: {self.out / 'grid.png'}"
         )
 

@@ -43,7 +43,9 @@ class Sweep:
     """Seed of the first image; the same seeds for every guidance."""
     cond: tuple[str, ...] = ()
     """Conditions, taken in turn; nothing for every class in turn."""
-    sampler: Annotated[str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")] = "ddim"
+    sampler: Annotated[
+        str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
+    ] = "ddim"
     steps: int = 20
     """Steps of the sampler."""
     grid: Annotated[str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}.")] = "trailing"

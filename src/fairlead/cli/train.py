@@ -36,7 +36,9 @@ class Train:
     """digits, mnist, cifar10, lesson-mnist or lesson-cifar10."""
     data: Annotated[
         str | None,
-        tyro.conf.arg(help=f"A name ({', '.join(names('data'))}), a parquet or image folder, or a hub name owner/name."),
+        tyro.conf.arg(
+            help=f"A name ({', '.join(names('data'))}), a parquet or image folder, or a hub name owner/name."
+        ),
     ] = None
     size: int | None = None
     """Resize and crop images to this many pixels."""
@@ -47,7 +49,7 @@ class Train:
     net: str | None = None
     """Network preset: 8x8, 28x28, 32x32, dit-small, lesson-mnist or lesson-cifar10."""
     conditioning: str | None = None
-    """How the class enters the U-Net: adaptive (group normalisation), add (to the time embedding) or concat (one-hot)."""
+    """How the class enters the U-Net: adaptive (group normalisation), add (to the time embedding), concat (one-hot)."""
     channels: int | None = None
     """Width of the network's first level."""
     objective: str | None = None
@@ -89,8 +91,8 @@ class Train:
         from fairlead.train.loop import Training
 
         recipe, changes = self._recipe()
-        given = {"spec": self.data or recipe.data, "size": self.size, "limit": self.limit, "flip": self.flip}
-        given = {name: value for name, value in given.items() if value is not None}
+        options = {"spec": self.data or recipe.data, "size": self.size, "limit": self.limit, "flip": self.flip}
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         data = load_data(**given)
         config = self._config(recipe, changes, data.shape, len(data.classes), given)
         training = Training(data, config, self.out, self.resume, [self.tracker] if self.tracker else None)
@@ -141,14 +143,18 @@ def train_with_progress(training: Training, preview_every: int = 0) -> None:
     loss = 0.0
     with (
         interruptible() as interrupted,
-        tqdm(total=training.config.steps, initial=training.step, unit="step", disable=not main, dynamic_ncols=True) as bar,
+        tqdm(
+            total=training.config.steps, initial=training.step, unit="step", disable=not main, dynamic_ncols=True
+        ) as bar,
     ):
         if training.step == training.config.steps:
             print(f"{training.out} is trained already: step {training.step} of {training.config.steps}")
         for record in training.run():
             loss = record.loss if record.step == 1 else 0.98 * loss + 0.02 * record.loss
             bar.update()
-            bar.set_postfix_str(f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s", refresh=False)
+            bar.set_postfix_str(
+                f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s", refresh=False
+            )
             if main and preview_every and record.step % preview_every == 0:
                 write_preview(training)
             if interrupted():
@@ -184,7 +190,9 @@ def write_preview(training: Training) -> None:
 
     if training.out is None:
         return
-    model = model_of(training.averaged_network(), training.about(), {"step": training.step}, training.accelerator.device)
+    model = model_of(
+        training.averaged_network(), training.about(), {"step": training.step}, training.accelerator.device
+    )
     guidance = "cfg(2)" if model.classes else None
     picture = class_grid(model, guidance, rows=4, title=f"step {training.step}, {guidance or 'no guidance'}")
     try:

@@ -87,6 +87,10 @@ class UNet(nn.Module):
 
         widths = [channels * m for m in multipliers]
         sizes = [size // patch // 2**level for level in range(len(widths))]
+        if not set(attention) <= set(sizes):
+            raise UsageError(
+                f"attention at {list(attention)}: the levels of this network have sizes {sizes}; choose among them"
+            )
         self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         width = widths[0]

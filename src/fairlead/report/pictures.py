@@ -20,13 +20,14 @@ def class_grid(
 ) -> bytes:
     """PNG: ``rows`` samples of every class, one column a class, each row from the same noise.
 
-    ``options`` are those of ``sample`` (sampler, steps, grid, ...). An unconditional model fills the columns with seeds.
+    ``options`` are those of ``sample`` (sampler, steps, grid, ...). An unconditional model fills columns with seeds.
     """
     columns: Sequence[Spec] = model.classes or (None,) * 10
     conds = [cond for _ in range(rows) for cond in columns]
     unconditional = not model.classes
     seeds = [seed + (i if unconditional else i // len(columns)) for i in range(len(conds))]
-    images = _images(model, conds, guidance, seeds, **options).unflatten(0, (rows, len(columns)))
+    images = _images(model, conds, guidance, seeds, **options)
+    images = images.reshape(rows, len(columns), *images.shape[1:])
     names = [str(cond) for cond in model.classes] or [str(seed + i) for i in range(10)]
     return image_grid(images, row_labels=[""] * rows, col_labels=names, title=title)
 

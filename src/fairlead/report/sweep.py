@@ -34,8 +34,9 @@ def findings(points: Sequence[Point], floor: Floor) -> tuple[Point, str]:
     metrics, real = best.score.metrics, floor.metrics
     times = metrics["distance"].value / real["distance"].value
     text = (
-        f"Best: {best.guidance}. The judge recognises {percent(metrics['accuracy'])} of its images as what was asked for "
-        f"(real images: {percent(real['accuracy'])}). Their distance to the training images is {metrics['distance']}, "
+        f"Best: {best.guidance}. The judge recognises {percent(metrics['accuracy'])} of its images as what was asked "
+        f"for (real images: {percent(real['accuracy'])}). "
+        f"Their distance to the training images is {metrics['distance']}, "
         f"{times:.2f} times that of held-out real images ({real['distance']}, both at N = {floor.n:,}). "
     )
     plain = next((point for point in points if point.scale == 1.0), None)
@@ -94,7 +95,7 @@ def _rows(points: Sequence[Point], about: Mapping[str, Any]) -> Section:
 
 def _tradeoff(points: Sequence[Point], floor: Floor, best: Point) -> list[Section]:
     rows = [TradeoffRow(point.scale, point.score.metrics) for point in points if point.scale is not None]
-    if len(rows) < 2:
+    if len(rows) < 2 or len({row.scale for row in rows}) < len(rows):  # one curve only
         return []
     figure = tradeoff_plot(rows, floor.metrics, recommended=best.scale)
     return [Section("The trade-off", [Svg(to_svg(figure), "distance, accuracy and diversity over the guidance scale")])]

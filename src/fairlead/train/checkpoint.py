@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
+from fairlead.core.files import replacing
 
 FORMAT = 1
 _STEP = re.compile(r"step-(\d{6,})$")
@@ -174,7 +175,17 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
 
 
 def prune(run: Path, keep: int, snapshot_every: int) -> None:
-    """Remove all checkpoints but step ``keep`` and the snapshots."""
+    """Remove all checkpoints but step ``keep`` and the snapshots; of these only the averaged weights stay."""
     for step in steps_of(run):
-        if step != keep and not (snapshot_every and step % snapshot_every == 0):
-            shutil.rmtree(run / f"step-{step:06d}")
+        folder = run / f"step-{step:06d}"
+        if step == keep:
+            continue
+        if not (snapshot_every and step % snapshot_every == 0):
+            shutil.rmtree(folder)
+            continue
+        about = json.loads((folder / "model.json").read_text())
+        if set(about["files"]) != {"ema"}:
+            with replacing(folder / "model.json") as partial:
+                partial.write_text(json.dumps({**about, "files": {"ema": about["files"]["ema"]}}, indent=1))
+            for part in set(about["files"]) - {"ema"}:
+                (folder / f"{part}.safetensors").unlink(missing_ok=True)

@@ -113,7 +113,7 @@ class Training:
         if config.batch_size % world:
             raise UsageError(f"batch size {config.batch_size} cannot be shared evenly by {world} processes")
         self.schedule = schedule_from_config(config.schedule)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_net(config.net)
         self.parameters = parameter_count(network)
@@ -146,7 +146,7 @@ class Training:
         changed = {
             name: (old, self.config.to_json()[name])
             for name, old in recorded.items()
-            if _plain(old) != _plain(self.config.to_json()[name])
+            if name != "data" and _plain(old) != _plain(self.config.to_json()[name])  # data: by its fingerprint
         }
         if checkpoint.about["data"]["fingerprint"] != self.data.fingerprint:
             changed["data"] = (checkpoint.about["data"]["fingerprint"], self.data.fingerprint)
@@ -158,6 +158,12 @@ class Training:
         return checkpoint
 
     def _restore(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.about["precision"] != self.precision:
+            was = checkpoint.about["precision"]
+            raise UsageError(
+                f"cannot resume {self.out}: it was trained in {was}, here {self.precision} would be used; "
+                f"pass --precision {was}"
+            )
         raw, average = checkpoint.tensors("raw"), checkpoint.tensors("ema")
         self.accelerator.unwrap_model(self.network).load_state_dict(raw)
         self.average.module.load_state_dict(average)
@@ -218,9 +224,9 @@ class Training:
             group["lr"] = lr
         time_input = self.schedule.network_time(draw.t).to(device, torch.float32)
         self.network.train()
-        with torch.random.fork_rng(enabled=_has_dropout(config)):
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=_has_dropout(config)):
             if _has_dropout(config):
-                torch.manual_seed(config.seed * 1_000_003 + self.step)
+                torch.manual_seed((config.seed * 1_000_003 + self.step) * world + rank)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 output = self.network(x_t.contiguous(memory_format=torch.channels_last), time_input, condition)
         loss = diffusion_loss(output, x0, draw, self.schedule, config.objective, config.weighting)

@@ -1,8 +1,8 @@
 """A sweep: several guidances on one model, from the same seeds, each measured under one protocol, stored as it goes.
 
-    FOLDER/sweep.json            what was swept: model, floor of real images, settings
-           sweep.jsonl           one line a guidance: expression, score, cost
-           examples.safetensors  the first images of each guidance, from the same noise, for pictures
+FOLDER/sweep.json            what was swept: model, floor of real images, settings
+       sweep.jsonl           one line a guidance: expression, score, cost
+       examples.safetensors  the first images of each guidance, from the same noise, for pictures
 """
 
 from __future__ import annotations
@@ -61,13 +61,14 @@ class Point:
 
     @property
     def scale(self) -> float | None:
-        """The number w where the guidance is a plain ``cfg(w)`` (none: 1), else None."""
+        """The number w where the guidance is ``cfg(w)``, whatever finishes it (none: 1), else None."""
         terms = to_guidance(self.guidance).terms
         if not terms:
             return 1.0
         term = terms[0]
-        plain = len(terms) == 1 and isinstance(term, CFG) and isinstance(term.scale, float)
-        return term.scale if plain and isinstance(term, CFG) and isinstance(term.scale, float) else None
+        if len(terms) == 1 and isinstance(term, CFG) and term.negative is None and isinstance(term.scale, float):
+            return term.scale
+        return None
 
 
 def expand(templates: Sequence[str], scales: Sequence[float]) -> list[str]:
@@ -78,7 +79,9 @@ def expand(templates: Sequence[str], scales: Sequence[float]) -> list[str]:
     """
     found: list[str] = []
     for template in templates:
-        filled = [template.replace("{scale}", f"{scale:g}") for scale in scales] if "{scale}" in template else [template]
+        filled = (
+            [template.replace("{scale}", f"{scale:g}") for scale in scales] if "{scale}" in template else [template]
+        )
         found += [str(parse(text)) for text in filled]
     if scales and not any("{scale}" in template for template in templates):
         raise UsageError(f"scales {list(scales)} are not used: write {{scale}} in the guidance, e.g. 'cfg({{scale}})'")
@@ -211,5 +214,6 @@ class _writing:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError | SafetensorError):
-            raise UsageError(f"cannot write the sweep to {self.folder}: {error}; what was measured before is kept") from error
-
+            raise UsageError(
+                f"cannot write the sweep to {self.folder}: {error}; what was measured before is kept"
+            ) from error

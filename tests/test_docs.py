@@ -1,0 +1,102 @@
+"""README and docs stay true: Python blocks run, command lines run or at least parse, links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from fairlead.cli import Command, main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"```(python|sh)\n(.*?)```", re.DOTALL)
+QUICK = {
+    "train": ["--steps", "3", "--channels", "8", "--batch-size", "32"],
+    "sample": ["--steps", "2"],
+    "sweep": ["--n", "60", "--steps", "2"],
+}
+
+
+def blocks(language: str, pages: list[Path] = PAGES) -> list[tuple[str, str]]:
+    return [(page.name, text) for page in pages for kind, text in BLOCK.findall(page.read_text()) if kind == language]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder in which the README's commands have been run in their order, with few steps and images."""
+    folder = tmp_path_factory.mktemp("docs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("FAIRLEAD_CACHE", str(folder / "cache"))
+        for _, text in blocks("sh", [ROOT / "README.md"]):
+            for line in text.splitlines():
+                words = shlex.split(line, comments=True)
+                if words and words[0] == "fairlead":
+                    assert main([*words[1:], *QUICK.get(words[1], [])]) == 0, line
+    return folder
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("python"), ids=lambda value: value if value.endswith(".md") else "")
+def test_python_blocks_run(page: str, code: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    exec(compile(code, page, "exec"), {"__name__": "__main__"})
+
+
+def test_the_readme_commands_wrote_what_the_text_says(workplace: Path) -> None:
+    assert len(list((workplace / "sevens-and-threes").glob("0*.png"))) == 16
+    assert (workplace / "runs" / "digits" / "sweep" / "report.html").is_file()
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every ``fairlead ...`` in a code block or in backticks, on any page."""
+    found = [(name, line) for name, text in blocks("sh") for line in text.splitlines() if line.startswith("fairlead ")]
+    for page in PAGES:
+        for text in re.findall(r"`(fairlead [a-z]+ [^`]*)`", page.read_text()):
+            if "..." not in text and "COMMAND" not in text:
+                found.append((page.name, text.replace("\\|", "|")))
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_every_command_line_parses(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    needs_out = words[0] in ("train", "sample", "sweep") and "--out" not in words
+    if words[0] in ("demo", "train", "sample", "sweep", "report", "info") and len(words) > 1:
+        command = tyro.cli(
+            Command,
+            args=[*words, "--out", "x"] if needs_out else words,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+        assert type(command).__name__.lower() == words[0]
+        guidance = getattr(command, "guidance", ())
+        for text in (guidance,) if isinstance(guidance, str) else guidance:
+            from fairlead.guide.expression import parse
+
+            parse(text.replace("{scale}", "2"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert missing == []
+
+
+def test_expressions_in_the_lessons_table_parse() -> None:
+    from fairlead.guide.expression import parse
+
+    page = (ROOT / "docs" / "lessons.md").read_text()
+    found = re.findall(r"`((?:cfg|compose)\([^`]*)`", page)
+    assert len(found) >= 5
+    for text in found:
+        parse(text.replace("\\|", "|"))
+
+
+def test_the_table_of_kinds_in_contributing_names_registered_kinds() -> None:
+    from fairlead.core.registry import REGISTRY
+
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    kinds = set(re.findall(r"\| `([a-z]+)` \|", page))
+    assert kinds == set(REGISTRY)
