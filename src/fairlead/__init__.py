@@ -1,10 +1,12 @@
 """fairlead: train, guide, measure and tune conditional diffusion models.
 
-import fairlead as fl
+For example::
 
-model = fl.load("runs/digits")
-run = fl.sample(model, "seven", guidance=fl.cfg(3), n=8)
-run.save("sevens")
+    import fairlead as fl
+
+    model = fl.load("runs/digits")
+    run = fl.sample(model, "seven", guidance=fl.cfg(3), n=8)
+    run.save("sevens")
 """
 
 import sys
