@@ -1,9 +1,9 @@
 """Which choices matter on MNIST? Trains short variants of one recipe and scores them; one JSON line a result.
 
-    python benchmarks/mnist_choices.py --data ../shared/data/mnist --out runs/choices
+    python benchmarks/mnist_choices.py --data ../shared/data/mnist --out runs/choices --run runs/mnist
     python benchmarks/mnist_choices.py --data ../shared/data/mnist --out runs/choices --only v eps
 
-Training choices are compared at equal images seen and seeds; sampling choices on the first variant,
+Training choices are compared at equal images seen and seeds; sampling choices on one model,
 from the same noise.
 """
 
@@ -15,14 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 
 from fairlead.data.hub import load_data
-from fairlead.data.images import ImageData
-from fairlead.measure.frechet import Moments, frechet_distance
-from fairlead.measure.judge import Classifier, cached_classifier
-from fairlead.measure.scores import accuracy
+from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.judge import cached_classifier
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.nets.build import net_config
@@ -30,6 +27,7 @@ from fairlead.sample.run import sample
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
 
+SHOWN = ("distance", "accuracy", "saturation")
 COSINE: dict[str, Any] = {"name": "vp_cosine"}
 TRAINING: dict[str, dict[str, Any]] = {
     "v": {},
@@ -71,33 +69,24 @@ class Options:
     n: int = 1000
     scales: tuple[float, ...] = (1.0, 1.5, 2.0)
     only: tuple[str, ...] = ()
-    sampling: bool = True
+    """Variants of training to run."""
+    run: Path | None = None
+    """A trained model to try the variants of sampling on."""
 
 
-class Scorer:
-    def __init__(self, train: ImageData, test: ImageData) -> None:
-        self.features: Classifier = cached_classifier(train, "features")
-        self.judge: Classifier = cached_classifier(train, "judge")
-        self.real = Moments.of(self.features.features(train.images))
-        self.test = test
-
-    def floor(self, n: int) -> float:
-        return frechet_distance(real=self.real, fake=Moments.of(self.features.features(self.test.images[:n])))
-
-    def __call__(self, model: Model, n: int, scale: float, finish: str = "", **options: Any) -> dict[str, Any]:
-        guidance = f"cfg({scale:g}){finish}" if scale != 1 or finish else None
-        run = sample(model, [i % 10 for i in range(n)], guidance=guidance, **options)
-        assert run.images is not None
-        labels = torch.tensor([i % 10 for i in range(n)])
-        fake = Moments.of(self.features.features(run.images))
-        return {
-            "scale": scale,
-            "n": n,
-            "distance": round(frechet_distance(real=self.real, fake=fake), 2),
-            "accuracy": round(accuracy(self.judge.logits(run.images), labels).value, 4),
-            "ms_per_image": round(1000 * run.seconds / n, 2),
-            "rows": run.cost.rows,
-        }
+def score(evaluator: Evaluator, model: Model, n: int, scale: float, finish: str = "", **options: Any) -> dict[str, Any]:
+    """Sample n images, classes in turn, seeds from 0, and measure them."""
+    guidance = f"cfg({scale:g}){finish}" if scale != 1 or finish else None
+    run = sample(model, [i % 10 for i in range(n)], guidance=guidance, **options)
+    assert run.images is not None
+    metrics = evaluator.score(run.images, run.condition.values["label"], run.x0, run.seeds).metrics
+    return {
+        "scale": scale,
+        "n": n,
+        **{name: str(metrics[name]) for name in SHOWN},
+        "ms_per_image": round(1000 * run.seconds / n, 2),
+        "rows_per_image": run.cost.rows / n,
+    }
 
 
 def main(options: Options) -> None:
@@ -110,12 +99,12 @@ def main(options: Options) -> None:
         log.write(json.dumps(row) + "\n")
         log.flush()
 
-    score = Scorer(train, test)
-    judged = accuracy(score.judge.logits(test.images), test.labels)
-    record(real=True, floor=score.floor(options.n), n=options.n, judge=judged.value)
-    first: Model | None = None
+    judge, features = cached_classifier(train, "judge"), cached_classifier(train, "features")
+    evaluator = Evaluator(train, test, judge, features)
+    floor = evaluator.floor(options.n)
+    record(real=True, n=floor.n, **{name: str(floor.metrics[name]) for name in SHOWN})
     for name, changes in TRAINING.items():
-        if options.only and name not in options.only:
+        if name not in options.only:
             continue
         changes = dict(changes)
         net = net_config("28x28", 1, 28, 10, **changes.pop("net", {}))
@@ -127,13 +116,16 @@ def main(options: Options) -> None:
             loss = step.loss
         record(train=name, steps=config.steps, seconds=round(time.perf_counter() - began, 1), loss=round(loss, 4))
         model = load(folder)
-        first = first or model
         for scale in options.scales:
-            record(train=name, **score(model, options.n, scale))
-    if options.sampling and first is not None:
+            record(train=name, **score(evaluator, model, options.n, scale))
+        if config.objective == "eps":
+            for scale in options.scales:
+                record(train=f"{name} | clip()", **score(evaluator, model, options.n, scale, " | clip()"))
+    if options.run is not None:
+        model = load(options.run)
         for name, arguments in SAMPLING.items():
-            for scale in options.scales[1:]:
-                record(sampling=name, **score(first, options.n, scale, **arguments))
+            for scale in options.scales:
+                record(sampling=name, **score(evaluator, model, options.n, scale, **arguments))
 
 
 if __name__ == "__main__":

@@ -99,10 +99,10 @@ class NetworkDenoiser:
         self.network, self.schedule, self.objective = network, schedule, objective
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
-        t = as_time(t).expand(len(x_t)) if t.ndim == 0 else as_time(t)
+        t = as_time(t)
         alpha, sigma = (expand_like(value, x_t) for value in self.schedule.alpha_sigma(t))
         inputs = x_t * expand_like(self.schedule.input_scale(t), x_t)
-        time = self.schedule.network_time(t).to(x_t.device, torch.float32)
+        time = self.schedule.network_time(t).to(x_t.device, torch.float32).expand(len(x_t))
         output = self.network(inputs, time, condition).to(x_t.dtype)
         tally(len(x_t))  # after the call: one that ran out of memory evaluated nothing
         return Prediction.from_output(output, self.objective, x_t, alpha, sigma)

@@ -46,7 +46,8 @@ class Prediction:
         if objective == "v":
             norm2 = alpha**2 + sigma**2
             root = norm2.sqrt()
-            return cls((alpha * x_t - sigma * root * output) / norm2, (sigma * x_t + alpha * root * output) / norm2)
+            x0 = (alpha / norm2) * x_t - (sigma / root) * output
+            return cls(x0, (sigma / norm2) * x_t + (alpha / root) * output)
         if objective == "flow":
             total = alpha + sigma
             return cls((x_t - sigma * output) / total, (x_t + alpha * output) / total)
