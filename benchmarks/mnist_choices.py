@@ -18,6 +18,7 @@ from typing import Any
 import tyro
 
 from fairlead.data.hub import load_data
+from fairlead.data.images import stratified_order
 from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.judge import cached_classifier
 from fairlead.models.load import load
@@ -75,9 +76,11 @@ class Options:
 
 
 def score(evaluator: Evaluator, model: Model, n: int, scale: float, finish: str = "", **options: Any) -> dict[str, Any]:
-    """Sample n images, classes in turn, seeds from 0, and measure them."""
+    """Sample n images, classes in the reference's proportions, seeds from 0, and measure them."""
+    labels = evaluator.reference.labels
+    conds = labels[stratified_order(labels, seed=0)[:n]].tolist()
     guidance = f"cfg({scale:g}){finish}" if scale != 1 or finish else None
-    run = sample(model, [i % 10 for i in range(n)], guidance=guidance, **options)
+    run = sample(model, conds, guidance=guidance, **options)
     assert run.images is not None
     metrics = evaluator.score(run.images, run.condition.values["label"], run.x0, run.seeds).metrics
     return {

@@ -13,6 +13,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from fairlead.core.registry import REGISTRY
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -44,26 +46,23 @@ if TYPE_CHECKING:
     toy = toy_model
 
 _PUBLIC = {
-    "Condition": "core.condition:Condition",
-    "GaussianMixture": "data.toys:GaussianMixture",
-    "GuidedDenoiser": "guide.executor:GuidedDenoiser",
-    "Model": "models.model:Model",
-    "Prediction": "core.prediction:Prediction",
-    "Run": "sample.run:Run",
-    "TrainConfig": "train.config:TrainConfig",
-    "Training": "train.loop:Training",
-    "UsageError": "core.errors:UsageError",
-    "cfg": "guide.cfg:CFG",
-    "clamp": "guide.scales:Clamp",
-    "clip": "guide.threshold:Clip",
-    "compose": "guide.compose:Compose",
-    "load": "models.load:load",
-    "load_data": "data.hub:load_data",
-    "parse": "guide.expression:parse",
-    "ramp": "guide.scales:Ramp",
-    "sample": "sample.run:sample",
-    "threshold": "guide.threshold:Threshold",
-    "toy": "models.toy:toy_model",
+    **REGISTRY["term"],
+    **REGISTRY["finisher"],
+    **REGISTRY["scale"],
+    "Condition": "fairlead.core.condition:Condition",
+    "GaussianMixture": "fairlead.data.toys:GaussianMixture",
+    "GuidedDenoiser": "fairlead.guide.executor:GuidedDenoiser",
+    "Model": "fairlead.models.model:Model",
+    "Prediction": "fairlead.core.prediction:Prediction",
+    "Run": "fairlead.sample.run:Run",
+    "TrainConfig": "fairlead.train.config:TrainConfig",
+    "Training": "fairlead.train.loop:Training",
+    "UsageError": "fairlead.core.errors:UsageError",
+    "load": "fairlead.models.load:load",
+    "load_data": "fairlead.data.hub:load_data",
+    "parse": "fairlead.guide.expression:parse",
+    "sample": "fairlead.sample.run:sample",
+    "toy": "fairlead.models.toy:toy_model",
 }
 
 __all__ = ["__version__", *_PUBLIC]
@@ -76,7 +75,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     module, attribute = _PUBLIC[name].split(":")
-    return getattr(import_module(f"fairlead.{module}"), attribute)
+    return getattr(import_module(module), attribute)
 
 
 class _Package(ModuleType):

@@ -1,11 +1,13 @@
 """Wrong input: one clear line on standard error, exit code 2, nothing written, nothing lost."""
 
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -76,6 +78,9 @@ TRAIN = [
     (["--steps", "0"], "steps: expected at least 1"),
     (["--lr", "-1"], "lr: expected a positive number"),
     (["--net", "lesson-mnist", "--conditioning", "add"], "takes no 'conditioning'"),
+    (["--channels", "-8"], "channels: expected at least 1, got -8"),
+    (["--channels", "0"], "channels: expected at least 1, got 0"),
+    (["--net", "lesson-mnist", "--channels", "12"], "num_channels (12) must be divisible by"),
     (["--size", "9"], "image size 9 cannot be halved"),
     (["--tracker", "tensorbored"], "tensorbored"),
 ]
@@ -88,6 +93,25 @@ def test_train(extra: list[str], message: str, tmp_path: Path, capsys: pytest.Ca
     assert line.count("\n") == 1
     assert message in line
     assert not list(tmp_path.glob("o/step-*"))
+
+
+def test_the_help_of_train_lists_exactly_the_known_names_and_imports_no_torch() -> None:
+    from fairlead.core.prediction import Objective
+    from fairlead.nets.build import PRESETS
+    from fairlead.nets.unet import Conditioning
+    from fairlead.train.config import RECIPES, Precision, Weighting
+
+    code = "import sys; from fairlead.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, "train", "--help"], capture_output=True, text=True, check=True)
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", done.stdout).split())
+    expected: dict[str, Iterable[str]] = {
+        "recipe": RECIPES, "net": PRESETS, "objective": get_args(Objective), "weighting": get_args(Weighting),
+        "precision": get_args(Precision), "conditioning": get_args(Conditioning),
+    }  # fmt: skip
+    for option, known in expected.items():
+        described = re.split(r"--[a-z]", text.split(f" --{option} ")[-1])[0].split("(default")[0]
+        listed = re.sub(r"\(.*?\)", "", described.split(" ", 1)[1].split(": ")[-1])
+        assert set(re.findall(r"[\w-]+", listed)) - {"or"} == set(known), option
 
 
 def test_a_number_that_is_none_is_refused_by_the_parser(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

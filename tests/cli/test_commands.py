@@ -9,7 +9,7 @@ from PIL import Image
 
 import fairlead as fl
 from fairlead.cli import main
-from fairlead.measure.evaluate import Floor
+from fairlead.measure.score import Floor
 from fairlead.tune.sweep import SweepFolder
 
 
@@ -70,6 +70,36 @@ def test_sweep_stores_scores_with_protocol_and_costs_by_the_formula(swept: Path)
     protocol = points[0].score.protocol
     assert (protocol.n, protocol.block, protocol.seeds) == (60, 60, "0..59")
     assert Floor.from_dict(about["floor"]).n == 60
+
+
+def test_differences_to_scale_one_are_those_of_the_scores(swept: Path) -> None:
+    _, points = SweepFolder(swept).read()
+    baseline = points[1]
+    assert [point.differences is None for point in points] == [False, True, False]
+    for point in (points[0], points[2]):
+        assert point.differences is not None
+        for name, change in point.differences.items():
+            expected = point.score.metrics[name].value - baseline.score.metrics[name].value
+            assert change.value == pytest.approx(expected, abs=1e-9), name
+        assert point.differences["confidence"].paired
+        assert not point.differences["distance"].paired  # 60 samples for 64 features
+    page = (swept / "report.html").read_text()
+    assert "difference to cfg(1), same seeds" in page
+    assert "* not paired" in page
+
+
+def test_a_sweep_of_one_class_is_compared_with_that_class(tiny_run: Path, tmp_path: Path) -> None:
+    from fairlead.data.digits import load_digits
+
+    command = ["sweep", str(tiny_run), "--cond", "7", "--scales", "1", "2", "--n", "5", "--steps", "2"]
+    assert main([*command, "--out", str(tmp_path / "s")]) == 0
+    about, points = SweepFolder(tmp_path / "s").read()
+    data = load_digits("train")
+    sevens = data.subset(data.labels == 7)
+    protocol = points[0].score.protocol
+    assert (protocol.reference_n, protocol.reference) == (len(sevens), f"digits/train#{sevens.fingerprint}")
+    assert Floor.from_dict(about["floor"]).metrics["accuracy"].n == int((load_digits("test").labels == 7).sum())
+    assert (tmp_path / "s" / "report.html").is_file()
 
 
 def test_scale_zero_ignores_the_condition(swept: Path) -> None:

@@ -22,7 +22,26 @@ def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_demo_refuses_a_folder_that_is_not_a_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "precious.txt").write_text("keep me")
+    precious = tmp_path / "project" / "model" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("keep me")
+    (tmp_path / "file").write_text("keep me too")
+    assert main(["demo", "--out", str(tmp_path / "project")]) == 2
+    assert "holds 'model', which is not an earlier demo's; choose another --out" in capsys.readouterr().err
     assert main(["demo", "--out", str(tmp_path)]) == 2
-    assert "is not an earlier demo; choose another --out" in capsys.readouterr().err
-    assert (tmp_path / "precious.txt").read_text() == "keep me"
+    assert "holds 'file'" in capsys.readouterr().err
+    assert main(["demo", "--out", str(tmp_path / "file")]) == 2
+    assert "is a file; choose another --out" in capsys.readouterr().err
+    assert precious.read_text() == "keep me"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--n", "20", "at least 60 images"), ("--seconds", "nan", "a positive number"), ("--seed", "-1", "from 0 to")],
+)
+def test_demo_checks_its_numbers_first(
+    option: str, value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--out", str(tmp_path / "d"), option, value]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()

@@ -9,8 +9,9 @@ import torch
 from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.images import to_float
-from fairlead.measure.evaluate import METRICS, Evaluator, Score
+from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.frechet import Moments, frechet_distance, paired_difference
+from fairlead.measure.score import METRICS, Score
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,38 @@ def test_a_damaged_cache_is_trained_anew(tmp_path, monkeypatch):
     assert fresh.weight_hash in note.read_text()
 
 
+def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(tmp_path, monkeypatch):
+    quick = judge_module.Recipe(seed=1, steps=2, width=4)
+    monkeypatch.setattr(judge_module, "recipe_for", lambda data, role: quick)
+    data = load_digits("train")
+    stored = cached_classifier(data, "judge", tmp_path)
+    (tmp_path / "file").write_text("in the way of a folder")
+    assert cached_classifier(data, "judge", tmp_path / "file").weight_hash == stored.weight_hash
+    assert (tmp_path / "file").read_text() == "in the way of a folder"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(judge_module, "save_file", full)
+    assert cached_classifier(data, "judge", tmp_path / "full").weight_hash == stored.weight_hash
+    assert not list((tmp_path / "full").iterdir())
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("FAIRLEAD_CACHE", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    assert cached_classifier(data, "judge").weight_hash == stored.weight_hash
+
+
+def test_progress_is_told_of_every_step_and_only_when_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(judge_module, "recipe_for", lambda data, role: judge_module.Recipe(seed=1, steps=3, width=4))
+    steps: list[int] = []
+    for _ in range(2):
+        cached_classifier(load_digits("train"), "judge", tmp_path, lambda step, loss: steps.append(step))
+    assert steps == [0, 1, 2]
+
+
 def test_other_data_or_another_recipe_is_another_file(tmp_path, monkeypatch):
     data = load_digits("train")
     for steps in (1, 2):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.estimate import Estimate, mean_estimate
-from fairlead.measure.scores import accuracy, confidence, pairwise_diversity, saturation
+from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
+from fairlead.measure.scores import accuracy, confidence, pairwise_diversity, shares_at_limits
 
 
 def test_mean_and_its_standard_error():
@@ -15,6 +15,25 @@ def test_mean_and_its_standard_error():
     assert (found.value, found.n) == (3.0, 4)
     assert found.error == pytest.approx(math.sqrt(14 / 3 / 4))
     assert math.isnan(mean_estimate(torch.tensor([1.0])).error)
+
+
+@pytest.mark.parametrize(("ones", "n"), [(0, 9), (9, 9), (1, 4), (498, 500), (1, 1)])
+def test_the_error_of_a_share_is_half_the_wilson_interval_and_never_zero(ones, n):
+    # the interval is the set of p with |p - share| <= sqrt(p (1 - p) / n): the roots of a quadratic in p
+    share = ones / n
+    a, b, c = 1 + 1 / n, -(2 * share + 1 / n), share**2
+    half = math.sqrt(b**2 - 4 * a * c) / (2 * a)
+    found = proportion_estimate(torch.tensor([1.0] * ones + [0.0] * (n - ones)))
+    assert (found.value, found.n) == (share, n)
+    assert found.error == pytest.approx(half, rel=1e-9)
+    assert found.error > 0
+
+
+def test_all_of_n_have_an_error_of_about_half_an_image():
+    logits, labels = torch.eye(3)[torch.arange(30) % 3], torch.arange(30) % 3
+    found = accuracy(logits, labels)
+    assert found.value == 1.0
+    assert found.error == pytest.approx(1 / 62)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +88,7 @@ def test_diversity_error_is_the_jackknife_and_the_spread_over_draws():
 
 def test_saturation_counts_values_at_and_beyond_the_range():
     x0 = torch.tensor([[-1.0, -1.2, 0.0, 0.99], [1.0, 0.5, 0.0, -0.5]]).reshape(2, 1, 2, 2)
-    found = saturation(x0)
-    assert (found.value, found.n) == (0.375, 2)
-    assert found.error == pytest.approx(0.125)
+    assert shares_at_limits(x0).tolist() == [0.5, 0.25]
 
 
 def test_wrong_input_is_refused():
@@ -82,4 +99,4 @@ def test_wrong_input_is_refused():
     with pytest.raises(UsageError, match=r"got \[2, 3\] and \[3\]"):
         confidence(torch.randn(2, 3), torch.tensor([0, 1, 2]))
     with pytest.raises(UsageError, match="1 values are not finite"):
-        saturation(torch.tensor([[0.0, math.nan]]))
+        shares_at_limits(torch.tensor([[0.0, math.nan]]))

@@ -181,6 +181,16 @@ def test_what_cannot_be_built_is_refused():
             tiny(lesson, size=30)
     with pytest.raises(UsageError, match=r"unknown conditioning 'film' \(known: adaptive, add, concat\)"):
         tiny("unet-adaptive", conditioning="film")
+    with pytest.raises(
+        UsageError, match=r"network \{'kind': 'unet', 'channels': -8, .* cannot be built: .* at least 1, got -8"
+    ):
+        build_net(net_config("8x8", 1, 8, 10, channels=-8))
+    with pytest.raises(UsageError, match=r"network \{.*\} cannot be built: .* negative dimension -3"):
+        build_net({**net_config("8x8", 1, 8, 10), "embed": -3})
+    with pytest.raises(UsageError, match=r"network \{.*\} cannot be built: num_channels \(12\) must be divisible by"):
+        build_net(net_config("lesson-mnist", 1, 28, 10, channels=12))
+    with pytest.raises(UsageError, match=r"network \{.*\} cannot be built: .*unexpected keyword argument 'novelty'"):
+        build_net({**net_config("8x8", 1, 8, 10), "novelty": 1})
 
 
 def test_changes_replace_what_the_preset_says():

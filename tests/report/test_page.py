@@ -11,10 +11,10 @@ from PIL import Image
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate
-from fairlead.measure.evaluate import Protocol, Score
+from fairlead.measure.score import Protocol, Score
 from fairlead.report.grids import image_grid
 from fairlead.report.page import Code, Png, Section, Svg, Table, Text, score_table, write_page
-from fairlead.report.plots import loss_plot, to_svg
+from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
 
 NASTY = "<script>alert('x')</script> & \"cfg(4)\""
 
@@ -39,11 +39,16 @@ def picture():
     return image_grid(torch.randint(0, 256, (2, 2, 3, 4, 4), dtype=torch.uint8))
 
 
+def _drawing() -> str:
+    metrics = {name: Estimate(1.0, 0.1, 9) for name in ("distance_debiased", "accuracy", "confidence", "diversity")}
+    return to_svg(tradeoff_plot([TradeoffRow(1.0, metrics), TradeoffRow(2.0, metrics)]))
+
+
 @pytest.fixture
 def page(tmp_path, picture):
     sections = [
         Section(f"Pictures {NASTY}", [Text(f"One.\n\nTwo {NASTY}"), Png(picture, NASTY, NASTY)]),
-        Section("Loss", [Svg(to_svg(loss_plot([1, 2, 3], [3.0, 2.0, 1.0])), NASTY, NASTY), Code(NASTY)]),
+        Section("Drawing", [Svg(_drawing(), NASTY, NASTY), Code(NASTY)]),
         Section("Table", [Table(["a", NASTY], [["x", NASTY]], NASTY)], folded=True),
     ]
     path = tmp_path / "new" / "report.html"

@@ -3,12 +3,11 @@
 import re
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate
-from fairlead.report.plots import TradeoffRow, loss_plot, to_png, to_svg, tradeoff_plot
+from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
 
 SCALES = (4.0, 1.0, 2.0)
 NEEDED = ("distance_debiased", "accuracy", "confidence", "diversity")
@@ -56,18 +55,6 @@ def test_svg_is_one_element_without_references_and_repeats_bit_for_bit():
     assert "<metadata" not in svg
     assert not re.search(r"(href|src)\s*=\s*[\"'](?!#)", svg)
     assert svg == to_svg(_figure())
-    assert to_png(_figure()).startswith(b"\x89PNG")
-
-
-def test_loss_plot_draws_the_running_mean():
-    steps = list(range(100))
-    axes = loss_plot(steps, [1.0] * 50 + [3.0] * 50).axes[0]
-    raw, smooth = (np.asarray(line.get_data()) for line in axes.get_lines())
-    assert list(raw[0]) == steps
-    assert list(smooth[0]) == steps[2:98]  # windows of 5, drawn at their middle
-    assert smooth[1, 0] == 1.0
-    assert smooth[1, 48] == pytest.approx((2 * 1.0 + 3 * 3.0) / 5)  # records 48..52
-    assert len(loss_plot([0], [1.0]).axes[0].get_lines()) == 1
 
 
 def test_wrong_input_is_refused():
@@ -76,5 +63,3 @@ def test_wrong_input_is_refused():
     bare = {name: value for name, value in _metrics(1.0).items() if name != "diversity"}
     with pytest.raises(UsageError, match="without diversity"):
         tradeoff_plot([TradeoffRow(1.0, _metrics(1.0)), TradeoffRow(2.0, bare)])
-    with pytest.raises(UsageError, match="3 losses and 2 steps"):
-        loss_plot([1, 2], [1.0, 2.0, 3.0])

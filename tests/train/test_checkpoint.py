@@ -15,8 +15,9 @@ from fairlead.train.checkpoint import FORMAT, find_checkpoint, prune, save_check
 from tests.train.tiny import same_bits, tensors_of, tiny_config, trained
 
 ABOUT = {
-    "fairlead": "0", "net": {}, "schedule": {}, "objective": "v", "train": {},
-    "data": {"name": "d", "fingerprint": "f", "shape": [1, 8, 8], "classes": []},
+    "fairlead": "0", "torch": "2", "net": {}, "schedule": {}, "objective": "v", "precision": "fp32", "parameters": 9,
+    "data": {"name": "d", "split": "train", "n": 5, "fingerprint": "f", "shape": [1, 8, 8], "classes": []},
+    "train": {"steps": 3, "drop": 0},
 }  # fmt: skip
 
 
@@ -32,7 +33,8 @@ def bytes_under(folder: Path) -> dict[str, str]:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """The folder of a whole checkpoint at step 3 of a run."""
-    return save_checkpoint(tmp_path / "run", 3, ABOUT, {"ema": weights(), "raw": weights()})
+    parts = {"ema": weights(), "raw": weights(), "training": {"0.step": torch.tensor(3.0)}}
+    return save_checkpoint(tmp_path / "run", 3, ABOUT, parts)
 
 
 def test_what_is_saved_is_what_is_read(tmp_path):
@@ -70,6 +72,36 @@ def test_prune_keeps_the_last_and_the_snapshots(tmp_path):
     assert steps_of(tmp_path) == [7]
 
 
+def test_what_prune_cannot_remove_stays_whole_and_goes_at_the_next_save(tmp_path, monkeypatch):
+    """Step 4 has just been saved: a full disk or a missing permission must not end the run there."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for step in (2, 3, 4):
+        save_checkpoint(tmp_path, step, ABOUT, {"ema": weights(), "raw": weights()})
+    before = bytes_under(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        patch.setattr(module, "replacing", refuse)
+        prune(tmp_path, keep=4, snapshot_every=2)
+    assert bytes_under(tmp_path) == before
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(Path, "unlink", refuse)
+        prune(tmp_path, keep=4, snapshot_every=2)
+    assert steps_of(tmp_path) == [2, 4]
+
+    save_checkpoint(tmp_path, 5, ABOUT, {"ema": weights(), "raw": weights()})
+    prune(tmp_path, keep=5, snapshot_every=2)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.safetensors")} == {
+        "step-000002/ema.safetensors", "step-000004/ema.safetensors",
+        "step-000005/ema.safetensors", "step-000005/raw.safetensors",
+    }  # fmt: skip
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def full_disk_at(call: int, monkeypatch) -> None:
     """The given call of save_file writes half of its bytes and fails as a full disk does."""
     calls = []
@@ -104,9 +136,16 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_last_checkpoint(tmp_path, 
 
 def test_a_disk_full_from_the_start_says_that_nothing_was_written(tmp_path, monkeypatch):
     full_disk_at(1, monkeypatch)
-    with pytest.raises(UsageError, match="No space left on device; no checkpoint has been written yet; free"):
+    with pytest.raises(UsageError, match="device; there is no whole checkpoint yet; free some space and start again"):
         trained(tiny_config(), tmp_path / "run")
     assert bytes_under(tmp_path) == {}
+
+
+def test_a_disk_full_after_a_snapshot_does_not_advise_to_resume(tmp_path, monkeypatch):
+    full_disk_at(2, monkeypatch)
+    with pytest.raises(UsageError, match=r"step-000006: .*; there is no whole checkpoint yet; free"):
+        trained(tiny_config(snapshot_every=4), tmp_path / "run")
+    assert steps_of(tmp_path / "run") == [4]
 
 
 def test_where_a_folder_cannot_be_made_the_reason_is_given(tmp_path):
@@ -185,8 +224,12 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["format", "step", "files", "net", "schedule", "objective", "data", "train", "fairlead"]
-)
+    "key",
+    [
+        "format", "step", "files", "net", "schedule", "objective", "data", "train", "fairlead", "torch", "precision",
+        "parameters",
+    ],
+)  # fmt: skip
 def test_a_description_without_a_key_names_it(saved, key):
     rewrite(saved, **{key: None})
     with pytest.raises(UsageError, match=f"model.json is not a whole description by fairlead .*'{key}'"):
@@ -197,16 +240,16 @@ def test_a_description_without_a_key_names_it(saved, key):
     ("changes", "message"),
     [
         ({"files": {"raw": "0"}}, "'ema'"),
-        ({"data": {**ABOUT["data"], "classes": None}}, None),  # type: ignore[dict-item]
-        ({"data": {"name": "d", "fingerprint": "f", "shape": [1]}}, "'classes'"),
-        ({"step": "three"}, "three"),
+        ({"data": {**ABOUT["data"], "classes": None}}, "'classes' is None"),  # type: ignore[dict-item]
+        ({"data": {"name": "d", "split": "s", "n": 1, "fingerprint": "f", "shape": [1]}}, "'classes'"),
+        ({"data": {**ABOUT["data"], "n": "many"}}, "'n' is 'many'"),  # type: ignore[dict-item]
+        ({"train": {"steps": 3}}, "'drop'"),
+        ({"train": {"drop": 0.1}}, "'steps'"),
+        ({"step": "three"}, "'step' is 'three'"),
     ],
 )
 def test_a_description_with_a_hole_inside_names_it(saved, changes, message):
     rewrite(saved, **changes)
-    if message is None:
-        assert find_checkpoint(saved).step == 3
-        return
     with pytest.raises(UsageError, match=f"model.json is not a whole description by fairlead .*{message}"):
         find_checkpoint(saved)
 

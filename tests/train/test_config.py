@@ -22,6 +22,10 @@ from tests.train.tiny import digits, tiny_config, tiny_net
         ("snapshot_every", -2, "snapshot_every: expected at least 0, got -2"),
         ("checkpoint_every", -2, "checkpoint_every: expected at least 0, got -2"),
         ("seed", -1, "seed: expected at least 0, got -1"),
+        ("seed", 2**63, r"seed: expected a number below 2\*\*63, got 9223372036854775808"),
+        ("decay", "linear", r"unknown decay 'linear' \(known: cosine, constant\)"),
+        ("betas", (0.9, 1.0), r"betas: expected two numbers from 0 to below 1, got \(0.9, 1.0\)"),
+        ("betas", (0.9,), r"betas: expected two numbers from 0 to below 1, got \(0.9,\)"),
         ("drop", 1.5, "drop: expected a number from 0 to 1, got 1.5"),
         ("drop", -0.1, "drop: expected a number from 0 to 1, got -0.1"),
         ("ema", 1.01, "ema: expected a number from 0 to 1, got 1.01"),
@@ -43,8 +47,9 @@ def test_eps_on_a_schedule_without_signal_at_the_end_is_refused():
 
 
 def test_a_configuration_survives_json():
-    config = tiny_config(schedule={"name": "flow", "shift": 2.0}, objective="flow")
+    config = tiny_config(schedule={"name": "flow", "shift": 2.0}, objective="flow", betas=(0.8, 0.95))
     again = TrainConfig(**json.loads(json.dumps(config.to_json())))
+    assert again.betas == (0.8, 0.95)
     assert json.dumps(again.to_json()) == json.dumps(config.to_json())
 
 
@@ -52,7 +57,15 @@ def test_a_configuration_survives_json():
 def test_every_recipe_is_a_legal_configuration(name):
     recipe = RECIPES[name]
     config = TrainConfig(net=tiny_net(), **recipe.train)
-    assert {key: config.to_json()[key] for key in recipe.train} == recipe.train
+    assert {key: getattr(config, key) for key in recipe.train} == recipe.train
+    assert 0 < config.checkpoint_every < config.steps
+
+
+@pytest.mark.parametrize(("name", "images"), [("lesson-mnist", 60_000), ("lesson-cifar10", 50_000)])
+def test_a_lesson_is_fifty_epochs_of_128(name, images):
+    config = TrainConfig(net=tiny_net(), **RECIPES[name].train)
+    assert config.steps // 50 in (images // 128, -(-images // 128))  # with or without the last, smaller batch
+    assert (config.steps % 50, config.batch_size) == (0, 128)
 
 
 @pytest.mark.parametrize(
@@ -74,10 +87,15 @@ def test_learning_rate_warms_up_linearly_and_falls_as_a_cosine_to_zero():
     assert rates == pytest.approx([0.5, 1, 1.5, 2, 2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0], abs=1e-12)
 
 
-def test_without_warm_up_the_first_step_has_the_peak_rate_and_all_warm_up_never_falls():
+def test_without_warm_up_the_first_step_has_the_peak_rate_and_a_constant_one_stays():
     assert learning_rate(tiny_config(lr=3.0, warmup=0, steps=5), 0) == 3.0
-    whole = tiny_config(lr=4.0, warmup=4, steps=4)
-    assert [learning_rate(whole, step) for step in range(4)] == [1, 2, 3, 4]
+    assert [learning_rate(tiny_config(lr=3.0, decay="constant", steps=5), step) for step in range(5)] == [1.5] + [3] * 4
+
+
+def test_warm_up_takes_at_most_half_of_a_short_run():
+    short = tiny_config(lr=4.0, warmup=100, steps=4)
+    assert [learning_rate(short, step) for step in range(4)] == pytest.approx([2, 4, 4, 2], abs=1e-12)
+    assert learning_rate(tiny_config(lr=4.0, warmup=100, steps=1), 0) == 4
 
 
 def test_configurations_are_frozen():

@@ -27,14 +27,51 @@ Path(sys.argv[2], f"loss-{training.accelerator.process_index}").write_text(json.
 """
 
 
+STOPPED = """
+import os
+import signal
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from fairlead.cli.train import train_with_progress
+from fairlead.train.loop import Training
+from tests.train.tiny import digits, tiny_config
+out = Path(sys.argv[2])
+training = Training(digits(), tiny_config(steps=50, snapshot_every=3), out)
+rank, take_step = training.accelerator.process_index, training.take_step
+def interrupted():
+    if rank == 1 and training.step == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+    return take_step()
+training.take_step = interrupted
+try:
+    train_with_progress(training)
+except KeyboardInterrupt:
+    Path(out, f"stopped-{rank}").write_text(str(training.step))
+"""
+
+
+def in_two_processes(script: str, folder: Path, out: Path) -> None:
+    (folder / "script.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command += [str(folder / "script.py"), str(ROOT), str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_one_process_stops_all_at_the_same_step(tmp_path):
+    in_two_processes(STOPPED, tmp_path, tmp_path / "two")
+    assert [(tmp_path / "two" / f"stopped-{rank}").read_text() for rank in range(2)] == ["3", "3"]
+    assert find_checkpoint(f"{tmp_path}/two@3").has("training")
+
+
 @pytest.mark.slow
 def test_two_processes_train_the_network_of_one(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command += [str(tmp_path / "script.py"), str(ROOT), str(tmp_path / "two")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_two_processes(SCRIPT, tmp_path, tmp_path / "two")
     training, records = trained(tiny_config(steps=4, drop=0.3, lr=4e-4), tmp_path / "one")
     one, two = find_checkpoint(tmp_path / "one"), find_checkpoint(tmp_path / "two")
     assert (one.about["processes"], two.about["processes"]) == (1, 2)

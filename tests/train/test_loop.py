@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import tracking
 from torch import Tensor
 
 from fairlead.core.condition import Condition
@@ -23,11 +25,11 @@ from tests.train.tiny import digits, tiny_config, tiny_net, trained
 
 def test_training_is_a_bare_pytorch_loop():
     """AdamW, the same draws, clipping, the learning rate by hand: three steps, loss, norm and weights."""
-    config = tiny_config(objective="eps", clip=0.3, weight_decay=0.02, lr=3e-3, drop=0.5, seed=4)
+    config = tiny_config(objective="eps", clip=0.3, weight_decay=0.02, lr=3e-3, drop=0.5, seed=4, betas=(0.8, 0.95))
     training = Training(digits(), config, None)
     torch.manual_seed(4)
     network = build_net(config.net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02, betas=(0.8, 0.95))
     batches, schedule = Batches(digits(), 8, 4), VPCosine()
     for step in range(3):
         loss_there, norm_there, rate = training.take_step()
@@ -172,6 +174,39 @@ def test_in_noise_the_label_is_worth_the_variance_between_classes(learned):
     between = float((means[data.labels] - x.mean(dim=0)).square().mean())
     assert 0.5 * between < null - right < 1.2 * between
     assert wrong - null > 0.25 * between
+
+
+def test_the_largest_seed_trains(tmp_path):
+    _, records = trained(tiny_config(seed=2**63 - 1, steps=2, net=tiny_net(dropout=0.1)), None)
+    assert len(records) == 2
+
+
+@pytest.mark.parametrize("out", ["file", "file/run"])
+def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path, out):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UsageError, match=r"cannot write to .*file.*: .*; choose another --out"):
+        Training(digits(), tiny_config(), tmp_path / out)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody may write")
+def test_a_folder_that_cannot_be_written_is_refused_before_training():
+    with pytest.raises(UsageError, match=r"cannot write to /proc: .*; choose another --out"):
+        Training(digits(), tiny_config(), Path("/proc"))
+
+
+def test_the_folder_is_there_and_empty_once_training_can_begin(tmp_path):
+    Training(digits(), tiny_config(), tmp_path / "a" / "run")
+    assert list((tmp_path / "a" / "run").iterdir()) == []
+
+
+def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch, recwarn):
+    """accelerate only says so in its debug log."""
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [])
+    with pytest.raises(UsageError, match=r"cannot log with tensorboard: not installed; `pip install tensorboard` or"):
+        Training(digits(), tiny_config(), tmp_path, trackers=["tensorboard"])
+    assert not recwarn.list
+    with pytest.raises(UsageError, match=r"cannot log with tensorbored: Unsupported logging capability"):
+        Training(digits(), tiny_config(), tmp_path, trackers=["tensorbored"])
 
 
 def spoil(training: Training, after: int, change: Callable[[Any], object]) -> None:

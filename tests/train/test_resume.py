@@ -1,6 +1,7 @@
 """Stopping and resuming changes no bit; what cannot be continued is refused by name."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_snapshots_stay_older_checkpoints_go_and_resume_takes_the_last_resumable
 
     _, after = trained(config, tmp_path / "run", resume=True)
     assert [record.step for record in after] == [4, 5, 6]
-    assert [record.saved.name if record.saved else None for record in after] == ["step-000004", None, "step-000006"]
+    assert [record.saved.name if record.saved else None for record in after] == [None, None, "step-000006"]
     assert steps_of(tmp_path / "run") == [2, 4, 6]
 
     trained(tiny_config(), tmp_path / "plain")
@@ -101,6 +102,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
         ({"drop": 0.2}, r"drop was 0.1, now 0.2"),
         ({"batch_size": 16, "ema": 0.5}, r"batch_size was 8, now 16; ema was 0.999, now 0.5"),
         ({"schedule": {"name": "vp_linear"}}, r"schedule was \{'name': 'vp_cosine'\}, now \{'name': 'vp_linear'\}"),
+        ({"betas": (0.9, 0.999)}, r"betas was \[0.9, 0.99\], now \[0.9, 0.999\]"),
         ({"net": tiny_net(channels=16)}, r"net was \{.*'channels': 8.*\}, now \{.*'channels': 16"),
     ],
 )
@@ -108,6 +110,16 @@ def test_a_changed_configuration_is_named(tmp_path, change, message):
     trained(tiny_config(), tmp_path)
     with pytest.raises(UsageError, match=message):
         Training(digits(), tiny_config(**change), tmp_path, resume=True)
+
+
+def test_a_setting_that_this_version_lacks_is_named(tmp_path):
+    trained(tiny_config(), tmp_path)
+    path = tmp_path / "step-000006" / "model.json"
+    about = json.loads(path.read_text())
+    about["train"]["novelty"] = 3
+    path.write_text(json.dumps(about))
+    with pytest.raises(UsageError, match="novelty was 3, now None"):
+        Training(digits(), tiny_config(), tmp_path, resume=True)
 
 
 def test_changed_data_are_named(tmp_path):

@@ -1,6 +1,9 @@
 """The sweep's bookkeeping: what is expanded, stored, read back, refused; and the rule that recommends a setting."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +12,11 @@ from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VPCosine
 from fairlead.data.toys import GaussianMixture
 from fairlead.measure.estimate import Estimate
-from fairlead.measure.evaluate import Floor, Protocol, Score
+from fairlead.measure.score import Difference, Floor, Protocol, Score
 from fairlead.models.model import LabelEncoder, Model, identity
 from fairlead.models.toy import ToyDenoiser
-from fairlead.report.sweep import findings, recommend
+from fairlead.report.page import Table
+from fairlead.report.sweep import _differences, findings, recommend
 from fairlead.tune.sweep import Point, SweepFolder, SweepSettings, expand
 
 PROTOCOL = Protocol("f", "j", "r", 100, 60, 30, "l", "0..59")
@@ -47,6 +51,8 @@ def test_templates_are_filled_in_order_and_normalised() -> None:
         (["cfg({scale})"], [2.0, 2.0], "cfg(2) would be measured twice"),
         (["cfg({scale})", "cfg(2.0)"], [2.0], "cfg(2) would be measured twice"),
         (["cgf({scale})"], [2.0], "did you mean 'cfg'"),
+        (["cfg({scale})", "cfg(2)"], [], "nothing to measure"),
+        ([], [], "nothing to measure"),
     ],
 )
 def test_expand_refuses(templates: list[str], scales: list[float], message: str) -> None:
@@ -97,10 +103,66 @@ def test_folders_that_hold_no_sweep(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no measured guidance yet"):
         folder.read()
     folder.add(point("cfg(1)", 3, 0.9))
-    text = (tmp_path / "s" / "sweep.jsonl").read_text()
-    (tmp_path / "s" / "sweep.jsonl").write_text(text[:-20])
+    (tmp_path / "s" / "sweep.jsonl").write_text('{"guidance": "cfg(1)"}\n')
     with pytest.raises(UsageError, match="is damaged"):
         folder.read()
+
+
+@pytest.mark.parametrize("name", ["floor", "settings", "classes", "command", "model"])
+def test_a_partial_or_foreign_description_is_damaged(name: str, tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.start(toy(), floor(), SweepSettings(), "")
+    folder.add(point("cfg(1)", 3, 0.9))
+    whole = json.loads((tmp_path / "sweep.json").read_text())
+    without = {key: value for key, value in whole.items() if key != name}
+    for text in (json.dumps(without), json.dumps({**whole, name: 3}), "{}", "[]"):
+        (tmp_path / "sweep.json").write_text(text)
+        with pytest.raises(UsageError, match="is damaged"):
+            folder.read()
+
+
+def test_a_full_disk_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.start(toy(), floor(), SweepSettings(), "")
+    folder.add(point("cfg(1)", 3, 0.9))
+    write = Path.write_text
+
+    def full(self: Path, text: str, **options: Any) -> int:
+        write(self, text[:-20], **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UsageError, match="No space left on device; what was measured before is kept"):
+        folder.add(point("cfg(2)", 1, 0.99))
+    monkeypatch.undo()
+    assert [each.guidance for each in folder.read()[1]] == ["cfg(1)"]
+    folder.add(point("cfg(3)", 1, 0.99))
+    assert [each.guidance for each in folder.read()[1]] == ["cfg(1)", "cfg(3)"]
+
+
+def test_points_come_back_in_the_order_of_the_guidances_with_their_differences(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.start(toy(), floor(), SweepSettings(), "")
+    change = {"distance": Difference(-2.0, 0.5, 60, True), "diversity": Difference(0.5, 0.1, 60, False)}
+    folder.add(replace(point("cfg(1)", 3, 0.9), place=1))
+    folder.add(replace(point("cfg(0)", 9, 0.1), place=0, differences=change))
+    _, read = folder.read()
+    assert [each.guidance for each in read] == ["cfg(0)", "cfg(1)"]
+    assert [each.differences for each in read] == [change, None]
+
+
+def test_sweeps_stored_without_differences_are_still_read(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.start(toy(), floor(), SweepSettings(), "")
+    for each in (point("cfg(0)", 9, 0.1), point("cfg(1)", 3, 0.9)):
+        folder.add(each)
+    lines = [json.loads(line) for line in (tmp_path / "sweep.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["place"], line["differences"]
+    (tmp_path / "sweep.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _, read = folder.read()
+    assert [each.guidance for each in read] == ["cfg(0)", "cfg(1)"]
+    assert _differences(read) == []
 
 
 def test_the_rule_takes_the_smallest_distance_among_the_accurate() -> None:
@@ -119,3 +181,19 @@ def test_findings_say_the_ratio_to_real_images_and_the_rule() -> None:
     assert "at least 99%" in text
     _, text = findings([point("cfg(1)", 4, 0.95)], floor())
     assert "No setting reaches" in text
+
+
+def test_findings_and_report_say_the_difference_and_whether_it_is_paired() -> None:
+    change = {"distance": Difference(-2.0, 0.5, 60, True), "accuracy": Difference(0.045, 0.01, 60, False)}
+    points = [point("cfg(1)", 4, 0.95, 20), replace(point("cfg(2)", 2, 0.995), differences=change)]
+    _, text = findings(points, floor())
+    assert "The distance is 2.00 ± 0.50 less than without guidance (paired, same seeds)." in text
+    [table] = _differences(points)
+    assert isinstance(table, Table)
+    assert list(table.rows) == [["cfg(2)", "-2.00 ± 0.50", "+0.045 ± 0.010 *"]]
+    assert "difference to cfg(1), same seeds" in table.caption
+    assert "* not paired" in table.caption
+
+    more = {"distance": Difference(2.0, 0.5, 60, False)}
+    _, text = findings([points[0], replace(points[1], differences=more)], floor())
+    assert "2.00 ± 0.50 more than without guidance (not paired: the errors of both added in squares" in text

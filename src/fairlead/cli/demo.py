@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import statistics
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from fairlead.train.loop import Training
 
 SCALES = (0.0, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
+LEAST = 60
+OWN = ("model", "sweep.json", "sweep.jsonl", "examples.safetensors", "report.html")
 NEGATIVES = (None, "one", "nine", "three")
 
 
@@ -28,25 +31,27 @@ class Demo:
     """
 
     out: Path = Path("demo")
-    """Folder for the model, the sweep and report.html; must not exist yet, or hold an earlier demo to be replaced."""
+    """Folder for the model, the sweep and report.html; an earlier demo in it is replaced, anything else refused."""
     seconds: float = 60.0
-    """Longest training; the number of steps is lowered on a slow machine."""
+    """Time for training; fewer steps are planned on a slow machine, but at least 200."""
     n: int = 1077
     """Images measured at each scale."""
     seed: int = 0
     """Decides all random draws."""
 
     def run(self) -> None:
-        from fairlead.cli.options import evaluator_for, load_model
+        from fairlead.cli.options import evaluator_for
         from fairlead.cli.report import write_report
         from fairlead.cli.sweep import measure_with_progress
         from fairlead.cli.train import train_with_progress
+        from fairlead.models.load import load
         from fairlead.report.page import Png, Section
         from fairlead.report.pictures import class_grid, negative_rows
         from fairlead.report.sweep import findings
         from fairlead.tune.sweep import SweepFolder, SweepSettings, expand
 
         began = time.perf_counter()
+        self._check()
         self._make_room()
         run = self.out / "model"
         training, data = self._training(run)
@@ -58,7 +63,7 @@ class Demo:
         train_with_progress(training)
         print(f"2/3 measuring {self.n} images at each of {len(SCALES)} scales, from the same noise")
         evaluator = evaluator_for(str(run), None)
-        model = load_model(str(run))
+        model = load(run)
         floor = evaluator.floor(self.n)
         folder = SweepFolder(self.out)
         settings = SweepSettings(n=self.n, seed=self.seed)
@@ -93,14 +98,34 @@ class Demo:
         print(f"\n{text}\n\nreport: {path}   (whole demo: {time.perf_counter() - began:.0f} s)")
         print(f'next: fairlead sample {run} --cond seven --guidance "{best.guidance}" --out {self.out / "sevens"}')
 
+    def _check(self) -> None:
+        """Numbers and the folder, before anything is trained or removed."""
+        if not 0 < self.seconds < float("inf"):
+            raise UsageError(f"--seconds: expected a positive number, got {self.seconds}")
+        if self.n < LEAST:
+            raise UsageError(f"--n: expected at least {LEAST} images, so that every class is measured; got {self.n}")
+        if not 0 <= self.seed < 2**62:
+            raise UsageError(f"--seed: expected an integer from 0 to 2**62, got {self.seed}")
+        if not self.out.exists():
+            return
+        if not self.out.is_dir():
+            raise UsageError(f"{self.out} is a file; choose another --out")
+        others = sorted(path.name for path in self.out.iterdir() if path.name not in OWN)
+        model = self.out / "model"
+        if others or (model.exists() and not list(model.glob("step-*/model.json"))):
+            found = others[0] if others else "model"
+            raise UsageError(f"{self.out} holds {found!r}, which is not an earlier demo's; choose another --out")
+
     def _make_room(self) -> None:
-        """An earlier demo is replaced; anything else in the way is refused."""
+        """Remove what an earlier demo wrote, and nothing else."""
         import shutil
 
-        if self.out.exists() and any(self.out.iterdir()):
-            if not (self.out / "model").is_dir():
-                raise UsageError(f"{self.out} exists and is not an earlier demo; choose another --out")
-            shutil.rmtree(self.out)
+        for name in OWN:
+            path = self.out / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def _training(self, run: Path) -> tuple[Training, ImageData]:
         """The digits recipe, with as many steps as fit into ``seconds``, measured on a few steps first."""
@@ -114,18 +139,18 @@ class Demo:
         net = net_config(recipe.net, *data.shape[:2], len(data.classes))
         config = TrainConfig(net, {"spec": recipe.data}, seed=self.seed, **recipe.train)
         per_step = _seconds_per_step(data, config)
-        steps = min(config.steps, max(300, int(0.9 * self.seconds / per_step)))
+        steps = min(config.steps, max(200, int(0.9 * self.seconds / per_step)))
         return Training(data, replace(config, steps=steps), run), data
 
 
 def _seconds_per_step(data: ImageData, config: TrainConfig) -> float:
-    """The fastest of eight steps after two warm ones, of a training that is thrown away."""
+    """Median time of sixteen steps after four warm ones, of a training that is thrown away."""
     from fairlead.train.loop import Training
 
     training = Training(data, config, None)
     times = []
-    for _ in range(10):
+    for _ in range(20):
         began = time.perf_counter()
         training.take_step()
         times.append(time.perf_counter() - began)
-    return min(times[2:])
+    return statistics.median(times[4:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +14,10 @@ from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
 
 if TYPE_CHECKING:
-    from fairlead.sample.run import Plan, Run
+    from fairlead.sample.run import Run
+
+GLANCE = 20
+"""Most rows and columns of the picture that shows all images at a glance."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Sample:
     seed: int = 0
     """Seed of the first image; the next ones have the next seeds. The same seed gives the same noise for any class."""
     batch_size: int = 64
-    """Images denoised together; does not change them."""
+    """Images denoised together; does not change them beyond rounding."""
     precision: str = "fp32"
     """fp32 or bf16."""
     weights: str = "ema"
@@ -52,61 +57,61 @@ class Sample:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
-        from fairlead.cli.options import load_model
-        from fairlead.report.grids import image_grid
+        from tqdm import tqdm
+
+        from fairlead.models.load import load
         from fairlead.sample.run import Plan
 
         if self.n < 1:
             raise UsageError(f"--n: expected at least 1 image, got {self.n}")
+        if self.out.exists() and not self.out.is_dir():
+            raise UsageError(f"{self.out} is a file; choose another --out")
         if (self.out / "run.json").exists():
             raise UsageError(f"{self.out} already holds a run; choose another --out")
-        model = load_model(self.model, self.weights, self.device)
-        wanted = model.classes if self.cond == ("all",) else self.cond or (None,)
-        conds = [cond for cond in wanted for _ in range(self.n)]
+        model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
+        if self.cond == ("all",) and not model.classes:
+            raise UsageError("--cond all: this model is unconditional; leave --cond out")
+        wanted: Sequence[str | None] = model.classes if self.cond == ("all",) else self.cond or (None,)
         plan = Plan.of(
             model,
-            conds,
+            [cond for cond in wanted for _ in range(self.n)],
             self.guidance,
             seeds=[self.seed + i for _ in wanted for i in range(self.n)],
             sampler=self.sampler,
             steps=self.steps,
             grid=self.grid,
             batch_size=self.batch_size,
-            precision="bf16" if self.precision == "bf16" else self.precision,  # type: ignore[arg-type]
+            precision=self.precision,  # type: ignore[arg-type]
         )
-        run = sample_with_progress(plan)
-        paths = run.save(self.out)
-        assert run.images is not None
-        rows = run.images.reshape(len(wanted), self.n, *run.images.shape[1:])
-        picture = image_grid(
-            rows,
-            row_labels=["null" if cond is None else str(cond) for cond in wanted],
-            col_labels=[str(self.seed + i) for i in range(self.n)],
-            title=f"{plan.guidance}, {plan.sampler}, {self.steps} steps",
-        )
-        (self.out / "grid.png").write_bytes(picture)
-        each = 1000 * run.seconds / len(paths)
+        with tqdm(total=len(plan.batches) * plan.steps, unit="step", dynamic_ncols=True) as bar:
+            run = plan.run(lambda _: bar.update())
+        run.save(self.out)
+        glance = self._save_grid(run, wanted)
+        n = len(run.seeds)
         print(
-            f"{len(paths)} images in {self.out} "
-            f"({run.cost.rows / len(paths):g} network rows and {each:.1f} ms an image); "
-            f"all of them at a glance: {self.out / 'grid.png'}"
+            f"{n} images in {self.out} "
+            f"({run.cost.rows / n:g} network rows and {1000 * run.seconds / n:.1f} ms an image); at a glance: {glance}"
         )
 
+    def _save_grid(self, run: Run, wanted: Sequence[str | None]) -> Path:
+        """OUT/grid.png: a column a condition, a row a seed, the first of each."""
+        from fairlead.core.files import replacing
+        from fairlead.report.grids import image_grid
 
-def sample_with_progress(plan: Plan) -> Run:
-    """Carry out a plan behind a progress bar that counts steps over all batches."""
-    import time
-
-    import torch
-    from tqdm import tqdm
-
-    from fairlead.core.denoiser import counting
-
-    finals = []
-    began = time.perf_counter()
-    with counting() as cost, tqdm(total=len(plan.batches) * plan.steps, unit="step", dynamic_ncols=True) as bar:
-        for _, frame in plan.frames():
-            bar.update()
-            if frame.step == frame.steps - 1:
-                finals.append(frame.x_t.float().cpu())
-    return plan.finish(torch.cat(finals), cost, time.perf_counter() - began)
+        assert run.images is not None
+        columns, rows = min(len(wanted), GLANCE), min(self.n, GLANCE)
+        images = run.images.reshape(len(wanted), self.n, *run.images.shape[1:]).transpose(0, 1)[:rows, :columns]
+        picture = image_grid(
+            images,
+            row_labels=[str(self.seed + i) for i in range(rows)],
+            col_labels=["null" if cond is None else str(cond) for cond in wanted[:columns]],
+            title=f"{run.settings['guidance']}, {run.settings['sampler']}, {self.steps} steps",
+            provenance={"fairlead": json.dumps(run.provenance())},
+        )
+        path = self.out / "grid.png"
+        try:
+            with replacing(path) as partial:
+                partial.write_bytes(picture)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error}; the images themselves are saved") from error
+        return path

@@ -13,9 +13,12 @@ import tyro
 from fairlead.core.registry import names
 
 if TYPE_CHECKING:
-    from fairlead.measure.evaluate import Evaluator, Floor
+    from fairlead.measure.evaluate import Evaluator
+    from fairlead.measure.score import Floor
     from fairlead.models.model import Model
     from fairlead.tune.sweep import Point, SweepFolder, SweepSettings
+
+DEFAULT_SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,14 @@ class Sweep:
     """Folder for the results; must not hold a sweep yet."""
     guidance: tuple[str, ...] = ("cfg({scale})",)
     """Expressions; {scale} is replaced by every number of --scales."""
-    scales: tuple[float, ...] = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
-    """Scales: 0 is unconditional, 1 conditional without guidance."""
+    scales: tuple[float, ...] | None = None
+    """Scales for {scale}: 0 is unconditional, 1 conditional without guidance. Default: 0 1 1.5 2 3 5."""
     n: int = 500
-    """Images a guidance, over all conditions."""
+    """Images a guidance, over all conditions; at least 3 of each."""
     seed: int = 0
     """Seed of the first image; the same seeds for every guidance."""
     cond: tuple[str, ...] = ()
-    """Conditions, taken in turn; nothing for every class in turn."""
+    """Conditions, taken in turn, and compared with real images of these classes; nothing for every class in turn."""
     sampler: Annotated[
         str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
     ] = "ddim"
@@ -61,17 +64,28 @@ class Sweep:
     def run(self) -> None:
         from fairlead.cli.options import evaluator_for, load_model
         from fairlead.cli.report import write_report
-        from fairlead.tune.sweep import SweepFolder, SweepSettings, expand
+        from fairlead.tune.sweep import SweepFolder, SweepSettings, expand, plans
 
-        needs_scales = any("{scale}" in text for text in self.guidance)
-        guidances = expand(self.guidance, self.scales if needs_scales else ())
-        model = load_model(self.model, device=self.device)
-        settings = SweepSettings(
-            self.n, self.seed, self.cond, self.sampler, self.steps, self.grid, self.batch_size, self.precision
-        )
+        scales = self.scales
+        if scales is None:
+            scales = DEFAULT_SCALES if any("{scale}" in text for text in self.guidance) else ()
+        guidances = expand(self.guidance, scales)
         folder = SweepFolder(self.out)
         folder.check_free()
-        evaluator = evaluator_for(self.model, self.data)
+        model = load_model(self.model, device=self.device)
+        settings = SweepSettings(
+            self.n,
+            self.seed,
+            self.cond,
+            self.sampler,
+            self.steps,
+            self.grid,
+            self.batch_size,
+            self.precision,  # type: ignore[arg-type]  # plans refuses others
+        )
+        plans(model, guidances, settings)
+        labels = model.encode(self.cond).values["label"].tolist() if self.cond else ()
+        evaluator = evaluator_for(self.model, self.data, labels)
         floor = evaluator.floor(self.n)
         folder.start(model, floor, settings, f"fairlead {shlex.join(sys.argv[1:])}")
         measure_with_progress(model, evaluator, floor, guidances, settings, folder)

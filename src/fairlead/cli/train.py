@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.registry import names
+from fairlead.nets.build import PRESETS, net_config
+from fairlead.train.config import RECIPES, Recipe, TrainConfig, Weighting
 
 if TYPE_CHECKING:
-    from fairlead.train.config import TrainConfig
     from fairlead.train.loop import Training
 
 
@@ -32,8 +33,7 @@ class Train:
 
     out: Path
     """Folder of the run: checkpoints and previews."""
-    recipe: str = "digits"
-    """digits, mnist, cifar10, lesson-mnist or lesson-cifar10."""
+    recipe: Annotated[str, tyro.conf.arg(help=f"Preset of all below: {', '.join(RECIPES)}.")] = "digits"
     data: Annotated[
         str | None,
         tyro.conf.arg(
@@ -46,19 +46,19 @@ class Train:
     """Use at most so many images."""
     flip: bool | None = None
     """Mirror images at random; by default only colour images are."""
-    net: str | None = None
-    """Network preset: 8x8, 28x28, 32x32, dit-small, lesson-mnist or lesson-cifar10."""
+    net: Annotated[str | None, tyro.conf.arg(help=f"Network preset: {', '.join(PRESETS)}.")] = None
     conditioning: str | None = None
     """How the class enters the U-Net: adaptive (group normalisation), add (to the time embedding), concat (one-hot)."""
     channels: int | None = None
     """Width of the network's first level."""
     objective: str | None = None
-    """What the network predicts: eps, v, x0 or flow."""
+    """What the network predicts: eps, v, x0, flow."""
     schedule: Annotated[
         str | None, tyro.conf.arg(help=f"Noise schedule: {', '.join(n for n in names('schedule') if n != 'table')}.")
     ] = None
-    weighting: str | None = None
-    """Loss weight over noise levels: uniform or min_snr."""
+    weighting: Annotated[
+        str | None, tyro.conf.arg(help=f"Loss weight over noise levels: {', '.join(get_args(Weighting))}.")
+    ] = None
     steps: int | None = None
     """Optimiser steps."""
     batch_size: int | None = None
@@ -66,7 +66,7 @@ class Train:
     lr: float | None = None
     """Peak learning rate."""
     warmup: int | None = None
-    """Steps over which the learning rate rises from 0."""
+    """Steps over which the learning rate rises from 0; at most half of them all."""
     drop: float | None = None
     """Probability of dropping the condition of a sample."""
     ema: float | None = None
@@ -78,7 +78,7 @@ class Train:
     snapshot_every: int | None = None
     """Keep the averaged weights of every so many steps, as weak models for autoguidance."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints; the last step is always saved."""
+    """Steps between checkpoints that can be resumed; the last step is always saved."""
     preview_every: int = 0
     """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
     tracker: str | None = None
@@ -103,9 +103,7 @@ class Train:
             )
         train_with_progress(training, self.preview_every)
 
-    def _recipe(self) -> tuple[Any, dict[str, Any]]:
-        from fairlead.train.config import RECIPES
-
+    def _recipe(self) -> tuple[Recipe, dict[str, Any]]:
         if self.recipe not in RECIPES:
             raise unknown("recipe", self.recipe, RECIPES)
         names = (
@@ -121,11 +119,8 @@ class Train:
         return RECIPES[self.recipe], changes
 
     def _config(
-        self, recipe: Any, changes: dict[str, Any], shape: tuple[int, int, int], classes: int, data: dict[str, Any]
+        self, recipe: Recipe, changes: dict[str, Any], shape: tuple[int, int, int], classes: int, data: dict[str, Any]
     ) -> TrainConfig:
-        from fairlead.nets.build import net_config
-        from fairlead.train.config import TrainConfig
-
         channels_in, height, width = shape
         if height != width:
             raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
@@ -140,7 +135,7 @@ def train_with_progress(training: Training, preview_every: int = 0) -> None:
     from tqdm import tqdm
 
     main = training.accelerator.is_main_process
-    loss = 0.0
+    loss: float | None = None
     with (
         interruptible() as interrupted,
         tqdm(
@@ -150,17 +145,18 @@ def train_with_progress(training: Training, preview_every: int = 0) -> None:
         if training.step == training.config.steps:
             print(f"{training.out} is trained already: step {training.step} of {training.config.steps}")
         for record in training.run():
-            loss = record.loss if record.step == 1 else 0.98 * loss + 0.02 * record.loss
+            loss = record.loss if loss is None else 0.98 * loss + 0.02 * record.loss
             bar.update()
             bar.set_postfix_str(
                 f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s", refresh=False
             )
             if main and preview_every and record.step % preview_every == 0:
                 write_preview(training)
-            if interrupted():
+            if training.anywhere(interrupted()):
                 saved = record.saved or training.save()
                 bar.close()
-                print(f"stopped after step {record.step}; saved {saved}; go on with --resume", file=sys.stderr)
+                if main:
+                    print(f"stopped after step {record.step}; saved {saved}; go on with --resume", file=sys.stderr)
                 raise KeyboardInterrupt
 
 

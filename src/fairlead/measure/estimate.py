@@ -31,3 +31,17 @@ def mean_estimate(values: Tensor) -> Estimate:
     n = len(values)
     error = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
     return Estimate(float(values.mean()), error, n)
+
+
+def proportion_estimate(hits: Tensor) -> Estimate:
+    """The share of ones among independent ``hits`` [n] of 0 and 1.
+
+    The error is half the width of the Wilson score interval for z = 1 (Wilson 1927; Brown, Cai & DasGupta 2001, eq. 4),
+
+        sqrt(p (1 - p) / n + 1 / (4 n^2)) / (1 + 1 / n),
+
+    which is not 0 for n hits of n, as sd / sqrt(n) is.
+    """
+    n = len(hits)
+    p = float(hits.to(torch.float64).mean())
+    return Estimate(p, math.sqrt(p * (1 - p) / n + 1 / (4 * n * n)) / (1 + 1 / n), n)

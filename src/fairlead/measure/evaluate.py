@@ -1,186 +1,22 @@
-"""A score and the protocol it was measured under; two scores of different protocols cannot be compared."""
+"""Scores images against real ones, and real ones against each other, under one protocol."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-import fairlead
 from fairlead.core.errors import UsageError
 from fairlead.data.images import ImageData, stratified_order, to_float
-from fairlead.measure.estimate import Estimate, mean_estimate
-from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife, paired_difference
+from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
+from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
 from fairlead.measure.judge import Classifier
-from fairlead.measure.scores import certainties, hits, pairwise_diversity, shares_at_limits
-
-METRICS: Mapping[str, str] = {
-    "distance": "Fréchet distance of the features to the reference, at block images (biased upwards by about 1/block)",
-    "distance_debiased": "the same without the bias of a finite n (delete-block jackknife)",
-    "accuracy": "share that the judge recognises as what was asked for",
-    "confidence": "mean probability the judge gives to what was asked for",
-    "diversity": "mean L2 distance of the features of two samples of one condition",
-    "saturation": "share of pixel values at or beyond the data range",
-}
-"""Every metric of a :class:`Score`, in the order of tables, and what it means."""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a score was measured; scores compare only if all of it is equal.
-
-    Attributes:
-        features: name and weight hash of the network whose features give distance and diversity.
-        judge: name and weight hash of the network behind accuracy and confidence.
-        reference: name, split and fingerprint of the real images.
-        reference_n: number of them.
-        n: number of images scored.
-        block: number of images at which the raw distance is taken, averaged over the disjoint blocks of so many.
-        labels: what was asked for, with a hash of the order.
-        seeds: the seeds of the samples.
-        quantised: what images are rounded to before they are measured.
-        dtype: of the networks; moments and metrics are float64.
-        version: of fairlead.
-    """
-
-    features: str
-    judge: str
-    reference: str
-    reference_n: int
-    n: int
-    block: int
-    labels: str
-    seeds: str
-    quantised: str = "uint8"
-    dtype: str = "float32"
-    version: str = fairlead.__version__
-
-    @property
-    def hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
-
-    def differences(self, other: Protocol) -> dict[str, tuple[object, object]]:
-        """The fields in which the two differ: name -> (here, there)."""
-        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
-        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-@dataclass(frozen=True)
-class Difference(Estimate):
-    """Of two scores. ``paired`` says whether the error uses that sample i of both has the same seed and label; where it
-    is False, the two errors are added in squares, which is too large rather than too small for common seeds."""
-
-    paired: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """What a score keeps of its samples, so that differences have paired errors; lost when a score is written.
-
-    Attributes:
-        reference: moments of the real images.
-        features: [n, d].
-        labels: int64 [n].
-        values: metric -> float64 [n], for the metrics that are plain means.
-    """
-
-    reference: Moments
-    features: Tensor
-    labels: Tensor
-    values: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Score:
-    """``metrics`` by name (see ``METRICS``; "saturation" only if x0 was given) and their ``protocol``."""
-
-    metrics: Mapping[str, Estimate]
-    protocol: Protocol
-    samples: Samples | None = field(default=None, repr=False)
-
-    def compare(self, other: Score) -> dict[str, Difference]:
-        """This minus ``other``, for every metric that both have.
-
-        Raises:
-            UsageError: if the protocols differ; the message says in what.
-        """
-        unlike = self.protocol.differences(other.protocol)
-        if unlike:
-            what = "; ".join(f"{name}: {here!r} and {there!r}" for name, (here, there) in unlike.items())
-            raise UsageError(
-                f"scores of different protocols cannot be compared ({what}); measure both under one protocol"
-            )
-        return {name: self._difference(other, name) for name in self.metrics if name in other.metrics}
-
-    def _difference(self, other: Score, name: str) -> Difference:
-        mine, theirs = self.metrics[name], other.metrics[name]
-        if self.samples is not None and other.samples is not None:
-            if name in self.samples.values:
-                pair = mean_estimate(self.samples.values[name] - other.samples.values[name])
-                return Difference(pair.value, pair.error, pair.n, True)
-            if name in ("distance", "distance_debiased"):
-                try:
-                    a, b = self.samples.features, other.samples.features
-                    pair = paired_difference(real=self.samples.reference, a=a, b=b, labels=self.samples.labels)
-                    return Difference(mine.value - theirs.value, pair.error, pair.n, True)
-                except UsageError:  # too few samples, or too near 0, for influence values
-                    pass
-        return Difference(mine.value - theirs.value, math.hypot(mine.error, theirs.error), mine.n, False)
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready; ``samples`` are not in it."""
-        return {
-            "metrics": {name: asdict(value) for name, value in self.metrics.items()},
-            "protocol": {**asdict(self.protocol), "hash": self.protocol.hash},
-        }
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Score:
-        """The inverse of :meth:`as_dict`.
-
-        Raises:
-            UsageError: if the protocol was changed after it was written.
-        """
-        protocol = Protocol(**{name: value for name, value in stored["protocol"].items() if name != "hash"})
-        if protocol.hash != stored["protocol"]["hash"]:
-            raise UsageError(f"score: its protocol hashes to {protocol.hash}, not to the stored hash; measure it again")
-        return cls({name: Estimate(**value) for name, value in stored["metrics"].items()}, protocol)
-
-
-@dataclass(frozen=True)
-class Floor:
-    """Where the scale of each metric ends: held-out real images, measured like generated ones.
-
-    Attributes:
-        metrics: as in :class:`Score`; accuracy and confidence on all held-out images, the rest on blocks of ``n``.
-        n: images per block.
-        blocks: number of disjoint blocks averaged; with 1, errors are those of the one block.
-        protocol: of one block.
-        note: one sentence for the reader, for instance that fewer than the wanted n were available.
-    """
-
-    metrics: Mapping[str, Estimate]
-    n: int
-    blocks: int
-    protocol: Protocol
-    note: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Floor:
-        """The inverse of :meth:`as_dict`."""
-        metrics = {name: Estimate(**value) for name, value in stored["metrics"].items()}
-        return cls(metrics, stored["n"], stored["blocks"], Protocol(**stored["protocol"]), stored["note"])
+from fairlead.measure.score import METRICS, Floor, Protocol, Samples, Score
+from fairlead.measure.scores import accuracy, certainties, confidence, hits, pairwise_diversity, shares_at_limits
 
 
 class Evaluator:
@@ -265,8 +101,8 @@ class Evaluator:
                 metrics[name] = mean_estimate(torch.tensor([score.metrics[name].value for score in scores]))
                 metrics[name] = Estimate(metrics[name].value, metrics[name].error, size * blocks)
         logits = self.judge.logits(data.images)
-        metrics["accuracy"] = mean_estimate(hits(logits, data.labels))
-        metrics["confidence"] = mean_estimate(certainties(logits, data.labels))
+        metrics["accuracy"] = accuracy(logits, data.labels)
+        metrics["confidence"] = confidence(logits, data.labels)
         note = f"{blocks} disjoint block{'s' * (blocks > 1)} of {size} held-out images of {data.name} {data.split}"
         if size < n:
             note = (
@@ -286,6 +122,7 @@ class Evaluator:
         blocks = torch.split(features[: len(features) // block * block], block)
         each = [frechet_distance(real=self.moments, fake=Moments.of(part)) for part in blocks]
         found = {name: mean_estimate(value) for name, value in values.items()}
+        found["accuracy"] = proportion_estimate(values["accuracy"])
         found["distance"] = Estimate(sum(each) / len(each), debiased.error, len(images))
         found["distance_debiased"] = debiased
         found["diversity"] = pairwise_diversity(features, labels)

@@ -10,18 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.files import replacing
 from fairlead.data.images import Batches, ImageData, to_float
 
 Role = Literal["judge", "features"]
@@ -165,32 +166,43 @@ def recipe_for(data: ImageData, role: Role) -> Recipe:
     return Recipe(seed=seed, steps=400 if small else 1500, width=width, shift=shift)
 
 
-def cached_classifier(data: ImageData, role: Role, folder: Path | None = None) -> Classifier:
+def cached_classifier(
+    data: ImageData, role: Role, folder: Path | None = None, progress: Callable[[int, float], None] | None = None
+) -> Classifier:
     """The classifier of ``role`` for ``data``: read from ``folder`` if it is there, else trained and stored.
 
     Args:
         folder: default: the environment variable FAIRLEAD_CACHE, else ``~/.cache/fairlead``. Two files per classifier,
-            named by the hash of the recipe and of the data's fingerprint; a damaged pair is trained anew.
+            named by the hash of the recipe and of the data's fingerprint; a damaged pair is trained anew, and where
+            nothing can be stored the classifier is returned all the same.
+        progress: called with (step, loss) after each training step; not at all when it is read.
     """
     recipe, trained_on = recipe_for(data, role), _trained_on(data)
-    folder = folder or Path(os.environ.get("FAIRLEAD_CACHE") or Path.home() / ".cache" / "fairlead")
+    try:
+        folder = folder or Path(os.environ.get("FAIRLEAD_CACHE") or Path.home() / ".cache" / "fairlead")
+    except RuntimeError:  # there is no home
+        return _train(data, recipe, progress)
     described = {"role": role, "recipe": asdict(recipe), "data": asdict(trained_on)}
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
     stem = f"{role}-{''.join(c if c.isalnum() else '_' for c in data.name)}-{key}"
     weights, note = folder / f"{stem}.safetensors", folder / f"{stem}.json"
 
-    if weights.exists() and note.exists():
+    try:
+        expected = json.loads(note.read_text())["weight_hash"]
         classifier = Classifier(recipe, trained_on)
-        try:
-            classifier.load_state_dict(load_file(weights))
-            if json.loads(note.read_text())["weight_hash"] == classifier.weight_hash:
-                return classifier.eval()
-        except Exception:  # whatever a torn or foreign file raises: it is only a cache
-            pass
-    classifier = _train(data, recipe)
-    _replace(weights, lambda path: save_file({k: v.contiguous() for k, v in classifier.state_dict().items()}, path))
-    text = json.dumps({**described, "weight_hash": classifier.weight_hash}, indent=2) + "\n"
-    _replace(note, lambda path: path.write_text(text))
+        classifier.load_state_dict(load_file(weights))
+        if classifier.weight_hash == expected:
+            return classifier.eval()
+    except Exception:  # whatever an absent, torn or foreign file raises: it is only a cache
+        pass
+    classifier = _train(data, recipe, progress)
+    try:
+        with replacing(weights) as partial:
+            save_file({k: v.contiguous() for k, v in classifier.state_dict().items()}, partial)
+        with replacing(note) as partial:
+            partial.write_text(json.dumps({**described, "weight_hash": classifier.weight_hash}, indent=2) + "\n")
+    except (OSError, SafetensorError):  # read-only or full: the next run trains it again
+        pass
     return classifier
 
 
@@ -211,7 +223,7 @@ def _train(data: ImageData, recipe: Recipe, progress: Callable[[int, float], Non
         optimizer.step()
         rate.step()
         if progress is not None:
-            progress(step, float(loss))
+            progress(step, loss.item())
     classifier.eval()
     return classifier
 
@@ -234,15 +246,3 @@ def _channels_last(x: Tensor) -> Tensor:
 
 def _trained_on(data: ImageData) -> TrainedOn:
     return TrainedOn(data.name, data.split, data.fingerprint, data.shape, data.classes, data.flip)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that nobody ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(name))
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.estimate import Estimate, mean_estimate
+from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
 
 
 def hits(logits: Tensor, labels: Tensor) -> Tensor:
@@ -34,17 +34,12 @@ def shares_at_limits(x0: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor
 
 def accuracy(logits: Tensor, labels: Tensor) -> Estimate:
     """Share of samples that the judge recognises as what was asked for, in [0, 1]; see :func:`hits`."""
-    return mean_estimate(hits(logits, labels))
+    return proportion_estimate(hits(logits, labels))
 
 
 def confidence(logits: Tensor, labels: Tensor) -> Estimate:
     """Mean probability the judge gives to what was asked for, in [0, 1]; see :func:`certainties`."""
     return mean_estimate(certainties(logits, labels))
-
-
-def saturation(x0: Tensor, low: float = -1.0, high: float = 1.0) -> Estimate:
-    """Share of values at or beyond the data range, in [0, 1]; error over samples. Real images have some of it too."""
-    return mean_estimate(shares_at_limits(x0, low, high))
 
 
 def pairwise_diversity(features: Tensor, labels: Tensor, chunk: int = 256) -> Estimate:

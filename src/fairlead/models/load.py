@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from fairlead.core.denoiser import NetworkDenoiser
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import UsageError, unknown
 from fairlead.core.schedule import schedule_from_config
 from fairlead.models.model import LabelEncoder, Model, encode_nothing, identity
 from fairlead.nets.build import build_net
@@ -28,15 +27,21 @@ def load(spec: str | Path, weights: Weights = "ema", device: str | torch.device 
         device: "auto" takes a GPU when there is one.
 
     Raises:
-        UsageError: if there is no checkpoint, or it is damaged, foreign or pickled.
+        UsageError: if there is no checkpoint, or it is damaged, foreign or pickled; for unknown weights; for a device
+            that cannot be used.
     """
+    if weights not in get_args(Weights):
+        raise unknown("weights", weights, get_args(Weights))
+    device = _usable(device)
     checkpoint = find_checkpoint(spec)
     tensors = checkpoint.tensors(weights)
     try:
         with torch.random.fork_rng(devices=[]):  # the initialisation is thrown away; the caller's stream stays put
             network = build_net(checkpoint.about["net"])
         network.load_state_dict(tensors)
-    except (RuntimeError, TypeError) as error:
+    except UsageError as error:
+        raise UsageError(f"checkpoint {checkpoint.folder}: {error}") from error
+    except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
             f"checkpoint {checkpoint.folder}: its weights do not fit its description ({reason})"
@@ -55,9 +60,7 @@ def model_of(
     network: nn.Module, about: dict[str, Any], metadata: dict[str, Any], device: str | torch.device = "auto"
 ) -> Model:
     """A network and the description of its training (``Training.about()``) as a Model, in eval mode."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    device = _usable(device)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = network.eval().requires_grad_(False)
     schedule = schedule_from_config(about["schedule"])
@@ -81,10 +84,10 @@ def model_of(
     )
 
 
-def weights_hash(network: nn.Module) -> str:
-    """Sixteen hex digits of the network's parameters and buffers, for a model that was never saved."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _usable(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch that was built without it
+        raise UsageError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error

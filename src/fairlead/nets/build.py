@@ -1,14 +1,18 @@
-"""Networks by name and size: the presets, and rebuilding a network from what a checkpoint recorded."""
+"""Networks by name and size: the presets, and rebuilding a network from what a checkpoint recorded.
+
+Importing this costs no torch: the command line's help is made from it.
+"""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.registry import lookup, names
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PRESETS: dict[str, dict[str, Any]] = {
     "8x8": {"kind": "unet", "channels": 32, "multipliers": (1, 2), "blocks": 1},
@@ -43,11 +47,23 @@ def net_config(preset: str, channels_in: int, size: int, classes: int, **changes
 
 
 def build_net(config: dict[str, Any]) -> nn.Module:
-    """The network of a configuration, freshly initialised from torch's global generator."""
+    """The network of a configuration, freshly initialised from torch's global generator.
+
+    Raises:
+        UsageError: for an unknown kind, or a configuration that no network can have.
+    """
     if config.get("kind") not in names("net"):
         raise unknown("network kind", config.get("kind"), names("net"))
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "kind"}
-    network: nn.Module = lookup("net", config["kind"])(**arguments)
+    try:
+        for width in ("channels", "dim"):
+            if config.get(width, 1) < 1:  # torch builds a network of width 0
+                raise ValueError(f"{width}: expected at least 1, got {config[width]}")
+        network: nn.Module = lookup("net", config["kind"])(**arguments)
+    except UsageError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"network {config} cannot be built: {str(error).splitlines()[0]}") from error
     return network
 
 

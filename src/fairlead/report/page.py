@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from fairlead.core.errors import UsageError
+from fairlead.core.files import replacing
 from fairlead.measure.estimate import Estimate
-from fairlead.measure.evaluate import METRICS, Score
+from fairlead.measure.score import METRICS, Score
 
 
 @dataclass(frozen=True)
@@ -152,15 +151,8 @@ def write_page(
         f"<h1>{escape(title)}</h1>\n{lead}\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
     )
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(page)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return path
 
 

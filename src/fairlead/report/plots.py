@@ -1,4 +1,4 @@
-"""Figures: the trade-off over the guidance scale, and a training loss. Drawn off screen, returned as SVG or PNG.
+"""The trade-off over the guidance scale, drawn off screen, returned as SVG.
 
 Colours are from Okabe & Ito's palette; markers differ too, so nothing rests on colour alone.
 """
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
@@ -101,38 +100,6 @@ def tradeoff_plot(
     return figure
 
 
-def loss_plot(steps: Sequence[float], losses: Sequence[float], label: str = "training loss") -> Figure:
-    """The loss of every recorded step, faint, and its running mean over 5 % of the run.
-
-    Raises:
-        UsageError: if there is nothing to draw or the lengths differ.
-    """
-    if len(steps) != len(losses) or not steps:
-        raise UsageError(f"loss plot: expected one loss per step; got {len(losses)} losses and {len(steps)} steps")
-    with _style():
-        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        window = max(1, len(losses) // 20)
-        if window > 1:
-            axes.plot(steps, losses, color=_BLUE, alpha=0.25, linewidth=0.8, label="each record")
-        values = torch.tensor(list(losses), dtype=torch.float64)
-        smooth = values.unfold(0, window, 1).mean(dim=1).tolist()
-        name = f"mean of {window} records" if window > 1 else label
-        # at the middle of its window, else a falling curve lies above its records
-        middle = (window - 1) // 2
-        axes.plot(list(steps)[middle : middle + len(smooth)], smooth, color=_BLUE, label=name)
-        if min(losses) > 0 and max(losses) > 5 * min(losses):
-            axes.set_yscale("log")
-        axes.set_xlabel("optimiser step")
-        axes.set_ylabel(label)
-        axes.margins(x=0.01)
-        axes.spines["right"].set_visible(False)
-        if window > 1:
-            axes.legend()
-    return figure
-
-
 def to_svg(figure: Figure) -> str:
     """An ``<svg>`` element to stand inside a page: text as outlines, without prolog or metadata."""
     stream = io.StringIO()
@@ -141,13 +108,6 @@ def to_svg(figure: Figure) -> str:
     text = stream.getvalue()
     text = text[text.index("<svg") :].strip()
     return re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-
-
-def to_png(figure: Figure, dpi: int = 144) -> bytes:
-    stream = io.BytesIO()
-    with _style():
-        figure.savefig(stream, format="png", dpi=dpi)
-    return stream.getvalue()
 
 
 def _over_scale(

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from fairlead.measure.evaluate import METRICS, Floor
+from fairlead.measure.estimate import Estimate
+from fairlead.measure.score import METRICS, Difference, Floor
 from fairlead.report.grids import image_grid
 from fairlead.report.page import Png, Section, Svg, Table, Text, score_table, write_page
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
@@ -46,6 +47,14 @@ def findings(points: Sequence[Point], floor: Floor) -> tuple[Point, str]:
             f"Without guidance: {percent(before['accuracy'])} and {before['distance']}, "
             f"at {plain.rows_per_image:g} instead of {best.rows_per_image:g} network rows an image. "
         )
+        if plain.differences is None and best.differences is not None:  # plain is the baseline
+            change = best.differences["distance"]
+            size = Estimate(abs(change.value), change.error, change.n)
+            how = "paired" if change.paired else "not paired: the errors of both added in squares"
+            text += (
+                f"The distance is {size} {'less' if change.value < 0 else 'more'} than without guidance "
+                f"({how}, same seeds). "
+            )
     accurate = metrics["accuracy"].value >= ENOUGH
     text += (
         f"Rule: the smallest distance among settings with an accuracy of at least {ENOUGH:.0%}."
@@ -55,8 +64,9 @@ def findings(points: Sequence[Point], floor: Floor) -> tuple[Point, str]:
     return best, text
 
 
-def percent(estimate: Any) -> str:
-    return f"{100 * estimate.value:.1f} ± {100 * estimate.error:.1f} %"
+def percent(estimate: Estimate) -> str:
+    """``99.954 ± 0.046 %``, as ``str(estimate)``."""
+    return f"{Estimate(100 * estimate.value, 100 * estimate.error, estimate.n)} %"
 
 
 def sweep_page(path: Path, about: Mapping[str, Any], points: Sequence[Point], extra: Sequence[Section] = ()) -> Path:
@@ -68,7 +78,7 @@ def sweep_page(path: Path, about: Mapping[str, Any], points: Sequence[Point], ex
     """
     floor = Floor.from_dict(about["floor"])
     best, text = findings(points, floor)
-    sections = [_rows(points, about), *_tradeoff(points, floor, best), *extra, _table(points, floor, best)]
+    sections = [_rows(points, about), *_tradeoff(points, floor, best), *extra, _numbers(points, floor, best)]
     settings = about["settings"]
     provenance = {
         **{name: str(value) for name, value in about["model"].items()},
@@ -84,8 +94,7 @@ def sweep_page(path: Path, about: Mapping[str, Any], points: Sequence[Point], ex
 def _rows(points: Sequence[Point], about: Mapping[str, Any]) -> Section:
     """A row a guidance, the first images of each, from the same noise."""
     names = about["settings"]["conds"] or about["classes"]
-    columns = min(len(names), *(len(point.examples) for point in points)) if len(names) > 1 else 8
-    columns = min(columns, 20)
+    columns = min(20, len(names) if len(names) > 1 else 8, *(len(point.examples) for point in points))
     images = torch.stack([point.examples[:columns] for point in points])
     labels = [str(names[i % len(names)]) for i in range(columns)]
     picture = image_grid(images, [point.guidance for point in points], labels)
@@ -101,7 +110,7 @@ def _tradeoff(points: Sequence[Point], floor: Floor, best: Point) -> list[Sectio
     return [Section("The trade-off", [Svg(to_svg(figure), "distance, accuracy and diversity over the guidance scale")])]
 
 
-def _table(points: Sequence[Point], floor: Floor, best: Point) -> Section:
+def _numbers(points: Sequence[Point], floor: Floor, best: Point) -> Section:
     scores = score_table(
         [(point.guidance, point.score) for point in points],
         floor.metrics,
@@ -113,4 +122,24 @@ def _table(points: Sequence[Point], floor: Floor, best: Point) -> Section:
         [[point.guidance, f"{point.rows_per_image:g}", f"{point.ms_per_image:.1f}"] for point in points],
     )
     meanings = "\n\n".join(f"{name.replace('_', ' ')}: {meaning}." for name, meaning in METRICS.items())
-    return Section("All numbers", [scores, costs, Text(meanings)])
+    return Section("All numbers", [scores, *_differences(points), costs, Text(meanings)])
+
+
+def _differences(points: Sequence[Point]) -> list[Table]:
+    """A row a guidance beside the baseline; no table for one guidance, or a sweep stored without differences."""
+    compared = [(point.guidance, point.differences) for point in points if point.differences is not None]
+    baseline = next((point.guidance for point in points if point.differences is None), None)
+    if not compared or baseline is None:
+        return []
+    present = [name for name in METRICS if any(name in differences for _, differences in compared)]
+    rows = [[guidance, *(_change(differences.get(name)) for name in present)] for guidance, differences in compared]
+    caption = f"difference to {baseline}, same seeds; ± one standard error, paired sample by sample"
+    if any(not change.paired for _, differences in compared for change in differences.values()):
+        caption += "; * not paired: the errors of both settings added in squares, too large rather than too small"
+    return [Table(["setting", *(name.replace("_", " ") for name in present)], rows, caption)]
+
+
+def _change(difference: Difference | None) -> str:
+    if difference is None:
+        return "n/a"
+    return f"{'+' if difference.value > 0 else ''}{difference}{'' if difference.paired else ' *'}"

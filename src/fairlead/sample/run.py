@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -134,14 +134,7 @@ def sample(
         UsageError: for anything that cannot be sampled, before the first network call; and at the first step whose
             samples are not finite, naming it.
     """
-    plan = Plan.of(model, cond, guidance, n, seeds, sampler, steps, grid, batch_size, precision, batching)
-    finals: list[Tensor] = []
-    began = time.perf_counter()
-    with counting() as cost:
-        for _, frame in plan.frames():
-            if frame.step == frame.steps - 1:
-                finals.append(frame.x_t.float().cpu())
-    return plan.finish(torch.cat(finals), cost, time.perf_counter() - began)
+    return Plan.of(model, cond, guidance, n, seeds, sampler, steps, grid, batch_size, precision, batching).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +236,19 @@ class Plan:
             batching=self.batching,
         )
 
-    def finish(self, x0: Tensor, cost: Cost, seconds: float) -> Run:
+    def run(self, on_frame: Callable[[Frame], None] | None = None) -> Run:
+        """Carry the plan out; ``on_frame`` sees every frame, e.g. for a progress bar."""
+        finals: list[Tensor] = []
+        began = time.perf_counter()
+        with counting() as cost:
+            for _, frame in self.frames():
+                if on_frame is not None:
+                    on_frame(frame)
+                if frame.step == frame.steps - 1:
+                    finals.append(frame.x_t.float().cpu())
+        return self._finish(torch.cat(finals), cost, time.perf_counter() - began)
+
+    def _finish(self, x0: Tensor, cost: Cost, seconds: float) -> Run:
         """Decode the final samples [n, *shape] and put the run together."""
         decoded = torch.cat([self.model.decode(part) for part in torch.split(x0, self.batch_size)])
         images = to_uint8(decoded) if decoded.ndim == 4 else None

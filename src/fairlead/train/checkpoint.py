@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,12 @@ from fairlead.core.files import replacing
 
 FORMAT = 1
 _STEP = re.compile(r"step-(\d{6,})$")
-_KEYS = ("fairlead", "net", "schedule", "objective", "train")  # without these a model cannot be rebuilt or resumed
-_DATA = ("name", "fingerprint", "shape", "classes")
+_DESCRIPTION: dict[str, Any] = {  # what is read without asking, by ``load``, --resume and ``fairlead info``
+    "step": int, "files": {"ema": str}, "fairlead": str, "torch": str,
+    "net": dict, "schedule": dict, "objective": str, "precision": str, "parameters": int,
+    "data": {"name": str, "split": str, "n": int, "fingerprint": str, "shape": list, "classes": list},
+    "train": {"steps": int, "drop": int | float},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def save_checkpoint(run: Path, step: int, about: Mapping[str, Any], parts: Mappi
     Raises:
         UsageError: when it cannot be written (disk full, no permission); what was there before is untouched.
     """
-    final = run / f"step-{step:06d}"
+    final = step_folder(run, step)
     partial = run / f".step-{step:06d}.partial"
     replaced = run / f".step-{step:06d}.replaced"
     try:
@@ -98,11 +103,15 @@ def save_checkpoint(run: Path, step: int, about: Mapping[str, Any], parts: Mappi
         shutil.rmtree(partial, ignore_errors=True)
         if replaced.exists() and not final.exists():
             replaced.rename(final)
-        kept = steps_of(run)
-        last = f"the last whole checkpoint is step {kept[-1]}" if kept else "no checkpoint has been written yet"
-        raise UsageError(
-            f"cannot write checkpoint {final}: {error}; {last}; free some space and use --resume"
-        ) from error
+        try:
+            kept = resumable_steps(run)
+        except UsageError:  # a description that cannot be read is not the news here
+            kept = []
+        if kept:
+            advice = f"the last whole checkpoint is step {kept[-1]}; free some space and use --resume"
+        else:
+            advice = "there is no whole checkpoint yet; free some space and start again"
+        raise UsageError(f"cannot write checkpoint {final}: {error}; {advice}") from error
     return final
 
 
@@ -114,12 +123,21 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def step_folder(run: Path, step: int) -> Path:
+    return run / f"step-{step:06d}"
+
+
 def steps_of(run: Path) -> list[int]:
-    """The steps of the whole checkpoints of a run, ascending."""
+    """The steps of the checkpoints and snapshots of a run, ascending."""
     if not run.is_dir():
         return []
     found = (_STEP.fullmatch(path.name) for path in run.iterdir() if (path / "model.json").is_file())
     return sorted(int(match[1]) for match in found if match)
+
+
+def resumable_steps(run: Path) -> list[int]:
+    """Those of them that hold all that training goes on from."""
+    return [step for step in steps_of(run) if find_checkpoint(step_folder(run, step)).has("training")]
 
 
 def find_checkpoint(spec: str | Path) -> Checkpoint:
@@ -154,7 +172,7 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
             if not digits.isdigit() or int(digits) not in steps:
                 raise UsageError(f"run {name!r} has no checkpoint {at!r}; it has steps {', '.join(map(str, steps))}")
             wanted = int(digits)
-        path = path / f"step-{wanted:06d}"
+        path = step_folder(path, wanted)
     elif at:
         raise UsageError(
             f"{name!r} is one checkpoint already, {at!r} cannot select a step of it; pass the run's folder"
@@ -166,7 +184,7 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
                 f"checkpoint {path} has format {about['format']}, this version reads {FORMAT}; "
                 "install the version that wrote it"
             )
-        _ = int(about["step"]), about["files"]["ema"], [about[key] for key in _KEYS], [about["data"][k] for k in _DATA]
+        _check(about, _DESCRIPTION)
     except UsageError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -174,18 +192,37 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
     return Checkpoint(path, about)
 
 
+def _check(given: Any, expected: dict[str, Any]) -> None:
+    for key, kind in expected.items():
+        value = given[key]
+        if isinstance(kind, dict):
+            _check(value, kind)
+        elif not isinstance(value, kind):
+            raise TypeError(f"{key!r} is {value!r}")
+
+
 def prune(run: Path, keep: int, snapshot_every: int) -> None:
-    """Remove all checkpoints but step ``keep`` and the snapshots; of these only the averaged weights stay."""
+    """Remove all checkpoints but step ``keep`` and the snapshots; of these only the averaged weights stay.
+
+    What cannot be removed now stays for the next save to remove: step ``keep`` has just been saved, so nothing is lost
+    but space, and a disk that is really full stops the run at the next save.
+    """
     for step in steps_of(run):
-        folder = run / f"step-{step:06d}"
         if step == keep:
             continue
-        if not (snapshot_every and step % snapshot_every == 0):
-            shutil.rmtree(folder)
-            continue
-        about = json.loads((folder / "model.json").read_text())
-        if set(about["files"]) != {"ema"}:
-            with replacing(folder / "model.json") as partial:
-                partial.write_text(json.dumps({**about, "files": {"ema": about["files"]["ema"]}}, indent=1))
-            for part in set(about["files"]) - {"ema"}:
-                (folder / f"{part}.safetensors").unlink(missing_ok=True)
+        folder = step_folder(run, step)
+        with suppress(OSError, UsageError):
+            if snapshot_every and step % snapshot_every == 0:
+                _keep_average(folder)
+            else:  # renamed first: half of a checkpoint is not one, and the next save clears such leftovers
+                shutil.rmtree(folder.rename(run / f".step-{step:06d}.replaced"), ignore_errors=True)
+
+
+def _keep_average(folder: Path) -> None:
+    about = find_checkpoint(folder).about
+    if set(about["files"]) != {"ema"}:
+        with replacing(folder / "model.json") as partial:
+            partial.write_text(json.dumps({**about, "files": {"ema": about["files"]["ema"]}}, indent=1))
+    for path in folder.glob("*.safetensors"):
+        if path.name != "ema.safetensors":
+            path.unlink()

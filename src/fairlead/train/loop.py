@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import copy
 import math
+import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,15 @@ from fairlead.core.errors import UsageError
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.images import Batches, ImageData
 from fairlead.nets.build import build_net, parameter_count
-from fairlead.train.checkpoint import Checkpoint, find_checkpoint, prune, save_checkpoint, steps_of
+from fairlead.train.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    prune,
+    resumable_steps,
+    save_checkpoint,
+    step_folder,
+    steps_of,
+)
 from fairlead.train.config import Precision, TrainConfig
 from fairlead.train.objective import Draw, diffusion_loss, drop_condition
 
@@ -38,7 +48,8 @@ from fairlead.train.objective import Draw, diffusion_loss, drop_condition
 @dataclass(frozen=True)
 class StepRecord:
     """What happened in a step (1-based). ``loss`` and ``grad_norm`` are of this step, ``images_per_second`` since the
-    start of this process; ``saved`` is the checkpoint written after it."""
+    start of this process; ``saved`` is the checkpoint written after it from which the run can be resumed: a snapshot
+    is none."""
 
     step: int
     loss: float
@@ -49,10 +60,14 @@ class StepRecord:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then cosine to 0 at ``config.steps``; ``step`` counts from 0."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    """Linear warm-up, at most half of the run, then cosine to 0 at ``config.steps`` or constant; ``step`` counts
+    from 0."""
+    warmup = min(config.warmup, config.steps // 2)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    if config.decay == "constant":
+        return config.lr
+    progress = (step - warmup) / (config.steps - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
@@ -87,7 +102,8 @@ class Training:
 
     Raises:
         UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
-            True; if the network was made for other images or classes.
+            True; if ``out`` cannot be written; if a tracker is unknown or not installed; if the network cannot be
+            built, or was made for other images or classes.
     """
 
     def __init__(
@@ -101,14 +117,9 @@ class Training:
         self.data, self.config, self.out = data, config, out
         _check_fit(config.net, data)
         checkpoint = self._previous(resume)
-        try:
-            self.accelerator = Accelerator(log_with=trackers or None, project_dir=out)
-            if trackers:
-                self.accelerator.init_trackers("train")
-        except (ImportError, ValueError) as error:
-            raise UsageError(
-                f"cannot log with {trackers}: {error}; `pip install tensorboard` or drop the option"
-            ) from error
+        if out is not None:
+            _require_writable(out)
+        self.accelerator = _accelerator(trackers or [], out)
         world = self.accelerator.num_processes
         if config.batch_size % world:
             raise UsageError(f"batch size {config.batch_size} cannot be shared evenly by {world} processes")
@@ -122,7 +133,7 @@ class Training:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(network, multi_avg_fn=ema_average(config.ema), use_buffers=True).to(device)
         optimizer = torch.optim.AdamW(
-            network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), foreach=True
+            network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, foreach=True
         )
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.batches = Batches(data, config.batch_size, config.seed)
@@ -132,21 +143,23 @@ class Training:
 
     def _previous(self, resume: bool) -> Checkpoint | None:
         steps = steps_of(self.out) if self.out is not None else []
+        if self.out is None or not steps:
+            return None
         if not resume:
-            if steps:
-                raise UsageError(
-                    f"{self.out} already holds a run (step {steps[-1]}); continue it with --resume or choose "
-                    "another --out"
-                )
-            return None
-        if not steps:
-            return None
-        checkpoint = find_checkpoint(f"{self.out}@step{_last_resumable(self.out, steps)}")
-        recorded = checkpoint.about["train"]
+            raise UsageError(
+                f"{self.out} already holds a run (step {steps[-1]}); continue it with --resume or choose another --out"
+            )
+        whole = resumable_steps(self.out)
+        if not whole:
+            raise UsageError(
+                f"{self.out} holds only snapshots of averaged weights, none can be resumed; choose another --out"
+            )
+        checkpoint = find_checkpoint(step_folder(self.out, whole[-1]))
+        now = self.config.to_json()
         changed = {
-            name: (old, self.config.to_json()[name])
-            for name, old in recorded.items()
-            if name != "data" and _plain(old) != _plain(self.config.to_json()[name])  # data: by its fingerprint
+            name: (old, now.get(name))
+            for name, old in checkpoint.about["train"].items()
+            if name != "data" and _plain(old) != _plain(now.get(name))  # data: by its fingerprint
         }
         if checkpoint.about["data"]["fingerprint"] != self.data.fingerprint:
             changed["data"] = (checkpoint.about["data"]["fingerprint"], self.data.fingerprint)
@@ -226,7 +239,7 @@ class Training:
         self.network.train()
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=_has_dropout(config)):
             if _has_dropout(config):
-                torch.manual_seed((config.seed * 1_000_003 + self.step) * world + rank)
+                torch.manual_seed(((config.seed * 1_000_003 + self.step) * world + rank) % 2**63)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 output = self.network(x_t.contiguous(memory_format=torch.channels_last), time_input, condition)
         loss = diffusion_loss(output, x0, draw, self.schedule, config.objective, config.weighting)
@@ -266,28 +279,66 @@ class Training:
         if due:
             return self.save()
         if config.snapshot_every and self.step % config.snapshot_every == 0 and self.out is not None:
-            return self._write({"ema": self.average.module.state_dict()})
+            self._write({"ema": self.average.module.state_dict()})
         return None
 
     def save(self) -> Path | None:
-        """Write a checkpoint of this moment, from which the run can be resumed, and remove the one before."""
+        """Write a checkpoint of this moment, from which the run can be resumed, and remove the one before.
+
+        Every process has to call it, and gets its folder.
+        """
         if self.out is None:
             return None
         state = self.optimizer.state_dict()
         training = {f"{index}.{key}": value for index, entry in state["state"].items() for key, value in entry.items()}
         network = self.accelerator.unwrap_model(self.network)
         parts = {"ema": self.average.module.state_dict(), "raw": network.state_dict(), "training": training}
-        path = self._write(parts)
-        if path is not None:
+        self._write(parts)
+        if self.accelerator.is_main_process:
             prune(self.out, self.step, self.config.snapshot_every)
-        return path
+        return step_folder(self.out, self.step)
 
-    def _write(self, parts: dict[str, dict[str, Tensor]]) -> Path | None:
-        path = None
+    def _write(self, parts: dict[str, dict[str, Tensor]]) -> None:
         if self.accelerator.is_main_process and self.out is not None:
-            path = save_checkpoint(self.out, self.step, self.about(), parts)
+            save_checkpoint(self.out, self.step, self.about(), parts)
         self.accelerator.wait_for_everyone()
-        return path
+
+    def anywhere(self, flag: bool) -> bool:
+        """Whether ``flag`` is true in any process; every process has to ask."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        flags = torch.tensor(float(flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flags, "sum") > 0)
+
+
+def _accelerator(trackers: list[str], out: Path | None) -> Accelerator:
+    try:
+        with warnings.catch_warnings():  # it only warns, or is silent, about a tracker that is not installed
+            warnings.filterwarnings("ignore", message="`log_with=")
+            accelerator = Accelerator(log_with=trackers or None, project_dir=out)
+        missing = set(trackers) - {"all"} - {str(tracker) for tracker in accelerator.log_with}
+        if missing:
+            names = " ".join(sorted(missing))
+            raise UsageError(f"cannot log with {names}: not installed; `pip install {names}` or drop the option")
+        if trackers:
+            accelerator.init_trackers("train")
+    except UsageError:
+        raise
+    except (ImportError, ValueError) as error:
+        raise UsageError(
+            f"cannot log with {', '.join(trackers)}: {error}; choose another or drop the option"
+        ) from error
+    return accelerator
+
+
+def _require_writable(out: Path) -> None:
+    """At the door, not at the first checkpoint after hours of training."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write to {out}: {error}; choose another --out") from error
 
 
 def _check_fit(net: dict[str, Any], data: ImageData) -> None:
@@ -314,10 +365,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _last_resumable(run: Path | None, steps: list[int]) -> int:
-    whole = [step for step in steps if find_checkpoint(f"{run}@step{step}").has("training")]
-    if not whole:
-        raise UsageError(f"{run} holds only snapshots of averaged weights, none can be resumed; choose another --out")
-    return whole[-1]

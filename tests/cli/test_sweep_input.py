@@ -1,0 +1,156 @@
+"""Wrong input to sweep and report: refused in one line before a classifier is trained or a folder is claimed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairlead.cli import main
+from fairlead.cli.options import evaluator_for
+from fairlead.core.errors import UsageError
+from fairlead.data.digits import load_digits
+from fairlead.data.images import ImageData
+from fairlead.measure.judge import Recipe
+
+SWEEP = [
+    (["--sampler", "dddim"], "unknown sampler 'dddim'; did you mean 'ddim'?"),
+    (["--grid", "x"], "unknown grid 'x'"),
+    (["--steps", "0"], "steps"),
+    (["--cond", "sevn"], "unknown class 'sevn'"),
+    (["--precision", "fp8"], "unknown precision 'fp8'"),
+    (["--batch-size", "0"], "batch_size"),
+    (["--seed", "-1"], "seed"),
+    (["--n", "0"], "at least 1 sample"),
+    (["--n", "29"], "n = 29 images over 10 conditions are too few to score; expected at least 30"),
+    (["--n", "3", "--cond", "7"], "expected at least 4"),
+    (["--guidance", "cfg(2, negative='sevn')"], "unknown class 'sevn'"),
+    (["--guidance", "cfg(1)", "cfg([1, 2, 3])"], "has scales for 3 samples, the run has 60"),
+    (["--guidance", "cfg(3)", "--scales", "1", "2"], "write {scale} in the guidance"),
+    (["--guidance", "cfg({scale})", "--scales"], "nothing to measure"),
+]
+
+
+@pytest.mark.parametrize(("extra", "message"), SWEEP, ids=[" ".join(extra) for extra, _ in SWEEP])
+def test_sweep(
+    extra: list[str],
+    message: str,
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_late(*_: Any) -> None:
+        raise AssertionError("classifiers would be trained")
+
+    monkeypatch.setattr("fairlead.cli.options.evaluator_for", too_late)
+    capsys.readouterr()
+    assert main(["sweep", str(tiny_run), "--n", "60", "--out", str(tmp_path / "o"), *extra]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("fairlead: ")
+    assert line.count("\n") == 1
+    assert message in line
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_guidance_without_a_scale_needs_no_scales(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise UsageError("reached")
+
+    monkeypatch.setattr("fairlead.cli.options.evaluator_for", stop)
+    for guidance in ("cfg(3)", "cfg({scale})"):
+        with pytest.MonkeyPatch.context() as patch:
+            seen: list[list[str]] = []
+            patch.setattr("fairlead.tune.sweep.plans", lambda model, guidances, _, seen=seen: seen.append(guidances))
+            assert main(["sweep", str(tiny_run), "--guidance", guidance, "--out", str(tmp_path / "o")]) == 2
+        assert len(seen[0]) == (6 if "{scale}" in guidance else 1)
+
+
+@pytest.mark.parametrize("about", ["{}", "[]", '{"model": {}, "classes": [], "settings": {}, "command": ""}', "{"])
+def test_report_of_a_foreign_folder(about: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sweep.json").write_text(about)
+    (tmp_path / "sweep.jsonl").write_text("")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def _given(monkeypatch: pytest.MonkeyPatch, cache: Path, **changes: Any) -> None:
+    """Data is the digits but for ``changes``; classifiers are quick."""
+
+    def load(split: str, **_: Any) -> ImageData:
+        return replace(load_digits(split), **changes)
+
+    monkeypatch.setattr("fairlead.data.hub.load_data", load)
+    monkeypatch.setattr("fairlead.measure.judge.recipe_for", _quick)
+    monkeypatch.setenv("FAIRLEAD_CACHE", str(cache))
+
+
+def _quick(data: ImageData, role: str) -> Recipe:
+    return Recipe(seed=len(role), steps=2, width=4)
+
+
+def test_other_classes_or_another_shape_than_the_models(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _given(monkeypatch, tmp_path, classes=tuple("abcdefghij"))
+    with pytest.raises(UsageError, match=r"classes are a, b, .*; the model's are zero, one, "):
+        evaluator_for(str(tiny_run), "elsewhere")
+    larger = {split: load_digits(split).images.repeat(1, 1, 2, 2) for split in ("train", "test")}
+    monkeypatch.setattr(
+        "fairlead.data.hub.load_data", lambda split, **_: replace(load_digits(split), images=larger[split])
+    )
+    with pytest.raises(UsageError, match=r"images are \[1, 16, 16\], the model's are \[1, 8, 8\]"):
+        evaluator_for(str(tiny_run), None)
+
+
+def test_other_images_than_those_of_the_training_are_named_unless_it_was_limited(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _given(monkeypatch, tmp_path / "cache")
+    evaluator_for(str(tiny_run), None)
+    assert "not the images the model was trained on" not in capsys.readouterr().err
+
+    def inverted(split: str, **_: Any) -> ImageData:
+        return replace(load_digits(split), images=255 - load_digits(split).images)
+
+    monkeypatch.setattr("fairlead.data.hub.load_data", inverted)
+    evaluator_for(str(tiny_run), None)
+    printed = capsys.readouterr().err
+    assert printed.count("not the images the model was trained on") == 1
+    assert load_digits("train").fingerprint in printed
+
+    about = json.loads((tiny_run / "step-000024" / "model.json").read_text())
+    about["train"]["data"]["limit"] = 100
+    limited = tmp_path / "limited"
+    limited.mkdir()
+    (limited / "model.json").write_text(json.dumps(about))
+    evaluator_for(str(limited), None)
+    assert "not the images the model was trained on" not in capsys.readouterr().err
+
+
+def test_a_bar_is_shown_only_while_training(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _given(monkeypatch, tmp_path)
+    evaluator_for(str(tiny_run), None)
+    printed = capsys.readouterr().err
+    assert "training the judge" in printed
+    assert "training the feature network" in printed
+    evaluator_for(str(tiny_run), None)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_class_without_real_images_is_refused(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_sevens(split: str, **_: Any) -> ImageData:
+        data = load_digits(split)
+        return data.subset(data.labels != 7) if split == "test" else data
+
+    _given(monkeypatch, tmp_path)
+    monkeypatch.setattr("fairlead.data.hub.load_data", no_sevens)
+    with pytest.raises(UsageError, match="split 'test' has no images of 'seven'"):
+        evaluator_for(str(tiny_run), None, [7])
