@@ -17,7 +17,7 @@ def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert page.count("<svg") == 1
-    assert "fairlead demo" in page
+    assert "Best: cfg(" in page
     assert main(["demo", "--out", str(out), "--seconds", "1", "--n", "100"]) == 0
 
 

@@ -17,7 +17,7 @@ from fairlead.models.model import LabelEncoder, Model, identity
 from fairlead.models.toy import ToyDenoiser
 from fairlead.report.page import Table
 from fairlead.report.sweep import _differences, findings, recommend
-from fairlead.tune.sweep import Point, SweepFolder, SweepSettings, expand
+from fairlead.tune.sweep import Point, SweepFolder, SweepSettings, expand, pictured, shared_out
 
 PROTOCOL = Protocol("f", "j", "r", 100, 60, 30, "l", "0..59")
 
@@ -197,3 +197,17 @@ def test_findings_and_report_say_the_difference_and_whether_it_is_paired() -> No
     more = {"distance": Difference(2.0, 0.5, 60, False)}
     _, text = findings([points[0], replace(points[1], differences=more)], floor())
     assert "2.00 ± 0.50 more than without guidance (not paired: the errors of both added in squares" in text
+
+
+def test_classes_are_shared_out_as_among_real_images_in_every_prefix() -> None:
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    names = shared_out(("a", "b", "c"), labels, 250)
+    for n in (10, 50, 100, 250):
+        counts = torch.tensor([names[:n].count(name) for name in "abc"])
+        assert ((counts - n * torch.tensor([0.6, 0.3, 0.1])).abs() <= 1).all()
+
+
+def test_pictures_are_one_of_each_class_in_order_then_another() -> None:
+    labels = torch.tensor([2, 0, 0, 1, 2, 0, 1])
+    assert labels[pictured(labels, 7)].tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert pictured(labels, 4).tolist() == [1, 3, 0, 2]

@@ -1,29 +1,17 @@
-"""What several commands need from their options: a model, and an evaluator for it."""
+"""What several commands need from their options: an evaluator for a model."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.errors import UsageError
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
     from fairlead.measure.evaluate import Evaluator
     from fairlead.measure.judge import Classifier, Role
-    from fairlead.models.model import Model
-
-
-def load_model(spec: str, weights: str = "ema", device: str = "auto") -> Model:
-    from fairlead.models.load import Weights, load
-
-    if weights not in get_args(Weights):
-        raise unknown("weights", weights, get_args(Weights))
-    try:
-        return load(spec, weights, device)  # type: ignore[arg-type]
-    except RuntimeError as error:
-        raise UsageError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def evaluator_for(spec: str, data: str | None, labels: Sequence[int] = ()) -> Evaluator:

@@ -84,7 +84,7 @@ class Sample:
             precision=self.precision,  # type: ignore[arg-type]
         )
         with tqdm(total=len(plan.batches) * plan.steps, unit="step", dynamic_ncols=True) as bar:
-            run = plan.run(lambda _: bar.update())
+            run = plan.run(on_frame=lambda _: bar.update())
         run.save(self.out)
         glance = self._save_grid(run, wanted)
         n = len(run.seeds)

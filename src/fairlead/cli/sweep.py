@@ -53,7 +53,7 @@ class Sweep:
     """Steps of the sampler."""
     grid: Annotated[str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}.")] = "trailing"
     batch_size: int = 64
-    """Images denoised together; does not change them."""
+    """Images denoised together; does not change them beyond rounding."""
     precision: str = "fp32"
     """fp32 or bf16."""
     data: str | None = None
@@ -62,8 +62,9 @@ class Sweep:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
-        from fairlead.cli.options import evaluator_for, load_model
+        from fairlead.cli.options import evaluator_for
         from fairlead.cli.report import write_report
+        from fairlead.models.load import load
         from fairlead.tune.sweep import SweepFolder, SweepSettings, expand, plans
 
         scales = self.scales
@@ -72,7 +73,7 @@ class Sweep:
         guidances = expand(self.guidance, scales)
         folder = SweepFolder(self.out)
         folder.check_free()
-        model = load_model(self.model, device=self.device)
+        model = load(self.model, device=self.device)
         settings = SweepSettings(
             self.n,
             self.seed,

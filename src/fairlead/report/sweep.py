@@ -93,7 +93,7 @@ def sweep_page(path: Path, about: Mapping[str, Any], points: Sequence[Point], ex
 
 def _rows(points: Sequence[Point], about: Mapping[str, Any]) -> Section:
     """A row a guidance, the first images of each, from the same noise."""
-    names = about["settings"]["conds"] or about["classes"]
+    names = about["classes"]
     columns = min(20, len(names) if len(names) > 1 else 8, *(len(point.examples) for point in points))
     images = torch.stack([point.examples[:columns] for point in points])
     labels = [str(names[i % len(names)]) for i in range(columns)]

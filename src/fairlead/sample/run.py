@@ -236,7 +236,7 @@ class Plan:
             batching=self.batching,
         )
 
-    def run(self, on_frame: Callable[[Frame], None] | None = None) -> Run:
+    def run(self, on_frame: Callable[[Frame], object] | None = None) -> Run:
         """Carry the plan out; ``on_frame`` sees every frame, e.g. for a progress bar."""
         finals: list[Tensor] = []
         began = time.perf_counter()

@@ -15,12 +15,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.data.images import stratified_order
 from fairlead.guide.cfg import CFG
 from fairlead.guide.expression import parse, to_guidance
 from fairlead.measure.evaluate import Evaluator
@@ -36,7 +38,7 @@ class SweepSettings:
     Attributes:
         n: images a guidance, over all conditions.
         seed: first seed; sample i has seed + i under every guidance (common random numbers).
-        conds: conditions, taken in turn; empty for every class in turn.
+        conds: conditions; empty for every class. Each is taken as often as its share of the real images.
         sampler, steps, grid, batch_size, precision: as for ``sample``.
         examples: images a guidance to keep for pictures.
     """
@@ -60,7 +62,7 @@ class Point:
         guidance: its expression.
         score: without its samples.
         rows_per_image, ms_per_image: what it cost.
-        examples: the first images, uint8 [k, c, h, w].
+        examples: uint8 [k, c, h, w], one of each class in the order of labels, then another of each, ...
         place: position among the guidances of the sweep, which the baseline is measured before.
         differences: metric -> this minus the baseline, from the same seeds; None for the baseline itself.
     """
@@ -112,8 +114,29 @@ def expand(templates: Sequence[str], scales: Sequence[float]) -> list[str]:
     return found
 
 
-def plans(model: Model, guidances: Sequence[str], settings: SweepSettings) -> list[Plan]:
-    """What is sampled for each guidance.
+def shared_out(classes: Sequence[str], labels: Tensor, n: int) -> list[str]:
+    """n class names in the proportions of real ``labels`` (int64, indices into ``classes``); so is every prefix.
+
+    Generated and real images then differ in what is in the pictures, not in how many there are of each class.
+    """
+    order = stratified_order(labels, seed=0)
+    picked = labels[order.repeat(-(-n // len(order)))[:n]]
+    return [classes[label] for label in picked.tolist()]
+
+
+def pictured(labels: Tensor, count: int) -> Tensor:
+    """Indices of ``count`` samples for pictures: the first of every class in the order of labels, the second, ..."""
+    rank = torch.zeros_like(labels)
+    for label in set(labels.tolist()):
+        mine = labels == label
+        rank[mine] = torch.arange(int(mine.sum()))
+    return torch.argsort(rank * (int(labels.max()) + 1) + labels)[:count]
+
+
+def plans(
+    model: Model, guidances: Sequence[str], settings: SweepSettings, conds: Sequence[str] | None = None
+) -> list[Plan]:
+    """What is sampled for each guidance; ``conds`` has one for each sample (default: in turn, to check settings early).
 
     Raises:
         UsageError: for anything that cannot be sampled, or not be scored because there are too few images.
@@ -121,7 +144,7 @@ def plans(model: Model, guidances: Sequence[str], settings: SweepSettings) -> li
     classes = settings.conds or model.classes
     if not classes:
         raise UsageError("a sweep scores how well images follow their class, and this model has no classes")
-    conds = [classes[i % len(classes)] for i in range(settings.n)]
+    conds = conds or [classes[i % len(classes)] for i in range(settings.n)]
     made = [
         Plan.of(
             model,
@@ -158,7 +181,8 @@ def sweep(
 
     ``block``: take the raw distance at so many images, those of the floor it stands beside (default: all).
     """
-    planned = plans(model, guidances, settings)
+    conds = shared_out(model.classes, evaluator.reference.labels, settings.n)
+    planned = plans(model, guidances, settings, conds)
     places = range(len(guidances))
     first = next((place for place in places if scale_of(guidances[place]) == 1.0), 0)
     baseline: Score | None = None
@@ -174,12 +198,18 @@ def sweep(
             replace(score, samples=None),  # those of every guidance would not fit into memory
             run.cost.rows / n,
             1000 * run.seconds / n,
-            run.images[: settings.examples].clone(),
+            run.images[pictured(labels, settings.examples)],
             place,
             None if baseline is None else score.compare(baseline),
         )
         baseline = baseline or score
         yield point, run
+
+
+def _labels(model: Model, conds: Sequence[str]) -> list[int]:
+    """The class indices that are swept, ascending."""
+    named: set[int] = set(model.encode(conds or model.classes).values["label"].tolist())
+    return sorted(named)
 
 
 class SweepFolder:
@@ -202,7 +232,7 @@ class SweepFolder:
         self.check_free()
         about = {
             "model": dict(model.metadata),
-            "classes": list(model.classes),
+            "classes": [model.classes[label] for label in _labels(model, settings.conds)],
             "settings": asdict(settings),
             "floor": floor.as_dict(),
             "command": command,
