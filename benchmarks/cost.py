@@ -121,15 +121,15 @@ def sampling(repeats: int) -> None:
         assert isinstance(model.denoiser, NetworkDenoiser)
         network = model.denoiser.network
         for batch in (16, 64):
-            x, t = torch.randn(2 * batch, *model.shape), torch.full((2 * batch,), 500.0)
-            label = Condition.of(label=torch.ones(2 * batch, dtype=torch.long))
+            x, t = torch.randn(batch, *model.shape), torch.full((batch,), 500.0)
+            label = Condition.of(label=torch.ones(batch, dtype=torch.long))
 
             def bare(x: torch.Tensor = x, t: torch.Tensor = t, label: Condition = label, net: Any = network) -> None:
-                for _ in range(STEPS):
+                for _ in range(2 * STEPS):
                     net(x, t, label)
 
             full, alone, ratio = interleaved(
-                partial(sample, model, ["one"] * batch, guidance="cfg(3)", steps=STEPS, batching="fused"),
+                partial(sample, model, ["one"] * batch, guidance="cfg(3)", steps=STEPS, batching="sequential"),
                 bare,
                 repeats,
             )
@@ -177,7 +177,7 @@ def bare_step(network: torch.nn.Module, data: ImageData, bf16: bool) -> Callable
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         torch._foreach_lerp_(average, [parameter.detach() for parameter in network.parameters()], 1e-3)
-        return float(loss)
+        return float(loss.detach())
 
     return step
 

@@ -50,11 +50,12 @@ SAMPLING: dict[str, dict[str, Any]] = {
     "ddpm": {"sampler": "ddpm"},
     "heun 10": {"sampler": "heun", "steps": 10},
     "dpmpp_2m": {"sampler": "dpmpp_2m"},
+    "dpmpp_2m 40": {"sampler": "dpmpp_2m", "steps": 40},
     "dpmpp_2m log_snr": {"sampler": "dpmpp_2m", "grid": "log_snr"},
     "dpmpp_2m_sde": {"sampler": "dpmpp_2m_sde"},
     "clip": {"finish": " | clip()"},
     "threshold": {"finish": " | threshold(0.995)"},
-    "bf16": {"precision": "bf16"},
+    "ddim trailing, fp32": {"precision": "fp32"},
 }
 
 
@@ -128,7 +129,7 @@ def main(options: Options) -> None:
         model = load(options.run)
         for name, arguments in SAMPLING.items():
             for scale in options.scales:
-                record(sampling=name, **score(evaluator, model, options.n, scale, **arguments))
+                record(sampling=name, **score(evaluator, model, options.n, scale, **{"precision": "bf16", **arguments}))
 
 
 if __name__ == "__main__":

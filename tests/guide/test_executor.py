@@ -9,7 +9,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import RectifiedFlow
 from fairlead.guide.cfg import CFG
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.executor import FUSED_ROWS_ON_CPU, GuidedDenoiser
 from fairlead.guide.expression import parse
 from fairlead.guide.step import Step
 from fairlead.models.toy import toy_model
@@ -228,3 +228,12 @@ def test_without_at_the_grid_names_the_step_and_without_a_grid_the_time_does() -
 def test_refused(make, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("n", "calls"), [(FUSED_ROWS_ON_CPU // 2, 1), (FUSED_ROWS_ON_CPU // 2 + 1, 2)])
+def test_on_a_cpu_only_small_calls_are_fused(n: int, calls: int) -> None:
+    condition = MODEL.encode([2] * n)
+    denoiser = GuidedDenoiser(MODEL.denoiser, CFG(3), SCHEDULE, condition)
+    with counting() as cost:
+        denoiser(torch.zeros(n, 2, dtype=torch.float64), T, condition)
+    assert (cost.rows, cost.calls) == (2 * n, calls)

@@ -21,6 +21,8 @@ from fairlead.guide.algebra import COND, NULL, Branch, Guidance, Term, Weight, a
 from fairlead.guide.step import Grid, Step
 
 Batching = Literal["auto", "fused", "sequential"]
+FUSED_ROWS_ON_CPU = 16
+"""Larger calls spill out of a processor's caches: measured in benchmarks/cost.py, table "fused"."""
 Encode = Callable[[Sequence[Any]], Condition]
 
 
@@ -37,8 +39,8 @@ class GuidedDenoiser:
         times: the sampler's grid; ramps by progress need it.
         samples: which samples of a longer run this batch holds, for per-sample scales; the run then answers for
             :func:`check_samples` and :func:`check_condition` (default: this is the whole run).
-        batching: "fused" puts all branches in one network call, "sequential" makes one call a branch; "auto" is fused,
-            and splits when a call runs out of memory.
+        batching: "fused" puts all branches in one network call, "sequential" makes one call a branch. "auto" is fused
+            on a GPU, and on a CPU for calls of few rows; it splits a call that runs out of memory.
 
     Raises:
         UsageError: for a spec the model does not know, a condition that the guidance never uses, a finisher that does
@@ -135,7 +137,7 @@ class GuidedDenoiser:
             return self._combine_rows(x_t, t, weights)
         n = len(x_t)
         branches = tuple(weights)
-        if self.batching == "sequential" or len(branches) == 1:
+        if len(branches) == 1 or self._apart(n * len(branches), x_t.device):
             outputs = [self._evaluate(x_t, t, self._conditions[branch]) for branch in branches]
         else:
             if branches not in self._joined:
@@ -156,7 +158,7 @@ class GuidedDenoiser:
         }
         rows = {branch: weight.nonzero()[:, 0].to(x_t.device) for branch, weight in each.items()}
         conditions = [self._conditions[branch][index] for branch, index in rows.items()]
-        if self.batching == "sequential":
+        if self._apart(sum(map(len, rows.values())), x_t.device):
             parts = [
                 self._evaluate(x_t[index], t, condition)
                 for index, condition in zip(rows.values(), conditions, strict=True)
@@ -168,6 +170,12 @@ class GuidedDenoiser:
         for (branch, index), part in zip(rows.items(), parts, strict=True):
             total.index_add_(0, index, part * expand_like(each[branch].to(x_t.device)[index], part))
         return total
+
+    def _apart(self, rows: int, device: torch.device) -> bool:
+        """Whether each branch gets a network call of its own, rather than all of them one of ``rows`` rows."""
+        if self.batching == "auto":
+            return device.type == "cpu" and rows > FUSED_ROWS_ON_CPU
+        return self.batching == "sequential"
 
     def _evaluate(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """x0 of these rows, in one call, or in halves if that ran out of memory."""
