@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import tyro
@@ -28,7 +28,7 @@ from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.images import ImageData
 from fairlead.models.model import LabelEncoder, Model, identity
 from fairlead.nets.build import build_net, net_config
-from fairlead.sample.run import sample
+from fairlead.sample.run import Precision, sample
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
 
@@ -188,17 +188,21 @@ def lesson(repeats: int, batch: int = 16) -> None:
 
     The lesson's time is that of 10 steps times 100: every step costs the same.
     """
-    print("| data | our ms an image | lesson ms an image | lesson / ours |\n| --- | --- | --- | --- |")
+    print(
+        "| data | precision | our ms an image | lesson ms an image | lesson / ours |\n| --- | --- | --- | --- | --- |"
+    )
     table = vp_linear()
     for preset, size in (("8x8", 8), ("28x28", 28)):
         ours, theirs = model_for(preset, 1, size, VPCosine(), "v"), model_for("lesson-mnist", 1, size, table, "eps")
         seven = ["seven"] * batch
-        slow, fast, ratio = interleaved(
-            partial(sample, theirs, seven, guidance="cfg(5)", sampler="ddpm", steps=10, batching="sequential"),
-            partial(sample, ours, seven, guidance="cfg(2)", steps=STEPS),
-            repeats,
-        )
-        print(f"| {size}x{size} | {1e3 * fast / batch:.2f} | {1e5 * slow / batch:.0f} | {100 * ratio:.0f} |")
+        for precision in get_args(Precision):
+            slow, fast, ratio = interleaved(
+                partial(sample, theirs, seven, guidance="cfg(5)", sampler="ddpm", steps=10, batching="sequential"),
+                partial(sample, ours, seven, guidance="cfg(2)", steps=STEPS, precision=precision),
+                repeats,
+            )
+            times = f"{1e3 * fast / batch:.2f} | {1e5 * slow / batch:.0f} | {100 * ratio:.0f}"
+            print(f"| {size}x{size} | {precision} | {times} |")
 
 
 def main(options: Options) -> None:
