@@ -112,7 +112,7 @@ RECIPES: dict[str, Recipe] = {
         "digits",
         "8x8",
         {"steps": 1600, "batch_size": 64, "checkpoint_every": 500},
-        "8x8 digits; about a minute on two cores",
+        "8x8 digits; a minute or two on two cores",
     ),
     "mnist": Recipe(
         "mnist",
