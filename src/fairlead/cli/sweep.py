@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fairlead.models.model import Model
     from fairlead.tune.sweep import Point, SweepFolder, SweepSettings
 
-DEFAULT_SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
+DEFAULT_SCALES = (0.0, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 
 
 @dataclass(frozen=True)
