@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fairlead.cli import main
+from fairlead.cli.sweep import DEFAULT_SCALES
 from fairlead.cli.options import evaluator_for
 from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
@@ -66,7 +67,8 @@ def test_a_guidance_without_a_scale_needs_no_scales(
             seen: list[list[str]] = []
             patch.setattr("fairlead.tune.sweep.plans", lambda model, guidances, _, seen=seen: seen.append(guidances))
             assert main(["sweep", str(tiny_run), "--guidance", guidance, "--out", str(tmp_path / "o")]) == 2
-        assert len(seen[0]) == (6 if "{scale}" in guidance else 1)
+        scales = DEFAULT_SCALES if "{scale}" in guidance else (3.0,)
+        assert seen[0] == [f"cfg({scale:g})" for scale in scales]
 
 
 @pytest.mark.parametrize("about", ["{}", "[]", '{"model": {}, "classes": [], "settings": {}, "command": ""}', "{"])
