@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fairlead.cli import main
-from fairlead.cli.sweep import DEFAULT_SCALES
 from fairlead.cli.options import evaluator_for
+from fairlead.cli.sweep import DEFAULT_SCALES
 from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
