@@ -8,6 +8,7 @@ import pytest
 import tyro
 
 from fairlead.cli import Command, main
+from fairlead.guide.expression import parse
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -63,18 +64,15 @@ def commands() -> list[tuple[str, str]]:
 def test_every_command_line_parses(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     needs_out = words[0] in ("train", "sample", "sweep") and "--out" not in words
-    if words[0] in ("demo", "train", "sample", "sweep", "report", "info") and len(words) > 1:
-        command = tyro.cli(
-            Command,
-            args=[*words, "--out", "x"] if needs_out else words,
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
-        assert type(command).__name__.lower() == words[0]
-        guidance = getattr(command, "guidance", ())
-        for text in (guidance,) if isinstance(guidance, str) else guidance:
-            from fairlead.guide.expression import parse
-
-            parse(text.replace("{scale}", "2"))
+    command = tyro.cli(
+        Command,
+        args=[*words, "--out", "x"] if needs_out else words,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    assert type(command).__name__.lower() == words[0]
+    guidance = getattr(command, "guidance", ())
+    for text in (guidance,) if isinstance(guidance, str) else guidance:
+        parse(text.replace("{scale}", "2"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -85,8 +83,6 @@ def test_links_and_pictures_lead_to_files(page: Path) -> None:
 
 
 def test_expressions_in_the_lessons_table_parse() -> None:
-    from fairlead.guide.expression import parse
-
     page = (ROOT / "docs" / "lessons.md").read_text()
     found = re.findall(r"`((?:cfg|compose)\([^`]*)`", page)
     assert len(found) >= 5

@@ -210,3 +210,8 @@ def test_the_classifiers_gradient_of_the_summed_log_probability_is_per_sample():
     alone = torch.cat([gradient(slice(i, i + 1)) for i in range(4)])
     assert float(alone.abs().amax(dim=(1, 2, 3)).min()) > 1e-6
     torch.testing.assert_close(gradient(slice(None)), alone, rtol=0, atol=1e-12)
+
+
+def test_the_noisy_classifier_refuses_a_size_it_cannot_halve() -> None:
+    with pytest.raises(UsageError, match="divisible by 2, got 9"):
+        NoisyClassifier(1, 9, 3)

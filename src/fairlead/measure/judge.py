@@ -193,7 +193,7 @@ def cached_classifier(
         classifier.load_state_dict(load_file(weights))
         if classifier.weight_hash == expected:
             return classifier.eval()
-    except Exception:  # whatever an absent, torn or foreign file raises: it is only a cache
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):  # absent, torn or foreign
         pass
     classifier = _train(data, recipe, progress)
     try:

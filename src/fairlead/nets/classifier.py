@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fairlead.core.errors import UsageError
 from fairlead.nets.blocks import ResidualBlock, SelfAttention, groups_of
 from fairlead.nets.embeddings import TimeEmbedding
 
@@ -30,6 +31,9 @@ class NoisyClassifier(nn.Module):
         embed: int = 128,
     ) -> None:
         super().__init__()
+        smallest = patch * 2 ** (len(multipliers) - 1)
+        if size % smallest:
+            raise UsageError(f"noisy classifier: expected an image size divisible by {smallest}, got {size}")
         self.patch = patch
         self.time = TimeEmbedding(embed)
         widths = [channels * m for m in multipliers]
