@@ -13,7 +13,7 @@ from fairlead.guide.scales import ScaleSchedule
 from fairlead.guide.step import Grid, Step
 from fairlead.models.toy import toy_model
 from fairlead.sample.grids import trailing
-from tests.guide.toy import MIXTURE, N, T, call, close, guided, points
+from tests.guide.toy import MIXTURE, N, T, call, close, guided, looking, points
 
 LABELLED, UNLABELLED = [2, 0, 3, 2, 1], [None] * N
 
@@ -64,9 +64,9 @@ def test_off_is_the_plain_model_and_costs_nothing(name: str) -> None:
 def test_a_finisher_leaves_data_inside_the_range_alone(name: str) -> None:
     (finisher,) = to_guidance(f"none | {FINISHERS[name]}").finishers
     inside = torch.rand(N, 3, dtype=torch.float64) * 2 - 1
-    close(finisher.finish(inside, (-1.0, 1.0)), inside, 1e-12)
+    close(finisher.finish(inside, looking((-1.0, 1.0))), inside, 1e-12)
     outside = torch.randn(N, 3, dtype=torch.float64) * 9
-    finished = finisher.finish(outside, (-1.0, 1.0))
+    finished = finisher.finish(outside, looking((-1.0, 1.0)))
     assert float(finished.abs().max()) <= 1
     assert torch.equal(finished.sign(), outside.sign())
 

@@ -11,6 +11,8 @@ from fairlead.data.toys import GaussianMixture
 from fairlead.guide.algebra import Guidance, Term
 from fairlead.guide.executor import GuidedDenoiser
 from fairlead.guide.expression import parse
+from fairlead.guide.seen import Seen, Surroundings
+from fairlead.guide.step import Step
 from fairlead.models.model import Model
 from fairlead.models.toy import toy_model
 
@@ -53,6 +55,17 @@ def call(denoiser: GuidedDenoiser, x_t: Tensor, t: Tensor = T) -> tuple[Predicti
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-9) -> None:
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def looking(data_range: tuple[float, float] | None = None) -> Seen:
+    """What a finisher that needs only the data's range is shown."""
+    around = Surroundings(SCHEDULE, data_range=data_range)
+    x_t, one = points(), torch.ones((), dtype=torch.float64)
+
+    def never(branch, x_t):
+        raise AssertionError("no network here")
+
+    return Seen(Step(float(T), 1.0, 0.0), x_t, T, one, one, null(), around, {}, never)
 
 
 def null(n: int = N) -> Condition:

@@ -7,12 +7,29 @@ A network that receives ``keep[name][i] == False`` uses its own null token of th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Something a network does worse on purpose, in the layers named, for guidance away from the result.
+
+    Attributes:
+        kind: "identity_attention": every position attends to itself only; "blur_queries": queries are blurred over
+            space; "skip": the block passes its input on.
+        layers: names of the network's layers, see ``Model.layers``.
+        amount: of "blur_queries", the standard deviation of the Gaussian in positions; inf is their mean.
+    """
+
+    kind: Literal["identity_attention", "blur_queries", "skip"]
+    layers: tuple[str, ...]
+    amount: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,13 +38,15 @@ class Condition:
 
     Attributes:
         n: number of samples.
-        values: name -> tensor [n, ...]; e.g. ``label`` int64 [n].
+        values: name -> tensor [n, ...]; e.g. ``label`` int64 [n], or floating [n, dim]: embeddings already made.
         keep: name -> bool [n]; False means null for that sample. The same names as ``values``.
+        perturb: perturbation -> bool [n], the samples for which the network applies it.
     """
 
     n: int
     values: Mapping[str, Tensor] = field(default_factory=dict)
     keep: Mapping[str, Tensor] = field(default_factory=dict)
+    perturb: Mapping[Perturbation, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if set(self.values) != set(self.keep):
@@ -70,27 +89,35 @@ class Condition:
             name: (old & ~mask.to(old.device) if mask is not None else torch.zeros_like(old)) if name in chosen else old
             for name, old in self.keep.items()
         }
-        return Condition(self.n, self.values, keep)
+        return replace(self, keep=keep)
+
+    def perturbed(self, perturbation: Perturbation) -> Condition:
+        """The same, with the network perturbed for every sample."""
+        device = next((value.device for value in self.values.values()), torch.device("cpu"))
+        everywhere = torch.ones(self.n, dtype=torch.bool, device=device)
+        return replace(self, perturb={**self.perturb, perturbation: everywhere})
 
     def __getitem__(self, index: Tensor | slice) -> Condition:
         """The samples at ``index`` (a slice, int64 indices or a bool mask [n])."""
         values = {name: v[index] for name, v in self.values.items()}
         keep = {name: k[index] for name, k in self.keep.items()}
+        perturb = {name: mask[index] for name, mask in self.perturb.items()}
         n = len(torch.empty(self.n, device="meta")[index]) if isinstance(index, slice) else _count(index)
-        return Condition(n, values, keep)
+        return Condition(n, values, keep, perturb)
 
     def to(self, device: torch.device | str) -> Condition:
         return Condition(
             self.n,
             {name: v.to(device) for name, v in self.values.items()},
             {name: k.to(device) for name, k in self.keep.items()},
+            {name: mask.to(device) for name, mask in self.perturb.items()},
         )
 
     def equals(self, other: Condition) -> bool:
         """Same samples for the network: equal keep masks, and equal values where kept."""
-        if self.n != other.n or set(self.values) != set(other.values):
+        if self.n != other.n or set(self.values) != set(other.values) or set(self.perturb) != set(other.perturb):
             return False
-        return all(
+        return all(torch.equal(mask, other.perturb[name]) for name, mask in self.perturb.items()) and all(
             torch.equal(self.keep[name], other.keep[name])
             and torch.equal(self.values[name][self.keep[name]], other.values[name][other.keep[name]])
             for name in self.values
@@ -103,11 +130,18 @@ class Condition:
         names = parts[0].values.keys()
         if any(part.values.keys() != names for part in parts):
             raise UsageError(f"conditions to join have different names: {[sorted(p.values) for p in parts]}")
+        perturbations = dict.fromkeys(name for part in parts for name in part.perturb)
         return Condition(
             sum(part.n for part in parts),
             {name: torch.cat([part.values[name] for part in parts]) for name in names},
             {name: torch.cat([part.keep[name] for part in parts]) for name in names},
+            {name: torch.cat([_mask(part, name) for part in parts]) for name in perturbations},
         )
+
+
+def _mask(part: Condition, perturbation: Perturbation) -> Tensor:
+    device = next((mask.device for mask in part.keep.values()), torch.device("cpu"))
+    return part.perturb.get(perturbation, torch.zeros(part.n, dtype=torch.bool, device=device))
 
 
 def _count(index: Tensor) -> int:

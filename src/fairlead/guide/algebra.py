@@ -1,36 +1,57 @@
 """The algebra of guidance. The carrier is x0, the base is the conditional prediction, every weight is 0 when off:
 
-    x0_guided = finish( x0_cond + sum_k omega_k (x0_a - x0_b) )
+    x0_guided = finish( x0_cond + sum_k omega_k T_k(x0_a - x0_b) + sum_j kappa_j grad_j )
 
-A term contributes affine coefficients of branches that sum to zero. They are added over the terms before anything is
+An affine term contributes coefficients of branches that sum to zero. They are added over the terms before anything is
 evaluated, and a branch whose coefficient is exactly 0 is never evaluated: cfg(0) is the unconditional model and cfg(1)
-the conditional one, to the bit and for one row a sample.
+the conditional one, to the bit and for one row a sample. Any other term says which branches it wants to look at, and
+adds a direction once they are known.
+
+    Term        one method
+      Pair      omega (x0_a - x0_b), affine: cfg, auto, pag, ...
+      Wrapper   a method around another: during, apg, adaptive, ...
+    Finisher    a map of the guided x0: clip, threshold, rescale
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fairlead.core.condition import Condition, Perturbation
 from fairlead.core.errors import UsageError
+from fairlead.guide.scales import Scale, ScaleSchedule, as_scale, scale_at
+from fairlead.guide.seen import Resource, Seen, Surroundings, per_sample
 from fairlead.guide.step import Step
 from fairlead.guide.text import call_text, is_number, literal
 
 Weight = float | Tensor
-"""A coefficient: one number, or a tensor [n] with one a sample."""
+"""A coefficient: one number, a tensor [n] with one a sample, or a map over pixels that broadcasts against x0."""
+Wanted = Mapping["Branch", Tensor | None]
+"""Branches to look at -> the samples for which (bool [n]), None for all."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One evaluation a method needs. ``spec`` None is the run's own condition, else it is encoded by the model;
-    ``null`` drops every name."""
+    """One evaluation a method needs.
+
+    Attributes:
+        spec: None is the run's own condition, else it is encoded by the model.
+        null: every name is dropped.
+        perturb: what the network does worse.
+        model: name of another model to ask; None is the run's.
+        source: makes the condition anew at every step, see :class:`ConditionSource`.
+    """
 
     spec: str | int | None = None
     null: bool = False
+    perturb: Perturbation | None = None
+    model: str | None = None
+    source: Hashable | None = None
 
 
 COND = Branch()
@@ -77,9 +98,43 @@ class Term:
 
     name: ClassVar[str]
 
+    # what it adds
+
     def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
-        """Coefficients of the branches at this step, summing to zero; {} when off."""
-        raise NotImplementedError
+        """The affine part: coefficients of branches at this step, summing to zero; {} when off or not affine."""
+        return {}
+
+    def wanted(self, step: Step) -> Wanted:
+        """Branches that :meth:`direction` or :meth:`look` will read, beside those that carry a coefficient."""
+        return {}
+
+    def direction(self, seen: Seen) -> Tensor | None:
+        """What is added to x0 beyond the affine part, [n, ...], None for nothing. Called once an evaluation."""
+        return None
+
+    def renoise(self, step: Step) -> Branch | None:
+        """The branch whose eps re-noises in place of that of the guided x0 (CFG++)."""
+        return None
+
+    def differentiates(self, step: Step) -> bool:
+        """True if :meth:`direction` differentiates through the conditional prediction (``seen.graph``)."""
+        return False
+
+    def alter(self, condition: Condition, step: Step, around: Surroundings) -> Condition:
+        """The run's own condition at this step; whoever changes it also answers True to :meth:`alters`."""
+        return condition
+
+    def alters(self) -> bool:
+        return False
+
+    # what it needs to know
+
+    def check(self, around: Surroundings) -> None:
+        """Raise UsageError if it cannot be applied to this model."""
+
+    def resources(self) -> tuple[Resource, ...]:
+        """What has to be loaded for it."""
+        return ()
 
     def specs(self) -> tuple[str | int, ...]:
         """Condition specs of its own (negatives, composed conditions), to be encoded before the run."""
@@ -93,13 +148,21 @@ class Term:
         """True if it steers towards the run's own condition, and so does nothing for a sample that has none."""
         return False
 
+    def rows(self, step: Step) -> int:
+        """Rows a sample of its own network calls, beyond its branches: a classifier, a second evaluation."""
+        return 0
+
     def samples(self) -> int | None:
         """How many samples its per-sample scales are for; None when it has none."""
-        return None
+        counts = {len(value) for value in _per_sample_fields(self).values()}
+        return max(counts, default=None)
 
     def of_sample(self, index: int) -> Term:
         """This term for a run of sample ``index`` alone: its per-sample scales cut down to one entry."""
-        return self
+        mine = {name: value[index : index + 1] for name, value in _per_sample_fields(self).items()}
+        return replace(self, **mine) if mine else self
+
+    # how it is written
 
     def during(
         self,
@@ -127,16 +190,97 @@ class Term:
         return call_text(self.name, self)
 
 
-@dataclass(frozen=True)
-class Limited(Term):
-    """A term inside an interval; made by ``during``."""
+class Directed(Term):
+    """A term that is a weight times one direction, so that it can be wrapped: omega(step) * unit(seen)."""
 
-    term: Term
-    limits: Interval
-    name: ClassVar[str] = "during"
+    def omega(self, step: Step) -> Weight:
+        """The weight, 0 when off."""
+        raise NotImplementedError
+
+    def pair(self, step: Step) -> tuple[Branch, Branch]:
+        """(a, b): the direction is made from the predictions of a and of b."""
+        raise NotImplementedError
+
+    def unit(self, seen: Seen) -> Tensor:
+        """The direction at weight 1, [n, ...]."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Pair(Directed):
+    """omega (x0_a - x0_b), the affine method of two branches. ``scale`` is 1 when off if ``off`` is 1 (cfg, auto: it
+    counts from b), 0 if ``off`` is 0 (pag: it is added to a)."""
+
+    scale: Scale | Sequence[float] | Tensor
+    off: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", as_scale(self.name, self.scale))
+
+    def omega(self, step: Step) -> Weight:
+        scale = self.scale
+        assert isinstance(scale, float | tuple | ScaleSchedule)
+        return scale_at(scale, step) - self.off
+
+    def unit(self, seen: Seen) -> Tensor:
+        a, b = self.pair(seen.step)
+        return seen.x0(a) - seen.x0(b)
 
     def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
-        return self.term.coefficients(step) if self.limits.contains(step) else {}
+        omega = self.omega(step)
+        if is_zero(omega):
+            return {}
+        a, b = self.pair(step)
+        return {a: omega, b: -omega}
+
+
+@dataclass(frozen=True)
+class Wrapper(Directed):
+    """A method around another method of two branches; subclasses change its ``unit``, its ``omega`` or both.
+
+    Everything that it does not change is asked of the method inside.
+    """
+
+    term: Term
+
+    def __post_init__(self) -> None:
+        inner = self.term
+        while isinstance(inner, Limited):
+            inner = inner.term
+        if not isinstance(inner, Directed):
+            raise UsageError(
+                f"{self.name}(...) goes around one method of two branches such as cfg(4) or pag(2), got {self.term}"
+            )
+
+    @property
+    def inner(self) -> Directed:
+        assert isinstance(self.term, Directed)
+        return self.term
+
+    def omega(self, step: Step) -> Weight:
+        return self.inner.omega(step)
+
+    def pair(self, step: Step) -> tuple[Branch, Branch]:
+        return self.inner.pair(step)
+
+    def unit(self, seen: Seen) -> Tensor:
+        return self.inner.unit(seen)
+
+    def wanted(self, step: Step) -> Wanted:
+        rows = nonzero_rows(self.omega(step))
+        if rows is False:
+            return {}
+        return {**self.inner.wanted(step), **dict.fromkeys(self.pair(step), None if rows is True else rows)}
+
+    def direction(self, seen: Seen) -> Tensor | None:
+        omega = self.omega(seen.step)
+        return None if is_zero(omega) else weighted(omega, self.unit(seen))
+
+    def check(self, around: Surroundings) -> None:
+        self.term.check(around)
+
+    def resources(self) -> tuple[Resource, ...]:
+        return self.term.resources()
 
     def specs(self) -> tuple[str | int, ...]:
         return self.term.specs()
@@ -147,8 +291,46 @@ class Limited(Term):
     def samples(self) -> int | None:
         return self.term.samples()
 
-    def of_sample(self, index: int) -> Limited:
+    def of_sample(self, index: int) -> Term:
         return replace(self, term=self.term.of_sample(index))
+
+
+@dataclass(frozen=True)
+class Limited(Wrapper):
+    """A term inside an interval; made by ``during``. Outside it is off and nothing of it is evaluated."""
+
+    limits: Interval
+    name: ClassVar[str] = "during"
+
+    def __post_init__(self) -> None:
+        """Any term can be limited."""
+
+    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
+        return self.term.coefficients(step) if self.limits.contains(step) else {}
+
+    def wanted(self, step: Step) -> Wanted:
+        return self.term.wanted(step) if self.limits.contains(step) else {}
+
+    def direction(self, seen: Seen) -> Tensor | None:
+        return self.term.direction(seen) if self.limits.contains(seen.step) else None
+
+    def omega(self, step: Step) -> Weight:
+        return self.inner.omega(step) if self.limits.contains(step) else 0.0
+
+    def renoise(self, step: Step) -> Branch | None:
+        return self.term.renoise(step) if self.limits.contains(step) else None
+
+    def differentiates(self, step: Step) -> bool:
+        return self.term.differentiates(step) and self.limits.contains(step)
+
+    def alter(self, condition: Condition, step: Step, around: Surroundings) -> Condition:
+        return self.term.alter(condition, step, around) if self.limits.contains(step) else condition
+
+    def alters(self) -> bool:
+        return self.term.alters()
+
+    def rows(self, step: Step) -> int:
+        return self.term.rows(step) if self.limits.contains(step) else 0
 
     def __str__(self) -> str:
         return f"{self.term}{self.limits}"
@@ -160,10 +342,14 @@ class Finisher:
 
     name: ClassVar[str]
 
-    def check(self, data_range: tuple[float, float] | None) -> None:
-        """Raise UsageError when it cannot be applied to data of this range (None: unbounded, e.g. latents)."""
+    def check(self, around: Surroundings) -> None:
+        """Raise UsageError when it cannot be applied to this model's data."""
 
-    def finish(self, x0: Tensor, data_range: tuple[float, float] | None) -> Tensor:
+    def wanted(self, step: Step) -> Wanted:
+        """Branches it compares the guided x0 with."""
+        return {}
+
+    def finish(self, x0: Tensor, seen: Seen) -> Tensor:
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -175,7 +361,7 @@ class Guidance:
     """Terms and finishers. Immutable: running it twice gives the same bits. ``str`` parses back to an equal one."""
 
     terms: tuple[Term, ...] = ()
-    finishers: tuple[Finisher, ...] = ()
+    finishers: tuple[Finisher, ...] = field(default=())
 
     def __add__(self, other: Term | Guidance) -> Guidance:
         other = as_guidance(other)
@@ -202,8 +388,12 @@ class Guidance:
         """This guidance for a run of sample ``index`` alone."""
         return replace(self, terms=tuple(term.of_sample(index) for term in self.terms))
 
+    def resources(self) -> tuple[Resource, ...]:
+        """What its terms need to have loaded, each once."""
+        return tuple(dict.fromkeys(resource for term in self.terms for resource in term.resources()))
+
     def coefficients(self, step: Step) -> dict[Branch, Weight]:
-        """The coefficient of every branch that must be evaluated at this step; they sum to one."""
+        """The coefficients of the affine parts and the base at this step; they sum to one."""
         total: dict[Branch, Weight] = {COND: 1.0}
         for term in self.terms:
             for branch, weight in term.coefficients(step).items():
@@ -227,3 +417,21 @@ def is_zero(weight: Weight) -> bool:
 
 def is_one(weight: Weight) -> bool:
     return bool((weight == 1).all()) if isinstance(weight, Tensor) else weight == 1
+
+
+def nonzero_rows(weight: Weight) -> Tensor | bool:
+    """The samples that a weight is not 0 for: bool [n], or True or False for all of them."""
+    if not isinstance(weight, Tensor):
+        return weight != 0
+    rows = weight.reshape(len(weight), -1).any(1)
+    return bool(rows.any()) if weight.ndim > 1 and len(weight) == 1 else rows if bool(rows.any()) else False
+
+
+def weighted(weight: Weight, direction: Tensor) -> Tensor:
+    """weight * direction [n, ...]."""
+    return direction * (per_sample(weight, direction) if isinstance(weight, Tensor) else weight)
+
+
+def _per_sample_fields(term: Term) -> dict[str, tuple[Any, ...]]:
+    scale = getattr(term, "scale", None)
+    return {"scale": scale} if isinstance(scale, tuple) else {}

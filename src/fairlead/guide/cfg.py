@@ -8,20 +8,16 @@ condition instead of the null one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from torch import Tensor
-
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import COND, NULL, Branch, Term, Weight, is_zero
-from fairlead.guide.scales import Scale, ScaleSchedule, as_scale, scale_at
+from fairlead.guide.algebra import COND, NULL, Branch, Pair
 from fairlead.guide.step import Step
 
 
 @dataclass(frozen=True)
-class CFG(Term):
+class CFG(Pair):
     """``cfg(4)``, ``cfg(ramp(1, 7))``, ``cfg([1, 2, 4])`` (one scale a sample), ``cfg(7, negative="one")``.
 
     Attributes:
@@ -29,14 +25,12 @@ class CFG(Term):
         negative: a condition to move away from, in place of null.
     """
 
-    scale: Scale | Sequence[float] | Tensor
     negative: str | int | None = field(default=None, kw_only=True)
     name: ClassVar[str] = "cfg"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", as_scale("cfg", self.scale))
-        if self.negative is not None and (isinstance(self.negative, bool) or not isinstance(self.negative, str | int)):
-            raise UsageError(f"cfg: expected negative to be a condition such as a class name, got {self.negative!r}")
+        super().__post_init__()
+        check_negative(self.name, self.negative)
         if self.negative is not None and self.scale == 1.0:
             raise UsageError(f"{self}: a scale of 1 never looks at the negative; use another scale or drop it")
 
@@ -45,12 +39,8 @@ class CFG(Term):
         """From the other convention, (1 + omega) D_c - omega D_u."""
         return cls(omega + 1, negative=negative)
 
-    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
-        omega = scale_at(self._scale, step) - 1
-        if is_zero(omega):
-            return {}
-        base = NULL if self.negative is None else Branch(self.negative)
-        return {COND: omega, base: -omega}
+    def pair(self, step: Step) -> tuple[Branch, Branch]:
+        return COND, base_branch(self.negative)
 
     def specs(self) -> tuple[str | int, ...]:
         return () if self.negative is None else (self.negative,)
@@ -58,13 +48,12 @@ class CFG(Term):
     def needs_condition(self) -> bool:
         return self.negative is None
 
-    def samples(self) -> int | None:
-        return len(self._scale) if isinstance(self._scale, tuple) else None
 
-    def of_sample(self, index: int) -> CFG:
-        return replace(self, scale=self._scale[index : index + 1]) if isinstance(self._scale, tuple) else self
+def base_branch(negative: str | int | None) -> Branch:
+    """What a term moves away from: the null condition, or a negative one."""
+    return NULL if negative is None else Branch(negative)
 
-    @property
-    def _scale(self) -> Scale:
-        assert isinstance(self.scale, float | tuple | ScaleSchedule)
-        return self.scale
+
+def check_negative(owner: str, negative: object) -> None:
+    if negative is not None and (isinstance(negative, bool) or not isinstance(negative, str | int)):
+        raise UsageError(f"{owner}: expected negative to be a condition such as a class name, got {negative!r}")

@@ -1,12 +1,15 @@
 """The one executor: turns a guidance and a denoiser into a guided denoiser, evaluating only the branches needed now.
 
-Branches that are equal for this run are merged, branches with coefficient 0 are not evaluated (per sample, when scales
-are), and the rest ride in as few network calls as memory allows.
+Branches that are equal for this run are merged, branches with coefficient 0 that nobody looks at are not evaluated
+(per sample, when scales are), and the rest of one network ride in as few calls as memory allows: perturbed branches
+too, for a perturbation is a mask of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,15 +18,49 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, expand_like
 from fairlead.core.errors import UsageError, unknown
-from fairlead.core.prediction import Prediction
+from fairlead.core.prediction import Objective, Prediction
 from fairlead.core.schedule import NoiseSchedule, as_time
-from fairlead.guide.algebra import COND, NULL, Branch, Guidance, Term, Weight, as_guidance, is_one, is_zero
-from fairlead.guide.step import Grid, Step
+from fairlead.guide.algebra import (
+    COND,
+    NULL,
+    Branch,
+    Finisher,
+    Guidance,
+    Limited,
+    Term,
+    Weight,
+    as_guidance,
+    is_one,
+    is_zero,
+    nonzero_rows,
+    weighted,
+)
+from fairlead.guide.seen import Draw, Seen, Surroundings
+from fairlead.guide.step import Grid, Memory, Step
+from fairlead.models.model import Model
 
 Batching = Literal["auto", "fused", "sequential"]
 FUSED_ROWS_ON_CPU = 16
 """Larger calls spill out of a processor's caches: measured in benchmarks/cost.py, table "fused"."""
 Encode = Callable[[Sequence[Any]], Condition]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a guided denoiser did in one evaluation, for those who watch (``observe``).
+
+    Attributes:
+        seen: the step and the branches that were evaluated.
+        parts: term -> what it added to x0, in the order of the guidance.
+        guided: x0 before the finishers; ``finished`` after them.
+        coefficients: of the affine part, merged.
+    """
+
+    seen: Seen
+    parts: tuple[tuple[Term, Tensor], ...]
+    guided: Tensor
+    finished: Tensor
+    coefficients: Mapping[Branch, Weight]
 
 
 class GuidedDenoiser:
@@ -41,10 +78,12 @@ class GuidedDenoiser:
             :func:`check_samples` and :func:`check_condition` (default: this is the whole run).
         batching: "fused" puts all branches in one network call, "sequential" makes one call a branch. "auto" is fused
             on a GPU, and on a CPU for calls of few rows; it splits a call that runs out of memory.
+        around: what else is known of the model, in place of ``encode`` and ``data_range``; see :meth:`of`.
+        observe: called with an :class:`Observation` after every evaluation.
 
     Raises:
-        UsageError: for a spec the model does not know, a condition that the guidance never uses, a finisher that does
-            not suit the data, per-sample scales of the wrong number.
+        UsageError: for a spec the model does not know, a condition that the guidance never uses, a method or finisher
+            that does not suit the model, per-sample scales of the wrong number.
     """
 
     def __init__(
@@ -59,11 +98,16 @@ class GuidedDenoiser:
         times: Tensor | None = None,
         samples: Sequence[int] | None = None,
         batching: Batching = "auto",
+        around: Surroundings | None = None,
+        observe: Callable[[Observation], object] | None = None,
     ) -> None:
         if batching not in get_args(Batching):
             raise unknown("batching", batching, get_args(Batching))
         self.denoiser, self.guidance, self.schedule = denoiser, as_guidance(guidance), schedule
-        self.condition, self.data_range, self.batching = condition, data_range, batching
+        self.condition, self.batching, self.observe = condition, batching, observe
+        objective: Objective = getattr(denoiser, "objective", "eps")
+        self.around = around or Surroundings(schedule, objective, encode=encode, data_range=data_range)
+        self._parts: tuple[Term | Finisher, ...] = (*self.guidance.terms, *self.guidance.finishers)
         self.grid = None if times is None else Grid.of(times, schedule)
         self.samples = tuple(range(condition.n)) if samples is None else tuple(samples)
         if samples is None:
@@ -71,15 +115,50 @@ class GuidedDenoiser:
             check_condition(self.guidance, condition)
         elif len(self.samples) != condition.n:
             raise UsageError(f"samples: expected the indices of {condition.n} samples, got {len(self.samples)}")
-        for finisher in self.guidance.finishers:
-            finisher.check(data_range)
-        self._conditions, self._same = self._resolve(encode)
+        for part in self._parts:
+            part.check(self.around)
+        self._memory = Memory()
+        self._altering = any(term.alters() for term in self.guidance.terms)
+        self._conditions, self._same = self._resolve()
         self._joined: dict[tuple[Branch, ...], Condition] = {}
+        self._altered: tuple[int | None, Condition] | None = None
         self._max_rows: int | None = None
 
-    def _resolve(self, encode: Encode | None) -> tuple[dict[Branch, Condition], dict[Branch, Branch]]:
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        guidance: Guidance | Term,
+        condition: Condition,
+        *,
+        resources: Mapping[str, Any] | None = None,
+        draw: Draw | None = None,
+        **options: Any,
+    ) -> GuidedDenoiser:
+        """A model under guidance.
+
+        Args:
+            resources: what ``guidance.resources()`` names, loaded.
+            draw: the samples' own noise, for methods that draw some.
+            options: ``times``, ``samples``, ``batching``, ``observe``.
+        """
+        around = Surroundings(
+            model.schedule,
+            model.objective,
+            encode=model.encode,
+            embed=model.embed,
+            decode=model.decode,
+            classes=model.classes,
+            layers=model.layers,
+            data_range=model.data_range,
+            resources=resources or {},
+            draw=draw,
+        )
+        return cls(model.denoiser, guidance, model.schedule, condition, around=around, **options)
+
+    def _resolve(self) -> tuple[dict[Branch, Condition], dict[Branch, Branch]]:
         """The condition of every branch, and for each branch the first one that is the same for this run."""
-        n, device = self.condition.n, _device_of(self.condition)
+        n, device, encode = self.condition.n, _device_of(self.condition), self.around.encode
         conditions = {COND: self.condition, NULL: self.condition.drop()}
         for term in self.guidance.terms:
             for spec in term.specs():
@@ -91,7 +170,8 @@ class GuidedDenoiser:
         same: dict[Branch, Branch] = {}
         order = [NULL, *(branch for branch in conditions if branch != NULL)]
         for branch in order:
-            same[branch] = next((b for b in same if conditions[b].equals(conditions[branch])), branch)
+            equal = (b for b in same if conditions[b].equals(conditions[branch]))
+            same[branch] = branch if self._altering and branch == COND else next(equal, branch)
         return conditions, same
 
     def at(self, step: int) -> Denoiser:
@@ -110,66 +190,166 @@ class GuidedDenoiser:
         return self._guide(x_t, first, condition, Step(float(first), *level, samples=self.samples))
 
     def coefficients(self, step: Step) -> dict[Branch, Weight]:
-        """The coefficients at a step after equal branches have been merged; what has none is not evaluated."""
+        """The affine coefficients at a step after equal branches have been merged; what has none is left out."""
         merged: dict[Branch, Weight] = {}
         for branch, weight in self.guidance.coefficients(step).items():
-            kept = self._same[branch]
+            kept = self._kept(branch)
             merged[kept] = merged[kept] + weight if kept in merged else weight
         return {branch: weight for branch, weight in merged.items() if not is_zero(weight)}
+
+    def _kept(self, branch: Branch) -> Branch:
+        """The branch that is evaluated in the place of this one, equal to it in this run."""
+        if branch.source is not None:
+            return branch
+        plain = self._same[Branch(branch.spec, branch.null)]
+        return replace(branch, spec=plain.spec, null=plain.null)
+
+    def needed(self, step: Step) -> dict[Branch, Tensor | None]:
+        """The branches evaluated at this step -> for which samples (bool [n]); None is all. The row formula: rows are
+        the samples counted here, plus ``term.rows(step)`` for each sample and term."""
+        return self._needed(step, self.coefficients(step))
+
+    def _needed(self, step: Step, weights: Mapping[Branch, Weight]) -> dict[Branch, Tensor | None]:
+        rows: dict[Branch, Tensor | None] = {}
+        for branch, weight in weights.items():
+            mask = nonzero_rows(weight)
+            rows[branch] = mask if isinstance(mask, Tensor) else None
+        for part in self._parts:
+            for branch, wanted in part.wanted(step).items():
+                kept = self._kept(branch)
+                there = rows.get(kept, wanted)
+                rows[kept] = None if wanted is None or there is None else there | wanted
+        renoise = self._renoise(step)
+        if renoise is not None:
+            rows[renoise] = None
+        return {branch: None if mask is not None and bool(mask.all()) else mask for branch, mask in rows.items()}
+
+    def _renoise(self, step: Step) -> Branch | None:
+        branches = {self._kept(b) for term in self.guidance.terms if (b := term.renoise(step)) is not None}
+        if len(branches) > 1:
+            raise UsageError(f"{self.guidance}: two methods want to re-noise with different predictions; keep one")
+        return next(iter(branches), None)
 
     def _guide(self, x_t: Tensor, t: Tensor, condition: Condition, step: Step) -> Prediction:
         if condition is not self.condition:
             raise UsageError("a guided denoiser is made for one run: call it with the condition it was made with")
+        step = replace(step, shape=tuple(x_t.shape[1:]), memory=self._memory)
+        self._memory.begin(step.index)
         weights = self.coefficients(step)
-        if len(weights) == 1 and not self.guidance.finishers:
-            ((branch, weight),) = weights.items()
-            if is_one(weight):
-                return self.denoiser(x_t, t, self._conditions[branch])
-        x0 = self._combine(x_t, t, weights)
-        for finisher in self.guidance.finishers:
-            x0 = finisher.finish(x0, self.data_range)
+        needed = self._needed(step, weights)
+        active = [term for term in self.guidance.terms if _looks(term)]
+        finishers = self.guidance.finishers
+        if len(needed) == 1 and not active and not finishers and self.observe is None:
+            ((branch, rows),) = needed.items()
+            if rows is None and is_one(weights[branch]):
+                return self._denoiser_of(branch)(x_t, t, self._condition_of(branch, step))
         alpha, sigma = (expand_like(value, x_t) for value in self.schedule.alpha_sigma(t))
-        return Prediction.from_x0(x0, x_t, alpha, sigma)
+        graph = self._graph(x_t, t, step) if any(term.differentiates(step) for term in active) else None
+        predictions = {} if graph is None else {self._kept(COND): graph[1].detach()}
+        predictions |= self._predict(x_t, t, step, {b: rows for b, rows in needed.items() if b not in predictions})
+        x0 = _combination(predictions, weights, x_t)
+        if not active and not finishers and self.observe is None:
+            return Prediction.from_x0(x0, x_t, alpha, sigma)
+        evaluate = partial(self._again, t=t, step=step)
+        view = _Merged(predictions, self._kept)
+        seen = Seen(step, x_t, t, alpha, sigma, condition, self.around, view, evaluate, graph)
+        directions = [(term, term.direction(seen)) for term in active]
+        for _, direction in directions:
+            if direction is not None:
+                x0 = x0 + direction
+        finished = x0
+        for finisher in finishers:
+            finished = finisher.finish(finished, seen)
+        if self.observe is not None:
+            self.observe(Observation(seen, self._contributions(seen, dict(directions)), x0, finished, weights))
+        prediction = Prediction.from_x0(finished, x_t, alpha, sigma)
+        renoise = self._renoise(step)
+        return prediction if renoise is None else replace(prediction, eps=seen.eps(renoise))
 
-    def _combine(self, x_t: Tensor, t: Tensor, weights: Mapping[Branch, Weight]) -> Tensor:
-        """sum_b weight_b x0_b, evaluating of each branch only the samples whose weight is not 0."""
-        if any(isinstance(weight, Tensor) for weight in weights.values()):
-            return self._combine_rows(x_t, t, weights)
-        n = len(x_t)
-        branches = tuple(weights)
-        if len(branches) == 1 or self._apart(n * len(branches), x_t.device):
-            outputs = [self._evaluate(x_t, t, self._conditions[branch]) for branch in branches]
-        else:
-            if branches not in self._joined:
-                self._joined[branches] = Condition.cat([self._conditions[branch] for branch in branches])
-            together = self._evaluate(_repeat(x_t, len(branches)), t, self._joined[branches])
-            outputs = list(torch.split(together, n))
-        total = outputs[0] * weights[branches[0]]
-        for branch, output in zip(branches[1:], outputs[1:], strict=True):
-            total.add_(output, alpha=float(weights[branch]))
-        return total
+    def _contributions(self, seen: Seen, directions: Mapping[Term, Tensor | None]) -> tuple[tuple[Term, Tensor], ...]:
+        parts = []
+        for term in self.guidance.terms:
+            total = torch.zeros_like(seen.x_t)
+            for branch, weight in term.coefficients(seen.step).items():
+                if seen.has(branch):
+                    total = total + weighted(weight, seen.x0(branch))
+            direction = directions.get(term)
+            parts.append((term, total if direction is None else total + direction))
+        return tuple(parts)
 
-    def _combine_rows(self, x_t: Tensor, t: Tensor, weights: Mapping[Branch, Weight]) -> Tensor:
-        each = {
-            branch: weight
-            if isinstance(weight, Tensor)
-            else torch.full((len(x_t),), float(weight), dtype=torch.float64)
-            for branch, weight in weights.items()
-        }
-        rows = {branch: weight.nonzero()[:, 0].to(x_t.device) for branch, weight in each.items()}
-        conditions = [self._conditions[branch][index] for branch, index in rows.items()]
-        if self._apart(sum(map(len, rows.values())), x_t.device):
-            parts = [
-                self._evaluate(x_t[index], t, condition)
-                for index, condition in zip(rows.values(), conditions, strict=True)
-            ]
+    # the network
+
+    def _denoiser_of(self, branch: Branch) -> Denoiser:
+        if branch.model is None:
+            return self.denoiser
+        denoiser: Denoiser = self.around.resource(branch.model).denoiser
+        return denoiser
+
+    def _condition_of(self, branch: Branch, step: Step) -> Condition:
+        plain = Branch(branch.spec, branch.null)
+        if branch.source is not None:
+            condition: Condition = branch.source.condition(step, self.around, self.condition)  # type: ignore[attr-defined]
+        elif plain == COND and self._altering and branch.model is None:
+            condition = self._own(step)
         else:
-            every = self._evaluate(x_t[torch.cat(list(rows.values()))], t, Condition.cat(conditions))
-            parts = list(torch.split(every, [len(index) for index in rows.values()]))
-        total = torch.zeros_like(x_t, dtype=parts[0].dtype)
-        for (branch, index), part in zip(rows.items(), parts, strict=True):
-            total.index_add_(0, index, part * expand_like(each[branch].to(x_t.device)[index], part))
-        return total
+            condition = self._conditions[plain]
+            if self._altering and branch.model is None:
+                condition = self._embedded(condition)
+        return condition if branch.perturb is None else condition.perturbed(branch.perturb)
+
+    def _own(self, step: Step) -> Condition:
+        """The run's condition as the terms alter it at this step."""
+        if self._altered is None or step.index is None or self._altered[0] != step.index:
+            condition = self._embedded(self.condition)
+            for term in self.guidance.terms:
+                condition = term.alter(condition, step, self.around)
+            self._altered = step.index, condition
+        return self._altered[1]
+
+    def _embedded(self, condition: Condition) -> Condition:
+        """Conditions that are to ride in one call with an altered one must be embeddings too."""
+        assert self.around.embed is not None
+        return self.around.embed(condition)
+
+    def _predict(
+        self, x_t: Tensor, t: Tensor, step: Step, needed: Mapping[Branch, Tensor | None]
+    ) -> dict[Branch, Tensor]:
+        """x0 [n, ...] of every branch, with 0 in the rows that are not needed."""
+        predictions: dict[Branch, Tensor] = {}
+        for name in dict.fromkeys(branch.model for branch in needed):
+            mine = {branch: rows for branch, rows in needed.items() if branch.model == name}
+            index = {b: None if rows is None else rows.nonzero()[:, 0].to(x_t.device) for b, rows in mine.items()}
+            total = sum(len(x_t) if rows is None else len(rows) for rows in index.values())
+            if len(mine) == 1 or self._apart(total, x_t.device):
+                for branch, rows in index.items():
+                    condition = self._rows_of(branch, rows, step)
+                    part = self._evaluate(self._denoiser_of(branch), _pick(x_t, rows), t, condition)
+                    predictions[branch] = _spread(part, rows, x_t)
+            else:
+                x, together = self._together(x_t, index, step)
+                every = self._evaluate(self._denoiser_of(next(iter(mine))), x, t, together)
+                sizes = [len(x_t) if rows is None else len(rows) for rows in index.values()]
+                for (branch, rows), part in zip(index.items(), torch.split(every, sizes), strict=True):
+                    predictions[branch] = _spread(part, rows, x_t)
+        return predictions
+
+    def _rows_of(self, branch: Branch, rows: Tensor | None, step: Step) -> Condition:
+        condition = self._condition_of(branch, step)
+        return condition if rows is None else condition[rows]
+
+    def _together(self, x_t: Tensor, index: Mapping[Branch, Tensor | None], step: Step) -> tuple[Tensor, Condition]:
+        """Inputs and condition of one call for several branches."""
+        branches = tuple(index)
+        whole = all(rows is None for rows in index.values())
+        fixed = whole and not self._altering and all(branch.source is None for branch in branches)
+        if fixed and branches in self._joined:
+            together = self._joined[branches]
+        else:
+            together = Condition.cat([self._rows_of(branch, rows, step) for branch, rows in index.items()])
+        if fixed:
+            self._joined[branches] = together
+        x = _repeat(x_t, len(branches)) if whole else torch.cat([_pick(x_t, rows) for rows in index.values()])
+        return x, together
 
     def _apart(self, rows: int, device: torch.device) -> bool:
         """Whether each branch gets a network call of its own, rather than all of them one of ``rows`` rows."""
@@ -177,11 +357,11 @@ class GuidedDenoiser:
             return device.type == "cpu" and rows > FUSED_ROWS_ON_CPU
         return self.batching == "sequential"
 
-    def _evaluate(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def _evaluate(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """x0 of these rows, in one call, or in halves if that ran out of memory."""
         if self._max_rows is None or len(x_t) <= self._max_rows:
             try:
-                return self.denoiser(x_t, t, condition).x0
+                return denoiser(x_t, t, condition).x0
             except torch.OutOfMemoryError:
                 if self.batching != "auto" or len(x_t) == 1:
                     raise
@@ -189,7 +369,65 @@ class GuidedDenoiser:
                 torch.cuda.empty_cache()
         starts = range(0, len(x_t), self._max_rows)
         pieces = [slice(start, start + self._max_rows) for start in starts]
-        return torch.cat([self._evaluate(x_t[piece], t, condition[piece]) for piece in pieces])
+        return torch.cat([self._evaluate(denoiser, x_t[piece], t, condition[piece]) for piece in pieces])
+
+    def _graph(self, x_t: Tensor, t: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """x_t as a leaf and the conditional x0 as its function."""
+        branch = self._kept(COND)
+        with torch.enable_grad():
+            leaf = x_t.detach().requires_grad_()
+            return leaf, self._denoiser_of(branch)(leaf, t, self._condition_of(branch, step)).x0
+
+    def _again(self, branch: Branch, x_t: Tensor, *, t: Tensor, step: Step) -> Tensor:
+        kept = self._kept(branch)
+        return self._evaluate(self._denoiser_of(kept), x_t, t, self._condition_of(kept, step))
+
+
+class _Merged(Mapping[Branch, Tensor]):
+    """Predictions under every name that their branches go by."""
+
+    def __init__(self, predictions: Mapping[Branch, Tensor], kept: Callable[[Branch], Branch]) -> None:
+        self.predictions, self.kept = predictions, kept
+
+    def __getitem__(self, branch: Branch) -> Tensor:
+        return self.predictions[self.kept(branch)]
+
+    def __iter__(self) -> Iterator[Branch]:
+        return iter(self.predictions)
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+
+def _looks(term: Term) -> bool:
+    """Whether the term has a part that is not affine."""
+    inner = term
+    while isinstance(inner, Limited):
+        inner = inner.term
+    return type(inner).direction is not Term.direction
+
+
+def _combination(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, Weight], x_t: Tensor) -> Tensor:
+    """sum_b weight_b x0_b."""
+    if not weights:
+        return torch.zeros_like(x_t)
+    (branch, weight), *rest = weights.items()
+    total = weighted(weight, predictions[branch])
+    for branch, weight in rest:
+        if isinstance(weight, Tensor):
+            total = total + weighted(weight, predictions[branch])
+        else:
+            total.add_(predictions[branch], alpha=weight)
+    return total
+
+
+def _pick(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x[rows]
+
+
+def _spread(part: Tensor, rows: Tensor | None, x_t: Tensor) -> Tensor:
+    """These rows among zeros, as many rows as x_t."""
+    return part if rows is None else torch.zeros_like(x_t, dtype=part.dtype).index_copy(0, rows, part)
 
 
 def _repeat(x: Tensor, times: int) -> Tensor:

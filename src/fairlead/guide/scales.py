@@ -19,7 +19,8 @@ class ScaleSchedule:
 
     name: ClassVar[str]
 
-    def value(self, step: Step) -> float:
+    def value(self, step: Step) -> float | Tensor:
+        """A number, or a map over pixels [1, 1, h, w]."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -88,8 +89,10 @@ class Clamp(ScaleSchedule):
         if self.low is not None and self.high is not None and self.low > self.high:
             raise UsageError(f"clamp: low {self.low:g} is above high {self.high:g}")
 
-    def value(self, step: Step) -> float:
-        value: float = self.schedule.value(step)
+    def value(self, step: Step) -> float | Tensor:
+        value = self.schedule.value(step)
+        if isinstance(value, Tensor):
+            return value.clamp(self.low, self.high)
         value = value if self.low is None else max(self.low, value)
         return value if self.high is None else min(self.high, value)
 

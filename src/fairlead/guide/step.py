@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +36,32 @@ class Grid:
         return next((i for i in range(self.steps) if t > self.times[i + 1]), self.steps - 1)
 
 
+class Memory:
+    """What the terms of one run remember between steps (momentum, flags, caches).
+
+    Keyed by step: a sampler that evaluates twice in a step sees in both the state before the step, and the first
+    evaluation decides the state after it. A step before the last one seen begins a new run with empty memory.
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[Hashable, tuple[int | None, Any, Any]] = {}
+
+    def begin(self, step: int | None) -> None:
+        """Called at every evaluation, before anything is read."""
+        if step is not None and any(at is not None and step < at for at, _, _ in self._slots.values()):
+            self._slots.clear()
+
+    def read(self, key: Hashable, step: int | None) -> Any:
+        """What was written under ``key`` in the steps before this one, None at first."""
+        at, before, after = self._slots.get(key, (None, None, None))
+        return before if step is not None and at == step else after
+
+    def write(self, key: Hashable, step: int | None, value: Any) -> None:
+        at, _, after = self._slots.get(key, (None, None, None))
+        if step is None or at != step:
+            self._slots[key] = (step, after, value)
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a run, at the noise level where it starts.
@@ -43,6 +71,8 @@ class Step:
         index: of the step, from 0, None when the denoiser is called without a grid.
         grid: of the whole run, None likewise.
         samples: indices within the run of the samples in this batch.
+        shape: of one sample, for maps over pixels.
+        memory: of the run.
     """
 
     t: float
@@ -51,10 +81,20 @@ class Step:
     index: int | None = None
     grid: Grid | None = None
     samples: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+    memory: Memory = field(default_factory=Memory, compare=False)
 
     def pick(self, values: tuple[float, ...]) -> Tensor:
         """Per-sample values of the run -> those of this batch, float64 [n]."""
         return torch.tensor([values[i] for i in self.samples], dtype=torch.float64)
+
+    def recall(self, key: Hashable) -> Any:
+        """What was remembered under ``key`` in earlier steps, None at first."""
+        return self.memory.read(key, self.index)
+
+    def remember(self, key: Hashable, value: Any) -> None:
+        """Keep a value for later steps; within a step the first call counts."""
+        self.memory.write(key, self.index, value)
 
     def progress(self, by: str) -> float:
         """1 - t by "t"; by "log_snr" or "progress" (share of the steps) from 0 at the start to 1 at the last step."""

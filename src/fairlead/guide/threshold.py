@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Finisher
+from fairlead.guide.seen import Seen, Surroundings
 from fairlead.guide.text import is_number
 
 _QUANTILE_LIMIT = 2**24  # torch.quantile refuses larger inputs
@@ -21,16 +22,15 @@ _QUANTILE_LIMIT = 2**24  # torch.quantile refuses larger inputs
 
 @dataclass(frozen=True)
 class _Ranged(Finisher):
-    def check(self, data_range: tuple[float, float] | None) -> None:
-        if data_range is None:
+    def check(self, around: Surroundings) -> None:
+        self._bounds(around)
+
+    def _bounds(self, around: Surroundings) -> tuple[float, float]:
+        if around.data_range is None:
             raise UsageError(
                 f"{self}: this model's data has no fixed range (latents, toys); thresholding is for pixels"
             )
-
-    def _bounds(self, data_range: tuple[float, float] | None) -> tuple[float, float]:
-        self.check(data_range)
-        assert data_range is not None
-        return data_range
+        return around.data_range
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Clip(_Ranged):
 
     name: ClassVar[str] = "clip"
 
-    def finish(self, x0: Tensor, data_range: tuple[float, float] | None) -> Tensor:
-        return x0.clamp(*self._bounds(data_range))
+    def finish(self, x0: Tensor, seen: Seen) -> Tensor:
+        return x0.clamp(*self._bounds(seen.around))
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Threshold(_Ranged):
         if not is_number(self.quantile) or not 0 < self.quantile <= 1:
             raise UsageError(f"threshold: expected a quantile in (0, 1], such as 0.995, got {self.quantile!r}")
 
-    def finish(self, x0: Tensor, data_range: tuple[float, float] | None) -> Tensor:
-        low, high = self._bounds(data_range)
+    def finish(self, x0: Tensor, seen: Seen) -> Tensor:
+        low, high = self._bounds(seen.around)
         middle, half = (low + high) / 2, (high - low) / 2
         unit = (x0 - middle) / half
         rows = unit.flatten(1).abs().float()

@@ -73,6 +73,9 @@ def model_of(
         decode=identity,
         classes=classes,
         data_range=(-1.0, 1.0),
+        objective=about["objective"],
+        layers=layers() if (layers := getattr(network, "layers", None)) is not None else {},
+        embed=label.embed if (label := getattr(network, "label", None)) is not None else None,
         metadata={
             **metadata,
             "data": about["data"]["name"],

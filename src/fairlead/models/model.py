@@ -13,6 +13,7 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser
 from fairlead.core.errors import UsageError
+from fairlead.core.prediction import Objective
 from fairlead.core.schedule import NoiseSchedule
 
 Spec = str | int | None
@@ -31,6 +32,10 @@ class Model:
         decode: x0 [n, *shape] -> images [n, c, h, w] in [-1, 1] (the identity for pixel models).
         classes: names of the class labels; empty when there are none.
         data_range: lowest and highest value of clean data, None when unbounded (latents, toys).
+        objective: what the network returns; some guidance is defined in that space.
+        layers: names of the layers that guidance may perturb, by kind: "attention", "block".
+        embed: condition -> the same with labels replaced by embeddings, for guidance that changes them; None if the
+            model has none.
         metadata: where it came from, JSON-ready; goes into the provenance of every image.
         device: where x_t must live.
     """
@@ -42,6 +47,9 @@ class Model:
     decode: Callable[[Tensor], Tensor]
     classes: tuple[str, ...] = ()
     data_range: tuple[float, float] | None = None
+    objective: Objective = "eps"
+    layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    embed: Callable[[Condition], Condition] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it is immutable)
 

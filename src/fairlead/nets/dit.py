@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.nets.blocks import zeroed
+from fairlead.nets.blocks import Perturb, perturbed_attention, zeroed
 from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding, sinusoidal
 
 
 class DiTBlock(nn.Module):
     """tokens [n, l, d] -> [n, l, d]; six modulations (shift, scale, gate of attention and MLP) from the embedding."""
 
-    def __init__(self, dim: int, heads: int, embed: int) -> None:
+    def __init__(self, dim: int, heads: int, embed: int, layer: str) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.layer = heads, layer
         self.modulate = zeroed(nn.Linear(embed, 6 * dim))
         self.norm1 = nn.LayerNorm(dim, elementwise_affine=False)
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -25,14 +27,18 @@ class DiTBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, elementwise_affine=False)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, perturb: Perturb) -> Tensor:
+        before, edge = x, math.isqrt(x.shape[1])
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(embedding)[:, None].chunk(6, dim=-1)
         n, length, dim = x.shape
         h = self.norm1(x) * (1 + scale1) + shift1
         q, k, v = self.qkv(h).reshape(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, length, dim)
+        h = perturbed_attention(q, k, v, (edge, edge), self.layer, perturb).transpose(1, 2).reshape(n, length, dim)
         x = x + gate1 * self.out(h)
         out: Tensor = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        for perturbation, mask in perturb.items():
+            if perturbation.kind == "skip" and self.layer in perturbation.layers:
+                out = torch.where(mask[:, None, None], before, out)
         return out
 
 
@@ -73,10 +79,15 @@ class DiT(nn.Module):
         edge = len(axis)
         grid = torch.cat([axis[:, None].expand(-1, edge, -1), axis[None].expand(edge, -1, -1)], dim=-1)
         self.register_buffer("positions", grid.reshape(1, -1, dim), persistent=False)
-        self.blocks = nn.ModuleList([DiTBlock(dim, heads, embed) for _ in range(depth)])
+        self.blocks = nn.ModuleList([DiTBlock(dim, heads, embed, f"blocks.{i}") for i in range(depth)])
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulate = zeroed(nn.Linear(embed, 2 * dim))
         self.out = zeroed(nn.Linear(dim, channels_in * patch**2))
+
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """As for the U-Net."""
+        names = tuple(f"blocks.{i}" for i in range(len(self.blocks)))
+        return {"attention": names, "block": names}
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embedding = self.time(time)
@@ -86,7 +97,7 @@ class DiT(nn.Module):
         patches = F.pixel_unshuffle(x, self.patch)
         h = self.tokens(patches.flatten(2).transpose(1, 2)) + self.positions
         for block in self.blocks:
-            h = block(h, embedding)
+            h = block(h, embedding, condition.perturb)
         shift, scale = self.modulate(embedding)[:, None].chunk(2, dim=-1)
         h = self.out(self.norm(h) * (1 + scale) + shift)
         return F.pixel_shuffle(h.transpose(1, 2).reshape(patches.shape), self.patch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class TimeEmbedding(nn.Module):
 class LabelEmbedding(nn.Module):
     """A class label -> [n, dim], or the learned null token where the label is not kept.
 
+    A floating value [n, dim] is taken as an embedding already made (by :meth:`embed`, then changed or mixed).
+
     Args:
         classes: number of classes; labels are 0 .. classes - 1.
         name: the condition's name.
@@ -51,8 +54,16 @@ class LabelEmbedding(nn.Module):
 
     def forward(self, condition: Condition) -> Tensor:
         label, keep = read(condition, self.name)
-        picked = self.table[torch.where(keep, label, 0)]
+        picked = label.to(self.table.dtype) if label.is_floating_point() else self.table[torch.where(keep, label, 0)]
         return torch.where(keep[:, None], picked, self.null.to(picked.dtype))
+
+    def embed(self, condition: Condition) -> Condition:
+        """The condition with its labels replaced by their embeddings."""
+        label, keep = read(condition, self.name)
+        if label.is_floating_point():
+            return condition
+        embedded = self.table.detach()[torch.where(keep, label, 0)]
+        return replace(condition, values={**condition.values, self.name: embedded})
 
 
 def read(condition: Condition, name: str) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ middle with attention -> the same levels back, every block joined with its count
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +15,25 @@ from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
-from fairlead.nets.blocks import ResidualBlock, SelfAttention, groups_of, zeroed
+from fairlead.nets.blocks import Perturb, ResidualBlock, SelfAttention, groups_of, zeroed
 from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding
 
 Conditioning = Literal["adaptive", "add", "concat"]
 
 
 class _Stage(nn.ModuleList):
-    """A residual block, then attention or nothing."""
+    """A residual block, then attention or nothing. ``layer`` is the name that perturbations call it by."""
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        block, attend = self
-        out: Tensor = attend(block(h, embedding))
+    layer = ""
+
+    def forward(self, h: Tensor, embedding: Tensor, perturb: Perturb) -> Tensor:
+        block, attend = self.children()
+        out: Tensor = block(h, embedding)
+        if isinstance(attend, SelfAttention):
+            out = attend(out, self.layer, perturb)
+        for perturbation, mask in perturb.items():
+            if perturbation.kind == "skip" and self.layer in perturbation.layers:
+                out = torch.where(mask[:, None, None, None], cast(ResidualBlock, block).skip(h), out)
         return out
 
 
@@ -112,6 +119,15 @@ class UNet(nn.Module):
             width = wide
         self.norm = nn.GroupNorm(groups_of(width), width)
         self.out = zeroed(nn.Conv2d(width, channels_in * patch**2, 3, padding=1))
+        for name, module in self.named_modules():
+            if isinstance(module, _Stage):
+                module.layer = name
+
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """Names of the layers that can be perturbed, by what can be perturbed, from the input to the output."""
+        stages = [module for module in self.modules() if isinstance(module, _Stage)]
+        attended = [stage.layer for stage in stages if isinstance(stage[1], SelfAttention)]
+        return {"attention": tuple(attended), "block": tuple(stage.layer for stage in stages)}
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embedding = self.time(time)
@@ -127,14 +143,14 @@ class UNet(nn.Module):
         skips = []
         for stages, shrink in zip(self.down, self.shrink, strict=True):
             for stage in stages.children():
-                h = stage(h, embedding)
+                h = stage(h, embedding, condition.perturb)
                 skips.append(h)
             h = shrink(h)
         for stage in self.middle:
-            h = stage(h, embedding)
+            h = stage(h, embedding, condition.perturb)
         for stages, grow in zip(self.up, self.grow, strict=True):
             for stage in stages.children():
-                h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
+                h = stage(torch.cat([h, skips.pop()], dim=1), embedding, condition.perturb)
             if not isinstance(grow, nn.Identity):
                 h = grow(F.interpolate(h, scale_factor=2.0, mode="nearest"))
         out: Tensor = F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch)

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 
+_EXTRA = 2**48
+"""Blocks from here on are not the sampler's."""
+
 
 @dataclass(frozen=True)
 class NoiseStream:
@@ -47,6 +50,10 @@ class NoiseStream:
         if step < 0:
             raise UsageError(f"noise of step {step}: expected a step from 0; use start() for the start")
         return self._draw(step + 1)
+
+    def extra(self, number: int) -> Tensor:
+        """Noise for guidance methods that draw some, float32 [n, *shape]: never that of the start or of a step."""
+        return self._draw(_EXTRA + number)
 
     def __getitem__(self, index: slice) -> NoiseStream:
         """The streams of some of the samples."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,11 @@ from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
 from fairlead.data.images import to_uint8
-from fairlead.guide.algebra import Guidance, Term
-from fairlead.guide.executor import Batching, GuidedDenoiser, check_condition, check_samples
+from fairlead.guide.algebra import Directed, Guidance, Term
+from fairlead.guide.executor import Batching, GuidedDenoiser, Observation, check_condition, check_samples
 from fairlead.guide.expression import to_guidance
-from fairlead.models.model import Model, Spec
+from fairlead.models.model import LabelEncoder, Model, Spec
+from fairlead.models.resources import load_resources
 from fairlead.sample.grids import make_grid
 from fairlead.sample.noise import NoiseStream
 from fairlead.sample.sampler import Frame, Sampler, parse_sampler
@@ -43,6 +45,7 @@ class Run:
         cost: network rows evaluated and calls made.
         seconds: wall time of the whole run.
         settings: everything else needed to repeat it, JSON-ready.
+        guidance: what steered it.
     """
 
     x0: Tensor
@@ -53,11 +56,12 @@ class Run:
     cost: Cost
     seconds: float
     settings: dict[str, Any]
+    guidance: Guidance = field(default_factory=Guidance)
 
     def provenance(self, index: int | None = None) -> dict[str, Any]:
         """What made image ``index``, or the whole run."""
         if index is not None:
-            guidance = to_guidance(self.settings["guidance"]).of_sample(index)
+            guidance = self.guidance.of_sample(index)
             if self.conds[index] is None:  # among others such terms do nothing here; alone they would be refused
                 guidance = replace(guidance, terms=tuple(t for t in guidance.terms if not t.needs_condition()))
             own = {"cond": self.conds[index], "seed": self.seeds[index]}
@@ -114,6 +118,7 @@ def sample(
     batch_size: int = 64,
     precision: Precision = "fp32",
     batching: Batching = "auto",
+    resources: Mapping[str, Any] | None = None,
 ) -> Run:
     """Sample ``n`` images.
 
@@ -129,12 +134,15 @@ def sample(
         batch_size: samples denoised together; does not change the result beyond rounding.
         precision: "bf16" autocasts the network.
         batching: how branches share network calls, see ``GuidedDenoiser``.
+        resources: models and classifiers by the name that the guidance calls them; what is not given is loaded from
+            the path that the name is.
 
     Raises:
         UsageError: for anything that cannot be sampled, before the first network call; and at the first step whose
             samples are not finite, naming it.
     """
-    return Plan.of(model, cond, guidance, n, seeds, sampler, steps, grid, batch_size, precision, batching).run()
+    plan = Plan.of(model, cond, guidance, n, seeds, sampler, steps, grid, batch_size, precision, batching, resources)
+    return plan.run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +161,7 @@ class Plan:
     batch_size: int
     precision: Precision
     batching: Batching
+    resources: Mapping[str, Any]
 
     @classmethod
     def of(
@@ -168,6 +177,7 @@ class Plan:
         batch_size: int = 64,
         precision: Precision = "fp32",
         batching: Batching = "auto",
+        resources: Mapping[str, Any] | None = None,
     ) -> Plan:
         conds, all_seeds = _samples(cond, n, seeds)
         if not _is_count(batch_size):
@@ -180,7 +190,11 @@ class Plan:
         if not isinstance(sampler, Sampler):
             raise UsageError(f"sampler: expected an expression such as 'ddim' or a sampler object, got {sampler!r}")
         times = make_grid(grid, model.schedule, steps)
-        plan = cls(model, conds, guidance, all_seeds, sampler, steps, grid, times, batch_size, precision, batching)
+        loaded = load_resources(guidance.resources(), model, resources)
+        model = _with_vocabulary(model, guidance, loaded)
+        plan = cls(
+            model, conds, guidance, all_seeds, sampler, steps, grid, times, batch_size, precision, batching, loaded
+        )
         NoiseStream(all_seeds, model.shape)
         check_condition(guidance, model.encode(conds))
         plan._guided(slice(0, min(batch_size, len(conds))))
@@ -191,8 +205,8 @@ class Plan:
         n = len(self.seeds)
         return [slice(start, min(start + self.batch_size, n)) for start in range(0, n, self.batch_size)]
 
-    def frames(self) -> Iterator[tuple[slice, Frame]]:
-        """(which samples, frame) for every step of every batch.
+    def frames(self, observe: Callable[[slice, Observation], object] | None = None) -> Iterator[tuple[slice, Frame]]:
+        """(which samples, frame) for every step of every batch; ``observe`` sees every evaluation of the guidance.
 
         Raises:
             UsageError: at the first step whose samples are not finite.
@@ -201,7 +215,7 @@ class Plan:
         for batch in self.batches:
             noise = NoiseStream(self.seeds[batch], model.shape, device)
             _, sigma = model.schedule.alpha_sigma(self.times[0])
-            denoiser = self._guided(batch)
+            denoiser = self._guided(batch, None if observe is None else partial(observe, batch))
             frames = self.sampler.frames(
                 denoiser, noise.start() * float(sigma), self.times, model.schedule, denoiser.condition, noise
             )
@@ -222,18 +236,18 @@ class Plan:
                     )
                 yield batch, frame
 
-    def _guided(self, batch: slice) -> GuidedDenoiser:
+    def _guided(self, batch: slice, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
         model = self.model
-        return GuidedDenoiser(
-            model.denoiser,
+        return GuidedDenoiser.of(
+            model,
             self.guidance,
-            model.schedule,
             model.encode(self.conds[batch]).to(model.device),
-            encode=model.encode,
-            data_range=model.data_range,
+            resources=self.resources,
+            draw=lambda number, shape: NoiseStream(self.seeds[batch], shape, model.device).extra(number),
             times=self.times,
             samples=range(batch.start, batch.stop),
             batching=self.batching,
+            observe=observe,
         )
 
     def run(self, on_frame: Callable[[Frame], object] | None = None) -> Run:
@@ -262,7 +276,20 @@ class Plan:
             "fairlead": fairlead.__version__,
             "torch": torch.__version__,
         }
-        return Run(x0, images, self.conds, self.model.encode(self.conds), self.seeds, cost, seconds, settings)
+        condition = self.model.encode(self.conds)
+        return Run(x0, images, self.conds, condition, self.seeds, cost, seconds, settings, self.guidance)
+
+
+def _with_vocabulary(model: Model, guidance: Guidance, resources: Mapping[str, Any]) -> Model:
+    """An unconditional model that a classifier steers takes conditions in the classifier's words."""
+    steering = [resources[r.name] for r in guidance.resources() if r.kind == "classifier"]
+    if model.classes or not steering:
+        return model
+    for term in guidance.terms:
+        if isinstance(term, Directed) and term.needs_condition():
+            raise UsageError(f"{term} needs a conditional model, this one is unconditional; drop the term")
+    classes = steering[0].classes
+    return replace(model, classes=classes, encode=LabelEncoder(classes))
 
 
 def _samples(

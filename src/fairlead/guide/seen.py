@@ -1,0 +1,140 @@
+"""What a term may look at: the surroundings of a run, known at the door, and the predictions of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from fairlead.core.condition import Condition
+from fairlead.core.errors import UsageError
+from fairlead.core.prediction import Objective, Prediction
+from fairlead.core.schedule import NoiseSchedule
+from fairlead.guide.step import Step
+
+if TYPE_CHECKING:
+    from fairlead.guide.algebra import Branch
+
+Space = Literal["x0", "eps", "v", "flow", "output"]
+"""Where a norm, a projection or a deviation is taken; "output" is what the network was trained to return."""
+Draw = Callable[[int, tuple[int, ...]], Tensor]
+"""(number >= 0, shape) -> unit normal noise [n, *shape], each row from the stream of its own sample."""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Something a term needs beside the model: "model" or "classifier", by the name it is loaded from."""
+
+    kind: Literal["model", "classifier"]
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What a guidance may know of the model it guides; see ``Model`` for the fields of the same name.
+
+    Attributes:
+        objective: what the network returns.
+        resources: loaded weak models and classifiers: a ``Model`` or a ``NoisyClassifierModel`` for each name.
+        draw: noise of the samples for terms that need some; None where the caller gave no seeds.
+    """
+
+    schedule: NoiseSchedule
+    objective: Objective = "eps"
+    encode: Callable[[Sequence[Any]], Condition] | None = None
+    embed: Callable[[Condition], Condition] | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
+    classes: tuple[str, ...] = ()
+    layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    data_range: tuple[float, float] | None = None
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    draw: Draw | None = None
+
+    def resource(self, name: str) -> Any:
+        if name not in self.resources:
+            raise UsageError(
+                f"guidance names {name!r}, which was not given; fl.sample loads it, GuidedDenoiser takes resources="
+            )
+        return self.resources[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One evaluation of a guided denoiser: x_t and the branches that were evaluated. Rows of a branch that were not
+    asked for are 0.
+
+    Attributes:
+        step: where in the run this is.
+        x_t: [n, ...]; ``alpha``, ``sigma`` broadcast against it.
+        condition: of the run, for these samples.
+        around: what surrounds the run.
+        evaluate: (branch, x_t) -> x0 [n, ...]: a further network call, for methods whose input depends on an output.
+        gradient: values [n] -> their gradient with respect to x_t, through the conditional prediction's graph, or None
+            if no term asked for one.
+    """
+
+    step: Step
+    x_t: Tensor
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    condition: Condition
+    around: Surroundings
+    predictions: Mapping[Branch, Tensor]
+    evaluate: Callable[[Branch, Tensor], Tensor]
+    graph: tuple[Tensor, Tensor] | None = None
+    """(x_t as a leaf, x0 of the conditional branch as its function), when a term asked to differentiate."""
+
+    def has(self, branch: Branch) -> bool:
+        return branch in self.predictions
+
+    def x0(self, branch: Branch) -> Tensor:
+        return self.predictions[branch]
+
+    def eps(self, branch: Branch) -> Tensor:
+        return self.to(self.x0(branch), "eps")
+
+    def to(self, x0: Tensor, space: Space) -> Tensor:
+        """x0 as what a network of ``space`` would have returned for it at this x_t."""
+        prediction = Prediction.from_x0(x0, self.x_t, self.alpha, self.sigma)
+        return prediction.output(self.objective(space), self.alpha, self.sigma)
+
+    def back(self, value: Tensor, space: Space) -> Tensor:
+        """The inverse of :meth:`to`: the x0 for which a network of ``space`` would have returned ``value``."""
+        return Prediction.from_output(value, self.objective(space), self.x_t, self.alpha, self.sigma).x0
+
+    def objective(self, space: Space) -> Objective:
+        return self.around.objective if space == "output" else space
+
+    def draw(self, number: int, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Unit normal noise [n, *shape] (default: like x_t) from the samples' own streams; ``number`` tells several
+        draws of one step apart and is below 1000."""
+        return drawn(self.step, self.around, number, self.x_t.shape[1:] if shape is None else shape).to(self.x_t)
+
+
+def drawn(step: Step, around: Surroundings, number: int, shape: tuple[int, ...]) -> Tensor:
+    """See :meth:`Seen.draw`."""
+    if around.draw is None or step.index is None:
+        raise UsageError("this guidance draws noise, which needs seeds and the sampler's grid: sample with fl.sample")
+    return around.draw(step.index * 1000 + number, shape)
+
+
+def per_sample(value: Tensor, x: Tensor) -> Tensor:
+    """[n] -> [n, 1, ...] to multiply x [n, ...]; anything of more axes as it is."""
+    value = value.to(device=x.device, dtype=x.dtype)
+    return value.reshape(-1, *([1] * (x.ndim - 1))) if value.ndim == 1 else value
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product per sample, [n, ...] -> [n, 1, ...], in float64 for the length of a sample."""
+    product = (a.double() * b.double()).flatten(1).sum(1)
+    return product.reshape(-1, *([1] * (a.ndim - 1)))
+
+
+def ratio(top: Tensor, bottom: Tensor, otherwise: float = 0.0) -> Tensor:
+    """top / bottom, and ``otherwise`` where bottom is 0."""
+    safe = torch.where(bottom == 0, torch.ones_like(bottom), bottom)
+    return torch.where(bottom == 0, torch.full_like(top, otherwise), top / safe)
