@@ -1,4 +1,4 @@
-"""What every registered term, finisher and scale must do. A new name needs one line in the tables below."""
+"""What every registered term, finisher and scale must do, on a network. A new name needs one line in the tables."""
 
 from dataclasses import replace
 
@@ -6,26 +6,24 @@ import pytest
 import torch
 
 from fairlead.core.registry import names
-from fairlead.core.schedule import RectifiedFlow
 from fairlead.guide.algebra import Guidance, as_guidance
 from fairlead.guide.expression import parse, to_guidance
 from fairlead.guide.scales import ScaleSchedule
 from fairlead.guide.step import Grid, Step
-from fairlead.models.toy import toy_model
 from fairlead.sample.grids import trailing
-from tests.guide.toy import MIXTURE, N, T, call, close, guided, looking, points
+from tests.guide.toy import NETWORK, N, T, call, close, images, looking, steered
 
 LABELLED, UNLABELLED = [2, 0, 3, 2, 1], [None] * N
 
-TERMS: dict[str, tuple[str, str, list]] = {  # name -> (on, off, specs of the run)
+TERMS: dict[str, tuple[str, str | None, list]] = {  # name -> (on, off if it can be off, specs of the run)
     "cfg": ("cfg([3, -1, 0.5, 2, 0])", "cfg(1)", LABELLED),
     "compose": ("compose({2: [3, 1, 2, 0, -1], 1: -0.5})", "compose({2: 0})", UNLABELLED),
 }
 FINISHERS = {"clip": "clip()", "threshold": "threshold(0.7)"}
 SCALES = {"ramp": 'ramp(1, 7, "cosine", by="progress")', "clamp": "clamp(ramp(-2, 7), low=0.5, high=4)"}
 
-MODEL = replace(toy_model(MIXTURE, RectifiedFlow()), data_range=(-1.0, 1.0))
-GRID = trailing(MODEL.schedule, 7)
+GRID = trailing(NETWORK.schedule, 7)
+X_T = images()
 
 
 @pytest.mark.parametrize(("kind", "table"), [("term", TERMS), ("finisher", FINISHERS), ("scale", SCALES)])
@@ -43,50 +41,61 @@ def guidances() -> list:
     return terms + finishers + scales
 
 
-def denoiser_of(text: str, specs: list, **options):
-    return guided(to_guidance(text), specs, MODEL, times=GRID, **options)
+def denoiser_of(text: str, specs: list, order: list[int] | None = None, **options):
+    return steered(text, specs, order, times=GRID, **options)
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_off_is_the_plain_model_and_costs_nothing(name: str) -> None:
     on, off, specs = TERMS[name]
-    x_t = points(MODEL.schedule)
-    plain, one = call(denoiser_of("none", specs), x_t)
+    plain, one = call(denoiser_of("none", specs), X_T)
     for text in (off, f"({on}).during(t=(0, 1e-9))"):
-        prediction, cost = call(denoiser_of(text, specs), x_t)
-        assert torch.equal(prediction.x0, plain.x0)
-        assert torch.equal(prediction.eps, plain.eps)
-        assert cost == one
+        if text is not None:
+            prediction, cost = call(denoiser_of(text, specs), X_T)
+            assert torch.equal(prediction.x0, plain.x0)
+            assert torch.equal(prediction.eps, plain.eps)
+            assert cost == one
     assert one.rows == N
 
 
+@pytest.mark.parametrize("name", TERMS)
+def test_the_row_formula(name: str) -> None:
+    """What ``needed`` and ``rows`` announce is what the network is asked."""
+    on, _, specs = TERMS[name]
+    denoiser = denoiser_of(on, specs)
+    step = Step(float(T), 1.0, 0.0, 3, denoiser.grid, tuple(range(N)), NETWORK.shape)
+    announced = sum(N if rows is None else int(rows.sum()) for rows in denoiser.needed(step).values())
+    announced += N * sum(term.rows(step) for term in denoiser.guidance.terms)
+    _, cost = call(denoiser, X_T)
+    assert cost.rows == announced
+
+
 @pytest.mark.parametrize("name", FINISHERS)
-def test_a_finisher_leaves_data_inside_the_range_alone(name: str) -> None:
+def test_a_finisher_is_per_sample(name: str) -> None:
     (finisher,) = to_guidance(f"none | {FINISHERS[name]}").finishers
-    inside = torch.rand(N, 3, dtype=torch.float64) * 2 - 1
-    close(finisher.finish(inside, looking((-1.0, 1.0))), inside, 1e-12)
+    if finisher.wanted(Step(float(T), 1.0, 0.0)):
+        return  # it compares with a branch: covered by the permutation test
     outside = torch.randn(N, 3, dtype=torch.float64) * 9
-    finished = finisher.finish(outside, looking((-1.0, 1.0)))
-    assert float(finished.abs().max()) <= 1
-    assert torch.equal(finished.sign(), outside.sign())
+    together = finisher.finish(outside, looking((-1.0, 1.0)))
+    for i in range(N):
+        close(finisher.finish(outside[i : i + 1], looking((-1.0, 1.0))), together[i : i + 1], 1e-12)
 
 
 @pytest.mark.parametrize(("text", "specs"), guidances())
 @pytest.mark.parametrize("batching", ["fused", "sequential"])
 def test_permuting_the_batch_permutes_the_result(text: str, specs: list, batching: str) -> None:
-    x_t, order = points(MODEL.schedule), [3, 0, 4, 1, 2]
-    straight = call(denoiser_of(text, specs, batching=batching), x_t)[0]
-    shuffled = denoiser_of(text, [specs[i] for i in order], batching=batching, samples=order)
-    permuted = call(shuffled, x_t[order])[0]
-    close(permuted.x0, straight.x0[order], 1e-12)
-    close(permuted.eps, straight.eps[order], 1e-12)
+    order = [3, 0, 4, 1, 2]
+    straight = call(denoiser_of(text, specs, batching=batching), X_T)[0]
+    permuted = call(denoiser_of(text, specs, order, batching=batching), X_T[order])[0]
+    close(permuted.x0, straight.x0[order], 1e-10)
+    close(permuted.eps, straight.eps[order], 1e-10)
 
 
 @pytest.mark.parametrize(("text", "specs"), guidances())
 def test_running_twice_gives_the_same_bits(text: str, specs: list) -> None:
-    x_t, denoiser = points(MODEL.schedule), denoiser_of(text, specs)
+    denoiser = denoiser_of(text, specs)
     before = str(denoiser.guidance)
-    first, again, fresh = (call(d, x_t)[0] for d in (denoiser, denoiser, denoiser_of(text, specs)))
+    first, again, fresh = (call(d, X_T)[0] for d in (denoiser, denoiser, denoiser_of(text, specs)))
     assert torch.equal(first.x0, again.x0)
     assert torch.equal(first.x0, fresh.x0)
     assert torch.equal(first.eps, fresh.eps)
@@ -96,11 +105,10 @@ def test_running_twice_gives_the_same_bits(text: str, specs: list) -> None:
 @pytest.mark.parametrize(("text", "specs"), guidances())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_is_kept(text: str, specs: list, dtype: torch.dtype) -> None:
-    x_t = points(MODEL.schedule)
-    exact = call(denoiser_of(text, specs), x_t)[0]
-    prediction = call(denoiser_of(text, specs), x_t.to(dtype))[0]
+    exact = call(denoiser_of(text, specs), X_T)[0]
+    prediction = call(denoiser_of(text, specs), X_T.to(dtype))[0]
     assert prediction.x0.dtype == prediction.eps.dtype == dtype
-    close(prediction.x0.double(), exact.x0, 1e-5 if dtype == torch.float32 else 0)
+    close(prediction.x0.double(), exact.x0, 2e-4 if dtype == torch.float32 else 0)
 
 
 @pytest.mark.parametrize(("text", "specs"), guidances())
@@ -116,27 +124,37 @@ def test_the_text_parses_back_to_an_equal_and_equally_hashed_guidance(text: str,
 @pytest.mark.parametrize(("text", "specs"), guidances())
 def test_one_sample_alone_is_that_sample_of_the_batch(text: str, specs: list) -> None:
     """What the provenance of one image relies on."""
-    x_t, whole = points(MODEL.schedule), to_guidance(text)
-    together = call(denoiser_of(text, specs), x_t)[0]
+    whole = to_guidance(text)
+    together = call(denoiser_of(text, specs), X_T)[0]
     for i in range(N):
         one = to_guidance(str(whole.of_sample(i)))
         assert isinstance(one, Guidance)
-        alone = call(guided(one, specs[i : i + 1], MODEL, times=GRID), x_t[i : i + 1])[0]
-        close(alone.x0, together.x0[i : i + 1], 1e-12)
+        alone = call(denoiser_of(one, specs, [i]) if one == whole else single(one, specs, i), X_T[i : i + 1])[0]
+        close(alone.x0, together.x0[i : i + 1], 1e-10)
+
+
+def single(one: Guidance, specs: list, i: int):
+    """A run of sample i alone, with the stream that the sample has in the run of all."""
+    denoiser = denoiser_of("none", specs, [i])
+    own = steered(one, [specs[i]], times=GRID)
+    own.around = replace(own.around, draw=denoiser.around.draw)
+    return own
 
 
 @pytest.mark.parametrize("name", SCALES)
 def test_a_scale_is_a_pure_function_of_the_step(name: str) -> None:
     (term,) = to_guidance(f"cfg({SCALES[name]})").terms
     scale: ScaleSchedule = term.scale  # type: ignore[attr-defined]
-    grid = Grid.of(GRID, MODEL.schedule)
-    steps = [Step(grid.times[i], grid.sigma[i], grid.log_snr[i], i, grid) for i in range(grid.steps)]
+    grid = Grid.of(GRID, NETWORK.schedule)
+    steps = [
+        Step(grid.times[i], grid.sigma[i], grid.log_snr[i], i, grid, shape=NETWORK.shape) for i in range(grid.steps)
+    ]
     forward = [scale.value(step) for step in steps]
-    assert [scale.value(step) for step in reversed(steps)] == forward[::-1]
-    assert all(isinstance(value, int | float) for value in forward)
-    for step, value in zip(steps, forward, strict=True):
-        x_t = points(MODEL.schedule)
+    backward = [scale.value(step) for step in reversed(steps)][::-1]
+    for step, value, again in zip(steps, forward, backward, strict=True):
+        value = torch.as_tensor(value, dtype=torch.float64)
+        assert torch.equal(value, torch.as_tensor(again, dtype=torch.float64))
         denoiser = denoiser_of(f"cfg({SCALES[name]})", LABELLED)
-        number = denoiser_of(f"cfg({value!r})", LABELLED)
-        guided_by_schedule = denoiser.at(step.index or 0)(x_t, T, denoiser.condition)
-        close(guided_by_schedule.x0, number(x_t, T, number.condition).x0, 1e-12)
+        by_schedule = denoiser.at(step.index or 0)(X_T, T, denoiser.condition)
+        conditional, null = (call(denoiser_of(text, LABELLED), X_T)[0].x0 for text in ("none", "cfg(0)"))
+        close(by_schedule.x0, null + value * (conditional - null), 1e-10)

@@ -1,20 +1,22 @@
-"""The exact mixture to guide: a random one, so that nothing is equal to anything else, and helpers to call it."""
+"""What the tests guide: the exact mixture, an untrained network, and helpers to call them."""
 
 import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Cost, counting
-from fairlead.core.prediction import Prediction
-from fairlead.core.schedule import NoiseSchedule, vp_linear
+from fairlead.core.denoiser import Cost, NetworkDenoiser, counting
+from fairlead.core.prediction import Objective, Prediction
+from fairlead.core.schedule import NoiseSchedule, RectifiedFlow, vp_linear
 from fairlead.data.toys import GaussianMixture
 from fairlead.guide.algebra import Guidance, Term
 from fairlead.guide.executor import GuidedDenoiser
-from fairlead.guide.expression import parse
+from fairlead.guide.expression import parse, to_guidance
 from fairlead.guide.seen import Seen, Surroundings
 from fairlead.guide.step import Step
-from fairlead.models.model import Model
+from fairlead.models.model import LabelEncoder, Model, identity
 from fairlead.models.toy import toy_model
+from fairlead.nets.unet import UNet
+from fairlead.sample.noise import NoiseStream
 
 MIXTURE = GaussianMixture.ring(classes=4, radius=1.5, std=0.6)
 SCHEDULE = vp_linear()
@@ -70,3 +72,62 @@ def looking(data_range: tuple[float, float] | None = None) -> Seen:
 
 def null(n: int = N) -> Condition:
     return MODEL.encode([None] * n)
+
+
+def _network(seed: int) -> torch.nn.Module:
+    """A small U-Net with attention at both of its sizes and no zero weights, float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = UNet(1, 8, 4, channels=8, multipliers=(1, 2), blocks=1, attention=(8, 4), embed=16).double()
+        for parameter in network.parameters():
+            if not bool(parameter.any()):
+                torch.nn.init.normal_(parameter, std=0.3)
+    return network.eval().requires_grad_(False)
+
+
+def network_model(seed: int = 0, objective: Objective = "v", schedule: NoiseSchedule | None = None) -> Model:
+    """An untrained network as a Model of 1 x 8 x 8 images with 4 classes, of any dtype."""
+    schedule, network = schedule or RectifiedFlow(), _network(seed)
+
+    def in_float64(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        return network(x.double(), time.double(), condition).to(x.dtype)
+
+    return Model(
+        denoiser=NetworkDenoiser(in_float64, schedule, objective),
+        schedule=schedule,
+        shape=(1, 8, 8),
+        encode=LabelEncoder(("zero", "one", "two", "three")),
+        decode=identity,
+        classes=("zero", "one", "two", "three"),
+        data_range=(-1.0, 1.0),
+        objective=objective,
+        layers=network.layers(),
+        embed=network.label.embed,
+    )
+
+
+NETWORK, WEAK = network_model(0), network_model(1)
+RESOURCES = {"weak": WEAK}
+
+
+def steered(
+    text: Guidance | Term | str, specs: list, order: list[int] | None = None, model: Model = NETWORK, **options
+) -> GuidedDenoiser:
+    """A model under guidance for a run of these specs; ``order`` picks the samples of the run that are in the batch."""
+    guidance = to_guidance(text)
+    order = list(range(len(specs))) if order is None else order
+    resources = {r.name: RESOURCES[r.name] for r in guidance.resources()}
+
+    def draw(number: int, shape: tuple[int, ...]) -> Tensor:
+        return NoiseStream(tuple(order), shape).extra(number)
+
+    condition = model.encode([specs[i] for i in order])
+    return GuidedDenoiser.of(model, guidance, condition, resources=resources, draw=draw, samples=order, **options)
+
+
+def images(model: Model = NETWORK, n: int = N, t: Tensor = T) -> Tensor:
+    """x_t of something like data of a network model, float64 [n, 1, 8, 8]."""
+    alpha, sigma = model.schedule.alpha_sigma(t)
+    generator = torch.Generator().manual_seed(5)
+    x0 = torch.rand(n, *model.shape, generator=generator, dtype=torch.float64) * 2 - 1
+    return alpha * x0 + sigma * torch.randn(n, *model.shape, generator=generator, dtype=torch.float64)
