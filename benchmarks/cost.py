@@ -12,7 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
 
@@ -40,7 +40,7 @@ class Options:
     """Arguments of this benchmark."""
 
     only: str | None = None
-    """rows, fused, sampling, training or lesson; nothing for all."""
+    """rows, fused, sampling, guidance, training or lesson; nothing for all."""
     repeats: int = 7
     threads: int = 2
 
@@ -57,6 +57,9 @@ def model_for(preset: str, channels_in: int, size: int, schedule: NoiseSchedule,
         identity,
         DIGIT_NAMES,
         (-1.0, 1.0),
+        objective,
+        network.layers() if hasattr(network, "layers") else {},
+        network.label.embed if hasattr(network, "label") else None,
     )
 
 
@@ -136,6 +139,62 @@ def sampling(repeats: int) -> None:
             print(f"| {preset} | {batch} | {full * 1e3:.1f} | {alone * 1e3:.1f} | {ratio:.3f} |")
 
 
+FEWER_ROWS = (
+    "cfg(3).during(sigma=(0.28, 1.6))",
+    "adaptive(cfg(3), 0.99)",
+    "cached(cfg(3))",
+    "cached(cfg(3), every=4, order=1)",
+)
+TEN_TERMS = (
+    'cfg(3) + cfg(1.5, negative="one") + pag(1) + seg(0.5) + slg(0.5) + icg(1.5) + sag(0.2) + apg(cfg(2), norm=10) '
+    "+ bands([1.2, 1.1]) + tcfg(cfg(1.5)) | rescale(0.7)"
+)
+
+
+def guidance(repeats: int) -> None:
+    """What methods that save rows save in time, and what many methods at once add to the network's time."""
+    print("| network | batch | guidance | rows over `cfg(3)` | time over `cfg(3)` |\n| --- | --- | --- | --- | --- |")
+    for preset, size, batch in (("8x8", 8, 64), ("28x28", 28, 16)):
+        model = model_for(preset, 1, size, VPCosine(), "v")
+        seven = ["seven"] * batch
+        plain = partial(sample, model, seven, guidance="cfg(3)", steps=STEPS, batching="sequential")
+        for text in FEWER_ROWS:
+            fewer = partial(sample, model, seven, guidance=text, steps=STEPS, batching="sequential")
+            share = fewer().cost.rows / plain().cost.rows
+            _, _, ratio = interleaved(fewer, plain, repeats)
+            print(f"| {preset} | {batch} | `{text}` | {share:.3f} | {ratio:.3f} |")
+    print(
+        "\n| guidance | network | calls a step | network ms a step | added ms a step |\n| --- | --- | --- | --- | --- |"
+    )
+    model = model_for("8x8", 1, 8, VPCosine(), "v")
+    assert isinstance(model.denoiser, NetworkDenoiser)
+    clock = Clock(model.denoiser.network)
+    model = replace(model, denoiser=NetworkDenoiser(clock, model.schedule, "v"))
+    for text in ("none", "cfg(3)", TEN_TERMS):
+        inside, beside, calls = [], [], 0
+        for _ in range(repeats + 1):  # the first is a warm-up
+            clock.seconds = 0.0
+            run = sample(model, ["seven"] * 2, guidance=text, steps=STEPS, batching="fused")
+            inside.append(clock.seconds / STEPS)
+            beside.append((run.seconds - clock.seconds) / STEPS)
+            calls = run.cost.calls
+        times = f"{1e3 * statistics.median(inside[1:]):.2f} | {1e3 * statistics.median(beside[1:]):.2f}"
+        print(f"| `{text}` | 8x8 | {calls / STEPS:g} | {times} |")
+
+
+class Clock:
+    """A network that counts the seconds spent in it."""
+
+    def __init__(self, network: Callable[..., torch.Tensor]) -> None:
+        self.network, self.seconds = network, 0.0
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+        began = time.perf_counter()
+        output = self.network(x, t, condition)
+        self.seconds += time.perf_counter() - began
+        return output
+
+
 def training(repeats: int) -> None:
     """A step of the training loop over the same step written out in plain PyTorch."""
     print("| network | precision | our step ms | bare step ms | ratio |\n| --- | --- | --- | --- | --- |")
@@ -212,6 +271,7 @@ def main(options: Options) -> None:
         "rows": rows,
         "fused": lambda: fused(options.repeats),
         "sampling": lambda: sampling(options.repeats),
+        "guidance": lambda: guidance(options.repeats),
         "training": lambda: training(options.repeats),
         "lesson": lambda: lesson(options.repeats),
     }

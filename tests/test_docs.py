@@ -17,6 +17,8 @@ QUICK = {
     "train": ["--steps", "3", "--channels", "8", "--batch-size", "32"],
     "sample": ["--steps", "2"],
     "sweep": ["--n", "60", "--steps", "2"],
+    "explain": ["--steps", "2"],
+    "doctor": ["--steps", "2"],
 }
 
 
@@ -35,7 +37,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for line in text.splitlines():
                 words = shlex.split(line, comments=True)
                 if words and words[0] == "fairlead":
-                    assert main([*words[1:], *QUICK.get(words[1], [])]) == 0, line
+                    expected = (0, 1) if words[1] == "doctor" else (0,)  # a model of three steps may not pass
+                    assert main([*words[1:], *QUICK.get(words[1], [])]) in expected, line
     return folder
 
 

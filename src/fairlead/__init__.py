@@ -23,15 +23,40 @@ if TYPE_CHECKING:
     from fairlead.core.prediction import Prediction as Prediction
     from fairlead.data.hub import load_data as load_data
     from fairlead.data.toys import GaussianMixture as GaussianMixture
+    from fairlead.guide.adaptive import Adaptive
+    from fairlead.guide.apg import APG
+    from fairlead.guide.auto import Auto
+    from fairlead.guide.bands import Bands
+    from fairlead.guide.cached import Cached
+    from fairlead.guide.cads import CADS
     from fairlead.guide.cfg import CFG
+    from fairlead.guide.cfgpp import CFGpp
+    from fairlead.guide.classifier import Classifier
     from fairlead.guide.compose import Compose
+    from fairlead.guide.energy import Energy
     from fairlead.guide.executor import GuidedDenoiser as GuidedDenoiser
     from fairlead.guide.expression import parse as parse
-    from fairlead.guide.scales import Clamp, Ramp
+    from fairlead.guide.icg import ICG
+    from fairlead.guide.mambo import Mambo
+    from fairlead.guide.pag import PAG
+    from fairlead.guide.perp_neg import PerpNeg
+    from fairlead.guide.region import Region
+    from fairlead.guide.rescale import Rescale
+    from fairlead.guide.sag import SAG
+    from fairlead.guide.scales import Clamp, Pixels, Ramp
+    from fairlead.guide.scores import Brightness, Color, Label, Match
+    from fairlead.guide.seg import SEG
+    from fairlead.guide.slg import SLG
+    from fairlead.guide.tcfg import TCFG
     from fairlead.guide.threshold import Clip, Threshold
+    from fairlead.guide.zero_star import ZeroStar
+    from fairlead.measure.doctor import Finding as Finding
+    from fairlead.measure.doctor import doctor as doctor
     from fairlead.models.load import load as load
     from fairlead.models.model import Model as Model
     from fairlead.models.toy import toy_model
+    from fairlead.report.explain import Explanation as Explanation
+    from fairlead.report.explain import explain as explain
     from fairlead.sample.run import Run as Run
     from fairlead.sample.run import sample as sample
     from fairlead.train.config import TrainConfig as TrainConfig
@@ -41,15 +66,43 @@ if TYPE_CHECKING:
     clamp = Clamp
     clip = Clip
     compose = Compose
+    classifier = Classifier
+    energy = Energy
+    brightness = Brightness
+    color = Color
+    label = Label
+    match = Match
     ramp = Ramp
     threshold = Threshold
+    auto = Auto
+    cads = CADS
+    icg = ICG
+    pag = PAG
+    pixels = Pixels
+    region = Region
+    seg = SEG
+    slg = SLG
+    apg = APG
+    bands = Bands
+    cfgpp = CFGpp
+    mambo = Mambo
+    perp_neg = PerpNeg
+    rescale = Rescale
+    tcfg = TCFG
+    zero_star = ZeroStar
+    adaptive = Adaptive
+    cached = Cached
+    sag = SAG
     toy = toy_model
 
 _PUBLIC = {
     **REGISTRY["term"],
     **REGISTRY["finisher"],
     **REGISTRY["scale"],
+    **REGISTRY["score"],
     "Condition": "fairlead.core.condition:Condition",
+    "Explanation": "fairlead.report.explain:Explanation",
+    "Finding": "fairlead.measure.doctor:Finding",
     "GaussianMixture": "fairlead.data.toys:GaussianMixture",
     "GuidedDenoiser": "fairlead.guide.executor:GuidedDenoiser",
     "Model": "fairlead.models.model:Model",
@@ -58,6 +111,8 @@ _PUBLIC = {
     "TrainConfig": "fairlead.train.config:TrainConfig",
     "Training": "fairlead.train.loop:Training",
     "UsageError": "fairlead.core.errors:UsageError",
+    "doctor": "fairlead.measure.doctor:doctor",
+    "explain": "fairlead.report.explain:explain",
     "load": "fairlead.models.load:load",
     "load_data": "fairlead.data.hub:load_data",
     "parse": "fairlead.guide.expression:parse",

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairlead.core.errors import UsageError
+from fairlead.core.registry import names
 from fairlead.guide.algebra import Guidance, Interval, Limited
 from fairlead.guide.cfg import CFG
 from fairlead.guide.compose import Compose
@@ -143,7 +144,7 @@ def test_literals_survive() -> None:
 
 # --- refusals ------------------------------------------------------------------------------------------------------
 
-KNOWN = "cfg, compose, clip, threshold, ramp, clamp"
+KNOWN = ", ".join(name for kind in ("term", "finisher", "scale") for name in names(kind))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,10 @@ KNOWN = "cfg, compose, clip, threshold, ramp, clamp"
         ("cfg(3) - cfg(2)", "cannot read 'cfg(3) - cfg(2)'"),
         ("2 * cfg(3)", "cannot read"),
         ("-cfg(3)", "cannot read '-cfg(3)'"),
-        ("cfg(3) | cfg(2)", "'|' passes a guidance to a finisher (clip, threshold), got cfg(3) | cfg(2)"),
+        (
+            "cfg(3) | cfg(2)",
+            f"'|' passes a guidance to a finisher ({', '.join(names('finisher'))}), got cfg(3) | cfg(2)",
+        ),
         ("clip() | clip()", "'|' passes a guidance to a finisher"),
         ("cfg(3) | clip() + cfg(2)", "'+' adds guidance terms, got clip() + cfg(2)"),
         ("(cfg(3) | clip()) + cfg(2)", "finishers come last; write (a + b) | finisher"),

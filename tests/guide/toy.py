@@ -13,8 +13,10 @@ from fairlead.guide.executor import GuidedDenoiser
 from fairlead.guide.expression import parse, to_guidance
 from fairlead.guide.seen import Seen, Surroundings
 from fairlead.guide.step import Step
+from fairlead.models.classifier import NoisyClassifierModel
 from fairlead.models.model import LabelEncoder, Model, identity
 from fairlead.models.toy import toy_model
+from fairlead.nets.classifier import NoisyClassifier
 from fairlead.nets.unet import UNet
 from fairlead.sample.noise import NoiseStream
 
@@ -74,23 +76,26 @@ def null(n: int = N) -> Condition:
     return MODEL.encode([None] * n)
 
 
-def _network(seed: int) -> torch.nn.Module:
+def _network(seed: int) -> UNet:
     """A small U-Net with attention at both of its sizes and no zero weights, float64."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = UNet(1, 8, 4, channels=8, multipliers=(1, 2), blocks=1, attention=(8, 4), embed=16).double()
+        network: UNet = UNet(1, 8, 4, channels=8, multipliers=(1, 2), blocks=1, attention=(8, 4), embed=16).double()
         for parameter in network.parameters():
             if not bool(parameter.any()):
                 torch.nn.init.normal_(parameter, std=0.3)
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    return network
 
 
 def network_model(seed: int = 0, objective: Objective = "v", schedule: NoiseSchedule | None = None) -> Model:
     """An untrained network as a Model of 1 x 8 x 8 images with 4 classes, of any dtype."""
     schedule, network = schedule or RectifiedFlow(), _network(seed)
+    assert network.label is not None
 
     def in_float64(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        return network(x.double(), time.double(), condition).to(x.dtype)
+        output: Tensor = network(x.double(), time.double(), condition)
+        return output.to(x.dtype)
 
     return Model(
         denoiser=NetworkDenoiser(in_float64, schedule, objective),
@@ -107,7 +112,21 @@ def network_model(seed: int = 0, objective: Objective = "v", schedule: NoiseSche
 
 
 NETWORK, WEAK = network_model(0), network_model(1)
-RESOURCES = {"weak": WEAK}
+
+
+def noisy_classifier(schedule: NoiseSchedule | None = None) -> NoisyClassifierModel:
+    """An untrained classifier of the images of :func:`network_model`, float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        network = NoisyClassifier(1, 8, 4, channels=8, embed=16).double()
+        for parameter in network.parameters():
+            if not bool(parameter.any()):
+                torch.nn.init.normal_(parameter, std=0.3)
+    network.eval().requires_grad_(False)
+    return NoisyClassifierModel(network, schedule or NETWORK.schedule, NETWORK.shape, NETWORK.classes)
+
+
+RESOURCES = {"weak": WEAK, "clf": noisy_classifier()}
 
 
 def steered(

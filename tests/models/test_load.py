@@ -110,6 +110,7 @@ def test_the_model_describes_itself(run):
         "data_fingerprint": digits().fingerprint,
         "objective": "v",
         "schedule": VPCosine().config(),
+        "drop": 0.1,
     }
     assert json.loads(json.dumps(model.metadata)) == model.metadata
     assert (model.shape, model.classes, model.data_range) == ((1, 8, 8), DIGIT_NAMES, (-1.0, 1.0))

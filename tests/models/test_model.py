@@ -8,7 +8,7 @@ import torch
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VE, RectifiedFlow, VPCosine, vp_linear
-from fairlead.data.toys import GaussianMixture
+from fairlead.data.toys import Gaussian, GaussianMixture
 from fairlead.models.model import LabelEncoder, encode_nothing
 from fairlead.models.toy import toy_model
 from fairlead.sample.grids import make_grid
@@ -139,3 +139,15 @@ def test_ddim_on_a_class_is_its_product_of_steps(label: str, grid: str) -> None:
     factors = (alpha[1:] * alpha[:-1] * STD**2 + sigma[1:] * sigma[:-1]) / (alpha[:-1] ** 2 * STD**2 + sigma[:-1] ** 2)
     start = sigma[0] * NoiseStream((5, 6, 7), (2,)).start().double() - alpha[0] * mixture.means[1]
     torch.testing.assert_close(run.x0.double(), mixture.means[1] + factors.prod() * start, rtol=0, atol=2e-5)
+
+
+def test_one_gaussian_is_a_model_and_the_ode_carries_the_start_where_the_closed_form_says() -> None:
+    gaussian = Gaussian(torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([[0.5, 1.0], [2.0, 0.1]]))
+    schedule = RectifiedFlow()
+    model = toy_model(gaussian, schedule)
+    run = sample(model, n=3, seeds=7, sampler="heun", steps=200)
+    start = NoiseStream((7, 8, 9), (2, 2)).start()
+    assert model.shape == (2, 2)
+    torch.testing.assert_close(run.x0, gaussian.flow(start, (0.0, 1.0), (1.0, 0.0)).float(), atol=2e-3, rtol=0)
+    with pytest.raises(UsageError, match="unconditional"):
+        sample(model, "0")

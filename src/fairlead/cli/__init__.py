@@ -10,11 +10,14 @@ from typing import Annotated
 import tyro
 
 from fairlead.cli.demo import Demo
+from fairlead.cli.doctor import Doctor
+from fairlead.cli.explain import Explain
 from fairlead.cli.info import Info
 from fairlead.cli.report import Report
 from fairlead.cli.sample import Sample
 from fairlead.cli.sweep import Sweep
 from fairlead.cli.train import Train
+from fairlead.cli.train_classifier import TrainClassifier
 from fairlead.core.errors import UsageError
 
 ABOUT = """Train, guide, measure and tune conditional diffusion models.
@@ -26,15 +29,19 @@ sweeps the guidance scale, measures every setting and writes a report, in a few 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[TrainClassifier, tyro.conf.subcommand("train-classifier")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Explain, tyro.conf.subcommand("explain")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (argument errors exit with 2 from the parser itself)."""
+    """Run one command; returns the exit code: 0, or what the command itself says (``doctor``: 1 if something fails).
+    Argument errors exit with 2 from the parser itself."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     command = tyro.cli(
         Command,
@@ -44,11 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
-        command.run()
+        code = command.run()
     except UsageError as error:
         print(f"fairlead: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fairlead: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0

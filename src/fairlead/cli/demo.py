@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SCALES = (0.0, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 LEAST = 60
-OWN = ("model", "sweep.json", "sweep.jsonl", "examples.safetensors", "report.html")
+OWN = ("model", "sweep.json", "sweep.jsonl", "examples.safetensors", "report.html", "tradeoff.png")
 NEGATIVES = (None, "one", "nine", "three")
 
 

@@ -30,16 +30,18 @@ class Info:
         import fairlead
         from fairlead.core.registry import REGISTRY
         from fairlead.nets.build import PRESETS
-        from fairlead.train.config import RECIPES
+        from fairlead.train.config import CLASSIFIER_RECIPES, RECIPES
 
         print(f"fairlead {fairlead.__version__}, torch {torch.__version__}, GPU: {torch.cuda.is_available()}")
-        titles = {"term": "guidance", "finisher": "finishers", "scale": "scale schedules", "sampler": "samplers",
+        titles = {"term": "guidance", "finisher": "finishers", "scale": "scale schedules", "score": "energy scores", "sampler": "samplers",
                   "grid": "time grids", "schedule": "noise schedules", "data": "data sets"}  # fmt: skip
         for kind, title in titles.items():
             print(f"{title:<16} {', '.join(REGISTRY[kind])}")
         print(f"{'networks':<16} {', '.join(PRESETS)}")
         for name, recipe in RECIPES.items():
             print(f"recipe {name:<14} {recipe.about}")
+        for name, recipe in CLASSIFIER_RECIPES.items():
+            print(f"classifier {name:<10} {recipe.about}")
 
     def _checkpoint(self, spec: str) -> None:
         from fairlead.train.checkpoint import find_checkpoint, steps_of
@@ -47,16 +49,19 @@ class Info:
         checkpoint = find_checkpoint(spec)
         about, data = checkpoint.about, checkpoint.about["data"]
         steps = steps_of(checkpoint.folder.parent)
+        classifier = about["objective"] == "label"
         rows = {
+            "kind": "classifier of noisy images, p(class | x_t, t)" if classifier else "diffusion model",
             "checkpoint": f"{checkpoint.folder} (step {checkpoint.step} of {about['train']['steps']})",
             "steps kept": ", ".join(map(str, steps)),
             "parts": ", ".join(f"{part} {digest}" for part, digest in about["files"].items()),
             "network": f"{about['net']} ({about['parameters']:,} parameters)",
-            "objective": f"{about['objective']} on {about['schedule']}",
-            "dropout": f"condition dropped with probability {about['train']['drop']:g}",
+            "objective": f"{'cross-entropy' if classifier else about['objective']} on {about['schedule']}",
+            "dropout": "" if classifier else f"condition dropped with probability {about['train']['drop']:g}",
             "data": f"{data['name']} {data['split']}: {data['n']:,} images {data['shape']}, #{data['fingerprint']}",
             "classes": ", ".join(data["classes"]),
             "made with": f"fairlead {about['fairlead']}, torch {about['torch']}, {about['precision']}",
         }
         for name, value in rows.items():
-            print(f"{name:<12} {value}")
+            if value:
+                print(f"{name:<12} {value}")

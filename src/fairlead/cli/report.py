@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """Write report.html from the results of a sweep: one file, pictures inside, nothing to load.
+    """Write report.html from the results of a sweep: one file, pictures inside, nothing to load. The trade-off over
+    the scale is also written as tradeoff.png.
 
     Example: fairlead report runs/digits/sweep
     """
@@ -27,15 +28,20 @@ class Report:
 
 
 def write_report(folder: Path, extra: tuple[Section, ...] = ()) -> Path:
-    """FOLDER/report.html; ``extra`` sections stand between the sweep's pictures and its table."""
+    """FOLDER/report.html; ``extra`` sections stand between the sweep's pictures and its table. FOLDER/tradeoff.png
+    beside it, where there is a trade-off over a scale to draw."""
     from fairlead.core.errors import UsageError
-    from fairlead.report.sweep import sweep_page
+    from fairlead.measure.score import Floor
+    from fairlead.report.sweep import sweep_page, sweep_plot
     from fairlead.tune.sweep import SweepFolder
 
     about, points = SweepFolder(folder).read()
     path = folder / "report.html"
     try:
         sweep_page(path, about, points, extra)
+        figure = sweep_plot(points, Floor.from_dict(about["floor"]))
+        if figure is not None:
+            figure.savefig(folder / "tradeoff.png", dpi=110)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error}; the sweep itself is whole") from error
     return path

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
 from fairlead.core.errors import UsageError, unknown
-from fairlead.core.registry import names
+from fairlead.core.registry import lookup, names
 from fairlead.nets.build import PRESETS, net_config
 from fairlead.train.config import RECIPES, Recipe, TrainConfig, Weighting
 
@@ -22,18 +22,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train a conditional model with condition dropout.
-
-    A recipe names the data, the network and the settings; every option overrides its part. Ctrl-C saves a checkpoint
-    and stops; the same command with --resume goes on to the same bits as an uninterrupted run.
-
-    Example: fairlead train --recipe digits --out runs/digits
-    """
+class TrainOptions:
+    """What every training has; the names of a recipe's settings are those of ``TrainConfig``."""
 
     out: Path
-    """Folder of the run: checkpoints and previews."""
-    recipe: Annotated[str, tyro.conf.arg(help=f"Preset of all below: {', '.join(RECIPES)}.")] = "digits"
+    """Folder of the run."""
+    recipe: str = "digits"
+    """Preset of all below."""
     data: Annotated[
         str | None,
         tyro.conf.arg(
@@ -46,18 +41,12 @@ class Train:
     """Use at most so many images."""
     flip: bool | None = None
     """Mirror images at random; by default only colour images are."""
-    net: Annotated[str | None, tyro.conf.arg(help=f"Network preset: {', '.join(PRESETS)}.")] = None
-    conditioning: str | None = None
-    """How the class enters the U-Net: adaptive (group normalisation), add (to the time embedding), concat (one-hot)."""
+    net: str | None = None
+    """Network preset."""
     channels: int | None = None
     """Width of the network's first level."""
-    objective: str | None = None
-    """What the network predicts: eps, v, x0, flow."""
     schedule: Annotated[
         str | None, tyro.conf.arg(help=f"Noise schedule: {', '.join(n for n in names('schedule') if n != 'table')}.")
-    ] = None
-    weighting: Annotated[
-        str | None, tyro.conf.arg(help=f"Loss weight over noise levels: {', '.join(get_args(Weighting))}.")
     ] = None
     steps: int | None = None
     """Optimiser steps."""
@@ -67,67 +56,90 @@ class Train:
     """Peak learning rate."""
     warmup: int | None = None
     """Steps over which the learning rate rises from 0; at most half of them all."""
-    drop: float | None = None
-    """Probability of dropping the condition of a sample."""
     ema: float | None = None
     """Decay of the average of the weights."""
     precision: str | None = None
     """fp32, bf16, or auto (bf16 where the processor has matrix units for it)."""
     seed: int | None = None
     """Decides all random draws."""
-    snapshot_every: int | None = None
-    """Keep the averaged weights of every so many steps, as weak models for autoguidance."""
     checkpoint_every: int | None = None
     """Steps between checkpoints that can be resumed; the last step is always saved."""
-    preview_every: int = 0
-    """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
     tracker: str | None = None
     """An accelerate tracker such as tensorboard; its files go into OUT."""
     resume: bool = False
     """Continue the run in OUT from its last checkpoint."""
 
-    def run(self) -> None:
+    def start(
+        self, recipes: Mapping[str, Recipe], presets: Mapping[str, dict[str, Any]], net: Sequence[str] = ("channels",)
+    ) -> Training:
+        """Load the data, put the configuration together and say what will be trained.
+
+        Args:
+            net: options that are arguments of the network.
+        """
         from fairlead.data.hub import load_data
         from fairlead.train.loop import Training
 
-        recipe, changes = self._recipe()
-        options = {"spec": self.data or recipe.data, "size": self.size, "limit": self.limit, "flip": self.flip}
-        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        if self.recipe not in recipes:
+            raise unknown("recipe", self.recipe, recipes)
+        recipe, changes = recipes[self.recipe], self._given([field.name for field in fields(TrainConfig)])
+        changes = {name: value for name, value in changes.items() if name not in ("net", "data", "schedule")}
+        if self.schedule is not None:
+            lookup("schedule", self.schedule)
+            changes["schedule"] = {"name": self.schedule}
+        given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip"))}
         data = load_data(**given)
-        config = self._config(recipe, changes, data.shape, len(data.classes), given)
+        channels_in, height, width = data.shape
+        if height != width:
+            raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
+        config = TrainConfig(
+            net_config(
+                self.net or recipe.net, channels_in, height, len(data.classes), presets=presets, **self._given(net)
+            ),
+            given,
+            **{**recipe.train, **changes},
+        )
         training = Training(data, config, self.out, self.resume, [self.tracker] if self.tracker else None)
         if training.accelerator.is_main_process:
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes; "
                 f"{training.parameters:,} parameters, {config.objective} objective, {training.precision}; {self.out}"
             )
-        train_with_progress(training, self.preview_every)
+        return training
 
-    def _recipe(self) -> tuple[Recipe, dict[str, Any]]:
-        if self.recipe not in RECIPES:
-            raise unknown("recipe", self.recipe, RECIPES)
-        names = (
-            "objective", "weighting", "steps", "batch_size", "lr", "warmup", "drop", "ema", "precision", "seed",
-            "snapshot_every", "checkpoint_every",
-        )  # fmt: skip
-        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        if self.schedule is not None:
-            from fairlead.core.registry import lookup
+    def _given(self, names: Sequence[str]) -> dict[str, Any]:
+        values = {name: getattr(self, name, None) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
-            lookup("schedule", self.schedule)
-            changes["schedule"] = {"name": self.schedule}
-        return RECIPES[self.recipe], changes
 
-    def _config(
-        self, recipe: Recipe, changes: dict[str, Any], shape: tuple[int, int, int], classes: int, data: dict[str, Any]
-    ) -> TrainConfig:
-        channels_in, height, width = shape
-        if height != width:
-            raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
-        wanted = {"conditioning": self.conditioning, "channels": self.channels}
-        wanted = {name: value for name, value in wanted.items() if value is not None}
-        net = net_config(self.net or recipe.net, channels_in, height, classes, **wanted)
-        return TrainConfig(net, data, **{**recipe.train, **changes})
+@dataclass(frozen=True)
+class Train(TrainOptions):
+    """Train a conditional model with condition dropout.
+
+    A recipe names the data, the network and the settings; every option overrides its part. Ctrl-C saves a checkpoint
+    and stops; the same command with --resume goes on to the same bits as an uninterrupted run.
+
+    Example: fairlead train --recipe digits --out runs/digits
+    """
+
+    recipe: Annotated[str, tyro.conf.arg(help=f"Preset of all below: {', '.join(RECIPES)}.")] = "digits"
+    net: Annotated[str | None, tyro.conf.arg(help=f"Network preset: {', '.join(PRESETS)}.")] = None
+    conditioning: str | None = None
+    """How the class enters the U-Net: adaptive (group normalisation), add (to the time embedding), concat (one-hot)."""
+    objective: str | None = None
+    """What the network predicts: eps, v, x0, flow."""
+    weighting: Annotated[
+        str | None, tyro.conf.arg(help=f"Loss weight over noise levels: {', '.join(get_args(Weighting))}.")
+    ] = None
+    drop: float | None = None
+    """Probability of dropping the condition of a sample."""
+    snapshot_every: int | None = None
+    """Keep the averaged weights of every so many steps, as weak models for autoguidance."""
+    preview_every: int = 0
+    """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
+
+    def run(self) -> None:
+        train_with_progress(self.start(RECIPES, PRESETS, ("conditioning", "channels")), self.preview_every)
 
 
 def train_with_progress(training: Training, preview_every: int = 0) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,17 +29,13 @@ class Denoiser(Protocol):
         ...
 
 
-@runtime_checkable
-class Stepwise(Protocol):
-    """A denoiser whose answer depends on the sampler's step (schedules, intervals, momentum)."""
-
-    def at(self, step: int) -> Denoiser:
-        """The denoiser of this step, wherever inside it the sampler evaluates (a Heun corrector stays in its step)."""
-        ...
-
-
 def at_step(denoiser: Denoiser, step: int) -> Denoiser:
-    return denoiser.at(step) if isinstance(denoiser, Stepwise) else denoiser
+    """The denoiser of this step, wherever inside it the sampler evaluates (a Heun corrector stays in its step).
+
+    A denoiser whose answer depends on the step (schedules, intervals, momentum) has a method ``at(step)``.
+    """
+    at: Callable[[int], Denoiser] | None = getattr(denoiser, "at", None)
+    return denoiser if at is None else at(step)
 
 
 @dataclass
@@ -77,6 +73,42 @@ def expand_like(value: Tensor, x: Tensor) -> Tensor:
     return value.reshape(-1, *([1] * (x.ndim - 1)))
 
 
+@dataclass(frozen=True, eq=False)
+class Level:
+    """A noise level as a network needs it: ``alpha``, ``sigma`` and ``input_scale`` broadcast against x_t, the last is
+    None where it is 1; ``time`` is what the network is told, float32."""
+
+    alpha: Tensor
+    sigma: Tensor
+    input_scale: Tensor | None
+    time: Tensor
+
+
+def level_at(schedule: NoiseSchedule, t: Tensor, x_t: Tensor) -> Level:
+    """The level of times t [] or [n] for x_t [n, ...], in its dtype and on its device. Single times are remembered: a
+    run asks for each of them several times, and the arithmetic on single numbers would cost more than a small network.
+    """
+    if t.ndim or t.device.type != "cpu":
+        return _level(schedule, t, x_t)
+    key = float(t), x_t.dtype, x_t.device, x_t.ndim
+    if key not in schedule.remembered:
+        if len(schedule.remembered) >= 4096:
+            schedule.remembered.clear()
+        with torch.inference_mode(False):
+            schedule.remembered[key] = _level(schedule, t, x_t)
+    level: Level = schedule.remembered[key]
+    return level
+
+
+def _level(schedule: NoiseSchedule, t: Tensor, x_t: Tensor) -> Level:
+    t = as_time(t)
+    alpha, sigma = (expand_like(value, x_t) for value in schedule.alpha_sigma(t))
+    scale = schedule.input_scale(t)
+    plain = t.ndim == 0 and float(scale) == 1
+    time = schedule.network_time(t).to(x_t.device, torch.float32)
+    return Level(alpha, sigma, None if plain else expand_like(scale, x_t), time)
+
+
 class NetworkDenoiser:
     """A denoiser from a network ``(x, time [n], condition) -> output``.
 
@@ -99,10 +131,8 @@ class NetworkDenoiser:
         self.network, self.schedule, self.objective = network, schedule, objective
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
-        t = as_time(t)
-        alpha, sigma = (expand_like(value, x_t) for value in self.schedule.alpha_sigma(t))
-        inputs = x_t * expand_like(self.schedule.input_scale(t), x_t)
-        time = self.schedule.network_time(t).to(x_t.device, torch.float32).expand(len(x_t))
-        output = self.network(inputs, time, condition).to(x_t.dtype)
+        level = level_at(self.schedule, as_time(t), x_t)
+        inputs = x_t if level.input_scale is None else x_t * level.input_scale
+        output = self.network(inputs, level.time.expand(len(x_t)), condition).to(x_t.dtype)
         tally(len(x_t))  # after the call: one that ran out of memory evaluated nothing
-        return Prediction.from_output(output, self.objective, x_t, alpha, sigma)
+        return Prediction.from_output(output, self.objective, x_t, level.alpha, level.sigma)

@@ -13,6 +13,7 @@ class UsageError(ValueError):
 def unknown(kind: str, given: object, known: Iterable[str]) -> UsageError:
     """The error for a name that is not among ``known``: lists them, nearest spelling first."""
     names = list(known)
-    near = difflib.get_close_matches(str(given), names, n=1)
+    near = difflib.get_close_matches(str(given), names)
+    near.sort(key=lambda name: sorted(name) != sorted(str(given)))  # letters in another order are likeliest
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return UsageError(f"unknown {kind} {str(given)!r}{hint} (known: {', '.join(names)})")

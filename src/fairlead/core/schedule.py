@@ -54,6 +54,11 @@ class NoiseSchedule(ABC):
         """Factor on x_t before it enters a network: 1 unless the variance of x_t is unbounded (:class:`VE`)."""
         return torch.ones_like(as_time(t))
 
+    @cached_property
+    def remembered(self) -> dict[Any, Any]:
+        """Levels of single times that were asked for, see ``fairlead.core.denoiser.level_at``."""
+        return {}
+
     @property
     def zero_terminal_snr(self) -> bool:
         return float(self.alpha_sigma(torch.ones((), dtype=torch.float64))[0]) == 0.0

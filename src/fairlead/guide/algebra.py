@@ -116,9 +116,17 @@ class Term:
         """The branch whose eps re-noises in place of that of the guided x0 (CFG++)."""
         return None
 
+    def unties(self) -> bool:
+        """True if :meth:`renoise` may answer, so that the sampler has to re-noise with ``Prediction.eps``."""
+        return type(self).renoise is not Term.renoise
+
     def differentiates(self, step: Step) -> bool:
         """True if :meth:`direction` differentiates through the conditional prediction (``seen.graph``)."""
         return False
+
+    def attention(self, step: Step, around: Surroundings) -> tuple[str, ...]:
+        """Layers whose attention during the conditional prediction :meth:`direction` reads (``seen.attention``)."""
+        return ()
 
     def alter(self, condition: Condition, step: Step, around: Surroundings) -> Condition:
         """The run's own condition at this step; whoever changes it also answers True to :meth:`alters`."""
@@ -205,11 +213,20 @@ class Directed(Term):
         """The direction at weight 1, [n, ...]."""
         raise NotImplementedError
 
+    def is_difference(self) -> bool:
+        """True if :meth:`unit` is x0_a - x0_b."""
+        return False
+
 
 @dataclass(frozen=True)
 class Pair(Directed):
-    """omega (x0_a - x0_b), the affine method of two branches. ``scale`` is 1 when off if ``off`` is 1 (cfg, auto: it
-    counts from b), 0 if ``off`` is 0 (pag: it is added to a)."""
+    """omega (x0_a - x0_b), the affine method of two branches, omega = scale - off.
+
+    Attributes:
+        scale: a number, one number a sample, a schedule or a map over pixels. Off at 1 where it counts from b (cfg,
+            auto), at 0 where it is added to a (pag).
+        off: the scale at which it is off.
+    """
 
     scale: Scale | Sequence[float] | Tensor
     off: ClassVar[float] = 1.0
@@ -226,6 +243,9 @@ class Pair(Directed):
         a, b = self.pair(seen.step)
         return seen.x0(a) - seen.x0(b)
 
+    def is_difference(self) -> bool:
+        return type(self).unit is Pair.unit
+
     def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
         omega = self.omega(step)
         if is_zero(omega):
@@ -239,9 +259,16 @@ class Wrapper(Directed):
     """A method around another method of two branches; subclasses change its ``unit``, its ``omega`` or both.
 
     Everything that it does not change is asked of the method inside.
+
+    Attributes:
+        term: the method inside.
+        of_predictions: its rule reads the predictions of the pair, so the method inside must be their plain difference.
+        outermost: why no other wrapper but ``during`` may go around it; empty if one may.
     """
 
     term: Term
+    of_predictions: ClassVar[bool] = False
+    outermost: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         inner = self.term
@@ -250,6 +277,15 @@ class Wrapper(Directed):
         if not isinstance(inner, Directed):
             raise UsageError(
                 f"{self.name}(...) goes around one method of two branches such as cfg(4) or pag(2), got {self.term}"
+            )
+        if isinstance(inner, Wrapper) and inner.outermost:
+            swaps = not (self.outermost or inner.of_predictions)
+            instead = f"write {inner.name}({self.name}(...))" if swaps else "keep one of the two"
+            raise UsageError(f"{self.name}(...) cannot go around {inner.name}(...), which {inner.outermost}; {instead}")
+        if self.of_predictions and not inner.is_difference():
+            raise UsageError(
+                f"{self.name}(...) is a rule of two predictions, but {inner} makes another direction than their "
+                f"difference; put {self.name}(...) inside of it, or keep one of the two"
             )
 
     @property
@@ -265,6 +301,9 @@ class Wrapper(Directed):
 
     def unit(self, seen: Seen) -> Tensor:
         return self.inner.unit(seen)
+
+    def is_difference(self) -> bool:
+        return type(self).unit is Wrapper.unit and self.inner.is_difference()
 
     def wanted(self, step: Step) -> Wanted:
         rows = nonzero_rows(self.omega(step))
@@ -320,8 +359,14 @@ class Limited(Wrapper):
     def renoise(self, step: Step) -> Branch | None:
         return self.term.renoise(step) if self.limits.contains(step) else None
 
+    def unties(self) -> bool:
+        return self.term.unties()
+
     def differentiates(self, step: Step) -> bool:
         return self.term.differentiates(step) and self.limits.contains(step)
+
+    def attention(self, step: Step, around: Surroundings) -> tuple[str, ...]:
+        return self.term.attention(step, around) if self.limits.contains(step) else ()
 
     def alter(self, condition: Condition, step: Step, around: Surroundings) -> Condition:
         return self.term.alter(condition, step, around) if self.limits.contains(step) else condition
@@ -388,6 +433,10 @@ class Guidance:
         """This guidance for a run of sample ``index`` alone."""
         return replace(self, terms=tuple(term.of_sample(index) for term in self.terms))
 
+    def unties(self) -> tuple[Term, ...]:
+        """The terms for which the sampler has to re-noise with ``Prediction.eps``."""
+        return tuple(term for term in self.terms if term.unties())
+
     def resources(self) -> tuple[Resource, ...]:
         """What its terms need to have loaded, each once."""
         return tuple(dict.fromkeys(resource for term in self.terms for resource in term.resources()))
@@ -397,7 +446,7 @@ class Guidance:
         total: dict[Branch, Weight] = {COND: 1.0}
         for term in self.terms:
             for branch, weight in term.coefficients(step).items():
-                total[branch] = total.get(branch, 0.0) + weight
+                total[branch] = added(total.get(branch, 0.0), weight)
         return {branch: weight for branch, weight in total.items() if not is_zero(weight)}
 
     def __str__(self) -> str:
@@ -425,6 +474,13 @@ def nonzero_rows(weight: Weight) -> Tensor | bool:
         return weight != 0
     rows = weight.reshape(len(weight), -1).any(1)
     return bool(rows.any()) if weight.ndim > 1 and len(weight) == 1 else rows if bool(rows.any()) else False
+
+
+def added(a: Weight, b: Weight) -> Weight:
+    """a + b; one number a sample [n] and a map over pixels [1, 1, h, w] make a map for each sample, [n, 1, h, w]."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.ndim != b.ndim:
+        a, b = (w.reshape(-1, *([1] * (max(a.ndim, b.ndim) - 1))) if w.ndim == 1 else w for w in (a, b))
+    return a + b
 
 
 def weighted(weight: Weight, direction: Tensor) -> Tensor:

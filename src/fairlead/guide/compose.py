@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import COND, NULL, Branch, Term, Weight
+from fairlead.guide.algebra import COND, NULL, Branch, Term, Weight, added
 from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.step import Step
 from fairlead.guide.text import literal
@@ -44,7 +44,7 @@ class Compose(Term):
         for spec, scale in self._scales.items():
             weight = scale_at(scale, step)
             at_step[Branch(spec)] = weight
-            rest = rest - weight
+            rest = added(rest, -weight)
         return {COND: -1.0, NULL: rest, **at_step}
 
     def specs(self) -> tuple[str | int, ...]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, expand_like
+from fairlead.core.denoiser import Denoiser, level_at
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.prediction import Objective, Prediction
 from fairlead.core.schedule import NoiseSchedule, as_time
@@ -29,20 +29,26 @@ from fairlead.guide.algebra import (
     Limited,
     Term,
     Weight,
+    added,
     as_guidance,
     is_one,
     is_zero,
     nonzero_rows,
     weighted,
 )
+from fairlead.guide.perturb import located
 from fairlead.guide.seen import Draw, Seen, Surroundings
 from fairlead.guide.step import Grid, Memory, Step
 from fairlead.models.model import Model
+from fairlead.nets.blocks import attention_mass
 
 Batching = Literal["auto", "fused", "sequential"]
 FUSED_ROWS_ON_CPU = 16
 """Larger calls spill out of a processor's caches: measured in benchmarks/cost.py, table "fused"."""
 Encode = Callable[[Sequence[Any]], Condition]
+Recorded = dict[str, list[Tensor]]
+"""Layer -> the attention that its positions received in successive network calls, each [rows, h, w]."""
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +60,7 @@ class Observation:
         parts: term -> what it added to x0, in the order of the guidance.
         guided: x0 before the finishers; ``finished`` after them.
         coefficients: of the affine part, merged.
+        rows: branch -> the samples that it was evaluated for, bool [n], None for all; the other rows of its x0 are 0.
     """
 
     seen: Seen
@@ -61,6 +68,7 @@ class Observation:
     guided: Tensor
     finished: Tensor
     coefficients: Mapping[Branch, Weight]
+    rows: Mapping[Branch, Tensor | None]
 
 
 class GuidedDenoiser:
@@ -118,8 +126,12 @@ class GuidedDenoiser:
         for part in self._parts:
             part.check(self.around)
         self._memory = Memory()
+        self._keeps: dict[Branch, Branch] = {}
+        self._active = [term for term in self.guidance.terms if _looks(term)]
         self._altering = any(term.alters() for term in self.guidance.terms)
         self._conditions, self._same = self._resolve()
+        for i in range(self.grid.steps if self.grid is not None else 0):
+            self._renoise(self._step(i))
         self._joined: dict[tuple[Branch, ...], Condition] = {}
         self._altered: tuple[int | None, Condition] | None = None
         self._max_rows: int | None = None
@@ -145,6 +157,7 @@ class GuidedDenoiser:
         around = Surroundings(
             model.schedule,
             model.objective,
+            shape=model.shape,
             encode=model.encode,
             embed=model.embed,
             decode=model.decode,
@@ -169,18 +182,24 @@ class GuidedDenoiser:
                 conditions[Branch(spec)] = encode([spec] * n).to(device)
         same: dict[Branch, Branch] = {}
         order = [NULL, *(branch for branch in conditions if branch != NULL)]
+        own = {COND} if self._altering and not self.condition.is_null else set()  # once altered it equals no other
         for branch in order:
-            equal = (b for b in same if conditions[b].equals(conditions[branch]))
-            same[branch] = branch if self._altering and branch == COND else next(equal, branch)
+            equal = (b for b in same if not {b, branch} & own and conditions[b].equals(conditions[branch]))
+            same[branch] = next(equal, branch)
         return conditions, same
 
     def at(self, step: int) -> Denoiser:
         """The guided denoiser of this step of the grid, wherever inside the step it is called."""
         if self.grid is None:
             return self
-        grid = self.grid
-        here = Step(grid.times[step], grid.sigma[step], grid.log_snr[step], step, grid, self.samples)
+        here = self._step(step)
         return lambda x_t, t, condition: self._guide(x_t, _one_time(t), condition, here)
+
+    def _step(self, index: int) -> Step:
+        assert self.grid is not None
+        grid = self.grid
+        level = grid.times[index], grid.sigma[index], grid.log_snr[index]
+        return Step(*level, index, grid, self.samples, self.around.shape, self._memory)
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         first = _one_time(t)
@@ -194,11 +213,18 @@ class GuidedDenoiser:
         merged: dict[Branch, Weight] = {}
         for branch, weight in self.guidance.coefficients(step).items():
             kept = self._kept(branch)
-            merged[kept] = merged[kept] + weight if kept in merged else weight
+            merged[kept] = added(merged[kept], weight) if kept in merged else weight
         return {branch: weight for branch, weight in merged.items() if not is_zero(weight)}
 
     def _kept(self, branch: Branch) -> Branch:
         """The branch that is evaluated in the place of this one, equal to it in this run."""
+        if branch not in self._keeps:
+            self._keeps[branch] = self._equal(branch)
+        return self._keeps[branch]
+
+    def _equal(self, branch: Branch) -> Branch:
+        if branch.perturb is not None:
+            branch = replace(branch, perturb=located(branch.perturb, self.around))
         if branch.source is not None:
             return branch
         plain = self._same[Branch(branch.spec, branch.null)]
@@ -225,34 +251,46 @@ class GuidedDenoiser:
         return {branch: None if mask is not None and bool(mask.all()) else mask for branch, mask in rows.items()}
 
     def _renoise(self, step: Step) -> Branch | None:
-        branches = {self._kept(b) for term in self.guidance.terms if (b := term.renoise(step)) is not None}
+        branches = [self._kept(b) for term in self.guidance.terms if (b := term.renoise(step)) is not None]
         if len(branches) > 1:
-            raise UsageError(f"{self.guidance}: two methods want to re-noise with different predictions; keep one")
+            raise UsageError(f"{self.guidance}: two methods want to re-noise at once; keep one, or separate intervals")
         return next(iter(branches), None)
 
     def _guide(self, x_t: Tensor, t: Tensor, condition: Condition, step: Step) -> Prediction:
         if condition is not self.condition:
             raise UsageError("a guided denoiser is made for one run: call it with the condition it was made with")
-        step = replace(step, shape=tuple(x_t.shape[1:]), memory=self._memory)
+        if step.memory is not self._memory or step.shape != x_t.shape[1:]:
+            step = replace(step, shape=tuple(x_t.shape[1:]), memory=self._memory)
         self._memory.begin(step.index)
         weights = self.coefficients(step)
         needed = self._needed(step, weights)
-        active = [term for term in self.guidance.terms if _looks(term)]
-        finishers = self.guidance.finishers
-        if len(needed) == 1 and not active and not finishers and self.observe is None:
+        active, finishers = self._active, self.guidance.finishers
+        alone: Prediction | None = None
+        predictions: dict[Branch, Tensor] = {}
+        differentiated = any(term.differentiates(step) for term in active)
+        mass: Recorded = {layer: [] for term in active for layer in term.attention(step, self.around)}
+        if len(needed) == 1 and not differentiated and not finishers and not mass:
             ((branch, rows),) = needed.items()
-            if rows is None and is_one(weights[branch]):
-                return self._denoiser_of(branch)(x_t, t, self._condition_of(branch, step))
-        alpha, sigma = (expand_like(value, x_t) for value in self.schedule.alpha_sigma(t))
-        graph = self._graph(x_t, t, step) if any(term.differentiates(step) for term in active) else None
-        predictions = {} if graph is None else {self._kept(COND): graph[1].detach()}
-        predictions |= self._predict(x_t, t, step, {b: rows for b, rows in needed.items() if b not in predictions})
+            if rows is None and branch in weights and is_one(weights[branch]):
+                alone = self._denoiser_of(branch)(x_t, t, self._condition_of(branch, step))
+                predictions[branch] = alone.x0
+        if alone is not None and not active and self.observe is None:
+            return alone
+        level = level_at(self.schedule, t, x_t)
+        alpha, sigma = level.alpha, level.sigma
+        graph = self._graph(x_t, t, step, mass) if differentiated else None
+        if graph is not None:
+            predictions[self._kept(COND)] = graph[1].detach()
+        rest = {branch: rows for branch, rows in needed.items() if branch not in predictions}
+        predictions |= self._predict(x_t, t, step, rest, mass)
         x0 = _combination(predictions, weights, x_t)
-        if not active and not finishers and self.observe is None:
+        renoise = self._renoise(step)
+        if not active and not finishers and renoise is None and self.observe is None:
             return Prediction.from_x0(x0, x_t, alpha, sigma)
         evaluate = partial(self._again, t=t, step=step)
         view = _Merged(predictions, self._kept)
-        seen = Seen(step, x_t, t, alpha, sigma, condition, self.around, view, evaluate, graph)
+        attention = {layer: torch.cat(parts) for layer, parts in mass.items()}
+        seen = Seen(step, x_t, t, alpha, sigma, condition, self.around, view, evaluate, graph, attention)
         directions = [(term, term.direction(seen)) for term in active]
         for _, direction in directions:
             if direction is not None:
@@ -261,9 +299,12 @@ class GuidedDenoiser:
         for finisher in finishers:
             finished = finisher.finish(finished, seen)
         if self.observe is not None:
-            self.observe(Observation(seen, self._contributions(seen, dict(directions)), x0, finished, weights))
+            rows_of = _Merged({**needed, **({} if graph is None else {self._kept(COND): None})}, self._kept)
+            parts = self._contributions(seen, dict(directions))
+            self.observe(Observation(seen, parts, x0, finished, weights, rows_of))
+        if alone is not None and all(direction is None for _, direction in directions):
+            return alone
         prediction = Prediction.from_x0(finished, x_t, alpha, sigma)
-        renoise = self._renoise(step)
         return prediction if renoise is None else replace(prediction, eps=seen.eps(renoise))
 
     def _contributions(self, seen: Seen, directions: Mapping[Term, Tensor | None]) -> tuple[tuple[Term, Tensor], ...]:
@@ -287,12 +328,13 @@ class GuidedDenoiser:
 
     def _condition_of(self, branch: Branch, step: Step) -> Condition:
         plain = Branch(branch.spec, branch.null)
-        if branch.source is not None:
-            condition: Condition = branch.source.condition(step, self.around, self.condition)  # type: ignore[attr-defined]
-        elif plain == COND and self._altering and branch.model is None:
+        if plain == COND and branch.source is None and self._altering and branch.model is None:
             condition = self._own(step)
         else:
-            condition = self._conditions[plain]
+            if branch.source is None:
+                condition = self._conditions[plain]
+            else:
+                condition = branch.source.condition(step, self.around, self.condition)  # type: ignore[attr-defined]
             if self._altering and branch.model is None:
                 condition = self._embedded(condition)
         return condition if branch.perturb is None else condition.perturbed(branch.perturb)
@@ -312,10 +354,11 @@ class GuidedDenoiser:
         return self.around.embed(condition)
 
     def _predict(
-        self, x_t: Tensor, t: Tensor, step: Step, needed: Mapping[Branch, Tensor | None]
+        self, x_t: Tensor, t: Tensor, step: Step, needed: Mapping[Branch, Tensor | None], mass: Recorded
     ) -> dict[Branch, Tensor]:
-        """x0 [n, ...] of every branch, with 0 in the rows that are not needed."""
+        """x0 [n, ...] of every branch, with 0 in the rows that are not needed; ``mass`` is that of the conditional."""
         predictions: dict[Branch, Tensor] = {}
+        own = self._kept(COND)
         for name in dict.fromkeys(branch.model for branch in needed):
             mine = {branch: rows for branch, rows in needed.items() if branch.model == name}
             index = {b: None if rows is None else rows.nonzero()[:, 0].to(x_t.device) for b, rows in mine.items()}
@@ -323,12 +366,16 @@ class GuidedDenoiser:
             if len(mine) == 1 or self._apart(total, x_t.device):
                 for branch, rows in index.items():
                     condition = self._rows_of(branch, rows, step)
-                    part = self._evaluate(self._denoiser_of(branch), _pick(x_t, rows), t, condition)
+                    recorded = mass if branch == own else {}
+                    part = self._evaluate(self._denoiser_of(branch), _pick(x_t, rows), t, condition, recorded)
                     predictions[branch] = _spread(part, rows, x_t)
             else:
                 x, together = self._together(x_t, index, step)
-                every = self._evaluate(self._denoiser_of(next(iter(mine))), x, t, together)
+                recorded = {layer: [] for layer in mass} if own in mine else {}
+                every = self._evaluate(self._denoiser_of(next(iter(mine))), x, t, together, recorded)
                 sizes = [len(x_t) if rows is None else len(rows) for rows in index.values()]
+                for layer, parts in recorded.items():
+                    mass[layer].append(torch.split(torch.cat(parts), sizes)[list(index).index(own)])
                 for (branch, rows), part in zip(index.items(), torch.split(every, sizes), strict=True):
                     predictions[branch] = _spread(part, rows, x_t)
         return predictions
@@ -357,11 +404,13 @@ class GuidedDenoiser:
             return device.type == "cpu" and rows > FUSED_ROWS_ON_CPU
         return self.batching == "sequential"
 
-    def _evaluate(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """x0 of these rows, in one call, or in halves if that ran out of memory."""
+    def _evaluate(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, mass: Recorded | None = None
+    ) -> Tensor:
+        """x0 of these rows, in one call, or in halves if that ran out of memory; ``mass`` gets the rows in order."""
         if self._max_rows is None or len(x_t) <= self._max_rows:
             try:
-                return denoiser(x_t, t, condition).x0
+                return _recorded(denoiser, x_t, t, condition, mass)
             except torch.OutOfMemoryError:
                 if self.batching != "auto" or len(x_t) == 1:
                     raise
@@ -369,34 +418,47 @@ class GuidedDenoiser:
                 torch.cuda.empty_cache()
         starts = range(0, len(x_t), self._max_rows)
         pieces = [slice(start, start + self._max_rows) for start in starts]
-        return torch.cat([self._evaluate(denoiser, x_t[piece], t, condition[piece]) for piece in pieces])
+        return torch.cat([self._evaluate(denoiser, x_t[piece], t, condition[piece], mass) for piece in pieces])
 
-    def _graph(self, x_t: Tensor, t: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    def _graph(self, x_t: Tensor, t: Tensor, step: Step, mass: Recorded) -> tuple[Tensor, Tensor]:
         """x_t as a leaf and the conditional x0 as its function."""
         branch = self._kept(COND)
         with torch.enable_grad():
             leaf = x_t.detach().requires_grad_()
-            return leaf, self._denoiser_of(branch)(leaf, t, self._condition_of(branch, step)).x0
+            return leaf, _recorded(self._denoiser_of(branch), leaf, t, self._condition_of(branch, step), mass)
 
     def _again(self, branch: Branch, x_t: Tensor, *, t: Tensor, step: Step) -> Tensor:
         kept = self._kept(branch)
         return self._evaluate(self._denoiser_of(kept), x_t, t, self._condition_of(kept, step))
 
 
-class _Merged(Mapping[Branch, Tensor]):
-    """Predictions under every name that their branches go by."""
+def _recorded(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, mass: Recorded | None) -> Tensor:
+    """x0 of one call; once it has succeeded, the attention of the layers in ``mass`` is appended there."""
+    if not mass:
+        return denoiser(x_t, t, condition).x0
+    with attention_mass(tuple(mass)) as layers:
+        x0 = denoiser(x_t, t, condition).x0
+    for layer, received in layers.items():
+        if received is None:
+            raise UsageError(f"layer {layer!r} recorded no attention; name another of the model's attention layers")
+        mass[layer].append(received.detach())
+    return x0
 
-    def __init__(self, predictions: Mapping[Branch, Tensor], kept: Callable[[Branch], Branch]) -> None:
-        self.predictions, self.kept = predictions, kept
 
-    def __getitem__(self, branch: Branch) -> Tensor:
-        return self.predictions[self.kept(branch)]
+class _Merged(Mapping[Branch, Value]):
+    """What is known of branches (their predictions) under every name that they go by."""
+
+    def __init__(self, values: Mapping[Branch, Value], kept: Callable[[Branch], Branch]) -> None:
+        self.values_of, self.kept = values, kept
+
+    def __getitem__(self, branch: Branch) -> Value:
+        return self.values_of[self.kept(branch)]
 
     def __iter__(self) -> Iterator[Branch]:
-        return iter(self.predictions)
+        return iter(self.values_of)
 
     def __len__(self) -> int:
-        return len(self.predictions)
+        return len(self.values_of)
 
 
 def _looks(term: Term) -> bool:
@@ -440,7 +502,10 @@ def _device_of(condition: Condition) -> torch.device:
 
 def _one_time(t: Tensor) -> Tensor:
     """t of shape [] or [n] -> the one time of the whole batch, []."""
-    times = as_time(t).flatten()
+    times = as_time(t)
+    if not times.ndim:
+        return times
+    times = times.flatten()
     if not bool((times == times[0]).all()):
         raise UsageError("a guided denoiser takes one time for the whole batch, got several")
     return times[0]
@@ -448,6 +513,12 @@ def _one_time(t: Tensor) -> Tensor:
 
 def check_condition(guidance: Guidance, condition: Condition) -> None:
     """Raise UsageError when the condition of a whole run is one that the guidance never uses, or lacks."""
+    replacing = next((term for term in guidance.terms if term.replaces_condition()), None)
+    steering = next((term for term in guidance.terms if term.needs_condition()), None)
+    if replacing is not None and steering is not None:
+        raise UsageError(
+            f"{replacing} stands in place of the run's condition, and {steering} steers towards it; keep one of the two"
+        )
     for term in guidance.terms:
         if term.replaces_condition() and not condition.is_null:
             raise UsageError(f"{term} stands in place of the run's condition, but one was given too; leave it out")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from fairlead.core.registry import REGISTRY, lookup, names
 from fairlead.guide.algebra import Finisher, Guidance, Term, as_guidance
 from fairlead.guide.text import is_number
 
-_KINDS = ("term", "finisher", "scale")
+_KINDS = ("term", "finisher", "scale", "score")
 
 
 def parse(text: str) -> Term | Guidance:
@@ -30,6 +31,10 @@ def parse(text: str) -> Term | Guidance:
     try:
         value = _read(ast.parse(text.strip(), mode="eval").body, text)
     except SyntaxError as error:
+        if given := re.search(r"<[\w.]+>", text):
+            raise UsageError(
+                f"guidance {text!r} holds the Python function {given[0]}, which no text can give; pass the object itself"
+            ) from error
         raise UsageError(f"guidance {text!r} is not an expression: {error.msg}; write e.g. cfg(4)") from error
     except (RecursionError, MemoryError) as error:
         raise UsageError(f"guidance {text[:40]!r}... is nested too deeply to be read; write e.g. cfg(4)") from error
@@ -104,6 +109,7 @@ def _named(name: str) -> Any:
 
 
 def _call(function: Any, name: str, args: list[ast.expr], keywords: list[ast.keyword], text: str) -> Any:
+    signature = inspect.signature(function)
     positional = [_read(arg, text) for arg in args]
     named: dict[str, Any] = {}
     for keyword in keywords:
@@ -111,8 +117,9 @@ def _call(function: Any, name: str, args: list[ast.expr], keywords: list[ast.key
             raise UsageError(f"guidance {text!r}: ** is not allowed")
         if keyword.arg in named:
             raise UsageError(f"guidance {text!r}: {name}(...) got {keyword.arg!r} twice")
-        named[keyword.arg] = _read(keyword.value, text)
-    signature = inspect.signature(function)
+        switch = isinstance(getattr(signature.parameters.get(keyword.arg), "default", None), bool)
+        truth = keyword.value.value if isinstance(keyword.value, ast.Constant) and switch else None
+        named[keyword.arg] = truth if isinstance(truth, bool) else _read(keyword.value, text)
     try:
         bound = signature.bind(*positional, **named)
     except TypeError as error:

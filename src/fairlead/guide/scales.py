@@ -1,11 +1,13 @@
-"""Scales: a number, one number a sample, or a schedule of the noise level (Wang et al. 2024, 2404.13040)."""
+"""Scales: a number, one a sample, one a pixel, or a schedule of the noise level (Wang et al. 2024, 2404.13040)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
@@ -97,11 +99,50 @@ class Clamp(ScaleSchedule):
         return value if self.high is None else min(self.high, value)
 
 
+@dataclass(frozen=True)
+class Pixels(ScaleSchedule):
+    """One number a pixel, the same for all samples and steps: ``pixels([[1, 4], [1, 1]])``, or a tensor [h, w] where a
+    scale is taken. h and w are those of the model's space."""
+
+    values: Sequence[Sequence[float]]
+    name: ClassVar[str] = "pixels"
+
+    def __post_init__(self) -> None:
+        rows = self.values
+        if not isinstance(rows, list | tuple) or not rows or not all(isinstance(r, list | tuple) and r for r in rows):
+            raise UsageError(f"pixels: expected rows of numbers such as [[1, 4], [1, 1]], got {rows!r}")
+        if len({len(row) for row in rows}) > 1:
+            raise UsageError(f"pixels: expected rows of one length, got {sorted({len(row) for row in rows})}")
+        for entry in (entry for row in rows for entry in row):
+            _require_number("pixels", "a pixel", entry)
+        object.__setattr__(self, "values", tuple(tuple(float(entry) for entry in row) for row in rows))
+
+    def value(self, step: Step) -> Tensor:
+        """[1, 1, h, w]."""
+        own, image = (len(self.values), len(self.values[0])), image_size("pixels", step)
+        if own != image:
+            raise UsageError(
+                f"pixels: the map is {own[0]} x {own[1]}, the model's samples are {image[0]} x {image[1]}; "
+                "give one number a pixel"
+            )
+        return torch.tensor(self.values, dtype=torch.float64)[None, None]
+
+
+def image_size(owner: str, step: Step) -> tuple[int, int]:
+    """(h, w) of the samples at this step; raises UsageError if they are not images."""
+    if len(step.shape) != 3:
+        raise UsageError(f"{owner}: a scale that differs between pixels needs images, got samples {list(step.shape)}")
+    return step.shape[1], step.shape[2]
+
+
 def as_scale(owner: str, value: Any) -> Scale:
-    """Check a scale at the door; a tensor or list [n] becomes a tuple with one number a sample."""
+    """Check a scale at the door; a tensor or list [n] becomes a tuple with one number a sample, a tensor [h, w] a map
+    over pixels."""
     if isinstance(value, ScaleSchedule):
         return value
     if isinstance(value, Tensor):
+        if value.ndim == 2:
+            return Pixels(value.tolist())
         value = value.tolist()
     if isinstance(value, list | tuple):
         if not value:
@@ -114,7 +155,7 @@ def as_scale(owner: str, value: Any) -> Scale:
 
 
 def scale_at(scale: Scale, step: Step) -> float | Tensor:
-    """The scale at a step: a number, or float64 [n] with one a sample of the batch."""
+    """The scale at a step: a number, float64 [n] with one a sample of the batch, or a map over pixels [1, 1, h, w]."""
     if isinstance(scale, ScaleSchedule):
         return scale.value(step)
     return step.pick(scale) if isinstance(scale, tuple) else scale

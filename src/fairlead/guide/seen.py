@@ -26,9 +26,10 @@ Draw = Callable[[int, tuple[int, ...]], Tensor]
 
 @dataclass(frozen=True)
 class Resource:
-    """Something a term needs beside the model: "model" or "classifier", by the name it is loaded from."""
+    """Something a term needs beside the model, by the name it is loaded from; a "clean-classifier" is only asked at
+    t = 0."""
 
-    kind: Literal["model", "classifier"]
+    kind: Literal["model", "classifier", "clean-classifier", "image"]
     name: str
 
 
@@ -38,12 +39,14 @@ class Surroundings:
 
     Attributes:
         objective: what the network returns.
+        shape: of one sample; () where it is not known.
         resources: loaded weak models and classifiers: a ``Model`` or a ``NoisyClassifierModel`` for each name.
         draw: noise of the samples for terms that need some; None where the caller gave no seeds.
     """
 
     schedule: NoiseSchedule
     objective: Objective = "eps"
+    shape: tuple[int, ...] = ()
     encode: Callable[[Sequence[Any]], Condition] | None = None
     embed: Callable[[Condition], Condition] | None = None
     decode: Callable[[Tensor], Tensor] | None = None
@@ -87,6 +90,9 @@ class Seen:
     evaluate: Callable[[Branch, Tensor], Tensor]
     graph: tuple[Tensor, Tensor] | None = None
     """(x_t as a leaf, x0 of the conditional branch as its function), when a term asked to differentiate."""
+    attention: Mapping[str, Tensor] = field(default_factory=dict)
+    """Layer -> [n, h, w], the attention that each position received during the conditional prediction, 1 in the mean;
+    of the layers that a term asked for."""
 
     def has(self, branch: Branch) -> bool:
         return branch in self.predictions

@@ -13,7 +13,7 @@ from fairlead.core.errors import UsageError, unknown
 from fairlead.core.schedule import schedule_from_config
 from fairlead.models.model import LabelEncoder, Model, encode_nothing, identity
 from fairlead.nets.build import build_net
-from fairlead.train.checkpoint import find_checkpoint
+from fairlead.train.checkpoint import Checkpoint, find_checkpoint
 
 Weights = Literal["ema", "raw"]
 
@@ -27,13 +27,24 @@ def load(spec: str | Path, weights: Weights = "ema", device: str | torch.device 
         device: "auto" takes a GPU when there is one.
 
     Raises:
-        UsageError: if there is no checkpoint, or it is damaged, foreign or pickled; for unknown weights; for a device
-            that cannot be used.
+        UsageError: if there is no checkpoint, or it is damaged, foreign or pickled, or one of a classifier; for
+            unknown weights; for a device that cannot be used.
     """
-    if weights not in get_args(Weights):
-        raise unknown("weights", weights, get_args(Weights))
-    device = _usable(device)
+    _check_weights(weights)
+    device = usable_device(device)
     checkpoint = find_checkpoint(spec)
+    if checkpoint.about["objective"] == "label":
+        raise UsageError(
+            f"checkpoint {checkpoint.folder} is a classifier of noisy images, expected a diffusion model; it can guide "
+            f'one: classifier(2, "{spec}")'
+        )
+    network, metadata = network_of(checkpoint, spec, weights)
+    return model_of(network, checkpoint.about, metadata, device)
+
+
+def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a checkpoint, and what the provenance of an image says of it."""
+    _check_weights(weights)
     tensors = checkpoint.tensors(weights)
     try:
         with torch.random.fork_rng(devices=[]):  # the initialisation is thrown away; the caller's stream stays put
@@ -53,14 +64,14 @@ def load(spec: str | Path, weights: Weights = "ema", device: str | torch.device 
         "weights_hash": checkpoint.about["files"][weights],
         "fairlead": checkpoint.about["fairlead"],
     }
-    return model_of(network, checkpoint.about, metadata, device)
+    return network, metadata
 
 
 def model_of(
     network: nn.Module, about: dict[str, Any], metadata: dict[str, Any], device: str | torch.device = "auto"
 ) -> Model:
     """A network and the description of its training (``Training.about()``) as a Model, in eval mode."""
-    device = _usable(device)
+    device = usable_device(device)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = network.eval().requires_grad_(False)
     schedule = schedule_from_config(about["schedule"])
@@ -82,12 +93,19 @@ def model_of(
             "data_fingerprint": about["data"]["fingerprint"],
             "objective": about["objective"],
             "schedule": about["schedule"],
+            "drop": about["train"]["drop"],
         },
         device=device,
     )
 
 
-def _usable(device: str | torch.device) -> torch.device:
+def _check_weights(weights: str) -> None:
+    if weights not in get_args(Weights):
+        raise unknown("weights", weights, get_args(Weights))
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """A device by name; "auto" takes a GPU when there is one. Raises UsageError if it cannot be used."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

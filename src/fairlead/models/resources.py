@@ -1,4 +1,4 @@
-"""What a guidance names beside the model it guides: weak models and classifiers, loaded once and checked to fit."""
+"""What a guidance names beside the model it guides: weak models, classifiers and images, loaded once, checked to fit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from fairlead.core.errors import UsageError
+from fairlead.data.decode import decode_images
+from fairlead.data.images import to_float
+from fairlead.models.classifier import load_classifier
 from fairlead.models.load import load
 from fairlead.models.model import Model
 
 
 class Named(Protocol):
-    """One thing to load: ``kind`` is "model" or "classifier"."""
+    """One thing to load: ``kind`` is "model", "classifier", "clean-classifier" (asked at t = 0 only) or "image"."""
 
     @property
     def kind(self) -> str: ...
@@ -34,20 +37,39 @@ def load_resources(wanted: Sequence[Named], model: Model, given: Mapping[str, An
     for resource in wanted:
         if resource.name in given:
             loaded[resource.name] = given[resource.name]
-        else:
-            loaded[resource.name] = load(resource.name, device=model.device)
+        elif resource.name not in loaded:
+            loaded[resource.name] = _load(resource, model)
         _check_fit(resource, loaded[resource.name], model)
     return loaded
 
 
+def _load(resource: Named, model: Model) -> Any:
+    if resource.kind == "image":
+        return to_float(decode_images([(resource.name, None)], None, resource.name)[0]).to(model.device)
+    loads = load if resource.kind == "model" else load_classifier
+    return loads(resource.name, device=model.device)
+
+
 def _check_fit(resource: Named, other: Any, model: Model) -> None:
-    for what in ("shape", "classes"):
+    if resource.kind == "image":
+        return
+    needed = ("log_prob", "schedule", "shape", "classes")
+    missing = [attribute for attribute in needed if not hasattr(other, attribute)]
+    if resource.kind != "model" and missing:
+        raise UsageError(
+            f"resources: expected {resource.name!r} to be a classifier, with {', '.join(needed)}; {other!r} has no "
+            f"{missing[0]}"
+        )
+    if resource.kind == "model" and not isinstance(other, Model):
+        raise UsageError(f"resources: expected {resource.name!r} to be a model from fl.load(...), got {other!r}")
+    clean = resource.kind == "clean-classifier"  # sees decoded images, at no noise
+    for what in ("classes",) if clean else ("shape", "classes"):
         mine, theirs = getattr(model, what), getattr(other, what)
         if mine != theirs and not (what == "classes" and not mine):
             raise UsageError(
                 f"{resource.kind} {resource.name!r} has {what} {list(theirs)}, the model {list(mine)}; they must agree"
             )
-    if model.schedule.config() != other.schedule.config():
+    if not clean and model.schedule.config() != other.schedule.config():
         raise UsageError(
             f"{resource.kind} {resource.name!r} was trained on the noise schedule {other.schedule.config()}, the model "
             f"on {model.schedule.config()}; they must agree"

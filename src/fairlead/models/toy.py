@@ -8,33 +8,38 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like, tally
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import NoiseSchedule, as_time
-from fairlead.data.toys import GaussianMixture
-from fairlead.models.model import LabelEncoder, Model, identity
+from fairlead.data.toys import Gaussian, GaussianMixture
+from fairlead.models.model import LabelEncoder, Model, encode_nothing, identity
 
 
 class ToyDenoiser:
-    """The posterior mean of a Gaussian mixture, conditional on the class where the label is kept."""
+    """The posterior mean of a toy distribution, of a mixture conditional on the class where the label is kept."""
 
-    def __init__(self, mixture: GaussianMixture, schedule: NoiseSchedule) -> None:
-        self.mixture, self.schedule = mixture, schedule
+    def __init__(self, toy: Gaussian | GaussianMixture, schedule: NoiseSchedule) -> None:
+        self.toy, self.schedule = toy, schedule
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         alpha, sigma = (expand_like(value, x_t) for value in self.schedule.alpha_sigma(as_time(t)))
-        label, keep = condition.values["label"], condition.keep["label"]
-        x0 = self.mixture.denoise(x_t, alpha, sigma, label, keep=keep).to(x_t.dtype)
+        if isinstance(self.toy, Gaussian):
+            x0 = self.toy.denoise(x_t, alpha, sigma).to(x_t.dtype)
+        else:
+            label, keep = condition.values["label"], condition.keep["label"]
+            x0 = self.toy.denoise(x_t, alpha, sigma, label, keep=keep).to(x_t.dtype)
         tally(len(x_t))
         return Prediction.from_x0(x0, x_t, alpha, sigma)
 
 
-def toy_model(mixture: GaussianMixture, schedule: NoiseSchedule) -> Model:
-    """A mixture with classes "0", "1", ... on a schedule, to be sampled and guided like a network."""
-    classes = tuple(map(str, range(mixture.n_classes)))
+def toy_model(toy: Gaussian | GaussianMixture, schedule: NoiseSchedule) -> Model:
+    """A toy distribution on a schedule, to be sampled and guided like a network: a mixture with classes "0", "1", ...,
+    or one Gaussian, unconditional."""
+    mixture = isinstance(toy, GaussianMixture)
+    classes = tuple(map(str, range(toy.n_classes))) if isinstance(toy, GaussianMixture) else ()
     return Model(
-        denoiser=ToyDenoiser(mixture, schedule),
+        denoiser=ToyDenoiser(toy, schedule),
         schedule=schedule,
-        shape=tuple(mixture.means.shape[1:]),
-        encode=LabelEncoder(classes),
+        shape=tuple(toy.means.shape[1:] if isinstance(toy, GaussianMixture) else toy.mean.shape),
+        encode=LabelEncoder(classes) if mixture else encode_nothing,
         decode=identity,
         classes=classes,
-        metadata={"toy": "gaussian mixture", "schedule": schedule.config()},
+        metadata={"toy": "gaussian mixture" if mixture else "gaussian", "schedule": schedule.config()},
     )

@@ -96,16 +96,22 @@ def perturbed_attention(
     active = [(p, mask) for p, mask in (perturb or {}).items() if layer in p.layers]
     for perturbation, mask in active:
         if perturbation.kind == "blur_queries":
-            q = torch.where(mask[:, None, None, None], blurred(q, size, perturbation.amount), q)
+            q = where_masked(mask, blurred(q, size, perturbation.amount), q)
     out = attention(q, k, v)
     store = _MASS.get()
     if store is not None and layer in store:
-        weights = ((q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-1, -2)).softmax(-1)
+        exact = torch.promote_types(q.dtype, torch.float32)
+        weights = ((q.to(exact) * q.shape[-1] ** -0.5) @ k.to(exact).transpose(-1, -2)).softmax(-1)
         store[layer] = weights.mean(1).sum(1).reshape(len(q), *size)
     for perturbation, mask in active:
         if perturbation.kind == "identity_attention":
-            out = torch.where(mask[:, None, None, None], v, out)
+            out = where_masked(mask, v, out)
     return out
+
+
+def where_masked(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """a in the rows of ``mask`` (bool [n], on any device), b in the others."""
+    return torch.where(mask.to(b.device).reshape(-1, *([1] * (b.ndim - 1))), a, b)
 
 
 def blurred(q: Tensor, size: tuple[int, int], std: float) -> Tensor:

@@ -6,6 +6,7 @@ Importing this costs no torch: the command line's help is made from it.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fairlead.core.errors import UsageError, unknown
@@ -25,16 +26,34 @@ PRESETS: dict[str, dict[str, Any]] = {
     "lesson-cifar10": {"kind": "lesson-cifar10"},
 }  # fmt: skip
 
+CLASSIFIER_PRESETS: dict[str, dict[str, Any]] = {
+    "8x8": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1},
+    "28x28": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1, "patch": 2},
+    "32x32": {"kind": "classifier", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2},
+}
 
-def net_config(preset: str, channels_in: int, size: int, classes: int, **changes: Any) -> dict[str, Any]:
+
+def net_config(
+    preset: str,
+    channels_in: int,
+    size: int,
+    classes: int,
+    *,
+    presets: Mapping[str, dict[str, Any]] = PRESETS,
+    **changes: Any,
+) -> dict[str, Any]:
     """The JSON-ready configuration of a preset for images [channels_in, size, size] with ``classes`` labels.
+
+    Args:
+        presets: the table to look in, that of the denoisers or ``CLASSIFIER_PRESETS``.
+        changes: arguments of the network in place of the preset's.
 
     Raises:
         UsageError: for an unknown preset, or a change that the network has no argument for.
     """
-    if preset not in PRESETS:
-        raise unknown("network preset", preset, PRESETS)
-    config = {**PRESETS[preset], "channels_in": channels_in, "size": size, "classes": classes}
+    if preset not in presets:
+        raise unknown("network preset", preset, presets)
+    config = {**presets[preset], "channels_in": channels_in, "size": size, "classes": classes}
     accepted = set(inspect.signature(lookup("net", config["kind"])).parameters)
     for name, value in changes.items():
         if name not in accepted:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.nets.blocks import Perturb, perturbed_attention, zeroed
+from fairlead.nets.blocks import Perturb, perturbed_attention, where_masked, zeroed
 from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding, sinusoidal
 
 
@@ -38,7 +38,7 @@ class DiTBlock(nn.Module):
         out: Tensor = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
         for perturbation, mask in perturb.items():
             if perturbation.kind == "skip" and self.layer in perturbation.layers:
-                out = torch.where(mask[:, None, None], before, out)
+                out = where_masked(mask, before, out)
         return out
 
 

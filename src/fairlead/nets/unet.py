@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
-from fairlead.nets.blocks import Perturb, ResidualBlock, SelfAttention, groups_of, zeroed
+from fairlead.nets.blocks import Perturb, ResidualBlock, SelfAttention, groups_of, where_masked, zeroed
 from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding
 
 Conditioning = Literal["adaptive", "add", "concat"]
@@ -33,7 +33,7 @@ class _Stage(nn.ModuleList):
             out = attend(out, self.layer, perturb)
         for perturbation, mask in perturb.items():
             if perturbation.kind == "skip" and self.layer in perturbation.layers:
-                out = torch.where(mask[:, None, None, None], cast(ResidualBlock, block).skip(h), out)
+                out = where_masked(mask, cast(ResidualBlock, block).skip(h), out)
         return out
 
 

@@ -23,7 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate
 
-_BLUE, _ORANGE, _GREEN, _GREY, _INK = "#0072B2", "#D55E00", "#009E73", "#8A8F98", "#181C22"
+BLUE, _ORANGE, _GREEN, GREY, _INK = "#0072B2", "#D55E00", "#009E73", "#8A8F98", "#181C22"
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -87,7 +87,7 @@ def tradeoff_plot(
             + (f" without {', '.join(sorted(missing))}" if missing else "")
         )
     rows = sorted(rows, key=lambda row: row.scale)
-    with _style():
+    with plot_style():
         figure = Figure(figsize=(9.6, 4.5), layout="constrained")
         FigureCanvasAgg(figure)
         over_scale, front = figure.subplots(1, 2, width_ratios=(1.25, 1))
@@ -103,7 +103,7 @@ def tradeoff_plot(
 def to_svg(figure: Figure) -> str:
     """An ``<svg>`` element to stand inside a page: text as outlines, without prolog or metadata."""
     stream = io.StringIO()
-    with _style():
+    with plot_style():
         figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :].strip()
@@ -122,15 +122,15 @@ def _over_scale(
     right = axes.twinx()
     right.grid(False)
     lines = [
-        _line(axes, scales, [row.metrics["distance_debiased"] for row in rows], _BLUE, "o", "Fréchet distance (left)"),
+        _line(axes, scales, [row.metrics["distance_debiased"] for row in rows], BLUE, "o", "Fréchet distance (left)"),
         _line(right, scales, [row.metrics["accuracy"] for row in rows], _ORANGE, "s", "accuracy (right)"),
         _line(right, scales, [row.metrics["confidence"] for row in rows], _GREEN, "^", "confidence (right)"),
     ]
     if floor is not None:
-        axes.axhline(floor["distance_debiased"].value, color=_BLUE, linestyle=(0, (5, 3)), linewidth=1)
+        axes.axhline(floor["distance_debiased"].value, color=BLUE, linestyle=(0, (5, 3)), linewidth=1)
         right.axhline(floor["accuracy"].value, color=_ORANGE, linestyle=(0, (5, 3)), linewidth=1)
     if recommended is not None:
-        axes.axvline(recommended, color=_GREY, linewidth=6, alpha=0.25, zorder=0)
+        axes.axvline(recommended, color=GREY, linewidth=6, alpha=0.25, zorder=0)
     if min(scales) > 0 and max(scales) / min(scales) >= 4:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -138,7 +138,7 @@ def _over_scale(
         axes.xaxis.set_major_locator(FixedLocator(_spaced(scales)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel(scale_label)
-    axes.set_ylabel("Fréchet distance (squared feature units)", color=_BLUE)
+    axes.set_ylabel("Fréchet distance (squared feature units)", color=BLUE)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     right.set_ylabel("judge's accuracy, confidence", color=_ORANGE)
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
@@ -187,10 +187,10 @@ def _front(
             path_effects=[withStroke(linewidth=3, foreground="white")],
         )
         if row.scale == recommended:
-            axes.plot(a.value, b.value, "o", markersize=15, color=_GREY, alpha=0.35, zorder=0)
+            axes.plot(a.value, b.value, "o", markersize=15, color=GREY, alpha=0.35, zorder=0)
     if floor is not None:
         axes.axhline(floor["diversity"].value, color=_INK, linestyle=(0, (5, 3)), linewidth=1)
-        axes.axvline(floor["distance_debiased"].value, color=_BLUE, linestyle=(0, (5, 3)), linewidth=1)
+        axes.axvline(floor["distance_debiased"].value, color=BLUE, linestyle=(0, (5, 3)), linewidth=1)
     axes.margins(0.1)
     axes.set_xlabel("Fréchet distance (squared feature units)")
     axes.set_ylabel("diversity (feature units)")
@@ -228,6 +228,7 @@ def _spaced(scales: Sequence[float]) -> list[float]:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def plot_style() -> Iterator[None]:
+    """Inside, matplotlib draws in the style of the reports."""
     with matplotlib.rc_context(_STYLE):
         yield

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.score import METRICS, Difference, Floor
@@ -78,7 +79,7 @@ def sweep_page(path: Path, about: Mapping[str, Any], points: Sequence[Point], ex
     """
     floor = Floor.from_dict(about["floor"])
     best, text = findings(points, floor)
-    sections = [_rows(points, about), *_tradeoff(points, floor, best), *extra, _numbers(points, floor, best)]
+    sections = [_rows(points, about), *_tradeoff(points, floor), *extra, _numbers(points, floor, best)]
     settings = about["settings"]
     provenance = {
         **{name: str(value) for name, value in about["model"].items()},
@@ -102,11 +103,18 @@ def _rows(points: Sequence[Point], about: Mapping[str, Any]) -> Section:
     return Section("The same noise under each guidance", [Png(picture, "one row of samples a guidance", caption)])
 
 
-def _tradeoff(points: Sequence[Point], floor: Floor, best: Point) -> list[Section]:
+def sweep_plot(points: Sequence[Point], floor: Floor) -> Figure | None:
+    """The trade-off over the scale; None where the guidances are not one curve of ``cfg(w)``."""
     rows = [TradeoffRow(point.scale, point.score.metrics) for point in points if point.scale is not None]
-    if len(rows) < 2 or len({row.scale for row in rows}) < len(rows):  # one curve only
+    if len(rows) < 2 or len({row.scale for row in rows}) < len(rows):
+        return None
+    return tradeoff_plot(rows, floor.metrics, recommended=recommend(points).scale)
+
+
+def _tradeoff(points: Sequence[Point], floor: Floor) -> list[Section]:
+    figure = sweep_plot(points, floor)
+    if figure is None:
         return []
-    figure = tradeoff_plot(rows, floor.metrics, recommended=best.scale)
     return [Section("The trade-off", [Svg(to_svg(figure), "distance, accuracy and diversity over the guidance scale")])]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import ClassVar
 
 import torch
@@ -25,19 +26,28 @@ class DDIM(Sampler):
 
     Args:
         eta: in [0, 1]; 0 is deterministic, 1 is ancestral (the posterior of DDPM).
+        recur: how often each step is taken, at least 1. Between two times x' is noised back to t with fresh noise,
+            x = (alpha / alpha') x' + sqrt(sigma^2 - (alpha / alpha')^2 sigma'^2) z: the time travel of FreeDoM
+            (2303.09833, algorithm 2) and the recurrence of universal guidance (2302.07121), for guidance by gradients.
+            Exact in the limit of many steps; the variance lost to few steps is up to twice that of one pass at 3.
     """
 
     name: ClassVar[str] = "ddim"
     order: ClassVar[int] = 1
+    renoises: ClassVar[bool] = True
     eta: float = 0.0
+    recur: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.recur, int | float) or not self.recur >= 1 or self.recur != int(self.recur):
+            raise UsageError(f"ddim recur {self.recur!r}: expected how often each step is taken, an integer from 1")
+        object.__setattr__(self, "recur", int(self.recur))  # expressions have only floats
         if not 0 <= self.eta <= 1:
             raise UsageError(f"ddim eta {self.eta!r}: expected a number from 0 (deterministic) to 1 (ancestral)")
 
     @property
     def stochastic(self) -> bool:
-        return self.eta > 0
+        return self.eta > 0 or self.recur > 1
 
     def frames(
         self,
@@ -52,10 +62,16 @@ class DDIM(Sampler):
         log_snr = schedule.log_snr(times)
         spread = self.eta * sigma[1:] * (-torch.expm1(log_snr[:-1] - log_snr[1:])).sqrt()
         renoise = (sigma[1:] ** 2 - spread**2).clamp(min=0).sqrt()
+        kept = alpha[:-1] / alpha[1:]
+        back = (sigma[:-1] ** 2 - kept**2 * sigma[1:] ** 2).clamp(min=0).sqrt()
         steps = len(times) - 1
         for i in range(steps):
-            prediction = at_step(denoiser, i)(x_t, times[i], condition)
-            x_t = alpha[i + 1] * prediction.x0 + renoise[i] * prediction.eps
-            if self.stochastic:
-                x_t = x_t + spread[i] * noise(i).to(x_t)
+            draws = count(i * (2 * self.recur - 1))
+            for again in reversed(range(self.recur)):
+                prediction = at_step(denoiser, i)(x_t, times[i], condition)
+                x_t = alpha[i + 1] * prediction.x0 + renoise[i] * prediction.eps
+                if self.eta > 0:
+                    x_t = x_t + spread[i] * noise(next(draws)).to(x_t)
+                if again:
+                    x_t = kept[i] * x_t + back[i] * noise(next(draws)).to(x_t)
             yield Frame(i, steps, float(times[i + 1]), x_t, prediction)

@@ -40,6 +40,7 @@ class DPMpp2M(Sampler):
 
     name: ClassVar[str] = "dpmpp_2m"
     order: ClassVar[int] = 2
+    renoises: ClassVar[bool] = True
 
     def frames(
         self,
@@ -74,6 +75,7 @@ class DPMpp2MSDE(Sampler):
 
     name: ClassVar[str] = "dpmpp_2m_sde"
     order: ClassVar[int] = 2
+    renoises: ClassVar[bool] = True
 
     @property
     def stochastic(self) -> bool:

@@ -20,7 +20,7 @@ from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
 from fairlead.data.images import to_uint8
-from fairlead.guide.algebra import Directed, Guidance, Term
+from fairlead.guide.algebra import Guidance, Term
 from fairlead.guide.executor import Batching, GuidedDenoiser, Observation, check_condition, check_samples
 from fairlead.guide.expression import to_guidance
 from fairlead.models.model import LabelEncoder, Model, Spec
@@ -189,6 +189,11 @@ class Plan:
         sampler = parse_sampler(sampler) if isinstance(sampler, str) else sampler
         if not isinstance(sampler, Sampler):
             raise UsageError(f"sampler: expected an expression such as 'ddim' or a sampler object, got {sampler!r}")
+        if guidance.unties() and not sampler.renoises:
+            raise UsageError(
+                f"{guidance.unties()[0]} re-noises with another prediction than it denoises with, which sampler "
+                f"'{sampler}' cannot do: take ddim, ddim(eta=1) for ddpm, or dpmpp_2m"
+            )
         times = make_grid(grid, model.schedule, steps)
         loaded = load_resources(guidance.resources(), model, resources)
         model = _with_vocabulary(model, guidance, loaded)
@@ -282,11 +287,11 @@ class Plan:
 
 def _with_vocabulary(model: Model, guidance: Guidance, resources: Mapping[str, Any]) -> Model:
     """An unconditional model that a classifier steers takes conditions in the classifier's words."""
-    steering = [resources[r.name] for r in guidance.resources() if r.kind == "classifier"]
+    steering = [resources[r.name] for r in guidance.resources() if r.kind in ("classifier", "clean-classifier")]
     if model.classes or not steering:
         return model
     for term in guidance.terms:
-        if isinstance(term, Directed) and term.needs_condition():
+        if term.needs_condition() and not any("classifier" in resource.kind for resource in term.resources()):
             raise UsageError(f"{term} needs a conditional model, this one is unconditional; drop the term")
     classes = steering[0].classes
     return replace(model, classes=classes, encode=LabelEncoder(classes))

@@ -19,7 +19,7 @@ from fairlead.core.registry import lookup
 from fairlead.core.schedule import NoiseSchedule
 
 Noise = Callable[[int], Tensor]
-"""step >= 0 -> fresh unit noise [n, ...] like x_t; a :class:`fairlead.sample.noise.NoiseStream` is one."""
+"""number >= 0 -> fresh unit noise [n, ...] like x_t; a :class:`fairlead.sample.noise.NoiseStream` is one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,9 @@ class Sampler(ABC):
     """Its name in the registry."""
     order: ClassVar[int]
     """Order of convergence in the number of steps: of x for an ODE, of the mean and variance of x for an SDE."""
+    renoises: ClassVar[bool] = False
+    """Whether a step is alpha' x0 plus noise in which ``Prediction.eps`` stands for what was in x_t, so that guidance
+    may untie eps from x0 (CFG++)."""
 
     @property
     def stochastic(self) -> bool:
@@ -76,7 +79,7 @@ class Sampler(ABC):
             times: float64 [steps + 1] on the CPU, strictly descending in [0, 1] (``fairlead.sample.grids``).
             schedule: of the denoiser.
             condition: of n samples.
-            noise: called with the step, once per step and in order, by stochastic samplers only.
+            noise: called by stochastic samplers only, with rising numbers: the step, where it is one draw a step.
         """
 
     def __str__(self) -> str:

@@ -23,11 +23,12 @@ class TrainConfig:
     """Everything that decides the bits of a training run, beside the data.
 
     Attributes:
-        net: the network's configuration, from ``nets.build.net_config``.
+        net: the network's configuration, from ``nets.build.net_config``; of kind "classifier" exactly if the objective
+            is "label".
         data: arguments of ``load_data`` that give the images again, so that a sweep can find them; {} if there are
             none.
         schedule: name and arguments of the noise schedule.
-        objective: what the network is trained to output.
+        objective: what the network is trained to output; "label" trains a classifier of noisy images by cross-entropy.
         weighting: of the squared error over noise levels. "uniform" on the objective's own output; "min_snr" is
             min(SNR, 5) in x0 units (2303.09556).
         steps: optimiser steps in all; the learning rate is planned over them.
@@ -48,7 +49,7 @@ class TrainConfig:
     net: dict[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "vp_cosine"})
-    objective: Objective = "v"
+    objective: Objective | Literal["label"] = "v"
     weighting: Weighting = "uniform"
     steps: int = 2000
     batch_size: int = 128
@@ -69,7 +70,19 @@ class TrainConfig:
         from fairlead.core.prediction import check_pair
         from fairlead.core.schedule import schedule_from_config
 
-        check_pair(self.objective, schedule_from_config(self.schedule))
+        schedule = schedule_from_config(self.schedule)
+        if (self.objective == "label") != (self.net.get("kind") == "classifier"):
+            raise UsageError(
+                "objective 'label' and a network of kind 'classifier' go together, got "
+                f"objective {self.objective!r} with kind {self.net.get('kind')!r}"
+            )
+        if self.objective != "label":
+            check_pair(self.objective, schedule)
+        elif self.drop or self.weighting != "uniform":
+            raise UsageError(
+                "objective 'label' has no condition to drop and one weighting: expected drop 0 and weighting 'uniform', "
+                f"got {self.drop:g} and {self.weighting!r}"
+            )
         for name, kind in (("weighting", Weighting), ("precision", Precision), ("decay", Decay)):
             choices = get_args(kind)
             if getattr(self, name) not in choices:
@@ -150,3 +163,19 @@ RECIPES: dict[str, Recipe] = {
         "and the average starts at its full decay",
     ),
 }  # fmt: skip
+
+_LABEL: dict[str, Any] = {"objective": "label", "drop": 0.0, "batch_size": 128, "weight_decay": 0.05}
+CLASSIFIER_RECIPES: dict[str, Recipe] = {
+    "digits": Recipe(
+        "digits",
+        "8x8",
+        {**_LABEL, "steps": 500, "batch_size": 64, "ema": 0.99, "checkpoint_every": 200},
+        "8x8 digits; half a minute on two cores",
+    ),
+    "mnist": Recipe(
+        "mnist",
+        "28x28",
+        {**_LABEL, "steps": 3000, "checkpoint_every": 500},
+        "28x28 digits; some minutes on two cores",
+    ),
+}

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import fairlead
@@ -91,7 +92,8 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
 
 
 class Training:
-    """One training run: network, average, optimiser, data order; can be resumed at any checkpoint.
+    """One training run of a denoiser, or of a classifier of noisy images (objective "label"): network, average,
+    optimiser, data order; can be resumed at any checkpoint.
 
     Args:
         data: training images; ``config.net`` must have been made for their shape and classes.
@@ -225,7 +227,7 @@ class Training:
         config, accelerator = self.config, self.accelerator
         rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
         x0, labels = self.batches.batch(self.step, rank, world)
-        names = ["label"] if config.net.get("classes") else []
+        names = ["label"] if config.net.get("classes") and config.objective != "label" else []
         draw = Draw.of(config.batch_size, self.data.shape, names, config.drop, config.seed, self.step).part(rank, world)
         condition = Condition.of(label=labels) if names else Condition(len(labels))
         condition = drop_condition(condition, draw.dropped).to(device)
@@ -241,8 +243,12 @@ class Training:
             if _has_dropout(config):
                 torch.manual_seed(((config.seed * 1_000_003 + self.step) * world + rank) % 2**63)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                output = self.network(x_t.contiguous(memory_format=torch.channels_last), time_input, condition)
-        loss = diffusion_loss(output, x0, draw, self.schedule, config.objective, config.weighting)
+                x_t = x_t.contiguous(memory_format=torch.channels_last)
+                output = self.network(x_t, time_input, *([] if config.objective == "label" else [condition]))
+        if config.objective == "label":
+            loss = F.cross_entropy(output.float(), labels.to(device))
+        else:
+            loss = diffusion_loss(output, x0, draw, self.schedule, config.objective, config.weighting)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()

@@ -1,0 +1,109 @@
+"""Our recipe against the lesson's on the embedded digits: distance, accuracy and cost of an image, from one run.
+
+    python benchmarks/lesson.py --out runs/lesson
+
+Both networks are trained here (ours by the recipe "digits", theirs by "lesson-mnist" with the same wall time unless
+--lesson-steps says otherwise), sampled with the same seeds and scored under one protocol: theirs with 1,000 DDPM steps
+and two separate calls a step, ours with 20 and fewer steps. The scale of each is its own best.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from fairlead.data.hub import load_data
+from fairlead.data.images import ImageData
+from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.judge import cached_classifier
+from fairlead.measure.score import Score
+from fairlead.models.load import load
+from fairlead.models.model import Model
+from fairlead.nets.build import net_config
+from fairlead.sample.run import sample
+from fairlead.train.config import RECIPES, TrainConfig
+from fairlead.train.loop import Training
+from fairlead.tune.sweep import shared_out
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of this benchmark."""
+
+    out: Path = Path("runs/lesson")
+    data: str = "digits"
+    lesson_steps: int | None = None
+    """Training steps of the lesson's recipe; as many as fit into the time that ours took, if not given."""
+    n: int = 359
+    """Images a setting."""
+    seed: int = 0
+    lesson_scales: tuple[float, ...] = (1.0, 1.5, 2.0)
+    scales: tuple[float, ...] = (1.0, 1.25, 1.5)
+    steps: tuple[int, ...] = (20, 10, 8, 5)
+    sampler: str = "dpmpp_2m_sde"
+
+
+def trained(recipe: str, data: ImageData, out: Path, steps: int | None = None) -> tuple[Model, float, int]:
+    """(model, seconds of training, steps); one that is there already is loaded."""
+    settings = dict(RECIPES[recipe].train)
+    config = TrainConfig(net_config(RECIPES[recipe].net, data.shape[0], data.shape[1], len(data.classes)), **settings)
+    config = replace(config, steps=steps or config.steps)
+    began = time.perf_counter()
+    for _ in Training(data, config, out, resume=True).run():
+        pass
+    return load(out, weights="raw" if config.ema == 0 else "ema"), time.perf_counter() - began, config.steps
+
+
+def speed(recipe: str, data: ImageData) -> float:
+    """Seconds a training step takes."""
+    settings = {**RECIPES[recipe].train, "steps": 30}
+    net = net_config(RECIPES[recipe].net, data.shape[0], data.shape[1], len(data.classes))
+    times = []
+    for _ in Training(data, TrainConfig(net, **settings), None).run():
+        times.append(time.perf_counter())
+    return (times[-1] - times[9]) / (len(times) - 10)
+
+
+def main(options: Options) -> None:
+    train, test = load_data(options.data), load_data(options.data, "test")
+    evaluator = Evaluator(train, test, cached_classifier(train, "judge"), cached_classifier(train, "features"))
+    floor = evaluator.floor(options.n)
+    conds = shared_out(train.classes, train.labels, options.n)
+    ours, seconds, steps = trained("digits", train, options.out / "ours")
+    print(f"ours: {steps} steps, {seconds:.0f} s")
+    lesson_steps = options.lesson_steps or max(100, int(seconds / speed("lesson-mnist", train)))
+    lesson, seconds, steps = trained("lesson-mnist", train, options.out / "lesson", lesson_steps)
+    print(f"lesson: {steps} steps, {seconds:.0f} s")
+    print(f"real images, N = {floor.n}: distance {floor.metrics['distance']}, accuracy {floor.metrics['accuracy']}")
+
+    def measured(model: Model, scale: float, name: str, **how: object) -> tuple[Score, float]:
+        run = sample(model, conds, guidance=f"cfg({scale:g})", seeds=options.seed, **how)  # type: ignore[arg-type]
+        assert run.images is not None
+        score = evaluator.score(run.images, run.condition.values["label"], run.x0, run.seeds)
+        each = 1000 * run.seconds / options.n
+        print(
+            f"{name:<28} cfg({scale:<4g}) distance {score.metrics['distance']}  accuracy {score.metrics['accuracy']}  "
+            f"{run.cost.rows / options.n:5.0f} rows  {each:8.2f} ms an image",
+            flush=True,
+        )
+        return score, each
+
+    theirs = [
+        measured(lesson, s, "lesson, DDPM 1000", sampler="ddpm", steps=1000, grid="leading", batching="sequential")
+        for s in options.lesson_scales
+    ]
+    their_score, their_ms = min(theirs, key=lambda pair: pair[0].metrics["distance"].value)
+    scales = {s: measured(ours, s, f"ours, {options.sampler} 20", sampler=options.sampler) for s in options.scales}
+    best = min(scales, key=lambda s: scales[s][0].metrics["distance"].value)
+    print(f"\nours at cfg({best:g}) against the lesson's best, paired over seeds where both are scored alike:")
+    for count in options.steps:
+        score, each = measured(ours, best, f"ours, {options.sampler} {count}", sampler=options.sampler, steps=count)
+        difference = score.compare(their_score)["distance"]
+        print(f"  {their_ms / each:6.0f} times less time an image; distance minus the lesson's: {difference}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

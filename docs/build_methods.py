@@ -1,0 +1,129 @@
+"""Writes docs/methods/: a page for every registered guidance method, finisher and scale, and their index.
+
+    python docs/build_methods.py
+
+Rule, paper, cost, combinations and faults avoided come from the docstring of the module that implements the method,
+the arguments from its dataclass, the numbers from docs/methods/measured.json (written by benchmarks/shootout.py), the
+picture from docs/methods/NAME.png if there is one. A test compares the pages with what this writes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+from fairlead.core.registry import REGISTRY, lookup
+from fairlead.guide.text import literal
+
+FOLDER = Path(__file__).parent / "methods"
+KINDS = {
+    "term": "Methods",
+    "finisher": "Finishers: after `|`, on the guided x0",
+    "scale": "Scales: in place of a number",
+    "score": "Scores: inside `energy(...)`",
+}
+
+
+def pages() -> dict[str, str]:
+    """File name -> text."""
+    file = FOLDER / "measured.json"
+    measured: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    found = {f"{name}.md": _page(kind, name, measured) for kind in KINDS for name in REGISTRY.get(kind, {})}
+    return {"README.md": _index(), **found}
+
+
+def _index() -> str:
+    lines = [
+        "# Guidance methods",
+        "",
+        "Every name of the expression language. Terms add (`cfg(3) + pag(2)`), finishers follow a bar",
+        "(`cfg(6) | rescale(0.7)`), `.during(sigma=(0.3, 6))` limits any term to noise levels.",
+    ]
+    for kind, title in KINDS.items():
+        lines += ["", f"## {title}", "", "| name | what it is |", "| --- | --- |"]
+        lines += [f"| [`{name}`]({name}.md) | {_cell(_title(kind, name))} |" for name in REGISTRY.get(kind, {})]
+    return "\n".join(lines) + "\n"
+
+
+def _page(kind: str, name: str, measured: dict[str, Any]) -> str:
+    method = lookup(kind, name)
+    module = sys.modules[method.__module__]
+    lines = [f"# `{name}`", "", inspect.cleandoc(module.__doc__ or "")]
+    about = inspect.getdoc(method) or ""
+    use = about.split("\n\n")[0]
+    lines += ["", "## Use", "", use]
+    rows = _arguments(method, about)
+    if rows:
+        lines += ["", "| argument | default | meaning |", "| --- | --- | --- |", *rows]
+    if name in measured:
+        lines += ["", "## Measured", "", *_measured(measured[name])]
+    if (FOLDER / f"{name}.png").exists():
+        lines += ["", f"![the same noise under {name} at several settings]({name}.png)", ""]
+        lines += [measured.get(name, {}).get("caption", "")]
+    source = f"../../src/fairlead/{'/'.join(method.__module__.split('.')[1:])}.py"
+    lines += ["", f"Source: [{source.rsplit('/', 1)[1]}]({source})"]
+    return _plain("\n".join(lines)) + "\n"
+
+
+def _title(kind: str, name: str) -> str:
+    """The first sentence about it: of the class if its module holds several, else of the module."""
+    method = lookup(kind, name)
+    module = sys.modules[method.__module__]
+    several = sum(target.split(":")[0] == method.__module__ for target in REGISTRY[kind].values()) > 1
+    text = inspect.getdoc(method) if several else module.__doc__
+    first = re.sub(r" \([^()]*[0-9]{4}[^()]*\)", "", " ".join((text or "").split("\n\n")[0].split()))
+    return _plain(re.split(r"(?<=\w\w)\. |: *$", first)[0].rstrip(".:"))
+
+
+def _arguments(method: Any, about: str) -> list[str]:
+    """A row for each field, its meaning from the "Attributes:" of the class or of the one it derives from."""
+    meanings: dict[str, str] = {}
+    for owner in reversed(method.__mro__ if inspect.isclass(method) else [method]):
+        section = re.search(r"(?:Attributes|Args):\n(.*?)(?:\n\n\S|\n[A-Z]\w+:|\Z)", inspect.getdoc(owner) or "", re.S)
+        for entry in re.split(r"\n(?=    \w)", "\n" + section[1]) if section else []:
+            head, _, text = entry.strip().partition(": ")
+            for one in head.split(", "):
+                meanings[one] = " ".join(text.split())
+    if not hasattr(method, "__dataclass_fields__"):
+        return []
+    return [f"| `{f.name}` | {_default(f)} | {_cell(meanings.get(f.name, ''))} |" for f in fields(method)]
+
+
+def _default(field: Field[Any]) -> str:
+    if field.default is MISSING:
+        return ""
+    return "" if field.default is None else f"`{literal(field.default)}`"
+
+
+def _measured(result: dict[str, Any]) -> list[str]:
+    shown = ("distance", "accuracy", "diversity", "saturation")
+    lines = [result["about"], "", f"| setting | rows an image | {' | '.join(shown)} |", "| --- | --- |" + " --- |" * 4]
+    for row in result["rows"]:
+        cells = [f"{value:.3g} ± {error:.2g}" for value, error in (row["metrics"][name] for name in shown)]
+        lines.append(f"| `{_cell(row['guidance'])}` | {row['rows']:.0f} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """Docstrings quote code in two backticks, Markdown in one."""
+    return text.replace("``", "`")
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    written = pages()
+    for old in FOLDER.glob("*.md"):
+        if old.name not in written:
+            old.unlink()
+    for name, text in written.items():
+        (FOLDER / name).write_text(text)
+    print(f"{len(written)} pages in {FOLDER}")

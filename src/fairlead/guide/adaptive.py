@@ -1,0 +1,89 @@
+"""Adaptive guidance: stop guiding a sample once its two predictions agree (Castillo et al. 2023, 2312.12487).
+
+    D = D_a + omega (D_a - D_b)  until cos(y_a, y_b) > threshold at some step, and D_a in all later steps
+
+y is what the network returns for each of the two branches, so for a network that predicts noise this is the cosine of
+the paper (section 5, 0.991 there). The decision is each sample's own and final, and the row of D_b leaves the batch
+with it: a sample costs two rows a step up to and including the step in which it passes, and one afterwards. In a step
+of several evaluations (``heun``) the first one decides, for the steps after it.
+
+It goes around any method of two branches: ``adaptive(cfg(4))``, ``adaptive(pag(3))``, ``adaptive(apg(cfg(8)))``. It is
+refused around ``cached`` and inside it: what was not evaluated cannot be compared.
+
+Two faults are avoided. Where samples share one decision for the batch, the result depends on who else is in it. And
+the cosine of the *noise* says nothing near pure noise, where both predictions are x_t itself: it is 1 at alpha = 0
+whatever the condition, and would end guidance before it began on every schedule that starts there. What the network
+returns ("output": v, flow or x0 where it does not predict noise) has no such end; ``space`` takes another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, get_args
+
+from torch import Tensor
+
+from fairlead.core.errors import UsageError, unknown
+from fairlead.guide.algebra import Branch, Weight, Wrapper, is_zero, nonzero_rows
+from fairlead.guide.seen import Seen, Space, dot, ratio
+from fairlead.guide.step import Step
+from fairlead.guide.text import is_number
+
+
+@dataclass(frozen=True)
+class Adaptive(Wrapper):
+    """``adaptive(cfg(4))``, ``adaptive(cfg(4), 0.98)``, ``adaptive(cfg(4), space="eps")``.
+
+    Attributes:
+        threshold: in [-1, 1]; 1 never stops guiding, -1 stops after one step.
+        space: in which the predictions are compared: "output", "eps", "x0", "v" or "flow".
+    """
+
+    threshold: float = 0.991
+    space: Space = field(default="output", kw_only=True)
+    name: ClassVar[str] = "adaptive"
+    outermost: ClassVar[str] = "needs the two predictions inside it at every step"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_number(self.threshold) or not -1 <= self.threshold <= 1:
+            raise UsageError(f"adaptive: expected threshold to be a cosine in [-1, 1], got {self.threshold!r}")
+        if self.space not in get_args(Space):
+            raise unknown("adaptive space", self.space, get_args(Space))
+
+    def omega(self, step: Step) -> Weight:
+        return _kept(self.inner.omega(step), step.recall(self))
+
+    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
+        kept = step.recall(self)
+        weights = {branch: _kept(weight, kept) for branch, weight in self.inner.coefficients(step).items()}
+        return {} if all(map(is_zero, weights.values())) else weights
+
+    def direction(self, seen: Seen) -> Tensor | None:
+        affine = bool(self.coefficients(seen.step))
+        direction = None if affine else super().direction(seen)
+        if affine or direction is not None:
+            seen.step.remember(self, self._still(seen))
+        return direction
+
+    def _still(self, seen: Seen) -> Tensor:
+        """The samples to be guided in the next step, bool [n], on the CPU like every mask of rows."""
+        a, b = (seen.to(seen.x0(branch), self.space) for branch in self.pair(seen.step))
+        cosine = ratio(dot(a, b), (dot(a, a) * dot(b, b)).sqrt(), otherwise=1.0).flatten()
+        on, before = (cosine <= self.threshold).cpu() | (self.threshold == 1), seen.step.recall(self)
+        looked = nonzero_rows(self.omega(seen.step))
+        if isinstance(looked, Tensor):
+            on = on | ~looked.cpu()
+        return on if before is None else on & before
+
+
+def _kept(weight: Weight, kept: Tensor | None) -> Weight:
+    """The weight where ``kept`` (bool [n], None for all), and 0 elsewhere."""
+    if kept is None or bool(kept.all()):
+        return weight
+    if not bool(kept.any()):
+        return 0.0
+    if not isinstance(weight, Tensor):
+        return kept.double() * weight
+    return weight * kept.to(weight).reshape(-1, *([1] * (weight.ndim - 1)))

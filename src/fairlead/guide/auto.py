@@ -1,0 +1,53 @@
+"""Autoguidance: away from a weaker model (Karras et al. 2024, 2406.02507, eq. 3).
+
+    D = D_weak + scale (D_c - D_weak) = D_c + omega (D_c - D_weak),  omega = scale - 1
+
+The weak model is smaller, or an early snapshot of the same training, or both; it must live on the same noise schedule,
+in the same space and with the same classes, and may have another objective: predictions are compared in x0. It sees
+the run's own condition, so it guides unconditional runs too.
+
+Cost: one row a sample of the weak model beside the row of the model, in a network call of its own; nothing at scale 1.
+Adds to any other term; with ``cads`` the weak model sees the condition without noise, for its embeddings are its own.
+
+Elsewhere the "weak model" is the model itself with dropout, shown the negative prompt; here it is any checkpoint, shown
+the same condition as the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from fairlead.core.errors import UsageError
+from fairlead.guide.algebra import COND, Branch, Pair
+from fairlead.guide.seen import Resource, Surroundings
+from fairlead.guide.step import Step
+
+
+@dataclass(frozen=True)
+class Auto(Pair):
+    """``auto(2, weak="runs/small@step500")``.
+
+    Attributes:
+        scale: 1 is off, 0 the weak model.
+        weak: path of a run, RUN@stepN or a checkpoint, or a name given in ``fl.sample(..., resources={name: model})``.
+    """
+
+    weak: str = field(kw_only=True)
+    name: ClassVar[str] = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.weak, str) or not self.weak:
+            raise UsageError(
+                f"auto: expected weak to be the path of a checkpoint such as 'runs/small@step500', got {self.weak!r}"
+            )
+
+    def pair(self, step: Step) -> tuple[Branch, Branch]:
+        return COND, Branch(model=self.weak)
+
+    def resources(self) -> tuple[Resource, ...]:
+        return (Resource("model", self.weak),)
+
+    def check(self, around: Surroundings) -> None:
+        around.resource(self.weak)

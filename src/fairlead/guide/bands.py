@@ -1,0 +1,157 @@
+"""A scale for each band of frequencies (FDG, Sadat 2025, 2506.19713).
+
+    D = D_c + sum_l (w_l - 1) L_l(D_c - D_u)
+
+L_l are the bands of a Laplacian pyramid, coarsest first, each brought back to full size: they sum to D_c - D_u, so
+equal weights are ``cfg`` to the bit. The paper advises low weights for coarse bands (variety, colour) and high ones for
+fine bands (detail). Two rows a sample, one where every weight is 1 or every weight is 0. Images of any height and
+width, also odd; K bands need a shorter side that can be halved K - 1 times while it is at least 3.
+
+diffusers lists the weights the other way round, finest first; its result is of another size for images whose sides are
+no powers of two, for the pyramid it builds on pads them; and a band of weight 1 breaks it, for it then reads the band
+that came before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fairlead.core.errors import UsageError
+from fairlead.guide.algebra import COND, Branch, Term, Wanted, Weight, is_zero, nonzero_rows, weighted
+from fairlead.guide.cfg import base_branch, check_negative
+from fairlead.guide.scales import Scale, as_scale, scale_at
+from fairlead.guide.seen import Seen, Surroundings
+from fairlead.guide.step import Step
+
+_SMALLEST = 3  # a side that a 5-tap blur can reflect
+
+
+@dataclass(frozen=True)
+class Bands(Term):
+    """``bands([2, 6])``, ``bands([1.5, 3, ramp(3, 8)], negative="one")``.
+
+    Attributes:
+        weights: one scale a band, coarsest first; 1 is off.
+        negative: a condition to move away from, in place of null.
+    """
+
+    weights: Sequence[Any]
+    negative: str | int | None = field(default=None, kw_only=True)
+    name: ClassVar[str] = "bands"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weights, str) or not isinstance(self.weights, Sequence) or not self.weights:
+            raise UsageError(f"bands: expected one scale a band, coarsest first, such as [2, 6], got {self.weights!r}")
+        scales = tuple(as_scale(f"bands[{i}]", weight) for i, weight in enumerate(self.weights))
+        counts = {len(scale) for scale in scales if isinstance(scale, tuple)}
+        if len(counts) > 1:
+            raise UsageError(f"bands: per-sample weights must be of one length, got {sorted(counts)}")
+        object.__setattr__(self, "weights", scales)
+        check_negative(self.name, self.negative)
+        if self.negative is not None and all(scale == 1.0 for scale in scales):
+            raise UsageError(f"{self}: weights of 1 never look at the negative; use other weights or drop it")
+
+    def check(self, around: Surroundings) -> None:
+        if around.shape:
+            self._check(around.shape)
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 3:
+            raise UsageError(f"{self}: bands are of images [c, h, w], got samples of shape {list(shape)}; use cfg")
+        most, side = 1, min(shape[1:])
+        while side >= _SMALLEST:
+            most, side = most + 1, (side + 1) // 2
+        if len(self.weights) > most:
+            raise UsageError(
+                f"{self}: {len(self.weights)} bands, but images of {shape[1]} x {shape[2]} have at most {most}; "
+                "give fewer weights"
+            )
+
+    def _omegas(self, step: Step) -> list[Weight]:
+        return [scale_at(scale, step) - 1 for scale in self._scales]
+
+    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
+        first, *rest = self._omegas(step)
+        if not all(_same(first, omega) for omega in rest) or is_zero(first):
+            return {}
+        return {COND: first, base_branch(self.negative): -first}
+
+    def wanted(self, step: Step) -> Wanted:
+        first, *rest = self._omegas(step)
+        if all(_same(first, omega) for omega in rest):
+            return {}
+        rows: Tensor | bool = False
+        for omega in (first, *rest):
+            own = nonzero_rows(omega)
+            rows = own if rows is False else rows if own is False else rows | own
+        return dict.fromkeys((COND, base_branch(self.negative)), rows if isinstance(rows, Tensor) else None)
+
+    def direction(self, seen: Seen) -> Tensor | None:
+        if not self.wanted(seen.step):
+            return None
+        self._check(tuple(seen.x_t.shape[1:]))
+        parts = split(seen.x0(COND) - seen.x0(base_branch(self.negative)), len(self.weights))
+        directions = [weighted(omega, part) for omega, part in zip(self._omegas(seen.step), parts, strict=True)]
+        return torch.stack(directions).sum(0)
+
+    def specs(self) -> tuple[str | int, ...]:
+        return () if self.negative is None else (self.negative,)
+
+    def needs_condition(self) -> bool:
+        return self.negative is None
+
+    def samples(self) -> int | None:
+        return next((len(scale) for scale in self._scales if isinstance(scale, tuple)), None)
+
+    def of_sample(self, index: int) -> Bands:
+        return replace(self, weights=tuple(s[index : index + 1] if isinstance(s, tuple) else s for s in self._scales))
+
+    @property
+    def _scales(self) -> tuple[Scale, ...]:
+        return tuple(self.weights)
+
+
+def split(x: Tensor, bands: int) -> list[Tensor]:
+    """x [n, c, h, w] -> its ``bands`` frequency bands [n, c, h, w], coarsest first, which sum to x."""
+    sizes: list[tuple[int, int]] = []
+    low, smooth = x, [x]
+    for _ in range(bands - 1):
+        sizes.append((low.shape[-2], low.shape[-1]))
+        low = _halve(low)
+        full = low
+        for size in reversed(sizes):
+            full = _enlarge(full, size)
+        smooth.append(full)
+    return [smooth[-1], *(fine - coarse for coarse, fine in zip(smooth[:0:-1], smooth[-2::-1], strict=True))]
+
+
+def _halve(x: Tensor) -> Tensor:
+    return _resize(_blur(x), ((x.shape[-2] + 1) // 2, (x.shape[-1] + 1) // 2))
+
+
+def _enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return _blur(_resize(x, size))
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def _blur(x: Tensor) -> Tensor:
+    """With the binomial kernel [1, 4, 6, 4, 1] / 16 along both axes, mirrored at the borders."""
+    taps = torch.tensor([1, 4, 6, 4, 1], dtype=x.dtype, device=x.device) / 16
+    kernel = torch.outer(taps, taps)[None, None]
+    single = F.pad(x, (2, 2, 2, 2), mode="reflect").reshape(-1, 1, x.shape[-2] + 4, x.shape[-1] + 4)
+    return F.conv2d(single, kernel).reshape(x.shape)
+
+
+def _same(a: Weight, b: Weight) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and bool((a == b).all())
+    return a == b

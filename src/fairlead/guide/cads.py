@@ -1,0 +1,101 @@
+"""Condition-annealed diffusion sampling (Sadat et al. 2023, 2310.17347, section 3).
+
+    gamma(t) = 1 up to t = low, falling linearly to 0 at t = high
+    y' = sqrt(gamma) y + noise sqrt(1 - gamma) n
+    y'' = (y' - mean y') std y / std y' + mean y
+    the network sees mix y'' + (1 - mix) y'
+
+y is the condition's embedding and n unit normal noise from the sample's own stream, fresh for every step. Early in the
+run the condition is mostly noise, late it is whole: more variety at high scales. Only the run's own condition is
+changed; null, negative and composed conditions, and weak models, see theirs untouched.
+
+Cost: no rows. Adds to any other term and does nothing by itself to the direction: ``cfg(4) + cads(0.25)``. Refused for
+models that cannot turn their labels into embeddings, and for runs without a condition.
+
+Elsewhere the mean and the deviation are taken over the whole batch, so that samples change each other; here they are
+those of one sample's embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fairlead.core.condition import Condition
+from fairlead.core.errors import UsageError
+from fairlead.guide.algebra import Term
+from fairlead.guide.seen import Surroundings, drawn, ratio
+from fairlead.guide.step import Step
+from fairlead.guide.text import is_number
+
+_DRAW = 620
+
+
+@dataclass(frozen=True)
+class CADS(Term):
+    """``cads(0.25)``, ``cads(0.15, low=0.5, high=0.8, mix=0.7)``.
+
+    Attributes:
+        noise: standard deviation of the noise in units of the embedding, >= 0; 0 is off.
+        low, high: times with 0 <= low < high <= 1; from ``low`` down the condition is whole, from ``high`` up it is
+            all noise.
+        mix: share of the rescaled embedding, 0 to 1.
+    """
+
+    noise: float
+    low: float = 0.6
+    high: float = 0.9
+    mix: float = 1.0
+    name: ClassVar[str] = "cads"
+
+    def __post_init__(self) -> None:
+        for argument in ("noise", "low", "high", "mix"):
+            value = getattr(self, argument)
+            if not is_number(value) or not math.isfinite(value):
+                raise UsageError(f"cads: expected {argument} to be a number, got {value!r}")
+            object.__setattr__(self, argument, float(value))
+        if self.noise < 0:
+            raise UsageError(f"cads: expected noise to be 0 or more, got {self.noise:g}")
+        if not 0 <= self.low < self.high <= 1:
+            raise UsageError(f"cads: expected times 0 <= low < high <= 1, got low {self.low:g}, high {self.high:g}")
+        if not 0 <= self.mix <= 1:
+            raise UsageError(f"cads: expected mix from 0 to 1, got {self.mix:g}")
+
+    def gamma(self, t: float) -> float:
+        """How much of the condition is left, 1 to 0."""
+        return min(1.0, max(0.0, (self.high - t) / (self.high - self.low)))
+
+    def alters(self) -> bool:
+        return self.noise > 0
+
+    def alter(self, condition: Condition, step: Step, around: Surroundings) -> Condition:
+        gamma = self.gamma(step.t)
+        if self.noise == 0 or gamma == 1:
+            return condition
+        values = dict(condition.values)
+        for number, (name, value) in enumerate(sorted(values.items())):
+            if not value.is_floating_point():
+                raise UsageError(f"{self}: the condition {name!r} is not an embedding, so it cannot be noised")
+            draw = drawn(step, around, _DRAW + number, tuple(value.shape[1:])).to(value)
+            values[name] = self.noised(value, draw, gamma)
+        return replace(condition, values=values)
+
+    def noised(self, value: Tensor, draw: Tensor, gamma: float) -> Tensor:
+        """An embedding [n, ...] with unit noise ``draw`` of the same shape."""
+        mixed = math.sqrt(gamma) * value + self.noise * math.sqrt(1 - gamma) * draw
+        axes = tuple(range(1, value.ndim))
+        mean, deviation = mixed.mean(axes, keepdim=True), mixed.std(axes, correction=0, keepdim=True)
+        gain = ratio(value.std(axes, correction=0, keepdim=True), deviation, otherwise=1.0)
+        rescaled = (mixed - mean) * gain + value.mean(axes, keepdim=True)
+        return torch.lerp(mixed, rescaled, self.mix)
+
+    def needs_condition(self) -> bool:
+        return True
+
+    def check(self, around: Surroundings) -> None:
+        if around.embed is None:
+            raise UsageError(f"{self}: noises embeddings, and this model has none of its conditions; drop the term")

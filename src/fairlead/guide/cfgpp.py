@@ -1,0 +1,69 @@
+"""CFG++ (Chung 2024, 2406.08070, algorithm 2): guided denoising, unguided re-noising.
+
+    x' = alpha' (D_u + scale (D_c - D_u)) + sigma' eps_u
+
+The scale is the paper's lambda in [0, 1]. Under ``ddim`` a step is a step of CFG whose scale follows the grid, scale /
+(1 - rho) with rho = (sigma' / alpha') / (sigma / alpha), which is why small scales suffice. A scale of 1 is not off: x0
+is then the conditional prediction, re-noised with the unconditional eps. Two rows a sample; one at scale 0, the
+unconditional model.
+
+It needs a sampler that re-noises x0 with ``Prediction.eps``: ``ddim``, ``dpmpp_2m`` and ``dpmpp_2m_sde``. ``ddpm``
+never reads eps: take ``ddim(eta=1)``. ``euler`` and ``heun`` follow the field eps - x0, where untied predictions would
+be plain CFG of scale lambda tau <= 1, tau = sigma / (alpha + sigma), which no paper meant; ``fl.sample`` refuses them.
+Only one method can re-noise at a step, so it is not added to itself but in separate intervals. Other terms add to x0 as
+ever, finishers act on it, and eps stays that of the unconditional prediction. Wrappers refuse it: it is more than a
+direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from fairlead.core.errors import UsageError
+from fairlead.guide.algebra import COND, NULL, Branch, Term, Weight, is_zero
+from fairlead.guide.scales import Scale, as_scale, scale_at
+from fairlead.guide.step import Step
+
+
+@dataclass(frozen=True)
+class CFGpp(Term):
+    """``cfgpp(0.6)``.
+
+    Attributes:
+        scale: lambda in [0, 1]. More is refused: it is no longer between the two predictions, and is most likely meant
+            as a scale of ``cfg``.
+    """
+
+    scale: Scale | Sequence[float] | Tensor
+    name: ClassVar[str] = "cfgpp"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", as_scale(self.name, self.scale))
+        if isinstance(self.scale, float | tuple):
+            _check_range(torch.tensor(self.scale))
+
+    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
+        scale = scale_at(cast(Scale, self.scale), step)
+        if not isinstance(self.scale, float | tuple):
+            _check_range(torch.as_tensor(scale))
+        omega = scale - 1
+        return {} if is_zero(omega) else {COND: omega, NULL: -omega}
+
+    def renoise(self, step: Step) -> Branch | None:
+        return NULL
+
+    def needs_condition(self) -> bool:
+        return True
+
+
+def _check_range(scale: Tensor) -> None:
+    outside = scale[(scale < 0) | (scale > 1)]
+    if len(outside):
+        raise UsageError(
+            f"cfgpp: expected a scale from 0 to 1, such as 0.6, got {float(outside[0]):g}; scales above 1 are for cfg"
+        )

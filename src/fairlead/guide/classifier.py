@@ -1,0 +1,112 @@
+"""Classifier guidance (Dhariwal & Nichol 2021, 2105.05233, algorithm 1 and 2): the gradient of a noisy-image classifier.
+
+    D = D_c + scale (sigma^2 / alpha) grad_x log p(y | x_t, t)
+
+Tweedie's formula, E[x0 | x_t] = (x_t + sigma^2 score) / alpha, turns the paper's gradient of the score (and of eps:
+eps - scale sigma grad, its algorithm 2) into this shift of x0. On an unconditional model with an exact classifier
+scale 1 is the conditional model, by Bayes' rule; on a conditional model the label counts twice, as in the paper's best
+ImageNet results. The label is the run's condition; a sample without one is left alone. An unconditional model takes
+its class names from the classifier: ``fairlead sample RUN --cond seven --guidance 'classifier(2, "runs/clf")'``.
+
+Cost: one row a sample of the classifier, forward and backward; none where the scale is 0 or the sample has no label.
+Adds to every other method. The classifier must know the model's noise schedule, shape and classes. Where alpha is 0
+(the first step of a flow model) the term is off: there x_t tells nothing of the class, sigma^2 / alpha is infinite, and
+the product is finite only for a classifier that ignores pure noise exactly.
+
+The gradient is taken of a sum of per-sample log-probabilities by a network without batch statistics, outside of
+autocast and in float32 at least: elsewhere a mean over the batch divides it by the batch size, and half precision
+rounds it to 0 at the noisy end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import tally
+from fairlead.core.errors import UsageError
+from fairlead.guide.algebra import Term, Weight, is_zero, nonzero_rows, weighted
+from fairlead.guide.scales import Scale, ScaleSchedule, as_scale, scale_at
+from fairlead.guide.seen import Resource, Seen, Surroundings
+from fairlead.guide.step import Step
+
+
+@dataclass(frozen=True)
+class Classifier(Term):
+    """``classifier(4, "runs/clf")``, also with schedules, one scale a sample, maps over pixels.
+
+    Attributes:
+        scale: 0 is off, 1 is Bayes' rule.
+        classifier: a run of ``fairlead train-classifier``, or a name under which ``resources=`` gives any object with
+            ``log_prob(x_t, t) -> [n, classes]``, ``schedule``, ``shape`` and ``classes``.
+    """
+
+    scale: Scale | Sequence[float] | Tensor
+    classifier: str
+    name: ClassVar[str] = "classifier"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", as_scale(self.name, self.scale))
+        if not isinstance(self.classifier, str):
+            raise UsageError(
+                f'classifier: expected the path of a trained classifier such as "runs/clf", got {self.classifier!r}; '
+                "an object goes by a name of your own into resources="
+            )
+
+    def omega(self, step: Step) -> Weight:
+        """The scale; 0 where there is no signal in x_t."""
+        assert isinstance(self.scale, float | tuple | ScaleSchedule)
+        return 0.0 if step.sigma == math.inf else scale_at(self.scale, step)
+
+    def direction(self, seen: Seen) -> Tensor | None:
+        omega = self.omega(seen.step)
+        if is_zero(omega):
+            return None
+        label, keep = labels_of(seen.condition, str(self))
+        rows = keep if isinstance(on := nonzero_rows(omega), bool) else keep & on.to(keep.device)
+        if not bool(rows.any()):
+            return None
+        own, model = rows.nonzero()[:, 0], seen.around.resource(self.classifier)
+
+        def log_p(x_t: Tensor) -> Tensor:
+            chosen: Tensor = model.log_prob(x_t, seen.t)
+            tally(len(x_t))
+            return chosen.gather(1, label[own, None].to(chosen.device))[:, 0]
+
+        gradient = torch.zeros_like(seen.x_t).index_copy(0, own, gradient_of(log_p, seen.x_t[own]).to(seen.x_t))
+        return weighted(omega, seen.sigma**2 / seen.alpha * gradient)
+
+    def rows(self, step: Step) -> int:
+        """At most: samples without a label, or with scale 0, cost none."""
+        return 0 if is_zero(self.omega(step)) else 1
+
+    def resources(self) -> tuple[Resource, ...]:
+        return (Resource("classifier", self.classifier),)
+
+    def check(self, around: Surroundings) -> None:
+        if not hasattr(around.resource(self.classifier), "log_prob"):
+            raise UsageError(f"{self}: {self.classifier!r} is no classifier, it has no log_prob(x_t, t)")
+
+    def needs_condition(self) -> bool:
+        return True
+
+
+def gradient_of(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Gradient of per-sample ``values`` [n] with respect to x [n, ...], in float32 at least, outside of autocast."""
+    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+        leaf = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
+        (gradient,) = torch.autograd.grad(values(leaf).sum(), leaf)
+    return gradient
+
+
+def labels_of(condition: Condition, owner: str) -> tuple[Tensor, Tensor]:
+    """The labels int64 [n] of a condition, and which samples have one."""
+    if "label" not in condition.values or condition.values["label"].ndim != 1:
+        raise UsageError(f"{owner} needs class labels, the run's condition has {sorted(condition.values) or 'nothing'}")
+    return condition.values["label"], condition.keep["label"]

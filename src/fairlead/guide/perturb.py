@@ -1,0 +1,87 @@
+"""What pag, seg and slg share: a pair of the network and the same network made worse in some layers.
+
+    D = D_c + scale (D_c - D_c perturbed)
+
+``layers`` names them, from ``model.layers``; without it they are the middle: the "middle" layers of a U-Net, else the
+central block. A perturbation is a mask of rows, so the perturbed branch rides in the network call of the others, and
+rows that are not in the mask keep their bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+from fairlead.core.condition import Perturbation
+from fairlead.core.errors import UsageError, unknown
+from fairlead.guide.algebra import COND, Branch, Pair
+from fairlead.guide.seen import Surroundings
+from fairlead.guide.step import Step
+
+LayerKind = Literal["attention", "block"]
+
+
+@dataclass(frozen=True)
+class Perturbed(Pair):
+    """A method that moves away from the perturbed network; 0 is off.
+
+    Attributes:
+        layers: names of layers, one or several; None is the middle.
+    """
+
+    layers: str | Sequence[str] | None = field(default=None, kw_only=True)
+    off: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "layers", as_layers(self.name, self.layers))
+
+    def perturbation(self) -> Perturbation:
+        """Its ``layers`` are empty for the middle."""
+        raise NotImplementedError
+
+    def pair(self, step: Step) -> tuple[Branch, Branch]:
+        return COND, Branch(perturb=self.perturbation())
+
+    def check(self, around: Surroundings) -> None:
+        located(self.perturbation(), around, self.name)
+
+
+def as_layers(owner: str, layers: object) -> tuple[str, ...] | None:
+    """Check names of layers at the door; one name becomes a tuple of one."""
+    names = (layers,) if isinstance(layers, str) else layers
+    if names is None:
+        return None
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) and n for n in names):
+        raise UsageError(f"{owner}: expected layers to be names of layers, or nothing for the middle, got {layers!r}")
+    return tuple(names)
+
+
+def located(perturbation: Perturbation, around: Surroundings, owner: str = "guidance") -> Perturbation:
+    """The perturbation with the layers of this model that it stands for; raises UsageError when there are none."""
+    kind: LayerKind = "block" if perturbation.kind == "skip" else "attention"
+    return replace(perturbation, layers=chosen_layers(owner, perturbation.layers or None, kind, around))
+
+
+def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, around: Surroundings) -> tuple[str, ...]:
+    """``layers`` once they are known to the model, the middle ones for None.
+
+    Raises:
+        UsageError: if the model has no layers of this kind, or not those.
+    """
+    known = around.layers.get(kind, ())
+    if not known:
+        raise UsageError(
+            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms and the lessons' "
+            "networks have none); use a unet or a dit"
+        )
+    for layer in layers or ():
+        if layer not in known:
+            raise unknown(f"{kind} layer", layer, known)
+    return layers or middle(known)
+
+
+def middle(names: Sequence[str]) -> tuple[str, ...]:
+    """The layers named "middle..." of a U-Net, else the central one of a stack."""
+    return tuple(name for name in names if name.split(".")[0] == "middle") or (names[len(names) // 2],)

@@ -1,0 +1,73 @@
+"""Rescaled guidance (Lin 2023, 2305.08891, eq. 15 and 16): the standard deviation of the unguided prediction.
+
+    g <- phi g std(c) / std(g) + (1 - phi) g
+
+g is the guided and c the conditional prediction, by default as outputs of the network, the space that the paper
+rescales; ``space`` names another one. std is over all elements of a sample. No rows, unless guidance alone does not
+need the conditional branch (``cfg(0)``). ``phi=0`` is nothing, and nothing changes where g = c; the paper uses 0.7.
+
+A guided prediction without any deviation (beyond rounding) is left alone; diffusers divides by its std unguarded and
+returns NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+import torch
+from torch import Tensor
+
+from fairlead.core.errors import UsageError, unknown
+from fairlead.guide.algebra import COND, Finisher, Wanted
+from fairlead.guide.seen import Seen, Space, Surroundings, ratio
+from fairlead.guide.step import Step
+from fairlead.guide.text import is_number
+
+_ROUNDING = 16  # a std of so many units in the last place of the largest value is rounding
+
+
+@dataclass(frozen=True)
+class Rescale(Finisher):
+    """``cfg(7) | rescale(0.7)``.
+
+    Attributes:
+        phi: share of the rescaled prediction, in [0, 1].
+        space: "output" (what the network returns), "x0", "eps", "v" or "flow".
+    """
+
+    phi: float
+    space: Space = "output"
+    name: ClassVar[str] = "rescale"
+
+    def __post_init__(self) -> None:
+        if not is_number(self.phi) or not 0 <= self.phi <= 1:
+            raise UsageError(f"rescale: expected phi in [0, 1], such as 0.7, got {self.phi!r}")
+        if self.space not in get_args(Space):
+            raise unknown("space", self.space, get_args(Space))
+
+    def check(self, around: Surroundings) -> None:
+        if self.space == "eps" and around.schedule.zero_terminal_snr:
+            raise UsageError(f"{self}: alpha is 0 at t = 1, where eps does not say what x0 is; use another space")
+
+    def wanted(self, step: Step) -> Wanted:
+        return {COND: None} if self.phi else {}
+
+    def finish(self, x0: Tensor, seen: Seen) -> Tensor:
+        if not self.phi:
+            return x0
+        guided, plain = seen.to(x0, self.space), seen.to(seen.x0(COND), self.space)
+        spread = _std(guided)
+        spread = torch.where(spread <= _ROUNDING * torch.finfo(x0.dtype).eps * _largest(guided), 0.0, spread)
+        factor = self.phi * ratio(_std(plain), spread, 1.0) + (1 - self.phi)
+        return seen.back(guided * factor.to(guided), self.space)
+
+
+def _std(x: Tensor) -> Tensor:
+    """Per sample, [n, ...] -> float64 [n, 1, ...]."""
+    return x.double().flatten(1).std(1, correction=0).reshape(-1, *([1] * (x.ndim - 1)))
+
+
+def _largest(x: Tensor) -> Tensor:
+    """Largest absolute value of each sample, [n, ...] -> float64 [n, 1, ...]."""
+    return x.double().flatten(1).abs().amax(1).reshape(-1, *([1] * (x.ndim - 1)))

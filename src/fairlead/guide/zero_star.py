@@ -1,0 +1,87 @@
+"""CFG-Zero* (Fan 2025, 2503.18886, algorithm 1): a rescaled unconditional velocity, and no velocity at first.
+
+    a = <v_c, v_u> / <v_u, v_u>
+    v = a v_u + scale (v_c - a v_u) = v_c + omega (v_c - a v_u)
+    v = 0 in the first ``zero`` of the steps
+
+v = eps - x0 is the velocity of a flow model. Every schedule is a rescaled flow (see ``euler``), so others are converted
+and not refused: a is that of the same flow, and where v is 0, x / (alpha + sigma) stands still. The paper's reason for
+that, a velocity badly learned near pure noise, and its measurements are about flow models; use ``zero=0`` elsewhere.
+
+No rows in the steps of v = 0, those of the method inside in the others. K of N steps are zeroed, K = ceil(zero N): the
+paper's 4 % are at least one step, and ``zero=0`` is none. This needs the sampler's grid. Where the method inside is off
+(scale 1, outside its interval) all of this is off, per sample; diffusers keeps the zeroed steps then. Terms beside it
+add to a velocity of 0 as to any other.
+
+It goes around ``cfg`` and other plain differences of two predictions, and no wrapper but ``during`` goes around it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fairlead.core.errors import UsageError
+from fairlead.guide.algebra import COND, Branch, Wanted, Weight, Wrapper, nonzero_rows, weighted
+from fairlead.guide.seen import Seen, dot, ratio
+from fairlead.guide.step import Step
+from fairlead.guide.text import is_number
+
+
+@dataclass(frozen=True)
+class ZeroStar(Wrapper):
+    """``zero_star(cfg(4))``, ``zero_star(cfg(4), zero=0)``.
+
+    Attributes:
+        zero: share of the steps, from the first, in which the velocity is 0; in [0, 1).
+    """
+
+    zero: float = field(default=0.04, kw_only=True)
+    name: ClassVar[str] = "zero_star"
+    of_predictions: ClassVar[bool] = True
+    outermost: ClassVar[str] = "does more than a direction"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_number(self.zero) or not 0 <= self.zero < 1:
+            raise UsageError(f"zero_star: expected zero to be a share of the steps in [0, 1), got {self.zero!r}")
+
+    def needs_condition(self) -> bool:
+        """Its steps of no velocity are there for samples without a condition too."""
+        return self.zero == 0 and super().needs_condition()
+
+    def still(self, step: Step) -> bool:
+        """Whether the velocity is 0 at this step."""
+        if self.zero == 0:
+            return False
+        if step.grid is None or step.index is None:
+            raise UsageError(f"{self} needs the sampler's grid: sample with fl.sample, or use zero=0")
+        return step.index < math.ceil(self.zero * step.grid.steps - 1e-9)
+
+    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
+        """Minus the base while v is 0, and so not summing to 0: the direction is the whole of x0 then."""
+        rows = nonzero_rows(self.omega(step))
+        if rows is False or not self.still(step):
+            return {}
+        return {COND: -rows.double() if isinstance(rows, Tensor) else -1.0}
+
+    def wanted(self, step: Step) -> Wanted:
+        return {} if nonzero_rows(self.omega(step)) is False or self.still(step) else super().wanted(step)
+
+    def direction(self, seen: Seen) -> Tensor | None:
+        rows = nonzero_rows(self.omega(seen.step))
+        if rows is False or not self.still(seen.step):
+            return super().direction(seen)
+        resting = seen.back(torch.zeros_like(seen.x_t), "flow")
+        return weighted(rows.double(), resting) if isinstance(rows, Tensor) else resting
+
+    def unit(self, seen: Seen) -> Tensor:
+        a, b = self.pair(seen.step)
+        v_a, v_b = seen.to(seen.x0(a), "flow"), seen.to(seen.x0(b), "flow")
+        rescaled = ratio(dot(v_a, v_b), dot(v_b, v_b)).to(v_b) * v_b
+        return seen.x0(a) - seen.back(rescaled, "flow")

@@ -1,0 +1,414 @@
+"""Plain answers about a model and its guidance, with the numbers behind them: does the output depend on the condition,
+was the null token trained, does this guidance do anything, does the schedule suit the objective, is the network whole.
+
+Predictions are compared at fixed noise levels on real images where the checkpoint's data can be loaded, else on samples
+of the model itself. An answer is PASS, WARN (a flaw worth knowing) or FAIL (it cannot do what was asked).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fairlead.core.errors import UsageError
+from fairlead.data.images import ImageData
+from fairlead.guide.algebra import Guidance, Limited, Term, Wrapper
+from fairlead.guide.expression import to_guidance
+from fairlead.measure.probe import Probe, Seen, look, surely_above
+from fairlead.models.load import load
+from fairlead.models.model import Model, Spec
+from fairlead.models.resources import load_resources
+from fairlead.nets.build import build_net
+from fairlead.nets.embeddings import LabelEmbedding
+from fairlead.sample.explain import Trace
+from fairlead.sample.grids import make_grid
+from fairlead.sample.run import Plan
+from fairlead.sample.sampler import parse_sampler
+from fairlead.train.checkpoint import Checkpoint, find_checkpoint
+
+Level = Literal["PASS", "WARN", "FAIL"]
+WEAK = 0.01
+"""A label that changes predictions by less than this share of their size (root mean square) is hardly used."""
+AMPLIFICATION = 1000.0
+"""sigma / alpha from which an error of a thousandth in eps is an error of one in x0, half the data range."""
+LEFTOVER = 0.05
+"""Share of signal at the first time of a run from which starting at pure noise shows (2305.08891: 0.068 for Stable
+Diffusion's schedule)."""
+NOTHING = 1e-5
+"""A guidance that adds less than this share of the conditional prediction adds rounding."""
+
+UNASKED = "the other questions were not asked"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer.
+
+    Attributes:
+        question: "condition", "null", "labels", "guidance", "schedule", "network" or "weights".
+        level: PASS, WARN or FAIL.
+        text: one sentence.
+        numbers: what it rests on, JSON-ready.
+    """
+
+    question: str
+    level: Level
+    text: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.level}  {self.question}: {self.text}"
+
+
+def doctor(
+    model: Model,
+    guidance: Guidance | Term | str | None = None,
+    *,
+    cond: Spec = None,
+    data: ImageData | None = None,
+    sampler: str = "ddim",
+    steps: int = 20,
+    grid: str = "trailing",
+    resources: Mapping[str, Any] | None = None,
+) -> list[Finding]:
+    """Examine a model, and a guidance on it.
+
+    Args:
+        guidance: whether it does anything is found by sampling four images with it.
+        cond: the condition of that run; by default the first classes, one each, or none where the guidance brings its
+            own.
+        data: real images of the model's shape and classes; by default those of the checkpoint's training, from its
+            test split, and where these cannot be loaded samples of the model.
+        sampler, steps, grid: of the run that the guidance and the schedule are judged for.
+
+    Returns:
+        An answer to every question; only those about network and schedule where the network is broken.
+
+    Raises:
+        UsageError: for an expression, sampler, grid or data that cannot be used; a guidance that the model cannot take
+            is a finding.
+    """
+    guidance = to_guidance(guidance)
+    loaded = load_resources(guidance.resources(), model, resources)
+    times = make_grid(grid, model.schedule, steps)
+    parse_sampler(sampler)
+    if model.classes:
+        model.encode([cond])
+    network = _network_of(model)
+    schedule = _schedule(model, times, grid)
+    broken = _not_finite(network)
+    if broken:
+        text = f"{len(broken)} weights or buffers are not finite, first {broken[0]}; {UNASKED}"
+        return [Finding("network", "FAIL", text, {"broken": broken}), schedule]
+    checkpoint = _checkpoint_of(model)
+    probe = Probe.of(model, data, checkpoint)
+    seen = look(model, probe)
+    whole = _network(network, seen)
+    if whole.level == "FAIL":
+        return [whole, schedule]
+    condition = _condition(model, seen)
+    return [
+        condition,
+        _null(model, network, checkpoint, seen, probe, used=condition.level != "FAIL"),
+        _labels(model, network, checkpoint),
+        _guidance(model, guidance, cond, sampler, steps, grid, loaded),
+        schedule,
+        whole,
+        _weights(model, checkpoint, seen, probe),
+    ]
+
+
+def _condition(model: Model, seen: Seen) -> Finding:
+    if not model.classes:
+        return Finding("condition", "PASS", "the model is unconditional: there is no condition to depend on")
+    shares = [math.sqrt(change) for change in seen.change]
+    at = max(range(len(shares)), key=lambda i: shares[i])
+    noise = max(math.sqrt(max(seen.batch)), 8 * torch.finfo(torch.float32).eps)
+    numbers = {"log_snr": seen.log_snr, "relative_change": shares, "rounding": noise}
+    said = f"another label changes the prediction by {shares[at]:.2%} of its size at log-SNR {seen.log_snr[at]:.0f}"
+    if shares[at] <= 10 * noise:
+        text = (
+            f"the output ignores the condition: another label changes it by {shares[at]:.1e}, rounding by {noise:.1e}"
+        )
+        return Finding("condition", "FAIL", text, numbers)
+    if shares[at] < WEAK:
+        return Finding("condition", "WARN", f"{said} at most; the condition is hardly used, train longer", numbers)
+    return Finding("condition", "PASS", f"{said} (rounding {noise:.1e})", numbers)
+
+
+def _null(
+    model: Model, network: nn.Module | None, checkpoint: Checkpoint | None, seen: Seen, probe: Probe, used: bool
+) -> Finding:
+    if not model.classes:
+        return Finding("null", "PASS", "the model is unconditional: it has no null token, and needs none")
+    drop = checkpoint.about["train"].get("drop") if checkpoint is not None else model.metadata.get("drop")
+    tokens = {name: layer.null for name, layer in _embeddings(network).items()}
+    initial = [name for name, token in tokens.items() if not bool(token.any())]
+    numbers: dict[str, Any] = {
+        "drop": drop,
+        "null_size": {name: float(token.norm()) for name, token in tokens.items()},
+        "loss_conditional": float(seen.conditional.mean()),
+        "loss_null": float(seen.null.mean()),
+        "loss_wrong_label": float(seen.wrong.mean()),
+    }
+    reasons = []
+    if drop == 0:
+        reasons.append("the condition was never dropped in training (drop 0)")
+    if initial:
+        reasons.append(f"the null parameter of {initial[0]!r} is still its initial zero")
+    if reasons:
+        return Finding(
+            "null", "FAIL", f"{' and '.join(reasons)}: cfg would compare with noise; train with drop 0.1", numbers
+        )
+    known = "" if drop is None else f"dropped with probability {drop:g} in training; "
+    if not used:
+        return Finding("null", "PASS", f"{known}not judged by its predictions, they ignore the condition", numbers)
+    losses = (
+        f"denoising loss {numbers['loss_conditional']:.4f} with the label, {numbers['loss_null']:.4f} without, "
+        f"{numbers['loss_wrong_label']:.4f} with a wrong one ({probe.source})"
+    )
+    if surely_above(seen.null, seen.wrong):
+        text = f"null predicts worse than a wrong label does: {losses}; drop the condition more often in training"
+        return Finding("null", "WARN", text, numbers)
+    if surely_above(seen.conditional, seen.null):
+        return Finding("null", "WARN", f"the label makes predictions worse: {losses}; train longer", numbers)
+    return Finding("null", "PASS", f"{known}it behaves like a mixture of the classes: {losses}", numbers)
+
+
+def _labels(model: Model, network: nn.Module | None, checkpoint: Checkpoint | None) -> Finding:
+    tables = {name: layer.table for name, layer in _embeddings(network).items()}
+    if not tables:
+        what = "no table of label embeddings" if model.classes else "the model is unconditional: no labels"
+        return Finding("labels", "PASS", f"{what} to look at")
+    fresh = _fresh_tables(checkpoint)
+    for name, table in tables.items():
+        same = [(i, j) for i in range(len(table)) for j in range(i + 1, len(table)) if torch.equal(table[i], table[j])]
+        if same:
+            pairs = [[_class(model, i), _class(model, j)] for i, j in same]
+            text = f"classes {pairs[0][0]!r} and {pairs[0][1]!r} have one embedding: the model cannot tell them apart"
+            return Finding("labels", "FAIL", text, {"duplicates": pairs})
+        if name in fresh:
+            untrained = [_class(model, i) for i in range(len(table)) if _parallel(table[i].cpu(), fresh[name][i])]
+            if untrained:
+                text = (
+                    f"{len(untrained)} of {len(table)} classes were never trained, their embeddings are the initial "
+                    f"ones: {', '.join(untrained[:5])}; the data has no images of them"
+                )
+                return Finding("labels", "FAIL", text, {"untrained": untrained})
+    rows = sum(map(len, tables.values()))
+    checked = "differ from each other" + (" and from their initial values" if fresh else "")
+    return Finding("labels", "PASS", f"all {rows} label embeddings {checked}", {"rows": rows})
+
+
+def _guidance(
+    model: Model,
+    guidance: Guidance,
+    cond: Spec,
+    sampler: str,
+    steps: int,
+    grid: str,
+    resources: Mapping[str, Any],
+) -> Finding:
+    if not guidance.terms and not guidance.finishers:
+        return Finding("guidance", "PASS", "none was given; name one to find out whether it does anything")
+    counts = [count for term in guidance.terms if (count := term.samples()) is not None]
+    n = counts[0] if counts else 4
+    brings = any(term.replaces_condition() for term in guidance.terms)
+    classes = model.classes or next((r.classes for r in resources.values() if hasattr(r, "log_prob")), ())
+    conds: list[Spec] = [cond] * n
+    if cond is None and classes and not brings:
+        conds = [classes[i % len(classes)] for i in range(n)]
+    try:
+        plan = Plan.of(model, conds, guidance, sampler=sampler, steps=steps, grid=grid, resources=resources)
+    except UsageError as error:
+        return Finding("guidance", "FAIL", f"it cannot be used on this model: {error}")
+    trace = Trace.of(plan)
+    sizes = trace.step["condition"].nan_to_num(0).mean(1)
+    numbers: dict[str, Any] = {
+        "rows_a_sample": sum(trace.rows) / n,
+        "strength": max([v for v in trace.mean("strength") if not math.isnan(v)], default=None),
+        "largest_size": [_largest(trace.term["size"][k]) for k in range(len(trace.terms))],
+    }
+    if trace.broken is not None:
+        return Finding("guidance", "FAIL", str(trace.broken), numbers)
+    scale = float(sizes.max()) or 1.0
+    idle: dict[str, str] = {}
+    for k, term in enumerate(guidance.terms):
+        largest = numbers["largest_size"][k]
+        if largest is not None and largest <= NOTHING * scale and not term.alters():
+            idle[str(term)] = _why_idle(term, k, trace, largest)
+    numbers["idle"] = idle
+    if idle:
+        said = "; ".join(f"{text} does nothing: {why}" for text, why in idle.items())
+        return Finding("guidance", "FAIL" if len(idle) == len(guidance.terms) else "WARN", said, numbers)
+    if not guidance.terms:
+        changed = _largest((trace.step["finished"] - trace.step["total"]).abs()) or 0.0
+        if changed <= NOTHING * scale:
+            return Finding("guidance", "WARN", f"{guidance}: the finishers change nothing on this model", numbers)
+    effect = "stands in place of the conditional prediction"
+    if numbers["strength"] is not None:
+        effect = f"changes the conditional prediction by up to {numbers['strength']:.1%}"
+    cost = f"{numbers['rows_a_sample']:g} network rows a sample in {steps} steps"
+    return Finding("guidance", "PASS", f"{guidance} {effect}, at {cost}", numbers)
+
+
+def _why_idle(term: Term, k: int, trace: Trace, largest: float) -> str:
+    limits, inner = [], term
+    while isinstance(inner, Wrapper):
+        limits += [inner.limits] if isinstance(inner, Limited) else []
+        inner = inner.term
+    for limit in limits:
+        levels: tuple[float, ...] = getattr(trace, limit.unit)
+        inside = [
+            level
+            for level in levels
+            if (limit.low <= level < limit.high if limit.unit == "log_snr" else limit.low < level <= limit.high)
+        ]
+        if not inside:
+            return (
+                f"its interval {limit.unit}=({limit.low:g}, {limit.high:g}) contains none of the {len(levels)} steps, "
+                f"which start at {limit.unit} from {levels[0]:.3g} to {levels[-1]:.3g}"
+            )
+    off = float(getattr(inner, "off", 0.0))
+    if bool((trace.term["scale"][k] == off).all()):
+        return f"its scale is {off:g} at every step, which is off"
+    return f"the predictions that it compares are the same (largest difference {largest:.1e})"
+
+
+def _schedule(model: Model, times: Tensor, grid: str) -> Finding:
+    schedule, objective = model.schedule, model.objective
+    name = schedule.config()["name"]
+    alpha, sigma = (value.tolist() for value in schedule.alpha_sigma(times[:-1]))
+    shares = [a / math.hypot(a, s) for a, s in zip(alpha, sigma, strict=True)]
+    told = schedule.network_time(times[:-1]).tolist()
+    numbers = {
+        "objective": objective,
+        "schedule": name,
+        "alpha_at_start": alpha[0],
+        "sigma_over_alpha_at_start": sigma[0] / alpha[0] if alpha[0] else "inf",
+        "signal_at_start": shares[0],
+        "network_time": [told[0], told[-1]],
+    }
+    if objective == "eps" and sigma[0] >= AMPLIFICATION * alpha[0]:
+        factor = "without end" if alpha[0] == 0 else f"{sigma[0] / alpha[0]:,.0f} times"
+        text = (
+            f"an eps network starts at alpha = {alpha[0]:.2g} on {name!r}, which amplifies its errors {factor} in x0; "
+            "train with objective 'v', or on a schedule with more signal left"
+        )
+        return Finding("schedule", "WARN", text, numbers)
+    if shares[0] >= LEFTOVER:
+        why, advice = f"schedule {name!r} ends before pure noise", "take a schedule that ends in noise"
+        if float(times[0]) < 1:
+            why, advice = f"grid {grid!r} starts at t = {float(times[0]):.3f}", "take grid trailing"
+        text = (
+            f"{why}: training saw {shares[0]:.1%} signal there, a run starts with none, which shows as a wrong overall "
+            f"brightness (2305.08891); {advice}"
+        )
+        return Finding("schedule", "WARN", text, numbers)
+    text = (
+        f"{objective} on {name!r}: {shares[0]:.2%} signal at the start of grid {grid!r}, and the network is told times "
+        f"from {told[0]:.0f} to {told[-1]:.0f}, inside of its training"
+    )
+    return Finding("schedule", "PASS", text, numbers)
+
+
+def _network(network: nn.Module | None, seen: Seen) -> Finding:
+    repeat, mixing = (math.sqrt(max(values)) for values in (seen.repeat, seen.batch))
+    numbers = {"repeat": repeat, "batch": mixing}
+    modules = [] if network is None else list(network.modules())
+    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    drops = [m for m in modules if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0]
+    on = [type(m).__name__ for m in (*norms, *drops) if m.training]
+    if on:
+        text = f"it is in training mode, with {on[0]} active: calls differ; call .eval() first; {UNASKED}"
+        return Finding("network", "FAIL", text, numbers)
+    if repeat > 1e-3:
+        text = f"two calls on the same input differ by {repeat:.1%}: dropout or noise is active inside; {UNASKED}"
+        return Finding("network", "FAIL", text, numbers)
+    if mixing > 1e-3:
+        text = (
+            f"a sample's prediction changes by {mixing:.1%} with the order of its batch, samples are mixed; {UNASKED}"
+        )
+        return Finding("network", "FAIL", text, numbers)
+    if norms:
+        text = (
+            "it has batch normalisation, whose statistics mix noise levels and labels, and lag behind averaged weights"
+        )
+        return Finding("network", "WARN", text, numbers)
+    what = "a closed form or a function" if network is None else "weights are finite, nothing random is active"
+    return Finding("network", "PASS", f"{what}; the same input gives the same output", numbers)
+
+
+def _weights(model: Model, checkpoint: Checkpoint | None, seen: Seen, probe: Probe) -> Finding:
+    if checkpoint is None or model.metadata.get("weights") != "ema" or not checkpoint.has("raw"):
+        return Finding("weights", "PASS", "there is only one set of weights here, none to compare with")
+    averaged, raw = checkpoint.tensors("ema"), checkpoint.tensors("raw")
+    apart = math.sqrt(sum(float((averaged[k].double() - raw[k].double()).square().sum()) for k in raw))
+    size = math.sqrt(sum(float(value.double().square().sum()) for value in raw.values())) or 1.0
+    other = look(load(checkpoint.folder, "raw", model.device), probe)
+    ours, theirs = float(seen.conditional.mean()), float(other.conditional.mean())
+    numbers = {"distance": apart / size, "loss_averaged": ours, "loss_raw": theirs}
+    said = f"averaged and raw weights are {apart / size:.1%} apart, denoising losses {ours:.4f} and {theirs:.4f}"
+    if ours > 1.05 * theirs and surely_above(seen.conditional, other.conditional):
+        text = f"{said}: the average lags behind, use --weights raw or train longer"
+        return Finding("weights", "WARN", text, numbers)
+    return Finding("weights", "PASS", said, numbers)
+
+
+def _largest(values: Tensor) -> float | None:
+    known = values[values.isfinite()]
+    return float(known.max()) if len(known) else None
+
+
+def _network_of(model: Model) -> nn.Module | None:
+    network = getattr(model.denoiser, "network", None)
+    return network if isinstance(network, nn.Module) else None
+
+
+def _embeddings(network: nn.Module | None) -> dict[str, LabelEmbedding]:
+    modules = {} if network is None else dict(network.named_modules())
+    return {name: module for name, module in modules.items() if isinstance(module, LabelEmbedding)}
+
+
+def _not_finite(network: nn.Module | None) -> list[str]:
+    if network is None:
+        return []
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    return [name for name, value in tensors if not bool(value.isfinite().all())]
+
+
+def _checkpoint_of(model: Model) -> Checkpoint | None:
+    """The checkpoint the model was loaded from, if it is still there."""
+    spec = model.metadata.get("checkpoint")
+    if not isinstance(spec, str):
+        return None
+    try:
+        checkpoint = find_checkpoint(spec)
+    except UsageError:
+        return None
+    weights = model.metadata.get("weights")
+    return checkpoint if checkpoint.about["files"].get(weights) == model.metadata.get("weights_hash") else None
+
+
+def _fresh_tables(checkpoint: Checkpoint | None) -> dict[str, Tensor]:
+    """The label embeddings as training began with them, from its seed; those that are not trained are left out."""
+    if checkpoint is None or "seed" not in checkpoint.about["train"]:
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(checkpoint.about["train"]["seed"])
+        network = build_net(checkpoint.about["net"])
+    return {name: e.table.detach() for name, e in _embeddings(network).items() if e.table.requires_grad}
+
+
+def _parallel(a: Tensor, b: Tensor) -> bool:
+    """Whether a is b but for weight decay."""
+    return bool(torch.allclose(a / a.norm(), b / b.norm(), rtol=0, atol=1e-5))
+
+
+def _class(model: Model, index: int) -> str:
+    return model.classes[index] if index < len(model.classes) else str(index)

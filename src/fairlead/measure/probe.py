@@ -1,0 +1,139 @@
+"""What a model predicts on a few clean samples under the right label, a wrong one and none, at fixed noise levels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fairlead.core.denoiser import expand_like
+from fairlead.core.errors import UsageError
+from fairlead.data.hub import load_data
+from fairlead.data.images import ImageData, stratified_order, to_float
+from fairlead.models.model import Model, Spec
+from fairlead.sample.run import sample
+from fairlead.train.checkpoint import Checkpoint
+
+PROBES = 64
+LOG_SNR = (-4.0, -2.0, 0.0, 2.0)
+"""Noise levels at which predictions are compared: where a class still decides something."""
+SURE = 3.0
+"""Standard errors that a difference of losses must have to be named."""
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Clean samples [n, *shape] with their labels (None: unconditional), and where they are from."""
+
+    x0: Tensor
+    labels: list[int] | None
+    source: str
+
+    @classmethod
+    def of(cls, model: Model, data: ImageData | None, checkpoint: Checkpoint | None) -> Probe:
+        """From ``data``, else from the data of the checkpoint, else drawn from the model.
+
+        Raises:
+            UsageError: if ``data`` does not fit the model.
+        """
+        found = data if data is not None or checkpoint is None else _data_of(checkpoint)
+        fits = (
+            found is not None and found.shape == model.shape and (not model.classes or found.classes == model.classes)
+        )
+        if data is not None and not fits:
+            raise UsageError(
+                f"data {data.name!r}: images {list(data.shape)} of {len(data.classes)} classes, the model has "
+                f"{list(model.shape)} and {len(model.classes)}; pass the data it was trained on"
+            )
+        if found is not None and fits:
+            index = stratified_order(found.labels, seed=0)[:PROBES]
+            labels = found.labels[index].tolist() if model.classes else None
+            return cls(to_float(found.images[index]), labels, f"{len(index)} images of {found.name} {found.split}")
+        own = [i % len(model.classes) for i in range(PROBES)] if model.classes else None
+        steps = min(20, model.schedule.table_size or 20)
+        run = sample(model, own or [None] * PROBES, seeds=list(range(PROBES)), steps=steps)
+        return cls(run.x0, own, f"{PROBES} samples of the model itself")
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Predictions at the noise levels.
+
+    Attributes:
+        conditional, wrong, null: mean squared errors of x0 under the label, the next label, none; float64 [levels, n].
+        change: mean squared difference to the prediction under the next label, relative to the prediction's size.
+        batch: the same to the prediction in a batch of another order: rounding, or samples that are mixed.
+        repeat: the same to a second call: 0 unless something is random.
+    """
+
+    log_snr: list[float]
+    conditional: Tensor
+    wrong: Tensor
+    null: Tensor
+    change: list[float]
+    batch: list[float]
+    repeat: list[float]
+
+
+@torch.no_grad()
+def look(model: Model, probe: Probe) -> Seen:
+    """Five calls at each noise level, of as many rows as there are probes."""
+    n, device = len(probe.x0), model.device
+    specs: list[Spec] = [None] * n
+    others: list[Spec] = [None] * n
+    if probe.labels is not None:
+        specs = list(probe.labels)
+        others = [(label + 1) % len(model.classes) for label in probe.labels]
+    own, other, null = (model.encode(s).to(device) for s in (specs, others, [None] * n))
+    reverse = torch.arange(n - 1, -1, -1, device=device)
+    times = model.schedule.t_of_log_snr(torch.tensor(LOG_SNR, dtype=torch.float64))
+    inside = [t for t in times if 0 < float(t) < 1] or [torch.tensor(0.5, dtype=torch.float64)]
+    generator = torch.Generator().manual_seed(0)
+    x0 = probe.x0.to(device)
+    losses: dict[str, list[Tensor]] = {"conditional": [], "wrong": [], "null": []}
+    apart: dict[str, list[float]] = {"change": [], "batch": [], "repeat": []}
+    for t in inside:
+        alpha, sigma = (expand_like(value, x0) for value in model.schedule.alpha_sigma(t))
+        x_t = alpha * x0 + sigma * torch.randn(x0.shape, generator=generator).to(x0)
+        right = model.denoiser(x_t, t, own).x0
+        wrong = model.denoiser(x_t, t, other).x0
+        turned = model.denoiser(x_t[reverse], t, own[reverse]).x0[reverse]
+        again = model.denoiser(x_t, t, own).x0
+        nothing = model.denoiser(x_t, t, null).x0
+        for name, value in zip(losses, (right, wrong, nothing), strict=True):
+            losses[name].append((value - x0).double().square().flatten(1).mean(1).cpu())
+        size = float(right.double().square().mean()) or 1.0
+        for name, value in zip(apart, (wrong, turned, again), strict=True):
+            apart[name].append(float((value - right).double().square().mean()) / size)
+    return Seen(
+        model.schedule.log_snr(torch.stack(inside)).tolist(),
+        torch.stack(losses["conditional"]),
+        torch.stack(losses["wrong"]),
+        torch.stack(losses["null"]),
+        apart["change"],
+        apart["batch"],
+        apart["repeat"],
+    )
+
+
+def surely_above(a: Tensor, b: Tensor) -> bool:
+    """Whether losses a [levels, n] are larger than b by more than their paired standard error allows, and by 0.1 %."""
+    difference = (a - b).mean(0)
+    error = float(difference.std()) / math.sqrt(len(difference))
+    return float(difference.mean()) > max(SURE * error, 1e-3 * float(b.mean()))
+
+
+def _data_of(checkpoint: Checkpoint) -> ImageData | None:
+    """The test split of what it was trained on, where that is known and can be read."""
+    given = dict(checkpoint.about["train"].get("data") or {})
+    given.pop("limit", None)
+    if "spec" not in given and checkpoint.about["data"]["name"] == "digits":
+        given["spec"] = "digits"
+    if "spec" not in given:
+        return None
+    try:
+        return load_data(**given, split="test")
+    except UsageError:
+        return None

@@ -1,0 +1,395 @@
+"""What a guidance does, step by step: a run is carried out as usual, and every evaluation of its guidance is measured.
+
+Watching costs no network rows and changes no bits. What a comparison needs and the guidance itself did not evaluate
+stays unknown (nan), unless ``compare`` asks for it; those rows are counted apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from fairlead.core.denoiser import counting
+from fairlead.core.errors import UsageError
+from fairlead.data.images import to_uint8
+from fairlead.guide.algebra import COND, NULL, Branch, Directed, Limited, Term, Weight, Wrapper, is_zero
+from fairlead.guide.executor import Observation
+from fairlead.guide.scales import ScaleSchedule, scale_at
+from fairlead.guide.seen import dot, ratio
+from fairlead.guide.step import Step
+from fairlead.models.model import Spec
+from fairlead.sample.run import Plan
+from fairlead.sample.sampler import Frame
+
+PER_STEP = {
+    "condition": "size (root mean square) of the conditional prediction of x0, D_c",
+    "total": "size of what all terms together add to it",
+    "strength": "that size, divided by the size of D_c",
+    "finished": "size of the change after the finishers",
+    "effective": "effective scale: the w for which cfg(w) comes closest, 1 + <total, D_c - D_u> / |D_c - D_u|^2",
+    "effective_finished": "the same after the finishers",
+    "outside_condition": "share of D_c outside the data range",
+    "outside": "share of the guided x0 outside the data range, before the finishers",
+    "outside_finished": "the same after the finishers",
+}
+PER_TERM = {
+    "scale": "scale of the term at this step, as it is written in its expression",
+    "size": "size of what the term adds to x0, its scale included",
+    "angle": "angle between what it adds and D_c, in degrees",
+}
+FILM_COLUMNS, FILM_ROWS = 10, 8
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The first value that is not finite: what made it, in which step (from 0), for which seed."""
+
+    what: str
+    step: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"first value that is not finite: {self.what}, step {self.step + 1}, seed {self.seed}"
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What a guidance did in a run of n samples; float64, nan where it is not known.
+
+    Where a sampler evaluates twice in a step, the first evaluation is measured; rows are of both.
+
+    Attributes:
+        guidance: the expression; ``terms`` and ``finishers`` one by one.
+        t, sigma, log_snr: of every step; ``sigma`` is sigma / alpha.
+        rows: network rows of every step, of all samples, as without watching.
+        compared_rows: further rows, evaluated only to compare with.
+        step: name -> [steps, n], see ``PER_STEP``.
+        term: name -> [terms, steps, n], see ``PER_TERM``.
+        between: angles between what two terms add, in degrees, [terms, terms, steps, n].
+        coefficients: name of a branch -> its coefficient, [steps, n].
+        broken: where values stopped being finite; later steps are nan then.
+        film: uint8 [rows, 2, columns, c, h, w]: D_c and the guided x0 of the first samples at ``film_steps``; None if
+            samples are no images.
+        x0: final samples; None if the run broke.
+        settings: what else is needed to repeat the run.
+    """
+
+    guidance: str
+    terms: tuple[str, ...]
+    finishers: tuple[str, ...]
+    conds: tuple[Spec, ...]
+    seeds: tuple[int, ...]
+    t: tuple[float, ...]
+    sigma: tuple[float, ...]
+    log_snr: tuple[float, ...]
+    rows: tuple[int, ...]
+    compared_rows: int
+    step: Mapping[str, Tensor]
+    term: Mapping[str, Tensor]
+    between: Tensor
+    coefficients: Mapping[str, Tensor]
+    broken: Broken | None
+    film: Tensor | None
+    film_steps: tuple[int, ...]
+    x0: Tensor | None
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, plan: Plan, compare: bool = False, on_frame: Callable[[Frame], object] | None = None) -> Self:
+        """Carry the plan out and watch.
+
+        Args:
+            compare: also evaluate the conditional and the null prediction at steps where the guidance does not.
+            on_frame: sees every frame, e.g. for a progress bar.
+        """
+        watcher = _Watcher(plan, compare)
+        rows, finals, before = [0] * plan.steps, [], 0
+        with counting() as cost:
+            try:
+                for _, frame in plan.frames(watcher):
+                    rows[frame.step] += cost.rows - before - watcher.extra_rows
+                    watcher.compared_rows, watcher.extra_rows = watcher.compared_rows + watcher.extra_rows, 0
+                    before = cost.rows
+                    if on_frame is not None:
+                        on_frame(frame)
+                    if frame.step == frame.steps - 1:
+                        finals.append(frame.x_t.float().cpu())
+            except UsageError:
+                if watcher.broken is None:
+                    raise
+        times = plan.times[:-1]
+        return cls(
+            guidance=str(plan.guidance),
+            terms=tuple(map(str, plan.guidance.terms)),
+            finishers=tuple(map(str, plan.guidance.finishers)),
+            conds=plan.conds,
+            seeds=plan.seeds,
+            t=tuple(times.tolist()),
+            sigma=tuple(plan.model.schedule.ratio(times).tolist()),
+            log_snr=tuple(plan.model.schedule.log_snr(times).tolist()),
+            rows=tuple(rows),
+            compared_rows=watcher.compared_rows,
+            step=watcher.step,
+            term=watcher.term,
+            between=watcher.between,
+            coefficients=watcher.coefficients,
+            broken=watcher.broken,
+            film=watcher.developed(),
+            film_steps=watcher.film_steps,
+            x0=torch.cat(finals) if watcher.broken is None else None,
+            settings={
+                "sampler": str(plan.sampler),
+                "steps": plan.steps,
+                "grid": plan.grid,
+                "precision": plan.precision,
+                "model": dict(plan.model.metadata),
+            },
+        )
+
+    @property
+    def steps(self) -> int:
+        return len(self.t)
+
+    def mean(self, name: str, term: int | None = None) -> list[float]:
+        """A value of every step, mean over the samples for which it is known; nan where it is for none."""
+        values = self.step[name] if term is None else self.term[name][term]
+        return values.nanmean(1).tolist()
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, JSON-ready: null where unknown, "inf" and "-inf" for infinities."""
+        per_term = [
+            {
+                "term": text,
+                **{name: _plain(self.term[name][k]) for name in PER_TERM},
+                "angles_to_terms": _plain(self.between[k]),
+            }
+            for k, text in enumerate(self.terms)
+        ]
+        return {
+            "guidance": self.guidance,
+            "conds": list(self.conds),
+            "seeds": list(self.seeds),
+            **self.settings,
+            "t": _plain(self.t),
+            "sigma": _plain(self.sigma),
+            "log_snr": _plain(self.log_snr),
+            "rows": list(self.rows),
+            "compared_rows": self.compared_rows,
+            "coefficients": {name: _plain(values) for name, values in self.coefficients.items()},
+            "mean": {name: _plain(self.mean(name)) for name in PER_STEP},
+            "per_seed": {name: _plain(self.step[name]) for name in PER_STEP},
+            "terms": per_term,
+            "broken": None if self.broken is None else vars(self.broken),
+            "meaning": {**PER_STEP, **PER_TERM, "layout": "per_seed and terms hold a list a step, a number a seed"},
+        }
+
+
+@dataclass(eq=False)
+class _Watcher:
+    """Measures every first evaluation of a step into [steps, n] arrays."""
+
+    plan: Plan
+    compare: bool
+    extra_rows: int = 0
+    compared_rows: int = 0
+    broken: Broken | None = None
+    _done: set[tuple[int, int]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        steps, n, terms = self.plan.steps, len(self.plan.seeds), len(self.plan.guidance.terms)
+        self.step = {name: _unknown(steps, n) for name in PER_STEP}
+        self.term = {name: _unknown(terms, steps, n) for name in PER_TERM}
+        self.between = _unknown(terms, terms, steps, n)
+        self.coefficients: dict[str, Tensor] = {}
+        columns = min(steps, FILM_COLUMNS)
+        self.film_steps = tuple(round(k * (steps - 1) / max(1, columns - 1)) for k in range(columns))
+        self._film = _unknown(min(n, FILM_ROWS), 2, columns, *self.plan.model.shape)
+
+    def __call__(self, batch: slice, observed: Observation) -> None:
+        i = observed.seen.step.index
+        if i is None or (i, batch.start) in self._done:
+            return
+        self._done.add((i, batch.start))
+        self._find_broken(batch, observed, i)
+        cond, null = self._known(COND, observed), self._known(NULL, observed)
+        for branch, weight in observed.coefficients.items():
+            everywhere = self.coefficients.setdefault(_name(branch), torch.zeros_like(self.step["condition"]))
+            everywhere[i, batch] = _mean(weight)
+        parts = [self._part(term, part, observed) for term, part in observed.parts]
+        for k, (term, _) in enumerate(observed.parts):
+            scale = _scale(term, observed.seen.step)
+            if scale is not None:
+                self.term["scale"][k, i, batch] = scale
+            self.term["size"][k, i, batch] = _size(parts[k])
+            self.term["angle"][k, i, batch] = _angle(parts[k], cond)
+            for j in range(len(parts)):
+                self.between[k, j, i, batch] = _angle(parts[k], parts[j])
+        guided, finished = (x0.detach().double().cpu() for x0 in (observed.guided, observed.finished))
+        found = {
+            "condition": _size(cond),
+            "total": _size(guided - cond),
+            "strength": ratio(_size(guided - cond), _size(cond), math.nan),
+            "finished": _size(finished - cond),
+            "effective": _effective(guided, cond, null),
+            "effective_finished": _effective(finished, cond, null),
+            "outside_condition": self._outside(cond),
+            "outside": self._outside(guided),
+            "outside_finished": self._outside(finished),
+        }
+        for name, value in found.items():
+            self.step[name][i, batch] = value
+        for column, at in enumerate(self.film_steps):
+            rows = self._film[batch]
+            if at == i and len(rows):
+                rows[:, 0, column], rows[:, 1, column] = cond[: len(rows)], finished[: len(rows)]
+
+    def _known(self, branch: Branch, observed: Observation) -> Tensor:
+        """x0 of a branch, float64 [n, ...], nan for the samples it was not evaluated for."""
+        seen = observed.seen
+        if seen.has(branch):
+            rows = observed.rows[branch]
+            if rows is None:
+                return seen.x0(branch).detach().double().cpu()
+            if not self.compare:
+                x0 = seen.x0(branch).detach().double().cpu()
+                return x0.masked_fill(~_rows(rows.cpu(), x0), math.nan)
+        if not self.compare:
+            return torch.full(seen.x_t.shape, math.nan, dtype=torch.float64)
+        with counting() as extra:
+            x0 = seen.evaluate(branch, seen.x_t).detach().double().cpu()
+        self.extra_rows += extra.rows
+        return x0
+
+    @staticmethod
+    def _part(term: Term, part: Tensor, observed: Observation) -> Tensor:
+        """What the term added, nan for samples that one of its branches was left out for."""
+        total = part.detach().double().cpu()
+        for branch, weight in term.coefficients(observed.seen.step).items():
+            if is_zero(weight):
+                continue
+            if not observed.seen.has(branch):
+                return torch.full_like(total, math.nan)
+            rows = observed.rows[branch]
+            if rows is not None:
+                off = torch.zeros(len(total), dtype=torch.bool) if not isinstance(weight, Tensor) else _off(weight)
+                total = total.masked_fill(~_rows(rows.cpu() | off.cpu(), total), math.nan)
+        return total
+
+    def _outside(self, x0: Tensor) -> Tensor:
+        """Share of each sample outside the data range, [n]."""
+        if self.plan.model.data_range is None:
+            return _unknown(len(x0))
+        low, high = self.plan.model.data_range
+        slack = 1e-6 * (high - low)
+        share = ((x0 < low - slack) | (x0 > high + slack)).double().flatten(1).mean(1)
+        return share.masked_fill(~x0.isfinite().flatten(1).all(1), math.nan)
+
+    def _find_broken(self, batch: slice, observed: Observation, step: int) -> None:
+        if self.broken is not None:
+            return
+        seen = observed.seen
+        suspects = [("the sampler's state", seen.x_t)]
+        suspects += [(f"the network's prediction, branch {_name(b)}", x0) for b, x0 in seen.predictions.items()]
+        suspects += [(str(term), part) for term, part in observed.parts]
+        suspects.append(("the sum of the terms", observed.guided))
+        suspects.append((" | ".join(map(str, self.plan.guidance.finishers)), observed.finished))
+        for what, value in suspects:
+            bad = ~value.isfinite().flatten(1).all(1)
+            if bool(bad.any()):
+                self.broken = Broken(what, step, self.plan.seeds[batch.start + int(bad.nonzero()[0])])
+                return
+
+    def developed(self) -> Tensor | None:
+        """The film as uint8 images, mid-grey where nothing is known."""
+        film = self._film
+        flat = film.reshape(-1, *self.plan.model.shape)
+        unknown = ~flat.isfinite().flatten(1).all(1)
+        decoded = self.plan.model.decode(flat.nan_to_num(0, 0, 0).float().to(self.plan.model.device)).cpu()
+        if decoded.ndim != 4:
+            return None
+        images = to_uint8(decoded)
+        images[unknown] = 128
+        return images.reshape(*film.shape[:3], *images.shape[1:])
+
+
+def _scale(term: Term, step: Step) -> Tensor | float | None:
+    """The scale of a term as its expression writes it: 1 is off for those that count from a base, else 0."""
+    inner, on = term, True
+    while isinstance(inner, Limited):
+        on = on and inner.limits.contains(step)
+        inner = inner.term
+    if isinstance(inner, Directed):
+        base: Term = inner
+        while isinstance(base, Wrapper):
+            base = base.term
+        return _mean(inner.omega(step) if on else 0.0) + float(getattr(base, "off", 0.0))
+    scale = getattr(inner, "scale", None)
+    if isinstance(scale, bool) or not isinstance(scale, float | int | tuple | ScaleSchedule):
+        return None
+    return _mean(scale_at(scale, step)) if on else 0.0
+
+
+def _mean(weight: Weight) -> Tensor | float:
+    """One number, or one a sample [n], of a weight that may be a map over pixels."""
+    if not isinstance(weight, Tensor):
+        return weight
+    if weight.ndim <= 1:
+        return weight.double().cpu()
+    each = weight.double().flatten(1).mean(1).cpu()
+    return each if len(each) > 1 else float(each)
+
+
+def _effective(x0: Tensor, cond: Tensor, null: Tensor) -> Tensor:
+    """1 + <x0 - cond, cond - null> / |cond - null|^2, [n]; 1 and 0 where x0 is one of the two to the bit."""
+    difference = cond - null
+    scale = 1 + ratio(dot(x0 - cond, difference), dot(difference, difference), math.nan).flatten()
+    scale = scale.masked_fill((x0 == null).flatten(1).all(1), 0.0)
+    return scale.masked_fill((x0 == cond).flatten(1).all(1), 1.0)
+
+
+def _angle(a: Tensor, b: Tensor) -> Tensor:
+    """Degrees between a and b, [n], exact near 0 and 180 too; nan where one of them is 0."""
+    a, b = a.flatten(1), b.flatten(1)
+    u, v = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
+    return torch.rad2deg(2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1)))
+
+
+def _size(x0: Tensor) -> Tensor:
+    return x0.square().flatten(1).mean(1).sqrt()
+
+
+def _unknown(*shape: int) -> Tensor:
+    return torch.full(shape, math.nan, dtype=torch.float64)
+
+
+def _rows(mask: Tensor, x: Tensor) -> Tensor:
+    return mask.reshape(-1, *([1] * (x.ndim - 1)))
+
+
+def _off(weight: Tensor) -> Tensor:
+    """The samples that a weight is 0 for."""
+    return ~weight.reshape(len(weight), -1).any(1)
+
+
+def _name(branch: Branch) -> str:
+    base = "null" if branch.null else "condition" if branch.spec is None else str(branch.spec)
+    more = [f"{branch.perturb.kind} in {'/'.join(branch.perturb.layers)}"] if branch.perturb is not None else []
+    more += [f"of {branch.model}"] if branch.model is not None else []
+    more += [f"from {branch.source}"] if branch.source is not None else []
+    return ", ".join([base, *more])
+
+
+def _plain(values: Any) -> Any:
+    """Tensors and sequences as lists of JSON numbers."""
+    if isinstance(values, Tensor):
+        values = values.tolist()
+    if isinstance(values, list | tuple):
+        return [_plain(value) for value in values]
+    if isinstance(values, float) and not math.isfinite(values):
+        return None if math.isnan(values) else "inf" if values > 0 else "-inf"
+    return values
