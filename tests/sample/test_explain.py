@@ -15,6 +15,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.schedule import vp_linear
 from fairlead.data.toys import GaussianMixture
 from fairlead.guide.algebra import Term
+from fairlead.guide.cfg import CFG
 from fairlead.guide.executor import Observation
 from fairlead.guide.seen import Seen
 from fairlead.models.toy import toy_model
@@ -206,6 +207,22 @@ def test_the_term_that_makes_a_value_that_is_not_finite_is_named() -> None:
     assert later.x0 is None
     assert bool(later.step["condition"][:4].isfinite().all())
     assert bool(later.step["condition"][4:].isnan().all())
+
+
+@dataclass(frozen=True)
+class Relabel(Term):
+    """Changes the run's condition, adds nothing itself."""
+
+    name: ClassVar[str] = "relabel"
+
+    def alters(self) -> bool:
+        return True
+
+
+def test_the_share_of_a_term_that_changes_the_condition_is_unknown() -> None:
+    trace = traced(Relabel() + CFG(3), model=NETWORK)
+    assert bool(trace.term["size"][0].isnan().all())
+    close(trace.step["effective"], torch.full((STEPS, 3), 3.0), 1e-3)
 
 
 def test_an_error_that_is_not_of_numbers_is_raised() -> None:

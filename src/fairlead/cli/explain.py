@@ -57,9 +57,12 @@ class Explain:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
+        import textwrap
+
         from tqdm import tqdm
 
         from fairlead.models.load import load
+        from fairlead.report.columns import WIDTH
         from fairlead.report.explain import Explanation, check_free
         from fairlead.sample.run import Plan
 
@@ -79,4 +82,5 @@ class Explain:
         with tqdm(total=len(plan.batches) * plan.steps, unit="step", dynamic_ncols=True) as bar:
             explanation = Explanation.of(plan, self.compare, on_frame=lambda _: bar.update())
         explanation.save(self.out, f"fairlead {shlex.join(sys.argv[1:])}")
-        print(f"{explanation.table()}\n\n{explanation.findings()}\n\n{self.out / 'explain.html'}")
+        text = textwrap.fill(explanation.findings(), WIDTH)
+        print(f"{explanation.table()}\n\n{text}\n\n{self.out / 'explain.html'}")

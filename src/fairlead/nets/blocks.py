@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -121,15 +122,17 @@ def blurred(q: Tensor, size: tuple[int, int], std: float) -> Tensor:
         return q.mean(-2, keepdim=True).expand_as(q)
     if std == 0:
         return q
-    vertical, horizontal = (_gaussian_rows(edge, std, q) for edge in size)
+    vertical, horizontal = (_gaussian_rows(edge, std, q.dtype, q.device) for edge in size)
     image = q.reshape(*q.shape[:-2], *size, q.shape[-1])
     image = torch.einsum("ij,...jwc->...iwc", vertical, image)
     return torch.einsum("ij,...hjc->...hic", horizontal, image).flatten(-3, -2)
 
 
-def _gaussian_rows(edge: int, std: float, like: Tensor) -> Tensor:
-    position = torch.arange(edge, device=like.device, dtype=torch.float64)
-    return (-0.5 * ((position[:, None] - position) / std) ** 2).softmax(-1).to(like.dtype)
+@lru_cache(maxsize=64)
+def _gaussian_rows(edge: int, std: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        position = torch.arange(edge, device=device, dtype=torch.float64)
+        return (-0.5 * ((position[:, None] - position) / std) ** 2).softmax(-1).to(dtype)
 
 
 _MASS: ContextVar[dict[str, Tensor | None] | None] = ContextVar("fairlead_attention_mass", default=None)

@@ -267,8 +267,11 @@ class _Watcher:
 
     @staticmethod
     def _part(term: Term, part: Tensor, observed: Observation) -> Tensor:
-        """What the term added, nan for samples that one of its branches was left out for."""
+        """What the term added; nan for samples that one of its branches was left out for, and for a term that acts
+        through the condition, whose share cannot be told apart."""
         total = part.detach().double().cpu()
+        if term.alters():
+            return torch.full_like(total, math.nan)
         for branch, weight in term.coefficients(observed.seen.step).items():
             if is_zero(weight):
                 continue

@@ -130,7 +130,7 @@ RECIPES: dict[str, Recipe] = {
     "mnist": Recipe(
         "mnist",
         "28x28",
-        {"steps": 4000, "batch_size": 64, "checkpoint_every": 500},
+        {"steps": 6500, "batch_size": 64, "checkpoint_every": 500},
         "28x28 digits; about 12 minutes on two cores",
     ),
     "cifar10": Recipe(
