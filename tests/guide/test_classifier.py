@@ -186,7 +186,7 @@ def test_the_gradient_is_in_float32_under_no_grad_and_autocast() -> None:
 
 
 def test_sampling_an_unconditional_model_in_the_classifiers_words() -> None:
-    """DDIM on the exact pair lands on the chosen class of the ring, as the conditional model does from the same noise."""
+    """DDIM on the exact pair lands on the chosen class of the ring, as the conditional model does."""
     schedule = SCHEDULES["vp"]
     steering = sample(
         unconditional(schedule), "2", n=20, guidance='classifier(1, "clf")', resources={"clf": Posterior(schedule)}
@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_refused_in_one_line() -> None:
     def run(posterior: object, cond: str | None = "2", guidance: str = 'classifier(1, "clf")') -> None:
         sample(model, cond, guidance=guidance, resources={"clf": posterior})
 
-    with pytest.raises(UsageError, match="noise schedule .*'flow'.* they must agree"):
+    with pytest.raises(UsageError, match=r"noise schedule .*'flow'.* they must agree"):
         run(Posterior(RectifiedFlow()))
     with pytest.raises(UsageError, match=r"classifier 'clf' has shape \[3\], the model \[2\]"):
         run(Posterior(schedule, shape=(3,)))

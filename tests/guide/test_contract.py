@@ -19,7 +19,8 @@ TERMS: dict[str, tuple[str, str | None, list]] = {  # name -> (on, off if it can
     "cfg": ("cfg([3, -1, 0.5, 2, 0])", "cfg(1)", LABELLED),
     "classifier": ('classifier([3, -1, 0.5, 2, 1.5], "clf")', 'classifier(0, "clf")', LABELLED),
     "energy": (
-        'energy(label("clf"), [3, -1, 0.5, 2, 1.5], clip=2, draws=2, spread=0.5) + energy(brightness(0.7), through=False)',
+        'energy(label("clf"), [3, -1, 0.5, 2, 1.5], clip=2, draws=2, spread=0.5)'
+        " + energy(brightness(0.7), through=False)",
         "energy(brightness(0.7), 0)",
         LABELLED,
     ),

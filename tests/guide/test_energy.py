@@ -12,7 +12,8 @@ from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VE, RectifiedFlow, VPCosine, vp_linear
 from fairlead.data.toys import Gaussian
-from fairlead.guide.energy import FIRST_DRAW, Energy
+from fairlead.guide.algebra import Term
+from fairlead.guide.energy import FIRST_DRAW
 from fairlead.guide.executor import GuidedDenoiser
 from fairlead.guide.expression import parse, to_guidance
 from fairlead.guide.scores import fitted
@@ -21,7 +22,19 @@ from fairlead.models.resources import load_resources
 from fairlead.models.toy import toy_model
 from fairlead.sample.noise import NoiseStream
 from fairlead.sample.run import sample
-from tests.guide.toy import NETWORK, RESOURCES, SPECS, N, T, call, close, images, network_model, steered
+from tests.guide.toy import (
+    NETWORK,
+    RESOURCES,
+    SPECS,
+    N,
+    T,
+    call,
+    close,
+    images,
+    network_model,
+    noisy_classifier,
+    steered,
+)
 
 SCHEDULES = {"vp": vp_linear(), "cosine": VPCosine(), "flow": RectifiedFlow(), "ve": VE()}
 MEAN, STD, SEEN, ERROR = 0.4, 0.8, 1.5, 0.5
@@ -31,7 +44,7 @@ def gaussian(schedule=SCHEDULES["vp"], std: float = STD, mean: float = MEAN, d: 
     return toy_model(Gaussian(torch.full((d,), mean), std), schedule)
 
 
-def guided(term: Energy, model: Model, n: int = N, **options) -> GuidedDenoiser:
+def guided(term: Term, model: Model, n: int = N, **options) -> GuidedDenoiser:
     return GuidedDenoiser.of(model, term, model.encode([None] * n), **options)
 
 
@@ -44,7 +57,7 @@ def measured(x0: Tensor, t: Tensor, condition) -> Tensor:
     return -((SEEN - x0) ** 2).sum(1) / (2 * ERROR**2)
 
 
-def shift(term: Energy, model: Model, x_t: Tensor, t: Tensor = T, **options) -> Tensor:
+def shift(term: Term, model: Model, x_t: Tensor, t: Tensor = T, **options) -> Tensor:
     return (
         call(guided(term, model, len(x_t), **options), x_t, t)[0].x0
         - model.denoiser(x_t, t, model.encode([None] * len(x_t))).x0
@@ -225,7 +238,7 @@ def test_match_reads_a_file_scales_it_and_makes_it_grey(tmp_path) -> None:
 
 
 def test_label_is_the_classifiers_gradient_at_no_noise() -> None:
-    x_t, clf, specs = images(), RESOURCES["clf"], [2, None, 3, 0, 1]
+    x_t, clf, specs = images(), noisy_classifier(), [2, None, 3, 0, 1]
     plain = call(steered("none", specs), x_t)[0].x0
     alpha, sigma = NETWORK.schedule.alpha_sigma(T)
     leaf = plain.clone().requires_grad_()
@@ -366,7 +379,7 @@ def test_a_function_of_the_wrong_kind_is_told_so() -> None:
         (lambda x0, t, condition: 3.0, "got float"),
     ):
         with pytest.raises(UsageError, match=message):
-            shift(fl.energy(wrong), model, x_t)
+            shift(fl.energy(wrong), model, x_t)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="draws noise, which needs seeds"):
         shift(fl.energy(measured, draws=2, spread=1), model, x_t)
 

@@ -1,6 +1,7 @@
 """Accuracy by noise level, with classifiers whose accuracy is known."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def pixels(n: int) -> ImageData:
 def test_it_is_the_closed_form_within_its_error_bars() -> None:
     schedule = VPCosine()
     bins = accuracy_by_noise(Threshold(schedule), pixels(4000))  # type: ignore[arg-type]
-    assert [(entry.high, entry.low) for entry in bins] == [*zip(EDGES, EDGES[1:], strict=False)]
+    assert [(entry.high, entry.low) for entry in bins] == [*pairwise(EDGES)]
     for entry in bins:
         level = torch.linspace(entry.low, entry.high, 1001, dtype=torch.float64)
         expected = float(torch.special.ndtr((level / 2).exp()).mean())

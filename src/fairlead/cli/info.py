@@ -33,8 +33,9 @@ class Info:
         from fairlead.train.config import CLASSIFIER_RECIPES, RECIPES
 
         print(f"fairlead {fairlead.__version__}, torch {torch.__version__}, GPU: {torch.cuda.is_available()}")
-        titles = {"term": "guidance", "finisher": "finishers", "scale": "scale schedules", "score": "energy scores", "sampler": "samplers",
-                  "grid": "time grids", "schedule": "noise schedules", "data": "data sets"}  # fmt: skip
+        titles = {"term": "guidance", "finisher": "finishers", "scale": "scale schedules", "score": "energy scores",
+                  "sampler": "samplers", "grid": "time grids", "schedule": "noise schedules",
+                  "data": "data sets"}  # fmt: skip
         for kind, title in titles.items():
             print(f"{title:<16} {', '.join(REGISTRY[kind])}")
         print(f"{'networks':<16} {', '.join(PRESETS)}")

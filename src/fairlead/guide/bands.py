@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -119,16 +120,28 @@ class Bands(Term):
 
 def split(x: Tensor, bands: int) -> list[Tensor]:
     """x [n, c, h, w] -> its ``bands`` frequency bands [n, c, h, w], coarsest first, which sum to x."""
-    sizes: list[tuple[int, int]] = []
-    low, smooth = x, [x]
-    for _ in range(bands - 1):
+    smooth = [x]
+    for level in range(1, bands):
+        down, across = (_low_pass(side, level).to(x) for side in x.shape[-2:])
+        smooth.append(down @ x @ across.T)
+    return [smooth[-1], *(fine - coarse for coarse, fine in zip(smooth[:0:-1], smooth[-2::-1], strict=True))]
+
+
+@lru_cache(maxsize=64)
+def _low_pass(side: int, level: int) -> Tensor:
+    """What remains along one axis after ``level`` levels of the pyramid, as a float64 matrix [side, side].
+
+    Halving and enlarging are linear and separable with weights that sum to 1, so its columns are what they
+    make of unit vectors that are constant along the other axis.
+    """
+    basis = torch.eye(side, dtype=torch.float64).reshape(side, 1, side, 1).expand(-1, -1, -1, side)
+    sizes, low = [], basis
+    for _ in range(level):
         sizes.append((low.shape[-2], low.shape[-1]))
         low = _halve(low)
-        full = low
-        for size in reversed(sizes):
-            full = _enlarge(full, size)
-        smooth.append(full)
-    return [smooth[-1], *(fine - coarse for coarse, fine in zip(smooth[:0:-1], smooth[-2::-1], strict=True))]
+    for size in reversed(sizes):
+        low = _enlarge(low, size)
+    return low[:, 0, :, 0].T.contiguous()
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Classifier guidance (Dhariwal & Nichol 2021, 2105.05233, algorithm 1 and 2): the gradient of a noisy-image classifier.
+"""Classifier guidance (Dhariwal & Nichol 2021, 2105.05233, algorithms 1 and 2): the gradient of log p(y | x_t, t).
 
     D = D_c + scale (sigma^2 / alpha) grad_x log p(y | x_t, t)
 

@@ -142,7 +142,7 @@ class Energy(Term):
         if not isinstance(value, Tensor) or value.shape != (len(x0),) or not value.requires_grad:
             given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise UsageError(
-                f"{self}: expected the score to return one number a sample, [{len(x0)}], differentiable in x0, got {given}"
+                f"{self}: expected one number a sample of its score, [{len(x0)}], differentiable in x0, got {given}"
                 + (" without a gradient" if isinstance(value, Tensor) and not value.requires_grad else "")
             )
         return value

@@ -132,6 +132,7 @@ class GuidedDenoiser:
         self._conditions, self._same = self._resolve()
         for i in range(self.grid.steps if self.grid is not None else 0):
             self._renoise(self._step(i))
+        self._fixed: dict[Branch, Condition] = {}
         self._joined: dict[tuple[Branch, ...], Condition] = {}
         self._altered: tuple[int | None, Condition] | None = None
         self._max_rows: int | None = None
@@ -327,6 +328,13 @@ class GuidedDenoiser:
         return denoiser
 
     def _condition_of(self, branch: Branch, step: Step) -> Condition:
+        if branch.source is not None or self._altering:
+            return self._made(branch, step)
+        if branch not in self._fixed:
+            self._fixed[branch] = self._made(branch, step)
+        return self._fixed[branch]
+
+    def _made(self, branch: Branch, step: Step) -> Condition:
         plain = Branch(branch.spec, branch.null)
         if plain == COND and branch.source is None and self._altering and branch.model is None:
             condition = self._own(step)

@@ -33,7 +33,7 @@ def parse(text: str) -> Term | Guidance:
     except SyntaxError as error:
         if given := re.search(r"<[\w.]+>", text):
             raise UsageError(
-                f"guidance {text!r} holds the Python function {given[0]}, which no text can give; pass the object itself"
+                f"guidance {text!r} holds the Python function {given[0]}, which no text can give; pass the object"
             ) from error
         raise UsageError(f"guidance {text!r} is not an expression: {error.msg}; write e.g. cfg(4)") from error
     except (RecursionError, MemoryError) as error:

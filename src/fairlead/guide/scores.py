@@ -3,11 +3,11 @@
     energy(brightness(0.8), 2)    energy(color("red"))    energy(match("cat.png", [0, 0, 0.5, 1]))
     energy(label("runs/clf"), 4)
 
-``brightness``, ``color`` and ``match`` are half the squared distance of the image to the nearest one that has the
-property, with a minus: log N(x0; nearest, 1) in the model's units, data in [-1, 1]. So scale s stands for a standard
-deviation of 1 / sqrt(s) a pixel, and the gradient is the vector to the nearest image. They see decoded images. ``label`` is
-log p(y | x0) of a classifier for the run's condition, evaluated at t = 0; any ``fairlead train-classifier`` run will
-do, whatever noise schedule it was trained on.
+``brightness``, ``color`` and ``match`` are - distance^2 / 2 from the image to the nearest one that has the property, in
+units where images are in [-1, 1]: log N(x0; nearest, 1). Scale s stands for a standard deviation of 1 / sqrt(s) a
+pixel, and the gradient is the vector to the nearest image. They see decoded images. ``label`` is log p(y | x0) of a
+classifier for the run's condition, evaluated at t = 0; any ``fairlead train-classifier`` run will do, whatever noise
+schedule it was trained on.
 """
 
 from __future__ import annotations
@@ -244,7 +244,8 @@ class Given(Score):
         return bool(getattr(self.function, "pixels", False))
 
     def __str__(self) -> str:
-        return f"<{getattr(self.function, '__name__', type(self.function).__name__)}>"
+        name: str = getattr(self.function, "__name__", type(self.function).__name__)
+        return f"<{name.strip('<>')}>"
 
 
 def as_score(value: Any) -> Score:

@@ -1,4 +1,4 @@
-"""What a guidance names beside the model it guides: weak models, classifiers and images, loaded once, checked to fit."""
+"""What a guidance names beside the model it guides: weak models, classifiers, images; loaded once, checked to fit."""
 
 from __future__ import annotations
 

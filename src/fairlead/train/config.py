@@ -80,7 +80,7 @@ class TrainConfig:
             check_pair(self.objective, schedule)
         elif self.drop or self.weighting != "uniform":
             raise UsageError(
-                "objective 'label' has no condition to drop and one weighting: expected drop 0 and weighting 'uniform', "
+                "objective 'label' drops no condition and has one weighting: expected drop 0 and weighting 'uniform', "
                 f"got {self.drop:g} and {self.weighting!r}"
             )
         for name, kind in (("weighting", Weighting), ("precision", Precision), ("decay", Decay)):
