@@ -1,6 +1,7 @@
 """README and docs stay true: Python blocks run, command lines run or at least parse, links lead somewhere."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -15,6 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 BLOCK = re.compile(r"```(python|sh)\n(.*?)```", re.DOTALL)
 QUICK = {
     "train": ["--steps", "3", "--channels", "8", "--batch-size", "32"],
+    "train-classifier": ["--steps", "3", "--channels", "8", "--batch-size", "32"],
     "sample": ["--steps", "2"],
     "sweep": ["--n", "60", "--steps", "2"],
     "explain": ["--steps", "2"],
@@ -57,7 +59,7 @@ def commands() -> list[tuple[str, str]]:
     """Every ``fairlead ...`` in a code block or in backticks, on any page."""
     found = [(name, line) for name, text in blocks("sh") for line in text.splitlines() if line.startswith("fairlead ")]
     for page in PAGES:
-        for text in re.findall(r"`(fairlead [a-z]+ [^`]*)`", page.read_text()):
+        for text in re.findall(r"`(fairlead [a-z-]+ [^`]*)`", page.read_text()):
             if "..." not in text and "COMMAND" not in text:
                 found.append((page.name, text.replace("\\|", "|")))
     return found
@@ -66,13 +68,13 @@ def commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_every_command_line_parses(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
-    needs_out = words[0] in ("train", "sample", "sweep") and "--out" not in words
+    needs_out = words[0] in ("train", "train-classifier", "sample", "sweep") and "--out" not in words
     command = tyro.cli(
         Command,
         args=[*words, "--out", "x"] if needs_out else words,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    assert type(command).__name__.lower() == words[0]
+    assert type(command).__name__.lower() == words[0].replace("-", "")
     guidance = getattr(command, "guidance", ())
     for text in (guidance,) if isinstance(guidance, str) else guidance:
         parse(text.replace("{scale}", "2"))
@@ -99,3 +101,12 @@ def test_the_table_of_kinds_in_contributing_names_registered_kinds() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     kinds = set(re.findall(r"\| `([a-z]+)` \|", page))
     assert kinds == set(REGISTRY)
+
+
+def test_the_method_pages_are_what_the_code_gives() -> None:
+    """`python docs/build_methods.py` writes them."""
+    written = runpy.run_path(str(ROOT / "docs" / "build_methods.py"))["pages"]()
+    there = {path.name: path.read_text() for path in (ROOT / "docs" / "methods").glob("*.md")}
+    assert sorted(there) == sorted(written)
+    outdated = [name for name, text in written.items() if there[name] != text]
+    assert not outdated, f"run python docs/build_methods.py: {outdated}"

@@ -91,6 +91,7 @@ def test_a_scale_may_be_a_number_one_a_sample_or_a_schedule() -> None:
         (lambda: as_scale("cfg", True), "got True"),
         (lambda: as_scale("cfg", torch.tensor([True])), "got True"),
         (lambda: as_scale("cfg", math.nan), "got nan"),
+        (lambda: as_scale("cfg", 1e200), "cfg: expected scale between -1e6 and 1e6, got 1e.200"),
         (lambda: as_scale("cfg", [1, math.inf]), "got inf"),
         (lambda: as_scale("cfg", 10**400), "finite number"),
         (lambda: as_scale("cfg", []), "needs at least one number"),

@@ -161,8 +161,14 @@ def scale_at(scale: Scale, step: Step) -> float | Tensor:
     return step.pick(scale) if isinstance(scale, tuple) else scale
 
 
+_LARGEST = 1e6
+"""No guidance is that strong; far above it float32 overflows."""
+
+
 def _require_number(owner: str, argument: str, value: Any) -> None:
     if not is_number(value) or not math.isfinite(value):
         raise UsageError(
             f"{owner}: expected {argument} to be a finite number or a schedule such as ramp(1, 7), got {value!r}"
         )
+    if abs(value) > _LARGEST:
+        raise UsageError(f"{owner}: expected {argument} between -1e6 and 1e6, got {value:g}")
