@@ -29,7 +29,7 @@ def test_training_is_a_bare_pytorch_loop():
     training = Training(digits(), config, None)
     torch.manual_seed(4)
     network = build_net(config.net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02, betas=(0.8, 0.95))
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02, betas=(0.8, 0.95), fused=True)
     batches, schedule = Batches(digits(), 8, 4), VPCosine()
     for step in range(3):
         loss_there, norm_there, rate = training.take_step()

@@ -10,6 +10,7 @@ from torch import nn
 
 from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
 from fairlead.models.model import LabelEncoder, Model, encode_nothing, identity
 from fairlead.nets.build import build_net
@@ -72,6 +73,8 @@ def model_of(
 ) -> Model:
     """A network and the description of its training (``Training.about()``) as a Model, in eval mode."""
     device = usable_device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = network.eval().requires_grad_(False)
     schedule = schedule_from_config(about["schedule"])

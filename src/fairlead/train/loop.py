@@ -30,6 +30,7 @@ import fairlead
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
+from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.images import Batches, ImageData
 from fairlead.nets.build import build_net, parameter_count
@@ -132,10 +133,12 @@ class Training:
         self.parameters = parameter_count(network)
         device = self.accelerator.device
         self.precision = resolve_precision(config.precision, device)
+        if device.type == "cpu":
+            keep_freed_memory()
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(network, multi_avg_fn=ema_average(config.ema), use_buffers=True).to(device)
         optimizer = torch.optim.AdamW(
-            network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, foreach=True
+            network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, fused=True
         )
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.batches = Batches(data, config.batch_size, config.seed)
