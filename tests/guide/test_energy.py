@@ -216,7 +216,7 @@ def test_match_pulls_inside_the_box_only() -> None:
     plain = model.denoiser(x_t, T, model.encode([None] * N)).x0
     inside = torch.zeros(4, 4, dtype=torch.float64)
     inside[1:4, :2] = 1  # left half, lower three quarters
-    term = to_guidance('energy(match("picture", [0, 0.25, 0.5, 1]), through=False)').terms[0]
+    term = to_guidance('energy(match("picture", [0.25, 0, 1, 0.5]), through=False)').terms[0]
     moved = shift(term, model, x_t, resources={"picture": image})
     close(moved, sigma**2 / (alpha**2 + sigma**2) * (image - plain) * inside)
 
@@ -337,7 +337,7 @@ def test_expressions_print_and_read_back(text: str) -> None:
         ("energy(color(1, 0))", "expected blue to be a number from 0 to 1, got None"),
         ('energy(color("red", 0, 0))', "a name alone or three numbers"),
         ('energy(match("a.png", [0, 0, 1]))', "expected box"),
-        ('energy(match("a.png", [0.5, 0, 0.5, 1]))', "not empty"),
+        ('energy(match("a.png", [0, 0.5, 1, 0.5]))', "not empty"),
         ("energy(brightness(0.5), through=1)", "expected through to be True or False, got 1"),
         ("energy(brightness(0.5), clip=0)", "expected clip to be a positive number"),
         ("energy(brightness(0.5), draws=3)", "3 draws without a spread are all the same"),

@@ -78,7 +78,7 @@ def test_how_guidance_is_written(guidance, text: str) -> None:
 
 # --- anything that can be built prints and parses back -------------------------------------------------------------
 
-numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**20), 10**20)
+numbers = st.floats(-1e6, 1e6) | st.integers(-(10**6), 10**6)
 scales_in_time = st.builds(
     Ramp,
     numbers,

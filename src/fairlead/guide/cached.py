@@ -10,10 +10,11 @@ Delta = (m_a - m_b) u, whatever x_t: the direction between classes is to first o
 be one in log-SNR, which also is infinite at both ends of a run. Until there are two refreshes, order 1 is order 0.
 
 The first step of a run, and the first after an interval in which the method was off, refreshes; then every ``every``-th
-step. So a run of N steps costs N + ceil(N / every) rows a sample. Every evaluation of a refreshing step (``heun`` makes
-two) evaluates both branches. The idea of reusing the unconditional branch is that of 2410.19355 (FasterCache), whose
-published code multiplies what it stored by a weight in every step, so that the weight compounds between refreshes. Here
-only directions that were evaluated are ever stored, and ``every=1`` is the method itself, to the bit.
+step. Two equal terms share what they remember. A run of N steps costs N + ceil(N / every) rows a sample. Every
+evaluation of a refreshing step (``heun`` makes two) evaluates both branches. The idea of reusing the unconditional
+branch is that of 2410.19355 (FasterCache), whose published code multiplies what it stored by a weight in every step, so
+that the weight compounds between refreshes. Here only directions that were evaluated are ever stored, and
+``every=1`` is the method itself, to the bit.
 
 It goes around any method of two branches: ``cached(cfg(4))``, ``cached(pag(3))``, ``cached(apg(cfg(8)))`` (which then
 carries on the direction that ``apg`` made). It is refused around ``adaptive`` and inside any other method: those want

@@ -43,7 +43,7 @@ from fairlead.guide.seen import Resource, Seen, Surroundings, dot
 from fairlead.guide.step import Step
 from fairlead.guide.text import is_number
 
-FIRST_DRAW, MOST_DRAWS = 500, 400
+FIRST_DRAW, MOST_DRAWS = 0, 400
 """Where its noise is numbered in a step, so that it is not that of another method."""
 
 

@@ -130,12 +130,21 @@ class GuidedDenoiser:
         self._active = [term for term in self.guidance.terms if _looks(term)]
         self._altering = any(term.alters() for term in self.guidance.terms)
         self._conditions, self._same = self._resolve()
-        for i in range(self.grid.steps if self.grid is not None else 0):
-            self._renoise(self._step(i))
         self._fixed: dict[Branch, Condition] = {}
         self._joined: dict[tuple[Branch, ...], Condition] = {}
         self._altered: tuple[int | None, Condition] | None = None
         self._max_rows: int | None = None
+        self._check_steps()
+
+    def _check_steps(self) -> None:
+        """Scales that a step cannot have are refused here, not in the middle of the run."""
+        for i in range(self.grid.steps if self.grid is not None else 0):
+            step = self._step(i)
+            self._renoise(step)
+            if self.around.shape:  # maps over pixels depend on it
+                self.needed(step)
+                for term in self.guidance.terms:
+                    term.rows(step)
 
     @classmethod
     def of(
@@ -288,17 +297,18 @@ class GuidedDenoiser:
         renoise = self._renoise(step)
         if not active and not finishers and renoise is None and self.observe is None:
             return Prediction.from_x0(x0, x_t, alpha, sigma)
-        evaluate = partial(self._again, t=t, step=step)
+        evaluate = partial(self._again, t=t, step=step, lower=torch.is_autocast_enabled(x_t.device.type))
         view = _Merged(predictions, self._kept)
         attention = {layer: torch.cat(parts) for layer, parts in mass.items()}
         seen = Seen(step, x_t, t, alpha, sigma, condition, self.around, view, evaluate, graph, attention)
-        directions = [(term, term.direction(seen)) for term in active]
-        for _, direction in directions:
-            if direction is not None:
-                x0 = x0 + direction
-        finished = x0
-        for finisher in finishers:
-            finished = finisher.finish(finished, seen)
+        with torch.autocast(x_t.device.type, enabled=False):  # only the network runs in a lower precision
+            directions = [(term, term.direction(seen)) for term in active]
+            for _, direction in directions:
+                if direction is not None:
+                    x0 = x0 + direction
+            finished = x0
+            for finisher in finishers:
+                finished = finisher.finish(finished, seen)
         if self.observe is not None:
             rows_of = _Merged({**needed, **({} if graph is None else {self._kept(COND): None})}, self._kept)
             parts = self._contributions(seen, dict(directions))
@@ -435,9 +445,10 @@ class GuidedDenoiser:
             leaf = x_t.detach().requires_grad_()
             return leaf, _recorded(self._denoiser_of(branch), leaf, t, self._condition_of(branch, step), mass)
 
-    def _again(self, branch: Branch, x_t: Tensor, *, t: Tensor, step: Step) -> Tensor:
-        kept = self._kept(branch)
-        return self._evaluate(self._denoiser_of(kept), x_t, t, self._condition_of(kept, step))
+    def _again(self, branch: Branch, x_t: Tensor, *, t: Tensor, step: Step, lower: bool) -> Tensor:
+        kept, kind = self._kept(branch), x_t.device.type
+        with torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=lower):
+            return self._evaluate(self._denoiser_of(kept), x_t, t, self._condition_of(kept, step))
 
 
 def _recorded(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, mass: Recorded | None) -> Tensor:

@@ -132,12 +132,12 @@ class Color(Score):
 
 @dataclass(frozen=True)
 class Match(Score):
-    """``match("cat.png", [left, top, right, bottom])``: equal to an image inside a box.
+    """``match("cat.png", [top, left, bottom, right])``: equal to an image inside a box.
 
     Attributes:
         image: a file, or a name under which ``resources=`` gives a tensor [c, h, w] in [-1, 1]. It is scaled and cut to
             the samples' size; colour becomes grey for grey samples.
-        box: in fractions of width and height, from the left and the top; default everything.
+        box: in fractions of height and width, from the top and the left; default everything.
     """
 
     image: str
@@ -152,18 +152,18 @@ class Match(Score):
             )
         box = self.box
         if not isinstance(box, list | tuple) or len(box) != 4:
-            raise UsageError(f"match: expected box [left, top, right, bottom] in fractions of the image, got {box!r}")
-        left, top, right, bottom = (_share(self.name, "box", edge) for edge in box)
+            raise UsageError(f"match: expected box [top, left, bottom, right] in fractions of the image, got {box!r}")
+        top, left, bottom, right = (_share(self.name, "box", edge) for edge in box)
         if not (left < right and top < bottom):
-            raise UsageError(f"match: expected box [left, top, right, bottom] that is not empty, got {list(box)}")
-        object.__setattr__(self, "box", (left, top, right, bottom))
+            raise UsageError(f"match: expected box [top, left, bottom, right] that is not empty, got {list(box)}")
+        object.__setattr__(self, "box", (top, left, bottom, right))
 
     def of(self, around: Surroundings) -> Fn:
         image = around.resource(self.image)
 
         def score(x0: Tensor, t: Tensor, condition: Condition) -> Tensor:
             h, w = x0.shape[2:]
-            left, top, right, bottom = self.box
+            top, left, bottom, right = self.box
             rows = slice(round(top * h), max(round(bottom * h), round(top * h) + 1))
             columns = slice(round(left * w), max(round(right * w), round(left * w) + 1))
             difference = x0 - fitted(image, x0)

@@ -75,8 +75,6 @@ class Seen:
         condition: of the run, for these samples.
         around: what surrounds the run.
         evaluate: (branch, x_t) -> x0 [n, ...]: a further network call, for methods whose input depends on an output.
-        gradient: values [n] -> their gradient with respect to x_t, through the conditional prediction's graph, or None
-            if no term asked for one.
     """
 
     step: Step

@@ -90,8 +90,8 @@ def doctor(
         An answer to every question; only those about network and schedule where the network is broken.
 
     Raises:
-        UsageError: for an expression, sampler, grid or data that cannot be used; a guidance that the model cannot take
-            is a finding.
+        UsageError: for an expression, sampler, grid, data or resource that cannot be used; a guidance that the model
+            cannot take is a finding.
     """
     guidance = to_guidance(guidance)
     loaded = load_resources(guidance.resources(), model, resources)
@@ -126,6 +126,8 @@ def doctor(
 def _condition(model: Model, seen: Seen) -> Finding:
     if not model.classes:
         return Finding("condition", "PASS", "the model is unconditional: there is no condition to depend on")
+    if len(model.classes) == 1:
+        return Finding("condition", "PASS", "the model has one class: there is no other label to compare with")
     shares = [math.sqrt(change) for change in seen.change]
     at = max(range(len(shares)), key=lambda i: shares[i])
     noise = max(math.sqrt(max(seen.batch)), 8 * torch.finfo(torch.float32).eps)
@@ -172,7 +174,7 @@ def _null(
         f"denoising loss {numbers['loss_conditional']:.4f} with the label, {numbers['loss_null']:.4f} without, "
         f"{numbers['loss_wrong_label']:.4f} with a wrong one ({probe.source})"
     )
-    if surely_above(seen.null, seen.wrong):
+    if len(model.classes) > 1 and surely_above(seen.null, seen.wrong):
         text = f"null predicts worse than a wrong label does: {losses}; drop the condition more often in training"
         return Finding("null", "WARN", text, numbers)
     if surely_above(seen.conditional, seen.null):
@@ -225,9 +227,9 @@ def _guidance(
         conds = [classes[i % len(classes)] for i in range(n)]
     try:
         plan = Plan.of(model, conds, guidance, sampler=sampler, steps=steps, grid=grid, resources=resources)
+        trace = Trace.of(plan)
     except UsageError as error:
         return Finding("guidance", "FAIL", f"it cannot be used on this model: {error}")
-    trace = Trace.of(plan)
     sizes = trace.step["condition"].nan_to_num(0).mean(1)
     numbers: dict[str, Any] = {
         "rows_a_sample": sum(trace.rows) / n,
@@ -318,6 +320,8 @@ def _schedule(model: Model, times: Tensor, grid: str) -> Finding:
 
 
 def _network(network: nn.Module | None, seen: Seen) -> Finding:
+    if not all(map(math.isfinite, (*seen.repeat, *seen.batch))):
+        return Finding("network", "FAIL", f"its predictions are not finite, though its weights are; {UNASKED}")
     repeat, mixing = (math.sqrt(max(values)) for values in (seen.repeat, seen.batch))
     numbers = {"repeat": repeat, "batch": mixing}
     modules = [] if network is None else list(network.modules())

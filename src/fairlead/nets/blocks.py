@@ -102,7 +102,8 @@ def perturbed_attention(
     store = _MASS.get()
     if store is not None and layer in store:
         exact = torch.promote_types(q.dtype, torch.float32)
-        weights = ((q.to(exact) * q.shape[-1] ** -0.5) @ k.to(exact).transpose(-1, -2)).softmax(-1)
+        with torch.autocast(q.device.type, enabled=False):
+            weights = ((q.to(exact) * q.shape[-1] ** -0.5) @ k.to(exact).transpose(-1, -2)).softmax(-1)
         store[layer] = weights.mean(1).sum(1).reshape(len(q), *size)
     for perturbation, mask in active:
         if perturbation.kind == "identity_attention":

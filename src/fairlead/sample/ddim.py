@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -39,7 +40,7 @@ class DDIM(Sampler):
     recur: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.recur, int | float) or not self.recur >= 1 or self.recur != int(self.recur):
+        if not isinstance(self.recur, int | float) or not 1 <= self.recur < math.inf or self.recur != int(self.recur):
             raise UsageError(f"ddim recur {self.recur!r}: expected how often each step is taken, an integer from 1")
         object.__setattr__(self, "recur", int(self.recur))  # expressions have only floats
         if not 0 <= self.eta <= 1:

@@ -148,6 +148,7 @@ class Trace:
                 "grid": plan.grid,
                 "precision": plan.precision,
                 "model": dict(plan.model.metadata),
+                **plan.named(),
             },
         )
 

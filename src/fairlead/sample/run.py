@@ -267,6 +267,11 @@ class Plan:
                     finals.append(frame.x_t.float().cpu())
         return self._finish(torch.cat(finals), cost, time.perf_counter() - began)
 
+    def named(self) -> dict[str, Any]:
+        """What the guidance names, by the metadata that identifies it."""
+        found = {name: dict(getattr(thing, "metadata", {})) for name, thing in self.resources.items()}
+        return {"resources": found} if found else {}
+
     def _finish(self, x0: Tensor, cost: Cost, seconds: float) -> Run:
         """Decode the final samples [n, *shape] and put the run together."""
         decoded = torch.cat([self.model.decode(part) for part in torch.split(x0, self.batch_size)])
@@ -278,6 +283,7 @@ class Plan:
             "grid": self.grid,
             "precision": self.precision,
             "model": dict(self.model.metadata),
+            **self.named(),
             "fairlead": fairlead.__version__,
             "torch": torch.__version__,
         }
@@ -291,9 +297,14 @@ def _with_vocabulary(model: Model, guidance: Guidance, resources: Mapping[str, A
     if model.classes or not steering:
         return model
     for term in guidance.terms:
-        if term.needs_condition() and not any("classifier" in resource.kind for resource in term.resources()):
+        reads = term.needs_condition() or term.specs()
+        if reads and not any("classifier" in resource.kind for resource in term.resources()):
             raise UsageError(f"{term} needs a conditional model, this one is unconditional; drop the term")
     classes = steering[0].classes
+    if any(tuple(other.classes) != tuple(classes) for other in steering):
+        raise UsageError(
+            f"{guidance}: its classifiers know different classes; to steer an unconditional model they must agree"
+        )
     return replace(model, classes=classes, encode=LabelEncoder(classes))
 
 
