@@ -155,7 +155,7 @@ KNOWN = ", ".join(name for kind in ("term", "finisher", "scale") for name in nam
         ("cfg(4", "guidance 'cfg(4' is not an expression: '(' was never closed; write e.g. cfg(4)"),
         ("cfg(4) cfg(3)", "is not an expression"),
         ("x = cfg(4)", "is not an expression"),
-        ("cfg\0", "is not an expression: source code string cannot contain null bytes"),
+        ("cfg\0", "is not an expression: it holds a null character"),
         ("4", "guidance '4' is 4, not a guidance; write e.g. cfg(4)"),
         ('"cfg(4)"', "is 'cfg(4)', not a guidance"),
         ("ramp(1, 7)", "not a guidance"),

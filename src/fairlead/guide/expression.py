@@ -28,6 +28,8 @@ def parse(text: str) -> Term | Guidance:
     Raises:
         UsageError: for anything that is not in the grammar, naming what was read and what is known.
     """
+    if "\0" in text:  # a SyntaxError since Python 3.11.4, before that a ValueError
+        raise UsageError(f"guidance {text!r} is not an expression: it holds a null character; write e.g. cfg(4)")
     try:
         value = _read(ast.parse(text.strip(), mode="eval").body, text)
     except SyntaxError as error:
