@@ -142,8 +142,7 @@ def _over_scale(
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     right.set_ylabel("judge's accuracy, confidence", color=_ORANGE)
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-    right.set_ylim(top=min(right.get_ylim()[1], 1.005))
-    right.set_ylim(top=min(1.02, right.get_ylim()[1] + 0.02))
+    right.set_ylim(top=min(1.005, right.get_ylim()[1] + 0.02))
     axes.legend(
         [line.lines[0] for line in lines],
         [str(line.get_label()) for line in lines],
