@@ -11,7 +11,7 @@ from fairlead.guide.expression import to_guidance
 from fairlead.models.model import encode_nothing
 from fairlead.models.resources import load_resources
 from fairlead.sample.run import sample
-from tests.guide.toy import NETWORK, WEAK, images
+from tests.guide.toy import NETWORK, WEAK, call, images, steered
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,6 @@ def test_a_scale_that_a_later_step_cannot_have_is_refused_at_the_door(text: str,
 def test_directions_are_not_rounded_to_bf16_where_the_network_is() -> None:
     """Under bf16 the same network rounds the same way with and without bands, so by hand the bands of its two
     predictions give what the guidance gives, to float32."""
-    from tests.guide.toy import call, steered
-
     with torch.autocast("cpu", torch.bfloat16):
         x_t = images().float()
         conditional, null, guided = (

@@ -39,7 +39,7 @@ class Sweep:
     guidance: tuple[str, ...] = ("cfg({scale})",)
     """Expressions; {scale} is replaced by every number of --scales."""
     scales: tuple[float, ...] | None = None
-    """Scales for {scale}: 0 is unconditional, 1 conditional without guidance. Default: 0 1 1.5 2 3 5."""
+    """Scales for {scale}: 0 is unconditional, 1 conditional without guidance. Default: 0 1 1.25 1.5 2 3 5."""
     n: int = 500
     """Images a guidance, over all conditions; at least 3 of each."""
     seed: int = 0

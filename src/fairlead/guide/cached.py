@@ -81,7 +81,7 @@ class Cached(Wrapper):
         assert step.index is not None
         unit = self.unit(seen)
         anchors: tuple[_Anchor, ...] = step.recall(self) or ()
-        step.remember(self, (_Anchor(step.index, _share(seen), unit), *anchors[: self.order]))
+        step.remember(self, (_Anchor(step.index, seen.noise_share, unit), *anchors[: self.order]))
         return None if self.inner.coefficients(step) else weighted(omega, unit)
 
     def _refreshes(self, step: Step) -> bool:
@@ -95,10 +95,5 @@ class Cached(Wrapper):
         last, before = anchors[0], anchors[-1]
         if last is before:
             return last.direction
-        reach = ratio(_share(seen) - last.share, last.share - before.share)
+        reach = ratio(seen.noise_share - last.share, last.share - before.share)
         return last.direction + reach * (last.direction - before.direction)
-
-
-def _share(seen: Seen) -> Tensor:
-    """sigma^2 / (alpha^2 + sigma^2) of x_t, which broadcasts against it."""
-    return seen.sigma**2 / (seen.alpha**2 + seen.sigma**2)

@@ -109,7 +109,7 @@ class Energy(Term):
             return None
         on = nonzero_rows(omega)
         rows = on.nonzero()[:, 0].to(seen.x_t.device) if isinstance(on, Tensor) else torch.arange(len(seen.x_t))
-        with torch.enable_grad(), torch.autocast(seen.x_t.device.type, enabled=False):
+        with torch.enable_grad():
             if self.through:
                 assert seen.graph is not None
                 leaf, x0 = seen.graph
@@ -117,21 +117,17 @@ class Energy(Term):
                 x0 = leaf = seen.x0(COND).detach().requires_grad_()
             value = self._smoothed(x0[rows].to(torch.promote_types(x0.dtype, torch.float32)), seen, rows)
             (gradient,) = torch.autograd.grad(value.sum(), leaf, retain_graph=self.through)
-        factor = seen.sigma**2 / seen.alpha if self.through else self._variance(seen)
+        factor = seen.sigma**2 / seen.alpha if self.through else seen.noise_share
         shift = factor * gradient
         if self.clip is not None:
             shift = shift * (self.clip / dot(shift, shift).sqrt().clamp(min=self.clip)).to(shift.dtype)
         return weighted(omega, shift)
 
-    def _variance(self, seen: Seen) -> Tensor:
-        """Of the posterior of N(0, 1) data given x_t, broadcasting against x_t."""
-        return seen.sigma**2 / (seen.alpha**2 + seen.sigma**2)
-
     def _smoothed(self, x0: Tensor, seen: Seen, rows: Tensor) -> Tensor:
         """The score [k] of x0 [k, ...], the samples ``rows`` of the batch; over draws log mean exp."""
         if not self.spread:
             return self._value(x0, seen, rows)
-        spread = self.spread * self._variance(seen).sqrt().to(x0.dtype)
+        spread = self.spread * seen.noise_share.sqrt().to(x0.dtype)
         around = [x0 + spread * seen.draw(FIRST_DRAW + i)[rows].to(x0.dtype) for i in range(self.draws)]
         return torch.stack([self._value(one, seen, rows) for one in around]).logsumexp(0) - math.log(self.draws)
 

@@ -92,6 +92,12 @@ class Seen:
     """Layer -> [n, h, w], the attention that each position received during the conditional prediction, 1 in the mean;
     of the layers that a term asked for."""
 
+    @property
+    def noise_share(self) -> Tensor:
+        """sigma^2 / (alpha^2 + sigma^2), the share of the noise in x_t: 1 for pure noise, 0 for data; also the variance
+        of the posterior of N(0, 1) data given x_t. Broadcasts against x_t."""
+        return self.sigma**2 / (self.alpha**2 + self.sigma**2)
+
     def has(self, branch: Branch) -> bool:
         return branch in self.predictions
 
