@@ -35,10 +35,13 @@ def run(text: str, sampler: str = "ddim", specs: list | None = None) -> tuple[Te
 @pytest.mark.parametrize("inside", ["cfg(4)", "cfg([3, 1, 2, 0, -1])", "pag(2)", "apg(cfg(4), momentum=-0.5)"])
 @pytest.mark.parametrize("sampler", ["ddim", "heun"])
 @pytest.mark.parametrize("order", [0, 1])
-def test_every_1_is_the_method_itself_to_the_bit(inside: str, sampler: str, order: int) -> None:
-    plain, _ = run(inside, sampler)
-    cached, _ = run(f"cached({inside}, every=1, order={order})", sampler)
-    assert torch.equal(cached, plain)
+def test_every_1_is_the_method_itself(inside: str, sampler: str, order: int) -> None:
+    """To the bit where both evaluate the same rows. A refresh evaluates both branches of every sample, cfg alone leaves
+    out those of scale 0 and 1, and a matrix product may round a row otherwise beside fewer rows."""
+    plain, plain_rows = run(inside, sampler)
+    cached, rows = run(f"cached({inside}, every=1, order={order})", sampler)
+    assert torch.equal(cached, plain) if rows == plain_rows else rows > plain_rows
+    close(cached, plain, 1e-11)
 
 
 @pytest.mark.parametrize("order", [0, 1])

@@ -14,7 +14,7 @@ step. Two equal terms share what they remember. A run of N steps costs N + ceil(
 evaluation of a refreshing step (``heun`` makes two) evaluates both branches. The idea of reusing the unconditional
 branch is that of 2410.19355 (FasterCache), whose published code multiplies what it stored by a weight in every step, so
 that the weight compounds between refreshes. Here only directions that were evaluated are ever stored, and
-``every=1`` is the method itself, to the bit.
+``every=1`` is the method itself.
 
 It goes around any method of two branches: ``cached(cfg(4))``, ``cached(pag(3))``, ``cached(apg(cfg(8)))`` (which then
 carries on the direction that ``apg`` made). It is refused around ``adaptive`` and inside any other method: those want

@@ -112,7 +112,10 @@ def perturbed_attention(
 
 
 def where_masked(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """a in the rows of ``mask`` (bool [n], on any device), b in the others."""
+    """a in the rows of ``mask`` (bool [n], on any device), b in the others, in the memory layout of b: which kernel the
+    next layer takes, and so its rounding, must not hang on a mask."""
+    if a.stride() != b.stride():
+        a = torch.empty_like(b).copy_(a)
     return torch.where(mask.to(b.device).reshape(-1, *([1] * (b.ndim - 1))), a, b)
 
 
