@@ -13,8 +13,6 @@ import tyro
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
 
-WIDTH = 110
-
 
 @dataclass(frozen=True)
 class Doctor:
@@ -55,6 +53,7 @@ class Doctor:
         from fairlead.data.hub import load_data
         from fairlead.measure.doctor import doctor
         from fairlead.models.load import load
+        from fairlead.report.columns import WIDTH
 
         model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
         data = None if self.data is None else load_data(self.data, split="test")

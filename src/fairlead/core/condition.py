@@ -93,17 +93,22 @@ class Condition:
 
     def perturbed(self, perturbation: Perturbation) -> Condition:
         """The same, with the network perturbed for every sample."""
-        everywhere = torch.ones(self.n, dtype=torch.bool, device=_device(self))
+        everywhere = torch.ones(self.n, dtype=torch.bool, device=self.device)
         return replace(self, perturb={**self.perturb, perturbation: everywhere})
 
     def __getitem__(self, index: Tensor | slice) -> Condition:
         """The samples at ``index`` (a slice, int64 indices or a bool mask [n])."""
         values = {name: v[index] for name, v in self.values.items()}
         keep = {name: k[index] for name, k in self.keep.items()}
-        on_mask = index if isinstance(index, slice) else index.to(_device(self))
+        on_mask = index if isinstance(index, slice) else index.to(self.device)
         perturb = {name: mask[on_mask] for name, mask in self.perturb.items()}
         n = len(torch.empty(self.n, device="meta")[index]) if isinstance(index, slice) else _count(index)
         return Condition(n, values, keep, perturb)
+
+    @property
+    def device(self) -> torch.device:
+        """Where values and masks are; the CPU if it holds none, wherever the network is."""
+        return next((mask.device for mask in self.keep.values()), torch.device("cpu"))
 
     def to(self, device: torch.device | str) -> Condition:
         return Condition(
@@ -140,12 +145,7 @@ class Condition:
 
 
 def _mask(part: Condition, perturbation: Perturbation) -> Tensor:
-    return part.perturb.get(perturbation, torch.zeros(part.n, dtype=torch.bool, device=_device(part)))
-
-
-def _device(condition: Condition) -> torch.device:
-    """Where its masks are: on the CPU if it holds no values, wherever the network is."""
-    return next((mask.device for mask in condition.keep.values()), torch.device("cpu"))
+    return part.perturb.get(perturbation, torch.zeros(part.n, dtype=torch.bool, device=part.device))
 
 
 def _count(index: Tensor) -> int:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition, Perturbation
 from fairlead.core.errors import UsageError
-from fairlead.guide.scales import Scale, ScaleSchedule, as_scale, scale_at
+from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.seen import Resource, Seen, Surroundings, per_sample
 from fairlead.guide.step import Step
 from fairlead.guide.text import call_text, is_number, literal
@@ -82,7 +82,10 @@ class Interval:
             )
 
     def contains(self, step: Step) -> bool:
-        level: float = getattr(step, self.unit)
+        return self.holds(getattr(step, self.unit))
+
+    def holds(self, level: float) -> bool:
+        """Whether a level, in this interval's unit, lies inside."""
         return self.low <= level < self.high if self.unit == "log_snr" else self.low < level <= self.high
 
     def __str__(self) -> str:
@@ -235,9 +238,7 @@ class Pair(Directed):
         object.__setattr__(self, "scale", as_scale(self.name, self.scale))
 
     def omega(self, step: Step) -> Weight:
-        scale = self.scale
-        assert isinstance(scale, float | tuple | ScaleSchedule)
-        return scale_at(scale, step) - self.off
+        return scale_at(self.scale, step) - self.off
 
     def unit(self, seen: Seen) -> Tensor:
         a, b = self.pair(seen.step)

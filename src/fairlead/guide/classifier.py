@@ -32,7 +32,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import tally
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Term, Weight, is_zero, nonzero_rows, weighted
-from fairlead.guide.scales import Scale, ScaleSchedule, as_scale, scale_at
+from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.seen import Resource, Seen, Surroundings
 from fairlead.guide.step import Step
 
@@ -61,7 +61,6 @@ class Classifier(Term):
 
     def omega(self, step: Step) -> Weight:
         """The scale; 0 where there is no signal in x_t."""
-        assert isinstance(self.scale, float | tuple | ScaleSchedule)
         return 0.0 if step.sigma == math.inf else scale_at(self.scale, step)
 
     def direction(self, seen: Seen) -> Tensor | None:

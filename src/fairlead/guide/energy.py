@@ -37,7 +37,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import COND, Term, Wanted, Weight, is_zero, nonzero_rows, weighted
-from fairlead.guide.scales import Scale, ScaleSchedule, as_scale, scale_at
+from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.scores import Fn, Score, as_score
 from fairlead.guide.seen import Resource, Seen, Surroundings, dot
 from fairlead.guide.step import Step
@@ -91,7 +91,6 @@ class Energy(Term):
 
     def omega(self, step: Step) -> Weight:
         """The scale; through the network 0 where there is no signal in x_t."""
-        assert isinstance(self.scale, float | tuple | ScaleSchedule)
         return 0.0 if self.through and step.sigma == math.inf else scale_at(self.scale, step)
 
     def wanted(self, step: Step) -> Wanted:

@@ -181,7 +181,7 @@ class GuidedDenoiser:
 
     def _resolve(self) -> tuple[dict[Branch, Condition], dict[Branch, Branch]]:
         """The condition of every branch, and for each branch the first one that is the same for this run."""
-        n, device, encode = self.condition.n, _device_of(self.condition), self.around.encode
+        n, device, encode = self.condition.n, self.condition.device, self.around.encode
         conditions = {COND: self.condition, NULL: self.condition.drop()}
         for term in self.guidance.terms:
             for spec in term.specs():
@@ -513,10 +513,6 @@ def _spread(part: Tensor, rows: Tensor | None, x_t: Tensor) -> Tensor:
 
 def _repeat(x: Tensor, times: int) -> Tensor:
     return x.repeat(times, *([1] * (x.ndim - 1)))
-
-
-def _device_of(condition: Condition) -> torch.device:
-    return next((value.device for value in condition.values.values()), torch.device("cpu"))
 
 
 def _one_time(t: Tensor) -> Tensor:

@@ -34,9 +34,8 @@ class IndependentClass:
     def condition(self, step: Step, around: Surroundings, condition: Condition) -> Condition:
         assert around.encode is not None
         label = self.labels(step, around)
-        device = next((value.device for value in condition.values.values()), torch.device("cpu"))
         kept = torch.stack(list(condition.keep.values())).any(0)
-        return around.encode(label.tolist()).to(device).drop(~kept)
+        return around.encode(label.tolist()).to(condition.device).drop(~kept)
 
     def labels(self, step: Step, around: Surroundings) -> Tensor:
         """int64 [n], from one normal draw a sample: its place in the normal distribution is uniform."""

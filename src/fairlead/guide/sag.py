@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import COND, Term, Wanted, Weight, is_zero, weighted
 from fairlead.guide.perturb import as_layers, chosen_layers
-from fairlead.guide.scales import Scale, ScaleSchedule, as_scale, scale_at
+from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.seen import Seen, Surroundings
 from fairlead.guide.step import Step
 from fairlead.guide.text import is_number
@@ -90,7 +90,6 @@ class SAG(Term):
         return weighted(scale, (x0 - again) - lost)
 
     def _scale(self, step: Step) -> Weight:
-        assert isinstance(self.scale, float | tuple | ScaleSchedule)
         return scale_at(self.scale, step)
 
     def _layers(self, around: Surroundings) -> tuple[str, ...]:

@@ -154,8 +154,12 @@ def as_scale(owner: str, value: Any) -> Scale:
     return float(value)
 
 
-def scale_at(scale: Scale, step: Step) -> float | Tensor:
-    """The scale at a step: a number, float64 [n] with one a sample of the batch, or a map over pixels [1, 1, h, w]."""
+def scale_at(scale: Scale | Sequence[float] | Tensor, step: Step) -> float | Tensor:
+    """The scale at a step: a number, float64 [n] with one a sample of the batch, or a map over pixels [1, 1, h, w].
+
+    ``scale`` is a method's attribute, which its ``__post_init__`` has already turned into a :data:`Scale`.
+    """
+    assert isinstance(scale, float | tuple | ScaleSchedule)
     if isinstance(scale, ScaleSchedule):
         return scale.value(step)
     return step.pick(scale) if isinstance(scale, tuple) else scale

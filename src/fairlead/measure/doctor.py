@@ -266,12 +266,7 @@ def _why_idle(term: Term, k: int, trace: Trace, largest: float) -> str:
         inner = inner.term
     for limit in limits:
         levels: tuple[float, ...] = getattr(trace, limit.unit)
-        inside = [
-            level
-            for level in levels
-            if (limit.low <= level < limit.high if limit.unit == "log_snr" else limit.low < level <= limit.high)
-        ]
-        if not inside:
+        if not any(map(limit.holds, levels)):
             return (
                 f"its interval {limit.unit}=({limit.low:g}, {limit.high:g}) contains none of the {len(levels)} steps, "
                 f"which start at {limit.unit} from {levels[0]:.3g} to {levels[-1]:.3g}"
