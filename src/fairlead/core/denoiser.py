@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -65,6 +65,13 @@ def tally(rows: int) -> None:
     for cost in _COSTS.get():
         cost.rows += rows
         cost.calls += 1
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Networks inside the block compute in ``dtype``, None for that of their weights; free where that is so already."""
+    kind = device.type
+    now = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return nullcontext() if dtype == now else torch.autocast(kind, dtype, enabled=dtype is not None)
 
 
 def expand_like(value: Tensor, x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import tally
+from fairlead.core.denoiser import autocast, tally
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Term, Weight, is_zero, nonzero_rows, weighted
 from fairlead.guide.scales import Scale, as_scale, scale_at
@@ -98,7 +98,7 @@ class Classifier(Term):
 
 def gradient_of(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Gradient of per-sample ``values`` [n] with respect to x [n, ...], in float32 at least, outside of autocast."""
-    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+    with torch.enable_grad(), autocast(x.device, None):
         leaf = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
         (gradient,) = torch.autograd.grad(values(leaf).sum(), leaf)
     return gradient

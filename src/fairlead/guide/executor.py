@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, level_at
+from fairlead.core.denoiser import Denoiser, autocast, level_at
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.prediction import Objective, Prediction
 from fairlead.core.schedule import NoiseSchedule, as_time
@@ -88,6 +88,7 @@ class GuidedDenoiser:
             on a GPU, and on a CPU for calls of few rows; it splits a call that runs out of memory.
         around: what else is known of the model, in place of ``encode`` and ``data_range``; see :meth:`of`.
         observe: called with an :class:`Observation` after every evaluation.
+        check: refuse here what a later step cannot have; False where an equal denoiser has been checked.
 
     Raises:
         UsageError: for a spec the model does not know, a condition that the guidance never uses, a method or finisher
@@ -108,6 +109,7 @@ class GuidedDenoiser:
         batching: Batching = "auto",
         around: Surroundings | None = None,
         observe: Callable[[Observation], object] | None = None,
+        check: bool = True,
     ) -> None:
         if batching not in get_args(Batching):
             raise unknown("batching", batching, get_args(Batching))
@@ -134,7 +136,8 @@ class GuidedDenoiser:
         self._joined: dict[tuple[Branch, ...], Condition] = {}
         self._altered: tuple[int | None, Condition] | None = None
         self._max_rows: int | None = None
-        self._check_steps()
+        if check:
+            self._check_steps()
 
     def _check_steps(self) -> None:
         """Scales that a step cannot have are refused here, not in the middle of the run."""
@@ -297,11 +300,13 @@ class GuidedDenoiser:
         renoise = self._renoise(step)
         if not active and not finishers and renoise is None and self.observe is None:
             return Prediction.from_x0(x0, x_t, alpha, sigma)
-        evaluate = partial(self._again, t=t, step=step, lower=torch.is_autocast_enabled(x_t.device.type))
+        kind = x_t.device.type
+        lower = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        evaluate = partial(self._again, t=t, step=step, lower=lower)
         view = _Merged(predictions, self._kept)
         attention = {layer: torch.cat(parts) for layer, parts in mass.items()}
         seen = Seen(step, x_t, t, alpha, sigma, condition, self.around, view, evaluate, graph, attention)
-        with torch.autocast(x_t.device.type, enabled=False):  # only the network runs in a lower precision
+        with autocast(x_t.device, None):  # only the network runs in a lower precision
             directions = [(term, term.direction(seen)) for term in active]
             for _, direction in directions:
                 if direction is not None:
@@ -445,9 +450,9 @@ class GuidedDenoiser:
             leaf = x_t.detach().requires_grad_()
             return leaf, _recorded(self._denoiser_of(branch), leaf, t, self._condition_of(branch, step), mass)
 
-    def _again(self, branch: Branch, x_t: Tensor, *, t: Tensor, step: Step, lower: bool) -> Tensor:
-        kept, kind = self._kept(branch), x_t.device.type
-        with torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=lower):
+    def _again(self, branch: Branch, x_t: Tensor, *, t: Tensor, step: Step, lower: torch.dtype | None) -> Tensor:
+        kept = self._kept(branch)
+        with autocast(x_t.device, lower):
             return self._evaluate(self._denoiser_of(kept), x_t, t, self._condition_of(kept, step))
 
 

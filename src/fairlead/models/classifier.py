@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairlead.core.denoiser import expand_like
+from fairlead.core.denoiser import autocast, expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule, as_time, schedule_from_config
 from fairlead.models.load import Weights, network_of, usable_device
@@ -46,7 +46,7 @@ class NoisyClassifierModel:
         dtype = next(self.network.parameters()).dtype
         x = x_t.to(dtype) * expand_like(self.schedule.input_scale(t), x_t).to(dtype)
         time = self.schedule.network_time(t).to(x_t.device, dtype).expand(len(x_t))
-        with torch.autocast(x_t.device.type, enabled=False):
+        with autocast(x_t.device, None):
             logits: Tensor = self.network(x, time)
             return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
 

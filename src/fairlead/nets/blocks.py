@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.condition import Perturbation
+from fairlead.core.denoiser import autocast
 
 Perturb = Mapping[Perturbation, Tensor]
 """Of a condition: perturbation -> bool [n]."""
@@ -102,7 +103,7 @@ def perturbed_attention(
     store = _MASS.get()
     if store is not None and layer in store:
         exact = torch.promote_types(q.dtype, torch.float32)
-        with torch.autocast(q.device.type, enabled=False):
+        with autocast(q.device, None):
             weights = ((q.to(exact) * q.shape[-1] ** -0.5) @ k.to(exact).transpose(-1, -2)).softmax(-1)
         store[layer] = weights.mean(1).sum(1).reshape(len(q), *size)
     for perturbation, mask in active:

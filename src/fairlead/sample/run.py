@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fairlead
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Cost, counting
+from fairlead.core.denoiser import Cost, autocast, counting
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
 from fairlead.data.images import to_uint8
@@ -217,15 +217,17 @@ class Plan:
             UsageError: at the first step whose samples are not finite.
         """
         model, device = self.model, self.model.device
+        lower = torch.bfloat16 if self.precision == "bf16" else None
         for batch in self.batches:
             noise = NoiseStream(self.seeds[batch], model.shape, device)
             _, sigma = model.schedule.alpha_sigma(self.times[0])
-            denoiser = self._guided(batch, None if observe is None else partial(observe, batch))
+            watch = None if observe is None else partial(observe, batch)
+            denoiser = self._guided(batch, watch, check=batch.start > 0)  # the first batch was checked by of()
             frames = self.sampler.frames(
                 denoiser, noise.start() * float(sigma), self.times, model.schedule, denoiser.condition, noise
             )
             while True:
-                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                with torch.no_grad(), autocast(device, lower):
                     frame = next(frames, None)
                 if frame is None:
                     break
@@ -241,7 +243,9 @@ class Plan:
                     )
                 yield batch, frame
 
-    def _guided(self, batch: slice, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
+    def _guided(
+        self, batch: slice, observe: Callable[[Observation], object] | None = None, check: bool = True
+    ) -> GuidedDenoiser:
         model = self.model
         return GuidedDenoiser.of(
             model,
@@ -253,6 +257,7 @@ class Plan:
             samples=range(batch.start, batch.stop),
             batching=self.batching,
             observe=observe,
+            check=check,
         )
 
     def run(self, on_frame: Callable[[Frame], object] | None = None) -> Run:
