@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.bands import _enlarge, _halve, split
+from fairlead.guide.bands import split
 from fairlead.guide.expression import parse
 from tests.guide.stored import random, stored
 from tests.guide.toy import MODEL, N, call, close, images, steered
@@ -80,32 +80,19 @@ def test_weights_a_sample() -> None:
     assert cost.rows == 2 * N - 1
 
 
-def pyramid(x: Tensor, levels: int) -> list[Tensor]:
-    """Bands in their own sizes, finest first, as diffusers asks kornia for them."""
-    parts = []
-    for _ in range(levels - 1):
-        low = _halve(x)
-        parts.append(x - _enlarge(low, (x.shape[-2], x.shape[-1])))
-        x = low
-    return [*parts, x]
-
-
-@pytest.fixture
-def their_guider(monkeypatch):
-    """diffusers' guider on our pyramid: kornia, which it needs, is not installed."""
-    monkeypatch.setattr(theirs, "_CAN_USE_KORNIA", True)
-    monkeypatch.setattr(theirs, "build_laplacian_pyramid_func", pyramid)
-    twice = lambda x: _enlarge(x, (2 * x.shape[-2], 2 * x.shape[-1]))  # noqa: E731
-    monkeypatch.setattr(theirs, "upsample_and_blur_func", twice)
-    return theirs.FrequencyDecoupledGuidance
-
-
+@pytest.mark.parametrize("size", [(8, 8), (16, 32)])
 @pytest.mark.parametrize("weights", [[2.0, 6.0], [3.0, 0.0, 7.5]])
-def test_the_same_as_diffusers_on_the_same_pyramid(their_guider, weights: list[float]) -> None:
-    """Its weights are listed finest first."""
-    x_t, cond, null = (random(N, 3, 8, 8, seed=seed) for seed in range(3))
+def test_the_same_as_diffusers_on_sides_that_are_powers_of_two(weights: list[float], size: tuple[int, int]) -> None:
+    """Its weights are listed finest first; its pyramid is kornia's."""
+    x_t, cond, null = (random(N, 3, *size, seed=seed) for seed in range(3))
     ours, _ = call(stored(f"bands({weights})", cond, null), x_t)
-    close(ours.x0, their_guider(guidance_scales=weights[::-1])(blocks(cond, null)).pred, 1e-6)
+    close(ours.x0, theirs.FrequencyDecoupledGuidance(guidance_scales=weights[::-1])(blocks(cond, null)).pred, 1e-12)
+
+
+def test_other_sides_come_back_from_diffusers_in_another_size() -> None:
+    cond, null = (random(N, 3, 12, 12, seed=seed) for seed in (1, 2))
+    guided = theirs.FrequencyDecoupledGuidance(guidance_scales=[6.0, 2.0])(blocks(cond, null)).pred
+    assert guided.shape[-2:] == (16, 16)
 
 
 def blocks(cond: Tensor, null: Tensor):
@@ -116,13 +103,13 @@ def blocks(cond: Tensor, null: Tensor):
     return [BlockState(**{key: name, "noise_pred": value}) for name, value in zip(names, (cond, null), strict=True)]
 
 
-def test_a_band_of_weight_1_which_breaks_diffusers(their_guider) -> None:
+def test_a_band_of_weight_1_which_breaks_diffusers() -> None:
     """There such a band is taken from the level before it, and from nowhere if it is the first."""
     x_t, cond, null = (random(N, 3, 8, 8, seed=seed) for seed in range(3))
     ours, _ = call(stored("bands([4, 1])", cond, null), x_t)
     close(ours.x0, cond + 3 * split(cond - null, 2)[0])
     with pytest.raises(UnboundLocalError):
-        their_guider(guidance_scales=[1.0, 4.0])(blocks(cond, null))
+        theirs.FrequencyDecoupledGuidance(guidance_scales=[1.0, 4.0])(blocks(cond, null))
 
 
 def test_at_the_door() -> None:
