@@ -107,6 +107,6 @@ def test_the_method_pages_are_what_the_code_gives() -> None:
     """`python docs/build_methods.py` writes them."""
     written = runpy.run_path(str(ROOT / "docs" / "build_methods.py"))["pages"]()
     there = {path.name: path.read_text() for path in (ROOT / "docs" / "methods").glob("*.md")}
-    assert sorted(there) == sorted(written)
+    assert sorted(there) == sorted(written), "run python docs/build_methods.py"
     outdated = [name for name, text in written.items() if there[name] != text]
     assert not outdated, f"run python docs/build_methods.py: {outdated}"

@@ -8,9 +8,11 @@ from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import RectifiedFlow
+from fairlead.guide.apg import APG
 from fairlead.guide.cfg import CFG
 from fairlead.guide.executor import FUSED_ROWS_ON_CPU, GuidedDenoiser
 from fairlead.guide.expression import parse
+from fairlead.guide.seen import Seen
 from fairlead.guide.step import Step
 from fairlead.models.toy import toy_model
 from fairlead.sample.grids import trailing
@@ -237,3 +239,24 @@ def test_on_a_cpu_only_small_calls_are_fused(n: int, calls: int) -> None:
     with counting() as cost:
         denoiser(torch.zeros(n, 2, dtype=torch.float64), T, condition)
     assert (cost.rows, cost.calls) == (2 * n, calls)
+
+
+class Halved(CFG):
+    """cfg with a direction of its own: half the difference."""
+
+    def unit(self, seen: Seen) -> torch.Tensor:
+        return super().unit(seen) / 2
+
+
+def test_a_pair_with_a_direction_of_its_own_has_it_alone_wrapped_and_in_rows() -> None:
+    """Half the direction at scale 5 is all of it at scale 3; a scale of 1 still costs no second row."""
+    x_t = points()
+    want, _ = call(guided(CFG(3)), x_t)
+    for term in (Halved(5), APG(Halved(5), eta=1)):
+        got, cost = call(guided(term), x_t)
+        close(got.x0, want.x0)
+        assert cost.rows == 2 * N
+    _, cost = call(guided(Halved([5, 1, 1, 1, 2])), x_t)
+    assert cost.rows == N + 2
+    _, cost = call(guided(Halved(1)), x_t)
+    assert cost.rows == N

@@ -143,6 +143,8 @@ def holds_or_is_refused(make: Callable[[], Guidance | Term], *methods: str, runs
 
 def runs_of(*terms: str) -> list[list]:
     """The specs of the examples' own runs, each once."""
+    missing = [name for name in terms if name not in TERMS]
+    assert not missing, f"add an example of {missing} to TERMS in tests/guide/test_contract.py"
     return [list(specs) for specs in dict.fromkeys(tuple(TERMS[name][2]) for name in terms)]
 
 

@@ -220,10 +220,20 @@ class Directed(Term):
         """True if :meth:`unit` is x0_a - x0_b."""
         return False
 
+    def wanted(self, step: Step) -> Wanted:
+        rows = nonzero_rows(self.omega(step))
+        return {} if rows is False else dict.fromkeys(self.pair(step), None if rows is True else rows)
+
+    def direction(self, seen: Seen) -> Tensor | None:
+        omega = self.omega(seen.step)
+        return None if is_zero(omega) else weighted(omega, self.unit(seen))
+
 
 @dataclass(frozen=True)
 class Pair(Directed):
     """omega (x0_a - x0_b), the affine method of two branches, omega = scale - off.
+
+    A subclass may make another direction of the difference in ``unit``; it is then no longer affine.
 
     Attributes:
         scale: a number, one number a sample, a schedule or a map over pixels. Off at 1 where it counts from b (cfg,
@@ -249,10 +259,16 @@ class Pair(Directed):
 
     def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
         omega = self.omega(step)
-        if is_zero(omega):
+        if is_zero(omega) or not self.is_difference():
             return {}
         a, b = self.pair(step)
         return {a: omega, b: -omega}
+
+    def wanted(self, step: Step) -> Wanted:
+        return {} if self.is_difference() else super().wanted(step)
+
+    def direction(self, seen: Seen) -> Tensor | None:
+        return None if self.is_difference() else super().direction(seen)
 
 
 @dataclass(frozen=True)
@@ -307,14 +323,8 @@ class Wrapper(Directed):
         return type(self).unit is Wrapper.unit and self.inner.is_difference()
 
     def wanted(self, step: Step) -> Wanted:
-        rows = nonzero_rows(self.omega(step))
-        if rows is False:
-            return {}
-        return {**self.inner.wanted(step), **dict.fromkeys(self.pair(step), None if rows is True else rows)}
-
-    def direction(self, seen: Seen) -> Tensor | None:
-        omega = self.omega(seen.step)
-        return None if is_zero(omega) else weighted(omega, self.unit(seen))
+        mine = super().wanted(step)
+        return {**self.inner.wanted(step), **mine} if mine else mine
 
     def check(self, around: Surroundings) -> None:
         self.term.check(around)

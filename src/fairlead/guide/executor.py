@@ -27,6 +27,7 @@ from fairlead.guide.algebra import (
     Finisher,
     Guidance,
     Limited,
+    Pair,
     Term,
     Weight,
     added,
@@ -490,7 +491,8 @@ def _looks(term: Term) -> bool:
     inner = term
     while isinstance(inner, Limited):
         inner = inner.term
-    return type(inner).direction is not Term.direction
+    affine = isinstance(inner, Pair) and inner.is_difference()
+    return type(inner).direction is not Term.direction and not affine
 
 
 def _combination(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, Weight], x_t: Tensor) -> Tensor:

@@ -169,10 +169,15 @@ _LARGEST = 1e6
 """No guidance is that strong; far above it float32 overflows."""
 
 
+def _shown(value: Any) -> str:
+    """An expression as it is written, anything else as Python shows it."""
+    return str(value) if hasattr(value, "name") else repr(value)
+
+
 def _require_number(owner: str, argument: str, value: Any) -> None:
     if not is_number(value) or not math.isfinite(value):
         raise UsageError(
-            f"{owner}: expected {argument} to be a finite number or a schedule such as ramp(1, 7), got {value!r}"
+            f"{owner}: expected {argument} to be a finite number or a schedule such as ramp(1, 7), got {_shown(value)}"
         )
     if abs(value) > _LARGEST:
         raise UsageError(f"{owner}: expected {argument} between -1e6 and 1e6, got {value:g}")

@@ -1,0 +1,234 @@
+"""What the documentation shows of a shoot-out: table, front, numbers and a picture for the page of each method.
+
+    python benchmarks/shootout_report.py runs/shootout --model runs/mnist --weak runs/mnist@step1000 \\
+        --classifier runs/mnist-classifier --data ../shared/data/mnist --title "MNIST"
+
+Prints the tables; writes docs/results/shootout.png, docs/methods/measured.json and docs/methods/NAME.png.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+import tyro
+from matplotlib.figure import Figure
+from PIL import Image
+
+from fairlead.core.registry import names
+from fairlead.data.hub import load_data
+from fairlead.models.load import load
+from fairlead.report.grids import image_grid
+from fairlead.sample.run import sample
+from shootout import METHODS, Result
+
+DOCS = Path(__file__).parent.parent / "docs"
+REGISTERED = {name for kind in ("term", "finisher", "scale", "score") for name in names(kind)}
+
+DEMOS: dict[str, tuple[tuple[str, ...], str]] = {
+    "cfg": (("none", "cfg(1.5)", "cfg(4)", "cfg(8)"), "Strokes become heavier and alike long before they break."),
+    "compose": (
+        ('compose({"three": 2})', 'compose({"three": 2, "eight": 1.5})', 'compose({"three": 3, "eight": -1})'),
+        "Ten seeds: a three; a three and an eight; a three and no eight.",
+    ),
+    "perp_neg": (
+        ("cfg(3)", 'cfg(3, negative="one")', 'perp_neg(3, "one")'),
+        "Away from the one: in the place of null, and what of it is orthogonal to the condition.",
+    ),
+    "bands": (("cfg(3)", "bands([3, 1])", "bands([1, 3])"), "All bands; the coarse half only; the fine half only."),
+    "auto": (("none", "auto(2, weak=WEAK)", "auto(4, weak=WEAK)"), "Away from an early snapshot of the same run."),
+    "pag": (("none", "pag(1)", "pag(4)"), "Identity attention in the middle layer."),
+    "seg": (("none", "seg(1)", "seg(4)"), "Queries of the middle layer blurred to their mean."),
+    "slg": (("none", "slg(0.5)", "slg(2)"), "The middle block skipped."),
+    "sag": (("none", "sag(0.5)", "sag(2)"), "Blurred where the middle layer attends."),
+    "icg": (("none", "icg(1.5)", "icg(4)"), "A random class in the place of the null condition; compare `cfg`."),
+    "cads": (
+        ("cfg(4)", "cfg(4) + cads(0.25)", "cfg(4) + cads(1)"),
+        "Noise on the class embedding early in the run loosens the grip of the guidance.",
+    ),
+    "classifier": (
+        ("none", "classifier(1, CLASSIFIER).during(sigma=(0, 3))", "classifier(1, CLASSIFIER)"),
+        "At low noise it mends what it does not recognise; over the whole run it overdoes.",
+    ),
+    "apg": (("cfg(6)", "apg(cfg(6))", "apg(cfg(6), norm=4)"), "Without the parallel part; with its length bounded."),
+    "cfgpp": (("none", "cfgpp(0.2)", "cfgpp(0.8)"), "The scale is between 0 and 1 here."),
+    "zero_star": (
+        ("cfg(6)", "zero_star(cfg(6))", "zero_star(cfg(6), zero=0)"),
+        "With and without the idle first steps.",
+    ),
+    "tcfg": (
+        ("cfg(6)", "tcfg(cfg(6))"),
+        "The unconditional direction that the conditional one does not share, removed.",
+    ),
+    "mambo": (
+        ("cfg(6)", "mambo(cfg(6))", "mambo(cfg(6), 4)"),
+        "The size of the direction tied to that of the prediction.",
+    ),
+    "adaptive": (
+        ("cfg(4)", "adaptive(cfg(4), 0.99)", "adaptive(cfg(4), 0.9)"),
+        "0.9 saves the most rows and leaves the guidance before the four is one.",
+    ),
+    "cached": (("cfg(4)", "cached(cfg(4))", "cached(cfg(4), every=5)"), "The direction held for 2 and for 5 steps."),
+    "energy": (
+        ("none", "energy(brightness(0.3), 40, through=False)", "energy(label(CLASSIFIER), 2, through=False)"),
+        "Brighter images than the data's 0.13; the score of a classifier.",
+    ),
+    "brightness": (
+        tuple(f"energy(brightness({b}), 40, through=False)" for b in (0.05, 0.15, 0.3)),
+        "Towards a mean of 0.05, 0.15 and 0.3; the data has 0.13.",
+    ),
+    "label": (
+        tuple(f"energy(label(CLASSIFIER), {s}, through=False)" for s in (0.5, 2, 8)),
+        "A classifier of clean images looks at the denoised estimate.",
+    ),
+    "match": (
+        ("none", "energy(match(IMAGE, [0, 0, 0.5, 1]), 20, through=False)"),
+        "The upper half is to be that of one real seven, whatever the class.",
+    ),
+    "rescale": (
+        ("cfg(6)", "cfg(6) | rescale(0.7)", "cfg(6) | rescale(1)"),
+        "The spread of the conditional prediction.",
+    ),
+    "threshold": (("cfg(8)", "cfg(8) | threshold(0.995)", "cfg(8) | threshold(0.9)"), "Dynamic thresholding."),
+    "clip": (("cfg(8)", "cfg(8) | clip()"), "Clipping x0 at every step."),
+    "ramp": (("cfg(4)", "cfg(ramp(1, 4))", "cfg(ramp(4, 1))"), "Constant; growing; falling."),
+    "clamp": (("cfg(ramp(0, 4))", "cfg(clamp(ramp(0, 4), low=1.5))"), "Never below 1.5."),
+    "region": (("cfg(8)", "cfg(region(8, 1, [0, 0, 0.5, 1]))"), "8 in the upper half, off in the lower one."),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of this script."""
+
+    folder: tyro.conf.Positional[Path]
+    """Where the shoot-out wrote its results."""
+    model: str
+    weak: str
+    classifier: str
+    data: str
+    title: str
+    steps: int = 20
+    seed: int = 12
+    pictures: bool = True
+
+
+def read(folder: Path) -> tuple[list[Result], dict[str, Any]]:
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    return [Result(**json.loads(line)) for line in lines], json.loads((folder / "floor.json").read_text())
+
+
+def table(results: Sequence[Result], floor: dict[str, Any], options: Options) -> str:
+    """Markdown, best distance first."""
+    shown = ("distance", "accuracy", "diversity", "saturation")
+    matched = any(result.effective is not None for result in results)
+    extra = " effective scale |" if matched else ""
+    lines = [f"| setting | steps | rows |{extra} {' | '.join(shown)} | distance to `cfg` | accuracy to `cfg` |"]
+    lines.append("| --- |" + " --- |" * (len(shown) + 4 + matched))
+    real = [_pm((floor["metrics"][name]["value"], floor["metrics"][name]["error"])) for name in shown]
+    lines.append(f"| real test images | | |{' |' if matched else ''} {' | '.join(real)} | | |")
+    for result in sorted(results, key=lambda result: result.metrics["distance"][0]):
+        cells = [_pm(result.metrics[name]) for name in shown]
+        differences = ["", ""]
+        if result.method != "cfg" and result.difference is not None:
+            differences = [_pm(result.difference[name], sign=True) for name in ("distance", "accuracy")]
+        own = f" {result.effective:.2f} |" if matched else ""
+        setting = short(result.guidance, options).replace("|", "\\|")
+        row = [f"`{setting}`", str(result.steps), f"{result.rows:.0f}"]
+        lines.append(f"| {' | '.join(row)} |{own} {' | '.join(cells + differences)} |")
+    return "\n".join(lines)
+
+
+def short(guidance: str, options: Options) -> str:
+    """With W for the weak snapshot and C for the classifier."""
+    return guidance.replace(json.dumps(options.weak), "W").replace(json.dumps(options.classifier), "C")
+
+
+def _pm(measured: Sequence[float], sign: bool = False) -> str:
+    value, error = measured
+    decimals = 2 if error >= 0.02 else 4
+    return f"{value:{'+' if sign else ''}.{decimals}f} ± {error:.{decimals}f}"
+
+
+def front(results: Sequence[Result], floor: dict[str, Any], options: Options) -> Figure:
+    """Accuracy over distance, one point a method at its best."""
+    figure, axes = plt.subplots(figsize=(9.5, 6.5), layout="constrained")
+    for result in results:
+        (x, dx), (y, dy) = result.metrics["distance"], result.metrics["accuracy"]
+        color = "tab:red" if result.method in ("cfg", "none") else "tab:blue"
+        axes.errorbar(x, 100 * y, xerr=dx, yerr=100 * dy, fmt="o", ms=4, lw=0.6, color=color, alpha=0.8)
+        axes.annotate(result.method, (x, 100 * y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    axes.axvline(floor["metrics"]["distance"]["value"], color="black", ls="--", lw=0.8, label="real test images")
+    axes.axhline(100 * floor["metrics"]["accuracy"]["value"], color="black", ls="--", lw=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel(f"Fréchet distance of features, N = {floor['n']} (lower is better)")
+    axes.set_ylabel("recognised by the judge, %")
+    axes.set_title(f"{options.title}: every method at its own best setting, equal rows an image")
+    axes.legend(loc="lower left")
+    return figure
+
+
+def of_page(method: str) -> set[str]:
+    """The pages that a method of the shoot-out belongs to."""
+    found = set(re.findall(r"[a-z_+]+(?=\()", METHODS[method][0])) & REGISTERED
+    return found - {"cfg"} or {"cfg"}
+
+
+def main(options: Options) -> None:
+    results, floors = read(options.folder)
+    by_phase = {phase: [r for r in results if r.phase == phase] for phase in ("search", "best", "matched")}
+    n = {phase: by_phase[phase][0] for phase in by_phase if by_phase[phase]}
+    floor = next(iter(floors.values()))
+    for phase in ("best", "matched"):
+        if phase in n:
+            print(f"\n## {phase}\n\n{table(by_phase[phase], floor, options)}")
+    front(by_phase["best"], floor, options).savefig(DOCS / "results" / "shootout.png", dpi=110)
+    measured: dict[str, Any] = {}
+    for result in by_phase["search"]:
+        for page in sorted(of_page(result.method)):
+            row = {"guidance": short(result.guidance, options), "rows": result.rows, "metrics": result.metrics}
+            measured.setdefault(page, {"rows": []})["rows"].append(row)
+    for page in measured:
+        measured[page]["about"] = (
+            f"{options.title}, the settings that were searched: few images each, so compare rows of one table only. "
+            "[The shoot-out](../results/shootout.md) has the best of them at more images, beside all other methods."
+        )
+    for page, (_, caption) in DEMOS.items():
+        measured.setdefault(page, {})["caption"] = caption
+    (DOCS / "methods" / "measured.json").write_text(json.dumps(measured, indent=1) + "\n")
+    if options.pictures:
+        draw(options)
+
+
+def draw(options: Options) -> None:
+    """docs/methods/NAME.png: rows of settings, columns of classes (seeds where the guidance names the classes)."""
+    model = load(options.model)
+    test = load_data(options.data, "test")
+    with tempfile.TemporaryDirectory() as folder:
+        seven = test.images[int((test.labels == model.classes.index("seven")).nonzero()[0])]
+        Image.fromarray(seven[0].numpy()).save(f"{folder}/seven.png")
+        given = {"WEAK": options.weak, "CLASSIFIER": options.classifier, "IMAGE": f"{folder}/seven.png"}
+        for name, (texts, _) in DEMOS.items():
+            rows = []
+            for text in texts:
+                for word, value in given.items():
+                    text = text.replace(word, json.dumps(value))
+                conds: Sequence[Any] = [None] * 10 if name == "compose" else model.classes
+                seeds = range(options.seed, options.seed + 10)
+                run = sample(model, conds, guidance=text, seeds=seeds, sampler="ddim", steps=options.steps)
+                assert run.images is not None
+                rows.append(run.images)
+            labels = [text.replace("WEAK", "W").replace("CLASSIFIER", "C").replace("IMAGE", "seven") for text in texts]
+            picture = image_grid(torch.stack(rows), row_labels=labels, upscale=2)
+            (DOCS / "methods" / f"{name}.png").write_bytes(picture)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
