@@ -100,8 +100,10 @@ class Ratio:
         for what, fit in (("parabola over the best window", True), ("lowest of the grid", False)):
             tried = [
                 (needed, k, window)
-                for k in (5, 7, 9, 13, 17, 25, 33, 49)
-                for window in ((w for w in range(5, k + 1, 2)) if fit else (1,))
+                for k in (5, 7, 9, 13, 17, 25, 33, 49, 65, 97)
+                # a coarse grid is right only by the luck of where it lies
+                if fit or math.log(HIGH / LOW) / (k - 1) <= 2 * half
+                for window in (range(5, min(k, 33) + 1, 2) if fit else (1,))
                 if (needed := self.needed(toy, best, half, k, window)) is not None
             ]
             if not tried:

@@ -12,7 +12,8 @@ from fairlead.cli import main
 from fairlead.data.digits import load_digits
 from fairlead.data.images import stratified_order
 from fairlead.measure.score import Floor
-from fairlead.tune.sweep import SweepFolder, pictured
+from fairlead.tune.store import SweepFolder
+from fairlead.tune.sweep import pictured
 
 
 def test_train_leaves_a_last_checkpoint_snapshots_and_a_preview(tiny_run: Path) -> None:
@@ -109,7 +110,8 @@ def test_scale_zero_ignores_the_condition(swept: Path) -> None:
     examples = next(point.examples for point in points if point.guidance == "cfg(0)")
     labels = load_digits("train").labels
     picked = pictured(labels[stratified_order(labels, seed=0)[:60]], 40)
-    unconditional = fl.sample(fl.load(about["model"]["checkpoint"]), None, seeds=picked.tolist(), steps=3).images
+    [checkpoint] = about["models"]
+    unconditional = fl.sample(fl.load(checkpoint), None, seeds=picked.tolist(), steps=3).images
     assert unconditional is not None
     assert int((unconditional.int() - examples.int()).abs().max()) <= 1
 
@@ -121,6 +123,37 @@ def test_report_is_rebuilt_from_the_folder_alone(swept: Path) -> None:
     assert (swept / "report.html").read_text() == first
     assert "cfg(2)" in first
     assert "http" not in first.replace("http://www.w3.org", "")
+
+
+def test_the_same_command_measures_nothing_again_and_a_wider_one_adds(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "s"
+    command = ["sweep", str(tiny_run), "--n", "40", "--steps", "2", "--out", str(out), "--scales", "1"]
+    assert main(command) == 0
+    assert "1 setting; to do: 40 images, about 80 network rows" in capsys.readouterr().out
+    first = (out / "sweep.jsonl").read_text()
+    assert main(command) == 0
+    assert "1 setting, 1 of them measured; nothing to do" in capsys.readouterr().out
+    assert (out / "sweep.jsonl").read_text() == first
+    wider = [*command, "2", "--sampler", "ddim", "euler", "--budget", "80 images"]
+    wider[1:2] = [str(tiny_run), f"{tiny_run}@step16"]
+    assert main(wider) == 0
+    printed = capsys.readouterr().out
+    assert "8 settings, 1 of them measured; to do: 280 images, about 880 network rows" in printed
+    assert "within 80 images: 80 images, about 240 network rows, without 5 of the settings" in printed
+    assert "5 of 8 settings are left (200 images, about 640 network rows); the same command goes on" in printed
+    assert main(wider[:-2]) == 0
+    about, points = SweepFolder(out).read()
+    assert [(p.setting.checkpoint == str(tiny_run), p.setting.sampler, p.guidance) for p in points] == [
+        (own, sampler, guidance)
+        for own in (True, False)
+        for sampler in ("ddim", "euler")
+        for guidance in ("cfg(1)", "cfg(2)")
+    ]
+    assert len(about["models"]) == 2
+    assert main([*command, "--seed", "1"]) == 2
+    assert "seed: 0 there, 1 now" in capsys.readouterr().err
 
 
 def test_info_describes_the_run(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

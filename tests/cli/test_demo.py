@@ -16,7 +16,7 @@ def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert f"report: {out / 'report.html'}" in printed
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2
     assert "Best: cfg(" in page
     assert main(["demo", "--out", str(out), "--seconds", "1", "--n", "100"]) == 0
 
@@ -33,6 +33,9 @@ def test_demo_refuses_a_folder_that_is_not_a_demo(tmp_path: Path, capsys: pytest
     assert main(["demo", "--out", str(tmp_path / "file")]) == 2
     assert "is a file; choose another --out" in capsys.readouterr().err
     assert precious.read_text() == "keep me"
+    (tmp_path / "own" / "settings").mkdir(parents=True)
+    assert main(["demo", "--out", str(tmp_path / "own")]) == 2
+    assert "holds 'settings', which is not an earlier demo's" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,10 @@ SWEEP = [
     (["--guidance", "cfg(1)", "cfg([1, 2, 3])"], "has scales for 3 samples, the run has 60"),
     (["--guidance", "cfg(3)", "--scales", "1", "2"], "write {scale} in the guidance"),
     (["--guidance", "cfg({scale})", "--scales"], "nothing to measure"),
+    (["--sampler", "ddim", "ddim(eta=0)"], "ddim would be measured twice"),
+    (["--sampler", "ddim", "dddim"], "unknown sampler 'dddim'"),
+    (["--steps", "5", "0"], "steps"),
+    (["--budget", "20 hours"], "expected a positive number and images, rows or minutes"),
 ]
 
 
@@ -55,20 +59,28 @@ def test_sweep(
     assert not (tmp_path / "o").exists()
 
 
-def test_a_guidance_without_a_scale_needs_no_scales(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_same_checkpoint_under_two_names_is_refused(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(*_: Any) -> None:
-        raise UsageError("reached")
+    assert main(["sweep", str(tiny_run), f"{tiny_run}@step24", "--out", str(tmp_path / "o")]) == 2
+    assert "are the same weights and would be measured twice" in capsys.readouterr().err
+    assert main(["sweep", "--out", str(tmp_path / "o")]) == 2
+    assert "at least one checkpoint" in capsys.readouterr().err
 
-    monkeypatch.setattr("fairlead.cli.options.evaluator_for", stop)
+
+def test_a_guidance_without_a_scale_needs_no_scales(tiny_run: Path, tmp_path: Path) -> None:
     for guidance in ("cfg(3)", "cfg({scale})"):
         with pytest.MonkeyPatch.context() as patch:
-            seen: list[list[str]] = []
-            patch.setattr("fairlead.tune.sweep.plans", lambda model, guidances, _, seen=seen: seen.append(guidances))
+            seen: list[str] = []
+
+            def note(settings: Any, *_: Any, seen: list[str] = seen) -> None:
+                seen += [setting.guidance for setting in settings]
+                raise UsageError("noted")
+
+            patch.setattr("fairlead.tune.sweep.Sweep.__init__", lambda self, *args, note=note: note(*args))
             assert main(["sweep", str(tiny_run), "--guidance", guidance, "--out", str(tmp_path / "o")]) == 2
         scales = DEFAULT_SCALES if "{scale}" in guidance else (3.0,)
-        assert seen[0] == [f"cfg({scale:g})" for scale in scales]
+        assert seen == [f"cfg({scale:g})" for scale in scales]
 
 
 @pytest.mark.parametrize("about", ["{}", "[]", '{"model": {}, "classes": [], "settings": {}, "command": ""}', "{"])

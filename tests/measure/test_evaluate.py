@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from fairlead.data.digits import load_digits
 from fairlead.data.images import to_float
 from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.frechet import Moments, frechet_distance, paired_difference
-from fairlead.measure.score import METRICS, Score
+from fairlead.measure.score import METRICS, Samples, Score
+from fairlead.measure.scores import shares_at_limits
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,28 @@ def test_a_score_has_every_metric_and_its_protocol(evaluator, real, judge, extra
     assert score.metrics["distance"].value == pytest.approx(by_hand, rel=1e-12)
     share = ((images == 0) | (images == 255)).double().mean()
     assert score.metrics["saturation"].value == pytest.approx(float(share), abs=1e-12)
+
+
+def test_shares_at_the_limits_stand_for_an_x0_that_is_gone(evaluator, real):
+    images, labels = real
+    x0 = 1.2 * to_float(images)
+    whole = evaluator.score(images, labels, x0, range(120))
+    stored = evaluator.score(images, labels, None, range(120), saturation=shares_at_limits(x0))
+    assert stored.metrics == whole.metrics
+    for given in ({"x0": x0, "saturation": shares_at_limits(x0)}, {"x0": None, "saturation": torch.zeros(7)}):
+        with pytest.raises(UsageError, match="expected one share an image, instead of x0"):
+            evaluator.score(images, labels, seeds=range(120), **given)
+
+
+def test_samples_come_back_from_their_tensors_and_give_the_same_differences(evaluator, real):
+    images, labels = real
+    a, b = (evaluator.score(_noisy(images, level), labels, to_float(images), range(120)) for level in (70.0, 60.0))
+    again = [
+        replace(score, samples=Samples.from_tensors(evaluator.moments, {**score.samples.tensors(), "more": labels}))
+        for score in (a, b)
+    ]
+    assert again[0].compare(again[1]) == a.compare(b)
+    assert set(again[0].samples.values) == {"accuracy", "confidence", "saturation"}
 
 
 def test_noise_moves_every_metric_the_right_way(evaluator, real):

@@ -1,6 +1,8 @@
-"""The sweep's bookkeeping: what is expanded, stored, read back, refused; and the rule that recommends a setting."""
+"""A sweep measures what sampling and scoring by hand measure; killed, widened or shared, it gives the same table and
+evaluates nothing twice."""
 
-import json
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,195 +10,251 @@ from typing import Any
 import pytest
 import torch
 
+from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
-from fairlead.core.schedule import VPCosine
-from fairlead.data.toys import GaussianMixture
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.score import Difference, Floor, Protocol, Score
-from fairlead.models.model import LabelEncoder, Model, identity
-from fairlead.models.toy import ToyDenoiser
-from fairlead.report.page import Table
-from fairlead.report.sweep import _differences, findings, recommend
-from fairlead.tune.sweep import Point, SweepFolder, SweepSettings, expand, pictured, shared_out
+from fairlead.sample.run import sample
+from fairlead.tune.budget import Budget, Work
+from fairlead.tune.setting import Setting, all_settings
+from fairlead.tune.store import Point, SweepFolder
+from fairlead.tune.sweep import PROBE, Batch, Event, Outlook, Shared, Stopped, Sweep, pictured, shared_out
+from fairlead.tune.workers import Workers
+from tests.tune.made import evaluator, files, model, table
 
-PROTOCOL = Protocol("f", "j", "r", 100, 60, 30, "l", "0..59")
-
-
-def point(guidance: str, distance: float, accuracy: float, rows: float = 40) -> Point:
-    values = {"distance": distance + 1, "distance_debiased": distance, "accuracy": accuracy}
-    score = Score({name: Estimate(value, 0.01, 60) for name, value in values.items()}, PROTOCOL)
-    return Point(guidance, score, rows, 2.5, torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8))
+SETTINGS = all_settings(["runs/a", "runs/b"], ["cfg(2)", "cfg(1)"], ["dpmpp_2m_sde"], [2])
+SHARED = Shared(n=20, batch_size=8)
+ROWS = 2 * 2 * (20 + PROBE) * (2 + 1)
+"""Of all: 2 checkpoints, 2 steps, the images and those that were counted before, 2 branches for scale 2 and 1 for 1."""
 
 
-def floor(distance: float = 2.0) -> Floor:
-    metrics = {"distance": Estimate(distance, 0.1, 30), "accuracy": Estimate(0.997, 0.001, 30)}
-    return Floor(metrics, 30, 1, PROTOCOL, "30 held-out images")
+def measured(
+    folder: Path, settings: Sequence[Setting] = SETTINGS, shared: Shared = SHARED, **options: Any
+) -> tuple[list[Event], int]:
+    """The events of a sweep and the network rows it took."""
+    with counting() as cost:
+        events = list(Sweep(settings, shared, model).measure(SweepFolder(folder), evaluator(), **options))
+    return events, cost.rows
 
 
-def toy() -> Model:
-    mixture = GaussianMixture.ring()
-    return Model(ToyDenoiser(mixture, VPCosine()), VPCosine(), (2,), LabelEncoder(("a", "b")), identity, ("a", "b"))
+def same(one: Path, other: Path) -> None:
+    assert table(one) == table(other)
+    assert files(one, "*.safetensors") == files(other, "*.safetensors")
+    for name in files(one, "*.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
-def test_templates_are_filled_in_order_and_normalised() -> None:
-    filled = expand(["cfg({scale})", "cfg({scale}) | clip()"], [0, 1.5])
-    assert filled == ["cfg(0)", "cfg(1.5)", "cfg(0) | clip()", "cfg(1.5) | clip()"]
-    assert expand(["cfg( 2.0 )"], []) == ["cfg(2)"]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One undisturbed sweep."""
+    folder = tmp_path_factory.mktemp("whole")
+    _, rows = measured(folder)
+    assert rows == ROWS
+    return folder
+
+
+def test_a_setting_is_measured_as_by_hand(whole: Path) -> None:
+    scores = {}
+    conds = shared_out(("zero", "one", "two"), evaluator().reference.labels, 20)
+    points = SweepFolder(whole).read()[1]
+    for point in points:
+        setting = point.setting
+        run = sample(
+            model(setting.checkpoint),
+            conds,
+            guidance=setting.guidance,
+            seeds=range(20),
+            sampler=setting.sampler,
+            steps=setting.steps,
+            batch_size=8,
+        )
+        assert run.images is not None
+        labels = run.condition.values["label"]
+        scores[setting] = evaluator().score(run.images, labels, run.x0, run.seeds)
+        assert point.score.metrics == scores[setting].metrics
+        assert point.score.protocol == scores[setting].protocol
+        assert point.rows_per_image == run.cost.rows / 20
+        assert torch.equal(point.examples, run.images[pictured(labels, 40)])
+    assert [point.setting for point in points] == SETTINGS
+    for point in points:
+        if point.setting.guidance == "cfg(2)":
+            assert point.baseline == replace(point.setting, guidance="cfg(1)")
+            assert point.differences == scores[point.setting].compare(scores[point.baseline])
+        else:
+            assert point.baseline is None
+
+
+class Killed(BaseException):
+    pass
+
+
+def dies_at(monkeypatch: pytest.MonkeyPatch, method: str, call: int, before: bool) -> None:
+    """The ``call``-th call of a method of the folder is the last thing that happens."""
+    original: Callable[..., Any] = getattr(SweepFolder, method)
+    count = 0
+
+    def watched(self: SweepFolder, *args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == call and before:
+            raise Killed
+        result = original(self, *args, **options)
+        if count == call:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(SweepFolder, method, watched)
 
 
 @pytest.mark.parametrize(
-    ("templates", "scales", "message"),
+    ("method", "call", "before", "lost"),
     [
-        (["cfg(3)"], [1.0], "are not used: write {scale}"),
-        (["cfg({scale})"], [2.0, 2.0], "cfg(2) would be measured twice"),
-        (["cfg({scale})", "cfg(2.0)"], [2.0], "cfg(2) would be measured twice"),
-        (["cgf({scale})"], [2.0], "did you mean 'cfg'"),
-        (["cfg({scale})", "cfg(2)"], [], "nothing to measure"),
-        ([], [], "nothing to measure"),
+        ("set_rows", 3, False, 0),
+        ("add_batch", 1, False, 0),
+        ("add_batch", 8, False, 0),
+        ("_settle", 3, True, 0),
+        ("_settle", 3, False, 0),
+        ("_save", 8, True, 4 * 2 * 2),  # the batch that was about to be written
+        ("_drop_batches", 2, True, 0),
+        ("add", 4, False, 0),
     ],
 )
-def test_expand_refuses(templates: list[str], scales: list[float], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        expand(templates, scales)
-    assert message in str(caught.value)
+def test_interrupted_anywhere_it_goes_on_to_the_same_table_with_nothing_made_twice(
+    method: str, call: int, before: bool, lost: int, whole: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, counting() as cost:
+        dies_at(patch, method, call, before)
+        with pytest.raises(Killed):
+            measured(tmp_path)
+    _, rest = measured(tmp_path)
+    assert cost.rows + rest == ROWS + lost
+    same(tmp_path, whole)
 
 
-@pytest.mark.parametrize(
-    ("guidance", "scale"),
-    [
-        ("none", 1.0),
-        ("cfg(3)", 3.0),
-        ("cfg(3) | clip()", 3.0),
-        ('cfg(3, negative="a")', None),
-        ("cfg(3).during(t=(0, 0.5))", None),
-        ("cfg(2) + cfg(2)", None),
-        ("cfg([1, 2])", None),
-    ],
-)
-def test_only_plain_cfg_lies_on_the_axis_of_scales(guidance: str, scale: float | None) -> None:
-    assert point(guidance, 1, 1).scale == scale
+def test_measured_settings_cost_nothing_again(whole: Path) -> None:
+    before = (whole / "sweep.jsonl").read_bytes()
+    events, rows = measured(whole)
+    assert events == [Outlook(4, 4, Work(), Work(), 0)]
+    assert rows == 0
+    assert (whole / "sweep.jsonl").read_bytes() == before
 
 
-def test_what_is_stored_is_read_back(tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path / "s")
-    folder.start(toy(), floor(), SweepSettings(n=60), "fairlead sweep x")
-    points = [point("cfg(1)", 3, 0.9, 20), point("cfg(2)", 1, 0.99)]
-    for each in points:
-        folder.add(each)
-    about, read = folder.read()
-    assert [p.guidance for p in read] == ["cfg(1)", "cfg(2)"]
-    assert [p.rows_per_image for p in read] == [20, 40]
-    assert read[1].score.metrics == points[1].score.metrics
-    assert read[1].score.protocol == PROTOCOL
-    assert torch.equal(read[1].examples, points[1].examples)
-    assert about["settings"]["n"] == 60
-    assert Floor.from_dict(about["floor"]) == floor()
-    with pytest.raises(UsageError, match="already holds a sweep"):
-        SweepFolder(tmp_path / "s").start(toy(), floor(), SweepSettings(), "")
+def test_a_wider_question_adds_to_what_is_there(whole: Path, tmp_path: Path) -> None:
+    part = [setting for setting in SETTINGS if setting.checkpoint == "runs/a" and setting.guidance == "cfg(2)"]
+    _, first = measured(tmp_path, part)
+    _, second = measured(tmp_path)
+    assert first + second == ROWS
+    same(tmp_path, whole)
 
 
-def test_folders_that_hold_no_sweep(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no sweep"):
-        SweepFolder(tmp_path).read()
-    folder = SweepFolder(tmp_path / "s")
-    folder.start(toy(), floor(), SweepSettings(), "")
-    with pytest.raises(UsageError, match="holds no measured guidance yet"):
-        folder.read()
-    folder.add(point("cfg(1)", 3, 0.9))
-    (tmp_path / "s" / "sweep.jsonl").write_text('{"guidance": "cfg(1)"}\n')
-    with pytest.raises(UsageError, match="is damaged"):
-        folder.read()
+def test_a_batch_that_is_damaged_is_made_again(whole: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        dies_at(patch, "add_batch", 2, False)
+        with pytest.raises(Killed):
+            measured(tmp_path)
+    path = tmp_path / next(name for name in files(tmp_path) if "batch-0001" in name)
+    path.write_bytes(b"")
+    measured(tmp_path)
+    same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("name", ["floor", "settings", "classes", "command", "model"])
-def test_a_partial_or_foreign_description_is_damaged(name: str, tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path)
-    folder.start(toy(), floor(), SweepSettings(), "")
-    folder.add(point("cfg(1)", 3, 0.9))
-    whole = json.loads((tmp_path / "sweep.json").read_text())
-    without = {key: value for key, value in whole.items() if key != name}
-    for text in (json.dumps(without), json.dumps({**whole, name: 3}), "{}", "[]"):
-        (tmp_path / "sweep.json").write_text(text)
-        with pytest.raises(UsageError, match="is damaged"):
-            folder.read()
+class Threads(Workers):
+    """Two threads that share a sweep as processes do."""
+
+    box: list[Any]
+    barrier: threading.Barrier
+
+    def share(self, value: Any) -> Any:
+        if self.main:
+            self.box[0] = value
+        self.barrier.wait(60)
+        value = self.box[0]
+        self.barrier.wait(60)
+        return value
+
+    def wait(self) -> None:
+        self.barrier.wait(60)
 
 
-def test_a_full_disk_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = SweepFolder(tmp_path)
-    folder.start(toy(), floor(), SweepSettings(), "")
-    folder.add(point("cfg(1)", 3, 0.9))
-    write = Path.write_text
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_workers_give_the_table_of_one(count: int, whole: Path, tmp_path: Path) -> None:
+    box, barrier, rows, failed = [None], threading.Barrier(count), [0] * count, []
 
-    def full(self: Path, text: str, **options: Any) -> int:
-        write(self, text[:-20], **options)
-        raise OSError(28, "No space left on device")
+    def work(index: int) -> None:
+        mine = Threads(index, count)
+        object.__setattr__(mine, "box", box)
+        object.__setattr__(mine, "barrier", barrier)
+        try:
+            with counting() as cost:
+                sweep = Sweep(SETTINGS, SHARED, model)
+                list(sweep.measure(SweepFolder(tmp_path), evaluator() if mine.main else None, workers=mine))
+            rows[index] = cost.rows
+        except BaseException as error:
+            failed.append(error)
+            barrier.abort()
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(UsageError, match="No space left on device; what was measured before is kept"):
-        folder.add(point("cfg(2)", 1, 0.99))
-    monkeypatch.undo()
-    assert [each.guidance for each in folder.read()[1]] == ["cfg(1)"]
-    folder.add(point("cfg(3)", 1, 0.99))
-    assert [each.guidance for each in folder.read()[1]] == ["cfg(1)", "cfg(3)"]
-
-
-def test_points_come_back_in_the_order_of_the_guidances_with_their_differences(tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path)
-    folder.start(toy(), floor(), SweepSettings(), "")
-    change = {"distance": Difference(-2.0, 0.5, 60, True), "diversity": Difference(0.5, 0.1, 60, False)}
-    folder.add(replace(point("cfg(1)", 3, 0.9), place=1))
-    folder.add(replace(point("cfg(0)", 9, 0.1), place=0, differences=change))
-    _, read = folder.read()
-    assert [each.guidance for each in read] == ["cfg(0)", "cfg(1)"]
-    assert [each.differences for each in read] == [change, None]
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert sum(rows) == ROWS
+    assert max(rows) - min(rows) <= ROWS / 4
+    same(tmp_path, whole)
 
 
-def test_sweeps_stored_without_differences_are_still_read(tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path)
-    folder.start(toy(), floor(), SweepSettings(), "")
-    for each in (point("cfg(0)", 9, 0.1), point("cfg(1)", 3, 0.9)):
-        folder.add(each)
-    lines = [json.loads(line) for line in (tmp_path / "sweep.jsonl").read_text().splitlines()]
-    for line in lines:
-        del line["place"], line["differences"]
-    (tmp_path / "sweep.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    _, read = folder.read()
-    assert [each.guidance for each in read] == ["cfg(0)", "cfg(1)"]
-    assert _differences(read) == []
+def test_the_budget_ends_it_after_the_last_setting_that_fits(whole: Path, tmp_path: Path) -> None:
+    events, _ = measured(tmp_path, budget=Budget(59, "images"))
+    assert events[0] == Outlook(4, 0, Work(80, 240.0), Work(40, 120.0), 2)
+    assert sum(event.work.images for event in events if isinstance(event, Batch)) == 40
+    assert events[-1] == Stopped(2, Work(40, 120.0))
+    assert len(table(tmp_path)) == 2
+    events, _ = measured(tmp_path, budget=Budget(119, "rows"))  # the baseline comes first and takes 40
+    assert [event.setting.guidance for event in events if isinstance(event, Point)] == ["cfg(1)"]
+    events, _ = measured(tmp_path, budget=Budget(60, "minutes"))
+    assert not isinstance(events[-1], Stopped)
+    same(tmp_path, whole)
 
 
-def test_the_rule_takes_the_smallest_distance_among_the_accurate() -> None:
-    points = [point("cfg(1)", 1, 0.95), point("cfg(1.5)", 2, 0.992), point("cfg(2)", 3, 1.0)]
-    assert recommend(points).guidance == "cfg(1.5)"
-    assert recommend(points[:1]).guidance == "cfg(1)"
-    assert recommend([point("a", 1, 0.5), point("b", 9, 0.7)]).guidance == "b"
+def test_a_budget_in_minutes_begins_no_setting_that_it_cannot_end(tmp_path: Path) -> None:
+    events, _ = measured(tmp_path, budget=Budget(1e-9, "minutes"))
+    assert isinstance(events[-1], Stopped)
+    assert events[-1].settings == 3
+    assert len(table(tmp_path)) == 1
 
 
-def test_findings_say_the_ratio_to_real_images_and_the_rule() -> None:
-    best, text = findings([point("cfg(1)", 4, 0.95, 20), point("cfg(2)", 2, 0.995)], floor(2.0))
-    assert best.guidance == "cfg(2)"
-    assert "99.5 ± 1.0 %" in text
-    assert "1.50 times that of held-out real images" in text
-    assert "at 20 instead of 40 network rows an image" in text
-    assert "at least 99%" in text
-    _, text = findings([point("cfg(1)", 4, 0.95)], floor())
-    assert "No setting reaches" in text
+def test_a_budget_that_covers_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="budget of 19 images is less than the first setting needs: 20 images, about"):
+        measured(tmp_path, budget=Budget(19, "images"))
 
 
-def test_findings_and_report_say_the_difference_and_whether_it_is_paired() -> None:
-    change = {"distance": Difference(-2.0, 0.5, 60, True), "accuracy": Difference(0.045, 0.01, 60, False)}
-    points = [point("cfg(1)", 4, 0.95, 20), replace(point("cfg(2)", 2, 0.995), differences=change)]
-    _, text = findings(points, floor())
-    assert "The distance is 2.00 ± 0.50 less than without guidance (paired, same seeds)." in text
-    [table] = _differences(points)
-    assert isinstance(table, Table)
-    assert list(table.rows) == [["cfg(2)", "-2.00 ± 0.50", "+0.045 ± 0.010 *"]]
-    assert "difference to cfg(1), same seeds" in table.caption
-    assert "* not paired" in table.caption
+def test_images_are_kept_on_demand(tmp_path: Path) -> None:
+    measured(tmp_path, SETTINGS[:1], keep_images=True)
+    assert [Path(name).name for name in files(tmp_path / "settings")] == [
+        "images.safetensors",
+        "rows.json",
+        "samples.safetensors",
+    ]
 
-    more = {"distance": Difference(2.0, 0.5, 60, False)}
-    _, text = findings([points[0], replace(points[1], differences=more)], floor())
-    assert "2.00 ± 0.50 more than without guidance (not paired: the errors of both added in squares" in text
+
+def test_what_cannot_be_compared_is_refused_before_any_sampling(tmp_path: Path) -> None:
+    def load(name: str) -> Any:
+        return {
+            "runs/small": model(name, shape=(1, 4, 4)),
+            "runs/toy": replace(model(name), classes=()),
+            "runs/copy": replace(model(name), metadata=model("runs/a").metadata),
+        }.get(name, model(name))
+
+    with counting() as cost:
+        for other, message in (
+            ("runs/small", r"'runs/small' has shape \[1, 4, 4\], the first one \[1, 8, 8\]"),
+            ("runs/toy", "this model has no classes"),
+            ("runs/copy", "runs/a and runs/copy are the same weights"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                Sweep(all_settings(["runs/a", other], ["cfg(2)"], ["ddim"], [2]), SHARED, load)
+        with pytest.raises(UsageError, match=r"n = 6 images over 3 conditions are too few to score; .* least 9"):
+            Sweep(SETTINGS, Shared(n=6), model)
+    assert cost.rows == 0
 
 
 def test_classes_are_shared_out_as_among_real_images_in_every_prefix() -> None:

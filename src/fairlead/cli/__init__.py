@@ -13,11 +13,13 @@ from fairlead.cli.demo import Demo
 from fairlead.cli.doctor import Doctor
 from fairlead.cli.explain import Explain
 from fairlead.cli.info import Info
+from fairlead.cli.measure import Measure
 from fairlead.cli.report import Report
 from fairlead.cli.sample import Sample
 from fairlead.cli.sweep import Sweep
 from fairlead.cli.train import Train
 from fairlead.cli.train_classifier import TrainClassifier
+from fairlead.cli.tune import Tune
 from fairlead.core.errors import UsageError
 
 ABOUT = """Train, guide, measure and tune conditional diffusion models.
@@ -32,8 +34,10 @@ Command = (
     | Annotated[TrainClassifier, tyro.conf.subcommand("train-classifier")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Explain, tyro.conf.subcommand("explain")]
+    | Annotated[Measure, tyro.conf.subcommand("measure")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +17,10 @@ if TYPE_CHECKING:
 
 SCALES = (0.0, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 LEAST = 60
-OWN = ("model", "sweep.json", "sweep.jsonl", "examples.safetensors", "report.html", "tradeoff.png")
+OWN = (
+    *("model", "settings", "sweep.json", "sweep.jsonl", "reference.safetensors", "report.html", "tradeoff.png"),
+    "examples.safetensors",  # of earlier versions
+)
 NEGATIVES = (None, "one", "nine", "three")
 
 
@@ -48,7 +49,9 @@ class Demo:
         from fairlead.report.page import Png, Section
         from fairlead.report.pictures import class_grid, negative_rows
         from fairlead.report.sweep import findings
-        from fairlead.tune.sweep import SweepFolder, SweepSettings, expand
+        from fairlead.tune.setting import all_settings, expand
+        from fairlead.tune.store import SweepFolder
+        from fairlead.tune.sweep import Shared, Sweep
 
         began = time.perf_counter()
         self._check()
@@ -64,13 +67,11 @@ class Demo:
         print(f"2/3 measuring {self.n} images at each of {len(SCALES)} scales, from the same noise")
         evaluator = evaluator_for(str(run), None)
         model = load(run)
-        floor = evaluator.floor(self.n)
-        folder = SweepFolder(self.out)
-        settings = SweepSettings(n=self.n, seed=self.seed)
-        folder.start(model, floor, settings, f"fairlead {shlex.join(sys.argv[1:])}")
-        points = measure_with_progress(model, evaluator, floor, expand(["cfg({scale})"], SCALES), settings, folder)
+        settings = all_settings([str(run)], expand(["cfg({scale})"], SCALES), ["ddim"], [20])
+        sweep, folder = Sweep(settings, Shared(n=self.n, seed=self.seed), load), SweepFolder(self.out)
+        points = measure_with_progress(sweep, folder, evaluator)
         print("3/3 drawing pictures")
-        best, text = findings(points, floor)
+        best, text = findings(points, evaluator.floor(self.n))
         extra = (
             Section(
                 f"Every class at {best.guidance}",
@@ -112,8 +113,10 @@ class Demo:
             raise UsageError(f"{self.out} is a file; choose another --out")
         others = sorted(path.name for path in self.out.iterdir() if path.name not in OWN)
         model = self.out / "model"
-        if others or (model.exists() and not list(model.glob("step-*/model.json"))):
-            found = others[0] if others else "model"
+        foreign = model.exists() and not list(model.glob("step-*/model.json"))
+        loose = (self.out / "settings").exists() and not (self.out / "sweep.json").exists()
+        if others or foreign or loose:
+            found = others[0] if others else "model" if foreign else "settings"
             raise UsageError(f"{self.out} holds {found!r}, which is not an earlier demo's; choose another --out")
 
     def _make_room(self) -> None:

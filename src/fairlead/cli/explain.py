@@ -60,6 +60,7 @@ class Explain:
     def run(self) -> None:
         from tqdm import tqdm
 
+        from fairlead.cli.options import guidance_of
         from fairlead.models.load import load
         from fairlead.report.columns import WIDTH
         from fairlead.report.explain import Explanation, check_free
@@ -70,7 +71,7 @@ class Explain:
         plan = Plan.of(
             model,
             self.cond,
-            self.guidance,
+            guidance_of(self.model, self.guidance, self.sampler, self.steps),
             seeds=self.seeds,
             sampler=self.sampler,
             steps=self.steps,

@@ -60,6 +60,32 @@ def evaluator_for(spec: str, data: str | None, labels: Sequence[int] = ()) -> Ev
     return Evaluator(reference, held_out, judge, features)
 
 
+def guidance_of(spec: str, guidance: str, sampler: str, steps: int) -> str:
+    """The expression; for ``tuned`` that of ``fairlead tune`` for this run, with a word where it was found otherwise.
+
+    Raises:
+        UsageError: if it is ``tuned`` and the run was not tuned.
+    """
+    if guidance != "tuned":
+        return guidance
+    from fairlead.train.checkpoint import find_checkpoint
+    from fairlead.tune.tuning import read_tuned, run_folder
+
+    checkpoint = find_checkpoint(spec)
+    tuned = read_tuned(run_folder(checkpoint.folder))
+    unlike = [
+        f"{what} {there}, not {here}"
+        for what, there, here in (("--sampler", tuned["sampler"], sampler), ("--steps", tuned["steps"], steps))
+        if there != here
+    ]
+    if tuned.get("weights") not in checkpoint.about["files"].values():
+        unlike.append("other weights of this run")
+    said = f" (found with {' and '.join(unlike)})" if unlike else ""
+    print(f"tuned: {tuned['guidance']}{said}", file=sys.stderr)
+    found: str = tuned["guidance"]
+    return found
+
+
 def _check_data(data: ImageData, trained_on: dict[str, Any], spec: str) -> None:
     """Raise UsageError unless ``data`` has the classes and the image shape of the checkpoint's data."""
     classes, shape = tuple(trained_on["classes"]), tuple(trained_on["shape"])

@@ -33,7 +33,7 @@ def write_report(folder: Path, extra: tuple[Section, ...] = ()) -> Path:
     from fairlead.core.errors import UsageError
     from fairlead.measure.score import Floor
     from fairlead.report.sweep import sweep_page, sweep_plot
-    from fairlead.tune.sweep import SweepFolder
+    from fairlead.tune.store import SweepFolder
 
     about, points = SweepFolder(folder).read()
     path = folder / "report.html"

@@ -38,7 +38,8 @@ class Sample:
     n: int = 8
     """Images for each condition."""
     guidance: str = "none"
-    """An expression: cfg(3), cfg(ramp(1, 7)).during(sigma=(0.3, 2)), compose({"seven": 4, "one": -2}) | clip(), ..."""
+    """An expression: cfg(3), cfg(ramp(1, 7)).during(sigma=(0.3, 2)), compose({"seven": 4, "one": -2}) | clip(), ...;
+    "tuned" for what fairlead tune found for this run."""
     sampler: Annotated[
         str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
     ] = "ddim"
@@ -59,6 +60,7 @@ class Sample:
     def run(self) -> None:
         from tqdm import tqdm
 
+        from fairlead.cli.options import guidance_of
         from fairlead.models.load import load
         from fairlead.sample.run import Plan
 
@@ -75,7 +77,7 @@ class Sample:
         plan = Plan.of(
             model,
             [cond for cond in wanted for _ in range(self.n)],
-            self.guidance,
+            guidance_of(self.model, self.guidance, self.sampler, self.steps),
             seeds=[self.seed + i for _ in wanted for i in range(self.n)],
             sampler=self.sampler,
             steps=self.steps,

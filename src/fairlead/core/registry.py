@@ -85,6 +85,13 @@ REGISTRY: dict[str, dict[str, str]] = {
         "mnist": "fairlead.data.hub:load_mnist",
         "cifar10": "fairlead.data.hub:load_cifar10",
     },
+    "extractor": {
+        "dinov2": "fairlead.measure.extractors:dinov2",
+        "clip": "fairlead.measure.extractors:clip",
+        "inception": "fairlead.measure.extractors:inception",
+        "classifier": "fairlead.measure.extractors:classifier",
+        "random": "fairlead.measure.extractors:random",
+    },
 }
 
 

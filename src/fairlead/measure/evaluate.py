@@ -54,7 +54,14 @@ class Evaluator:
         self.moments = Moments.of(features.features(reference.images))
 
     def score(
-        self, images: Tensor, labels: Tensor, x0: Tensor | None, seeds: Sequence[int], block: int | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        x0: Tensor | None,
+        seeds: Sequence[int],
+        block: int | None = None,
+        *,
+        saturation: Tensor | None = None,
     ) -> Score:
         """Measure generated images.
 
@@ -64,11 +71,17 @@ class Evaluator:
             x0: float [n, ...] in the data range [-1, 1], before clipping and rounding; None leaves saturation out.
             seeds: one per sample.
             block: take the raw distance at so many images, so that it compares with a floor of as many; default n.
+            saturation: float64 [n], ``shares_at_limits`` of an x0 that is no longer there; instead of ``x0``.
 
         Raises:
             UsageError: if lengths, dtypes or counts do not fit.
         """
         n = len(images)
+        if saturation is not None and (x0 is not None or saturation.shape != (n,)):
+            raise UsageError(
+                f"score: saturation {list(saturation.shape)} of {n} images"
+                f"{'' if x0 is None else ' beside x0'}; expected one share an image, instead of x0"
+            )
         if labels.shape != (n,) or len(seeds) != n or (x0 is not None and len(x0) != n):
             raise UsageError(
                 f"score: {n} images, labels {list(labels.shape)}, {len(seeds)} seeds, x0 "
@@ -76,7 +89,13 @@ class Evaluator:
             )
         if block is not None and not 1 < block <= n:
             raise UsageError(f"score: expected a block of 2 to {n} images, got {block}")
-        return self._score(images, labels, x0, _seeds(seeds), block or n)
+        if x0 is not None:
+            saturation = shares_at_limits(x0.detach().to("cpu", torch.float32))
+        return self._score(images, labels, saturation, _seeds(seeds), block or n)
+
+    def described(self) -> dict[str, str]:
+        """What of a protocol the evaluator itself decides."""
+        return {"features": self._extractor_name, "judge": self._judge_name, "reference": _described(self.reference)}
 
     def floor(self, n: int) -> Floor:
         """Held-out real images scored as if they had been generated, ``n`` at a time.
@@ -93,8 +112,8 @@ class Evaluator:
         size, blocks = (n, available // n) if n <= available else (available, 1)
         scores = []
         for index in stratified_order(data.labels, seed=0)[: size * blocks].chunk(blocks):
-            x0 = to_float(data.images[index])
-            scores.append(self._score(data.images[index], data.labels[index], x0, "real images", size))
+            shares = shares_at_limits(to_float(data.images[index]))
+            scores.append(self._score(data.images[index], data.labels[index], shares, "real images", size))
         metrics = dict(scores[0].metrics)
         if blocks > 1:
             for name in metrics:
@@ -111,13 +130,21 @@ class Evaluator:
             )
         return Floor(metrics, size, blocks, scores[0].protocol, note)
 
-    def _score(self, images: Tensor, labels: Tensor, x0: Tensor | None, seeds: str, block: int) -> Score:
-        features = self.extractor.features(images)
-        logits = self.judge.logits(images)
-        labels = labels.to("cpu")
+    def samples(
+        self, images: Tensor, labels: Tensor, x0: Tensor | None = None, saturation: Tensor | None = None
+    ) -> Samples:
+        """What is measured of each image by itself; arguments as for :meth:`score`."""
+        logits, labels = self.judge.logits(images), labels.to("cpu")
         values = {"accuracy": hits(logits, labels), "confidence": certainties(logits, labels)}
         if x0 is not None:
-            values["saturation"] = shares_at_limits(x0.detach().to("cpu", torch.float32))
+            saturation = shares_at_limits(x0.detach().to("cpu", torch.float32))
+        if saturation is not None:
+            values["saturation"] = saturation.to("cpu", torch.float64)
+        return Samples(self.moments, self.extractor.features(images), labels, values)
+
+    def _score(self, images: Tensor, labels: Tensor, saturation: Tensor | None, seeds: str, block: int) -> Score:
+        samples = self.samples(images, labels, saturation=saturation)
+        features, labels, values = samples.features, samples.labels, samples.values
         debiased = frechet_jackknife(real=self.moments, fake_features=features, labels=labels)
         blocks = torch.split(features[: len(features) // block * block], block)
         each = [frechet_distance(real=self.moments, fake=Moments.of(part)) for part in blocks]
@@ -136,8 +163,7 @@ class Evaluator:
             labels=_labels(labels),
             seeds=seeds,
         )
-        metrics = {name: found[name] for name in METRICS if name in found}
-        return Score(metrics, protocol, Samples(self.moments, features, labels, values))
+        return Score({name: found[name] for name in METRICS if name in found}, protocol, samples)
 
 
 def _described(data: ImageData) -> str:

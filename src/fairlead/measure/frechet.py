@@ -97,7 +97,7 @@ def frechet_distance(*, real: Moments, fake: Moments) -> float:
         UsageError: if a side has fewer than 2 samples, or the sides have different d.
     """
     with _one_thread():
-        return _distance(real, _square_root(real.covariance), fake)
+        return _distance(real, _factor(real.covariance), fake)
 
 
 def frechet_jackknife(
@@ -123,34 +123,45 @@ def frechet_jackknife(
     Raises:
         UsageError: if n < 4 or blocks < 2.
     """
+    shares, pseudo = pseudovalues(real=real, fake_features=fake_features, labels=labels, blocks=blocks)
+    value = float(shares @ pseudo)
+    error = float((shares / (1 - shares) * (pseudo - value) ** 2).mean().sqrt())
+    return Estimate(value, error, len(fake_features))
+
+
+def pseudovalues(
+    *, real: Moments, fake_features: Tensor, labels: Tensor | None = None, blocks: int = 20
+) -> tuple[Tensor, Tensor]:
+    """What :func:`frechet_jackknife` averages: float64 (shares [K], values [K]) of its blocks.
+
+    ``shares @ values`` is the distance; (values - distance)^2 shares / (1 - shares), averaged, its squared error.
+    Blocks depend on n and the labels only, so values of several settings with the same seeds give the covariance of
+    their distances likewise, to every order, but with K - 1 degrees of freedom.
+
+    Raises:
+        UsageError: as :func:`frechet_jackknife`.
+    """
     n = len(fake_features)
     if n < 4 or blocks < 2:
         raise UsageError(f"jackknife: expected n >= 4 samples and >= 2 blocks, got n = {n} and {blocks} blocks")
     whole = Moments.of(fake_features)
     with _one_thread():
-        root = _square_root(real.covariance)
-        theta = _distance(real, root, whole)
+        factor = _factor(real.covariance)
+        theta = _distance(real, factor, whole)
         sizes, left_out = [], []
         for index in _blocks(n, labels, blocks):
             sizes.append(len(index))
-            left_out.append(_distance(real, root, whole - Moments.of(fake_features[index])))
-    h = n / torch.tensor(sizes, dtype=torch.float64)
-    pseudo = h * theta - (h - 1) * torch.tensor(left_out, dtype=torch.float64)
-    value = float((pseudo / h).sum())
-    error = float(((pseudo - value) ** 2 / (h - 1)).mean().sqrt())
-    return Estimate(value, error, n)
+            left_out.append(_distance(real, factor, whole - Moments.of(fake_features[index])))
+    shares = torch.tensor(sizes, dtype=torch.float64) / n
+    return shares, (theta - (1 - shares) * torch.tensor(left_out, dtype=torch.float64)) / shares
 
 
 def paired_difference(*, real: Moments, a: Tensor, b: Tensor, labels: Tensor | None = None) -> Estimate:
     """How much further setting ``a`` is from the reference than ``b``; sample i of both has the same seed and label.
 
     The value is the difference of the two jackknifed distances. Its standard error is sd(phi_a - phi_b) / sqrt(n), from
-    the influence of each sample on its distance,
-
-        phi_i = z_i^T (I - T) z_i + 2 z_i^T (mu_g - mu_r),   z_i = x_i - mu_g,
-
-    with T = S_r^1/2 (S_r^1/2 S_g S_r^1/2)^-1/2 S_r^1/2 the optimal transport map between the Gaussians. With labels the
-    sd is that within a label, as in stratified sampling.
+    the :func:`influence` of each sample on its distance. With labels the sd is that within a label, as in stratified
+    sampling.
 
     Args:
         real: moments of the reference.
@@ -170,8 +181,7 @@ def paired_difference(*, real: Moments, a: Tensor, b: Tensor, labels: Tensor | N
         raise UsageError(f"paired difference: n = {n} samples for d = {d} features; expected n > d, draw more images")
     values, influences = [], []
     for features in (a, b):
-        fake = Moments.of(features)
-        raw = frechet_distance(real=real, fake=fake)
+        raw = frechet_distance(real=real, fake=Moments.of(features))
         value = frechet_jackknife(real=real, fake_features=features, labels=labels).value
         if value < raw / 2:
             raise UsageError(
@@ -179,13 +189,43 @@ def paired_difference(*, real: Moments, a: Tensor, b: Tensor, labels: Tensor | N
                 "too near 0 for influence values; draw more images or compare the jackknife errors"
             )
         values.append(value)
-        influences.append(_influence(real, fake, features))
+        influences.append(influence(real=real, fake_features=features))
     difference = influences[0] - influences[1]
     strata = [difference] if labels is None else [difference[labels == label] for label in set(labels.tolist())]
     if any(len(stratum) < 2 for stratum in strata):
         raise UsageError("paired difference: a label has only 1 sample; expected 2 of every label, draw more")
     error = math.sqrt(sum(len(stratum) * float(stratum.var()) for stratum in strata)) / n
     return Estimate(values[0] - values[1], error, n)
+
+
+def influence(*, real: Moments, fake_features: Tensor) -> Tensor:
+    """How much each sample moves the distance, whose variance is var(phi) / n: phi float64 [n], up to a constant.
+
+        phi_i = z_i^T (I - T) z_i + 2 z_i^T (mu_g - mu_r),   z_i = x_i - mu_g,
+
+    with T = S_r^1/2 (S_r^1/2 S_g S_r^1/2)^-1/2 S_r^1/2 the optimal transport map between the Gaussians. It is the first
+    order of an expansion, and says nothing where the distance is mostly sampling bias.
+
+    Args:
+        real: moments of the reference.
+        fake_features: [n, d].
+
+    Raises:
+        UsageError: if n <= d, where T does not exist.
+    """
+    n, d = fake_features.shape
+    if n <= d:
+        raise UsageError(f"influence: n = {n} samples for d = {d} features; expected n > d, draw more images")
+    fake = Moments.of(fake_features)
+    z = fake_features.detach().to("cpu", torch.float64) - fake.mean
+    with _one_thread():
+        root = _square_root(real.covariance)
+        values, vectors = torch.linalg.eigh(_symmetric(root @ fake.covariance @ root))
+    # directions without any variance (dead features) carry no sample: leave them out of the inverse
+    inverse = torch.where(values > 1e-12 * values.max(), values.clamp(min=0).rsqrt(), 0.0)
+    half = root @ vectors * inverse.sqrt()
+    phi: Tensor = z.square().sum(dim=1) - (z @ half).square().sum(dim=1) + 2 * z @ (fake.mean - real.mean)
+    return phi
 
 
 def _blocks(n: int, labels: Tensor | None, blocks: int) -> tuple[Tensor, ...]:
@@ -204,25 +244,19 @@ def _blocks(n: int, labels: Tensor | None, blocks: int) -> tuple[Tensor, ...]:
     return torch.tensor_split(stratified_order(labels, seed=0), number)
 
 
-def _influence(real: Moments, fake: Moments, features: Tensor) -> Tensor:
-    """phi [n], up to a constant."""
-    z = features.detach().to("cpu", torch.float64) - fake.mean
-    with _one_thread():
-        root = _square_root(real.covariance)
-        values, vectors = torch.linalg.eigh(_symmetric(root @ fake.covariance @ root))
-    # directions without any variance (dead features) carry no sample: leave them out of the inverse
-    inverse = torch.where(values > 1e-12 * values.max(), values.clamp(min=0).rsqrt(), 0.0)
-    half = root @ vectors * inverse.sqrt()
-    phi: Tensor = z.square().sum(dim=1) - (z @ half).square().sum(dim=1) + 2 * z @ (fake.mean - real.mean)
-    return phi
-
-
-def _distance(real: Moments, root: Tensor, fake: Moments) -> float:
+def _distance(real: Moments, factor: Tensor, fake: Moments) -> float:
+    """``factor`` is any F with F F^T = S_r: the eigenvalues of F^T S_g F are those of S_r^1/2 S_g S_r^1/2."""
     _same_width(real, fake)
     covariance = fake.covariance
-    overlap = torch.linalg.eigvalsh(_symmetric(root @ covariance @ root)).clamp(min=0).sqrt().sum()
+    overlap = torch.linalg.eigvalsh(_symmetric(factor.T @ covariance @ factor)).clamp(min=0).sqrt().sum()
     spread = real.covariance.trace() + covariance.trace() - 2 * overlap
     return float((real.mean - fake.mean).square().sum() + spread)
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """F with F F^T = S: that of Cholesky, a third of the time of a square root, which stands in where S is singular."""
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    return _square_root(covariance) if int(info) else factor
 
 
 def _square_root(covariance: Tensor) -> Tensor:

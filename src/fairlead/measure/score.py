@@ -77,7 +77,8 @@ class Difference(Estimate):
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What a score keeps of its samples, so that differences have paired errors; lost when a score is written.
+    """What a score keeps of its samples, so that differences have paired errors. Not part of ``Score.as_dict``:
+    :meth:`tensors` is for a file beside it.
 
     Attributes:
         reference: moments of the real images.
@@ -90,6 +91,20 @@ class Samples:
     features: Tensor
     labels: Tensor
     values: Mapping[str, Tensor]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the reference, by name, for a file."""
+        return {
+            "features": self.features.contiguous(),
+            "labels": self.labels.contiguous(),
+            **{f"value {name}": value.contiguous() for name, value in self.values.items()},
+        }
+
+    @classmethod
+    def from_tensors(cls, reference: Moments, stored: Mapping[str, Tensor]) -> Samples:
+        """The inverse of :meth:`tensors`; other names are left alone."""
+        values = {name.removeprefix("value "): part for name, part in stored.items() if name.startswith("value ")}
+        return cls(reference, stored["features"], stored["labels"], values)
 
 
 @dataclass(frozen=True, eq=False)

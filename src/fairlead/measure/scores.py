@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
+from fairlead.measure.features import checked_features
 
 
 def hits(logits: Tensor, labels: Tensor) -> Tensor:
@@ -72,6 +75,41 @@ def pairwise_diversity(features: Tensor, labels: Tensor, chunk: int = 256) -> Es
         means.append(float(total / (m * (m - 1) / 2)))
         variances.append(float((without - without.mean()).square().sum() * (m - 1) / m))
     return Estimate(sum(means) / len(means), sum(variances) ** 0.5 / len(means), len(x))
+
+
+def inception_score(logits: Tensor, chunk: int = 1024) -> Estimate:
+    """exp(mean over i of KL_i), KL_i = KL(p(y | x_i) || p(y)), in 1..k: sure of each sample, and of many kinds in all.
+
+    Salimans et al. 2016, 1606.03498, over all samples at once (no splits), with any classifier; "Inception score" only
+    with Inception's 1000 classes. p(y) is the mean of the p(y | x_i). float64 throughout; no logits overflow.
+
+    The error is the first-order influence, sd(phi) / sqrt(n) with phi_i = score (KL_i - mean KL). That the marginal
+    moves with sample i adds nothing to it: p(y) is the distribution for which the mean KL is least. What is left is a
+    bias of the order k / n upwards in the logarithm: compare equal n only.
+
+    About 40 chunk k bytes beside the logits: 41 MB for k = 1000.
+
+    Args:
+        logits: [n, k], any float dtype, n >= 2.
+        chunk: rows taken to float64 at a time.
+
+    Raises:
+        UsageError: if n < 2, the shape is not [n, k], or a logit is not finite.
+    """
+    x = checked_features(logits, "inception score, logits", 2, chunk=chunk)
+    parts = torch.split(x, chunk)
+    marginal = torch.stack([_log_softmax(part).logsumexp(dim=0) for part in parts]).logsumexp(dim=0) - math.log(len(x))
+    divergences = []
+    for part in parts:
+        log_p = _log_softmax(part)
+        divergences.append((log_p.exp() * (log_p - marginal)).sum(dim=1))
+    mean = mean_estimate(torch.cat(divergences))
+    score = math.exp(mean.value)
+    return Estimate(score, score * mean.error, mean.n)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return logits.to(torch.float64).log_softmax(dim=1)
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:

@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.score import METRICS, Difference, Floor
+from fairlead.report.curves import curves_of, curves_plot, front_plot
 from fairlead.report.grids import image_grid
 from fairlead.report.page import Png, Section, Svg, Table, Text, score_table, write_page
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
-from fairlead.tune.sweep import Point
+from fairlead.tune.setting import labels_of, name_of, varying
+from fairlead.tune.store import Point
 
 ENOUGH = 0.99
 """Accuracy that a recommended setting must reach, if any setting does."""
@@ -36,19 +38,20 @@ def findings(points: Sequence[Point], floor: Floor) -> tuple[Point, str]:
     metrics, real = best.score.metrics, floor.metrics
     times = metrics["distance"].value / real["distance"].value
     text = (
-        f"Best: {best.guidance}. The judge recognises {percent(metrics['accuracy'])} of its images as what was asked "
-        f"for (real images: {percent(real['accuracy'])}). "
+        f"Best: {_names(points)[points.index(best)]}. "
+        f"The judge recognises {percent(metrics['accuracy'])} of its images as what was asked for "
+        f"(real images: {percent(real['accuracy'])}). "
         f"Their distance to the training images is {metrics['distance']}, "
         f"{times:.2f} times that of held-out real images ({real['distance']}, both at N = {floor.n:,}). "
     )
-    plain = next((point for point in points if point.scale == 1.0), None)
+    plain = next((point for point in points if _group(point) == _group(best) and point.scale == 1.0), None)
     if plain is not None and plain is not best:
         before = plain.score.metrics
         text += (
             f"Without guidance: {percent(before['accuracy'])} and {before['distance']}, "
             f"at {plain.rows_per_image:g} instead of {best.rows_per_image:g} network rows an image. "
         )
-        if plain.differences is None and best.differences is not None:  # plain is the baseline
+        if best.baseline == plain.setting and best.differences is not None:
             change = best.differences["distance"]
             size = Estimate(abs(change.value), change.error, change.n)
             how = "paired" if change.paired else "not paired: the errors of both added in squares"
@@ -65,6 +68,14 @@ def findings(points: Sequence[Point], floor: Floor) -> tuple[Point, str]:
     return best, text
 
 
+def _names(points: Sequence[Point]) -> list[str]:
+    return labels_of([point.setting for point in points])
+
+
+def _group(point: Point) -> tuple[str, str, int]:
+    return point.setting.checkpoint, point.setting.sampler, point.setting.steps
+
+
 def percent(estimate: Estimate) -> str:
     """``99.954 ± 0.046 %``, as ``str(estimate)``."""
     return f"{Estimate(100 * estimate.value, 100 * estimate.error, estimate.n)} %"
@@ -79,72 +90,100 @@ def sweep_page(path: Path, about: Mapping[str, Any], points: Sequence[Point], ex
     """
     floor = Floor.from_dict(about["floor"])
     best, text = findings(points, floor)
-    sections = [_rows(points, about), *_tradeoff(points, floor), *extra, _numbers(points, floor, best)]
-    settings = about["settings"]
+    left = len(about["settings"]) - len(points)
+    if left:
+        text += f" {left} of {len(about['settings'])} settings are not measured yet; the command at the end goes on."
+    sections = [_rows(points, about), *_pictures(points, floor), *extra, _numbers(points, floor, best)]
+    first = points[0].setting
+    one_model = len(about["models"]) == 1
     provenance = {
-        **{name: str(value) for name, value in about["model"].items()},
-        **{name: str(value) for name, value in settings.items()},
+        **{
+            (name if one_model else f"{checkpoint}: {name}"): str(value)
+            for checkpoint, model in about["models"].items()
+            for name, value in model.items()
+        },
+        **{axis: name_of(first, [axis]) for axis in ("guidance", "sampler", "steps") if axis not in _axes(points)},
+        **{name: str(value) for name, value in about["shared"].items()},
         **{f"protocol: {name}": str(value) for name, value in asdict(best.score.protocol).items()},
         "protocol: hash": best.score.protocol.hash,
         "floor": floor.note,
     }
-    title = f"Guidance on {about['model'].get('data', 'a model')}"
-    return write_page(path, title, sections, provenance, findings=text, commands=[about["command"]])
+    title = f"Guidance on {about['models'][first.checkpoint].get('data', 'a model')}"
+    return write_page(path, title, sections, provenance, findings=text, commands=about["commands"])
+
+
+def _axes(points: Sequence[Point]) -> list[str]:
+    return varying([point.setting for point in points])
 
 
 def _rows(points: Sequence[Point], about: Mapping[str, Any]) -> Section:
-    """A row a guidance, the first images of each, from the same noise."""
+    """A row a setting, the first images of each, from the same noise."""
     names = about["classes"]
     columns = min(20, len(names) if len(names) > 1 else 8, *(len(point.examples) for point in points))
     images = torch.stack([point.examples[:columns] for point in points])
     labels = [str(names[i % len(names)]) for i in range(columns)]
-    picture = image_grid(images, [point.guidance for point in points], labels)
+    picture = image_grid(images, _names(points), labels)
     caption = "Every row starts from the same noise; scale 0 ignores the class, 1 is the conditional model alone."
-    return Section("The same noise under each guidance", [Png(picture, "one row of samples a guidance", caption)])
+    return Section("The same noise under each setting", [Png(picture, "one row of samples a setting", caption)])
 
 
 def sweep_plot(points: Sequence[Point], floor: Floor) -> Figure | None:
-    """The trade-off over the scale; None where the guidances are not one curve of ``cfg(w)``."""
+    """The metrics over the scale: one trade-off where the settings are one curve of ``cfg(w)``, else a line for each
+    checkpoint, sampler, steps and form of guidance; None where nothing lies on a line."""
+    curves = curves_of(points)
     rows = [TradeoffRow(point.scale, point.score.metrics) for point in points if point.scale is not None]
-    if len(rows) < 2 or len({row.scale for row in rows}) < len(rows):
-        return None
-    return tradeoff_plot(rows, floor.metrics, recommended=recommend(points).scale)
+    if len(curves) == 1 and len(rows) == len(points) == len({row.scale for row in rows}) > 1:
+        return tradeoff_plot(rows, floor.metrics, recommended=recommend(points).scale)
+    return curves_plot(curves, floor.metrics)
 
 
-def _tradeoff(points: Sequence[Point], floor: Floor) -> list[Section]:
-    figure = sweep_plot(points, floor)
-    if figure is None:
-        return []
-    return [Section("The trade-off", [Svg(to_svg(figure), "distance, accuracy and diversity over the guidance scale")])]
+def _pictures(points: Sequence[Point], floor: Floor) -> list[Section]:
+    figure, blocks = sweep_plot(points, floor), []
+    if figure is not None:
+        blocks.append(Svg(to_svg(figure), "distance, accuracy and diversity over the guidance scale"))
+    if len(points) > 1:
+        front = front_plot(curves_of(points, alone=True), floor.metrics, recommend(points))
+        alt = "accuracy and diversity against distance, a point a setting with its error bars"
+        blocks.append(Svg(to_svg(front), alt))
+    return [Section("The trade-off", blocks)] if blocks else []
 
 
 def _numbers(points: Sequence[Point], floor: Floor, best: Point) -> Section:
+    names = _names(points)
     scores = score_table(
-        [(point.guidance, point.score) for point in points],
+        [(name, point.score) for name, point in zip(names, points, strict=True)],
         floor.metrics,
-        highlight=best.guidance,
+        highlight=names[points.index(best)],
         caption="value ± one standard error; " + floor.note,
     )
     costs = Table(
         ["setting", "network rows an image", "ms an image"],
-        [[point.guidance, f"{point.rows_per_image:g}", f"{point.ms_per_image:.1f}"] for point in points],
+        [
+            [name, f"{point.rows_per_image:g}", f"{point.ms_per_image:.1f}"]
+            for name, point in zip(names, points, strict=True)
+        ],
     )
     meanings = "\n\n".join(f"{name.replace('_', ' ')}: {meaning}." for name, meaning in METRICS.items())
     return Section("All numbers", [scores, *_differences(points), costs, Text(meanings)])
 
 
 def _differences(points: Sequence[Point]) -> list[Table]:
-    """A row a guidance beside the baseline; no table for one guidance, or a sweep stored without differences."""
-    compared = [(point.guidance, point.differences) for point in points if point.differences is not None]
-    baseline = next((point.guidance for point in points if point.differences is None), None)
-    if not compared or baseline is None:
-        return []
-    present = [name for name in METRICS if any(name in differences for _, differences in compared)]
-    rows = [[guidance, *(_change(differences.get(name)) for name in present)] for guidance, differences in compared]
-    caption = f"difference to {baseline}, same seeds; ± one standard error, paired sample by sample"
-    if any(not change.paired for _, differences in compared for change in differences.values()):
-        caption += "; * not paired: the errors of both settings added in squares, too large rather than too small"
-    return [Table(["setting", *(name.replace("_", " ") for name in present)], rows, caption)]
+    """A table for each baseline: a row for each setting that is compared with it."""
+    name = dict(zip((point.setting for point in points), _names(points), strict=True))
+    tables = []
+    for baseline in dict.fromkeys(point.baseline for point in points if point.baseline is not None):
+        compared = [
+            (name[point.setting], point.differences)
+            for point in points
+            if point.baseline == baseline and point.differences is not None
+        ]
+        present = [metric for metric in METRICS if any(metric in differences for _, differences in compared)]
+        rows = [[row, *(_change(differences.get(metric)) for metric in present)] for row, differences in compared]
+        caption = f"difference to {name[baseline]}, same seeds; ± one standard error, paired sample by sample"
+        if any(not change.paired for _, differences in compared for change in differences.values()):
+            caption += "; * not paired: the errors of both settings added in squares, too large rather than too small"
+        tables.append(Table(["setting", *(metric.replace("_", " ") for metric in present)], rows, caption))
+    return tables
 
 
 def _change(difference: Difference | None) -> str:

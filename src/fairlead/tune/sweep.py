@@ -1,117 +1,99 @@
-"""A sweep: several guidances on one model, from the same seeds, each measured under one protocol, stored as it goes.
+"""A sweep: settings (checkpoint, guidance, sampler, steps) measured from the same seeds under one protocol.
 
-FOLDER/sweep.json            what was swept: model, floor of real images, settings
-       sweep.jsonl           one line a guidance: expression, score, difference to the baseline, cost
-       examples.safetensors  the first images of each guidance, from the same noise, for pictures
+The unit of work is one batch of one setting. What a batch holds does not depend on who works on it or when, so a sweep
+that was killed and started again, or shared by several processes, gives the table of one undisturbed run.
+
+    sweep = Sweep(all_settings(["runs/digits"], ["cfg(1)", "cfg(2)"], ["ddim"], [20]), Shared(n=500), load)
+    for event in sweep.measure(SweepFolder("out"), evaluator, command="..."):
+        ...
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import fairlead
+from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
-from fairlead.core.files import replacing
-from fairlead.data.images import stratified_order
-from fairlead.guide.cfg import CFG
-from fairlead.guide.expression import parse, to_guidance
+from fairlead.data.images import stratified_order, to_uint8
+from fairlead.guide.expression import to_guidance
 from fairlead.measure.evaluate import Evaluator
-from fairlead.measure.score import Difference, Floor, Score
+from fairlead.measure.scores import shares_at_limits
 from fairlead.models.model import Model
-from fairlead.sample.run import Plan, Precision, Run
+from fairlead.sample.run import Plan, Precision
+from fairlead.tune.budget import Budget, Work
+from fairlead.tune.setting import Setting, baselines
+from fairlead.tune.store import Images, Point, SweepFolder, key_of
+from fairlead.tune.workers import Workers
+
+EXAMPLES = 40
+"""Images a setting that are kept for pictures."""
+PROBE = 2
+"""Images whose network rows are counted to estimate those of a setting."""
 
 
 @dataclass(frozen=True)
-class SweepSettings:
-    """What all guidances of a sweep share.
+class Shared:
+    """What all settings of a sweep share.
 
     Attributes:
-        n: images a guidance, over all conditions.
-        seed: first seed; sample i has seed + i under every guidance (common random numbers).
+        n: images a setting, over all conditions.
+        seed: first seed; sample i has seed + i under every setting (common random numbers).
         conds: conditions; empty for every class. Each is taken as often as its share of the real images.
-        sampler, steps, grid, batch_size, precision: as for ``sample``.
-        examples: images a guidance to keep for pictures.
+        grid, batch_size, precision: as for ``sample``.
     """
 
     n: int = 500
     seed: int = 0
     conds: tuple[str, ...] = ()
-    sampler: str = "ddim"
-    steps: int = 20
     grid: str = "trailing"
     batch_size: int = 64
     precision: Precision = "fp32"
-    examples: int = 40
 
 
-@dataclass(frozen=True, eq=False)
-class Point:
-    """One guidance of a sweep.
+@dataclass(frozen=True)
+class Outlook:
+    """Before the first batch: what there is to do.
 
     Attributes:
-        guidance: its expression.
-        score: without its samples.
-        rows_per_image, ms_per_image: what it cost.
-        examples: uint8 [k, c, h, w], one of each class in the order of labels, then another of each, ...
-        place: position among the guidances of the sweep, which the baseline is measured before.
-        differences: metric -> this minus the baseline, from the same seeds; None for the baseline itself.
+        settings, measured: how many there are, and how many have a score already.
+        left: what is to be sampled for all of them; finished batches are not in it.
+        now: what of that this start will do: less than ``left`` where the budget ends it.
+        beyond: settings that the budget leaves to another start; 0 for one in minutes, which only time tells.
     """
 
-    guidance: str
-    score: Score
-    rows_per_image: float
-    ms_per_image: float
-    examples: Tensor
-    place: int = 0
-    differences: Mapping[str, Difference] | None = None
-
-    @property
-    def scale(self) -> float | None:
-        """See :func:`scale_of`."""
-        return scale_of(self.guidance)
+    settings: int
+    measured: int
+    left: Work
+    now: Work
+    beyond: int
 
 
-def scale_of(guidance: str) -> float | None:
-    """The number w where the guidance is ``cfg(w)``, whatever finishes it (none: 1), else None."""
-    terms = to_guidance(guidance).terms
-    if not terms:
-        return 1.0
-    term = terms[0]
-    if len(terms) == 1 and isinstance(term, CFG) and term.negative is None and isinstance(term.scale, float):
-        return term.scale
-    return None
+@dataclass(frozen=True)
+class Batch:
+    """What this process has just finished."""
+
+    setting: Setting
+    work: Work
 
 
-def expand(templates: Sequence[str], scales: Sequence[float]) -> list[str]:
-    """Expressions with ``{scale}`` replaced by each scale in turn; every result is parsed, so errors come first.
+@dataclass(frozen=True)
+class Stopped:
+    """The budget ended this start; ``settings`` and ``work`` are left."""
 
-    Raises:
-        UsageError: for a bad expression, one written twice, scales that no template uses or that are missing.
-    """
-    if not templates or (not scales and any("{scale}" in template for template in templates)):
-        raise UsageError("sweep: nothing to measure; give at least one guidance, and one scale where it says {scale}")
-    found: list[str] = []
-    for template in templates:
-        filled = (
-            [template.replace("{scale}", f"{scale:g}") for scale in scales] if "{scale}" in template else [template]
-        )
-        found += [str(parse(text)) for text in filled]
-    if scales and not any("{scale}" in template for template in templates):
-        raise UsageError(f"scales {list(scales)} are not used: write {{scale}} in the guidance, e.g. 'cfg({{scale}})'")
-    twice = {text for text in found if found.count(text) > 1}
-    if twice:
-        raise UsageError(f"sweep: {', '.join(sorted(twice))} would be measured twice; give each guidance once")
-    return found
+    settings: int
+    work: Work
+
+
+Event = Outlook | Batch | Point | Stopped
 
 
 def shared_out(classes: Sequence[str], labels: Tensor, n: int) -> list[str]:
@@ -133,177 +115,279 @@ def pictured(labels: Tensor, count: int) -> Tensor:
     return torch.argsort(rank * (int(labels.max()) + 1) + labels)[:count]
 
 
-def plans(
-    model: Model, guidances: Sequence[str], settings: SweepSettings, conds: Sequence[str] | None = None
-) -> list[Plan]:
-    """What is sampled for each guidance; ``conds`` has one for each sample (default: in turn, to check settings early).
+@dataclass(frozen=True, eq=False)
+class _Part(Plan):
+    """A plan of which one batch is carried out."""
+
+    part: slice
+
+    @property
+    def batches(self) -> list[slice]:
+        return [self.part]
+
+    @classmethod
+    def make(cls, plan: Plan, part: slice) -> Images:
+        """Sample one batch of a plan and keep what scoring needs.
+
+        Raises:
+            UsageError: if samples are not finite, or the model's samples are not images.
+        """
+        alone = cls(**{f.name: getattr(plan, f.name) for f in fields(Plan)}, part=part)
+        began = time.perf_counter()
+        with counting() as cost:
+            for _, frame in alone.frames():
+                x0 = frame.x_t
+        x0 = x0.float().cpu()
+        decoded = plan.model.decode(x0)
+        if decoded.ndim != 4:
+            raise UsageError("a sweep measures images, and this model's samples are not images")
+        return Images(to_uint8(decoded), shares_at_limits(x0), cost.rows, time.perf_counter() - began)
+
+
+class Sweep:
+    """Settings that have been checked, and how to measure them.
+
+    Args:
+        settings: from ``all_settings``.
+        shared: what they share.
+        load: checkpoint -> model; called again for every checkpoint when its turn comes, so that one is in memory.
 
     Raises:
-        UsageError: for anything that cannot be sampled, or not be scored because there are too few images.
+        UsageError: for anything that cannot be sampled, or not be scored because there are too few images; before any
+            network call.
     """
-    classes = settings.conds or model.classes
-    if not classes:
-        raise UsageError("a sweep scores how well images follow their class, and this model has no classes")
-    conds = conds or [classes[i % len(classes)] for i in range(settings.n)]
-    made = [
-        Plan.of(
+
+    def __init__(self, settings: Sequence[Setting], shared: Shared, load: Callable[[str], Model]) -> None:
+        self.shared, self._load = shared, load
+        self._held: tuple[str, Model] | None = None
+        self._resources: dict[tuple[str, str], Any] = {}
+        self.models: dict[str, Mapping[str, Any]] = {}
+        self.keys: dict[Setting, str] = {}
+        first: Model | None = None
+        for checkpoint in dict.fromkeys(setting.checkpoint for setting in settings):
+            model = self._model(checkpoint)
+            self._fits(checkpoint, model, first)
+            first = first or model
+            self.models[checkpoint] = dict(model.metadata)
+            classes = shared.conds or model.classes
+            # to check everything early; the real ones follow the reference
+            conds = [classes[i % len(classes)] for i in range(shared.n)]
+            for setting in settings:
+                if setting.checkpoint == checkpoint:
+                    plan = self._plan(setting, conds)
+                    self.keys[setting] = key_of(_weights(checkpoint, model), setting, _named(plan))
+        if first is None:
+            raise UsageError("sweep: nothing to measure; give at least one setting")
+        self.classes, self._encode = first.classes, first.encode  # the same of all models
+        self._check_counts(conds)
+        self.labels: list[int] = sorted(set(self._encode(shared.conds or self.classes).values["label"].tolist()))
+        twice = [setting for setting, key in self.keys.items() if list(self.keys.values()).count(key) > 1]
+        if twice:
+            checkpoints = " and ".join(dict.fromkeys(setting.checkpoint for setting in twice))
+            raise UsageError(f"sweep: {checkpoints} are the same weights and would be measured twice; give each once")
+
+    def described(self) -> dict[str, Any]:
+        """What a folder must share for this sweep to go on there."""
+        return asdict(self.shared)
+
+    def measure(
+        self,
+        folder: SweepFolder,
+        evaluator: Evaluator | None,
+        *,
+        command: str = "",
+        budget: Budget | None = None,
+        keep_images: bool = False,
+        workers: Workers | None = None,
+    ) -> Iterator[Event]:
+        """Do what is not stored in ``folder`` yet, as a stream of events: an :class:`Outlook`, then a :class:`Batch`
+        for each that is finished, a ``Point`` for each setting scored, and :class:`Stopped` where the budget ends it.
+
+        Args:
+            evaluator: scores; only the main process needs one.
+            command: kept with the results.
+            budget: what this start may spend. The settings are measured in their order, each baseline before what is
+                compared with it, and none is begun that the budget does not cover.
+            keep_images: store all images of each setting.
+            workers: this process among those that share the work.
+
+        Raises:
+            UsageError: if the folder holds another kind of sweep or cannot be written; if the budget covers nothing; at
+                the first step whose samples are not finite.
+        """
+        workers = workers or Workers()
+        began = time.perf_counter()
+        conds: list[str] = workers.share(self._open(folder, evaluator, command) if workers.main else None)
+        order = sorted(self.keys, key=lambda setting: setting not in baselines(list(self.keys)).values())
+        order = [setting for c in self.models for setting in order if setting.checkpoint == c]  # a model at a time
+        sizes = [part.stop - part.start for part in self._parts()]
+        measured = folder.measured()
+        todo: list[Setting] = workers.share([s for s in order if self.keys[s] not in measured])
+        self._probe(folder, todo, conds, workers)
+        rows = {setting: folder.rows(self.keys[setting]) or 0.0 for setting in todo}
+        # what the main process sees before any other may write
+        missing: dict[Setting, list[int]] = workers.share(
+            {s: [i for i in range(len(sizes)) if not folder.has_batch(self.keys[s], i)] for s in todo}
+        )
+
+        def work(setting: Setting) -> Work:
+            images = sum(sizes[i] for i in missing[setting])
+            return Work(images, images * rows[setting])
+
+        pieces = [work(setting) for setting in todo]
+        covered = len(todo) if budget is None else budget.first(pieces)
+        if todo and not covered:
+            raise UsageError(f"the budget of {budget} is less than the first setting needs: {pieces[0]}")
+        left, now = sum(pieces, Work()), sum(pieces[:covered], Work())
+        yield Outlook(len(order), len(order) - len(todo), left, now, len(todo) - covered)
+
+        mine = [(s, i) for s in todo[:covered] for i in missing[s]][workers.index :: workers.count]
+        waiting: list[Setting] = []
+        done, spent = Work(), 0.0
+        for place, setting in enumerate(todo[:covered]):
+            if budget is not None and budget.unit == "minutes" and place:
+                pace = spent / done.rows if done.rows else 0.0
+                late = time.perf_counter() - began + pace * pieces[place].rows / workers.count > 60 * budget.amount
+                if workers.share(late):
+                    covered = place
+                    break
+            waiting.append(setting)
+            started = time.perf_counter()
+            plan = self._plan(setting, conds) if any(s == setting for s, _ in mine) else None
+            for index in (i for s, i in mine if s == setting):
+                assert plan is not None
+                made = _Part.make(plan, self._parts()[index])
+                folder.add_batch(self.keys[setting], index, made)
+                done = done + Work(sizes[index], made.rows)
+                yield Batch(setting, Work(sizes[index], made.rows))
+            spent += time.perf_counter() - started
+            if workers.main:
+                yield from self._score(folder, evaluator, waiting, conds, keep_images, skip=workers.count > 1)
+        while workers.main and waiting:  # for the batches of the others
+            time.sleep(0.1)
+            yield from self._score(folder, evaluator, waiting, conds, keep_images, skip=workers.count > 1)
+        if covered < len(todo):
+            yield Stopped(len(todo) - covered, sum(pieces[covered:], Work()))
+
+    def _open(self, folder: SweepFolder, evaluator: Evaluator | None, command: str) -> list[str]:
+        """The condition of every sample; the folder then knows the sweep."""
+        if evaluator is None:
+            raise UsageError("sweep: the main process needs an evaluator")
+        conds = shared_out(self.classes, evaluator.reference.labels, self.shared.n)
+        self._check_counts(conds)
+        floor = folder.floor or evaluator.floor(self.shared.n)
+        folder.open(
+            self.described(),
+            {**evaluator.described(), "fairlead": fairlead.__version__},
+            self.models,
+            {key: setting for setting, key in self.keys.items()},
+            [self.classes[label] for label in self.labels],
+            evaluator.moments,
+            floor,
+            command,
+        )
+        return conds
+
+    def _probe(self, folder: SweepFolder, settings: Sequence[Setting], conds: Sequence[str], workers: Workers) -> None:
+        """Count the network rows of a few images under each setting, once."""
+        unknown: list[Setting] = workers.share([s for s in settings if folder.rows(self.keys[s]) is None])
+        for setting in unknown[workers.index :: workers.count]:
+            count = min(PROBE, self.shared.n)
+            made = _Part.make(self._plan(setting, conds), slice(0, count))
+            folder.set_rows(self.keys[setting], made.rows / count)
+        workers.wait()
+
+    def _score(
+        self,
+        folder: SweepFolder,
+        evaluator: Evaluator | None,
+        waiting: list[Setting],
+        conds: Sequence[str],
+        keep_images: bool,
+        skip: bool,
+    ) -> Iterator[Point]:
+        """Score those that are waiting and take them off the list; ``skip`` those that others still work on."""
+        assert evaluator is not None
+        n, count = self.shared.n, len(self._parts())
+        labels = self._encode(conds).values["label"]
+        for setting in list(waiting):
+            key = self.keys[setting]
+            if skip and not all(folder.has_batch(key, i) for i in range(count)):
+                continue
+            made = folder.batches(key, count)
+            floor = folder.floor
+            score = evaluator.score(
+                made.images,
+                labels,
+                None,
+                range(self.shared.seed, self.shared.seed + n),
+                block=min(n, floor.n if floor else n),
+                saturation=made.saturation,
+            )
+            waiting.remove(setting)
+            yield folder.add(key, score, made, made.images[pictured(labels, EXAMPLES)], keep_images)
+
+    def _parts(self) -> list[slice]:
+        n, size = self.shared.n, self.shared.batch_size
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+    def _model(self, checkpoint: str) -> Model:
+        if self._held is None or self._held[0] != checkpoint:
+            self._held, self._resources = None, {}
+            self._held = checkpoint, self._load(checkpoint)
+        return self._held[1]
+
+    def _plan(self, setting: Setting, conds: Sequence[str]) -> Plan:
+        model, shared = self._model(setting.checkpoint), self.shared
+        guidance = to_guidance(setting.guidance)
+        wanted = [(resource.kind, resource.name) for resource in guidance.resources()]
+        plan = Plan.of(
             model,
             conds,
             guidance,
-            seeds=range(settings.seed, settings.seed + settings.n),
-            sampler=settings.sampler,
-            steps=settings.steps,
-            grid=settings.grid,
-            batch_size=settings.batch_size,
-            precision=settings.precision,
+            seeds=range(shared.seed, shared.seed + shared.n),
+            sampler=setting.sampler,
+            steps=setting.steps,
+            grid=shared.grid,
+            batch_size=shared.batch_size,
+            precision=shared.precision,
+            resources={name: self._resources[kind, name] for kind, name in wanted if (kind, name) in self._resources},
         )
-        for guidance in guidances
-    ]
-    fewest = min(Counter(model.encode(conds).values["label"].tolist()).values())
-    if settings.n < 4 or fewest < 3:
-        raise UsageError(
-            f"sweep: n = {settings.n} images over {len(classes)} conditions are too few to score; expected at least "
-            f"{max(4, 3 * len(classes))}, 3 of every condition"
-        )
-    return made
+        self._resources.update({(kind, name): plan.resources[name] for kind, name in wanted})
+        return plan
+
+    def _fits(self, checkpoint: str, model: Model, first: Model | None) -> None:
+        if not model.classes:
+            raise UsageError("a sweep scores how well images follow their class, and this model has no classes")
+        for what in ("classes", "shape"):
+            mine, theirs = getattr(model, what), getattr(first or model, what)
+            if mine != theirs:
+                raise UsageError(
+                    f"sweep: checkpoint {checkpoint!r} has {what} {list(mine)}, the first one {list(theirs)}; they "
+                    "must agree, as all are measured against the same images"
+                )
+
+    def _check_counts(self, conds: Sequence[str]) -> None:
+        fewest = min(Counter(self._encode(conds).values["label"].tolist()).values())
+        if self.shared.n < 4 or fewest < 3:
+            count = len(self.shared.conds or self.classes)
+            raise UsageError(
+                f"sweep: n = {self.shared.n} images over {count} conditions are too few to score; expected at least "
+                f"{max(4, 3 * count)}, 3 of every condition"
+            )
 
 
-def sweep(
-    model: Model,
-    evaluator: Evaluator,
-    guidances: Sequence[str],
-    settings: SweepSettings,
-    block: int | None = None,
-) -> Iterator[tuple[Point, Run]]:
-    """Sample and score each guidance in turn; nothing is stored.
-
-    The baseline comes first: the guidance of scale 1, or the first one where there is none.
-
-    ``block``: take the raw distance at so many images, those of the floor it stands beside (default: all).
-    """
-    conds = shared_out(model.classes, evaluator.reference.labels, settings.n)
-    planned = plans(model, guidances, settings, conds)
-    places = range(len(guidances))
-    first = next((place for place in places if scale_of(guidances[place]) == 1.0), 0)
-    baseline: Score | None = None
-    for place in sorted(places, key=lambda place: place != first):
-        run = planned[place].run()
-        if run.images is None:
-            raise UsageError("a sweep measures images, and this model's samples are not images")
-        n = settings.n
-        labels = run.condition.values["label"]
-        score = evaluator.score(run.images, labels, run.x0, run.seeds, block=min(n, block or n))
-        point = Point(
-            guidances[place],
-            replace(score, samples=None),  # those of every guidance would not fit into memory
-            run.cost.rows / n,
-            1000 * run.seconds / n,
-            run.images[pictured(labels, settings.examples)],
-            place,
-            None if baseline is None else score.compare(baseline),
-        )
-        baseline = baseline or score
-        yield point, run
+def _weights(checkpoint: str, model: Model) -> str:
+    return str(model.metadata.get("weights_hash") or checkpoint)
 
 
-def _labels(model: Model, conds: Sequence[str]) -> list[int]:
-    """The class indices that are swept, ascending."""
-    named: set[int] = set(model.encode(conds or model.classes).values["label"].tolist())
-    return sorted(named)
-
-
-class SweepFolder:
-    """The files of a sweep."""
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-
-    def check_free(self) -> None:
-        """Raise UsageError if a sweep is here already."""
-        if (self.folder / "sweep.json").exists():
-            raise UsageError(f"{self.folder} already holds a sweep; choose another --out")
-
-    def start(self, model: Model, floor: Floor, settings: SweepSettings, command: str) -> None:
-        """Begin a new sweep here.
-
-        Raises:
-            UsageError: if one is here already, or nothing can be written.
-        """
-        self.check_free()
-        about = {
-            "model": dict(model.metadata),
-            "classes": [model.classes[label] for label in _labels(model, settings.conds)],
-            "settings": asdict(settings),
-            "floor": floor.as_dict(),
-            "command": command,
-        }
-        with _writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "sweep.jsonl").write_text("")
-            with replacing(self.folder / "sweep.json") as partial:
-                partial.write_text(json.dumps(about, indent=1))
-
-    def add(self, point: Point) -> None:
-        line = {
-            "guidance": point.guidance,
-            "place": point.place,
-            "score": point.score.as_dict(),
-            "differences": None
-            if point.differences is None
-            else {name: asdict(value) for name, value in point.differences.items()},
-            "rows_per_image": point.rows_per_image,
-            "ms_per_image": round(point.ms_per_image, 3),
-        }
-        with _writing(self.folder):
-            examples = self._examples() if (self.folder / "examples.safetensors").exists() else {}
-            with replacing(self.folder / "examples.safetensors") as partial:
-                save_file({**examples, point.guidance: point.examples.contiguous()}, partial)
-            before = (self.folder / "sweep.jsonl").read_text()
-            with replacing(self.folder / "sweep.jsonl") as partial:
-                partial.write_text(before + json.dumps(line) + "\n")
-
-    def read(self) -> tuple[dict[str, Any], list[Point]]:
-        """What was swept, and its points in the order the guidances were given.
-
-        Raises:
-            UsageError: if there is no sweep, or a file of it is damaged or not of a sweep.
-        """
-        if not (self.folder / "sweep.json").is_file():
-            raise UsageError(f"{str(self.folder)!r} holds no sweep (no sweep.json); make one with `fairlead sweep`")
-        try:
-            about = json.loads((self.folder / "sweep.json").read_text())
-            Floor.from_dict(about["floor"])
-            _ = [*about["classes"]], [*about["settings"]["conds"]], {**about["model"]}, about["command"] + ""
-            lines = [json.loads(line) for line in (self.folder / "sweep.jsonl").read_text().splitlines()]
-            examples = self._examples() if lines else {}
-            points = sorted((_point(line, examples) for line in lines), key=lambda point: point.place)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-            raise UsageError(f"sweep {self.folder} is damaged ({error!r}); run it again into another folder") from error
-        if not points:
-            raise UsageError(f"sweep {self.folder} holds no measured guidance yet; let `fairlead sweep` finish one")
-        return about, points
-
-    def _examples(self) -> dict[str, Tensor]:
-        return load_file(self.folder / "examples.safetensors")
-
-
-def _point(line: Mapping[str, Any], examples: Mapping[str, Tensor]) -> Point:
-    differences = line.get("differences")  # absent, like the place, from sweeps of earlier versions
-    return Point(
-        line["guidance"],
-        Score.from_dict(line["score"]),
-        line["rows_per_image"],
-        line["ms_per_image"],
-        examples[line["guidance"]],
-        line.get("place", 0),
-        differences and {name: Difference(**value) for name, value in differences.items()},
-    )
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turns an OSError inside the block into one line that says nothing made before is lost."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"cannot write the sweep to {folder}: {error}; what was measured before is kept") from error
+def _named(plan: Plan) -> dict[str, Any]:
+    """What the guidance names, by what decides its bits."""
+    found: dict[str, Any] = {}
+    for name, thing in plan.resources.items():
+        if isinstance(thing, Tensor):
+            found[name] = hashlib.sha256(thing.cpu().contiguous().numpy().tobytes()).hexdigest()
+        else:
+            metadata = dict(getattr(thing, "metadata", {}))
+            found[name] = metadata.get("weights_hash", metadata)
+    return found

@@ -1,0 +1,172 @@
+"""``fairlead tune``"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fairlead.core.errors import UsageError
+from fairlead.core.registry import names
+
+if TYPE_CHECKING:
+    from fairlead.measure.evaluate import Evaluator
+    from fairlead.models.model import Model
+    from fairlead.tune.sweep import Shared
+
+METRICS = ("distance", "accuracy", "confidence", "saturation")
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Find the guidance for this model: search a range on common noise, report what is on the front on fresh noise.
+
+    One open number is found by a grid that is refined only where settings cannot be told apart, with an interval of the
+    best place; several by halving (pip install 'fairlead[tune]'). Recommended is the best setting that satisfies the
+    constraints, and of those that cannot be told from it the cheapest. The same command goes on where it was stopped.
+
+    Example: fairlead tune runs/digits --budget 10000 --constraint "accuracy >= 0.99" --out runs/digits/tune
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A training run, RUN@step500, or a checkpoint folder."""
+    out: Path
+    """Folder for everything measured; the answer is also written to RUN/tuned.json, for `sample --guidance tuned`."""
+    guidance: str = "cfg({scale})"
+    """An expression with the numbers to be found in braces: cfg({scale}).during(sigma=({low}, {high}))."""
+    range: tuple[str, ...] = ()
+    """NAME=LOW:HIGH for every open number; scale=1:8 if it is not given."""
+    budget: int = 10000
+    """Images of the search."""
+    objective: str = "distance"
+    """distance (without the bias of few images), accuracy, confidence or saturation; the first and the last are to be
+    low, the others high."""
+    constraint: tuple[str, ...] = ()
+    """What a recommended setting must satisfy: "accuracy >= 0.99", "rows_per_step <= 1.5"."""
+    report: int = 1000
+    """Images of each reported setting, on seeds that the search has not seen; 0 for no report."""
+    sampler: Annotated[
+        str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
+    ] = "ddim"
+    steps: int = 20
+    """Steps of the sampler."""
+    grid: Annotated[str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}.")] = "trailing"
+    seed: int = 0
+    """First seed of the search; the report begins at 1,000,000 more."""
+    batch_size: int = 64
+    """Images denoised together, and stored together."""
+    precision: str = "fp32"
+    """fp32 or bf16."""
+    data: str | None = None
+    """Where the images are, if not where they were in training."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes a GPU when there is one."""
+
+    def run(self) -> None:
+        from tqdm import tqdm
+
+        from fairlead.cli.options import evaluator_for
+        from fairlead.models.load import load
+        from fairlead.report.tune import summary
+        from fairlead.train.checkpoint import find_checkpoint
+        from fairlead.tune.measurer import Measurer
+        from fairlead.tune.objective import DISTANCE, Objective
+        from fairlead.tune.sweep import Shared
+        from fairlead.tune.template import Template
+        from fairlead.tune.tuning import REPORT_SEED, parse_constraints, run_folder, save, tune
+
+        if self.objective not in METRICS:
+            raise UsageError(f"--objective {self.objective!r}: expected one of {', '.join(METRICS)}")
+        if self.budget < 1 or self.report < 0:
+            raise UsageError(f"--budget and --report: expected numbers of images, got {self.budget} and {self.report}")
+        template = Template.of(self.guidance, self.range)
+        constraints = parse_constraints(self.constraint, self.steps, METRICS[1:])
+        metric = DISTANCE if self.objective == "distance" else self.objective
+        objective = Objective(metric, maximise=self.objective in ("accuracy", "confidence"))
+        checkpoint = find_checkpoint(self.model)
+        model = load(self.model, device=self.device)
+        if not model.classes:
+            raise UsageError("tune measures how well images follow their class, and this model has no classes")
+        shared = Shared(
+            self.budget, self.seed, (), self.grid, self.batch_size,
+            self.precision,  # type: ignore[arg-type]  # planning refuses others
+        )  # fmt: skip
+        evaluator = evaluator_for(self.model, self.data)
+        question = self._question(model, evaluator, shared)
+        with tqdm(total=self.budget, unit="img", dynamic_ncols=True) as bar:
+            measurer = Measurer(
+                model,
+                evaluator,
+                template,
+                shared,
+                self.sampler,
+                self.steps,
+                self.out / "searched" / question,
+                bar.update,
+            )
+            tuned = tune(
+                measurer, evaluator.moments, template, budget=self.budget, objective=objective,
+                constraints=constraints, seed=self.seed,
+            )  # fmt: skip
+        print(summary(tuned, template, metric))
+        about: dict[str, Any] = {
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "grid": self.grid,
+            "objective": metric,
+            "constraints": list(self.constraint),
+            "template": template.text,
+            "ranges": {name: [knob.low, knob.high] for name, knob in template.knobs.items()},
+            "seeds": [self.seed, REPORT_SEED + self.seed],
+            "weights": model.metadata.get("weights_hash"),
+            **evaluator.described(),
+            "command": f"fairlead {shlex.join(sys.argv[1:])}",
+        }
+        save(self.out / "tuned.json", tuned, about)
+        save(run_folder(checkpoint.folder) / "tuned.json", tuned, about)
+        if self.report:
+            self._report(tuned.reported(), evaluator, partial(load, device=self.device), template, tuned, metric)
+        print(
+            f"take it: fairlead sample {self.model} --guidance tuned --sampler {shlex.quote(self.sampler)} "
+            f"--steps {self.steps} --cond all --out samples"
+        )
+
+    def _question(self, model: Model, evaluator: Evaluator, shared: Shared) -> str:
+        """A short hash of everything but the setting and the seed that decides a batch."""
+        import hashlib
+        import json
+
+        asked = [
+            str(model.metadata.get("weights_hash") or self.model),
+            self.sampler,
+            self.steps,
+            shared.grid,
+            shared.precision,
+            evaluator.described(),
+        ]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+
+    def _report(
+        self, guidances: list[str], evaluator: Evaluator, load: Any, template: Any, tuned: Any, metric: str
+    ) -> None:
+        from fairlead.cli.report import write_report
+        from fairlead.cli.sweep import measure_with_progress
+        from fairlead.report.tune import search_section
+        from fairlead.tune.setting import all_settings
+        from fairlead.tune.store import SweepFolder
+        from fairlead.tune.sweep import Shared, Sweep
+        from fairlead.tune.tuning import REPORT_SEED
+
+        shared = Shared(
+            self.report, REPORT_SEED + self.seed, (), self.grid, self.batch_size,
+            self.precision,  # type: ignore[arg-type]
+        )  # fmt: skip
+        sweep = Sweep(all_settings([self.model], guidances, [self.sampler], [self.steps]), shared, load)
+        folder = SweepFolder(self.out / "report")
+        measure_with_progress(sweep, folder, evaluator)
+        print(f"report: {write_report(folder.folder, (search_section(tuned, template, metric),))}")

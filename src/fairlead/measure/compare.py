@@ -1,0 +1,319 @@
+"""Two sets of images, real and fake, measured against each other, and the real ones against themselves.
+
+A distance says little alone: it depends on the features and falls with n. So every number is taken three times: all
+fakes against all real images; and, to be compared, ``block`` fakes against one half of the real images beside ``block``
+real images of the other half. The last is the floor: what good means here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fairlead.core.errors import UsageError, unknown
+from fairlead.data.images import ImageData, stratified_order, stratified_split
+from fairlead.measure.cache import cached_features
+from fairlead.measure.comparison import CHOICES, METRICS, SEED, ClassRow, Comparison, FolderProtocol
+from fairlead.measure.estimate import Estimate, proportion_estimate
+from fairlead.measure.extractors import Extractor, fitted
+from fairlead.measure.folders import ImageSet, common_labels
+from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
+from fairlead.measure.judge import Classifier, cached_classifier
+from fairlead.measure.mmd import cmmd, kid
+from fairlead.measure.neighbours import precision_recall
+from fairlead.measure.prompts import text_score
+from fairlead.measure.scores import hits
+from fairlead.measure.vendi import vendi_score
+
+ENOUGH = 500
+"""Fewer images than this are warned about."""
+
+UNEVEN = 0.05
+"""A class whose share differs by more than this is warned about."""
+
+_JUDGE_SIDE = 32
+_VENDI_BLOCKS = 10
+
+
+def compare(
+    real: ImageSet,
+    fake: ImageSet,
+    extractor: Extractor,
+    *,
+    metrics: Sequence[str] = (),
+    k: int = 5,
+    resize: int | None = None,
+    prompts: Sequence[str] = (),
+    clip: Extractor | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> Comparison:
+    """Measure ``fake`` against ``real``; the features of both are cached.
+
+    Args:
+        extractor: of the features.
+        metrics: some of ``CHOICES``; empty for all that apply.
+        k: which neighbour makes a neighbourhood.
+        resize: what both were brought to, for the protocol.
+        prompts: one for each fake, to be measured with ``clip``.
+        clip: the CLIP of the prompts; default ``extractor``, if it is one.
+        progress: called with ("features" or "judge", how many images or steps more are done).
+
+    Raises:
+        UsageError: for an unknown metric, or one that does not apply where it is asked for by name.
+    """
+    wanted = _wanted(metrics, extractor)
+    if k < 1:
+        raise UsageError(f"k: expected at least 1 neighbour, got {k}")
+
+    def advance(count: int) -> None:
+        if progress is not None:
+            progress("features", count)
+
+    x, y = (cached_features(extractor, part.data.images, progress=advance) for part in (real, fake))
+    labels = common_labels(real, fake)
+    truth = None if labels is None else real.data.labels
+    order, chosen = _order(len(real), truth), _order(len(fake), labels)
+    first, second = order[: len(real) // 2], order[len(real) // 2 :]
+    block = min(len(second), len(fake))
+    chosen, second = chosen[:block], second[:block]
+
+    missing: dict[str, str] = {}
+    whole = _measured(x, y, labels, wanted, k, missing, "")
+    at = f"at the {block} images that are compared: "
+    part = _measured(x[first], y[chosen], None if labels is None else labels[chosen], wanted, k, missing, at)
+    floor = _measured(x[first], x[second], None if truth is None else truth[second], wanted, k, missing, at)
+
+    judge: Classifier | None = None
+    classes: tuple[ClassRow, ...] = ()
+    if "accuracy" in wanted:
+        try:
+            judge, classes, on_fake, on_real = _judged(real, fake, labels, progress)
+            whole["accuracy"] = part["accuracy"] = on_fake
+            floor["accuracy"] = on_real
+        except UsageError as error:
+            if "accuracy" in metrics:
+                raise
+            missing["accuracy"] = str(error)
+
+    text = None
+    if prompts:
+        with_clip = clip or extractor
+        embeddings = y if with_clip is extractor else cached_features(with_clip, fake.data.images, progress=advance)
+        text = text_score(embeddings, prompts, with_clip)
+    protocol = FolderProtocol(
+        features=extractor.name,
+        real=real.described,
+        fake=fake.described,
+        real_n=len(real),
+        fake_n=len(fake),
+        real_shape=real.data.shape,
+        fake_shape=fake.data.shape,
+        block=block,
+        half=len(first),
+        k=k,
+        resize=resize,
+        judge=None if judge is None else judge.name,
+        text=None if text is None else f"{text.name}, {(clip or extractor).name}, prompts#{text.prompts}",
+    )
+    return Comparison(
+        whole, part, floor, classes, text, missing, _warnings(real, fake), extractor.distance, protocol, (x, y)
+    )
+
+
+def nearest_pairs(real: Tensor, fake: Tensor, count: int, chunk: int = 1024) -> list[tuple[int, int, float]]:
+    """(fake, real, distance) of the ``count`` fakes that lie nearest to a real image, nearest first.
+
+    Args:
+        real, fake: features [n, d] and [m, d].
+    """
+    found = [
+        torch.cdist(part.to(torch.float64), real.to(torch.float64)).min(dim=1) for part in torch.split(fake, chunk)
+    ]
+    distances, index = torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    order = distances.argsort(stable=True)[:count].tolist()
+    return [(i, int(index[i]), float(distances[i])) for i in order]
+
+
+def _wanted(metrics: Sequence[str], extractor: Extractor) -> tuple[str, ...]:
+    for name in metrics:
+        if name not in CHOICES:
+            raise unknown("metric", name, CHOICES)
+    if "cmmd" in metrics and extractor.kind != "clip":
+        raise UsageError(f"metric cmmd is defined on CLIP features, got {extractor.kind!r}; pass --features clip")
+    return tuple(metrics) or tuple(name for name in CHOICES if name != "cmmd" or extractor.kind == "clip")
+
+
+def _order(n: int, labels: Tensor | None) -> Tensor:
+    """Shuffled. With labels every run of neighbours in it is spread over them in proportion: the floor then has the
+    shares of the fakes, which were asked for; without, its shares vary by chance as theirs do."""
+    if labels is None:
+        return torch.randperm(n, generator=torch.Generator().manual_seed(SEED))
+    return stratified_order(labels, SEED)
+
+
+def _measured(
+    real: Tensor,
+    fake: Tensor,
+    labels: Tensor | None,
+    wanted: Sequence[str],
+    k: int,
+    missing: dict[str, str],
+    where: str,
+) -> dict[str, Estimate]:
+    """Metrics on features [n, d] and [m, d]; what cannot be had is noted in ``missing``."""
+    found: dict[str, Estimate] = {}
+    if labels is not None and min(Counter(labels.tolist()).values()) < 2:
+        labels = None
+
+    def attempt(name: str, measure: Callable[[], Mapping[str, Estimate]]) -> None:
+        try:
+            found.update(measure())
+        except UsageError as error:
+            missing.setdefault(name, where + str(error))
+
+    if "distance" in wanted:
+        attempt("distance", lambda: _distances(real, fake, labels))
+    if "kid" in wanted:
+        attempt("kid", lambda: {"kid": kid(real, fake, labels)})
+    if "cmmd" in wanted:
+        attempt("cmmd", lambda: {"cmmd": cmmd(real, fake, labels)})
+    shares = [name for name in ("precision", "recall", "density", "coverage") if name in wanted]
+    if shares:
+
+        def neighbours() -> dict[str, Estimate]:
+            four = precision_recall(real, fake, k)
+            return {name: getattr(four, name) for name in shares}
+
+        attempt(shares[0], neighbours)
+    if "vendi" in wanted:
+        attempt("vendi", lambda: {"vendi": _vendi(fake)})
+    return {name: found[name] for name in METRICS if name in found}
+
+
+def _distances(real: Tensor, fake: Tensor, labels: Tensor | None) -> dict[str, Estimate]:
+    d = real.shape[1]
+    least = min(len(real), len(fake))
+    if least <= d:
+        raise UsageError(f"a distance needs at least d + 1 = {d + 1} images on either side, got {least}; see kid")
+    moments = Moments.of(real)
+    debiased = frechet_jackknife(real=moments, fake_features=fake, labels=labels)
+    raw = frechet_distance(real=moments, fake=Moments.of(fake))
+    return {"distance": Estimate(raw, debiased.error, len(fake)), "distance_debiased": debiased}
+
+
+def _vendi(features: Tensor) -> Estimate:
+    """The score of all, with a delete-block jackknife error; its dependence on n is left in."""
+    n = len(features)
+    blocks = min(_VENDI_BLOCKS, n)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(SEED))
+    value = vendi_score(features)
+    if blocks < 2:
+        return Estimate(value, math.nan, n)
+    without = torch.tensor(
+        [vendi_score(features[_others(order, block)]) for block in torch.tensor_split(order, blocks)]
+    )
+    spread = (without.to(torch.float64) - without.mean()).square().sum()
+    return Estimate(value, math.sqrt(float(spread) * (len(without) - 1) / len(without)), n)
+
+
+def _others(order: Tensor, block: Tensor) -> Tensor:
+    return order[~torch.isin(order, block)]
+
+
+def _judged(
+    real: ImageSet, fake: ImageSet, labels: Tensor | None, progress: Callable[[str, int], None] | None
+) -> tuple[Classifier, tuple[ClassRow, ...], Estimate, Estimate]:
+    """(judge, rows, accuracy on the fakes, accuracy on held-out real images)"""
+    if labels is None:
+        raise UsageError("accuracy needs class sub-folders in both, of the same names; not measured")
+    data = _small(real.data)
+    counts = Counter(data.labels.tolist())
+    if len(data.classes) < 2 or min(counts.values()) < 10:
+        raise UsageError(
+            f"accuracy needs 2 classes and 10 real images of each, got {len(data.classes)} classes, the smallest of "
+            f"{min(counts.values())}; not measured"
+        )
+    held_out, training = stratified_split(data, 0.2, SEED)
+
+    def advance(step: int, loss: float) -> None:
+        if progress is not None:
+            progress("judge", 1)
+
+    judge = cached_classifier(training, "judge", progress=advance)
+    fakes = hits(judge.logits(fitted(fake.data.images, data.shape)), labels)
+    reals = hits(judge.logits(held_out.images), held_out.labels)
+    rows = []
+    for index, name in enumerate(data.classes):
+        ours, theirs = fakes[labels == index], reals[held_out.labels == index]
+        rows.append(
+            ClassRow(
+                name,
+                proportion_estimate(ours) if len(ours) else None,
+                proportion_estimate(theirs) if len(theirs) else None,
+            )
+        )
+    return judge, tuple(rows), proportion_estimate(fakes), proportion_estimate(reals)
+
+
+def _small(data: ImageData) -> ImageData:
+    """What the judge looks at: at most 32 pixels a side."""
+    channels, height, width = data.shape
+    shape = (channels, min(height, _JUDGE_SIDE), min(width, _JUDGE_SIDE))
+    return data if shape == data.shape else replace(data, images=fitted(data.images, shape))
+
+
+def _warnings(real: ImageSet, fake: ImageSet) -> tuple[str, ...]:
+    found = []
+    least = min(len(real), len(fake))
+    if least < ENOUGH:
+        found.append(
+            f"only {least} images on one side: error bars are wide and rare images unseen; {ENOUGH} or more are better"
+        )
+    if len(real) != len(fake):
+        found.append(
+            f"{len(real):,} real and {len(fake):,} fake images: numbers that depend on n (distance, precision, recall, "
+            "density, coverage, vendi) compare with other measurements only at the same two numbers"
+        )
+    if real.data.shape != fake.data.shape:
+        found.append(
+            f"real images are {_shape(real)}, fakes {_shape(fake)}: the extractor resizes both, and what differs by "
+            "resizing counts as a difference; --resize brings both to one size first"
+        )
+    labels = common_labels(real, fake)
+    if labels is not None:
+        shares = [part.bincount(minlength=len(real.data.classes)) / len(part) for part in (real.data.labels, labels)]
+        gap = int((shares[0] - shares[1]).abs().argmax())
+        here, there = float(shares[0][gap]), float(shares[1][gap])
+        if abs(here - there) > UNEVEN:
+            found.append(
+                f"the classes have other shares: {real.data.classes[gap]} is {here:.0%} of REAL and {there:.0%} of "
+                "FAKE; that counts as a difference"
+            )
+    kinds = [", ".join(sorted(part.encodings)) for part in (real, fake)]
+    if all(kinds) and (kinds[0] != kinds[1] or "," in kinds[0]):
+        found.append(
+            f"encodings differ (REAL: {kinds[0]}; FAKE: {kinds[1]}): traces of compression count as a difference; "
+            "store both alike, best as PNG"
+        )
+    known = set(real.pixels)
+    copies = sum(pixels in known for pixels in fake.pixels)
+    if copies:
+        found.append(
+            f"{copies:,} of {len(fake):,} fakes are identical to a real image, pixel by pixel: a distance near 0 is "
+            "then no merit"
+        )
+    for what, part in (("REAL", real), ("FAKE", fake)):
+        repeated = len(part) - len(set(part.pixels))
+        if repeated:
+            found.append(f"{repeated:,} of {len(part):,} images of {what} repeat another one of it")
+    return (*found, *real.notes, *fake.notes)
+
+
+def _shape(images: ImageSet) -> str:
+    channels, height, width = images.data.shape
+    return f"{width}x{height} {'grey' if channels == 1 else 'colour'}"

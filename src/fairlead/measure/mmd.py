@@ -1,0 +1,232 @@
+"""Squared maximum mean discrepancy between two sets of features: KID and CMMD, unbiased and over all pairs.
+
+    MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y),   x, x' real, y, y' fake       Gretton et al. 2012, JMLR 13
+
+as a U-statistic: a sample is never paired with itself, every other pair counts, nothing is drawn at random. The value
+may be below 0 when the truth is near 0. All sums are float64; the order of samples and the chunk change rounding only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fairlead.core.errors import UsageError
+from fairlead.measure.estimate import Estimate
+from fairlead.measure.features import checked_features
+
+
+class Kernel(Protocol):
+    """A kernel on features, evaluated in blocks."""
+
+    def prepare(self, rows: Tensor) -> Tensor:
+        """Float64 [m, d] of ``rows`` [m, d], as :meth:`gram` wants them."""
+
+    def gram(self, a: Tensor, b: Tensor) -> Tensor:
+        """A fresh k(a_i, b_j) [m, l] of prepared rows ``a`` [m, d] and ``b`` [l, d]."""
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """k(x, y) = (x.y / d + 1)^degree."""
+
+    degree: int = 3
+
+    def prepare(self, rows: Tensor) -> Tensor:
+        return rows.to(torch.float64)
+
+    def gram(self, a: Tensor, b: Tensor) -> Tensor:
+        base = (a @ b.T / a.shape[1]).add_(1)
+        powers = base.clone()
+        for _ in range(self.degree - 1):
+            powers.mul_(base)
+        return powers
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """k(x, y) = factor exp(-|x - y|^2 / (2 sigma^2)), of rows brought to length 1 first if ``unit``."""
+
+    sigma: float
+    unit: bool = False
+    factor: float = 1.0
+
+    def prepare(self, rows: Tensor) -> Tensor:
+        rows = rows.to(torch.float64)
+        if not self.unit:
+            return rows
+        lengths = rows.norm(dim=1, keepdim=True)
+        if not bool((lengths > 0).all()):
+            raise UsageError("cmmd: an embedding is 0 throughout and has no direction; check the images")
+        unit: Tensor = rows / lengths
+        return unit
+
+    def gram(self, a: Tensor, b: Tensor) -> Tensor:
+        squares: Tensor = a.norm(dim=1).square()[:, None] + b.norm(dim=1).square()
+        distances = squares.addmm_(a, b.T, alpha=-2).clamp_(min=0)
+        return distances.mul_(-0.5 / self.sigma**2).exp_().mul_(self.factor)
+
+
+KID = Polynomial()
+"""Binkowski et al. 2018, 1801.01401."""
+
+CMMD = Gaussian(sigma=10.0, unit=True, factor=1000.0)
+"""Jayasumana et al. 2024, 2401.09603."""
+
+
+@dataclass(frozen=True, eq=False)
+class KernelReference:
+    """Real features with what needs to be computed only once of them.
+
+    Attributes:
+        features: [n, d], n >= 2, in their own dtype.
+        kernel: compares two samples.
+        pairs: the mean of k(x, x') over all pairs of different samples.
+    """
+
+    features: Tensor
+    kernel: Kernel
+    pairs: float
+
+    @classmethod
+    def of(cls, real: Tensor, kernel: Kernel, chunk: int = 1024) -> KernelReference:
+        """Of ``real`` [n, d]; n^2 / 2 kernel values, for memory see :func:`mmd_influence`.
+
+        Raises:
+            UsageError: as :func:`checked_features`, with n >= 2.
+        """
+        x = checked_features(real, "mmd, real", 2, chunk=chunk)
+        return cls(x, kernel, float(_means_within(x, kernel, None, chunk).mean()))
+
+    def against(self, fake: Tensor, labels: Tensor | None = None, chunk: int = 1024) -> Estimate:
+        """The squared MMD to ``fake`` [n, d] and its standard error sd(h) / sqrt(n), see :func:`mmd_influence`.
+
+        With labels the sd is that within a label, as in stratified sampling.
+        """
+        value, influence = mmd_influence(self, fake, labels, chunk)
+        return Estimate(value, _standard_error(influence, labels), len(fake))
+
+
+def mmd_influence(
+    reference: KernelReference, fake: Tensor, labels: Tensor | None = None, chunk: int = 1024
+) -> tuple[float, Tensor]:
+    """The squared MMD and the first-order influence of each fake sample on it, the reference held fixed,
+
+        h_i = 2 (mean over j != i of k(y_i, y_j) - mean over r of k(x_r, y_i)),   centred.
+
+    The paired difference of two settings on the same seeds has the standard error sd(h_a - h_b) / sqrt(n):
+    :func:`mmd_difference`. Where the distributions coincide the influence of the truth is 0 and h is noise of the right
+    order, so that the error is then too large rather than too small.
+
+    Pass ``labels`` whenever so many samples of each were asked for. Pairs of one label then count with the share that
+    label has among independent pairs, (n_l / n)^2; among all pairs of different samples they are fewer, which a
+    stratified sample would show as a distance of the order 1 / n.
+
+    At most about 32 chunk (d + chunk) bytes beside the features, and the matrix library's own: 110 MB for d = 2048.
+
+    Args:
+        reference: the real side.
+        fake: [n, d], any float dtype.
+        labels: int64 [n], what was asked for; None if the samples were drawn independently.
+        chunk: samples of one side of a block of kernel values.
+
+    Returns:
+        The value, and h, float64 [n].
+
+    Raises:
+        UsageError: if n < 2, d differs, a feature is not finite, or a label has only 1 sample.
+    """
+    y = checked_features(fake, "mmd, fakes", 2, d=reference.features.shape[1], chunk=chunk)
+    within = _means_within(y, reference.kernel, labels, chunk)
+    across = torch.zeros(len(y), dtype=torch.float64)
+    for sums, part in zip(torch.split(across, chunk), torch.split(y, chunk), strict=True):
+        rows = reference.kernel.prepare(part)
+        for real in torch.split(reference.features, chunk):
+            sums += reference.kernel.gram(rows, reference.kernel.prepare(real)).sum(dim=1)
+    across /= len(reference.features)
+    value = reference.pairs + float(within.mean()) - 2 * float(across.mean())
+    influence = 2 * (within - across)
+    return value, influence - influence.mean()
+
+
+def mmd_difference(
+    reference: KernelReference, a: Tensor, b: Tensor, labels: Tensor | None = None, chunk: int = 1024
+) -> Estimate:
+    """How much further setting ``a`` is from the reference than ``b``; sample i of both has the same seed and label.
+
+    Args:
+        reference: the real side.
+        a, b: features [n, d].
+        labels: int64 [n], as in :func:`mmd_influence`.
+
+    Raises:
+        UsageError: if the shapes differ, or as :func:`mmd_influence`.
+    """
+    if a.shape != b.shape:
+        raise UsageError(f"mmd: expected two [n, d] of one shape, got {list(a.shape)} and {list(b.shape)}; pair them")
+    (value_a, h_a), (value_b, h_b) = (mmd_influence(reference, x, labels, chunk) for x in (a, b))
+    return Estimate(value_a - value_b, _standard_error(h_a - h_b, labels), len(a))
+
+
+def kid(real: Tensor, fake: Tensor, labels: Tensor | None = None) -> Estimate:
+    """Kernel distance with k(x, y) = (x.y / d + 1)^3 (Binkowski et al. 2018, 1801.01401), not multiplied by anything.
+
+    It is called KID with the features of the Inception network. To compare many settings with one reference, keep a
+    ``KernelReference.of(real, KID)``. Shapes, memory, error and labels: :func:`mmd_influence`.
+    """
+    return KernelReference.of(real, KID).against(fake, labels)
+
+
+def cmmd(real: Tensor, fake: Tensor, labels: Tensor | None = None) -> Estimate:
+    """1000 times the squared MMD with a Gaussian kernel of sigma 10 on embeddings of length 1 (Jayasumana et al. 2024).
+
+    2401.09603, where the embeddings are CLIP's. Rows are brought to length 1 here. The public ports compute the biased
+    V-statistic, which pairs every sample with itself and is larger by 1000 (1 - mean k) / n from each side.
+    ``KernelReference.of(real, CMMD)`` and everything else: as :func:`kid`.
+    """
+    return KernelReference.of(real, CMMD).against(fake, labels)
+
+
+def _means_within(x: Tensor, kernel: Kernel, labels: Tensor | None, chunk: int) -> Tensor:
+    """For each sample the mean of k over the others, float64 [n]; each block of pairs is evaluated once."""
+    n = len(x)
+    labels, counts = _counted(labels, n)
+    # 1 for a pair of different labels, n_l / (n_l - 1) for two of one label; all over n
+    extra = 1 / (counts - 1)
+    sums = torch.zeros(n, dtype=torch.float64)
+    for start in range(0, n, chunk):
+        first = slice(start, start + chunk)
+        rows = kernel.prepare(x[first])
+        for begin in range(start, n, chunk):
+            second = slice(begin, begin + chunk)
+            gram = kernel.gram(rows, rows if begin == start else kernel.prepare(x[second]))
+            if begin == start:
+                gram.fill_diagonal_(0)
+            gram.addcmul_(gram, (labels[first, None] == labels[second]) * extra[first, None])
+            sums[first] += gram.sum(dim=1)
+            if begin != start:
+                sums[second] += gram.sum(dim=0)
+    return sums / n
+
+
+def _counted(labels: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
+    """The number 0, 1, ... of each sample's label and float64 how many samples have it, both [n]."""
+    if labels is None:
+        labels = torch.zeros(n, dtype=torch.long)
+    if labels.shape != (n,):
+        raise UsageError(f"mmd: {n} samples, labels {list(labels.shape)}; expected one label each")
+    _, index, counts = torch.unique(labels.to("cpu"), return_inverse=True, return_counts=True)
+    if int(counts.min()) < 2:
+        raise UsageError("mmd: a label has only 1 sample; expected 2 of every label, draw more")
+    return index, counts[index].to(torch.float64)
+
+
+def _standard_error(influence: Tensor, labels: Tensor | None) -> float:
+    n = len(influence)
+    index, _ = _counted(labels, n)
+    strata = [influence[index == label] for label in range(int(index.max()) + 1)]
+    return math.sqrt(sum(len(stratum) * float(stratum.var()) for stratum in strata)) / n

@@ -1,0 +1,61 @@
+"""The settings that no other beats in everything: the front of several objectives, with error bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fairlead.core.errors import UsageError
+from fairlead.measure.estimate import Estimate
+from fairlead.tune.objective import Measured, Objective
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """How one setting stands among the others.
+
+    Attributes:
+        one: the setting.
+        values: each objective's estimate, in the order of the objectives, not turned round where it is maximised.
+        dominated_by: the settings that beat it, as positions in what was given; empty on the front.
+    """
+
+    one: Measured
+    values: tuple[Estimate, ...]
+    dominated_by: tuple[int, ...]
+
+    @property
+    def on_front(self) -> bool:
+        return not self.dominated_by
+
+
+def front(points: Sequence[Measured], objectives: Sequence[Objective], z: float = 1.96) -> list[Standing]:
+    """The standing of every point, in the order given.
+
+    A point is dominated by another that is better in every objective by more than ``z`` paired standard errors, on the
+    seeds that both have. In an objective without any error between the two (rows, or equal samples) the other must be
+    no worse; in one at least it must be better. So noise only ever keeps points on the front.
+
+    Raises:
+        UsageError: without points or objectives, or for a metric that was not measured.
+    """
+    if not points or not objectives:
+        raise UsageError(f"front: expected points and objectives, got {len(points)} and {len(objectives)}; give both")
+    standings = []
+    for one in points:
+        beaten = tuple(i for i, other in enumerate(points) if other is not one and _beats(other, one, objectives, z))
+        values = tuple(one.estimate(objective.metric) for objective in objectives)
+        standings.append(Standing(one, values, beaten))
+    return standings
+
+
+def _beats(a: Measured, b: Measured, objectives: Sequence[Objective], z: float) -> bool:
+    better = False
+    for objective in objectives:
+        difference = objective.of([a, b]).difference(0, 1)
+        if difference.error > 0 and not difference.value < -z * difference.error:
+            return False
+        if difference.value > 0:
+            return False
+        better = better or difference.value < 0
+    return better

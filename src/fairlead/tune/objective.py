@@ -1,0 +1,314 @@
+"""What a search sees of a model: batches of measured samples, and what several settings' common seeds say together.
+
+Nothing here knows how samples are made. A search asks for ``measure((1.5,), range(0, 200))`` and gets a :class:`Batch`;
+it asks again with the next seeds and joins the two. Settings measured on the same seeds are compared on them: their
+values come with one covariance matrix, so that the error of a difference is that of paired samples.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import NormalDist
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fairlead.core.errors import UsageError, unknown
+from fairlead.measure.estimate import Estimate
+from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife, influence, pseudovalues
+
+DISTANCE = "distance_debiased"
+ROWS = "rows"
+BLOCKS = 60
+"""Blocks of the jackknife that stands in where influence values say nothing: as many degrees of freedom, less one."""
+
+Setting = tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples of one setting, measured.
+
+    Attributes:
+        features: [n, d], for the distance.
+        values: metric -> [n], one number a sample, for metrics that are plain means (hits of a judge: 0 and 1).
+        rows: network rows that the n samples cost together.
+        labels: int64 [n], what was asked for, if as many of each were asked for at every setting; else None.
+    """
+
+    features: Tensor
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    rows: float = 0.0
+    labels: Tensor | None = None
+
+
+class Measure(Protocol):
+    """Samples ``seeds`` at ``setting``. Sample i must be the same function of (setting, seed i) at every call, so that
+    two settings share their noise (and, with labels, the label of every seed)."""
+
+    def __call__(self, setting: Setting, seeds: range) -> Batch: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """All that was measured of one setting: a :class:`Batch` that knows its setting, seeds and reference.
+
+    Attributes:
+        setting: the values of the knobs.
+        seeds: consecutive.
+        batch: of these seeds.
+        reference: moments of the real features.
+
+    Raises:
+        UsageError: if the lengths do not fit the number of seeds.
+    """
+
+    setting: Setting
+    seeds: range
+    batch: Batch
+    reference: Moments
+
+    def __post_init__(self) -> None:
+        n, batch = len(self.seeds), self.batch
+        lengths = {"features": len(batch.features), **{name: len(value) for name, value in batch.values.items()}}
+        if batch.labels is not None:
+            lengths["labels"] = len(batch.labels)
+        wrong = {name: length for name, length in lengths.items() if length != n}
+        if wrong:
+            raise UsageError(f"measure: {n} seeds were asked for, got {wrong}; return one of each per seed")
+
+    @property
+    def n(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def rows(self) -> float:
+        """Network rows an image."""
+        return self.batch.rows / self.n
+
+    def more(self, measure: Measure, n: int) -> Measured:
+        """With the next seeds measured too, so that there are ``n``; as it is if there are that many."""
+        if n <= self.n:
+            return self
+        seeds = range(self.seeds.stop, self.seeds.start + n)
+        return self + Measured(self.setting, seeds, measure(self.setting, seeds), self.reference)
+
+    def __add__(self, other: Measured) -> Measured:
+        """Of one setting, on this one's seeds and then those of ``other``, which must follow them."""
+        a, b = self.batch, other.batch
+        if self.setting != other.setting or other.seeds.start != self.seeds.stop:
+            raise UsageError(
+                f"measured {self.setting} on {self.seeds} and {other.setting} on {other.seeds} cannot be joined; "
+                "expected one setting and the seeds that follow"
+            )
+        if a.values.keys() != b.values.keys() or (a.labels is None) != (b.labels is None):
+            raise UsageError("measure: two batches of one setting have different metrics, or only one of them labels")
+        joined = Batch(
+            torch.cat([a.features, b.features]),
+            {name: torch.cat([value, b.values[name]]) for name, value in a.values.items()},
+            a.rows + b.rows,
+            None if a.labels is None or b.labels is None else torch.cat([a.labels, b.labels]),
+        )
+        return Measured(self.setting, range(self.seeds.start, other.seeds.stop), joined, self.reference)
+
+    def first(self, n: int) -> Measured:
+        """On the first n seeds only."""
+        if n >= self.n:
+            return self
+        batch = self.batch
+        part = Batch(
+            batch.features[:n],
+            {name: value[:n] for name, value in batch.values.items()},
+            self.rows * n,
+            None if batch.labels is None else batch.labels[:n],
+        )
+        return Measured(self.setting, self.seeds[:n], part, self.reference)
+
+    def estimate(self, metric: str) -> Estimate:
+        """``metric`` alone, with its standard error.
+
+        Raises:
+            UsageError: for a metric that was not measured.
+        """
+        return together([self], metric).estimate(0)
+
+    def interval(self, metric: str, z: float) -> tuple[float, float]:
+        """Where the truth of ``metric`` lies, at ``z`` standard errors; for shares of hits the Wilson score interval
+        (Wilson 1927; Brown, Cai & DasGupta 2001, eq. 4), which has a width even at n hits of n."""
+        if metric in self.batch.values:
+            hits = self.batch.values[metric].to(torch.float64)
+            if bool(((hits == 0) | (hits == 1)).all()):
+                n, p = self.n, float(hits.mean())
+                middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+                half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+                return middle - half, middle + half
+        found = self.estimate(metric)
+        return found.value - z * found.error, found.value + z * found.error
+
+    @cached_property
+    def _pseudo(self) -> tuple[Tensor, Tensor]:
+        batch = self.batch
+        return pseudovalues(real=self.reference, fake_features=batch.features, labels=batch.labels, blocks=BLOCKS)
+
+    @cached_property
+    def _distance(self) -> float:
+        batch = self.batch
+        return frechet_jackknife(real=self.reference, fake_features=batch.features, labels=batch.labels).value
+
+    @cached_property
+    def _near_zero(self) -> bool:
+        """More than half of the distance is sampling bias: its first-order influence vanishes."""
+        if self.n <= self.batch.features.shape[1]:
+            return True
+        return self._distance < frechet_distance(real=self.reference, fake=Moments.of(self.batch.features)) / 2
+
+    @cached_property
+    def _influence(self) -> Tensor:
+        return influence(real=self.reference, fake_features=self.batch.features)
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """One metric of k settings on the same n seeds: ``values`` float64 [k] and their ``covariance`` [k, k]."""
+
+    values: Tensor
+    covariance: Tensor
+    n: int
+
+    def estimate(self, i: int) -> Estimate:
+        return Estimate(float(self.values[i]), math.sqrt(max(0.0, float(self.covariance[i, i]))), self.n)
+
+    def difference(self, i: int, j: int) -> Estimate:
+        """Setting i minus setting j, with the paired error."""
+        c = self.covariance
+        variance = float(c[i, i] + c[j, j] - 2 * c[i, j])
+        return Estimate(float(self.values[i] - self.values[j]), math.sqrt(max(0.0, variance)), self.n)
+
+
+def together(settings: Sequence[Measured], metric: str) -> Together:
+    """``metric`` of all ``settings`` on the seeds they have in common, which are the first of each.
+
+    ``distance_debiased`` is the jackknifed Fréchet distance, its covariance that of the influence values; where for a
+    setting most of the distance is sampling bias, that of the jackknife of 60 blocks. ``rows`` (network rows an image)
+    has no error. Any other metric is the mean of its values. With labels all variances are those within a label.
+
+    Raises:
+        UsageError: for a metric that was not measured, or settings that have not the same first seed and labels.
+    """
+    n = min(one.n for one in settings)
+    common = [one.first(n) for one in settings]
+    labels = common[0].batch.labels
+    for other in common:
+        mine = other.batch.labels
+        same = mine is None if labels is None else mine is not None and torch.equal(mine, labels)
+        if other.seeds != common[0].seeds or not same:
+            raise UsageError(
+                f"settings {common[0].setting} and {other.setting} were not measured on the same seeds and labels; "
+                "measure both from one first seed"
+            )
+    k = len(common)
+    if metric == ROWS:
+        rows = torch.tensor([one.rows for one in settings], dtype=torch.float64)
+        return Together(rows, torch.zeros(k, k, dtype=torch.float64), n)
+    if metric == DISTANCE:
+        values = torch.tensor([one._distance for one in common], dtype=torch.float64)
+        if any(one._near_zero for one in common):
+            shares = common[0]._pseudo[0]
+            pseudo = torch.stack([one._pseudo[1] for one in common], dim=1)
+            spread = pseudo - shares @ pseudo
+            return Together(values, (spread * (shares / (1 - shares))[:, None]).T @ spread / len(shares), n)
+        each = torch.stack([one._influence for one in common], dim=1)
+        return Together(values, _covariance_of_means(each, labels), n)
+    if any(metric not in one.batch.values for one in common):
+        raise unknown("metric", metric, (DISTANCE, *common[0].batch.values, ROWS))
+    each = torch.stack([one.batch.values[metric].to("cpu", torch.float64) for one in common], dim=1)
+    return Together(each.mean(dim=0), _covariance_of_means(each, labels), n)
+
+
+def _covariance_of_means(each: Tensor, labels: Tensor | None) -> Tensor:
+    """Of the column means of [n, k]; with labels [n] that of stratified samples, sum_s n_s C_s / n^2."""
+    n, k = each.shape
+    total = torch.zeros(k, k, dtype=torch.float64)
+    for label in [None] if labels is None else sorted(set(labels.tolist())):
+        part = each if label is None or labels is None else each[labels == label]
+        if len(part) < 2:
+            raise UsageError("measure: a label has only 1 sample; expected 2 of every label, draw more")
+        centred = part - part.mean(dim=0)
+        total += centred.T @ centred * (len(part) / (len(part) - 1))
+    return total / n**2
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is searched for: the lowest ``metric``, or the highest."""
+
+    metric: str = DISTANCE
+    maximise: bool = False
+
+    def of(self, settings: Sequence[Measured]) -> Together:
+        """As a loss: the lower the better."""
+        found = together(settings, self.metric)
+        return Together(-found.values, found.covariance, found.n) if self.maximise else found
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """``metric >= bound`` (``at_least``) or ``metric <= bound``, for settings that may be recommended.
+
+    A setting is feasible if its estimate satisfies the constraint, surely feasible if its whole interval does, and
+    hopeless if its whole interval does not.
+    """
+
+    metric: str
+    bound: float
+    at_least: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """From ``accuracy >= 0.99`` or ``rows <= 30``.
+
+        Raises:
+            UsageError: for anything else.
+        """
+        read = re.fullmatch(r"\s*(\w+)\s*(>=|<=)\s*([-+.\deE]+)\s*", text)
+        try:
+            if read:
+                return cls(read[1], float(read[3]), read[2] == ">=")
+        except ValueError:
+            pass
+        raise UsageError(f"constraint {text!r}: expected METRIC >= NUMBER or METRIC <= NUMBER, e.g. accuracy >= 0.99")
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'>=' if self.at_least else '<='} {self.bound:g}"
+
+    def feasible(self, one: Measured) -> bool:
+        return self.violation(one) <= 0
+
+    def violation(self, one: Measured) -> float:
+        """By how much the estimate misses the bound; 0 or less if it does not."""
+        value = one.estimate(self.metric).value
+        return self.bound - value if self.at_least else value - self.bound
+
+    def surely(self, one: Measured, z: float) -> bool:
+        low, high = one.interval(self.metric, z)
+        return low >= self.bound if self.at_least else high <= self.bound
+
+    def hopeless(self, one: Measured, z: float) -> bool:
+        low, high = one.interval(self.metric, z)
+        return high < self.bound if self.at_least else low > self.bound
+
+
+def z_of(level: float) -> float:
+    """How many standard errors hold ``level`` of a normal distribution: 1.96 for 0.95.
+
+    Raises:
+        UsageError: if the level is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise UsageError(f"level {level!r}: expected a number between 0 and 1, e.g. 0.95")
+    return NormalDist().inv_cdf((1 + level) / 2)

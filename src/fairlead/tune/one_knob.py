@@ -1,0 +1,351 @@
+"""The best value of one knob, with its interval: settings on common seeds, a local parabola, more where it counts.
+
+With common seeds neighbouring settings rise and fall together, so that the slope between them is known far better than
+either value, and as well over a short distance as over a long one. Hence few settings, close together, of many seeds;
+never a bracket that trusts single comparisons (golden section). What each choice rests on: ``benchmarks/tune.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fairlead.core.errors import UsageError
+from fairlead.measure.frechet import Moments
+from fairlead.tune.objective import Constraint, Measure, Measured, Objective, Together, z_of
+from fairlead.tune.parabola import Vertex, parabola
+from fairlead.tune.recommend import Recommended, alike, lowest, recommend
+
+FEWEST = 5
+"""Settings of a fit that shows whether it is a parabola: three for it, one for its cubic term, one to spare."""
+
+CORE = 3
+"""Settings that get more seeds once it is one: they share the budget, and more of them know the slope no better."""
+
+WIDENING = 0.25
+"""The part of the interval that the cubic term may add before the window is halved."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One number to be found, between ``low`` and ``high``.
+
+    Attributes:
+        log: whether steps are ratios, as for a scale; else differences.
+        lowest, highest: how far the range may be extended if the best lies at its end; default not at all.
+
+    Raises:
+        UsageError: unless lowest <= low < high <= highest, all > 0 with ``log``.
+    """
+
+    low: float
+    high: float
+    log: bool = True
+    lowest: float | None = None
+    highest: float | None = None
+
+    def __post_init__(self) -> None:
+        lowest, highest = self.ends
+        if not (lowest <= self.low < self.high <= highest and all(map(math.isfinite, (lowest, highest)))):
+            raise UsageError(
+                f"knob: expected lowest <= low < high <= highest, got {lowest}, {self.low}, {self.high}, {highest}"
+            )
+        if self.log and lowest <= 0:
+            raise UsageError(f"knob from {lowest:g}: steps of ratios need a range above 0; raise it or take log=False")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return (
+            self.low if self.lowest is None else self.lowest,
+            self.high if self.highest is None else self.highest,
+        )
+
+    def place(self, value: float) -> float:
+        """Where ``value`` lies on the axis of the fit."""
+        return math.log(value) if self.log else value
+
+    def value(self, place: float) -> float:
+        """The inverse of :meth:`place`; infinite places are taken for the ends, and none lies beyond them."""
+        lowest, highest = self.ends
+        if place <= self.place(lowest) or place >= self.place(highest):
+            return lowest if place <= self.place(lowest) else highest
+        return math.exp(place) if self.log else place
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found.
+
+    Attributes:
+        value: of the knob where the loss is lowest; between measured settings where a parabola fits.
+        low, high: its interval.
+        points: everything measured, in the order of the knob.
+        images: drawn in all.
+        vertex: of the last parabola; None where the best lies at an end of the range or of what a constraint allows.
+        recommended: None if no measured setting is feasible.
+        notes: what the reader has to be told, a sentence each.
+    """
+
+    value: float
+    low: float
+    high: float
+    points: tuple[Measured, ...]
+    images: int
+    vertex: Vertex | None
+    recommended: Recommended | None
+    notes: tuple[str, ...]
+
+
+def search(
+    measure: Measure,
+    reference: Moments,
+    knob: Knob,
+    *,
+    budget: int,
+    objective: Objective | None = None,
+    constraints: Sequence[Constraint] = (),
+    settings: int = 7,
+    first: int | None = None,
+    wanted: float = 0.0,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Found:
+    """Find the best value of ``knob`` with at most ``budget`` images.
+
+    A grid over the whole range is measured on few seeds. Then, until the interval is as narrow as ``wanted`` or the
+    budget is spent: the window of five settings is moved if the vertex lies outside; its spacing is halved if the cubic
+    term widens the interval by more than a quarter; else the settings that overlap with the best, and the three about
+    the vertex, get twice the seeds.
+    Where a constraint keeps the best out, the gap between the last setting it allows and the first that it does not is
+    halved instead.
+
+    Args:
+        measure: see :class:`Measure`.
+        reference: moments of the real features.
+        budget: images.
+        objective: default the debiased distance.
+        constraints: what a recommended setting must satisfy.
+        settings: of the grid, at least 5.
+        first: images a setting of the grid; default so many that the grid costs an eighth of the budget.
+        wanted: half the width of the interval, relative to the value with ``Knob.log``, at which the search may stop.
+        level: of all intervals.
+        seed: the first; the search uses consecutive ones.
+
+    Raises:
+        UsageError: if the budget does not pay for the grid.
+    """
+    objective, z = objective or Objective(), z_of(level)
+    first = first or budget // (8 * settings)
+    if settings < FEWEST or first < 8 or first * settings > budget:
+        raise UsageError(
+            f"search: {settings} settings of {first} images and a budget of {budget}; expected at least {FEWEST} "
+            "settings of 8 images within the budget"
+        )
+    state = _Search(measure, reference, knob, objective, tuple(constraints), budget, settings, first, wanted, z, seed)
+    return state.run()
+
+
+class _Search:
+    """Settings by their index on the grid: 0 to settings - 1 as it was at first, fractions (powers of 1/2) between."""
+
+    def __init__(
+        self,
+        measure: Measure,
+        reference: Moments,
+        knob: Knob,
+        objective: Objective,
+        constraints: tuple[Constraint, ...],
+        budget: int,
+        settings: int,
+        first: int,
+        wanted: float,
+        z: float,
+        seed: int,
+    ) -> None:
+        self.measure, self.reference, self.knob, self.objective = measure, reference, knob, objective
+        self.constraints, self.budget, self.wanted, self.z, self.seed = constraints, budget, wanted, z, seed
+        self.n = first
+        self.origin = knob.place(knob.low)
+        self.spacing = (knob.place(knob.high) - self.origin) / (settings - 1)
+        self.step, self.widening = 1.0, 0.0
+        self.window = [float(i) for i in range(settings)]
+        self.points: dict[float, Measured] = {}
+        self.notes: list[str] = []
+        lowest, highest = knob.ends
+        self.least = math.ceil(self.index(knob.place(lowest)) - 1e-9)
+        self.most = math.floor(self.index(knob.place(highest)) + 1e-9)
+
+    def place(self, index: float) -> float:
+        return self.origin + self.spacing * index
+
+    def index(self, place: float) -> float:
+        return (place - self.origin) / self.spacing
+
+    @property
+    def images(self) -> int:
+        return sum(one.n for one in self.points.values())
+
+    def take(self, indices: Iterable[float], n: int) -> bool:
+        """Measure what is missing there; False, and nothing measured, if the budget does not pay for it."""
+        wanted = sorted(set(indices))
+        cost = sum(max(0, n - (self.points[i].n if i in self.points else 0)) for i in wanted)
+        if self.images + cost > self.budget:
+            return False
+        for i in wanted:
+            if i in self.points:
+                self.points[i] = self.points[i].more(self.measure, n)
+            else:
+                setting, seeds = (self.knob.value(self.place(i)),), range(self.seed, self.seed + n)
+                self.points[i] = Measured(setting, seeds, self.measure(setting, seeds), self.reference)
+        return True
+
+    def run(self) -> Found:
+        self.take(self.window, self.n)
+        first = self.objective.of([self.points[i] for i in self.window])
+        self.window = self.around(self.window[int(first.values.argmin())])
+        self.take(self.window, self.n)
+        visited: set[tuple[float, ...]] = set()
+        while True:
+            if (gap := self.barred()) is not None:
+                if self.narrow(*gap):
+                    continue
+                return self.at_constraint(*gap)
+            losses = self.objective.of([self.points[i] for i in self.window])
+            best = self.window[int(losses.values.argmin())]
+            vertex = parabola([self.place(i) for i in self.window], losses, self.z, self.widening)
+            at = best if vertex.flat else min(max(self.index(vertex.place), self.least), self.most)
+            ends = self.window[0], self.window[-1]
+            if best in ends if vertex.flat else not ends[0] <= at <= ends[1]:
+                moved = self.around(best)
+                if (self.n, *moved) not in visited and self.take(moved, self.n):
+                    visited.add((self.n, *moved))
+                    self.window, self.widening = moved, 0.0
+                    continue
+            half = (vertex.high - vertex.low) / 2
+            if not vertex.flat and (half <= self.wanted or self.beyond(vertex)):
+                return self.found(vertex, best)
+            bent = not vertex.flat and vertex.widening > WIDENING * half
+            if bent and self.halve(at):
+                continue
+            self.widening = 0.0 if vertex.flat else vertex.widening
+            sizes = (FEWEST, CORE) if bent or vertex.flat else (CORE,)
+            if not any(self.more(at, best, losses, fewest) for fewest in sizes):
+                return self.found(vertex, best)
+
+    def halve(self, at: float) -> bool:
+        """Halve the step, about ``at``; False if the budget does not pay for it."""
+        self.step /= 2
+        finer = self.around(at)
+        if self.take(finer, self.n):
+            self.window, self.widening = finer, 0.0
+            return True
+        self.step *= 2
+        return False
+
+    def more(self, at: float, best: float, losses: Together, fewest: int) -> bool:
+        """Twice the seeds, or what the budget pays for, for the settings that overlap with the best and the ``fewest``
+        about ``at``; False if the budget pays for next to nothing."""
+        differences = [losses.difference(j, self.window.index(best)) for j in range(len(self.window))]
+        overlap = [i for i, d in zip(self.window, differences, strict=True) if d.value <= self.z * d.error]
+        window = self.around(at, overlap, fewest)
+        have = sum(self.points[i].n for i in window if i in self.points)
+        n = min(2 * self.n, (self.budget - self.images + have) // len(window))
+        if n < 1.05 * self.n or not self.take(window, n):
+            return False
+        self.n, self.window = n, window
+        return True
+
+    def around(self, at: float, overlap: Sequence[float] = (), fewest: int = FEWEST) -> list[float]:
+        """At least so many indices about ``at`` in the present step, in the range, and the span of ``overlap``."""
+        least, most = math.ceil(self.least / self.step), math.floor(self.most / self.step)
+        low = max(least, min(round(at / self.step) - fewest // 2, most - fewest + 1))
+        high = low + fewest - 1
+        if overlap:
+            low, high = min(low, round(overlap[0] / self.step)), max(high, round(overlap[-1] / self.step))
+        return [self.step * i for i in range(low, high + 1)]
+
+    def beyond(self, vertex: Vertex) -> bool:
+        """Whether the whole interval lies outside the range."""
+        return vertex.high < self.place(self.least) or vertex.low > self.place(self.most)
+
+    def barred(self) -> tuple[float, float] | None:
+        """The best setting that the constraints allow, and one next to it that they do not and that may be lower."""
+        allowed = {i for i, one in self.points.items() if all(rule.feasible(one) for rule in self.constraints)}
+        if not allowed or len(allowed) == len(self.points):
+            return None
+        best = lowest([self.points[i] for i in allowed], self.objective, self.z)
+        order = sorted(self.points)
+        k = next(k for k, i in enumerate(order) if self.points[i] is best)
+        beside = [i for i in (*order[max(0, k - 1) : k], *order[k + 1 : k + 2]) if i not in allowed]
+        differences = [self.objective.of([self.points[i], best]).difference(0, 1) for i in beside]
+        lower = [i for i, d in zip(beside, differences, strict=True) if d.value < self.z * d.error]
+        return (order[k], lower[0]) if lower else None
+
+    def narrow(self, allowed: float, barred: float) -> bool:
+        """Halve the gap if both sides of it are certain, else twice the seeds for both; False when it is narrow enough
+        or the budget is spent."""
+        inside, outside = self.points[allowed], self.points[barred]
+        n = max(inside.n, outside.n)
+        sure = all(rule.surely(inside, self.z) for rule in self.constraints)
+        if sure and any(rule.hopeless(outside, self.z) for rule in self.constraints):
+            gap = self.spacing * abs(allowed - barred)
+            return gap > 2 * self.wanted and abs(allowed - barred) > 2**-10 and self.take([(allowed + barred) / 2], n)
+        n = min(2 * n, (self.budget - self.images + inside.n + outside.n) // 2)
+        if n < 1.05 * max(inside.n, outside.n) or not self.take([allowed, barred], n):
+            return False
+        self.n = n
+        return True
+
+    def at_constraint(self, allowed: float, barred: float) -> Found:
+        side = 1 if barred > allowed else -1
+        order = sorted(self.points, reverse=side < 0)
+        sure = [i for i in order if side * i <= side * allowed and self.surely(i)]
+        hopeless = [i for i in order if side * i >= side * barred and self.hopeless(i)]
+        ends = (sure[-1] if sure else order[0], hopeless[0] if hopeless else order[-1])
+        rules = " and ".join(map(str, self.constraints))
+        self.notes.append(
+            f"the best lies beyond what {rules} allows; the interval runs from the last setting that surely satisfies "
+            "it to the first that surely does not"
+        )
+        low, high = sorted(map(self.place, ends))
+        return self.result(self.place(allowed), low, high, None)
+
+    def surely(self, index: float) -> bool:
+        return all(rule.surely(self.points[index], self.z) for rule in self.constraints)
+
+    def hopeless(self, index: float) -> bool:
+        return any(rule.hopeless(self.points[index], self.z) for rule in self.constraints)
+
+    def found(self, vertex: Vertex, best: float) -> Found:
+        end = self.most if vertex.place > self.place(self.most) else self.least
+        outside = not self.place(self.least) <= vertex.place <= self.place(self.most)
+        if not vertex.flat and not outside:
+            return self.result(vertex.place, vertex.low, vertex.high, vertex)
+        centre = best if vertex.flat else end
+        if centre not in self.points:
+            centre = best
+        near = alike(self.points[centre], list(self.points.values()), self.objective, self.z)
+        places = [self.knob.place(one.setting[0]) for one in near]
+        if vertex.flat:
+            self.notes.append(
+                f"flat: the curvature {vertex.curvature} cannot be told from 0; the interval holds all measured "
+                "settings that cannot be told from the best"
+            )
+        else:
+            self.notes.append(
+                f"the best lies at the end of the range, {self.knob.value(self.place(end)):g}; extend it there, the "
+                "loss still falls"
+            )
+        return self.result(self.place(centre), min(places), max(places), None)
+
+    def result(self, place: float, low: float, high: float, vertex: Vertex | None) -> Found:
+        points = tuple(self.points[i] for i in sorted(self.points))
+        best = recommend(points, self.objective, self.constraints, self.z)
+        if best is None:
+            rules = " and ".join(map(str, self.constraints))
+            near = min(points, key=lambda one: max(rule.violation(one) for rule in self.constraints))
+            found = ", ".join(f"{rule.metric} {near.estimate(rule.metric)}" for rule in self.constraints)
+            self.notes.append(f"no setting satisfies {rules}; {near.setting[0]:g} comes nearest: {found}")
+        value = self.knob.value
+        return Found(value(place), value(low), value(high), points, self.images, vertex, best, tuple(self.notes))

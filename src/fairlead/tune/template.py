@@ -1,0 +1,74 @@
+"""A guidance with numbers left open: ``cfg({scale}).during(sigma=({low}, {high}))``, and the range of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fairlead.core.errors import UsageError
+from fairlead.guide.expression import parse
+from fairlead.tune.objective import Setting
+from fairlead.tune.one_knob import Knob
+
+_OPEN = re.compile(r"\{([a-z_]+)\}")
+DEFAULT_RANGES: Mapping[str, Knob] = {"scale": Knob(1.0, 8.0, highest=32.0)}
+
+
+@dataclass(frozen=True)
+class Template:
+    """An expression whose ``{name}`` are knobs.
+
+    Attributes:
+        text: with at least one ``{name}``.
+        knobs: in the order of the text.
+
+    Raises:
+        UsageError: if nothing is open, a knob has no range or a range no knob, or the ends do not make an expression.
+    """
+
+    text: str
+    knobs: Mapping[str, Knob]
+
+    def __post_init__(self) -> None:
+        names = list(dict.fromkeys(_OPEN.findall(self.text)))
+        if not names:
+            raise UsageError(
+                f"tune: nothing is open in {self.text!r}; write a name in braces, such as 'cfg({{scale}})'"
+            )
+        missing = [name for name in names if name not in self.knobs]
+        if missing:
+            raise UsageError(f"tune: {{{missing[0]}}} has no range; give one, such as --range {missing[0]}=0.1:1")
+        if list(self.knobs) != names:
+            object.__setattr__(self, "knobs", {name: self.knobs[name] for name in names})
+        for setting in ([knob.low for knob in self.knobs.values()], [knob.high for knob in self.knobs.values()]):
+            self.filled(tuple(setting))
+
+    @classmethod
+    def of(cls, text: str, ranges: Sequence[str] = ()) -> Template:
+        """``ranges`` are texts such as ``scale=1:8``; the scale has that range by default, which may then be extended.
+
+        Steps between settings are ratios where the range is above 0, else differences.
+        """
+        knobs = dict(DEFAULT_RANGES)
+        open_names = _OPEN.findall(text)
+        for given in ranges:
+            name, _, span = given.partition("=")
+            low, _, high = span.partition(":")
+            try:
+                ends = float(low), float(high)
+            except ValueError:
+                raise UsageError(f"range {given!r}: expected NAME=LOW:HIGH, e.g. scale=1:8") from None
+            if name not in open_names:
+                raise UsageError(
+                    f"range {given!r}: {text!r} has no {{{name}}}; it has {', '.join(open_names) or 'none'}"
+                )
+            if not ends[0] < ends[1]:
+                raise UsageError(f"range {given!r}: expected LOW below HIGH")
+            knobs[name] = Knob(*ends, log=ends[0] > 0)
+        return cls(text, {name: knobs[name] for name in dict.fromkeys(open_names) if name in knobs})
+
+    def filled(self, setting: Setting) -> str:
+        """The expression at these values of the knobs, each at four digits."""
+        values = dict(zip(self.knobs, setting, strict=True))
+        return str(parse(_OPEN.sub(lambda found: f"{values[found[1]]:.4g}", self.text)))

@@ -1,0 +1,231 @@
+"""Pick a guidance: search on some seeds, then measure what is on the front on others, and say which to take.
+
+OUT/tuned.json       the answer: expression, interval, reasons, everything measured
+    searched/        batches of the search, for starting again
+    report/          a sweep of the reported settings, on seeds of its own
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairlead.core.errors import UsageError
+from fairlead.core.files import replacing
+from fairlead.measure.estimate import Estimate
+from fairlead.measure.frechet import Moments
+from fairlead.tune.front import front
+from fairlead.tune.objective import DISTANCE, Constraint, Measure, Measured, Objective, Setting, z_of
+from fairlead.tune.one_knob import Found, search
+from fairlead.tune.recommend import recommend
+from fairlead.tune.several_knobs import candidates_for, halving
+from fairlead.tune.template import Template
+
+REPORT_SEED = 1_000_000
+"""First seed of the report: far from those of the search."""
+LEVEL = 0.95
+CONFIRM = 8
+"""One part in so many of the budget is kept for the best place itself."""
+SHOWN = (DISTANCE, "accuracy")
+"""What the front trades off."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured setting: values of the knobs, expression, images, estimates by metric, network rows an image."""
+
+    setting: Setting
+    guidance: str
+    n: int
+    metrics: Mapping[str, Estimate]
+    rows: float
+    on_front: bool
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search says.
+
+    Attributes:
+        guidance: the recommended expression.
+        why: in a sentence.
+        best: with one knob, (value, low, high): where the objective is best and the 95 % interval of that place.
+        rows: everything measured, in the order of the knobs.
+        images: drawn in all.
+        notes: what the reader has to be told.
+    """
+
+    guidance: str
+    why: str
+    best: tuple[float, float, float] | None
+    rows: tuple[Row, ...]
+    images: int
+    notes: tuple[str, ...]
+
+    def reported(self, most: int = 6) -> list[str]:
+        """Expressions for the report: the recommended one, no guidance, and others of the front spread over it."""
+        others = [row.guidance for row in self.rows if row.on_front and row.guidance != self.guidance]
+        room = most - 2
+        if len(others) > room:
+            others = [others[round(i * (len(others) - 1) / (room - 1))] for i in range(room)]
+        return list(dict.fromkeys(["none", self.guidance, *others]))
+
+
+def tune(
+    measure: Measure,
+    reference: Moments,
+    template: Template,
+    *,
+    budget: int,
+    objective: Objective | None = None,
+    constraints: Sequence[Constraint] = (),
+    first: int | None = None,
+    seed: int = 0,
+) -> Tuned:
+    """Search the knobs of ``template`` with at most ``budget`` images; see ``one_knob.search`` and
+    ``several_knobs.halving``.
+
+    Raises:
+        UsageError: if the budget is too small, or no measured setting satisfies the constraints.
+    """
+    objective = objective or Objective()
+    knobs = list(template.knobs.values())
+    best: tuple[float, float, float] | None = None
+    notes: tuple[str, ...] = ()
+    if len(knobs) == 1:
+        kept = budget // CONFIRM
+        found: Found = search(
+            measure, reference, knobs[0], budget=budget - kept, objective=objective, constraints=constraints,
+            first=first, level=LEVEL, seed=seed,
+        )  # fmt: skip
+        best, notes, points = (found.value, found.low, found.high), found.notes, found.points
+        confirmed = _confirmed(found, measure, reference, seed, budget - found.images)
+        points, recommended = found.points, found.recommended
+        if confirmed is not None:
+            points = *points, confirmed
+            recommended = recommend(points, objective, constraints, z_of(LEVEL))
+        images = sum(one.n for one in points)
+    else:
+        first = first or max(50, budget // 64)
+        candidates_for(budget, first)
+        several = halving(
+            measure, reference, knobs, budget=budget, first=first, objective=objective, constraints=constraints,
+            level=LEVEL, seed=seed,
+        )  # fmt: skip
+        points, images, recommended = several.points, several.images, several.recommended
+    rows = _rows(points, template, objective)
+    if recommended is None:
+        rules = " and ".join(map(str, constraints))
+        nearest = min(points, key=lambda one: max(rule.violation(one) for rule in constraints))
+        reached = ", ".join(f"{rule.metric} {nearest.estimate(rule.metric)}" for rule in constraints)
+        raise UsageError(
+            f"tune: no setting of {template.text!r} satisfies {rules}; nearest is {template.filled(nearest.setting)} "
+            f"with {reached}; widen a range or relax a constraint"
+        )
+    return Tuned(template.filled(recommended.one.setting), recommended.why, best, rows, images, notes)
+
+
+def _confirmed(found: Found, measure: Measure, reference: Moments, seed: int, room: int) -> Measured | None:
+    """The best place itself, measured on the seeds of the search, as it mostly lies between settings that were; None
+    where it is one of them, or there is no room for it."""
+    setting = (float(f"{found.value:.3g}"),)
+    n = min(room, max(one.n for one in found.points))
+    if found.vertex is None or n < 8 or any(one.setting == setting for one in found.points):
+        return None
+    seeds = range(seed, seed + n)
+    return Measured(setting, seeds, measure(setting, seeds), reference)
+
+
+def _rows(points: Sequence[Measured], template: Template, objective: Objective) -> tuple[Row, ...]:
+    """With the front of the objective and the other of ``SHOWN``, among settings of equally many images or more."""
+    metrics = list(dict.fromkeys((objective.metric, *SHOWN, *points[0].batch.values)))
+    objectives = [objective, *(Objective(m, maximise=m != DISTANCE) for m in SHOWN if m != objective.metric)]
+    standings = front(points, objectives, z_of(LEVEL))
+    return tuple(
+        Row(
+            one.setting,
+            template.filled(one.setting),
+            one.n,
+            {m: one.estimate(m) for m in metrics},
+            one.rows,
+            standing.on_front,
+        )
+        for one, standing in sorted(zip(points, standings, strict=True), key=lambda pair: pair[0].setting)
+    )
+
+
+def parse_constraints(texts: Sequence[str], steps: int, metrics: Sequence[str]) -> list[Constraint]:
+    """Constraints from ``accuracy >= 0.99`` or ``rows_per_step <= 1.5``.
+
+    Raises:
+        UsageError: for a metric that is not among ``metrics``, ``rows`` (an image) or ``rows_per_step``.
+    """
+    found = []
+    for text in texts:
+        rule = Constraint.parse(text)
+        if rule.metric == "rows_per_step":
+            rule = Constraint("rows", rule.bound * steps, rule.at_least)
+        if rule.metric not in (*metrics, "rows"):
+            raise UsageError(
+                f"constraint {text!r}: unknown metric {rule.metric!r} (known: {', '.join(metrics)}, rows, "
+                "rows_per_step)"
+            )
+        found.append(rule)
+    return found
+
+
+def save(path: Path, tuned: Tuned, about: Mapping[str, Any]) -> None:
+    """Write the answer as JSON.
+
+    Raises:
+        UsageError: if it cannot be written.
+    """
+    answer = {
+        "guidance": tuned.guidance,
+        "why": tuned.why,
+        "best": None if tuned.best is None else dict(zip(("value", "low", "high"), tuned.best, strict=True)),
+        "notes": list(tuned.notes),
+        "images": tuned.images,
+        "settings": [
+            {
+                "guidance": row.guidance,
+                "n": row.n,
+                "rows_per_image": row.rows,
+                "on_front": row.on_front,
+                "metrics": {name: [value.value, value.error] for name, value in row.metrics.items()},
+            }
+            for row in tuned.rows
+        ],
+        **about,
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(answer, indent=1) + "\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error}; the batches of the search are kept") from error
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The training run that a checkpoint folder belongs to; the folder itself if it lies elsewhere."""
+    return checkpoint.parent if checkpoint.name.startswith("step-") else checkpoint
+
+
+def read_tuned(run: Path) -> dict[str, Any]:
+    """``tuned.json`` of a training run.
+
+    Raises:
+        UsageError: if there is none, or it is damaged.
+    """
+    path = run / "tuned.json"
+    if not path.is_file():
+        raise UsageError(f"guidance 'tuned': {run} has no tuned.json; make it with `fairlead tune {run}`")
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        _ = found["guidance"] + found["sampler"], found["steps"] + 1
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UsageError(f"{path} is damaged ({error!r}); run `fairlead tune` again") from error
+    return found

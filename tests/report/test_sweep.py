@@ -1,0 +1,149 @@
+"""The page of a sweep: the rule that recommends a setting, what is said of it, curves, differences."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.container import ErrorbarContainer
+from matplotlib.lines import Line2D
+
+from fairlead.measure.score import Difference
+from fairlead.report.curves import curves_of, curves_plot, form_of, front_plot
+from fairlead.report.page import Table
+from fairlead.report.sweep import _differences, findings, recommend, sweep_page, sweep_plot
+from tests.tune.made import floor, point
+
+
+def places(line: Line2D) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in np.asarray(line.get_xydata())]
+
+
+def test_the_rule_takes_the_smallest_distance_among_the_accurate() -> None:
+    points = [point("cfg(1)", 1, 0.95), point("cfg(1.5)", 2, 0.992), point("cfg(2)", 3, 1.0)]
+    assert recommend(points).guidance == "cfg(1.5)"
+    assert recommend(points[:1]).guidance == "cfg(1)"
+    assert recommend([point("a", 1, 0.5), point("b", 9, 0.7)]).guidance == "b"
+
+
+def test_findings_say_the_ratio_to_real_images_and_the_rule() -> None:
+    best, text = findings([point("cfg(1)", 4, 0.95, 20), point("cfg(2)", 2, 0.995)], floor(2.0))
+    assert best.guidance == "cfg(2)"
+    assert "99.5 ± 1.0 %" in text
+    assert "1.50 times that of held-out real images" in text
+    assert "at 20 instead of 40 network rows an image" in text
+    assert "at least 99%" in text
+    _, text = findings([point("cfg(1)", 4, 0.95)], floor())
+    assert "No setting reaches" in text
+
+
+def test_findings_and_report_say_the_difference_and_whether_it_is_paired() -> None:
+    plain = point("cfg(1)", 4, 0.95, 20)
+    change = {"distance": Difference(-2.0, 0.5, 60, True), "accuracy": Difference(0.045, 0.01, 60, False)}
+    points = [plain, replace(point("cfg(2)", 2, 0.995), baseline=plain.setting, differences=change)]
+    _, text = findings(points, floor())
+    assert "The distance is 2.00 ± 0.50 less than without guidance (paired, same seeds)." in text
+    [table] = _differences(points)
+    assert isinstance(table, Table)
+    assert list(table.rows) == [["cfg(2)", "-2.00 ± 0.50", "+0.045 ± 0.010 *"]]
+    assert "difference to cfg(1), same seeds" in table.caption
+    assert "* not paired" in table.caption
+
+    more = {"distance": Difference(2.0, 0.5, 60, False)}
+    _, text = findings([plain, replace(points[1], differences=more)], floor())
+    assert "2.00 ± 0.50 more than without guidance (not paired: the errors of both added in squares" in text
+
+
+def test_without_guidance_means_the_same_checkpoint_sampler_and_steps() -> None:
+    points = [
+        point("cfg(1)", 4, 0.9, steps=10, rows=10),
+        point("cfg(1)", 3, 0.9, steps=20, rows=20),
+        point("cfg(2)", 2, 0.995, steps=20, rows=40),
+    ]
+    _, text = findings(points, floor())
+    assert text.startswith("Best: cfg(2), 20 steps.")
+    assert "at 20 instead of 40 network rows" in text
+    assert "Without guidance" not in findings([points[0], points[2]], floor())[1]
+
+
+@pytest.mark.parametrize(
+    ("guidance", "form", "scale"),
+    [
+        ("cfg(3)", "cfg({scale})", 3),
+        ("none", "cfg({scale})", 1),
+        ("none | clip()", "cfg({scale}) | clip()", 1),
+        ("apg(cfg(1.5), norm=2.5)", "apg(cfg({scale}), norm=2.5)", 1.5),
+        ('cfg(2, negative="7")', 'cfg({scale}, negative="7")', 2),
+        ('compose({"7": 4, "1": -2})', 'compose({"7": {scale}, "1": -2})', 4),
+        ("cfg(1e-05)", "cfg({scale})", 1e-5),
+        ("cfgpp(-0.5)", "cfgpp({scale})", -0.5),
+    ],
+)
+def test_the_form_of_a_guidance_is_all_but_its_first_number(guidance: str, form: str, scale: float) -> None:
+    assert form_of(guidance) == (form, scale)
+
+
+def test_a_curve_for_each_checkpoint_sampler_steps_and_form() -> None:
+    points = [
+        point(guidance, 3, 0.9, sampler=sampler)
+        for sampler in ("ddim", "heun")
+        for guidance in ("cfg(3)", "none", "cfg(2) | clip()", "cfg(4) | clip()")
+    ]
+    points.append(point("cfg(2) + pag(1)", 3, 0.9))
+    curves = curves_of(points)
+    assert [(curve.label, curve.scales) for curve in curves] == [
+        ("cfg(w), ddim", (1, 3)),
+        ("cfg(w) | clip(), ddim", (2, 4)),
+        ("cfg(w), heun", (1, 3)),
+        ("cfg(w) | clip(), heun", (2, 4)),
+    ]
+    alone = curves_of(points, alone=True)
+    assert [curve.label for curve in alone if not curve.scales] == ["cfg(2) + pag(1), ddim"]
+    assert sum(len(curve.points) for curve in alone) == len(points)
+    figure = curves_plot(curves, floor().metrics)
+    assert figure is not None
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_ylabel() for axes in panels] == ["Fréchet distance", "accuracy of the judge", "diversity"]
+    drawn = [places(bars[0]) for bars in panels[0].containers if isinstance(bars, ErrorbarContainer)]
+    assert drawn == [[(1, 3), (3, 3)], [(2, 3), (4, 3)]] * 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [curve.label for curve in curves]
+
+
+def test_the_front_draws_every_setting_with_bars_and_rings_the_recommended() -> None:
+    points = [point("cfg(1)", 4, 0.95), point("cfg(2)", 2, 0.995), point("pag(1)", 3, 0.97)]
+    figure = front_plot(curves_of(points, alone=True), floor().metrics, points[1])
+    for axes, name in zip(figure.axes, ("accuracy", "diversity"), strict=True):
+        at = {place for line in axes.get_lines() for place in places(line)}
+        for each in points:
+            assert (each.score.metrics["distance_debiased"].value, each.score.metrics[name].value) in at
+        rings = [line for line in axes.get_lines() if line.get_markersize() == 15]
+        assert [places(ring) for ring in rings] == [[(2, points[1].score.metrics[name].value)]]
+        bars = [bars for bars in axes.containers if isinstance(bars, ErrorbarContainer)]
+        assert [(each.has_xerr, each.has_yerr) for each in bars] == [(True, True)] * 2
+
+
+def test_one_curve_of_plain_guidance_keeps_its_own_plot_and_one_point_has_none() -> None:
+    points = [point("cfg(1)", 4, 0.95), point("cfg(2)", 2, 0.995)]
+    figure = sweep_plot(points, floor())
+    assert figure is not None
+    assert figure.axes[0].get_title(loc="left") == "Over the guidance scale"
+    assert sweep_plot(points[:1], floor()) is None
+
+
+def test_the_page_says_what_is_left_what_is_shared_and_how_to_repeat_it(tmp_path: Path) -> None:
+    points = [point(f"cfg({scale})", 4 - scale, 0.99, steps=steps) for steps in (5, 10) for scale in (1, 2)]
+    about = {
+        "settings": [asdict(each.setting) for each in points] + [{}],
+        "models": {"runs/a": {"data": "digits", "weights_hash": "abc"}},
+        "shared": {"n": 60, "seed": 0},
+        "classes": ["zero"],
+        "floor": asdict(floor()),
+        "commands": ["fairlead sweep runs/a", "fairlead sweep runs/a --steps 5 10"],
+    }
+    page = sweep_page(tmp_path / "report.html", about, points).read_text()
+    assert "1 of 5 settings are not measured yet" in page
+    assert "fairlead sweep runs/a\nfairlead sweep runs/a --steps 5 10" in page
+    for text in ("cfg(2), 10 steps", "abc", "Guidance on digits"):
+        assert text in page
+    assert page.count("<svg") == 2
+    assert page.count("data:image/png;base64,") == 1

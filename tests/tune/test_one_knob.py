@@ -1,0 +1,222 @@
+"""The search for one knob against truths known exactly: Gaussians whose samples are linear in the noise, the exact
+mixture, and hits whose probability is a parabola."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from fairlead.core.errors import UsageError
+from fairlead.measure.frechet import frechet_distance
+from fairlead.tune.objective import DISTANCE, Batch, Constraint, Measured, Objective, Together
+from fairlead.tune.one_knob import Knob, search
+from fairlead.tune.parabola import parabola
+from fairlead.tune.recommend import recommend
+from tests.tune.exact import BEST, REFERENCE, Linear, Toy
+
+KNOB = Knob(1.0, 4.0)
+
+
+def exactly(losses, covariance=None):
+    losses = torch.tensor(losses, dtype=torch.float64)
+    k = len(losses)
+    return Together(losses, torch.zeros(k, k, dtype=torch.float64) if covariance is None else covariance, 100)
+
+
+def test_the_vertex_of_a_parabola_is_found_and_its_interval_has_no_width():
+    places = [0.1, 0.2, 0.4, 0.5]
+    vertex = parabola(places, exactly([3 + 7 * (x - 0.33) ** 2 for x in places]), 2.0)
+    assert (vertex.place, vertex.low, vertex.high) == pytest.approx((0.33,) * 3, abs=1e-7)
+    assert vertex.curvature.value == pytest.approx(14, rel=1e-9)
+    assert vertex.widening == pytest.approx(0, abs=1e-6)
+
+
+def test_noise_that_all_settings_share_is_no_error_and_a_common_slope_is_one_of_the_vertex():
+    places = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    losses = [(x - 0.2) ** 2 for x in places.tolist()]
+    shared = parabola(places.tolist(), exactly(losses, 9 * torch.ones(5, 5, dtype=torch.float64)), 2.0)
+    assert shared.high - shared.low == pytest.approx(0, abs=1e-6)
+    # a random slope s x, sd 0.1, moves the vertex of (x - 0.2)^2 by s / 2
+    tilted = parabola(places.tolist(), exactly(losses, 0.01 * torch.outer(places, places)), 2.0)
+    assert (tilted.low, tilted.high) == pytest.approx((0.1, 0.3), abs=1e-7)
+
+
+def test_a_cubic_term_widens_the_interval_by_what_it_moves_the_vertex():
+    places = [-0.2, -0.1, 0.0, 0.1, 0.2]
+    vertex = parabola(places, exactly([x**2 + x**3 for x in places]), 2.0)  # lowest at 0
+    assert vertex.place == pytest.approx(-0.017, abs=1e-6)  # the slope of least squares is 3.4 h^2 = 0.034
+    assert vertex.low < 0 < vertex.high
+    assert vertex.widening == pytest.approx(0.017, rel=0.06)
+    noisy = parabola(places, exactly([x**2 + x**3 for x in places], 0.01 * torch.eye(5, dtype=torch.float64)), 0.1)
+    assert noisy.widening == 0  # no more than its noise
+
+
+def test_a_curvature_within_its_noise_is_flat():
+    noise = 0.01 * torch.eye(5, dtype=torch.float64)
+    assert parabola([0, 1, 2, 3, 4], exactly([0.1, 0.02, 0.0, 0.03, 0.1], noise), 2.0).flat
+    assert parabola([0, 1, 2], exactly([1.0, 2.0, 1.0]), 2.0).flat  # a maximum
+
+
+def test_the_closed_form_of_the_linear_toy_is_the_integral_over_its_samples():
+    toy = Linear(0.3)
+    closed, integrated = toy.exact(1.4), Toy.exact(toy, 1.4)
+    torch.testing.assert_close(closed.mean, integrated.mean, rtol=0, atol=1e-12)
+    torch.testing.assert_close(closed.covariance, integrated.covariance, rtol=0, atol=1e-8)
+    # two isotropic Gaussians: |difference of means|^2 + 2 (difference of stds)^2
+    gain, offset = toy.line(1.4)
+    mean = REFERENCE.mean
+    assert toy.distance(1.4) == pytest.approx(float((offset - mean).square().sum()) + 2 * (gain - 0.5) ** 2, rel=1e-9)
+
+
+def test_the_best_scale_of_the_mixture_is_where_the_integral_says():
+    toy = Toy(0.5)
+    at = [frechet_distance(real=REFERENCE, fake=toy.exact(BEST[0.5] * f)) for f in (0.999, 1.0, 1.001)]
+    assert at[1] < min(at[0], at[2])
+    assert abs(at[2] - at[0]) < 0.02 * (at[0] + at[2] - 2 * at[1])  # the vertex is within 0.001 % of the middle
+
+
+def covered(toys, best, budget, **options):
+    found = [search(toy, REFERENCE, KNOB, budget=budget, **options) for toy in toys]
+    assert all(f.images <= budget and toy.images == f.images for f, toy in zip(found, toys, strict=True))
+    return sum(f.low <= best <= f.high for f in found), found
+
+
+def test_the_interval_holds_the_truth():
+    best = Linear(0.3).best()
+    hits, found = covered([Linear(0.3, seed) for seed in range(6)], best, 1500)
+    assert hits >= 5  # 0.97 of binomial(6, 0.95)
+    assert max(math.log(f.high / f.low) / 2 for f in found) < 0.12
+
+
+@pytest.mark.slow
+def test_the_interval_holds_the_truth_in_95_of_100():
+    best = Linear(0.3).best()
+    hits, _ = covered([Linear(0.3, seed) for seed in range(200)], best, 3000)
+    assert hits >= 183  # binomial(200, 0.95): 190 +- 3.1
+    hits, _ = covered([Toy(0.5, seed) for seed in range(100)], BEST[0.5], 4000)
+    assert hits >= 90
+
+
+def test_the_search_is_a_function_of_its_arguments_and_stops_when_it_knows_enough():
+    once, again = (search(Linear(0.3, 5), REFERENCE, KNOB, budget=1500) for _ in range(2))
+    assert (once.value, once.low, once.high) == (again.value, again.low, again.high)
+    early = search(Linear(0.3, 5), REFERENCE, KNOB, budget=100_000, first=50, wanted=0.1)
+    assert early.images < 1500
+    assert math.log(early.high / early.low) / 2 <= 0.1
+
+
+def test_a_best_beyond_the_range_is_said_and_found_where_the_range_may_grow():
+    toy = Linear(0.3, 1)
+    best = toy.best()
+    short = search(toy, REFERENCE, Knob(1.8, 4.0), budget=1500)
+    assert short.value == short.points[0].setting[0] == pytest.approx(1.8)
+    assert "the best lies at the end of the range, 1.8" in short.notes[0]
+    assert short.vertex is None
+    grown = search(toy, REFERENCE, Knob(1.8, 4.0, lowest=1.0), budget=1500)
+    assert grown.low < best < grown.high
+    assert grown.notes == ()
+
+
+@dataclass
+class Hits:
+    """Sample i is a hit if its uniform number is below peak - bend (x - at)^2, x = log(scale); features say nothing."""
+
+    bend: float
+    at: float = 0.6
+    peak: float = 0.9
+    seed: int = 0
+
+    def __call__(self, setting, seeds):
+        draw = torch.rand(1 << 16, dtype=torch.float64, generator=torch.Generator().manual_seed(self.seed))
+        chance = self.peak - self.bend * (math.log(setting[0]) - self.at) ** 2
+        hits = (draw[seeds.start : seeds.stop] < chance).double()
+        features = torch.zeros(len(seeds), 1)
+        return Batch(features, {"accuracy": hits}, float(len(seeds)))
+
+
+ACCURACY = Objective("accuracy", maximise=True)
+
+
+def test_any_metric_can_be_searched_even_one_of_0_and_1():
+    found = [search(Hits(1.0, seed=s), REFERENCE, KNOB, budget=20_000, objective=ACCURACY) for s in range(30)]
+    assert sum(math.log(f.low) <= 0.6 <= math.log(f.high) for f in found) >= 26  # 0.98 of binomial(30, 0.95)
+
+
+def test_a_flat_curve_is_said_and_nothing_is_left_out():
+    found = search(Hits(0.0), REFERENCE, KNOB, budget=2000, objective=ACCURACY)
+    assert "flat: the curvature" in found.notes[0]
+    assert (found.low, found.high) == pytest.approx((1.0, 4.0))
+    assert found.vertex is None
+
+
+def test_a_constraint_that_keeps_the_best_out_is_found_by_halving():
+    toy = Linear(0.3, 2)
+    # the share of the toy's samples nearest to their class mean rises with the scale
+    rule = Constraint("accuracy", 0.98, True)
+    exact = [float(toy((s,), range(1 << 14)).values["accuracy"].mean()) for s in (1.4, 3.9)]
+    assert exact[0] < 0.98 < exact[1]
+    edge_low, edge_high = 1.0, 4.0
+    for _ in range(20):
+        middle = (edge_low + edge_high) / 2
+        above = float(toy((middle,), range(1 << 14)).values["accuracy"].mean()) >= 0.98
+        edge_low, edge_high = (edge_low, middle) if above else (middle, edge_high)
+    found = search(Linear(0.3, 3), REFERENCE, KNOB, budget=6000, constraints=[rule])
+    assert "beyond what accuracy >= 0.98 allows" in found.notes[0]
+    assert found.low <= edge_high <= found.high
+    assert found.recommended is not None
+    assert rule.feasible(found.recommended.one)
+
+
+def test_no_feasible_setting_is_said():
+    found = search(Linear(0.3), REFERENCE, KNOB, budget=1500, constraints=[Constraint("rows", 10, False)])
+    assert found.recommended is None
+    assert found.notes[-1].startswith("no setting satisfies rows <= 10; ")
+    assert "rows 16" in found.notes[-1]
+
+
+def made(loss, rows, accuracy=1.0, n=400):
+    noise = torch.linspace(-1, 1, n, dtype=torch.float64)
+    values = {"loss": loss + noise, "accuracy": (torch.arange(n) < accuracy * n).double()}
+    return Measured((loss,), range(n), Batch(torch.zeros(n, 1), values, rows * n), REFERENCE)
+
+
+def taken(*arguments):
+    found = recommend(*arguments)
+    assert found is not None
+    return found
+
+
+def test_the_cheapest_of_those_that_cannot_be_told_apart_is_recommended():
+    objective = Objective("loss")
+    dear, cheap, worse = made(1.0, 2), made(1.0, 1), made(1.1, 0.5)
+    assert taken([dear, cheap, worse], objective).one is cheap  # differences of paired noise are exact
+    strict = taken([dear, cheap, worse], objective, [Constraint("accuracy", 0.9, True)])
+    assert strict.why.endswith("surely so: accuracy >= 0.9")
+    doubtful = made(0.5, 1, accuracy=0.9)
+    chosen = taken([dear, doubtful], objective, [Constraint("accuracy", 0.89, True)])
+    assert chosen.one is doubtful
+    assert chosen.why.endswith("surely so: none; by the estimate only: accuracy >= 0.89")
+    assert recommend([doubtful], objective, [Constraint("accuracy", 0.95, True)]) is None
+
+
+def test_a_point_of_few_seeds_does_not_win_by_the_luck_of_its_seeds():
+    # the first 100 values are lower for all; on them the point of few seeds is the worse one
+    trend = torch.linspace(0, 1, 400, dtype=torch.float64)
+    few = Measured((1.0,), range(100), Batch(torch.zeros(100, 1), {"loss": 0.2 + trend[:100]}), REFERENCE)
+    many = Measured((2.0,), range(400), Batch(torch.zeros(400, 1), {"loss": trend}), REFERENCE)
+    assert few.estimate("loss").value < many.estimate("loss").value
+    assert taken([few, many], Objective("loss")).one is many
+
+
+def test_wrong_knobs_and_budgets_are_one_line():
+    with pytest.raises(UsageError, match="lowest <= low < high <= highest"):
+        Knob(2.0, 1.0)
+    with pytest.raises(UsageError, match="take log=False"):
+        Knob(0.0, 1.0)
+    assert Knob(0.0, 1.0, log=False).place(0.5) == 0.5
+    with pytest.raises(UsageError, match="7 settings of 100 images and a budget of 600"):
+        search(Linear(0.3), REFERENCE, KNOB, budget=600, first=100)
+    with pytest.raises(UsageError, match="unknown metric 'fid'"):
+        search(Linear(0.3), REFERENCE, KNOB, budget=1500, objective=Objective("fid"))
+    assert Objective().metric == DISTANCE
