@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife, paired_difference
+from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife, paired_difference, paired_jackknife
 
 
 def _gaussian(mean: torch.Tensor, covariance: torch.Tensor) -> Moments:
@@ -207,3 +207,18 @@ def test_linear_algebra_gives_the_thread_setting_back():
     before = torch.get_num_threads()
     frechet_distance(real=Moments.of(torch.randn(5, 3)), fake=Moments.of(torch.randn(5, 3)))
     assert torch.get_num_threads() == before
+
+
+def test_near_0_the_paired_jackknife_gives_the_spread_of_the_difference_over_draws():
+    """Two settings at the truth but for a little noise of their own: influence values vanish there to first order."""
+    generator = torch.Generator().manual_seed(5)
+    real = Moments.of(torch.randn(20_000, 3, generator=generator, dtype=torch.float64))
+    errors, found = [], []
+    for _ in range(150):
+        a = torch.randn(240, 3, generator=generator, dtype=torch.float64)
+        b = a + 0.3 * torch.randn(240, 3, generator=generator, dtype=torch.float64)
+        estimate = paired_jackknife(real=real, a=a, b=b)
+        errors.append(estimate.error**2)
+        found.append(estimate.value)
+    spread = torch.tensor(found).std()
+    assert math.sqrt(sum(errors) / len(errors)) == pytest.approx(float(spread), rel=0.25)

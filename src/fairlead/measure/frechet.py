@@ -198,6 +198,26 @@ def paired_difference(*, real: Moments, a: Tensor, b: Tensor, labels: Tensor | N
     return Estimate(values[0] - values[1], error, n)
 
 
+def paired_jackknife(
+    *, real: Moments, a: Tensor, b: Tensor, labels: Tensor | None = None, blocks: int = 60
+) -> Estimate:
+    """:func:`paired_difference` where distances are near 0: the error from the jackknife blocks that both share.
+
+    It holds to every order, where influence values hold to the first only, at ``blocks`` - 1 degrees of freedom.
+
+    Raises:
+        UsageError: as :func:`frechet_jackknife`, or if the shapes differ.
+    """
+    if a.shape != b.shape:
+        raise UsageError(f"paired difference: expected features of one shape, got {list(a.shape)} and {list(b.shape)}")
+    shares, of_a = pseudovalues(real=real, fake_features=a, labels=labels, blocks=blocks)
+    _, of_b = pseudovalues(real=real, fake_features=b, labels=labels, blocks=blocks)
+    difference = of_a - of_b
+    value = float(shares @ difference)
+    error = float((shares / (1 - shares) * (difference - value) ** 2).mean().sqrt())
+    return Estimate(value, error, len(a))
+
+
 def influence(*, real: Moments, fake_features: Tensor) -> Tensor:
     """How much each sample moves the distance, whose variance is var(phi) / n: phi float64 [n], up to a constant.
 

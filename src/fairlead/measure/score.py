@@ -14,7 +14,7 @@ from torch import Tensor
 import fairlead
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate, mean_estimate
-from fairlead.measure.frechet import Moments, paired_difference
+from fairlead.measure.frechet import Moments, paired_difference, paired_jackknife
 
 METRICS: Mapping[str, str] = {
     "distance": "Fréchet distance of the features to the reference, at block images (biased upwards by about 1/block)",
@@ -135,13 +135,13 @@ class Score:
             if name in self.samples.values:
                 pair = mean_estimate(self.samples.values[name] - other.samples.values[name])
                 return Difference(pair.value, pair.error, pair.n, True)
-            if name in ("distance", "distance_debiased"):
+            a, b = self.samples.features, other.samples.features
+            if name in ("distance", "distance_debiased") and len(a) > a.shape[1]:
                 try:
-                    a, b = self.samples.features, other.samples.features
                     pair = paired_difference(real=self.samples.reference, a=a, b=b, labels=self.samples.labels)
-                    return Difference(mine.value - theirs.value, pair.error, pair.n, True)
-                except UsageError:  # too few samples, or too near 0, for influence values
-                    pass
+                except UsageError:  # too near 0 for influence values
+                    pair = paired_jackknife(real=self.samples.reference, a=a, b=b, labels=self.samples.labels)
+                return Difference(mine.value - theirs.value, pair.error, pair.n, True)
         return Difference(mine.value - theirs.value, math.hypot(mine.error, theirs.error), mine.n, False)
 
     def as_dict(self) -> dict[str, Any]:
