@@ -166,7 +166,7 @@ KNOWN = ", ".join(name for kind in ("term", "finisher", "scale") for name in nam
         ("cfg(\u221e)", "is not an expression"),
         ('cfg("4")', "cfg: expected scale to be a finite number or a schedule such as ramp(1, 7), got '4'"),
         ("cfg(None)", "got None"),
-        ("cfg(clip())", "got Clip()"),
+        ("cfg(clip())", "got clip()"),
         ("cfg(nan)", "'nan' is not a value"),
         ("cfg(inf)", "expected scale to be a finite number"),
         ("cfg(-inf)", "got -inf"),

@@ -140,15 +140,18 @@ class Measured:
     def interval(self, metric: str, z: float) -> tuple[float, float]:
         """Where the truth of ``metric`` lies, at ``z`` standard errors; for shares of hits the Wilson score interval
         (Wilson 1927; Brown, Cai & DasGupta 2001, eq. 4), which has a width even at n hits of n."""
-        if metric in self.batch.values:
-            hits = self.batch.values[metric].to(torch.float64)
-            if bool(((hits == 0) | (hits == 1)).all()):
-                n, p = self.n, float(hits.mean())
-                middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-                half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
-                return middle - half, middle + half
         found = self.estimate(metric)
+        if self.of_hits(metric):
+            n, p = self.n, found.value
+            middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+            half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+            return middle - half, middle + half
         return found.value - z * found.error, found.value + z * found.error
+
+    def of_hits(self, metric: str) -> bool:
+        """Whether ``metric`` is a share of hits: every value 0 or 1."""
+        values = self.batch.values.get(metric)
+        return values is not None and bool(((values == 0) | (values == 1)).all())
 
     @cached_property
     def _pseudo(self) -> tuple[Tensor, Tensor]:
@@ -293,6 +296,13 @@ class Constraint:
         """By how much the estimate misses the bound; 0 or less if it does not."""
         value = one.estimate(self.metric).value
         return self.bound - value if self.at_least else value - self.bound
+
+    def spread(self, one: Measured) -> float:
+        """The variance of one image, so that ``one`` would be decided by z^2 spread / violation^2 images; for a share
+        of hits that at the bound (the Wilson interval of p leaves out b where (p - b)^2 > z^2 b (1 - b) / n)."""
+        if one.of_hits(self.metric) and 0 < self.bound < 1:
+            return self.bound * (1 - self.bound)
+        return one.n * one.estimate(self.metric).error ** 2
 
     def surely(self, one: Measured, z: float) -> bool:
         low, high = one.interval(self.metric, z)

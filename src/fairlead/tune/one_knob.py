@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import Moments
+from fairlead.tune.edge import Edge
 from fairlead.tune.objective import Constraint, Measure, Measured, Objective, Together, z_of
 from fairlead.tune.parabola import Vertex, parabola
 from fairlead.tune.recommend import Recommended, alike, lowest, recommend
@@ -207,10 +208,10 @@ class _Search:
         self.take(self.window, self.n)
         visited: set[tuple[float, ...]] = set()
         while True:
-            if (gap := self.barred()) is not None:
-                if self.narrow(*gap):
+            if (edge := self.barred()) is not None:
+                if self.narrow(edge):
                     continue
-                return self.at_constraint(*gap)
+                return self.at_edge(edge)
             losses = self.objective.of([self.points[i] for i in self.window])
             best = self.window[int(losses.values.argmin())]
             vertex = parabola([self.place(i) for i in self.window], losses, self.z, self.widening)
@@ -224,13 +225,15 @@ class _Search:
                     continue
             half = (vertex.high - vertex.low) / 2
             if not vertex.flat and (half <= self.wanted or self.beyond(vertex)):
+                if self.doubted(at, best):
+                    continue
                 return self.found(vertex, best)
             bent = not vertex.flat and vertex.widening > WIDENING * half
             if bent and self.halve(at):
                 continue
             self.widening = 0.0 if vertex.flat else vertex.widening
             sizes = (FEWEST, CORE) if bent or vertex.flat else (CORE,)
-            if not any(self.more(at, best, losses, fewest) for fewest in sizes):
+            if not any(self.more(at, best, losses, fewest) for fewest in sizes) and not self.doubted(at, best):
                 return self.found(vertex, best)
 
     def halve(self, at: float) -> bool:
@@ -269,8 +272,9 @@ class _Search:
         """Whether the whole interval lies outside the range."""
         return vertex.high < self.place(self.least) or vertex.low > self.place(self.most)
 
-    def barred(self) -> tuple[float, float] | None:
-        """The best setting that the constraints allow, and one next to it that they do not and that may be lower."""
+    def barred(self) -> Edge | None:
+        """Between the best setting that the constraints allow and one next to it that they do not and that may be
+        lower; None where there is none."""
         allowed = {i for i, one in self.points.items() if all(rule.feasible(one) for rule in self.constraints)}
         if not allowed or len(allowed) == len(self.points):
             return None
@@ -280,42 +284,38 @@ class _Search:
         beside = [i for i in (*order[max(0, k - 1) : k], *order[k + 1 : k + 2]) if i not in allowed]
         differences = [self.objective.of([self.points[i], best]).difference(0, 1) for i in beside]
         lower = [i for i, d in zip(beside, differences, strict=True) if d.value < self.z * d.error]
-        return (order[k], lower[0]) if lower else None
+        return Edge(self.points, self.constraints, order[k], lower[0], self.z) if lower else None
 
-    def narrow(self, allowed: float, barred: float) -> bool:
-        """Halve the gap if both sides of it are certain, else twice the seeds for both; False when it is narrow enough
-        or the budget is spent."""
-        inside, outside = self.points[allowed], self.points[barred]
-        n = max(inside.n, outside.n)
-        sure = all(rule.surely(inside, self.z) for rule in self.constraints)
-        if sure and any(rule.hopeless(outside, self.z) for rule in self.constraints):
-            gap = self.spacing * abs(allowed - barred)
-            return gap > 2 * self.wanted and abs(allowed - barred) > 2**-10 and self.take([(allowed + barred) / 2], n)
-        n = min(2 * n, (self.budget - self.images + inside.n + outside.n) // 2)
-        if n < 1.05 * max(inside.n, outside.n) or not self.take([allowed, barred], n):
+    def narrow(self, edge: Edge) -> bool:
+        """Measure what narrows the interval of the edge most; False when it is narrow enough or the budget is spent."""
+        sure, hopeless = edge.ends()
+        if self.spacing * abs(sure - hopeless) <= 2 * self.wanted:
             return False
-        self.n = n
-        return True
+        offer = edge.next(self.n, 2 * self.wanted / self.spacing)
+        return offer is not None and self.add(*offer)
 
-    def at_constraint(self, allowed: float, barred: float) -> Found:
-        side = 1 if barred > allowed else -1
-        order = sorted(self.points, reverse=side < 0)
-        sure = [i for i in order if side * i <= side * allowed and self.surely(i)]
-        hopeless = [i for i in order if side * i >= side * barred and self.hopeless(i)]
-        ends = (sure[-1] if sure else order[0], hopeless[0] if hopeless else order[-1])
+    def at_edge(self, edge: Edge) -> Found:
         rules = " and ".join(map(str, self.constraints))
         self.notes.append(
             f"the best lies beyond what {rules} allows; the interval runs from the last setting that surely satisfies "
             "it to the first that surely does not"
         )
-        low, high = sorted(map(self.place, ends))
-        return self.result(self.place(allowed), low, high, None)
+        low, high = sorted(map(self.place, edge.ends()))
+        return self.result(self.place(edge.allowed), low, high, None)
 
-    def surely(self, index: float) -> bool:
-        return all(rule.surely(self.points[index], self.z) for rule in self.constraints)
+    def doubted(self, at: float, best: float) -> bool:
+        """Twice the seeds for the measured setting at the best place if it may not be allowed; False if that is known
+        or the budget is spent."""
+        centre = min(self.points, key=lambda i: (abs(i - at), i != best))
+        one = self.points[centre]
+        known = [rule.surely(one, self.z) or rule.hopeless(one, self.z) for rule in self.constraints]
+        return not all(known) and self.add(centre, 2 * one.n)
 
-    def hopeless(self, index: float) -> bool:
-        return any(rule.hopeless(self.points[index], self.z) for rule in self.constraints)
+    def add(self, index: float, n: int) -> bool:
+        """``n`` images there, or what the budget pays for; False if that is next to nothing."""
+        have = self.points[index].n if index in self.points else 0
+        n = min(n, self.budget - self.images + have)
+        return n >= max(1.05 * have, 8) and self.take([index], n)
 
     def found(self, vertex: Vertex, best: float) -> Found:
         end = self.most if vertex.place > self.place(self.most) else self.least
