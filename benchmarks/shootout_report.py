@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -159,12 +160,11 @@ def _pm(measured: Sequence[float], sign: bool = False) -> str:
 
 def front(results: Sequence[Result], floor: dict[str, Any], options: Options) -> Figure:
     """Accuracy over distance, one point a method at its best."""
-    figure, axes = plt.subplots(figsize=(9.5, 6.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(11, 7.5), layout="constrained")
     for result in results:
         (x, dx), (y, dy) = result.metrics["distance"], result.metrics["accuracy"]
         color = "tab:red" if result.method in ("cfg", "none") else "tab:blue"
-        axes.errorbar(x, 100 * y, xerr=dx, yerr=100 * dy, fmt="o", ms=4, lw=0.6, color=color, alpha=0.8)
-        axes.annotate(result.method, (x, 100 * y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        axes.errorbar(x, 100 * y, xerr=dx, yerr=100 * dy, fmt="o", ms=4, lw=0.6, color=color, ecolor="#C8CCD4")
     axes.axvline(floor["metrics"]["distance"]["value"], color="black", ls="--", lw=0.8, label="real test images")
     axes.axhline(100 * floor["metrics"]["accuracy"]["value"], color="black", ls="--", lw=0.8)
     axes.set_xscale("log")
@@ -172,7 +172,26 @@ def front(results: Sequence[Result], floor: dict[str, Any], options: Options) ->
     axes.set_ylabel("recognised by the judge, %")
     axes.set_title(f"{options.title}: every method at its own best setting, equal rows an image")
     axes.legend(loc="lower left")
+    figure.canvas.draw()
+    taken: list[tuple[float, float, float, float]] = []
+    for result in results:
+        _label(axes, result.method, (result.metrics["distance"][0], 100 * result.metrics["accuracy"][0]), taken)
     return figure
+
+
+def _label(axes: Axes, text: str, at: tuple[float, float], taken: list[tuple[float, float, float, float]]) -> None:
+    """Near its point, where no earlier label is."""
+    points = 72 / axes.figure.dpi
+    x, y = axes.transData.transform(at) * points
+    width, height = 4.1 * len(text), 8.0
+    for dy in (3, -10, 12, -19, 21, -28, 30, -37, 39):
+        for dx in (5, -5 - width):
+            box = (x + dx, y + dy, x + dx + width, y + dy + height)
+            if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                taken.append(box)
+                arrow = {"arrowstyle": "-", "lw": 0.4, "color": "grey"} if abs(dy) > 12 else None
+                axes.annotate(text, at, (dx, dy), textcoords="offset points", fontsize=7, arrowprops=arrow)
+                return
 
 
 def of_page(method: str) -> set[str]:

@@ -22,8 +22,9 @@ from tests.tune.exact import BEST, REFERENCE, Linear, Toy
 from torch import Tensor
 
 from fairlead.measure.frechet import influence
+from fairlead.tune.knob import Knob
 from fairlead.tune.objective import DISTANCE, Measured, Together, together, z_of
-from fairlead.tune.one_knob import Found, Knob, search
+from fairlead.tune.one_knob import Found, search
 from fairlead.tune.parabola import parabola
 
 LOW, HIGH = 1.0, 4.0

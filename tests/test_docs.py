@@ -19,6 +19,7 @@ QUICK = {
     "train-classifier": ["--steps", "3", "--channels", "8", "--batch-size", "32"],
     "sample": ["--steps", "2"],
     "sweep": ["--n", "60", "--steps", "2"],
+    "tune": ["--budget", "1500", "--report", "60", "--steps", "2", "--constraint", "accuracy >= 0"],
     "explain": ["--steps", "2"],
     "doctor": ["--steps", "2"],
 }
@@ -68,7 +69,7 @@ def commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_every_command_line_parses(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
-    needs_out = words[0] in ("train", "train-classifier", "sample", "sweep") and "--out" not in words
+    needs_out = words[0] in ("train", "train-classifier", "sample", "sweep", "tune") and "--out" not in words
     command = tyro.cli(
         Command,
         args=[*words, "--out", "x"] if needs_out else words,
@@ -77,7 +78,8 @@ def test_every_command_line_parses(page: str, line: str) -> None:
     assert type(command).__name__.lower() == words[0].replace("-", "")
     guidance = getattr(command, "guidance", ())
     for text in (guidance,) if isinstance(guidance, str) else guidance:
-        parse(text.replace("{scale}", "2"))
+        if text != "tuned":
+            parse(re.sub(r"\{[a-z_]+\}", "2", text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -5,7 +5,8 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import Moments, frechet_jackknife, paired_difference
-from fairlead.tune.objective import DISTANCE, ROWS, Batch, Constraint, Measured, Objective, Together, together, z_of
+from fairlead.tune.constraint import Constraint
+from fairlead.tune.objective import DISTANCE, ROWS, Batch, Measured, Objective, Together, together, z_of
 from tests.tune.exact import REFERENCE, Linear
 
 
@@ -97,10 +98,14 @@ def test_rows_are_exact_and_a_maximised_metric_is_a_loss():
         one.estimate("acuracy")
 
 
-def test_the_interval_of_a_share_is_wilsons():
-    low, high = hits(1.0, 100).interval("accuracy", 2.0)
-    assert low == pytest.approx(100 / 104, rel=1e-12)  # n / (n + z^2)
-    assert high == pytest.approx(1.0, rel=1e-12)
+def test_the_interval_of_a_share_is_the_exact_one_of_the_binomial():
+    low, high = hits(1.0, 100).interval("accuracy", z_of(0.95))
+    assert low == pytest.approx(0.025**0.01, abs=1e-8)  # p^100 = 0.025
+    assert high == 1
+    assert hits(0.0, 100).interval("accuracy", z_of(0.95)) == pytest.approx((0, 1 - low), abs=1e-8)
+    stats = pytest.importorskip("scipy.stats")
+    low, high = hits(0.97, 200).interval("accuracy", z_of(0.9))
+    assert (low, high) == pytest.approx((stats.beta.ppf(0.05, 194, 7), stats.beta.ppf(0.95, 195, 6)), abs=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import frechet_distance
-from fairlead.tune.objective import DISTANCE, Batch, Constraint, Measured, Objective, Together
-from fairlead.tune.one_knob import Knob, search
+from fairlead.tune.constraint import Constraint
+from fairlead.tune.knob import Knob
+from fairlead.tune.objective import DISTANCE, Batch, Measured, Objective, Together
+from fairlead.tune.one_knob import search
 from fairlead.tune.parabola import parabola
 from fairlead.tune.recommend import recommend
 from tests.tune.exact import BEST, REFERENCE, Linear, Toy

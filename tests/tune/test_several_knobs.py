@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.tune.objective import Batch, Constraint, Objective
-from fairlead.tune.one_knob import Knob
+from fairlead.tune.constraint import Constraint
+from fairlead.tune.knob import Knob
+from fairlead.tune.objective import Batch, Objective
 from fairlead.tune.several_knobs import candidates_for, halving
 from tests.tune.exact import REFERENCE
 

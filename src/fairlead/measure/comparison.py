@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +12,7 @@ from torch import Tensor
 import fairlead
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.prompts import TextScore
+from fairlead.measure.score import Conditions
 
 METRICS: Mapping[str, str] = {
     "distance": "Fréchet distance of the features; biased upwards by about 1/n on either side",
@@ -37,7 +36,7 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class FolderProtocol:
+class FolderProtocol(Conditions):
     """How two sets were compared; numbers of two comparisons compare if all of it is equal but ``fake``.
 
     Attributes:
@@ -74,15 +73,6 @@ class FolderProtocol:
     quantised: str = "uint8"
     dtype: str = "float32"
     version: str = fairlead.__version__
-
-    @property
-    def hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
-
-    def differences(self, other: FolderProtocol) -> dict[str, tuple[object, object]]:
-        """The fields in which the two differ: name -> (here, there)."""
-        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
-        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -27,8 +27,24 @@ METRICS: Mapping[str, str] = {
 """Every metric of a :class:`Score`, in the order of tables, and what it means."""
 
 
+class Conditions:
+    """A frozen dataclass of everything that numbers were measured under."""
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    def differences(self, other: Self) -> dict[str, tuple[object, object]]:
+        """The fields in which the two differ: name -> (here, there)."""
+        here, there = self.as_dict(), other.as_dict()
+        return {name: (here[name], there[name]) for name in here if here[name] != there[name]}
+
+
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Conditions):
     """How a score was measured; scores compare only if all of it is equal.
 
     Attributes:
@@ -56,15 +72,6 @@ class Protocol:
     quantised: str = "uint8"
     dtype: str = "float32"
     version: str = fairlead.__version__
-
-    @property
-    def hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
-
-    def differences(self, other: Protocol) -> dict[str, tuple[object, object]]:
-        """The fields in which the two differ: name -> (here, there)."""
-        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
-        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 @dataclass(frozen=True)

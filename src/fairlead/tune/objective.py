@@ -8,10 +8,9 @@ values come with one covariance matrix, so that the error of a difference is tha
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from statistics import NormalDist
 from typing import Protocol
 
@@ -138,14 +137,12 @@ class Measured:
         return together([self], metric).estimate(0)
 
     def interval(self, metric: str, z: float) -> tuple[float, float]:
-        """Where the truth of ``metric`` lies, at ``z`` standard errors; for shares of hits the Wilson score interval
-        (Wilson 1927; Brown, Cai & DasGupta 2001, eq. 4), which has a width even at n hits of n."""
+        """Where the truth of ``metric`` lies, at ``z`` standard errors; for shares of hits the exact interval of the
+        binomial (Clopper & Pearson 1934), as a share near 1 of few images is far from normal."""
         found = self.estimate(metric)
         if self.of_hits(metric):
-            n, p = self.n, found.value
-            middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-            half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
-            return middle - half, middle + half
+            hits = round(found.value * self.n)
+            return _least_share(hits, self.n, z), 1 - _least_share(self.n - hits, self.n, z)
         return found.value - z * found.error, found.value + z * found.error
 
     def of_hits(self, metric: str) -> bool:
@@ -173,6 +170,21 @@ class Measured:
     @cached_property
     def _influence(self) -> Tensor:
         return influence(real=self.reference, fake_features=self.batch.features)
+
+
+@lru_cache(maxsize=4096)
+def _least_share(hits: int, n: int, z: float) -> float:
+    """The share p at which ``hits`` or more of n have the probability 1 - Phi(z); 0 for no hits."""
+    if hits == 0:
+        return 0.0
+    k = torch.arange(hits, n + 1, dtype=torch.float64)
+    ways = math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+    low, high, tail = 0.0, 1.0, NormalDist().cdf(-z)
+    while high - low > 1e-9:
+        p = (low + high) / 2
+        chance = float((ways + k * math.log(p) + (n - k) * math.log1p(-p)).exp().sum())
+        low, high = (p, high) if chance < tail else (low, p)
+    return low
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,60 +269,6 @@ class Objective:
         """As a loss: the lower the better."""
         found = together(settings, self.metric)
         return Together(-found.values, found.covariance, found.n) if self.maximise else found
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """``metric >= bound`` (``at_least``) or ``metric <= bound``, for settings that may be recommended.
-
-    A setting is feasible if its estimate satisfies the constraint, surely feasible if its whole interval does, and
-    hopeless if its whole interval does not.
-    """
-
-    metric: str
-    bound: float
-    at_least: bool
-
-    @classmethod
-    def parse(cls, text: str) -> Constraint:
-        """From ``accuracy >= 0.99`` or ``rows <= 30``.
-
-        Raises:
-            UsageError: for anything else.
-        """
-        read = re.fullmatch(r"\s*(\w+)\s*(>=|<=)\s*([-+.\deE]+)\s*", text)
-        try:
-            if read:
-                return cls(read[1], float(read[3]), read[2] == ">=")
-        except ValueError:
-            pass
-        raise UsageError(f"constraint {text!r}: expected METRIC >= NUMBER or METRIC <= NUMBER, e.g. accuracy >= 0.99")
-
-    def __str__(self) -> str:
-        return f"{self.metric} {'>=' if self.at_least else '<='} {self.bound:g}"
-
-    def feasible(self, one: Measured) -> bool:
-        return self.violation(one) <= 0
-
-    def violation(self, one: Measured) -> float:
-        """By how much the estimate misses the bound; 0 or less if it does not."""
-        value = one.estimate(self.metric).value
-        return self.bound - value if self.at_least else value - self.bound
-
-    def spread(self, one: Measured) -> float:
-        """The variance of one image, so that ``one`` would be decided by z^2 spread / violation^2 images; for a share
-        of hits that at the bound (the Wilson interval of p leaves out b where (p - b)^2 > z^2 b (1 - b) / n)."""
-        if one.of_hits(self.metric) and 0 < self.bound < 1:
-            return self.bound * (1 - self.bound)
-        return one.n * one.estimate(self.metric).error ** 2
-
-    def surely(self, one: Measured, z: float) -> bool:
-        low, high = one.interval(self.metric, z)
-        return low >= self.bound if self.at_least else high <= self.bound
-
-    def hopeless(self, one: Measured, z: float) -> bool:
-        low, high = one.interval(self.metric, z)
-        return high < self.bound if self.at_least else low > self.bound
 
 
 def z_of(level: float) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fairlead.tune.objective import Constraint, Measured, Objective
+from fairlead.tune.constraint import Constraint
+from fairlead.tune.objective import Measured, Objective
 
 
 def lowest(points: Sequence[Measured], objective: Objective, z: float) -> Measured:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import Moments
-from fairlead.tune.objective import Constraint, Measure, Measured, Objective, z_of
-from fairlead.tune.one_knob import Knob
+from fairlead.tune.constraint import Constraint
+from fairlead.tune.knob import Knob
+from fairlead.tune.objective import Measure, Measured, Objective, z_of
 from fairlead.tune.recommend import Recommended, recommend
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.expression import parse
+from fairlead.tune.knob import Knob
 from fairlead.tune.objective import Setting
-from fairlead.tune.one_knob import Knob
 
 _OPEN = re.compile(r"\{([a-z_]+)\}")
 DEFAULT_RANGES: Mapping[str, Knob] = {"scale": Knob(1.0, 8.0, highest=32.0)}

@@ -17,8 +17,9 @@ from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.frechet import Moments
+from fairlead.tune.constraint import Constraint
 from fairlead.tune.front import front
-from fairlead.tune.objective import DISTANCE, Constraint, Measure, Measured, Objective, Setting, z_of
+from fairlead.tune.objective import DISTANCE, Measure, Measured, Objective, Setting, z_of
 from fairlead.tune.one_knob import Found, search
 from fairlead.tune.recommend import recommend
 from fairlead.tune.several_knobs import candidates_for, halving
