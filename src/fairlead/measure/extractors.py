@@ -6,7 +6,6 @@ preprocessing: ``dinov2:dinov2-small-d384@0123456789ab/01234567``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -23,7 +22,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.registry import lookup
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, to_float
-from fairlead.measure.judge import Classifier, cached_classifier
+from fairlead.measure.judge import Classifier, cached_classifier, weight_hash
 from fairlead.measure.pretrained import fetched, prepared, pretrained, resized
 from fairlead.models.load import usable_device
 
@@ -193,16 +192,6 @@ def random(argument: str, data: ImageData | None, device: torch.device) -> Extra
 
     name = f"random:cnn-d64-s{RANDOM_SEED}@{weight_hash(network)}/bicubic-64-v{RANDOM_VERSION}"
     return Extractor("random", name, 64, embed, chunk=256)
-
-
-def weight_hash(network: nn.Module) -> str:
-    """sha256[:12] of names, shapes and values of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def fitted(images: Tensor, shape: tuple[int, int, int]) -> Tensor:

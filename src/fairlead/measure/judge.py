@@ -118,18 +118,23 @@ class Classifier(nn.Module):
 
     @property
     def weight_hash(self) -> str:
-        """sha256[:12] of names, shapes and values of all weights."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        return weight_hash(self)
 
     @property
     def name(self) -> str:
         """For protocols: what it was trained on and its weights, ``digits/train-cnn32-d64-s1@0123456789ab``."""
         r = self.recipe
         return f"{self.data.name}/{self.data.split}-cnn{r.width}-d{r.features}-s{r.seed}@{self.weight_hash}"
+
+
+def weight_hash(network: nn.Module) -> str:
+    """sha256[:12] of names, shapes and values of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def train_classifier(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.features import checked_features
-from fairlead.measure.frechet import _one_thread
+from fairlead.measure.frechet import one_thread
 
 
 def vendi_score(features: Tensor, q: float = 1.0, chunk: int = 1024) -> float:
@@ -66,7 +66,7 @@ def _shares(x: Tensor, chunk: int) -> Tensor:
     else:
         rows = _unit(x)
         matrix = rows @ rows.T
-    with _one_thread():
+    with one_thread():
         values = torch.linalg.eigvalsh(matrix)
     values = values[values > values.max() * torch.finfo(torch.float64).eps * max(n, d)]
     shares: Tensor = values / values.sum()

@@ -19,6 +19,9 @@ from fairlead.tune.objective import Measured
 FINEST = 2**-10
 """Settings closer than this, in steps of the first grid, are not told apart."""
 
+GROWTH = 1.4
+"""The least by which the images of an undecided setting grow: a look after every few would be sure by luck too often."""
+
 
 @dataclass(frozen=True)
 class Edge:
@@ -74,7 +77,8 @@ class Edge:
             gain = abs(i - (sure if inside else hopeless))
             have = self.points[i].n
             if right and not decided and gain > 0:
-                offers.append((gain / (max(need, 2 * have) - have), i, 2 * have))
+                need = max(need, GROWTH * have)  # it was not enough
+                offers.append((gain / (need - have), i, math.ceil(min(need, 2 * have))))
         for a, b in gaps:
             need, inside = self._promise([a, b])
             gain = abs((a + b) / 2 - (sure if inside else hopeless))
