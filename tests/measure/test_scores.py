@@ -7,7 +7,7 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
-from fairlead.measure.scores import accuracy, confidence, pairwise_diversity, shares_at_limits
+from fairlead.measure.scores import accuracy, confidence, paired_diversity, pairwise_diversity, shares_at_limits
 
 
 def test_mean_and_its_standard_error():
@@ -100,3 +100,17 @@ def test_wrong_input_is_refused():
         confidence(torch.randn(2, 3), torch.tensor([0, 1, 2]))
     with pytest.raises(UsageError, match="1 values are not finite"):
         shares_at_limits(torch.tensor([[0.0, math.nan]]))
+
+
+def test_the_paired_error_of_diversity_is_the_spread_of_the_difference_over_draws():
+    labels = torch.arange(90) % 3
+    found = []
+    for _ in range(150):
+        x = torch.randn(90, 4, dtype=torch.float64)
+        found.append(paired_diversity(1.1 * x, x + 0.1 * torch.randn_like(x), labels))
+    spread = float(torch.tensor([e.value for e in found]).std())
+    assert sum(e.error for e in found) / len(found) == pytest.approx(spread, rel=0.2)
+    x = torch.randn(90, 4)
+    alone = pairwise_diversity(1.1 * x, labels).value - pairwise_diversity(x, labels).value
+    assert paired_diversity(1.1 * x, x, labels).value == pytest.approx(alone, abs=1e-12)
+    assert paired_diversity(1.1 * x, x, labels).error < pairwise_diversity(x, labels).error / 5

@@ -15,6 +15,7 @@ import fairlead
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate, mean_estimate
 from fairlead.measure.frechet import Moments, paired_difference, paired_jackknife
+from fairlead.measure.scores import paired_diversity
 
 METRICS: Mapping[str, str] = {
     "distance": "Fréchet distance of the features to the reference, at block images (biased upwards by about 1/block)",
@@ -143,6 +144,9 @@ class Score:
                 pair = mean_estimate(self.samples.values[name] - other.samples.values[name])
                 return Difference(pair.value, pair.error, pair.n, True)
             a, b = self.samples.features, other.samples.features
+            if name == "diversity":
+                pair = paired_diversity(a, b, self.samples.labels)
+                return Difference(pair.value, pair.error, pair.n, True)
             if name in ("distance", "distance_debiased") and len(a) > a.shape[1]:
                 try:
                     pair = paired_difference(real=self.samples.reference, a=a, b=b, labels=self.samples.labels)

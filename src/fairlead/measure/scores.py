@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -57,13 +58,32 @@ def pairwise_diversity(features: Tensor, labels: Tensor, chunk: int = 256) -> Es
     Raises:
         UsageError: if a condition has fewer than 3 samples.
     """
+    means, without = _diversities(features, labels, chunk)
+    return Estimate(sum(means) / len(means), _jackknife_error(without), len(features))
+
+
+def paired_diversity(a: Tensor, b: Tensor, labels: Tensor, chunk: int = 256) -> Estimate:
+    """:func:`pairwise_diversity` of ``a`` minus that of ``b``; sample i of both has the same seed and label.
+
+    Raises:
+        UsageError: as there, or if the shapes differ.
+    """
+    if a.shape != b.shape:
+        raise UsageError(f"diversity: expected features of one shape, got {list(a.shape)} and {list(b.shape)}")
+    (means, without), (others, left) = _diversities(a, labels, chunk), _diversities(b, labels, chunk)
+    value = (sum(means) - sum(others)) / len(means)
+    return Estimate(value, _jackknife_error([x - y for x, y in zip(without, left, strict=True)]), len(a))
+
+
+def _diversities(features: Tensor, labels: Tensor, chunk: int) -> tuple[list[float], list[Tensor]]:
+    """For every condition its mean distance, and that mean without each of its samples in turn [m]."""
     x = features.detach().flatten(1).to("cpu", torch.float64)
     if labels.shape != (len(x),):
         raise UsageError(
             f"diversity: {len(x)} samples but labels of shape {list(labels.shape)}; expected one label each"
         )
     labels = labels.to("cpu")
-    means, variances = [], []
+    means, without = [], []
     for label in sorted(set(labels.tolist())):
         own = x[labels == label]
         m = len(own)
@@ -71,10 +91,15 @@ def pairwise_diversity(features: Tensor, labels: Tensor, chunk: int = 256) -> Es
             raise UsageError(f"diversity: label {label} has {m} samples, expected at least 3 of every label; draw more")
         rows = torch.cat([_distances(part, own).sum(dim=1) for part in torch.split(own, chunk)])
         total = rows.sum() / 2
-        without = (total - rows) / ((m - 1) * (m - 2) / 2)
         means.append(float(total / (m * (m - 1) / 2)))
-        variances.append(float((without - without.mean()).square().sum() * (m - 1) / m))
-    return Estimate(sum(means) / len(means), sum(variances) ** 0.5 / len(means), len(x))
+        without.append((total - rows) / ((m - 1) * (m - 2) / 2))
+    return means, without
+
+
+def _jackknife_error(without: Sequence[Tensor]) -> float:
+    """Of a mean over independent conditions."""
+    variances = [float((w - w.mean()).square().sum()) * (len(w) - 1) / len(w) for w in without]
+    return math.sqrt(sum(variances)) / len(variances)
 
 
 def inception_score(logits: Tensor, chunk: int = 1024) -> Estimate:
