@@ -127,24 +127,28 @@ def read(folder: Path) -> tuple[list[Result], dict[str, Any]]:
 
 
 def table(results: Sequence[Result], floor: dict[str, Any], options: Options) -> str:
-    """Markdown, best distance first."""
+    """Markdown, best distance first; behind each metric its difference to cfg, from the same seeds."""
     shown = ("distance", "accuracy", "diversity", "saturation")
     matched = any(result.effective is not None for result in results)
-    extra = " effective scale |" if matched else ""
-    lines = [f"| setting | steps | rows |{extra} {' | '.join(shown)} | distance to `cfg` | accuracy to `cfg` |"]
-    lines.append("| --- |" + " --- |" * (len(shown) + 4 + matched))
+    heads = ["setting", "steps", *(["effective scale"] if matched else [])]
+    for name in shown:
+        heads += [name, "to `cfg`"]
     real = [_pm((floor["metrics"][name]["value"], floor["metrics"][name]["error"])) for name in shown]
-    lines.append(f"| real test images | | |{' |' if matched else ''} {' | '.join(real)} | | |")
+    lines = [_line(heads), _line(["---"] * len(heads))]
+    lines.append(_line(["real test images", "", *([""] if matched else []), *(cell for r in real for cell in (r, ""))]))
     for result in sorted(results, key=lambda result: result.metrics["distance"][0]):
-        cells = [_pm(result.metrics[name]) for name in shown]
-        differences = ["", ""]
-        if result.method != "cfg" and result.difference is not None:
-            differences = [_pm(result.difference[name], sign=True) for name in ("distance", "accuracy")]
-        own = f" {result.effective:.2f} |" if matched else ""
         setting = short(result.guidance, options).replace("|", "\\|")
-        row = [f"`{setting}`", str(result.steps), f"{result.rows:.0f}"]
-        lines.append(f"| {' | '.join(row)} |{own} {' | '.join(cells + differences)} |")
+        cells = [f"`{setting}`", str(result.steps), *([f"{result.effective:.2f}"] if matched else [])]
+        for name in shown:
+            cells.append(_pm(result.metrics[name]))
+            own = result.method == "cfg" or result.difference is None
+            cells.append("" if own or result.difference is None else _pm(result.difference[name], sign=True))
+        lines.append(_line(cells))
     return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def short(guidance: str, options: Options) -> str:

@@ -26,17 +26,20 @@ class Counted:
     """A ``Measure`` whose loss is a bowl about ``bottom`` in the logarithms of the knobs; features have one spread."""
 
     def __init__(self, *bottom: float) -> None:
-        self.bottom, self.images, self.settings = bottom, 0, []
+        self.bottom, self.images = bottom, 0
         self.noise = torch.randn(1 << 14, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
     def __call__(self, setting, seeds):
         self.images += len(seeds)
-        self.settings.append(setting)
         noise = self.noise[seeds.start : seeds.stop]
         loss = sum(math.log(x / b) ** 2 for x, b in zip(setting, self.bottom, strict=True))
         tilt = math.log(setting[0] / self.bottom[0])
         hits = (torch.arange(seeds.start, seeds.stop) % 10 > 0).double()  # 9 of 10
-        values = {"loss": loss + noise * (1 + 0.3 * tilt), "accuracy": hits, "width": torch.full_like(noise, setting[0])}
+        values = {
+            "loss": loss + noise * (1 + 0.3 * tilt),
+            "accuracy": hits,
+            "width": torch.full_like(noise, setting[0]),
+        }
         return Batch((2 + noise)[:, None].repeat(1, 2), values, len(seeds) * setting[0])
 
 
@@ -83,6 +86,13 @@ def test_a_constraint_bounds_what_is_recommended():
     assert tuned.best[1] <= 2 <= tuned.best[2]
     assert tuned.best[2] / tuned.best[1] < 1.01  # rows have no error
     assert "the best lies beyond what rows <= 2 and accuracy >= 0.85 allows" in tuned.notes[0]
+
+
+def test_at_the_edge_of_a_constraint_nothing_of_the_budget_is_kept_back():
+    measure = Linear(0.3, 3)
+    tuned = tune(measure, REFERENCE, SCALE, budget=4000, constraints=[Constraint("accuracy", 0.98, True)])
+    assert "the best lies beyond what accuracy >= 0.98 allows" in tuned.notes[0]
+    assert 3900 < tuned.images == measure.images <= 4000
 
 
 def test_where_nothing_is_feasible_the_nearest_is_named_in_one_line():

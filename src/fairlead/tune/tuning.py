@@ -97,10 +97,9 @@ def tune(
     best: tuple[float, float, float] | None = None
     notes: tuple[str, ...] = ()
     if len(knobs) == 1:
-        kept = budget // CONFIRM
         found: Found = search(
-            measure, reference, knobs[0], budget=budget - kept, objective=objective, constraints=constraints,
-            first=first, level=LEVEL, seed=seed,
+            measure, reference, knobs[0], budget=budget, objective=objective, constraints=constraints,
+            first=first, level=LEVEL, seed=seed, kept=budget // CONFIRM,
         )  # fmt: skip
         best, notes, points = (found.value, found.low, found.high), found.notes, found.points
         confirmed = _confirmed(found, measure, reference, seed, budget - found.images)
