@@ -78,13 +78,14 @@ class Tune:
         from fairlead.tune.objective import DISTANCE, Objective
         from fairlead.tune.sweep import Shared
         from fairlead.tune.template import Template
-        from fairlead.tune.tuning import REPORT_SEED, parse_constraints, run_folder, save, tune
+        from fairlead.tune.tuning import REPORT_SEED, check_search, parse_constraints, run_folder, save, tune
 
         if self.objective not in METRICS:
             raise UsageError(f"--objective {self.objective!r}: expected one of {', '.join(METRICS)}")
         if self.budget < 1 or self.report < 0:
             raise UsageError(f"--budget and --report: expected numbers of images, got {self.budget} and {self.report}")
         template = Template.of(self.guidance, self.range)
+        check_search(template, self.budget)
         constraints = parse_constraints(self.constraint, self.steps, METRICS[1:])
         metric = DISTANCE if self.objective == "distance" else self.objective
         objective = Objective(metric, maximise=self.objective in ("accuracy", "confidence"))

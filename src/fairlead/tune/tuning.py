@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fairlead.measure.frechet import Moments
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.front import front
 from fairlead.tune.objective import DISTANCE, Measure, Measured, Objective, Setting, z_of
-from fairlead.tune.one_knob import Found, search
+from fairlead.tune.one_knob import FEWEST, Found, search
 from fairlead.tune.recommend import recommend
 from fairlead.tune.several_knobs import candidates_for, halving
 from fairlead.tune.template import Template
@@ -28,6 +29,8 @@ from fairlead.tune.template import Template
 REPORT_SEED = 1_000_000
 """First seed of the report: far from those of the search."""
 LEVEL = 0.95
+SMALLEST = 50
+"""Images of a candidate, with several numbers open."""
 CONFIRM = 8
 """One part in so many of the budget is kept for the best place itself."""
 SHOWN = (DISTANCE, "accuracy")
@@ -109,8 +112,8 @@ def tune(
             recommended = recommend(points, objective, constraints, z_of(LEVEL))
         images = sum(one.n for one in points)
     else:
-        first = first or max(50, budget // 64)
-        candidates_for(budget, first)
+        wide = 4 * reference.d if objective.metric == DISTANCE else 0
+        first = first or max(SMALLEST, budget // 64, wide if 6 * wide <= budget else 0)
         several = halving(
             measure, reference, knobs, budget=budget, first=first, objective=objective, constraints=constraints,
             level=LEVEL, seed=seed,
@@ -126,6 +129,20 @@ def tune(
             f"with {reached}; widen a range or relax a constraint"
         )
     return Tuned(template.filled(recommended.one.setting), recommended.why, best, rows, images, notes)
+
+
+def check_search(template: Template, budget: int) -> None:
+    """What a search would refuse, before anything is loaded for it.
+
+    Raises:
+        UsageError: if the budget is too small, or several numbers are open and optuna is missing.
+    """
+    if len(template.knobs) > 1:
+        candidates_for(budget, max(SMALLEST, budget // 64))
+        if find_spec("optuna") is None:
+            raise UsageError("a search over several knobs needs optuna; pip install 'fairlead[tune]'")
+    elif budget - budget // CONFIRM < 8 * FEWEST:
+        raise UsageError(f"tune: a budget of {budget} images is too small; expected some thousands, at least 45")
 
 
 def _confirmed(found: Found, measure: Measure, reference: Moments, seed: int, room: int) -> Measured | None:
