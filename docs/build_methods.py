@@ -60,7 +60,7 @@ def _page(kind: str, name: str, measured: dict[str, Any]) -> str:
     rows = _arguments(method, about)
     if rows:
         lines += ["", "| argument | default | meaning |", "| --- | --- | --- |", *rows]
-    if name in measured:
+    if "rows" in measured.get(name, {}):
         lines += ["", "## Measured", "", *_measured(measured[name])]
     if (FOLDER / f"{name}.png").exists():
         lines += ["", f"![the same noise under {name} at several settings]({name}.png)", ""]

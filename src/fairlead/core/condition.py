@@ -135,17 +135,21 @@ class Condition:
         names = parts[0].values.keys()
         if any(part.values.keys() != names for part in parts):
             raise UsageError(f"conditions to join have different names: {[sorted(p.values) for p in parts]}")
-        perturbations = dict.fromkeys(name for part in parts for name in part.perturb)
+        n = sum(part.n for part in parts)
+        perturb: dict[Perturbation, Tensor] = {}
+        start = 0
+        for part in parts:
+            for name, mask in part.perturb.items():
+                if name not in perturb:
+                    perturb[name] = torch.zeros(n, dtype=torch.bool, device=part.device)
+                perturb[name][start : start + part.n] = mask
+            start += part.n
         return Condition(
-            sum(part.n for part in parts),
+            n,
             {name: torch.cat([part.values[name] for part in parts]) for name in names},
             {name: torch.cat([part.keep[name] for part in parts]) for name in names},
-            {name: torch.cat([_mask(part, name) for part in parts]) for name in perturbations},
+            perturb,
         )
-
-
-def _mask(part: Condition, perturbation: Perturbation) -> Tensor:
-    return part.perturb.get(perturbation, torch.zeros(part.n, dtype=torch.bool, device=part.device))
 
 
 def _count(index: Tensor) -> int:
