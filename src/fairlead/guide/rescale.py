@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.guide.algebra import COND, Finisher, Wanted
-from fairlead.guide.seen import Seen, Space, Surroundings, ratio
+from fairlead.guide.seen import Seen, Space, Surroundings, per_sample, ratio
 from fairlead.guide.step import Step
 from fairlead.guide.text import is_number
 
@@ -58,16 +58,12 @@ class Rescale(Finisher):
             return x0
         guided, plain = seen.to(x0, self.space), seen.to(seen.x0(COND), self.space)
         spread = _std(guided)
-        spread = torch.where(spread <= _ROUNDING * torch.finfo(x0.dtype).eps * _largest(guided), 0.0, spread)
+        rounding = _ROUNDING * torch.finfo(x0.dtype).eps * guided.flatten(1).abs().amax(1)
+        spread = torch.where(spread <= rounding, 0.0, spread)
         factor = self.phi * ratio(_std(plain), spread, 1.0) + (1 - self.phi)
-        return seen.back(guided * factor.to(guided), self.space)
+        return seen.back(guided * per_sample(factor, guided), self.space)
 
 
 def _std(x: Tensor) -> Tensor:
-    """Per sample, [n, ...] -> float64 [n, 1, ...]."""
-    return x.double().flatten(1).std(1, correction=0).reshape(-1, *([1] * (x.ndim - 1)))
-
-
-def _largest(x: Tensor) -> Tensor:
-    """Largest absolute value of each sample, [n, ...] -> float64 [n, 1, ...]."""
-    return x.double().flatten(1).abs().amax(1).reshape(-1, *([1] * (x.ndim - 1)))
+    """Per sample, [n, ...] -> float64 [n]."""
+    return x.flatten(1).double().std(1, correction=0)
