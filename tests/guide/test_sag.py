@@ -55,7 +55,8 @@ def test_the_rule_of_the_paper_step_by_step(schedule) -> None:
 def test_diffusers_degrades_the_same_latents() -> None:
     """StableDiffusionSAGPipeline.sag_masking: mask above 1 of heads averaged and queries summed, nearest upsampling,
     Gaussian blur of 1 with 9 taps. Away from the border, which it reflects; its taps end at 4 standard deviations."""
-    pipeline = pytest.importorskip("diffusers").StableDiffusionSAGPipeline
+    from diffusers import StableDiffusionSAGPipeline as pipeline
+
     generator = torch.Generator().manual_seed(0)
     x0, noise = torch.zeros(2, 4, 24, 24, dtype=torch.float64), torch.randn(2, 4, 24, 24, generator=generator).double()
     x0[:, :, 8:16, 8:16] = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64)

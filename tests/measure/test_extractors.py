@@ -39,7 +39,8 @@ def stored(folder: Path, network, settings) -> Path:
 
 @pytest.fixture(scope="module")
 def dino(tmp_path_factory):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     torch.manual_seed(1)
     config = transformers.Dinov2Config(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
@@ -66,7 +67,8 @@ def pictures(images):
 
 @pytest.mark.parametrize("size", [(50, 64), (20, 31), (40, 40)])
 def test_dinov2_is_what_transformers_gives_with_its_pil_processor(dino, size):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     if not hasattr(transformers, "BitImageProcessorPil"):
         pytest.skip("this version of transformers has no PIL processor")
     images = photographs(6, *size)
@@ -81,7 +83,8 @@ def test_dinov2_is_what_transformers_gives_with_its_pil_processor(dino, size):
 
 
 def test_clip_is_what_transformers_gives_with_its_pil_processor(clip):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     if not hasattr(transformers, "CLIPImageProcessorPil"):
         pytest.skip("this version of transformers has no PIL processor")
     images = photographs()
@@ -131,7 +134,8 @@ def test_answers_do_not_depend_on_the_chunk():
 
 
 def test_names_tell_weights_and_preprocessing_apart(dino, tmp_path):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     name = extractor(f"dinov2:{dino}", device="cpu").name
     assert name.startswith("dinov2:dino-tiny-d32@")
     network = transformers.Dinov2Model.from_pretrained(dino)
@@ -260,7 +264,7 @@ def test_every_registered_extractor_is_a_function_of_argument_data_and_device():
 
 
 def test_damaged_and_foreign_model_folders_are_refused(dino, clip, tmp_path, monkeypatch):
-    transformers = pytest.importorskip("transformers")
+    import transformers
     from safetensors.torch import load_file, save_file
 
     weights = load_file(dino / "model.safetensors")

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 WORDS = ("red", "green", "blue", "square", "a")
 
 
 def tiny_clip(folder: Path, settings: dict[str, Any]) -> Path:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     folder.mkdir(parents=True)
     letters = sorted({letter for word in WORDS for letter in word})
     vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]

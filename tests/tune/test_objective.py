@@ -103,7 +103,8 @@ def test_the_interval_of_a_share_is_the_exact_one_of_the_binomial():
     assert low == pytest.approx(0.025**0.01, abs=1e-8)  # p^100 = 0.025
     assert high == 1
     assert hits(0.0, 100).interval("accuracy", z_of(0.95)) == pytest.approx((0, 1 - low), abs=1e-8)
-    stats = pytest.importorskip("scipy.stats")
+    import scipy.stats as stats
+
     low, high = hits(0.97, 200).interval("accuracy", z_of(0.9))
     assert (low, high) == pytest.approx((stats.beta.ppf(0.05, 194, 7), stats.beta.ppf(0.95, 195, 6)), abs=1e-8)
 

@@ -31,7 +31,6 @@ def found(**options):
 
 
 def test_the_cost_is_that_of_the_formula_and_within_the_budget():
-    pytest.importorskip("optuna")
     assert candidates_for(6 * 20, 20) == 4
     assert candidates_for(20 * 16 * 5 // 2, 20) == 16  # 16 + 8 + 8 + 8 times 20
     result = found(budget=1000)
@@ -42,7 +41,6 @@ def test_the_cost_is_that_of_the_formula_and_within_the_budget():
 
 
 def test_it_repeats_itself_and_finds_the_bowl():
-    pytest.importorskip("optuna")
     once, again = found(budget=4000), found(budget=4000)
     assert [one.setting for one in once.points] == [one.setting for one in again.points]
     best = once.recommended.one.setting
@@ -52,7 +50,6 @@ def test_it_repeats_itself_and_finds_the_bowl():
 
 
 def test_what_misses_a_constraint_ranks_behind():
-    pytest.importorskip("optuna")
     result = found(budget=2000, constraints=[Constraint("width", 1.5, False)])
     assert result.recommended.one.setting[0] <= 1.5
     assert all(one.setting[0] <= 1.5 for one in result.points[:2])

@@ -112,7 +112,6 @@ def test_constraints_on_unknown_metrics_are_refused():
 
 
 def test_several_knobs_are_searched_within_the_budget():
-    pytest.importorskip("optuna")
     template = Template.of("cfg({scale}).during(sigma=(0.1, {high}))", ["scale=1:8", "high=1:9"])
     measure = Counted(2.0, 3.0)
     tuned = tune(measure, REFERENCE, template, budget=3000, objective=LOSS, constraints=[Constraint("width", 4, False)])
@@ -231,3 +230,13 @@ def test_a_batch_is_the_same_in_parts_and_has_the_classes_of_its_seeds(tmp_path:
     other = measure((3.0,), range(0, 12))
     assert other.labels is not None
     assert other.labels.equal(whole.labels[:12])
+
+
+def test_batches_are_made_again_when_what_the_guidance_names_has_other_weights(tmp_path: Path):
+    """A weak model or a classifier is named by its path; it may have been trained again."""
+    first, other, same = measurer(tmp_path), measurer(tmp_path), measurer(tmp_path)
+    other._named = {"weak": "0123456789ab"}
+    seeds = range(0, 32)
+    for measure, sampled in ((first, 32), (other, 32), (same, 0)):
+        measure((2.0,), seeds)
+        assert measure.sampled == sampled

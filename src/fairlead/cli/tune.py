@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from fairlead.measure.evaluate import Evaluator
     from fairlead.models.model import Model
     from fairlead.tune.sweep import Shared
+    from fairlead.tune.template import Template
+    from fairlead.tune.tuning import Tuned
 
 METRICS = ("distance", "accuracy", "confidence", "saturation")
 
@@ -153,7 +156,13 @@ class Tune:
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
     def _report(
-        self, guidances: list[str], evaluator: Evaluator, load: Any, template: Any, tuned: Any, metric: str
+        self,
+        guidances: list[str],
+        evaluator: Evaluator,
+        load: Callable[[str], Model],
+        template: Template,
+        tuned: Tuned,
+        metric: str,
     ) -> None:
         from fairlead.cli.report import write_report
         from fairlead.cli.sweep import measure_with_progress

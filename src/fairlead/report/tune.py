@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from fairlead.report.page import Block, Section, Svg, Table, Text
 from fairlead.report.plots import plot_style, to_svg
 from fairlead.tune.template import Template
-from fairlead.tune.tuning import Row, Tuned
+from fairlead.tune.tuning import Tuned
 
 
 def search_section(tuned: Tuned, template: Template, metric: str) -> Section:
@@ -56,7 +54,7 @@ def search_plot(tuned: Tuned, template: Template, metric: str) -> Figure | None:
     value, low, high = tuned.best
     with plot_style():
         figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
-        places = _places(tuned.rows)
+        places = [row.setting[0] for row in tuned.rows]
         found = [row.metrics[metric] for row in tuned.rows]
         axes.axvspan(low, high, color="#D8E4F5", zorder=0)
         axes.axvline(value, color="#4A6FA5", linewidth=1)
@@ -71,7 +69,3 @@ def search_plot(tuned: Tuned, template: Template, metric: str) -> Figure | None:
         axes.set_xlabel(next(iter(template.knobs)))
         axes.set_ylabel(metric)
     return figure
-
-
-def _places(rows: Sequence[Row]) -> list[float]:
-    return [row.setting[0] for row in rows]

@@ -21,7 +21,7 @@ from fairlead.measure.score import Samples
 from fairlead.models.model import Model
 from fairlead.sample.run import Plan
 from fairlead.tune.objective import Batch, Setting
-from fairlead.tune.sweep import Shared, shared_out
+from fairlead.tune.sweep import Shared, named, shared_out
 from fairlead.tune.template import Template
 
 
@@ -55,7 +55,8 @@ class Measurer:
         self._conds = shared_out(model.classes, evaluator.reference.labels, shared.n)
         self._resources: dict[str, Any] = {}
         for knobs in ([k.low for k in template.knobs.values()], [k.high for k in template.knobs.values()]):
-            self.plan(template.filled(tuple(knobs)), range(shared.seed, shared.seed + 1))
+            plan = self.plan(template.filled(tuple(knobs)), range(shared.seed, shared.seed + 1))
+        self._named = named(plan)
 
     def plan(self, guidance: str, seeds: range) -> Plan:
         """What is sampled for these seeds.
@@ -92,7 +93,9 @@ class Measurer:
         return Batch(samples.features, samples.values, float(found["rows"].sum()), samples.labels)
 
     def _batch(self, guidance: str, seeds: range) -> dict[str, Tensor]:
-        key = hashlib.sha256(json.dumps([guidance, seeds.start, seeds.stop]).encode()).hexdigest()[:16]
+        key = hashlib.sha256(
+            json.dumps([guidance, seeds.start, seeds.stop, self._named], default=str).encode()
+        ).hexdigest()[:16]
         file = self.folder / f"{key}.safetensors"
         if file.exists():
             try:

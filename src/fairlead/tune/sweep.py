@@ -175,7 +175,7 @@ class Sweep:
             for setting in settings:
                 if setting.checkpoint == checkpoint:
                     plan = self._plan(setting, conds)
-                    self.keys[setting] = key_of(_weights(checkpoint, model), setting, _named(plan))
+                    self.keys[setting] = key_of(_weights(checkpoint, model), setting, named(plan))
         if first is None:
             raise UsageError("sweep: nothing to measure; give at least one setting")
         self.classes, self._encode = first.classes, first.encode  # the same of all models
@@ -381,7 +381,7 @@ def _weights(checkpoint: str, model: Model) -> str:
     return str(model.metadata.get("weights_hash") or checkpoint)
 
 
-def _named(plan: Plan) -> dict[str, Any]:
+def named(plan: Plan) -> dict[str, Any]:
     """What the guidance names, by what decides its bits."""
     found: dict[str, Any] = {}
     for name, thing in plan.resources.items():
