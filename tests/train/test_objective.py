@@ -15,7 +15,7 @@ OBJECTIVES = ("eps", "x0", "v", "flow")
 
 
 def draw(n=12, shape=(2, 3), drop=0.4, seed=5, step=7, names=("label", "text")) -> Draw:
-    return Draw.of(n, shape, list(names), drop, seed, step)
+    return Draw.of(n, shape, dict.fromkeys(names, drop), seed, step)
 
 
 def same(first: Draw, second: Draw) -> bool:

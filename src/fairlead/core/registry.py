@@ -85,6 +85,12 @@ REGISTRY: dict[str, dict[str, str]] = {
         "mnist": "fairlead.data.hub:load_mnist",
         "cifar10": "fairlead.data.hub:load_cifar10",
     },
+    "text": {
+        "words": "fairlead.data.words:Words",
+        "clip": "fairlead.data.encoders:clip",
+        "t5": "fairlead.data.encoders:t5",
+        "sentence": "fairlead.data.encoders:sentence",
+    },
     "extractor": {
         "dinov2": "fairlead.measure.extractors:dinov2",
         "clip": "fairlead.measure.extractors:clip",

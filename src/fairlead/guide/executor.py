@@ -194,9 +194,12 @@ class GuidedDenoiser:
                         f"{term}: names the condition {spec!r}, but no encode function was given to read it"
                     )
                 conditions[Branch(spec)] = encode([spec] * n).to(device)
+            for names in term.drops():
+                conditions[Branch(drop=names)] = _without(self.condition, names, term)
         same: dict[Branch, Branch] = {}
         order = [NULL, *(branch for branch in conditions if branch != NULL)]
-        own = {COND} if self._altering and not self.condition.is_null else set()  # once altered it equals no other
+        altered = self._altering and not self.condition.is_null  # the run's own then equals no other
+        own = {branch for branch in conditions if branch.spec is None and branch != NULL} if altered else set()
         for branch in order:
             equal = (b for b in same if not {b, branch} & own and conditions[b].equals(conditions[branch]))
             same[branch] = next(equal, branch)
@@ -241,8 +244,8 @@ class GuidedDenoiser:
             branch = replace(branch, perturb=located(branch.perturb, self.around))
         if branch.source is not None:
             return branch
-        plain = self._same[Branch(branch.spec, branch.null)]
-        return replace(branch, spec=plain.spec, null=plain.null)
+        plain = self._same[Branch(branch.spec, branch.null, branch.drop)]
+        return replace(branch, spec=plain.spec, null=plain.null, drop=plain.drop)
 
     def needed(self, step: Step) -> dict[Branch, Tensor | None]:
         """The branches evaluated at this step -> for which samples (bool [n]); None is all. The row formula: rows are
@@ -351,9 +354,10 @@ class GuidedDenoiser:
         return self._fixed[branch]
 
     def _made(self, branch: Branch, step: Step) -> Condition:
-        plain = Branch(branch.spec, branch.null)
-        if plain == COND and branch.source is None and self._altering and branch.model is None:
-            condition = self._own(step)
+        plain = Branch(branch.spec, branch.null, branch.drop)
+        own = branch.spec is None and not branch.null and branch.source is None
+        if own and self._altering and branch.model is None:
+            condition = self._own(step).drop(names=branch.drop)
         else:
             if branch.source is None:
                 condition = self._conditions[plain]
@@ -520,6 +524,14 @@ def _spread(part: Tensor, rows: Tensor | None, x_t: Tensor) -> Tensor:
 
 def _repeat(x: Tensor, times: int) -> Tensor:
     return x.repeat(times, *([1] * (x.ndim - 1)))
+
+
+def _without(condition: Condition, names: Sequence[str], term: Term) -> Condition:
+    missing = [name for name in names if name not in condition.values]
+    if missing:
+        has = ", ".join(sorted(condition.values)) or "no conditions"
+        raise UsageError(f"{term}: drops {missing[0]!r}, the model has {has}; drop one of those")
+    return condition.drop(names=names)
 
 
 def _one_time(t: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,14 +24,24 @@ class Draw:
     dropped: dict[str, Tensor]
 
     @classmethod
-    def of(cls, n: int, shape: tuple[int, ...], names: list[str], drop: float, seed: int, step: int) -> Draw:
-        """Times are stratified, one in each of n equal parts of (0, 1], which lowers the variance of the loss."""
+    def of(
+        cls, n: int, shape: tuple[int, ...], drops: Mapping[str, float], seed: int, step: int, drop_all: float = 0.0
+    ) -> Draw:
+        """Times are stratified, one in each of n equal parts of (0, 1], which lowers the variance of the loss.
+
+        Args:
+            drops: name of a condition -> probability of losing it.
+            drop_all: probability of losing all of them.
+        """
         generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9) % 2**63)
         offset = torch.rand(n, generator=generator, dtype=torch.float64)
         t = 1 - (torch.arange(n) + offset) / n
         t = t[torch.randperm(n, generator=generator)]
         eps = torch.randn((n, *shape), generator=generator)
-        dropped = {name: torch.rand(n, generator=generator) < drop for name in names}
+        dropped = {name: torch.rand(n, generator=generator) < drop for name, drop in drops.items()}
+        if drop_all:
+            everything = torch.rand(n, generator=generator) < drop_all
+            dropped = {name: mask | everything for name, mask in dropped.items()}
         return cls(t, eps, dropped)
 
     def part(self, rank: int, world: int) -> Draw:
