@@ -16,7 +16,7 @@ def lengths(prompts):
 
 
 def encoder(*names: str) -> ConditionEncoder:
-    parts = {
+    parts: dict[str, LabelEncoder | PromptEncoder] = {
         "text": PromptEncoder(lengths),
         "label": LabelEncoder(("one", "seven")),
         "ink": LabelEncoder(("red", "blue"), "ink"),

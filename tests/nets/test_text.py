@@ -170,7 +170,7 @@ def test_names_come_from_the_configuration():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TextInput(8, WIDTH, LENGTH, null="zero"), "unknown null of the text 'zero'"),
+        (lambda: net("dit", {**OUTSIDE, "null": "zero"}), "unknown null of the text 'zero'"),
         (lambda: TextInput(8, 9, LENGTH, vocabulary=5), "a width divisible by 4 heads, got length 6, width 9"),
         (lambda: net("unet-adaptive", OUTSIDE, cross=(3,)), r"cross at \[3\]: the levels of this network have sizes"),
         (lambda: net("unet-adaptive", {}, cross=(8,)), "the network has no text to attend to"),

@@ -44,6 +44,7 @@ def test_every_sample_gets_what_the_data_says_of_it():
     classes, told, text = asked(data, ("text", "label", "ink"))
     assert (classes, told["attributes"]) == (2, {"ink": 2})
     found = DataConditions.of(data, {"classes": classes, **told}, text)
+    assert found.text is not None
     assert len(found.text) == 5  # one caption comes twice
     index = torch.tensor([3, 0, 5])
     condition = found.at(index)
