@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
+from fairlead.data.negatives import expanded
 from fairlead.models.model import LabelEncoder, Spec
 
 _MOST = 4096
@@ -39,7 +40,7 @@ class PromptEncoder:
         for spec in specs:
             if spec is not None and not isinstance(spec, str):
                 raise UsageError(f"condition {spec!r}: this model reads text; give a prompt such as 'a red seven'")
-        prompts = [str(spec or "").strip() for spec in specs]
+        prompts = [expanded(str(spec or "").strip()) for spec in specs]
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         if new:
             self._known.update(zip(new, self.encode(new), strict=True))
