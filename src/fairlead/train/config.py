@@ -155,7 +155,7 @@ RECIPES: dict[str, Recipe] = {
     "scenes": Recipe(
         "scenes",
         "scenes",
-        {"steps": 8000, "batch_size": 64, "checkpoint_every": 500},
+        {"steps": 7500, "batch_size": 64, "checkpoint_every": 500},
         "28x28 captioned digits in colour, told by text; 25 minutes on two cores",
         ("text",),
     ),
