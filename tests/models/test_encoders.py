@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fairlead.core.errors import UsageError
-from fairlead.models.encoders import ConditionEncoder, PromptEncoder
+from fairlead.models.encoders import ConditionEncoder, PromptEncoder, written
 from fairlead.models.model import LabelEncoder
 
 ASKED: list[str] = []
@@ -33,13 +35,19 @@ def test_every_way_to_write_a_condition():
         "",
         "text=",
         "a = b",
+        'text="a red; \\"seven\\""; label=0',
     ]
     condition = encoder("text", "label", "ink")(specs)
-    assert condition.keep["text"].tolist() == [True, True, False, False, False, False, True]
-    assert condition.values["text"][condition.keep["text"], 0].tolist() == [11.0, 11.0, 5.0]
-    assert condition.keep["label"].tolist() == [False, True, True, False, False, False, False]
-    assert condition.values["label"][condition.keep["label"]].tolist() == [1, 1]
+    assert condition.keep["text"].tolist() == [True, True, False, False, False, False, True, True]
+    assert condition.values["text"][condition.keep["text"], 0].tolist() == [11.0, 11.0, 5.0, 14.0]
+    assert condition.keep["label"].tolist() == [False, True, True, False, False, False, False, True]
+    assert condition.values["label"][condition.keep["label"]].tolist() == [1, 1, 0]
     assert condition.values["ink"][condition.keep["ink"]].tolist() == [1]
+
+
+@given(st.dictionaries(st.sampled_from(["text", "label", "ink"]), st.text(), min_size=1))
+def test_what_is_written_by_name_reads_back(named):
+    assert encoder("text", "label", "ink").read(written(named)) == named
 
 
 def test_without_text_a_plain_spec_is_the_label_and_without_that_the_only_one():

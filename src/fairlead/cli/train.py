@@ -236,7 +236,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def write_preview(training: Training) -> None:
-    """OUT/previews/step-N.png: four images of each class at scale 2, from the averaged weights."""
+    """OUT/previews/step-N.png: four images of each class, or of eight captions, at scale 2, from the average."""
     from fairlead.core.files import replacing
     from fairlead.models.load import model_of
     from fairlead.report.pictures import class_grid
@@ -246,8 +246,10 @@ def write_preview(training: Training) -> None:
     model = model_of(
         training.averaged_network(), training.about(), {"step": training.step}, training.accelerator.device
     )
-    guidance = "cfg(2)" if model.classes else None
-    picture = class_grid(model, guidance, rows=4, title=f"step {training.step}, {guidance or 'no guidance'}")
+    guidance = "cfg(2)" if model.conditions else None
+    conds = list(dict.fromkeys(training.data.captions))[:8] if "text" in model.conditions else []
+    title = f"step {training.step}, {guidance or 'no guidance'}"
+    picture = class_grid(model, guidance, conds=conds, rows=4, title=title)
     try:
         with replacing(training.out / "previews" / f"step-{training.step:06d}.png") as path:
             path.write_bytes(picture)

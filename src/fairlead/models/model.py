@@ -56,6 +56,15 @@ class Model:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it is immutable)
 
+    @property
+    def conditional(self) -> bool:
+        return bool(self.conditions or self.classes)
+
+    @property
+    def told(self) -> str:
+        """What a condition of it is called: a label, a prompt, or a condition."""
+        return {("label",): "label", (): "label", ("text",): "prompt"}.get(self.conditions, "condition")
+
 
 @dataclass(frozen=True)
 class LabelEncoder:

@@ -23,6 +23,7 @@ from fairlead.data.images import to_uint8
 from fairlead.guide.algebra import Guidance, Term
 from fairlead.guide.executor import Batching, GuidedDenoiser, Observation, check_condition, check_samples
 from fairlead.guide.expression import to_guidance
+from fairlead.models.encoders import written
 from fairlead.models.model import LabelEncoder, Model, Spec
 from fairlead.models.resources import load_resources
 from fairlead.sample.grids import make_grid
@@ -30,6 +31,8 @@ from fairlead.sample.noise import NoiseStream
 from fairlead.sample.sampler import Frame, Sampler, parse_sampler
 
 Precision = Literal["fp32", "bf16"]
+Given = Spec | Mapping[str, str | int]
+"""A spec, or several conditions by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +110,7 @@ class Run:
 
 def sample(
     model: Model,
-    cond: Spec | Sequence[Spec] = None,
+    cond: Given | Sequence[Given] = None,
     *,
     guidance: Guidance | Term | str | None = None,
     n: int | None = None,
@@ -124,7 +127,8 @@ def sample(
 
     Args:
         model: from ``fl.load`` or ``fl.toy``.
-        cond: one condition for all samples (a class name, an index, None for null), or a sequence with one each.
+        cond: one condition for all samples (a class name or index, a prompt, several by name such as
+            {"label": 7, "text": "a red seven"}, None for null), or a sequence with one each.
         guidance: an expression such as "cfg(4)", an object such as ``fl.cfg(4)``, or None.
         n: number of samples; only needed when neither ``cond`` nor ``seeds`` is a sequence (default 1).
         seeds: one a sample, or the first of n consecutive seeds. Sample i depends on its own seed only.
@@ -167,7 +171,7 @@ class Plan:
     def of(
         cls,
         model: Model,
-        cond: Spec | Sequence[Spec] = None,
+        cond: Given | Sequence[Given] = None,
         guidance: Guidance | Term | str | None = None,
         n: int | None = None,
         seeds: int | Sequence[int] = 0,
@@ -314,13 +318,15 @@ def _with_vocabulary(model: Model, guidance: Guidance, resources: Mapping[str, A
 
 
 def _samples(
-    cond: Spec | Sequence[Spec], n: int | None, seeds: int | Sequence[int]
+    cond: Given | Sequence[Given], n: int | None, seeds: int | Sequence[int]
 ) -> tuple[tuple[Spec, ...], tuple[int, ...]]:
     """One spec and one seed a sample, from what was given for one or for all."""
     if n is not None and not _is_count(n):
         raise UsageError(f"n: expected an integer of at least 1, got {n!r}")
+    if isinstance(cond, Mapping):
+        cond = written(cond)
     if not (cond is None or isinstance(cond, str | int | Sequence)):
-        raise UsageError(f"cond: expected a class name, an index, None, or a list of those, got {cond!r}")
+        raise UsageError(f"cond: expected a class name, a prompt, an index, None, or a list of those, got {cond!r}")
     if isinstance(seeds, bool | str) or not isinstance(seeds, int | Sequence):
         raise UsageError(f"seeds: expected an integer or a list of integers, got {seeds!r}")
     given = {
@@ -334,7 +340,8 @@ def _samples(
     total = next(iter(counts.values()), 1)
     if total < 1:
         raise UsageError("expected at least 1 sample, got none")
-    conds = (cond,) * total if cond is None or isinstance(cond, str | int) else tuple(cond)
+    many = [cond] * total if cond is None or isinstance(cond, str | int) else cond
+    conds = tuple(written(spec) if isinstance(spec, Mapping) else spec for spec in many)
     all_seeds = tuple(range(seeds, seeds + total)) if isinstance(seeds, int) else tuple(seeds)
     return conds, all_seeds
 
