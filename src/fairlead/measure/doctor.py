@@ -136,7 +136,8 @@ def _condition(model: Model, seen: Seen) -> Finding:
         f"another {model.told} changes the prediction by {shares[at]:.2%} of its size at log-SNR {seen.log_snr[at]:.0f}"
     )
     if shares[at] <= 10 * noise:
-        text = f"the output ignores the condition: another {model.told} changes it by {shares[at]:.1e}, rounding by {noise:.1e}"
+        apart = f"another {model.told} changes it by {shares[at]:.1e}, rounding by {noise:.1e}"
+        text = f"the output ignores the condition: {apart}"
         return Finding("condition", "FAIL", text, numbers)
     if shares[at] < WEAK:
         return Finding("condition", "WARN", f"{said} at most; the condition is hardly used, train longer", numbers)
