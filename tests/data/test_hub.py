@@ -150,7 +150,8 @@ def test_mnist_reads_its_hub_name_and_spells_out_the_digits(tmp_path, monkeypatc
 
 def test_unknown_names_list_the_known_ones(tmp_path):
     fails(
-        r"unknown data 'digit'; did you mean 'digits'\? \(known: digits, mnist, cifar10\); or give an existing", "digit"
+        r"unknown data 'digit'; did you mean 'digits'\? \(known: digits, mnist, cifar10, scenes\); or give an existing",
+        "digit",
     )
     fails("unknown data '.*/nothing'", tmp_path / "nothing")
     (tmp_path / "file.parquet").touch()

@@ -4,8 +4,8 @@
     on white, the number 3 in blue, leaning right
     a green 0 above a black four against a pink background
 
-A scene is a mapping of attribute to value, ``{"digit": "seven", "ink": "red", ...}``. A caption is a pure function of the
-scene and of the stream of words.
+A scene is a mapping of attribute to value, ``{"digit": "seven", "ink": "red", ...}``. A caption is a pure function of
+the scene and of the stream of words.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def read_caption(text: str) -> dict[str, str]:
     rest = _TOGETHER.sub(" ", rest)
     nouns = list(_NOUN.finditer(rest))
     if not 1 <= len(nouns) <= 2:
-        raise UsageError(f"caption {text!r}: expected one or two digits, found {len(nouns)}; e.g. 'a red seven on white'")
+        raise UsageError(
+            f"caption {text!r}: expected one or two digits, found {len(nouns)}; e.g. 'a red seven on white'"
+        )
     if len(nouns) == 1:
         return {**found, "count": "one", **_placed(rest, "")}
     # what stands between the two decides which is which, and where the words of the one end
@@ -125,7 +127,9 @@ _ANY_COLOUR = "|".join(COLOURS)
 _ANY_NUMERAL = "|".join(_NUMERALS)
 _TOGETHER = re.compile(r"\btwo\b\s+digits\b")
 _NOUN = re.compile(rf"\b(?:(?:digit|number)\s+)?({_ANY_NUMERAL})\b|\b(?:digit|number)\b")
-_GROUND = re.compile(rf"(?:\bon a |\bon |\bagainst a |\bwith a |\ba )?\b({_ANY_COLOUR}) background\b|\bon ({_ANY_COLOUR})\b")
+_GROUND = re.compile(
+    rf"(?:\bon a |\bon |\bagainst a |\bwith a |\ba )?\b({_ANY_COLOUR}) background\b|\bon ({_ANY_COLOUR})\b"
+)
 _RELATION = re.compile("|".join(r"\s+".join(words.split()) for words in _RELATIONS))
 _COLOUR = re.compile(rf"\b({_ANY_COLOUR})\b")
 _POSITION = re.compile(r"\b(top|upper|bottom|lower)(?: (left|right))?\b|\b(left|right)\b|\b(center|middle)\b")
@@ -268,7 +272,9 @@ def _varied_place(position: str, words: random.Random) -> str:
         return _choose((plain, plain, "in the middle"), words)
     if position in _CORNERS:
         corner = _CORNERS[position]
-        return _choose((plain, plain, f"in the {position} corner", f"at the {corner}", f"in the {corner} corner"), words)
+        return _choose(
+            (plain, plain, f"in the {position} corner", f"at the {corner}", f"in the {corner} corner"), words
+        )
     return _choose((plain, plain, f"at the {position}", f"at the {position} edge"), words)
 
 

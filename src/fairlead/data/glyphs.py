@@ -54,7 +54,7 @@ def frame_glyphs(source: ImageData) -> Tensor:
     slopes = torch.cat([_slopes(part) for part in parts])
     means = torch.stack([slopes[source.labels == label].mean() for label in range(len(DIGIT_NAMES))])
     excess = (slopes - means[source.labels]).clamp(-0.6, 0.6)
-    framed = [_framed(part, own) for part, own in zip(parts, excess.split(4096), strict=True)]
+    framed = [_framed(part, own) for part, own in zip(parts, torch.split(excess, 4096), strict=True)]
     return torch.cat(framed)
 
 

@@ -1,6 +1,6 @@
 """Scenes: coloured digits with a place, a size and a slant, alone or in pairs, with captions and the truth about them.
 
-Made from any digit set. Image i is a pure function of (source, size, two, seed, split, i), whatever the number of images.
+Made from any digit set. Image i is a pure function of (source, size, two, seed, split, i), however many there are.
 Train and test differ in *combinations* of digit, ink, background and position, and in the handwriting.
 """
 
@@ -31,7 +31,7 @@ from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.glyphs import draw_glyphs, frame_glyphs
 from fairlead.data.hub import load_data
 from fairlead.data.images import Attribute, ImageData, stream
-from fairlead.data.spec import written_call
+from fairlead.data.spec import read_call, written_call
 
 SMALLEST, LARGEST = 28, 64
 TEST_SHARE = 5
@@ -61,9 +61,12 @@ LEANS = {"leaning left": -0.36, "upright": 0.0, "leaning right": 0.36}
 LEAN_JITTER = 0.05
 
 _BLOCK = 1000  # random numbers are drawn, and images made, for so many at a time
-_DRAWS = ("count", "digit", "position", "colours", "second", "size", "slant", "glyph", "second glyph", "height", "lean")
-_DRAWS += ("x", "y", "second x", "second y", "second height", "second lean")
-_DRAWS += tuple(f"{what} {channel}" for what in ("ink", "background", "second ink") for channel in "rgb")
+_DRAWS = (
+    *("count", "digit", "position", "colours", "second", "size", "slant"),
+    *("glyph", "height", "lean", "x", "y"),
+    *("second glyph", "second height", "second lean", "second x", "second y"),
+    *(f"{what} {channel}" for what in ("ink", "background", "second ink") for channel in "rgb"),
+)
 _OPPOSITE = {"left": "right", "top": "bottom"}
 """Where the second digit is, by the place of the first."""
 
@@ -88,8 +91,7 @@ def load_scenes(
     """
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"))
-    given = {"source": source, "size": size, "n": n, "two": two, "seed": seed}
-    _check(**given)
+    _check(source, size, n, two, seed)
     glyphs = load_data(source, split)
     frames = frame_glyphs(glyphs)
     count = n if split == "train" else n // TEST_SHARE
@@ -100,10 +102,8 @@ def load_scenes(
         part = slice(start, start + _BLOCK)
         own = {name: values[part] for name, values in labels.items()}
         images[part] = _draw(frames, glyphs.labels, own, {k: v[part] for k, v in draws.items()}, size)
-    captions = tuple(
-        varied_caption(scene, _words(f"{split} {seed} {i}")) for i, scene in enumerate(_scenes(labels))
-    )
-    name = written_call("scenes", given)
+    captions = tuple(varied_caption(scene, _words(f"{split} {seed} {i}")) for i, scene in enumerate(_scenes(labels)))
+    name = written_call("scenes", {"source": source, "size": size, "n": n, "two": two, "seed": seed})
     attributes = {name: Attribute(VALUES[name], values) for name, values in labels.items()}
     return ImageData(images, labels["digit"], DIGIT_NAMES, name, split, False, captions, attributes)
 
@@ -183,6 +183,10 @@ def held_out() -> Tensor:
 def _check(source: str, size: int, n: int, two: float, seed: int) -> None:
     if not isinstance(source, str):
         raise UsageError(f"scenes: expected the name of a digit set as source, in quotes, got {source!r}")
+    if (called := read_call(source)) is not None and called[0] == "scenes":
+        raise UsageError(
+            f"scenes: source {source!r} is made of scenes itself; expected grey digits, e.g. digits or mnist"
+        )
     for name, value in (("size", size), ("n", n), ("seed", seed)):
         if not isinstance(value, int):
             raise UsageError(f"scenes: expected a whole number as {name}, got {value!r}")
