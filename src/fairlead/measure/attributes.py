@@ -65,7 +65,7 @@ class JudgeRecipe:
 
 RECIPE = JudgeRecipe(
     whole=Recipe(seed=60_306, steps=1200, width=16, features=128, shift=0),
-    digits=Recipe(seed=70_407, steps=1500, width=32, features=128, shift=1),
+    digits=Recipe(seed=70_407, steps=1000, width=24, features=128, shift=1),
 )
 """The stated recipe; docs/scenes.md has its accuracy on held-out images and its time."""
 
