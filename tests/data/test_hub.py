@@ -246,3 +246,12 @@ def test_the_progress_bars_of_datasets_are_left_as_they_were(tmp_path, capsys):
     load_data(str(tmp_path))
     assert capsys.readouterr() == ("", "")
     assert not datasets.are_progress_bars_disabled()
+
+
+def test_scenes_are_made_from_a_local_folder_of_digits(tmp_path):
+    write_images(tmp_path / "own", count=4, **{str(digit): digit for digit in range(10)})
+    data = load_data(f"scenes(source={str(tmp_path / 'own')!r}, n=20)")
+    assert (len(data), data.shape, data.classes) == (20, (3, 28, 28), load_digits().classes)
+    assert load_data(data.name).fingerprint == data.fingerprint
+    with pytest.raises(UsageError, match="split 'test', has no image of"):
+        load_data(data.name, "test")

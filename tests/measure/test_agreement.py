@@ -19,7 +19,7 @@ from fairlead.measure.judge import Recipe
 
 QUICK = JudgeRecipe(
     whole=Recipe(seed=1, steps=20, width=8, features=32, batch=32, shift=0),
-    digits=Recipe(seed=2, steps=20, width=8, features=32, batch=32, shift=1),
+    digits=Recipe(seed=2, steps=10, width=8, features=32, batch=32, shift=1),
 )
 
 

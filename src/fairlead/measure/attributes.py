@@ -1,9 +1,10 @@
 """A judge of scenes: what it sees in an image, attribute by attribute.
 
-Two small networks of its own, which share nothing with the network behind Fréchet distances and must not guide. One
-looks at the whole image, with a head for each of ink, background, size, position, slant and count. The other looks at
-the digits, cut out (``crops``), and so knows nothing of colours and places. Both are trained on images whose attributes
-are known, with the recipe and the cache of ``judge``.
+Small networks of its own, which share nothing with the network behind Fréchet distances and must not guide. One looks
+at the whole image, with a head for each of ink, background, size, position and count. Three others look at the digits,
+cut out (``crops``), and so know nothing of colours and places; each tells the 30 pairs of digit and slant apart, and
+their probabilities are multiplied. All are trained on images whose attributes are known, with the training and the
+cache of ``judge``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
-from fairlead.data.captions import VALUES
+from fairlead.data.captions import SLANTS, VALUES
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.images import ImageData
 from fairlead.measure.crops import CROP, digit_crops
@@ -40,8 +41,9 @@ NOISE = 0.1
 """While training, images get Gaussian noise of a standard deviation up to this, in units of [-1, 1]: generated images
 are not as clean as real ones."""
 
-_DIGITS = ("digit", "second digit")
-_HEADS = {name: values for name, values in VALUES.items() if name not in _DIGITS}
+_SHAPES = ("digit", "second digit", "slant")
+_HEADS = {name: values for name, values in VALUES.items() if name not in _SHAPES}
+_PAIRS = tuple(f"{digit} {slant}" for digit in DIGIT_NAMES for slant in SLANTS)
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,14 @@ class JudgeRecipe:
 
     Attributes:
         whole: of the network of whole images; it may not shift them, position is an attribute.
-        digits: of the network of cut-out digits.
+        digits: of the networks of cut-out digits, of which member k = 0, 1, ... has its seed + k.
+        members: number of those.
         version: of the crops and of this file.
     """
 
     whole: Recipe
     digits: Recipe
+    members: int = 3
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -65,7 +69,7 @@ class JudgeRecipe:
 
 RECIPE = JudgeRecipe(
     whole=Recipe(seed=60_306, steps=1200, width=16, features=128, shift=0),
-    digits=Recipe(seed=70_407, steps=1000, width=24, features=128, shift=1),
+    digits=Recipe(seed=70_407, steps=700, width=24, features=128, shift=1),
 )
 """The stated recipe; docs/scenes.md has its accuracy on held-out images and its time."""
 
@@ -83,11 +87,12 @@ class AttributeJudge(nn.Module):
         stages, out = convolutions(data.shape, recipe.whole.width)
         self.body = nn.Sequential(*stages, nn.Flatten(), nn.Linear(out, recipe.whole.features), nn.ReLU())
         self.heads = nn.Linear(recipe.whole.features, sum(map(len, _HEADS.values())))
-        self.digits = Classifier(recipe.digits, replace(data, shape=(1, CROP, CROP), classes=DIGIT_NAMES))
+        cut_out = replace(data, shape=(1, CROP, CROP), classes=_PAIRS)
+        self.digits = nn.ModuleList(Classifier(member, cut_out) for member in _members(recipe))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits [n, k] of all but the digits, of float images [n, c, h, w] in [-1, 1]; for training."""
+        """Logits [n, k] of all but digits and slant, of float images [n, c, h, w] in [-1, 1]; for training."""
         return self._by_name(self.heads(self.body(x)))
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
@@ -98,8 +103,10 @@ class AttributeJudge(nn.Module):
         """
         check_images(images, self.data)
         found = self._by_name(in_chunks(self, lambda x: self.heads(self.body(x)), images))
-        crops = digit_crops(images.cpu(), found["count"].argmax(dim=1) == 1)
-        found |= {name: self.digits.logits(crop) for name, crop in zip(_DIGITS, crops, strict=True)}
+        first, second = (self._shapes(crop) for crop in digit_crops(images.cpu(), found["count"].argmax(dim=1) == 1))
+        # the slant is that of both; where there is one digit, both are that one
+        found["digit"], found["second digit"] = first.logsumexp(dim=2), second.logsumexp(dim=2)
+        found["slant"] = first.logsumexp(dim=1) + second.logsumexp(dim=1)
         return {name: found[name] for name in VALUES}
 
     def judge(self, images: Tensor) -> dict[str, Tensor]:
@@ -114,6 +121,11 @@ class AttributeJudge(nn.Module):
         """For protocols: what it was trained on and its weights, ``scenes/train-attributes-s1@0123456789ab``."""
         return f"{self.data.name}/{self.data.split}-attributes-s{self.recipe.whole.seed}@{weight_hash(self)}"
 
+    def _shapes(self, crops: Tensor) -> Tensor:
+        """Mean logarithm of the members' probabilities, [n, digits, slants]."""
+        logs = [member.logits(crops).log_softmax(dim=1) for member in self.digits if isinstance(member, Classifier)]
+        return torch.stack(logs).mean(dim=0).reshape(-1, len(DIGIT_NAMES), len(SLANTS))
+
     def _by_name(self, logits: Tensor) -> dict[str, Tensor]:
         return dict(zip(_HEADS, torch.split(logits, [len(values) for values in _HEADS.values()], dim=1), strict=True))
 
@@ -124,7 +136,7 @@ def train_attribute_judge(
     """Train on all of ``data`` by cross-entropy; of the heads, the sum, each over the images it applies to.
 
     Float32 on the CPU; the global random state is left as it was. ``progress`` is called with (step, loss) for the
-    ``recipe.whole.steps`` and then the ``recipe.digits.steps``.
+    ``recipe.whole.steps`` and then for those of each member.
 
     Raises:
         UsageError: if the data is not of scenes.
@@ -147,12 +159,13 @@ def train_attribute_judge(
         return torch.stack(losses).sum()
 
     fit(judge, loss, data, recipe.whole, progress)
-    r = recipe.digits
-    digits = train_classifier(
-        _cut_out(data), r.seed, r.steps, width=r.width, features=r.features, batch=r.batch, lr=r.lr, shift=r.shift,
-        progress=progress,
-    )  # fmt: skip
-    judge.digits.load_state_dict(digits.state_dict())
+    crops = _cut_out(data)
+    for own, r in zip(judge.digits, _members(recipe), strict=True):
+        trained = train_classifier(
+            crops, r.seed, r.steps, width=r.width, features=r.features, batch=r.batch, lr=r.lr, shift=r.shift,
+            progress=progress,
+        )  # fmt: skip
+        own.load_state_dict(trained.state_dict())
     return judge.eval()
 
 
@@ -176,12 +189,17 @@ def cached_attribute_judge(
     )
 
 
+def _members(recipe: JudgeRecipe) -> list[Recipe]:
+    return [replace(recipe.digits, seed=recipe.digits.seed + k) for k in range(recipe.members)]
+
+
 def _cut_out(data: ImageData) -> ImageData:
-    """Every digit of every image, cut out."""
+    """Every digit of every image, cut out, labelled by its pair of digit and slant."""
     two = data.attributes["count"].labels == 1
     first, second = digit_crops(data.images, two)
-    labels = torch.cat([data.attributes["digit"].labels, data.attributes["second digit"].labels[two]])
-    return ImageData(torch.cat([first, second[two]]), labels, DIGIT_NAMES, data.name, data.split, False)
+    digits, slants = data.attributes["second digit"].labels, data.attributes["slant"].labels
+    labels = torch.cat([data.labels * len(SLANTS) + slants, digits[two] * len(SLANTS) + slants[two]])
+    return ImageData(torch.cat([first, second[two]]), labels, _PAIRS, data.name, data.split, False)
 
 
 def _check_scenes(data: ImageData) -> None:
