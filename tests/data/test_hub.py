@@ -249,7 +249,8 @@ def test_the_progress_bars_of_datasets_are_left_as_they_were(tmp_path, capsys):
 
 
 def test_scenes_are_made_from_a_local_folder_of_digits(tmp_path):
-    write_images(tmp_path / "own", count=4, **{str(digit): digit for digit in range(10)})
+    for digit in range(10):
+        write_images(tmp_path / "own", 4, False, **{str(digit): digit})
     data = load_data(f"scenes(source={str(tmp_path / 'own')!r}, n=20)")
     assert (len(data), data.shape, data.classes) == (20, (3, 28, 28), load_digits().classes)
     assert load_data(data.name).fingerprint == data.fingerprint

@@ -109,7 +109,7 @@ def test_the_background_is_flat_and_of_its_colour(train):
     corners = train.images[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].double()
     off = (corners - colour[:, :, None]).abs().amax(dim=(1, 2))
     assert int((off > 0).sum()) <= 3  # a leaning digit may touch a corner
-    assert float(off.max()) <= 5
+    assert float(off.max()) <= COLOUR_JITTER
     assert bool((train.attributes["background"].labels != train.attributes["ink"].labels).all())
 
 
