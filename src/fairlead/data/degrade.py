@@ -93,8 +93,8 @@ class SuperResolution:
 @dataclass(frozen=True)
 class Inpaint:
     """The image with a box set to 0, and a channel that is 1 where the image is known. Sides of the box are uniform
-    between ``low`` and ``high`` of the image's, its place is uniform. A file is a PNG that is transparent where it is to
-    be filled."""
+    between ``low`` and ``high`` of the image's, its place is uniform. A file is a PNG that is transparent where it is
+    to be filled."""
 
     low: float = 0.3
     high: float = 0.7
@@ -179,4 +179,3 @@ def _channels(image: Tensor, wanted: int, path: str) -> Tensor:
 def _text(name: str, of: Any) -> str:
     changed = {f.name: getattr(of, f.name) for f in fields(of) if getattr(of, f.name) != f.default}
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in changed.items())})" if changed else name
-

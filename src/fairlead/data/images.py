@@ -153,7 +153,7 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
 
     For each prefix there is a fraction q such that it holds q * n_c samples of every class c, to within 1/2.
     """
-    shuffled = torch.randperm(len(labels), generator=_stream("stratify", seed, 0))
+    shuffled = torch.randperm(len(labels), generator=stream("stratify", seed, 0))
     rank = torch.empty(len(labels), dtype=torch.float64)
     for label in set(labels.tolist()):
         members = shuffled[labels[shuffled] == label]
@@ -207,7 +207,7 @@ class Batches:
         images, labels = self.data.images[index], self.data.labels[index]
         if self.data.flip:
             # drawn for the global batch: a sample's flip does not depend on the process it lands on
-            flips = torch.rand(self.batch_size, generator=_stream("flip", self.seed, step)) < 0.5
+            flips = torch.rand(self.batch_size, generator=stream("flip", self.seed, step)) < 0.5
             share = len(index)
             mine = flips[rank * share : (rank + 1) * share].reshape(-1, 1, 1, 1)
             images = torch.where(mine, images.flip(-1), images)
@@ -244,12 +244,12 @@ class Batches:
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._cached is None or self._cached[0] != epoch:
-            order = torch.randperm(len(self.data), generator=_stream("shuffle", self.seed, epoch))
+            order = torch.randperm(len(self.data), generator=stream("shuffle", self.seed, epoch))
             self._cached = epoch, order
         return self._cached[1]
 
 
-def _stream(purpose: str, seed: int, number: int) -> torch.Generator:
+def stream(purpose: str, seed: int, number: int) -> torch.Generator:
     """A generator of its own for (purpose, seed, number); hashed, so that neighbouring numbers are unrelated."""
     digest = hashlib.sha256(f"{purpose} {seed} {number}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
