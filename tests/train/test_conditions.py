@@ -161,3 +161,31 @@ def test_a_model_with_a_pretrained_encoder_loads_from_its_description(tmp_path, 
 def test_what_does_not_fit_is_refused(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+def test_images_are_shown_by_step_and_resume_to_the_bit(tmp_path):
+    """The box of a sample depends on seed and step only; the null of the image is the network's."""
+
+    def start(out=None, resume=False):
+        data = captioned()
+        classes, told, _ = asked(data, ("image", "label"), image="inpaint")
+        net = net_config("8x8", 3, 8, classes, channels=8, embed=16, **told)
+        config = TrainConfig(net, image="inpaint", steps=4, batch_size=4, drop=0.5)
+        return Training(data, config, out, resume)
+
+    whole, first = start(), start(tmp_path / "run")
+    for _ in range(4):
+        whole.take_step()
+    for _ in range(2):
+        first.take_step()
+    first.save()
+    second = start(tmp_path / "run", resume=True)
+    for _ in range(2):
+        second.take_step()
+    for a, b in zip(whole.network.state_dict().values(), second.network.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    halves = torch.cat([whole._draws(rank, 2) for rank in range(2)])
+    assert torch.equal(halves, whole._draws(0, 1))
+    model = model_of(whole.averaged_network(), whole.about(), {}, "cpu")
+    assert model.conditions == ("label", "image")
+    assert model.encode(["label=one"]).keep["image"].tolist() == [False]

@@ -84,7 +84,9 @@ class TrainOptions:
         if self.recipe not in recipes:
             raise unknown("recipe", self.recipe, recipes)
         recipe, changes = recipes[self.recipe], self._given([field.name for field in fields(TrainConfig)])
-        changes = {name: value for name, value in changes.items() if name not in ("net", "data", "schedule", "text")}
+        changes = {
+            name: value for name, value in changes.items() if name not in ("net", "data", "schedule", "text", "image")
+        }
         if self.schedule is not None:
             lookup("schedule", self.schedule)
             changes["schedule"] = {"name": self.schedule}
@@ -93,13 +95,15 @@ class TrainOptions:
         channels_in, height, width = data.shape
         if height != width:
             raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
-        classes, told, text = asked(data, self._names(recipe), *self._text())
+        image = self._image(recipe)
+        classes, told, text = asked(data, self._names(recipe), *self._text(), image=image or "superres")
         config = TrainConfig(
             net_config(
                 self.net or recipe.net, channels_in, height, classes, presets=presets, **{**told, **self._given(net)}
             ),
             given,
             text=text,
+            image=image,
             **{**recipe.train, **changes},
         )
         training = Training(data, config, self.out, self.resume, [self.tracker] if self.tracker else None)
@@ -120,6 +124,10 @@ class TrainOptions:
     def _text(self) -> tuple[str, str, dict[str, Any]]:
         """Text encoder, what stands for no text, settings of the encoder."""
         return "words", "learned", {}
+
+    def _image(self, recipe: Recipe) -> str:
+        """What is shown of the images."""
+        return ""
 
     def _given(self, names: Sequence[str]) -> dict[str, Any]:
         values = {name: getattr(self, name, None) for name in names}
@@ -146,8 +154,14 @@ class Train(TrainOptions):
         str | None, tyro.conf.arg(help=f"Loss weight over noise levels: {', '.join(get_args(Weighting))}.")
     ] = None
     conditions: tuple[str, ...] = ()
-    """What the network is told: label, text, attributes of the data such as ink; none for nothing. By default as the
-    recipe says."""
+    """What the network is told: label, text, image, attributes of the data such as ink; none for nothing. By default as
+    the recipe says."""
+    image: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help=f"What the condition image shows: {', '.join(names('degradation'))}, as in inpaint(low=0.2)."
+        ),
+    ] = None
     text: str | None = None
     """Text encoder: words (a small one that trains along), clip:SOURCE, t5:SOURCE, sentence:SOURCE, with a folder or a
     hub name as SOURCE."""
@@ -182,6 +196,15 @@ class Train(TrainOptions):
                     f"--{unused[0].replace('_', '-')}: the network is not told any text; add text to --conditions"
                 )
         return self.text or "words", self.text_null or "learned", given
+
+    def _image(self, recipe: Recipe) -> str:
+        if "image" not in self._names(recipe):
+            if self.image is not None:
+                raise UsageError("--image: the network is not shown any image; add image to --conditions")
+            return ""
+        from fairlead.data.degrade import read_degradation
+
+        return str(read_degradation(self.image or "superres"))
 
     def run(self) -> None:
         train_with_progress(self.start(RECIPES, PRESETS, ("conditioning", "channels")), self.preview_every)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
+from fairlead.data.degrade import Degradation
 from fairlead.data.images import ImageData
 from fairlead.data.negatives import expanded
 from fairlead.models.model import LabelEncoder, Spec
@@ -55,6 +56,33 @@ class PromptEncoder:
 
 
 @dataclass(frozen=True, eq=False)
+class ImageEncoder:
+    """Files -> the value of "image".
+
+    Attributes:
+        kind: what it shows of an image.
+        shape: of the images, (c, s, s).
+    """
+
+    kind: Degradation
+    shape: tuple[int, ...]
+    _known: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, specs: Sequence[Spec]) -> Condition:
+        empty = torch.zeros(self.kind.channels(self.shape[0]), *self.shape[1:])
+        values = [empty if spec is None else self._read(spec) for spec in specs]
+        keep = torch.tensor([spec is not None for spec in specs])
+        return Condition(len(specs), {"image": torch.stack(values)}, {"image": keep})
+
+    def _read(self, spec: str | int) -> Tensor:
+        if not isinstance(spec, str):
+            raise UsageError(f"condition {spec!r}: this model is shown an image; give the path of a file")
+        if spec not in self._known:
+            self._known[spec] = self.kind.read(spec, self.shape)
+        return self._known[spec]
+
+
+@dataclass(frozen=True, eq=False)
 class ConditionEncoder:
     """Specs of a model with several conditions, or with one that is not its label.
 
@@ -62,7 +90,7 @@ class ConditionEncoder:
         parts: name -> what encodes that condition.
     """
 
-    parts: Mapping[str, LabelEncoder | PromptEncoder]
+    parts: Mapping[str, LabelEncoder | PromptEncoder | ImageEncoder]
 
     @property
     def default(self) -> str:

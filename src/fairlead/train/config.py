@@ -43,6 +43,7 @@ class TrainConfig:
         drop_all: probability that a sample loses all its conditions at once, beside that. Guidance away from no
             condition at all needs it where there are several: 0.1 of each alone leaves 0.01 of both.
         text: configuration of the text encoder, from ``TextEncoder.config``; {} if the network reads no text.
+        image: what the condition "image" shows of an image, see :mod:`fairlead.data.degrade`; "" if there is none.
         ema: decay of the weight average at the end; it warms up as (1 + k) / (10 + k).
         clip: largest norm of the gradient.
         precision: "bf16" autocasts the network; "auto" does so where the processor has bf16 matrix units.
@@ -66,6 +67,7 @@ class TrainConfig:
     drops: dict[str, float] = field(default_factory=dict)
     drop_all: float = 0.0
     text: dict[str, Any] = field(default_factory=dict)
+    image: str = ""
     ema: float = 0.999
     clip: float = 1.0
     precision: Precision = "auto"

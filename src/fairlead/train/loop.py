@@ -32,7 +32,8 @@ from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
-from fairlead.data.images import Batches, ImageData
+from fairlead.data.degrade import DRAWS
+from fairlead.data.images import Batches, ImageData, stream
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, parameter_count
 from fairlead.nets.inputs import condition_names
@@ -124,7 +125,7 @@ class Training:
         _check_fit(config.net, data)
         names = condition_names(config.net) if config.objective != "label" else []
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
-        self.conditions = DataConditions.of(data, config.net, config.text) if names else None
+        self.conditions = DataConditions.of(data, config.net, config.text, config.image) if names else None
         checkpoint = self._previous(resume)
         if out is not None:
             _require_writable(out)
@@ -246,7 +247,7 @@ class Training:
         if self.conditions is None:
             condition = Condition(len(labels))
         else:
-            condition = self.conditions.at(self.batches.index(self.step, rank, world))
+            condition = self.conditions.at(self.batches.index(self.step, rank, world), x0, self._draws(rank, world))
         condition = drop_condition(condition, draw.dropped).to(device)
         x0 = x0.to(device)
         alpha, sigma = (expand_like(value, x0) for value in self.schedule.alpha_sigma(draw.t))
@@ -273,6 +274,13 @@ class Training:
         self.average.update_parameters(accelerator.unwrap_model(self.network))
         self.step += 1
         return loss.detach(), norm, lr
+
+    def _draws(self, rank: int, world: int) -> Tensor | None:
+        """This process's share of the numbers that decide what is shown of the images of this step."""
+        if not self.config.image:
+            return None
+        generator = stream("image condition", self.config.seed, self.step)
+        return torch.rand(self.config.batch_size, DRAWS, generator=generator).chunk(world)[rank]
 
     def run(self) -> Iterator[StepRecord]:
         """Steps until ``config.steps``; saves by the configuration and at the end.
