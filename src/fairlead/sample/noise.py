@@ -51,17 +51,22 @@ class NoiseStream:
             raise UsageError(f"noise of step {step}: expected a step from 0; use start() for the start")
         return self._draw(step + 1)
 
-    def extra(self, number: int) -> Tensor:
-        """Noise for guidance methods that draw some, float32 [n, *shape]: never that of the start or of a step."""
-        return self._draw(_EXTRA + number)
+    def extra(self, number: int, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Noise for guidance methods that draw some, float32 [n, *shape], by default of the samples' shape: never that of
+        the start or of a step."""
+        return self._draw(_EXTRA + number, shape)
 
     def __getitem__(self, index: slice) -> NoiseStream:
         """The streams of some of the samples."""
         return NoiseStream(self.seeds[index], self.shape, self.device)
 
-    def _draw(self, block: int) -> Tensor:
-        noise = np.empty((len(self.seeds), *self.shape), dtype=np.float32)
+    def _draw(self, block: int, shape: tuple[int, ...] | None = None) -> Tensor:
+        shape = self.shape if shape is None else shape
+        noise = np.empty((len(self.seeds), *shape), dtype=np.float32)
+        philox = np.random.Philox(key=0)
+        generator, beginning = np.random.Generator(philox), philox.state
         for row, seed in zip(noise, self.seeds, strict=True):
-            philox = np.random.Philox(key=np.array([seed, block], dtype=np.uint64))
-            row[...] = np.random.Generator(philox).standard_normal(self.shape, dtype=np.float32)
+            beginning["state"]["key"][:] = seed, block
+            philox.state = beginning  # a new generator costs several times as much
+            row[...] = generator.standard_normal(shape, dtype=np.float32)
         return torch.from_numpy(noise).to(self.device)
