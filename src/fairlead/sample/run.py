@@ -203,7 +203,7 @@ class Plan:
         )
         NoiseStream(all_seeds, model.shape)
         check_condition(guidance, model.encode(conds))
-        assert plan._checked is not None
+        plan._checked.fresh()
         return plan
 
     @property
