@@ -148,11 +148,12 @@ class GuidedDenoiser:
         """Scales that a step cannot have are refused here, not in the middle of the run."""
         for i in range(self.grid.steps if self.grid is not None else 0):
             step = self._step(i)
-            self._renoise(step)
             if self.around.shape:  # maps over pixels depend on it
                 self._plan(step)
                 for term in self.guidance.terms:
                     term.rows(step)
+            else:
+                self._renoise(step)
 
     def fresh(self, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
         """The same for another run: it remembers nothing, and shares what was worked out at the door."""
@@ -257,9 +258,11 @@ class GuidedDenoiser:
     def needed(self, step: Step) -> dict[Branch, Tensor | None]:
         """The branches evaluated at this step -> for which samples (bool [n]); None is all. The row formula: rows are
         the samples counted here, plus ``term.rows(step)`` for each sample and term."""
-        return self._needed(step, self.coefficients(step))
+        return dict(self._plan(step).needed)
 
-    def _needed(self, step: Step, weights: Mapping[Branch, Weight]) -> dict[Branch, Tensor | None]:
+    def _needed(
+        self, step: Step, weights: Mapping[Branch, Weight], renoise: Branch | None
+    ) -> dict[Branch, Tensor | None]:
         rows: dict[Branch, Tensor | None] = {}
         for branch, weight in weights.items():
             mask = nonzero_rows(weight)
@@ -269,7 +272,6 @@ class GuidedDenoiser:
                 kept = self._kept(branch)
                 there = rows.get(kept, wanted)
                 rows[kept] = None if wanted is None or there is None else there | wanted
-        renoise = self._renoise(step)
         if renoise is not None:
             rows[renoise] = None
         return {branch: None if mask is not None and bool(mask.all()) else mask for branch, mask in rows.items()}
@@ -280,15 +282,15 @@ class GuidedDenoiser:
         if key in self._plans:
             return self._plans[key]
         reads = step.memory.reads
-        weights = self.coefficients(step)
-        needed = self._needed(step, weights)
+        weights, renoise = self.coefficients(step), self._renoise(step)
+        needed = self._needed(step, weights, renoise)
         differentiated = any(term.differentiates(step) for term in self._active)
         layers = tuple(dict.fromkeys(layer for term in self._active for layer in term.attention(step, self.around)))
         alone: Branch | None = None
         if len(needed) == 1 and not differentiated and not self.guidance.finishers and not layers:
             ((branch, rows),) = needed.items()
             alone = branch if rows is None and branch in weights and is_one(weights[branch]) else None
-        plan = StepPlan(weights, needed, self._renoise(step), differentiated, layers, alone)
+        plan = StepPlan(weights, needed, renoise, differentiated, layers, alone)
         if key is not None and step.memory.reads == reads:
             self._plans[key] = plan
         return plan

@@ -7,6 +7,7 @@ of a ziggurat layer), which goes through the machine's ``exp`` and ``log1p``.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,22 @@ from fairlead.core.errors import UsageError
 
 _EXTRA = 2**48
 """Blocks from here on are not the sampler's."""
+
+
+class _Philox(threading.local):
+    """One generator a thread, set to the beginning of any stream: a new one costs several times as much."""
+
+    def __init__(self) -> None:
+        self.bits = np.random.Philox(key=0)
+        self.generator, self.beginning = np.random.Generator(self.bits), self.bits.state
+
+    def at(self, seed: int, block: int) -> np.random.Generator:
+        self.beginning["state"]["key"][:] = seed, block
+        self.bits.state = self.beginning
+        return self.generator
+
+
+_PHILOX = _Philox()
 
 
 @dataclass(frozen=True)
@@ -63,10 +80,6 @@ class NoiseStream:
     def _draw(self, block: int, shape: tuple[int, ...] | None = None) -> Tensor:
         shape = self.shape if shape is None else shape
         noise = np.empty((len(self.seeds), *shape), dtype=np.float32)
-        philox = np.random.Philox(key=0)
-        generator, beginning = np.random.Generator(philox), philox.state
         for row, seed in zip(noise, self.seeds, strict=True):
-            beginning["state"]["key"][:] = seed, block
-            philox.state = beginning  # a new generator costs several times as much
-            row[...] = generator.standard_normal(shape, dtype=np.float32)
+            row[...] = _PHILOX.at(seed, block).standard_normal(shape, dtype=np.float32)
         return torch.from_numpy(noise).to(self.device)
