@@ -133,7 +133,7 @@ class GuidedDenoiser:
         self._memory = Memory()
         self._keeps = _Keeps(self._equal)
         self._steps: dict[int, Step] = {}
-        self._plans: dict[tuple[int, tuple[int, ...]], StepPlan] = {}
+        self._plans: dict[tuple[int | None, tuple[int, ...]], StepPlan] = {}
         self._active = [term for term in self.guidance.terms if _looks(term)]
         self._altering = any(term.alters() for term in self.guidance.terms)
         self._conditions, self._same = self._resolve()
@@ -278,8 +278,9 @@ class GuidedDenoiser:
 
     def _plan(self, step: Step) -> StepPlan:
         """What this step evaluates; kept for the run unless it depends on what the terms remember."""
-        key = None if step.index is None else (step.index, step.shape)
-        if key in self._plans:
+        own = step.index is not None and step.grid is self.grid
+        key = (step.index, step.shape) if own else None
+        if key is not None and key in self._plans:
             return self._plans[key]
         reads = step.memory.reads
         weights, renoise = self.coefficients(step), self._renoise(step)

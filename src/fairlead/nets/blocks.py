@@ -146,7 +146,7 @@ def along_axes(x: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """vertical [h', h] @ every channel of x [n, c, h, w] @ horizontal^T [w, w']."""
     planes = x.flatten(0, 1)
     down, across = (matrix.expand(len(planes), -1, -1) for matrix in (vertical, horizontal.T))
-    return (down.bmm(planes).bmm(across)).unflatten(0, x.shape[:2])
+    return down.bmm(planes).bmm(across).reshape(*x.shape[:2], len(vertical), len(horizontal))
 
 
 @lru_cache(maxsize=64)

@@ -69,8 +69,8 @@ class NoiseStream:
         return self._draw(step + 1)
 
     def extra(self, number: int, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Noise for guidance methods that draw some, float32 [n, *shape], by default of the samples' shape: never that of
-        the start or of a step."""
+        """Noise for guidance methods that draw some, float32 [n, *shape] (default: the samples' shape): never that of the
+        start or of a step."""
         return self._draw(_EXTRA + number, shape)
 
     def __getitem__(self, index: slice) -> NoiseStream:
