@@ -69,7 +69,7 @@ class NoiseStream:
         return self._draw(step + 1)
 
     def extra(self, number: int, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Noise for guidance methods that draw some, float32 [n, *shape] (default: the samples' shape): never that of the
+        """Noise for guidance methods that draw some, float32 [n, *shape] (default: that of a sample): never that of the
         start or of a step."""
         return self._draw(_EXTRA + number, shape)
 
