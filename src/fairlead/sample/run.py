@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -206,7 +207,7 @@ class Plan:
         )
         NoiseStream(all_seeds, model.shape)
         check_condition(guidance, model.encode(conds))
-        plan._guided(slice(0, min(batch_size, len(conds))))
+        plan._checked.fresh()
         return plan
 
     @property
@@ -226,7 +227,7 @@ class Plan:
             noise = NoiseStream(self.seeds[batch], model.shape, device)
             _, sigma = model.schedule.alpha_sigma(self.times[0])
             watch = None if observe is None else partial(observe, batch)
-            denoiser = self._guided(batch, watch, check=batch.start > 0)  # the first batch was checked by of()
+            denoiser = self._guided(batch, watch) if batch.start else self._checked.fresh(watch)
             frames = self.sampler.frames(
                 denoiser, noise.start() * float(sigma), self.times, model.schedule, denoiser.condition, noise
             )
@@ -235,8 +236,8 @@ class Plan:
                     frame = next(frames, None)
                 if frame is None:
                     break
-                broken = ~frame.x_t.isfinite().flatten(1).all(1)
-                if bool(broken.any()):
+                suspicious = not math.isfinite(float(frame.x_t.sum()))  # cheap, and sums of finite values may overflow
+                if suspicious and bool((broken := ~frame.x_t.isfinite().flatten(1).all(1)).any()):
                     bad = int(broken.nonzero()[0])
                     hint = (
                         f"lower the scale of {self.guidance}" if self.guidance.terms else "the model itself gives them"
@@ -247,21 +248,23 @@ class Plan:
                     )
                 yield batch, frame
 
-    def _guided(
-        self, batch: slice, observe: Callable[[Observation], object] | None = None, check: bool = True
-    ) -> GuidedDenoiser:
+    @cached_property
+    def _checked(self) -> GuidedDenoiser:
+        """The guided denoiser of the first batch, which every run of this plan starts afresh."""
+        return self._guided(self.batches[0])
+
+    def _guided(self, batch: slice, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
         model = self.model
         return GuidedDenoiser.of(
             model,
             self.guidance,
             model.encode(self.conds[batch]).to(model.device),
             resources=self.resources,
-            draw=lambda number, shape: NoiseStream(self.seeds[batch], shape, model.device).extra(number),
+            draw=NoiseStream(self.seeds[batch], model.shape, model.device).extra,
             times=self.times,
             samples=range(batch.start, batch.stop),
             batching=self.batching,
             observe=observe,
-            check=check,
         )
 
     def run(self, on_frame: Callable[[Frame], object] | None = None) -> Run:
