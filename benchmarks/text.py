@@ -4,8 +4,8 @@
     python benchmarks/text.py compose runs/scenes --scale 2
 
 ``follow``: held-out prompts, whose combinations of attributes no training image has. ``compose``: AND of two prompts,
-NOT, a negative prompt, prompts by region, each beside the plain prompt. Tables are printed, and appended to ``--out`` as
-JSON lines.
+NOT, a negative prompt, prompts by region, each beside the plain prompt. Tables are printed; ``--out`` keeps
+them as JSON lines.
 """
 
 from __future__ import annotations

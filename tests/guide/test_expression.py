@@ -200,7 +200,7 @@ KNOWN = ", ".join(name for kind in ("term", "finisher", "scale") for name in nam
         ("cfg(4, 5)", "cfg(...): too many positional arguments (it takes: scale, negative, drop)"),
         (
             "cfg(4, negatve='a')",
-            "cfg(...): got an unexpected keyword argument 'negatve' (it takes: scale, negative, drop)",
+            "cfg(...): got an unexpected keyword argument 'negatve' (it takes: scale, negative",
         ),
         ("cfg(scale=4, scale=3)", "cfg(...) got 'scale' twice"),
         ("clip(3)", "clip(...): too many positional arguments (it takes: nothing)"),
