@@ -157,7 +157,7 @@ RECIPES: dict[str, Recipe] = {
     "scenes": Recipe(
         "scenes",
         "scenes",
-        {"steps": 7500, "batch_size": 64, "checkpoint_every": 500},
+        {"objective": "x0", "weighting": "capped_v", "steps": 6500, "batch_size": 64, "checkpoint_every": 500},
         "28x28 captioned digits in colour, told by text; 25 minutes on two cores",
         ("text",),
     ),
