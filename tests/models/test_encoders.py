@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlead.core.errors import UsageError
-from fairlead.models.encoders import ConditionEncoder, PromptEncoder, written
+from fairlead.data.specs import written
+from fairlead.models.encoders import ConditionEncoder, PromptEncoder
 from fairlead.models.model import LabelEncoder
 
 ASKED: list[str] = []

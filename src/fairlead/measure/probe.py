@@ -13,7 +13,7 @@ from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, stratified_order, to_float
-from fairlead.models.encoders import data_specs
+from fairlead.data.specs import data_specs
 from fairlead.models.model import Model, Spec
 from fairlead.sample.run import sample
 from fairlead.train.checkpoint import Checkpoint

@@ -8,8 +8,6 @@ prompt is null, as None is.
 
 from __future__ import annotations
 
-import json
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +18,12 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
 from fairlead.data.degrade import Degradation
-from fairlead.data.images import ImageData
 from fairlead.data.negatives import expanded
-from fairlead.models.model import LabelEncoder, Spec
+from fairlead.data.specs import Spec, parts_of
+from fairlead.models.model import LabelEncoder
 
 _MOST = 4096
 """Prompts whose values are remembered: a run encodes each of its prompts once a batch and branch."""
-_PART = re.compile(r'\s*(?:([^=;"]+?)\s*=)?\s*("(?:[^"\\]|\\.)*"|[^;]*?)\s*(;|$)', re.DOTALL)
-"""One part of a spec: name, if it has one, value, what ends it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +111,7 @@ class ConditionEncoder:
         """
         if spec is None:
             return {}
-        parts = _parts(spec) if isinstance(spec, str) else []
+        parts = parts_of(spec) if isinstance(spec, str) else []
         if not any(name in self.parts for name, _ in parts):
             return {self.default: spec}
         named: dict[str, Spec] = {}
@@ -131,61 +127,3 @@ class ConditionEncoder:
                 raise UsageError(f"condition {spec!r}: {name!r} is given twice; give it once")
             named[name] = value
         return named
-
-
-def data_specs(conditions: Sequence[str], data: ImageData, index: Tensor) -> list[Spec]:
-    """What ``data`` says of the samples at ``index`` (int64 [n]), as specs of a model that reads ``conditions``.
-
-    Raises:
-        UsageError: if the data does not say one of them.
-    """
-    said: dict[str, list[str | int | None]] = {}
-    for name in conditions:
-        if name == "label":
-            said[name] = data.labels[index].tolist()
-        elif name == "text" and data.captions:
-            said[name] = [data.captions[i] for i in index.tolist()]
-        elif name in data.attributes:
-            attribute = data.attributes[name]
-            said[name] = [attribute.values[i] if i >= 0 else None for i in attribute.labels[index].tolist()]
-        else:
-            raise UsageError(f"data {data.name!r} does not say {name!r} of its images, which the model is told")
-    if len(said) == 1:
-        return list(next(iter(said.values())))
-    rows = [dict(zip(said, row, strict=True)) for row in zip(*said.values(), strict=True)]
-    return [written({name: value for name, value in row.items() if value is not None}) for row in rows]
-
-
-def written(named: Mapping[str, str | int]) -> str:
-    """The spec of several conditions, each by its name: ``{"label": 7, "text": "a red seven"}`` ->
-    ``"label=7; text=a red seven"``."""
-    for name in named:
-        if not isinstance(name, str) or not re.fullmatch(r"[^=;\"\s](?:[^=;\"]*[^=;\"\s])?", name):
-            raise UsageError(f"condition {dict(named)!r}: expected names without '=', ';' and quotes, got {name!r}")
-    return "; ".join(f"{name}={_quoted(str(value))}" for name, value in named.items())
-
-
-def _quoted(value: str) -> str:
-    plain = value == value.strip() and ";" not in value and not value.startswith('"')
-    return value if plain else json.dumps(value, ensure_ascii=False)
-
-
-def _parts(spec: str) -> list[tuple[str | None, str]]:
-    """(name, value) of every part; None where a part has no name, or is not one."""
-    found: list[tuple[str | None, str]] = []
-    at = 0
-    while at <= len(spec):
-        match = _PART.match(spec, at)
-        if match is None:
-            return [*found, (None, spec[at:])]
-        name, value, end = match.groups()
-        if value.startswith('"') and name is not None:
-            try:
-                value = json.loads(value, strict=False)
-            except ValueError:  # an escape that JSON does not know
-                name = None
-        found.append((name, value))
-        at = match.end()
-        if not end:
-            break
-    return found

@@ -95,6 +95,7 @@ def model_of(
         decode=identity,
         classes=classes,
         conditions=tuple(names),
+        examples=classes if names == ["label"] else tuple(about["data"].get("examples", ())),
         data_range=(-1.0, 1.0),
         objective=about["objective"],
         layers=layers() if (layers := getattr(network, "layers", None)) is not None else {},

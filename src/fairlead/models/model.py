@@ -15,10 +15,7 @@ from fairlead.core.denoiser import Denoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective
 from fairlead.core.schedule import NoiseSchedule
-
-Spec = str | int | None
-"""One condition as a person writes it: a class name, an index, a prompt, several by name, or None for null; see
-:mod:`fairlead.models.encoders`."""
+from fairlead.data.specs import Spec as Spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +35,7 @@ class Model:
         embed: condition -> the same with labels and token ids replaced by embeddings, for guidance that changes them;
             None if the model has none.
         conditions: names of the conditions that the denoiser reads: "label", "text", attributes.
+        examples: some specs that it knows: its classes, or prompts of its training; empty if it is unconditional.
         metadata: where it came from, JSON-ready; goes into the provenance of every image.
         device: where x_t must live.
     """
@@ -53,6 +51,7 @@ class Model:
     layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     embed: Callable[[Condition], Condition] | None = None
     conditions: tuple[str, ...] = ()
+    examples: tuple[Spec, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it is immutable)
 

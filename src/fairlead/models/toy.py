@@ -42,5 +42,6 @@ def toy_model(toy: Gaussian | GaussianMixture, schedule: NoiseSchedule) -> Model
         decode=identity,
         classes=classes,
         conditions=("label",) if classes else (),
+        examples=classes,
         metadata={"toy": "gaussian mixture" if mixture else "gaussian", "schedule": schedule.config()},
     )

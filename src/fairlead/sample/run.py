@@ -21,10 +21,10 @@ from fairlead.core.denoiser import Cost, autocast, counting
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
 from fairlead.data.images import to_uint8
+from fairlead.data.specs import written
 from fairlead.guide.algebra import Guidance, Term
 from fairlead.guide.executor import Batching, GuidedDenoiser, Observation, check_condition, check_samples
 from fairlead.guide.expression import to_guidance
-from fairlead.models.encoders import written
 from fairlead.models.model import LabelEncoder, Model, Spec
 from fairlead.models.resources import load_resources
 from fairlead.sample.grids import make_grid
@@ -317,7 +317,7 @@ def _with_vocabulary(model: Model, guidance: Guidance, resources: Mapping[str, A
         raise UsageError(
             f"{guidance}: its classifiers know different classes; to steer an unconditional model they must agree"
         )
-    return replace(model, classes=classes, encode=LabelEncoder(classes))
+    return replace(model, classes=classes, encode=LabelEncoder(classes), conditions=("label",), examples=classes)
 
 
 def _samples(

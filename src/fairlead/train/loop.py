@@ -33,7 +33,8 @@ from fairlead.core.errors import UsageError
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.degrade import DRAWS
-from fairlead.data.images import Batches, ImageData, stream
+from fairlead.data.images import Batches, ImageData, stratified_order, stream
+from fairlead.data.specs import Spec, data_specs
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, parameter_count
 from fairlead.nets.inputs import condition_names
@@ -49,6 +50,9 @@ from fairlead.train.checkpoint import (
 from fairlead.train.conditions import DataConditions
 from fairlead.train.config import Precision, TrainConfig
 from fairlead.train.objective import Draw, diffusion_loss, drop_condition
+
+EXAMPLES = 8
+"""Conditions of the data that a checkpoint names."""
 
 
 @dataclass(frozen=True)
@@ -224,12 +228,21 @@ class Training:
                 "shape": list(data.shape),
                 "classes": list(data.classes),
                 "attributes": {name: list(data.attributes[name].values) for name in net_attributes},
+                "examples": self._examples(),
             },
             "train": self.config.to_json(),
             "parameters": self.parameters,
             "precision": self.precision,
             "processes": self.accelerator.num_processes,
         }
+
+    def _examples(self) -> list[Spec]:
+        """Some conditions of the data, for models that are told more than a label."""
+        names = [name for name in self.drops if name != "image"]
+        if not names or names == ["label"]:
+            return []
+        some = stratified_order(self.data.labels, seed=0)[:EXAMPLES]
+        return list(dict.fromkeys(data_specs(names, self.data, some)))
 
     def averaged_network(self) -> nn.Module:
         """A copy of the averaged network in eval mode, for previews; training goes on undisturbed."""
