@@ -140,7 +140,8 @@ def _states_of(network: nn.Module, encoder: TextEncoder, device: torch.device) -
         if value.is_floating_point():
             return value
         assert isinstance(network, ConditionedNet)
-        return network.embed(Condition.of(text=value).to(device)).values["text"].cpu()
+        assert network.text is not None
+        return network.text.embed(Condition.of(text=value).to(device)).values["text"].cpu()
 
     return encode
 

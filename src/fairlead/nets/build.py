@@ -21,9 +21,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "32x32": {
         "kind": "unet", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2, "attention": (8,),
     },
-    "scenes": {
-        "kind": "unet", "channels": 32, "multipliers": (1, 4), "blocks": 1, "patch": 2, "cross": (14, 7),
-    },
     "dit-small": {"kind": "dit", "dim": 128, "depth": 6, "heads": 4, "patch": 2},
     "lesson-mnist": {"kind": "lesson-mnist"},
     "lesson-cifar10": {"kind": "lesson-cifar10"},

@@ -156,7 +156,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "scenes": Recipe(
         "scenes",
-        "scenes",
+        "28x28",
         {"objective": "x0", "weighting": "capped_v", "steps": 6500, "batch_size": 64, "checkpoint_every": 500},
         "28x28 captioned digits in colour, told by text; 25 minutes on two cores",
         ("text",),
