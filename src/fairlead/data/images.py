@@ -153,7 +153,7 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
 
     For each prefix there is a fraction q such that it holds q * n_c samples of every class c, to within 1/2.
     """
-    shuffled = torch.randperm(len(labels), generator=_stream("stratify", seed, 0))
+    shuffled = torch.randperm(len(labels), generator=stream("stratify", seed, 0))
     rank = torch.empty(len(labels), dtype=torch.float64)
     for label in set(labels.tolist()):
         members = shuffled[labels[shuffled] == label]
@@ -194,6 +194,11 @@ class Batches:
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self._cached: tuple[int, Tensor] | None = None
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one sample."""
+        return self.data.shape
+
     def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
         """The contiguous share of process ``rank`` of ``world`` of the global batch ``step`` >= 0.
 
@@ -205,13 +210,19 @@ class Batches:
         """
         index = self.index(step, rank, world)
         images, labels = self.data.images[index], self.data.labels[index]
-        if self.data.flip:
-            # drawn for the global batch: a sample's flip does not depend on the process it lands on
-            flips = torch.rand(self.batch_size, generator=_stream("flip", self.seed, step)) < 0.5
-            share = len(index)
-            mine = flips[rank * share : (rank + 1) * share].reshape(-1, 1, 1, 1)
-            images = torch.where(mine, images.flip(-1), images)
+        flips = self.flips(step, rank, world)
+        if flips is not None:
+            images = torch.where(flips.reshape(-1, 1, 1, 1), images.flip(-1), images)
         return to_float(images), labels
+
+    def flips(self, step: int, rank: int = 0, world: int = 1) -> Tensor | None:
+        """bool [b], which samples of :meth:`batch` of the same arguments are mirrored; None if the data never is."""
+        if not self.data.flip:
+            return None
+        # drawn for the global batch: a sample's flip does not depend on the process it lands on
+        flips = torch.rand(self.batch_size, generator=stream("flip", self.seed, step)) < 0.5
+        share = self.batch_size // world
+        return flips[rank * share : (rank + 1) * share]
 
     def index(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
         """int64 [b], which samples of the data :meth:`batch` of the same arguments holds, in its order: for their
@@ -244,12 +255,12 @@ class Batches:
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._cached is None or self._cached[0] != epoch:
-            order = torch.randperm(len(self.data), generator=_stream("shuffle", self.seed, epoch))
+            order = torch.randperm(len(self.data), generator=stream("shuffle", self.seed, epoch))
             self._cached = epoch, order
         return self._cached[1]
 
 
-def _stream(purpose: str, seed: int, number: int) -> torch.Generator:
+def stream(purpose: str, seed: int, number: int) -> torch.Generator:
     """A generator of its own for (purpose, seed, number); hashed, so that neighbouring numbers are unrelated."""
     digest = hashlib.sha256(f"{purpose} {seed} {number}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

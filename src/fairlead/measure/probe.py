@@ -40,17 +40,21 @@ class Probe:
         """
         found = data if data is not None or checkpoint is None else _data_of(checkpoint)
         fits = (
-            found is not None and found.shape == model.shape and (not model.classes or found.classes == model.classes)
+            found is not None
+            and found.shape == model.image_shape
+            and (not model.classes or found.classes == model.classes)
         )
         if data is not None and not fits:
             raise UsageError(
                 f"data {data.name!r}: images {list(data.shape)} of {len(data.classes)} classes, the model has "
-                f"{list(model.shape)} and {len(model.classes)}; pass the data it was trained on"
+                f"{list(model.image_shape)} and {len(model.classes)}; pass the data it was trained on"
             )
         if found is not None and fits:
             index = stratified_order(found.labels, seed=0)[:PROBES]
             labels = found.labels[index].tolist() if model.classes else None
-            return cls(to_float(found.images[index]), labels, f"{len(index)} images of {found.name} {found.split}")
+            with torch.no_grad():
+                x0 = model.to_space(to_float(found.images[index]))
+            return cls(x0, labels, f"{len(index)} images of {found.name} {found.split}")
         own = [i % len(model.classes) for i in range(PROBES)] if model.classes else None
         steps = min(20, model.schedule.table_size or 20)
         run = sample(model, own or [None] * PROBES, seeds=list(range(PROBES)), steps=steps)

@@ -21,6 +21,10 @@ Spec = str | int | None
 :mod:`fairlead.models.encoders`."""
 
 
+def identity(x0: Tensor) -> Tensor:
+    return x0
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A denoiser and what surrounds it.
@@ -30,7 +34,7 @@ class Model:
         schedule: the noise schedule it lives on.
         shape: of one sample in the model's space, e.g. (1, 8, 8).
         encode: one spec a sample -> Condition; raises UsageError for a spec the model does not know.
-        decode: x0 [n, *shape] -> images [n, c, h, w] in [-1, 1] (the identity for pixel models).
+        decode: x0 [n, *shape] -> images [n, c, h, w] in [-1, 1] (the identity for pixel models), differentiable.
         classes: names of the class labels; empty when there are none.
         data_range: lowest and highest value of clean data, None when unbounded (latents, toys).
         objective: what the network returns; some guidance is defined in that space.
@@ -40,6 +44,8 @@ class Model:
         conditions: names of the conditions that the denoiser reads: "label", "text", attributes.
         metadata: where it came from, JSON-ready; goes into the provenance of every image.
         device: where x_t must live.
+        to_space: images [n, c, h, w] in [-1, 1] -> x0 [n, *shape], the other way; the identity for pixel models.
+        image_shape: of what ``decode`` returns for one sample; default: ``shape``.
     """
 
     denoiser: Denoiser
@@ -55,6 +61,12 @@ class Model:
     conditions: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it is immutable)
+    to_space: Callable[[Tensor], Tensor] = identity
+    image_shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.image_shape:
+            object.__setattr__(self, "image_shape", self.shape)
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,3 @@ def encode_nothing(specs: Sequence[Spec]) -> Condition:
     if given:
         raise UsageError(f"this model is unconditional, but the condition {given[0]!r} was given; leave it out")
     return Condition(len(specs))
-
-
-def identity(x0: Tensor) -> Tensor:
-    return x0

@@ -105,7 +105,7 @@ class Measurer:
         run = self.plan(guidance, seeds).run()
         if run.images is None:
             raise UsageError("tune measures images, and this model's samples are not images")
-        samples = self.evaluator.samples(run.images, run.condition.values["label"], run.x0)
+        samples = self.evaluator.samples(run.images, run.condition.values["label"], run.decoded)
         found = {**samples.tensors(), "rows": torch.full((len(seeds),), run.cost.rows / len(seeds))}
         self.sampled += len(seeds)
         try:
