@@ -130,7 +130,7 @@ def fixed_loss(network: Callable[..., Tensor], config: TrainConfig, data: ImageD
         output = network(
             alpha * x0 + sigma * draw.eps, schedule.network_time(draw.t).float(), Condition.of(label=label)
         )
-    assert config.objective != "label"
+    assert config.objective not in ("label", "l1", "l2")
     return float(diffusion_loss(output, x0, draw, schedule, config.objective, "uniform"))
 
 

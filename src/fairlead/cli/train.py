@@ -113,9 +113,10 @@ class TrainOptions:
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if config.objective in OTHER_KINDS else f", told {told_names}"
+            told_text = _as_latents(training) + told_text
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
-                f"{_as_latents(training)}{told_text}; {training.parameters:,} parameters, {config.objective} objective, "
+                f"{told_text}; {training.parameters:,} parameters, {config.objective} objective, "
                 f"{training.precision}; {self.out}"
             )
         return training

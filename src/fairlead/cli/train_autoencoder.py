@@ -22,8 +22,8 @@ class TrainAutoencoder(TrainOptions):
     """Train an autoencoder, the AutoencoderKL of diffusers made small, for a diffusion model of its latents.
 
     At the end its error on the test split is measured, and OUT is a folder that diffusers loads, with the scale of the
-    latents in its configuration. Ctrl-C saves a checkpoint and stops; the same command with --resume goes on to the same
-    bits as an uninterrupted run.
+    latents in its configuration. Ctrl-C saves a checkpoint and stops; the same command with --resume goes on to the
+    same bits as an uninterrupted run.
 
     Example: fairlead train-autoencoder --data digits --out runs/vae
     """
@@ -31,7 +31,8 @@ class TrainAutoencoder(TrainOptions):
     recipe: Annotated[
         str | None,
         tyro.conf.arg(
-            help=f"Preset of all below: {', '.join(AUTOENCODER_RECIPES)}; by default that of the data's name, else digits."
+            help=f"Preset of all below: {', '.join(AUTOENCODER_RECIPES)}; by default the one named like the data, else "
+            "digits."
         ),
     ] = None  # type: ignore[assignment]
     net: Annotated[

@@ -76,7 +76,7 @@ class Autoencoder:
             progress: called with numbers of images as they are encoded.
         """
         parts = []
-        for part in images.split(max(1, _PIXELS // math.prod(images.shape[2:]))):
+        for part in torch.split(images, max(1, _PIXELS // math.prod(images.shape[2:]))):
             posterior = self._encode(to_float(part))
             parts.append(torch.cat([posterior.mean, posterior.logvar], dim=1).float().cpu())
             if progress is not None:
@@ -178,7 +178,7 @@ def autoencoder_from_config(config: Mapping[str, Any], owner: str, near: Path | 
         autoencoder = load_autoencoder(found)
     except UsageError as error:
         raise UsageError(
-            f"{owner} was trained on latents of autoencoder {source!r} (weights {was}): {error}"
+            f"{owner} was trained on latents of an autoencoder with weights {was}; {error}"
         ) from error
     if autoencoder.hash != was:
         raise UsageError(

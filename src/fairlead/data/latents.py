@@ -73,11 +73,12 @@ class Latents:
         """Standard deviation of all values of z over the set, the posteriors' own variance included, about their common
         mean (2112.10752, appendix G)."""
         count, total, squares = 0, 0.0, 0.0
-        for part in (self.moments if self.mirrored is None else torch.cat([self.moments, self.mirrored])).split(1024):
-            mean, log_variance = part.double().chunk(2, dim=1)
-            count += mean.numel()
-            total += float(mean.sum())
-            squares += float((mean**2 + log_variance.exp()).sum())
+        for moments in (self.moments, self.mirrored):
+            for part in () if moments is None else torch.split(moments, 1024):
+                mean, log_variance = part.double().chunk(2, dim=1)
+                count += mean.numel()
+                total += float(mean.sum())
+                squares += float((mean**2 + log_variance.exp()).sum())
         return float((squares / count - (total / count) ** 2) ** 0.5)
 
     def at(self, index: Tensor, mirror: Tensor | None, noise: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def reconstruction_error(autoencoder: Autoencoder, data: ImageData) -> dict[str,
         raise UsageError(f"data {data.name!r}, split {data.split!r}, has no images to measure on")
     absolute, squared = [], []
     with torch.no_grad():
-        for part in data.images.split(_CHUNK):
+        for part in torch.split(data.images, _CHUNK):
             images = to_float(part)
             difference = (rebuilt(autoencoder, images) - images).double().flatten(1) / 2
             absolute.append(difference.abs().mean(1))

@@ -26,7 +26,8 @@ def finished_autoencoder(training: Training) -> Autoencoder:
 
 
 def save_autoencoder(autoencoder: Autoencoder, training: Training, measured: dict[str, Any]) -> Path:
-    """Write OUT/config.json and OUT/diffusion_pytorch_model.safetensors, which diffusers loads, and OUT/autoencoder.json.
+    """Write OUT/config.json and OUT/diffusion_pytorch_model.safetensors, which diffusers loads, and our own
+    OUT/autoencoder.json.
 
     Args:
         measured: JSON-ready, goes into the last.

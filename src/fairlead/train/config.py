@@ -47,7 +47,7 @@ class TrainConfig:
         drop_all: probability that a sample loses all its conditions at once, beside that. Guidance away from no
             condition at all needs it where there are several: 0.1 of each alone leaves 0.01 of both.
         text: configuration of the text encoder, from ``TextEncoder.config``; {} if the network reads no text.
-        latents: configuration of the autoencoder whose latents are denoised, from ``Autoencoder.config``; {} for pixels.
+        latents: configuration of the autoencoder whose latents are denoised, from ``Autoencoder.config``; {}: pixels.
         kl: weight of an autoencoder's KL divergence against the error summed over an image (2112.10752: 1e-6).
         ema: decay of the weight average at the end; it warms up as (1 + k) / (10 + k).
         clip: largest norm of the gradient.
@@ -96,10 +96,10 @@ class TrainConfig:
             )
         if self.latents and expected:
             raise UsageError(f"latents: only a denoiser is trained on them, objective {self.objective!r} takes images")
-        if not (0 <= self.kl and (self.kl == 0 or expected == "autoencoder")):
+        if not (self.kl >= 0 and (self.kl == 0 or expected == "autoencoder")):
             raise UsageError(f"kl: expected 0 or more for an autoencoder and 0 for other networks, got {self.kl}")
         if expected is None:
-            check_pair(self.objective, schedule)  # type: ignore[arg-type]
+            check_pair(self.objective, schedule)
         elif self.drop or self.drops or self.drop_all or self.weighting != "uniform":
             raise UsageError(
                 f"objective {self.objective!r} drops no condition and has one weighting: expected drop 0 and weighting "

@@ -102,7 +102,8 @@ class Training:
     "l2"): network, average, optimiser, data order; can be resumed at any checkpoint.
 
     Args:
-        data: training images; ``config.net`` must have been made for their shape, or that of their latents, and classes.
+        data: training images; ``config.net`` must have been made for their shape, or that of their latents, and
+            classes.
         config: everything that decides the bits.
         out: folder of the run; None trains without saving.
         resume: continue from the last checkpoint in ``out``.
