@@ -39,7 +39,7 @@ CLASSIFIER_PRESETS: dict[str, dict[str, Any]] = {
 
 AUTOENCODER_PRESETS: dict[str, dict[str, Any]] = {
     "factor-2": {"kind": "autoencoder", "channels": 32, "multipliers": (1, 2), "blocks": 1, "latent": 4},
-    "factor-4": {"kind": "autoencoder", "channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "latent": 4},
+    "factor-4": {"kind": "autoencoder", "channels": 16, "multipliers": (1, 2, 4), "blocks": 1, "latent": 4},
 }
 
 
