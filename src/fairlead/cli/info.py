@@ -68,7 +68,7 @@ class Info:
             "parts": ", ".join(f"{part} {digest}" for part, digest in about["files"].items()),
             "network": f"{about['net']} ({about['parameters']:,} parameters)",
             "objective": _objective(about, kind),
-            "dropout": f"condition dropped with probability {about['train']['drop']:g}" if kind == "model" else "",
+            "told": _told(about) if kind == "model" else "",
             "latents": f"{latents['shape']} of {latents['source']} #{latents['hash']}, times {latents['scale']:.4g}"
             if latents
             else "",
@@ -85,3 +85,21 @@ def _objective(about: dict[str, Any], kind: str) -> str:
     if kind == "autoencoder":
         return f"{about['objective']} error and {about['train']['kl']:g} of the KL divergence"
     return f"{'cross-entropy' if kind == 'classifier' else about['objective']} on {about['schedule']}"
+
+
+def _told(about: dict[str, Any]) -> str:
+    """The conditions with their probabilities of being dropped, and the text encoder."""
+    from fairlead.nets.inputs import condition_names
+
+    train = about["train"]
+    drops = {name: train.get("drops", {}).get(name, train["drop"]) for name in condition_names(about["net"])}
+    parts = [f"{name}, dropped with probability {drop:g}" for name, drop in drops.items()] or ["nothing"]
+    if train.get("drop_all"):
+        parts.append(f"all at once with probability {train['drop_all']:g}")
+    text = train.get("text") or {}
+    if text:
+        source = text.get("source") or f"{len(text['vocabulary'])} words"
+        parts.append(
+            f"text by {text['name']} ({source}), {text.get('length') or text['tokens'] * text['windows']} tokens"
+        )
+    return "; ".join(parts)

@@ -84,7 +84,7 @@ class TrainOptions:
         from fairlead.train.loop import Training
 
         recipe, changes = self._recipe(recipes), self._given([field.name for field in fields(TrainConfig)])
-        put_together = ("net", "data", "schedule", "text", "latents")
+        put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         schedule = getattr(self, "schedule", None)
         if schedule is not None:
@@ -95,7 +95,8 @@ class TrainOptions:
         _, height, width = data.shape
         if height != width:
             raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
-        classes, told, text = asked(data, self._names(recipe), *self._text())
+        image = self._image(recipe)
+        classes, told, text = asked(data, self._names(recipe), *self._text(), image=image or "superres")
         latents = self._latents(data)
         channels_in, size, _ = latents["shape"] if latents else data.shape
         config = TrainConfig(
@@ -105,6 +106,7 @@ class TrainOptions:
             given,
             text=text,
             latents=latents,
+            image=image,
             **{**recipe.train, **changes},
         )
         with counting_bar("encoding images", len(data) * (2 if data.flip else 1)) as encoded:
@@ -142,6 +144,10 @@ class TrainOptions:
         """Text encoder, what stands for no text, settings of the encoder."""
         return "words", "learned", {}
 
+    def _image(self, recipe: Recipe) -> str:
+        """What is shown of the images."""
+        return ""
+
     def _given(self, names: Sequence[str]) -> dict[str, Any]:
         values = {name: getattr(self, name, None) for name in names}
         return {name: value for name, value in values.items() if value not in (None, {})}
@@ -171,8 +177,14 @@ class Train(TrainOptions):
         str | None, tyro.conf.arg(help=f"Loss weight over noise levels: {', '.join(get_args(Weighting))}.")
     ] = None
     conditions: tuple[str, ...] = ()
-    """What the network is told: label, text, attributes of the data such as ink; none for nothing. By default as the
-    recipe says."""
+    """What the network is told: label, text, image, attributes of the data such as ink; none for nothing. By default as
+    the recipe says."""
+    image: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help=f"What the condition image shows: {', '.join(names('degradation'))}, as in inpaint(low=0.2)."
+        ),
+    ] = None
     text: str | None = None
     """Text encoder: words (a small one that trains along), clip:SOURCE, t5:SOURCE, sentence:SOURCE, with a folder or a
     hub name as SOURCE."""
@@ -215,6 +227,15 @@ class Train(TrainOptions):
         from fairlead.data.autoencoder import load_autoencoder
 
         return {} if self.latents is None else load_autoencoder(self.latents).config(data.shape)
+
+    def _image(self, recipe: Recipe) -> str:
+        if "image" not in self._names(recipe):
+            if self.image is not None:
+                raise UsageError("--image: the network is not shown any image; add image to --conditions")
+            return ""
+        from fairlead.data.degrade import read_degradation
+
+        return str(read_degradation(self.image or "superres"))
 
     def run(self) -> None:
         train_with_progress(self.start(RECIPES, PRESETS, ("conditioning", "channels")), self.preview_every)
@@ -305,7 +326,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def write_preview(training: Training) -> None:
-    """OUT/previews/step-N.png: four images of each class at scale 2, from the averaged weights."""
+    """OUT/previews/step-N.png: four images of each class, or of eight captions, at scale 2, from the average."""
     from fairlead.core.files import replacing
     from fairlead.models.load import model_of
     from fairlead.report.pictures import class_grid
@@ -319,8 +340,10 @@ def write_preview(training: Training) -> None:
         training.accelerator.device,
         training.autoencoder,
     )
-    guidance = "cfg(2)" if model.classes else None
-    picture = class_grid(model, guidance, rows=4, title=f"step {training.step}, {guidance or 'no guidance'}")
+    guidance = "cfg(2)" if model.conditions else None
+    conds = list(dict.fromkeys(training.data.captions))[:8] if "text" in model.conditions else []
+    title = f"step {training.step}, {guidance or 'no guidance'}"
+    picture = class_grid(model, guidance, conds=conds, rows=4, title=title)
     try:
         with replacing(training.out / "previews" / f"step-{training.step:06d}.png") as path:
             path.write_bytes(picture)

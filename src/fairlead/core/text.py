@@ -24,20 +24,20 @@ def unpack(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return value[:, 1:, :-1], value[:, 1:, -1] > 0, value[:, 0, :-1]
 
 
-def pooled_at_end(states: Tensor, ids: Tensor, end: int) -> Tensor:
-    """The state at the first end token after the first position, [n, width].
+def pooled_at_end(states: Tensor, ids: Tensor, end: int, start: int | None = None) -> Tensor:
+    """The state at the first end token, [n, width].
 
     Args:
         states: [n, length, width].
-        ids: int64 [n, length]; the first position is skipped, for there are tokenizers whose start token is the end
-            token too.
+        ids: int64 [n, length].
+        start: the tokenizer's start token; where it is the end token too, the first position is not an end.
 
     Raises:
         ValueError: if a row has no end token, naming the row.
     """
-    found = ids[:, 1:] == end
+    found = ids == end
+    found[:, 0] &= start != end
     missing = ~found.any(1)
     if bool(missing.any()):
         raise ValueError(f"row {int(missing.nonzero()[0])} has no end token {end}")
-    at = found.int().argmax(1) + 1
-    return states[torch.arange(len(states), device=states.device), at]
+    return states[torch.arange(len(states), device=states.device), found.int().argmax(1)]

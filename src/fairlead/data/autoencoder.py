@@ -177,9 +177,7 @@ def autoencoder_from_config(config: Mapping[str, Any], owner: str, near: Path | 
     try:
         autoencoder = load_autoencoder(found)
     except UsageError as error:
-        raise UsageError(
-            f"{owner} was trained on latents of an autoencoder with weights {was}; {error}"
-        ) from error
+        raise UsageError(f"{owner} was trained on latents of an autoencoder with weights {was}; {error}") from error
     if autoencoder.hash != was:
         raise UsageError(
             f"{owner} was trained on latents of autoencoder {source!r} with weights {was}, those of {found!r} are now "

@@ -150,7 +150,7 @@ class PretrainedText:
         if self.pool == "end":
             assert self._end is not None
             try:
-                pooled = pooled_at_end(states, ids, self._end)
+                pooled = pooled_at_end(states, ids, self._end, self._tokenizer.bos_token_id)
             except ValueError as error:
                 raise UsageError(
                     f"{self._what}: {error}, so there is no place to pool at; use sentence:{self.source}"

@@ -15,8 +15,9 @@ from fairlead.core.errors import UsageError, unknown
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
+from fairlead.data.degrade import read_degradation
 from fairlead.data.text import TextEncoder, encoder_from_config
-from fairlead.models.encoders import ConditionEncoder, PromptEncoder
+from fairlead.models.encoders import ConditionEncoder, ImageEncoder, PromptEncoder
 from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, identity
 from fairlead.nets.build import build_net
 from fairlead.nets.inputs import ConditionedNet, condition_names
@@ -153,12 +154,14 @@ def _encoder(
     """The encoder of the conditions ``names`` that ``network`` reads."""
     if not names:
         return encode_nothing
-    parts: dict[str, LabelEncoder | PromptEncoder] = {}
+    parts: dict[str, LabelEncoder | PromptEncoder | ImageEncoder] = {}
     for name in names:
         if name == "label":
             parts[name] = LabelEncoder(tuple(about["data"]["classes"]))
         elif name == "text":
             parts[name] = PromptEncoder(_states_of(network, encoder_from_config(about["train"]["text"]), device))
+        elif name == "image":
+            parts[name] = ImageEncoder(read_degradation(about["train"]["image"]), tuple(about["data"]["shape"]))
         elif name in about["data"].get("attributes", {}):
             parts[name] = LabelEncoder(tuple(about["data"]["attributes"][name]), name)
     return parts["label"] if list(parts) == ["label"] else ConditionEncoder(parts)

@@ -68,6 +68,15 @@ class Model:
         if not self.image_shape:
             object.__setattr__(self, "image_shape", self.shape)
 
+    @property
+    def conditional(self) -> bool:
+        return bool(self.conditions or self.classes)
+
+    @property
+    def told(self) -> str:
+        """What a condition of it is called: a label, a prompt, or a condition."""
+        return {("label",): "label", (): "label", ("text",): "prompt"}.get(self.conditions, "condition")
+
 
 @dataclass(frozen=True)
 class LabelEncoder:

@@ -137,6 +137,22 @@ def blurred(q: Tensor, size: tuple[int, int], std: float) -> Tensor:
     return torch.einsum("ij,...hjc->...hic", horizontal, image).flatten(-3, -2)
 
 
+def blurred_images(x: Tensor, std: float) -> Tensor:
+    """x [n, c, h, w], every channel blurred as :func:`blurred` does."""
+    if std == math.inf:
+        return x.mean((-2, -1), keepdim=True).expand_as(x)
+    if std == 0:
+        return x
+    return along_axes(x, *(_gaussian_rows(edge, std, x.dtype, x.device) for edge in x.shape[-2:]))
+
+
+def along_axes(x: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    """vertical [h', h] @ every channel of x [n, c, h, w] @ horizontal^T [w, w']."""
+    planes = x.flatten(0, 1)
+    down, across = (matrix.expand(len(planes), -1, -1) for matrix in (vertical, horizontal.T))
+    return down.bmm(planes).bmm(across).reshape(*x.shape[:2], len(vertical), len(horizontal))
+
+
 @lru_cache(maxsize=64)
 def _gaussian_rows(edge: int, std: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):

@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kind": "unet", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2, "attention": (8,),
     },
     "scenes": {
-        "kind": "unet", "channels": 48, "multipliers": (1, 3), "blocks": 1, "patch": 2, "cross": (14, 7),
+        "kind": "unet", "channels": 32, "multipliers": (1, 4), "blocks": 1, "patch": 2, "cross": (14, 7),
     },
     "latent-7": {"kind": "unet", "channels": 128, "multipliers": (1,), "blocks": 2},
     "latent-8": {"kind": "unet", "channels": 64, "multipliers": (1, 2), "blocks": 2},

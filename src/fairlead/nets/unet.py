@@ -110,7 +110,7 @@ class UNet(ConditionedNet):
                 raise UsageError(
                     f"{what} at {list(chosen)}: the levels of this network have sizes {sizes}; choose among them"
                 )
-        if cross is not None and text is None:
+        if cross is not None and not text:
             raise UsageError(f"cross at {list(cross)}: the network has no text to attend to; drop it or add text")
         self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()

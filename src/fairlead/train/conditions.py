@@ -16,6 +16,7 @@ from torch import Tensor
 from fairlead.core.cache import cached
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
+from fairlead.data.degrade import DRAWS, Degradation, read_degradation
 from fairlead.data.images import ImageData
 from fairlead.data.text import TextEncoder, encoder_from_config, make_encoder
 from fairlead.nets.inputs import condition_names
@@ -31,11 +32,13 @@ class DataConditions:
         labels: name -> int64 [n], -1 where the condition does not apply to a sample: it is then null.
         text: one row for each different caption, None: no text.
         caption: int64 [n], the row of each sample's caption.
+        image: what is shown of the images themselves.
     """
 
     labels: Mapping[str, Tensor]
     text: Tensor | None = None
     caption: Tensor | None = None
+    image: Degradation | None = None
 
     @classmethod
     def of(
@@ -43,12 +46,14 @@ class DataConditions:
         data: ImageData,
         net: Mapping[str, Any],
         text: Mapping[str, Any],
+        image: str = "",
         progress: Callable[[int], object] | None = None,
     ) -> DataConditions:
         """
         Args:
             net: configuration of the network.
             text: configuration of the text encoder, {} if there is none.
+            image: spec of the image condition, "" if there is none.
             progress: called with a number of captions as they are encoded.
 
         Raises:
@@ -71,17 +76,28 @@ class DataConditions:
                 "a network that reads text and a text encoder go together: got "
                 f"{'no ' if 'text' not in names else ''}text in the network, {'an' if text else 'no'} encoder"
             )
+        kind = read_degradation(image) if image else None
+        if (kind.channels(data.shape[0]) if kind is not None else 0) != (net.get("image") or 0):
+            raise UsageError(
+                f"image condition {image or 'none'}: the network is made for {net.get('image') or 0} channels; make it "
+                "with what asked(...) returns"
+            )
         if not text:
-            return cls(labels)
+            return cls(labels, image=kind)
         if not data.captions:
             raise UsageError(f"data {data.name!r} has no captions to train on; take a captioned set, such as scenes")
         different = sorted(set(data.captions))
         row = {caption: i for i, caption in enumerate(different)}
         index = torch.tensor([row[caption] for caption in data.captions])
-        return cls(labels, encoded(encoder_from_config(text), different, progress), index)
+        return cls(labels, encoded(encoder_from_config(text), different, progress), index, kind)
 
-    def at(self, index: Tensor) -> Condition:
-        """The condition of the samples at ``index`` (int64 [b])."""
+    def at(self, index: Tensor, x0: Tensor | None = None, draws: Tensor | None = None) -> Condition:
+        """The condition of the samples at ``index`` (int64 [b]).
+
+        Args:
+            x0: the images of those samples [b, c, s, s], and ``draws`` of theirs, uniform [b, DRAWS]; needed where
+                something is shown of the images.
+        """
         values = {name: labels[index] for name, labels in self.labels.items()}
         keep = {name: value >= 0 for name, value in values.items()}
         values = {name: value.clamp(min=0) for name, value in values.items()}
@@ -89,6 +105,11 @@ class DataConditions:
             rows = self.text[self.caption[index]]
             values["text"] = rows.float() if rows.is_floating_point() else rows
             keep["text"] = torch.ones(len(index), dtype=torch.bool)
+        if self.image is not None:
+            assert x0 is not None
+            assert draws is not None
+            values["image"] = self.image.of(x0, draws)
+            keep["image"] = torch.ones(len(index), dtype=torch.bool)
         return Condition(len(index), values, keep)
 
 
@@ -98,12 +119,14 @@ def asked(
     text: str = "words",
     null: str = "learned",
     settings: Mapping[str, Any] | None = None,
+    image: str = "superres",
 ) -> tuple[int, dict[str, Any], dict[str, Any]]:
-    """What a network on ``data`` needs to be told ``names`` ("label", "text", attributes of the data).
+    """What a network on ``data`` needs to be told ``names`` ("label", "text", "image", attributes of the data).
 
     Args:
         text: spec of the text encoder, see :func:`fairlead.data.text.make_encoder`; ``settings`` are its settings.
         null: what stands for no text, "learned" or "empty".
+        image: what "image" shows, see :mod:`fairlead.data.degrade`.
 
     Returns:
         classes, further arguments of ``net_config``, configuration of the text encoder ({}: no text).
@@ -111,7 +134,7 @@ def asked(
     Raises:
         UsageError: for a condition that the data does not give, or one given twice.
     """
-    known = ["label", *(["text"] if data.captions else []), *data.attributes]
+    known = ["label", *(["text"] if data.captions else []), "image", *data.attributes]
     for name in names:
         if name == "text" and not data.captions:
             raise UsageError(f"data {data.name!r} has no captions to train text on; take a captioned set, e.g. scenes")
@@ -120,10 +143,14 @@ def asked(
     if len(set(names)) < len(names):
         raise UsageError(f"conditions {', '.join(names)}: one is given twice; give each once")
     changes: dict[str, Any] = {}
-    attributes = {name: len(data.attributes[name].values) for name in names if name not in ("label", "text")}
+    attributes = {name: len(data.attributes[name].values) for name in names if name not in ("label", "text", "image")}
     if attributes:
         changes["attributes"] = attributes
     config: dict[str, Any] = {}
+    if "image" in names:
+        kind = read_degradation(image)
+        kind.of(torch.zeros(1, *data.shape), torch.zeros(1, DRAWS))  # refuses sizes that it cannot have
+        changes["image"] = kind.channels(data.shape[0])
     if "text" in names:
         encoder = make_encoder(text, data.captions, **(settings or {}))
         config = encoder.config()

@@ -47,6 +47,7 @@ class TrainConfig:
         drop_all: probability that a sample loses all its conditions at once, beside that. Guidance away from no
             condition at all needs it where there are several: 0.1 of each alone leaves 0.01 of both.
         text: configuration of the text encoder, from ``TextEncoder.config``; {} if the network reads no text.
+        image: what the condition "image" shows of an image, see :mod:`fairlead.data.degrade`; "" if there is none.
         latents: configuration of the autoencoder whose latents are denoised, from ``Autoencoder.config``; {}: pixels.
         kl: weight of an autoencoder's KL divergence against the error summed over an image (2112.10752: 1e-6).
         ema: decay of the weight average at the end; it warms up as (1 + k) / (10 + k).
@@ -72,6 +73,7 @@ class TrainConfig:
     drops: dict[str, float] = field(default_factory=dict)
     drop_all: float = 0.0
     text: dict[str, Any] = field(default_factory=dict)
+    image: str = ""
     latents: dict[str, Any] = field(default_factory=dict)
     kl: float = 0.0
     ema: float = 0.999
@@ -96,6 +98,11 @@ class TrainConfig:
             )
         if self.latents and expected:
             raise UsageError(f"latents: only a denoiser is trained on them, objective {self.objective!r} takes images")
+        if self.latents and self.image:
+            raise UsageError(
+                f"latents: the image condition {self.image} shows pixels, which do not lie on latents; "
+                "train without one of them"
+            )
         if not (self.kl >= 0 and (self.kl == 0 or expected == "autoencoder")):
             raise UsageError(f"kl: expected 0 or more for an autoencoder and 0 for other networks, got {self.kl}")
         if expected is None:
@@ -169,7 +176,7 @@ RECIPES: dict[str, Recipe] = {
     "scenes": Recipe(
         "scenes",
         "scenes",
-        {"steps": 8000, "batch_size": 64, "checkpoint_every": 500},
+        {"steps": 7500, "batch_size": 64, "checkpoint_every": 500},
         "28x28 captioned digits in colour, told by text; 25 minutes on two cores",
         ("text",),
     ),

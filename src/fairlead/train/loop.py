@@ -33,7 +33,8 @@ from fairlead.core.errors import UsageError
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
-from fairlead.data.images import Batches, ImageData
+from fairlead.data.degrade import DRAWS
+from fairlead.data.images import Batches, ImageData, stream
 from fairlead.data.latents import LatentBatches, Latents
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, parameter_count
@@ -132,7 +133,7 @@ class Training:
         _check_fit(config.net, data, self.autoencoder)
         names = condition_names(config.net) if config.objective not in OTHER_KINDS else []
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
-        self.conditions = DataConditions.of(data, config.net, config.text) if names else None
+        self.conditions = DataConditions.of(data, config.net, config.text, config.image) if names else None
         checkpoint = self._previous(resume)
         if out is not None:
             _require_writable(out)
@@ -256,8 +257,9 @@ class Training:
         draw = Draw.of(config.batch_size, self.noise_shape, self.drops, config.seed, self.step, config.drop_all).part(
             rank, world
         )
+        condition = self._condition(x0, draw)
         x0 = x0.to(device)
-        inputs = self._inputs(x0, draw)
+        inputs = self._inputs(x0, draw, condition)
         lr = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -276,7 +278,15 @@ class Training:
         self.step += 1
         return loss.detach(), norm, lr
 
-    def _inputs(self, x0: Tensor, draw: Draw) -> tuple[Any, ...]:
+    def _condition(self, x0: Tensor, draw: Draw) -> Condition:
+        """What the network is told of the samples x0, after dropout."""
+        if self.conditions is None:
+            return Condition(len(x0))
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        condition = self.conditions.at(self.batches.index(self.step, rank, world), x0, self._draws(rank, world))
+        return drop_condition(condition, draw.dropped)
+
+    def _inputs(self, x0: Tensor, draw: Draw, condition: Condition) -> tuple[Any, ...]:
         """What the network is called with."""
         device, eps = x0.device, draw.eps.to(x0.device)
         if OTHER_KINDS.get(self.config.objective) == "autoencoder":
@@ -287,11 +297,7 @@ class Training:
         time_input = self.schedule.network_time(draw.t).to(device, torch.float32)
         if self.config.objective == "label":
             return x_t, time_input
-        condition = Condition(len(x0))
-        if self.conditions is not None:
-            rank, world = self.accelerator.process_index, self.accelerator.num_processes
-            condition = self.conditions.at(self.batches.index(self.step, rank, world))
-        return x_t, time_input, drop_condition(condition, draw.dropped).to(device)
+        return x_t, time_input, condition.to(device)
 
     def _loss(self, output: Any, x0: Tensor, labels: Tensor, draw: Draw) -> Tensor:
         config = self.config
@@ -300,6 +306,13 @@ class Training:
         if config.objective == "l1" or config.objective == "l2":
             return reconstruction_loss(output, x0, config.objective, config.kl)
         return diffusion_loss(output, x0, draw, self.schedule, config.objective, config.weighting)
+
+    def _draws(self, rank: int, world: int) -> Tensor | None:
+        """This process's share of the numbers that decide what is shown of the images of this step."""
+        if not self.config.image:
+            return None
+        generator = stream("image condition", self.config.seed, self.step)
+        return torch.rand(self.config.batch_size, DRAWS, generator=generator).chunk(world)[rank]
 
     def run(self) -> Iterator[StepRecord]:
         """Steps until ``config.steps``; saves by the configuration and at the end.
