@@ -70,7 +70,10 @@ def commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_every_command_line_parses(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
-    needs_out = words[0] in ("train", "train-classifier", "train-autoencoder", "sample", "sweep", "tune") and "--out" not in words
+    needs_out = (
+        words[0] in ("train", "train-classifier", "train-autoencoder", "sample", "sweep", "tune")
+        and "--out" not in words
+    )
     command = tyro.cli(
         Command,
         args=[*words, "--out", "x"] if needs_out else words,

@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,29 @@ def test_it_is_found_as_a_folder_and_inside_a_pipeline(tmp_path: Path) -> None:
     assert alone.hash == inside.hash == autoencoder_of(network, "memory").hash
     assert (alone.scale, alone.shift) == (0.5, 0.25)
     assert load_autoencoder(tmp_path / "alone").hash != autoencoder_of(untrained(seed=1), "other").hash
+
+
+def test_of_a_hub_entry_only_the_autoencoder_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    untrained().save_pretrained(tmp_path / "vae")
+    files = ["model_index.json", "unet/config.json", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
+    asked = []
+
+    def download(source: str, local_files_only: bool = False, allow_patterns: list[str] | None = None) -> str:
+        if local_files_only:
+            raise FileNotFoundError(source)
+        asked.append((source, allow_patterns))
+        return str(tmp_path)
+
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in files])
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda source, timeout: info)
+    assert load_autoencoder("owner/pipeline").hash == load_autoencoder(tmp_path).hash
+    assert asked == [("owner/pipeline", ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"])]
+    info.siblings = [SimpleNamespace(rfilename=name.removeprefix("vae/")) for name in files[2:]]
+    load_autoencoder("owner/alone")
+    assert asked[1] == ("owner/alone", ["config.json", "diffusion_pytorch_model.safetensors"])
 
 
 def test_both_directions_are_those_of_diffusers_up_to_the_scale() -> None:

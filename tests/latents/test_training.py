@@ -78,6 +78,11 @@ def test_a_configuration_that_contradicts_itself(change: dict, message: str) -> 
         autoencoder_config(**change)
 
 
+def test_an_image_condition_is_of_pixels() -> None:
+    with pytest.raises(UsageError, match=r"latents: the image condition superres.* shows pixels"):
+        TrainConfig(net=tiny_net(image=1), image="superres(2)", latents={"source": "x"})
+
+
 def test_kl_is_for_autoencoders_only() -> None:
     with pytest.raises(UsageError, match="kl: expected 0 or more for an autoencoder and 0 for other networks, got 1"):
         TrainConfig(net=tiny_net(), kl=1.0)

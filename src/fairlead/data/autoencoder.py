@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,17 +91,20 @@ class Autoencoder:
     def decode(self, x0: Tensor) -> Tensor:
         """Scaled latents [n, c, h, w] -> images [n, c, h, w] in [-1, 1] but for small excursions, in the dtype and on
         the device of ``x0``; differentiable. Autocast is off inside."""
-        with autocast(x0.device, None):
+        with autocast(self._weight.device, None):
             image: Tensor = self.network.decode(self._there(x0) / self.scale + self.shift).sample  # type: ignore[operator]
         return image.to(x0)
 
     def _encode(self, images: Tensor) -> Any:
-        with autocast(images.device, None):
+        with autocast(self._weight.device, None):
             return self.network.encode(self._there(images)).latent_dist  # type: ignore[operator]
 
     def _there(self, x: Tensor) -> Tensor:
-        weight = next(self.network.parameters())
-        return x.to(weight.device, weight.dtype)
+        return x.to(self._weight.device, self._weight.dtype)
+
+    @property
+    def _weight(self) -> Tensor:
+        return next(self.network.parameters())
 
 
 def load_autoencoder(source: str | Path) -> Autoencoder:
@@ -198,7 +201,7 @@ def _complete(folder: Path) -> Path:
     return inside
 
 
-def _wanted(files: list[str] | Any) -> list[str]:
+def _wanted(files: Sequence[str]) -> list[str]:
     at = "vae/" if "vae/config.json" in files else ""
     return [f"{at}config.json", f"{at}{_WEIGHTS}.safetensors"]
 

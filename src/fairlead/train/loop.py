@@ -164,6 +164,7 @@ class Training:
         if self.autoencoder is not None:
             latents = Latents.of(self.autoencoder.to(device), data, progress)
             self.batches = LatentBatches(images, latents)
+            self.autoencoder.to("cpu")  # previews take it back
         self.noise_shape: tuple[int, ...] = getattr(network, "latent_shape", self.batches.shape)
         self.step = 0
         if checkpoint is not None:
