@@ -15,7 +15,8 @@ from tests.latents.conftest import few, floats, untrained
 def test_moments_are_those_of_diffusers_and_come_back_from_disk_to_the_bit(tmp_path: Path) -> None:
     network, data = untrained(), few(flip=True)
     codec = autoencoder_of(network, "memory")
-    first, counted = Latents.of(codec, data, folder=tmp_path), []
+    counted: list[int] = []
+    first = Latents.of(codec, data, folder=tmp_path)
     again = Latents.of(codec, data, counted.append, tmp_path)
     with torch.no_grad():
         posterior = network.encode(to_float(data.images)).latent_dist
@@ -31,7 +32,8 @@ def test_moments_are_those_of_diffusers_and_come_back_from_disk_to_the_bit(tmp_p
 
 
 def test_the_cache_knows_images_weights_and_damage(tmp_path: Path) -> None:
-    codec, counted = autoencoder_of(untrained(), "memory"), []
+    codec = autoencoder_of(untrained(), "memory")
+    counted: list[int] = []
 
     def of(autoencoder, data) -> int:
         counted.clear()

@@ -133,7 +133,7 @@ def test_the_network_is_trained_on_scaled_draws(vae: Path) -> None:
     training = Training(data, latent_config(load_autoencoder(vae), data), None)
     assert isinstance(training.batches, LatentBatches)
     assert training.noise_shape == (4, 4, 4)
-    seen = {}
+    seen: dict[str, torch.Tensor] = {}
     training.network.register_forward_pre_hook(lambda module, inputs: seen.update(x=inputs[0], time=inputs[1]))
     training.take_step()
     x0, _ = training.batches.batch(0)
