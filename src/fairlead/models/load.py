@@ -107,8 +107,11 @@ def model_of(
     """A network and the description of its training (``Training.about()``) as a Model, in eval mode.
 
     Args:
-        autoencoder: whose latents the network denoises; None: it denoises pixels.
+        autoencoder: whose latents the network denoises; None: the one that ``about`` names, if any.
     """
+    latents = about["train"].get("latents") or {}
+    if autoencoder is None and latents:
+        autoencoder = autoencoder_from_config(latents, "this model")
     device = usable_device(device)
     if device.type == "cpu":
         keep_freed_memory()
