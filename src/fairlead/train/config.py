@@ -13,7 +13,7 @@ from fairlead.core.errors import UsageError, unknown
 if TYPE_CHECKING:
     from fairlead.core.prediction import Objective
 
-Weighting = Literal["uniform", "min_snr"]
+Weighting = Literal["uniform", "min_snr", "capped_v"]
 Precision = Literal["auto", "fp32", "bf16"]
 Decay = Literal["cosine", "constant"]
 Reconstruction = Literal["l1", "l2"]
@@ -34,7 +34,7 @@ class TrainConfig:
         objective: what the network is trained to output; "label" trains a classifier of noisy images by cross-entropy,
             "l1" and "l2" an autoencoder by the absolute or the squared error of the reconstruction.
         weighting: of the squared error over noise levels. "uniform" on the objective's own output; "min_snr" is
-            min(SNR, 5) in x0 units (2303.09556).
+            min(SNR, 5) in x0 units (2303.09556), "capped_v" min(1 + SNR, 5): v's error, less of it at low noise.
         steps: optimiser steps in all; the learning rate is planned over them.
         batch_size: samples a step, over all processes.
         lr: peak learning rate.
@@ -176,7 +176,7 @@ RECIPES: dict[str, Recipe] = {
     "scenes": Recipe(
         "scenes",
         "scenes",
-        {"steps": 7500, "batch_size": 64, "checkpoint_every": 500},
+        {"objective": "x0", "weighting": "capped_v", "steps": 6500, "batch_size": 64, "checkpoint_every": 500},
         "28x28 captioned digits in colour, told by text; 25 minutes on two cores",
         ("text",),
     ),

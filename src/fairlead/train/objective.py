@@ -61,13 +61,15 @@ def drop_condition(condition: Condition, dropped: dict[str, Tensor]) -> Conditio
 def loss_weight(weighting: Weighting, objective: Objective, log_snr: Tensor) -> Tensor:
     """Weight [n] of the mean squared error of ``objective``'s output at these noise levels.
 
-    "min_snr" is min(SNR, 5) on x0's error (Hang 2023, 2303.09556), translated to the objective: an error in eps is
-    SNR, and one in v (1 + SNR), times that in x0. It is finite at zero terminal SNR for v, x0 and flow.
+    "min_snr" is min(SNR, 5) on x0's error (Hang 2023, 2303.09556), "capped_v" min(1 + SNR, 5): with the objective x0 a
+    network need not carry the noise to its output, which a narrow one cannot, and is still asked for small errors at
+    low noise. Both are translated to the objective: an error in eps is SNR, and one in v (1 + SNR), times that in x0.
+    Both are finite at zero terminal SNR for v, x0 and flow.
     """
     if weighting == "uniform":
         return torch.ones_like(log_snr)
     snr = log_snr.exp().clamp(max=1e12)
-    capped = snr.clamp(max=5.0)
+    capped = (snr + 1 if weighting == "capped_v" else snr).clamp(max=5.0)
     if objective == "eps":
         return capped / snr.clamp(min=1e-12)
     if objective == "v":
