@@ -98,6 +98,7 @@ def test_doctor_asks_all_its_questions(model: str, capsys: pytest.CaptureFixture
     assert "64 images of digits test" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_tune_searches_with_decoded_images(model: str, tmp_path: Path) -> None:
     command = ["tune", model, "--budget", "900", "--report", "60", "--steps", "2", "--constraint", "accuracy >= 0"]
     assert main([*command, "--out", str(tmp_path / "t")]) == 0
