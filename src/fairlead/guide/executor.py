@@ -183,6 +183,7 @@ class GuidedDenoiser:
             model.schedule,
             model.objective,
             shape=model.shape,
+            image_shape=model.image_shape,
             encode=model.encode,
             embed=model.embed,
             decode=model.decode,
