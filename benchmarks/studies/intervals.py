@@ -34,7 +34,8 @@ def run(bench: Bench) -> list[Block]:
         protocol(
             found,
             f"The best scale is that of the lowest distance among {', '.join(f'{w:g}' for w in SCALES)}, chosen on "
-            f"{bench.n} other images of the first training. t is time, 1 is noise; `during(t=(0, 0.6))` skips the first 40 %.",
+            f"{bench.n} other images of the first training. t is time, 1 is noise; `during(t=(0, 0.6))` skips the "
+            "first 40 %.",
         ),
         "### Each at its best scale",
         scores(found, chosen, dict.fromkeys(chosen, best["everywhere"])),
