@@ -31,7 +31,7 @@ class Options:
     """Where the pages go; default OUT/pages. What a page says above its tables is kept."""
     n: int = 300
     """Images of a setting and training."""
-    trainings: tuple[int, ...] = (0, 1, 2)
+    trainings: tuple[int, ...] = (0, 1)
     """Seeds of the trainings."""
 
 

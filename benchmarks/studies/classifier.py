@@ -11,16 +11,14 @@ from benchmarks.studies.runner import Bench, Block, Case, Study, protocol, score
 
 UNCONDITIONAL = Variant("unconditional", train={"drop": 1.0})
 CLASSIFIER = Variant("classifier", classifier=True)
-FAMILIES = {
+WAYS = {
     "conditional alone": (BASE, "cfg({w})", (1.0,)),
-    "classifier-free": (BASE, "cfg({w})", (1.1, 1.25, 1.5, 2.0, 3.0)),
-    "unconditional + classifier": (UNCONDITIONAL, 'cfg(0) + classifier({w}, "{{classifier}}")', (1.0, 2.0, 4.0, 8.0)),
+    "classifier-free": (BASE, "cfg({w})", (1.1, 1.25, 1.5, 2.0, 5.0)),
+    "unconditional + classifier": (
+        UNCONDITIONAL, 'cfg(0) + classifier({w}, "{{classifier}}")', (1.0, 2.0, 4.0, 8.0, 32.0),
+    ),
     "conditional + classifier": (BASE, 'classifier({w}, "{{classifier}}")', (0.25, 0.5, 1.0, 2.0, 4.0)),
-}
-STRONG = {
-    "classifier-free": (BASE, "cfg({w})", (5.0, 10.0)),
-    "unconditional + classifier": (UNCONDITIONAL, 'cfg(0) + classifier({w}, "{{classifier}}")', (16.0, 32.0)),
-}
+}  # fmt: skip
 
 
 def case(name: str, variant: Variant, template: str, w: float) -> Case:
@@ -39,29 +37,20 @@ def seconds(bench: Bench, one: Case, images: int = 256) -> float:
 
 
 def run(bench: Bench) -> list[Block]:
-    families = {
-        name: [case(name, variant, template, w) for w in values]
-        for name, (variant, template, values) in FAMILIES.items()
-    }
-    best = bench.best("classifier/search", families)
-    strong = [case(name, variant, text, w) for name, (variant, text, values) in STRONG.items() for w in values]
-    chosen = list(best.values())
-    found = bench.measure("classifier/confirm", [*chosen, *strong])
-    free = best["classifier-free"]
-    times = [[one.name, f"{found.cost(one)[0]:g}", f"{seconds(bench, one):.1f}"] for one in chosen]
-    values = "; ".join(f"{name} {', '.join(f'{w:g}' for w in FAMILIES[name][2])}" for name in list(FAMILIES)[1:])
+    ways = {name: [case(name, variant, text, w) for w in values] for name, (variant, text, values) in WAYS.items()}
+    every = [one for row in ways.values() for one in row]
+    found = bench.measure("classifier", every)
+    free = found.lowest(ways["classifier-free"])
+    best = [found.lowest(row) for row in ways.values()]
+    times = [[one.name, f"{found.cost(one)[0]:g}", f"{seconds(bench, one):.1f}"] for one in best]
     return [
-        dots("classifier", found, {"each at its best": chosen, "strong": strong}, "distance and accuracy of four ways"),
+        dots("classifier", found, ways, "distance and accuracy of four ways to steer, by scale"),
         protocol(
             found,
             "Every training has its own unconditional model (the same network, condition always dropped) and its own "
-            "classifier of noisy images (500 steps, a fifth of the time). Best scale: that of the lowest distance on "
-            f"{bench.n} other images of the first training, among: {values}.",
+            "classifier of noisy images (500 steps, a fifth of the time). The number after a way is its scale.",
         ),
-        "### Each at its best scale",
-        scores(found, chosen, dict.fromkeys(chosen, free), cost=False),
-        "### Strong guidance",
-        scores(found, [*strong, free], dict.fromkeys([*strong, free], free), cost=False),
+        scores(found, every, dict.fromkeys(every, free), cost=False),
         "### Cost",
         "Processor time an image, 256 images in batches of 128, one thread; a row of the classifier has a backward "
         "pass too.",

@@ -12,36 +12,31 @@ WHERE = {
     "t < 0.6": ".during(t=(0, 0.6))",
     "t < 0.4": ".during(t=(0, 0.4))",
     "t > 0.4": ".during(t=(0.4, 1))",
-    "0.4 < t < 0.8": ".during(t=(0.4, 0.8))",
 }
-SCALES = (1.25, 1.5, 2.0, 3.0, 5.0)
-SAME = (1.5, 3.0)
+SCALES = (1.25, 1.5, 2.0, 3.0)
 
 
 def case(w: float, where: str) -> Case:
-    return Case(BASE, f"cfg({w:g}){WHERE[where]}")
+    return Case(BASE, f"cfg({w:g}){WHERE[where]}", label=f"{w:g}, {where}")
 
 
 def run(bench: Bench) -> list[Block]:
-    best = bench.best("intervals/search", {where: [case(w, where) for w in SCALES] for where in WHERE})
-    same = {w: [case(w, where) for where in WHERE] for w in SAME}
-    cases = list(dict.fromkeys([*best.values(), *(one for row in same.values() for one in row)]))
-    found = bench.measure("intervals/confirm", cases)
-    chosen = list(best.values())
-    groups = {"each at its best scale": chosen, **{f"scale {w:g}": row for w, row in same.items()}}
+    at = {w: [case(w, where) for where in WHERE] for w in SCALES}
+    found = bench.measure("intervals", [one for row in at.values() for one in row])
     parts: list[Block] = [
-        dots("intervals", found, groups, "distance and accuracy with guidance at some noise levels only"),
-        protocol(
+        dots(
+            "intervals",
             found,
-            f"The best scale is that of the lowest distance among {', '.join(f'{w:g}' for w in SCALES)}, chosen on "
-            f"{bench.n} other images of the first training. t is time, 1 is noise; `during(t=(0, 0.6))` skips the "
-            "first 40 %.",
+            {f"scale {w:g}": row for w, row in at.items()},
+            "distance and accuracy with guidance at some noise levels only, by scale",
         ),
-        "### Each at its best scale",
-        scores(found, chosen, dict.fromkeys(chosen, best["everywhere"])),
+        protocol(found, "t is time, 1 is noise; t < 0.6 is `during(t=(0, 0.6))` and skips the first 40 %."),
     ]
-    for w, row in same.items():
-        parts += [f"### At scale {w:g}", scores(found, row, dict.fromkeys(row, row[0]))]
+    for w, row in at.items():
+        parts += [f"### Scale {w:g}", scores(found, row, dict.fromkeys(row, row[0]))]
+    best = found.lowest([row[0] for row in at.values()])
+    rest = [one for row in at.values() for one in row[1:]]
+    parts += [f"### All against `{best.guidance}` everywhere", scores(found, [best, *rest], dict.fromkeys(rest, best))]
     return parts
 
 

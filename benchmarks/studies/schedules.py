@@ -6,8 +6,8 @@ from benchmarks.studies.models import BASE
 from benchmarks.studies.plots import dots
 from benchmarks.studies.runner import Bench, Block, Case, Study, protocol, scores
 
-FIXED = (1.1, 1.25, 1.5, 2.0, 3.0)
-HIGH = (1.5, 2.0, 3.0, 5.0)
+FIXED = (1.1, 1.25, 1.5, 2.0)
+HIGH = (1.5, 2.0, 3.0)
 FAMILIES = {
     "fixed": [f"cfg({w:g})" for w in FIXED],
     "rising, linear": [f"cfg(ramp(1, {w:g}))" for w in HIGH],
@@ -23,25 +23,17 @@ LESSONS = {
 
 
 def run(bench: Bench) -> list[Block]:
-    families = {name: [Case(BASE, text) for text in texts] for name, texts in FAMILIES.items()}
-    best = bench.best("schedules/search", families)
+    shapes = {name: [Case(BASE, text) for text in texts] for name, texts in FAMILIES.items()}
     lessons = {text: [Case(BASE, text), *(Case(BASE, other) for other in others)] for text, others in LESSONS.items()}
-    cases = list(dict.fromkeys([*best.values(), *(case for row in lessons.values() for case in row)]))
-    found = bench.measure("schedules/confirm", cases)
-    chosen = list(best.values())
-    groups = {
-        "the best of each shape": chosen,
-        **{f"the lessons' own, and {text}": row for text, row in lessons.items()},
-    }
+    groups = {**shapes, **{f"the lessons' beside {text}": row for text, row in lessons.items()}}
+    found = bench.measure("schedules", [case for row in groups.values() for case in row])
+    best = found.lowest(shapes["fixed"])
+    every = [case for row in shapes.values() for case in row]
     parts: list[Block] = [
         dots("schedules", found, groups, "distance and accuracy of fixed and changing scales"),
-        protocol(
-            found,
-            f"The best of each shape is that of the lowest distance among {len(FIXED)} fixed scales or {len(HIGH)} "
-            f"ends of a ramp, chosen on {bench.n} other images of the first training.",
-        ),
-        "### The best of each shape",
-        scores(found, chosen, dict.fromkeys(chosen, best["fixed"])),
+        protocol(found, "A ramp goes from its first number at pure noise to its second at the clean end."),
+        f"### Fixed and changing scales, all against `{best.guidance}`",
+        scores(found, every, dict.fromkeys(every, best)),
     ]
     for text, row in lessons.items():
         parts += [f"### The lessons' schedules beside `{text}`", scores(found, row, dict.fromkeys(row, row[0]))]

@@ -8,6 +8,7 @@ from benchmarks.studies.models import BASE
 from benchmarks.studies.plots import over_scale
 from benchmarks.studies.runner import Bench, Block, Case, Study, mean, percent, protocol, scores, table
 from fairlead.measure.neighbours import Neighbours
+from fairlead.report.tune import summary
 from fairlead.tune.measurer import Measurer
 from fairlead.tune.sweep import Shared
 from fairlead.tune.template import Template
@@ -47,27 +48,22 @@ def run(bench: Bench) -> list[Block]:
         f"at `{max(guided, key=lambda text: guided[text])}`.",
         table(["setting", "precision", "recall", "confidence", "lesson's score"], rows),
         "### The search",
-        f"`fairlead tune` with {BUDGET * bench.n:,} images a training, seeds from {TUNE_SEED:,}, range 1 to 8:",
-        table(["training", "best scale", "95 % interval", "images", "recommended"], searched(bench)),
+        searched(bench),
     ]
     return parts
 
 
-def searched(bench: Bench) -> list[list[str]]:
-    template = Template.of("cfg({scale})")
-    rows = []
-    for training in bench.trainings:
-        model, evaluator = bench.load(BASE, training), bench.evaluator(BASE)
-        shared = Shared(n=BUDGET * bench.n, seed=TUNE_SEED, batch_size=128)
-        folder = bench.out / "tradeoff" / "searched" / str(model.metadata["weights_hash"])
-        measurer = Measurer(model, evaluator, template, shared, "ddim", 20, folder)
-        found = tune(measurer, evaluator.moments, template, budget=shared.n, seed=TUNE_SEED)
-        assert found.best is not None
-        value, low, high = found.best
-        rows.append([
-            str(training), f"{value:.3g}", f"{low:.3g} to {high:.3g}", f"{found.images:,}", f"`{found.guidance}`",
-        ])  # fmt: skip
-    return rows
+def searched(bench: Bench) -> str:
+    """What ``fairlead tune`` finds for the first training."""
+    template, training = Template.of("cfg({scale})"), bench.trainings[0]
+    model, evaluator = bench.load(BASE, training), bench.evaluator(BASE)
+    shared = Shared(n=BUDGET * bench.n, seed=TUNE_SEED, batch_size=128)
+    measurer = Measurer(model, evaluator, template, shared, "ddim", 20, bench.out / "tradeoff" / "searched")
+    found = tune(measurer, evaluator.moments, template, budget=shared.n, seed=TUNE_SEED)
+    return (
+        f"`fairlead tune` on training {training}, range 1 to 8, {shared.n:,} images, seeds from {TUNE_SEED:,}: "
+        f"{summary(found, template, 'distance_debiased')}"
+    )
 
 
 STUDY = Study(
