@@ -60,7 +60,7 @@ class Bench:
     """
 
     out: Path
-    n: int = 1000
+    n: int = 300
     trainings: tuple[int, ...] = (0, 1)
     train_steps: int | None = None
 
@@ -79,16 +79,8 @@ class Bench:
         """Of the images that the variant was trained on."""
         return evaluator_for(str(self.run(variant, self.trainings[0])), None)
 
-    def measure(
-        self,
-        part: str,
-        cases: Sequence[Case],
-    ) -> Found:
-        """Measure every case on every training; what is stored in ``out/part`` already is read.
-
-        Args:
-            part: of ``out``.
-        """
+    def measure(self, part: str, cases: Sequence[Case]) -> Found:
+        """Measure every case on every training; what is stored in the folder ``part`` of ``out`` already is read."""
         classifier = Variant("classifier", classifier=True)
         runs: dict[str, tuple[Path, Variant]] = {}
         settings: dict[tuple[Case, int], Setting] = {}
