@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.studies.models import Variant, folder_of, trained
+from benchmarks.studies.models import CHANNELS, Variant, folder_of, trained
 from fairlead.cli.options import evaluator_for
 from fairlead.guide.expression import parse
 from fairlead.measure.estimate import Estimate
@@ -286,9 +286,9 @@ def protocol(found: Found, more: str = "") -> str:
         else "the sampling error; training variation is not in it, as there is one training"
     )
     said = (
-        f"8x8 digits, the `digits` recipe, {k} training{'s' * (k > 1)} a model (seeds "
-        f"{', '.join(map(str, found.trainings))}), N = {point.score.protocol.n:,} images a training and setting, "
-        f"sampling seeds {point.score.protocol.seeds}, {point.setting.sampler} with {point.setting.steps} steps unless "
+        f"8x8 digits, the `digits` recipe at half its width (`--channels {CHANNELS}`), {k} training{'s' * (k > 1)} a "
+        f"model (seed{'s' * (k > 1)} {', '.join(map(str, found.trainings))}), N = {point.score.protocol.n:,} images a "
+        f"training and setting, sampling seeds {point.score.protocol.seeds}, {point.setting.sampler} with {point.setting.steps} steps unless "
         "a row says otherwise. Distance: Fréchet distance of a classifier's features to the 1,438 training images "
         f"without its finite-N bias; real images: {found.floor.n} held out. ± is one standard error: {errors}. "
         "Differences are paired image by image; bold: beyond three standard errors."
