@@ -80,8 +80,8 @@ def interpolations(bench: Bench) -> list[Block]:
     return [
         f"`fairlead interpolate RUN --cond seven one --n {STRIPS} --frames {FRAMES} --guidance 'cfg(1.25)' --seed "
         f"{GRID_SEED} --out STRIP`, the first training. Smoothness is the largest change from a frame to the "
-        f"next over the mean one: 1 is even, {FRAMES - 1} is one jump; ± one standard error over {STRIPS} seeds. The last columns are "
-        "what the judge sees in the middle frame.",
+        f"next over the mean one: 1 is even, {FRAMES - 1} is one jump; ± one standard error over {STRIPS} seeds. "
+        "The last columns are what the judge sees in the middle frame.",
         table(["ends", "smoothness, features", "pixels", "first", "second", "another"], rows),
         *pictures,
     ]

@@ -285,13 +285,14 @@ def protocol(found: Found, more: str = "") -> str:
         if k > 1
         else "the sampling error; training variation is not in it, as there is one training"
     )
+    setting, measured, many = point.setting, point.score.protocol, "s" * (k > 1)
     said = (
-        f"8x8 digits, the `digits` recipe at half its width (`--channels {CHANNELS}`), {k} training{'s' * (k > 1)} a "
-        f"model (seed{'s' * (k > 1)} {', '.join(map(str, found.trainings))}), N = {point.score.protocol.n:,} images a "
-        f"training and setting, sampling seeds {point.score.protocol.seeds}, {point.setting.sampler} with {point.setting.steps} steps unless "
-        "a row says otherwise. Distance: Fréchet distance of a classifier's features to the 1,438 training images "
-        f"without its finite-N bias; real images: {found.floor.n} held out. ± is one standard error: {errors}. "
-        "Differences are paired image by image; bold: beyond three standard errors."
+        f"8x8 digits, the `digits` recipe at half its width (`--channels {CHANNELS}`), {k} training{many} a model "
+        f"(seed{many} {', '.join(map(str, found.trainings))}), N = {measured.n:,} images a training and setting, "
+        f"sampling seeds {measured.seeds}, {setting.sampler} with {setting.steps} steps unless a row says otherwise. Distance: "
+        f"Fréchet distance of a classifier's features to the {measured.reference_n:,} training images without its "
+        f"finite-N bias; real images: {found.floor.n} held out. ± is one standard error: {errors}. Differences are "
+        "paired image by image; bold: beyond three standard errors."
     )
     return f"{said} {more}".strip()
 
