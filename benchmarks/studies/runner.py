@@ -289,9 +289,9 @@ def protocol(found: Found, more: str = "") -> str:
     said = (
         f"8x8 digits, the `digits` recipe at half its width (`--channels {CHANNELS}`), {k} training{many} a model "
         f"(seed{many} {', '.join(map(str, found.trainings))}), N = {measured.n:,} images a training and setting, "
-        f"sampling seeds {measured.seeds}, {setting.sampler} with {setting.steps} steps unless a row says otherwise. Distance: "
-        f"Fréchet distance of a classifier's features to the {measured.reference_n:,} training images without its "
-        f"finite-N bias; real images: {found.floor.n} held out. ± is one standard error: {errors}. Differences are "
+        f"sampling seeds {measured.seeds}, {setting.sampler} with {setting.steps} steps unless a row says otherwise. "
+        f"Distance: Fréchet distance of a classifier's features to the {measured.reference_n:,} training images "
+        f"without its finite-N bias; real images: {found.floor.n} held out. ± is one standard error: {errors}. Differences are "
         "paired image by image; bold: beyond three standard errors."
     )
     return f"{said} {more}".strip()
