@@ -30,9 +30,9 @@ def seconds(bench: Bench, one: Case, images: int = 256) -> float:
     model = bench.load(one.variant, bench.trainings[0])
     text = one.guidance.replace("{classifier}", str(bench.run(CLASSIFIER, bench.trainings[0])))
     labels = [i % len(model.classes) for i in range(images)]
-    fl.sample(model, labels[:64], guidance=text, steps=1, batch_size=128)
+    fl.sample(model, labels[:64], guidance=text, steps=1)
     began = time.process_time()
-    fl.sample(model, labels, guidance=text, batch_size=128)
+    fl.sample(model, labels, guidance=text, sampler=one.sampler, steps=one.steps, batch_size=128)
     return 1000 * (time.process_time() - began) / images
 
 

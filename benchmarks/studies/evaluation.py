@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.studies.models import BASE, Variant
 from benchmarks.studies.plots import over_scale
 from benchmarks.studies.runner import Bench, Block, Case, Found, Picture, Study, protocol, scores, table
@@ -15,6 +17,8 @@ PAIRS = (("seven", "one"), ("three", "eight"), ("four", "nine"), ("zero", "six")
 FRAMES = 9
 STRIPS = 24
 GRID_SEED = 10_000
+HOW: dict[str, Any] = {"sampler": "dpmpp_2m", "steps": 10, "batch_size": 100}
+STRIP: dict[str, Any] = {"guidance": "cfg(1.25)", "seed": GRID_SEED, **HOW}
 
 
 def raw(variant: Variant) -> Variant:
@@ -30,7 +34,7 @@ def run(bench: Bench) -> list[Block]:
     }
     found = bench.measure("evaluation", [*sweep, *averaged, *against])
     model = bench.load(BASE, bench.trainings[0])
-    grid = class_grid(model, "cfg(1.25)", rows=10, seed=GRID_SEED, batch_size=100, title="cfg(1.25), not chosen")
+    grid = class_grid(model, "cfg(1.25)", rows=10, seed=GRID_SEED, title="cfg(1.25), not chosen", **HOW)
     pairs = [weight for both in zip(averaged, against, strict=True) for weight in both]
     return [
         Picture("evaluation-grid.png", grid, "ten samples of every class, a column a class"),
@@ -66,7 +70,7 @@ def interpolations(bench: Bench) -> list[Block]:
     rows: list[list[str]] = []
     pictures: list[Block] = []
     for a, b in PAIRS:
-        found = interpolate(model, a, b, n=STRIPS, frames=FRAMES, guidance="cfg(1.25)", seed=GRID_SEED, batch_size=108)
+        found = interpolate(model, a, b, n=STRIPS, frames=FRAMES, **STRIP)
         shares = found.recognised(evaluator.judge)
         middle = FRAMES // 2
         rows.append([
@@ -75,13 +79,13 @@ def interpolations(bench: Bench) -> list[Block]:
             str(found.smoothness()),
             *(f"{100 * shares[name][middle].value:.0f} %" for name in (a, b, "another")),
         ])  # fmt: skip
-        few = interpolate(model, a, b, n=4, frames=FRAMES, guidance="cfg(1.25)", seed=GRID_SEED)
+        few = interpolate(model, a, b, n=4, frames=FRAMES, **STRIP)
         pictures.append(Picture(f"evaluation-{a}-{b}.png", strip(few), f"four strips from {a} to {b}"))
     return [
-        f"`fairlead interpolate RUN --cond seven one --n {STRIPS} --frames {FRAMES} --guidance 'cfg(1.25)' --seed "
-        f"{GRID_SEED} --out STRIP`, the first training. Smoothness is the largest change from a frame to the "
-        f"next over the mean one: 1 is even, {FRAMES - 1} is one jump; ± one standard error over {STRIPS} seeds. "
-        "The last columns are what the judge sees in the middle frame.",
+        f"`fairlead interpolate RUN --cond seven one --n {STRIPS} --frames {FRAMES} --guidance 'cfg(1.25)' "
+        f"--sampler dpmpp_2m --steps 10 --seed {GRID_SEED} --out STRIP`, the first training. Smoothness is the largest "
+        f"change from a frame to the next over the mean one: 1 is even, {FRAMES - 1} is one jump; ± one standard error "
+        f"over {STRIPS} seeds. The last columns are what the judge sees in the middle frame.",
         table(["ends", "smoothness, features", "pixels", "first", "second", "another"], rows),
         *pictures,
     ]

@@ -39,8 +39,8 @@ class Case:
 
     variant: Variant
     guidance: str
-    sampler: str = "ddim"
-    steps: int = 20
+    sampler: str = "dpmpp_2m"
+    steps: int = 10
     label: str = ""
 
     @property
@@ -291,8 +291,8 @@ def protocol(found: Found, more: str = "") -> str:
         f"(seed{many} {', '.join(map(str, found.trainings))}), N = {measured.n:,} images a training and setting, "
         f"sampling seeds {measured.seeds}, {setting.sampler} with {setting.steps} steps unless a row says otherwise. "
         f"Distance: Fréchet distance of a classifier's features to the {measured.reference_n:,} training images "
-        f"without its finite-N bias; real images: {found.floor.n} held out. ± is one standard error: {errors}. Differences are "
-        "paired image by image; bold: beyond three standard errors."
+        f"without its finite-N bias; real images: {found.floor.n} held out. ± is one standard error: {errors}. "
+        "Differences are paired image by image; bold: beyond three standard errors."
     )
     return f"{said} {more}".strip()
 

@@ -18,8 +18,8 @@ FINISHERS = {
 
 
 def run(bench: Bench) -> list[Block]:
-    at = {w: [Case(BASE, f"cfg({w:g}){text}", label=name) for name, text in FINISHERS.items()] for w in SCALES}
-    low = Case(BASE, "cfg(1.5)", label="scale 1.5, nothing")
+    at = {w: [Case(BASE, f"cfg({w:g}){text}", "ddim", 20, name) for name, text in FINISHERS.items()] for w in SCALES}
+    low = Case(BASE, "cfg(1.5)", "ddim", 20, "scale 1.5, nothing")
     found = bench.measure("thresholds", [low, *(case for row in at.values() for case in row)])
     groups = {"": [low], **{f"scale {w:g}": row for w, row in at.items()}}
     parts: list[Block] = [

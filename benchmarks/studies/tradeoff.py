@@ -20,7 +20,7 @@ BUDGET = 10
 
 
 def run(bench: Bench) -> list[Block]:
-    cases = [Case(BASE, f"cfg({w:g})") for w in SCALES]
+    cases = [Case(BASE, f"cfg({w:g})", "ddim", 20) for w in SCALES]
     found = bench.measure("tradeoff", cases)
     evaluator = bench.evaluator(BASE)
     real = Neighbours.of(evaluator.extractor.features(evaluator.reference.images))
