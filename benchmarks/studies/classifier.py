@@ -42,7 +42,7 @@ def run(bench: Bench) -> list[Block]:
     found = bench.measure("classifier", every)
     free = found.lowest(ways["classifier-free"])
     best = [found.lowest(row) for row in ways.values()]
-    times = [[one.name, f"{found.cost(one)[0]:g}", f"{seconds(bench, one):.1f}"] for one in best]
+    times = [[one.name, f"{found.rows(one):g}", f"{seconds(bench, one):.1f}"] for one in best]
     return [
         dots("classifier", found, ways, "distance and accuracy of four ways to steer, by scale"),
         protocol(

@@ -82,7 +82,7 @@ def lines(
         figure = Figure(figsize=(9.6, 3.7), layout="constrained")
         FigureCanvasAgg(figure)
         for axes, (title, curves) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+            figure.subplots(1, len(panels), squeeze=False, sharey=log_y)[0], panels.items(), strict=True
         ):
             for number, (label, points) in enumerate(curves.items()):
                 look = {"color": COLOURS[number % 6], "marker": MARKERS[number % 6], "elinewidth": 1}

@@ -148,10 +148,9 @@ class Found:
         """The first of the cases with the lowest ``metric``; as good as its luck where others are within the errors."""
         return min(cases, key=lambda case: self.estimate(case, metric).value)
 
-    def cost(self, case: Case) -> tuple[float, float]:
-        """Network rows and milliseconds an image."""
-        points = self.of(case)
-        return points[0].rows_per_image, statistics.mean(point.ms_per_image for point in points)
+    def rows(self, case: Case) -> float:
+        """Network rows an image."""
+        return self.of(case)[0].rows_per_image
 
     def point(self, case: Case, checkpoint: str | None = None) -> Point:
         """The mean over the trainings, as the plots of the package take it."""
@@ -242,10 +241,11 @@ def signed(estimate: Estimate) -> str:
 def scores(
     found: Found, cases: Sequence[Case], against: Mapping[Case, Case] | None = None, *, cost: bool = True
 ) -> str:
-    """A row a case: distance, accuracy, diversity, cost; with ``against`` also the paired difference to that case."""
+    """A row a case: distance, accuracy, diversity, network rows; with ``against`` also the paired difference to that
+    one."""
     against = against or {}
     paired = any(against.get(case, case) != case for case in cases)
-    head = ["setting", "distance", "accuracy", "diversity", *(["rows", "ms"] if cost else [])]
+    head = ["setting", "distance", "accuracy", "diversity", *(["rows an image"] if cost else [])]
     head += ["distance against", "difference", "of accuracy"] if paired else []
     rows = []
     for case in cases:
@@ -256,8 +256,7 @@ def scores(
             str(found.estimate(case, "diversity")),
         ]
         if cost:
-            rows_an_image, ms = found.cost(case)
-            row += [f"{rows_an_image:g}", f"{ms:.1f}"]
+            row.append(f"{found.rows(case):g}")
         other = against.get(case, case)
         if paired and other == case:
             row += ["", "", ""]
