@@ -28,7 +28,8 @@ def run(bench: Bench) -> list[Block]:
             "intervals",
             found,
             {f"scale {w:g}": row for w, row in at.items()},
-            "distance and accuracy with guidance at some noise levels only, by scale",
+            "distance and diversity with guidance at some noise levels only, by scale",
+            "diversity",
         ),
         protocol(found, "t is time, 1 is noise; t < 0.6 is `during(t=(0, 0.6))` and skips the first 40 %."),
     ]

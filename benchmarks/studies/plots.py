@@ -32,9 +32,10 @@ def over_scale(name: str, found: Found, cases: Sequence[Case], alt: str) -> Pict
     return picture(name, figure, alt)
 
 
-def dots(name: str, found: Found, groups: Mapping[str, Sequence[Case]], alt: str) -> Picture:
-    """A row a case, a panel a metric, one standard error; dashed: real images."""
-    metrics = ("distance_debiased", "accuracy")
+def dots(name: str, found: Found, groups: Mapping[str, Sequence[Case]], alt: str, second: str = "accuracy") -> Picture:
+    """A row a case, a panel for the distance and one for the ``second`` metric, one standard error; dashed: real
+    images."""
+    metrics = ("distance_debiased", second)
     count = sum(map(len, groups.values())) + 0.7 * len(groups)
     with plot_style():
         figure = Figure(figsize=(9.6, 0.9 + 0.235 * count), layout="constrained")
@@ -58,7 +59,12 @@ def dots(name: str, found: Found, groups: Mapping[str, Sequence[Case]], alt: str
                 axes.axvline(found.floor.metrics[metric].value, color=GREY, linestyle=(0, (5, 3)), linewidth=1)
             axes.set_xlabel(TITLES[metric])
             axes.grid(visible=False, axis="y")
-        panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        if second == "accuracy":
+            panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        if panels[0].get_xlim()[1] > 20:  # what matters lies below 2
+            panels[0].set_xscale("symlog", linthresh=1.0, linscale=0.6)
+            panels[0].xaxis.set_major_locator(FixedLocator([0, 1, 3, 10, 30, 100, 300]))
+            panels[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panels[0].set_yticks([tick[0] for tick in ticks], [tick[1] for tick in ticks])
         for label, tick in zip(panels[0].get_yticklabels(), ticks, strict=True):
             label.set_fontweight("bold" if tick[2] else "normal")

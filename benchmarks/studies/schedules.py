@@ -30,7 +30,7 @@ def run(bench: Bench) -> list[Block]:
     best = found.lowest(shapes["fixed"])
     every = [case for row in shapes.values() for case in row]
     parts: list[Block] = [
-        dots("schedules", found, groups, "distance and accuracy of fixed and changing scales"),
+        dots("schedules", found, groups, "distance and diversity of fixed and changing scales", "diversity"),
         protocol(found, "A ramp goes from its first number at pure noise to its second at the clean end."),
         f"### Fixed and changing scales, all against `{best.guidance}`",
         scores(found, every, dict.fromkeys(every, best)),
