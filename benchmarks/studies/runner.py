@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.studies.models import CHANNELS, Variant, folder_of, trained
+from benchmarks.studies.models import CHANNELS, Variant, trained
 from fairlead.cli.options import evaluator_for
 from fairlead.guide.expression import parse
 from fairlead.measure.estimate import Estimate
@@ -90,8 +90,7 @@ class Bench:
                 runs[name] = (self.run(case.variant, training), case.variant)
                 guidance = case.guidance
                 if "{classifier}" in guidance:
-                    self.run(classifier, training)
-                    guidance = guidance.replace("{classifier}", str(folder_of(self.models, classifier, training)))
+                    guidance = guidance.replace("{classifier}", str(self.run(classifier, training)))
                 text = str(parse(guidance))
                 settings[case, training] = Setting(name, text, str(parse_sampler(case.sampler)), case.steps)
         sweep = Sweep(
@@ -297,5 +296,5 @@ def protocol(found: Found, more: str = "") -> str:
 
 
 def _line(point: Point) -> str:
-    shown = {name: str(point.score.metrics[name]) for name in ("distance_debiased", "accuracy", "diversity")}
+    shown = ", ".join(f"{name} {point.score.metrics[name]}" for name in ("distance_debiased", "accuracy"))
     return f"  {point.setting.checkpoint} {point.guidance} {point.setting.sampler} {point.setting.steps}: {shown}"
