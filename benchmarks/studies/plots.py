@@ -63,6 +63,9 @@ def dots(name: str, found: Found, groups: Mapping[str, Sequence[Case]], alt: str
             panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         if panels[0].get_xlim()[1] > 20:  # what matters lies below 2
             panels[0].set_xscale("symlog", linthresh=1.0, linscale=0.6)
+            cases = [case for group in groups.values() for case in group]
+            low = min(e.value - e.error for e in (found.estimate(case, metrics[0]) for case in cases))
+            panels[0].set_xlim(left=min(low, 0.0) - 0.3)
             panels[0].xaxis.set_major_locator(FixedLocator([0, 1, 3, 10, 30, 100, 300]))
             panels[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panels[0].set_yticks([tick[0] for tick in ticks], [tick[1] for tick in ticks])

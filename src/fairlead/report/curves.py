@@ -172,6 +172,8 @@ def _spread_out(axes: Axes, which: str, distances: Sequence[Estimate]) -> None:
     if high < 10 * small:
         return
     (axes.set_xscale if which == "x" else axes.set_yscale)("symlog", linthresh=small, linscale=0.5)
+    least = min(0.0, *(e.value - _bar(e) for e in distances)) - 0.4 * small
+    (axes.set_xlim if which == "x" else axes.set_ylim)(least)
     places = [factor * 10.0**power for power in range(-3, 7) for factor in (1, 3)]
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(FixedLocator([0.0, *(p for p in places if small <= p <= 1.2 * high)]))
