@@ -145,8 +145,8 @@ def front_plot(
                 axes.axhline(floor[name].value, color=GREY, linestyle=(0, (5, 3)), linewidth=1)
             if floor is not None:
                 axes.axvline(floor["distance_debiased"].value, color=GREY, linestyle=(0, (5, 3)), linewidth=1)
-            _spread_out(axes, "x", [point.score.metrics["distance_debiased"] for point in points])
             axes.margins(0.1)
+            _spread_out(axes, "x", [point.score.metrics["distance_debiased"] for point in points])
             _named(axes, "x", "distance_debiased")
             _named(axes, "y", name)
             _number(axes, curves, name, least)
