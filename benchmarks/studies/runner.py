@@ -21,10 +21,11 @@ from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.score import Difference, Floor, Samples, Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
+from fairlead.report.sweep import percent
 from fairlead.sample.sampler import parse_sampler
 from fairlead.tune.setting import Setting
 from fairlead.tune.store import Point, SweepFolder
-from fairlead.tune.sweep import Batch, Outlook, Shared, Sweep
+from fairlead.tune.sweep import Outlook, Shared, Sweep
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ class Bench:
         for event in sweep.measure(folder, self.evaluator(cases[0].variant), command=f"studies: {part}"):
             if isinstance(event, Outlook):
                 print(f"{part}: {event.settings} settings, {event.measured} measured; to do: {event.left}", flush=True)
-            elif not isinstance(event, Batch):
-                print(f"  {event}" if not isinstance(event, Point) else _line(event), flush=True)
+            elif isinstance(event, Point):
+                print(_line(event), flush=True)
         about, points = folder.read()
         by_setting = {point.setting: point for point in points}
         found = {key: by_setting[setting] for key, setting in settings.items()}
@@ -227,10 +228,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def percent(estimate: Estimate) -> str:
-    return f"{Estimate(100 * estimate.value, 100 * estimate.error, estimate.n)} %"
-
-
 def signed(estimate: Estimate) -> str:
     """``+0.31 ± 0.05``, bold beyond three standard errors."""
     text = f"{'+' if estimate.value > 0 else ''}{estimate}"
@@ -283,11 +280,13 @@ def protocol(found: Found, more: str = "") -> str:
         if k > 1
         else "the sampling error; training variation is not in it, as there is one training"
     )
-    setting, measured, many = point.setting, point.score.protocol, "s" * (k > 1)
+    measured, many = point.score.protocol, "s" * (k > 1)
+    ways = {(one.setting.sampler, one.setting.steps) for one in found.points.values()}
+    how = "{} with {} steps".format(*next(iter(ways))) if len(ways) == 1 else "sampler and steps as the rows say"
     said = (
         f"8x8 digits, the `digits` recipe at half its width (`--channels {CHANNELS}`), {k} training{many} a model "
         f"(seed{many} {', '.join(map(str, found.trainings))}), N = {measured.n:,} images a training and setting, "
-        f"sampling seeds {measured.seeds}, {setting.sampler} with {setting.steps} steps unless a row says otherwise. "
+        f"sampling seeds {measured.seeds}, {how}. "
         f"Distance: Fréchet distance of a classifier's features to the {measured.reference_n:,} training images "
         f"without its finite-N bias; real images: {found.floor.n} held out. ± is one standard error: {errors}. "
         "Differences are paired image by image; bold: beyond three standard errors."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from benchmarks.studies.models import BASE
 from benchmarks.studies.plots import dots
-from benchmarks.studies.runner import Bench, Block, Case, Study, percent, protocol, scores, table
+from benchmarks.studies.runner import Bench, Block, Case, Study, protocol, scores, table
+from fairlead.report.sweep import percent
 
 SCALES = (5.0, 10.0, 20.0)
 FINISHERS = {

@@ -6,8 +6,9 @@ import math
 
 from benchmarks.studies.models import BASE
 from benchmarks.studies.plots import over_scale
-from benchmarks.studies.runner import Bench, Block, Case, Study, mean, percent, protocol, scores, table
+from benchmarks.studies.runner import Bench, Block, Case, Study, mean, protocol, scores, table
 from fairlead.measure.neighbours import Neighbours
+from fairlead.report.sweep import percent
 from fairlead.report.tune import summary
 from fairlead.tune.measurer import Measurer
 from fairlead.tune.sweep import Shared
