@@ -231,7 +231,7 @@ def bare_step(network: torch.nn.Module, data: ImageData, bf16: bool) -> Callable
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             output = network(x_t, (t * 1000).float(), condition)
         loss = F.mse_loss(output.float(), target(x0, eps, "v", alpha, sigma))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,6 @@
 """What the documentation shows of a shoot-out: table, front, numbers and a picture for the page of each method.
 
-    python benchmarks/shootout_report.py runs/shootout --model runs/mnist --weak runs/mnist@step1000 \\
+    python -m benchmarks.shootout_report runs/shootout --model runs/mnist --weak runs/mnist@step1000 \\
         --classifier runs/mnist-classifier --data ../shared/data/mnist --title "MNIST"
 
 Prints the tables; writes docs/results/shootout.png, docs/methods/measured.json and docs/methods/NAME.png.
@@ -23,12 +23,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from benchmarks.shootout import METHODS, Result
 from fairlead.core.registry import names
 from fairlead.data.hub import load_data
 from fairlead.models.load import load
 from fairlead.report.grids import image_grid
 from fairlead.sample.run import sample
-from shootout import METHODS, Result
 
 DOCS = Path(__file__).parent.parent / "docs"
 REGISTERED = {name for kind in ("term", "finisher", "scale", "score") for name in names(kind)}

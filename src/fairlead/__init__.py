@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from fairlead.guide.zero_star import ZeroStar
     from fairlead.measure.doctor import Finding as Finding
     from fairlead.measure.doctor import doctor as doctor
+    from fairlead.measure.interpolate import Interpolation as Interpolation
+    from fairlead.measure.interpolate import interpolate as interpolate
     from fairlead.models.load import load as load
     from fairlead.models.model import Model as Model
     from fairlead.models.toy import toy_model
@@ -106,6 +108,7 @@ _PUBLIC = {
     "Finding": "fairlead.measure.doctor:Finding",
     "GaussianMixture": "fairlead.data.toys:GaussianMixture",
     "GuidedDenoiser": "fairlead.guide.executor:GuidedDenoiser",
+    "Interpolation": "fairlead.measure.interpolate:Interpolation",
     "Model": "fairlead.models.model:Model",
     "Prediction": "fairlead.core.prediction:Prediction",
     "Run": "fairlead.sample.run:Run",
@@ -114,6 +117,7 @@ _PUBLIC = {
     "UsageError": "fairlead.core.errors:UsageError",
     "doctor": "fairlead.measure.doctor:doctor",
     "explain": "fairlead.report.explain:explain",
+    "interpolate": "fairlead.measure.interpolate:interpolate",
     "load": "fairlead.models.load:load",
     "load_autoencoder": "fairlead.data.autoencoder:load_autoencoder",
     "load_data": "fairlead.data.hub:load_data",

@@ -111,15 +111,25 @@ def test_a_curve_for_each_checkpoint_sampler_steps_and_form() -> None:
 
 def test_the_front_draws_every_setting_with_bars_and_rings_the_recommended() -> None:
     points = [point("cfg(1)", 4, 0.95), point("cfg(2)", 2, 0.995), point("pag(1)", 3, 0.97)]
-    figure = front_plot(curves_of(points, alone=True), floor().metrics, points[1])
-    for axes, name in zip(figure.axes, ("accuracy", "diversity"), strict=True):
-        at = {place for line in axes.get_lines() for place in places(line)}
-        for each in points:
-            assert (each.score.metrics["distance_debiased"].value, each.score.metrics[name].value) in at
-        rings = [line for line in axes.get_lines() if line.get_markersize() == 15]
-        assert [places(ring) for ring in rings] == [[(2, points[1].score.metrics[name].value)]]
+    points.append(point("cfg(0)", 90, 0.1, rows=20))
+    figure = front_plot(curves_of(points, alone=True), floor().metrics, points[1], {points[0].setting})
+    for axes, name in zip(figure.axes, ("accuracy", "rows"), strict=True):
         bars = [bars for bars in axes.containers if isinstance(bars, ErrorbarContainer)]
-        assert [(each.has_xerr, each.has_yerr) for each in bars] == [(True, True)] * 2
+        at = {}
+        for each in bars:
+            at[places(each[0])[0]] = each[0].get_markerfacecolor() == "white"
+            assert (each.has_xerr, each.has_yerr) == (True, name == "accuracy")
+        heights = {
+            each: each.score.metrics["accuracy"].value if name == "accuracy" else each.rows_per_image for each in points
+        }
+        shown = points[:3] if name == "accuracy" else points  # cfg(0) is far below half of the best accuracy
+        assert at == {
+            (each.score.metrics["distance_debiased"].value, heights[each]): each is points[0] for each in shown
+        }
+        rings = [line for line in axes.get_lines() if line.get_markersize() == 15]
+        assert [places(ring) for ring in rings] == [[(2, heights[points[1]])]]
+    assert figure.axes[0].get_xscale() == "symlog"  # 2 to 90
+    assert "left out on the left: 1 setting below 50 % accuracy" in figure._supxlabel.get_text().replace("\n", " ")  # type: ignore[attr-defined]
 
 
 def test_one_curve_of_plain_guidance_keeps_its_own_plot_and_one_point_has_none() -> None:
@@ -140,10 +150,33 @@ def test_the_page_says_what_is_left_what_is_shared_and_how_to_repeat_it(tmp_path
         "floor": asdict(floor()),
         "commands": ["fairlead sweep runs/a", "fairlead sweep runs/a --steps 5 10"],
     }
-    page = sweep_page(tmp_path / "report.html", about, points).read_text()
+    beaten = {each.setting: (points[0].setting,) if each is points[3] else () for each in points}
+    page = sweep_page(tmp_path / "report.html", about, points, (), beaten).read_text()
+    assert "3 of 4 settings are on the front" in page
+    assert "<td>on it</td>" in page
+    assert "beaten by cfg(1), 5 steps" in page
     assert "1 of 5 settings are not measured yet" in page
     assert "fairlead sweep runs/a\nfairlead sweep runs/a --steps 5 10" in page
     for text in ("cfg(2), 10 steps", "abc", "Guidance on digits"):
         assert text in page
     assert page.count("<svg") == 2
     assert page.count("data:image/png;base64,") == 1
+
+
+def test_many_settings_show_no_guidance_the_recommended_and_the_front_on_top_and_all_at_the_end(tmp_path: Path) -> None:
+    points = [point(f"cfg({scale})", abs(scale - 3) + 1, 0.99) for scale in range(12)]
+    about = {
+        "settings": [asdict(each.setting) for each in points],
+        "models": {"runs/a": {}},
+        "shared": {"n": 60},
+        "classes": ["zero"],
+        "floor": asdict(floor()),
+        "commands": [],
+    }
+    beaten = {each.setting: () if each.guidance == "cfg(2)" else (points[3].setting,) for each in points}
+    page = sweep_page(tmp_path / "report.html", about, points, (), beaten).read_text()
+    assert "Here are 3 of 12 settings" in page  # 1: no guidance, 3: recommended, 2: on the front
+    top, end = page.split("The trade-off")
+    assert top.count("data:image/png") == 1
+    assert "<summary>The same noise under all settings</summary>" in end
+    assert end.count("data:image/png") == 1

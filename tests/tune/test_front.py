@@ -4,9 +4,13 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.tune.front import front
-from fairlead.tune.objective import ROWS, Batch, Measured, Objective
+from fairlead.tune.front import front, sweep_front
+from fairlead.tune.objective import DISTANCE, ROWS, Batch, Measured, Objective
+from fairlead.tune.setting import Setting, all_settings
+from fairlead.tune.store import SweepFolder
+from fairlead.tune.sweep import Shared, Sweep
 from tests.tune.exact import REFERENCE
+from tests.tune.made import evaluator, model
 
 N = 100
 NOISE = torch.linspace(-1, 1, N, dtype=torch.float64) * 10
@@ -57,3 +61,27 @@ def test_values_are_told_as_they_are():
     assert [value.value for value in standing.values] == pytest.approx([1, 5])
     with pytest.raises(UsageError, match="got 0 and 1"):
         front([], [LOW])
+
+
+def test_the_front_of_a_sweep_is_that_of_its_stored_samples(tmp_path):
+    """By hand from the table: distances and accuracies of the tiny sweep, paired, at equal or fewer rows."""
+    settings = all_settings(["runs/a"], ["none", "cfg(2)", "cfg(4)"], ["ddim"], [2])
+    folder = SweepFolder(tmp_path)
+    list(Sweep(settings, Shared(n=30, batch_size=15), model).measure(folder, evaluator()))
+    _, points = folder.read()
+    beaten = sweep_front(folder, points)
+    assert list(beaten) == settings
+    for one in points:
+        for other in points:
+            change = folder.compare(other.setting, one.setting)
+            accuracy, cheaper = change["accuracy"], other.rows_per_image <= one.rows_per_image
+            sure = accuracy.value > 1.96 * accuracy.error or accuracy.value == accuracy.error == 0
+            moments = [
+                Measured((), range(30), Batch(s.features, s.values, labels=s.labels), s.reference)
+                for s in (folder.samples(folder.key(point.setting)) for point in (other, one))
+            ]
+            distance = Objective(DISTANCE).of(moments).difference(0, 1)
+            nearer = distance.value < -1.96 * distance.error
+            assert (other.setting in beaten[one.setting]) == (other is not one and sure and nearer and cheaper)
+    with pytest.raises(UsageError, match="not among its settings"):
+        folder.key(Setting("runs/b", "none"))

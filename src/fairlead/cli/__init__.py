@@ -13,6 +13,7 @@ from fairlead.cli.demo import Demo
 from fairlead.cli.doctor import Doctor
 from fairlead.cli.explain import Explain
 from fairlead.cli.info import Info
+from fairlead.cli.interpolate import Interpolate
 from fairlead.cli.measure import Measure
 from fairlead.cli.report import Report
 from fairlead.cli.sample import Sample
@@ -39,6 +40,7 @@ Command = (
     | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Explain, tyro.conf.subcommand("explain")]
+    | Annotated[Interpolate, tyro.conf.subcommand("interpolate")]
     | Annotated[Measure, tyro.conf.subcommand("measure")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Info, tyro.conf.subcommand("info")]

@@ -33,12 +33,13 @@ def write_report(folder: Path, extra: tuple[Section, ...] = ()) -> Path:
     from fairlead.core.errors import UsageError
     from fairlead.measure.score import Floor
     from fairlead.report.sweep import sweep_page, sweep_plot
+    from fairlead.tune.front import sweep_front
     from fairlead.tune.store import SweepFolder
 
     about, points = SweepFolder(folder).read()
     path = folder / "report.html"
     try:
-        sweep_page(path, about, points, extra)
+        sweep_page(path, about, points, extra, sweep_front(SweepFolder(folder), points))
         figure = sweep_plot(points, Floor.from_dict(about["floor"]))
         if figure is not None:
             figure.savefig(folder / "tradeoff.png", dpi=110)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from fairlead.measure.estimate import Estimate
 from fairlead.report.plots import GREY, plot_style
@@ -30,6 +31,7 @@ _PANELS = {
     "diversity": "diversity",
     "saturation": "share at the data limits",
 }
+_NAMES = {**_PANELS, "rows": "network rows an image"}
 _NUMBER = re.compile(r"(?<![\w.\"'])-?\d+(?:\.\d+)?(?:e-?\d+)?")
 
 
@@ -97,57 +99,110 @@ def curves_plot(curves: Sequence[Curve], floor: Mapping[str, Estimate] | None = 
             if floor is not None and name in floor:
                 axes.axhline(floor[name].value, color=GREY, linestyle=(0, (5, 3)), linewidth=1)
             axes.set_xlabel("guidance scale w")
+            _over_scales(axes, [scale for curve in curves for scale in curve.scales])
+            if name == "distance_debiased":
+                _spread_out(axes, "y", [point.score.metrics[name] for curve in curves for point in curve.points])
             _named(axes, "y", name)
         for axes in panels[len(present) :]:
             axes.set_visible(False)
-        _legend(figure, panels[0], len(curves))
+        _legend(figure, [(curve.label, _look(number)) for number, curve in enumerate(curves)])
         _note(figure, curves, floor)
     return figure
 
 
-def front_plot(curves: Sequence[Curve], floor: Mapping[str, Estimate] | None, best: Point) -> Figure:
-    """Accuracy and diversity against distance: a point a setting, joined along the scale, bars of one standard error;
-    the recommended one is ringed. Upper left is better, but for diversity beyond that of real images (dashed)."""
+def front_plot(
+    curves: Sequence[Curve],
+    floor: Mapping[str, Estimate] | None,
+    best: Point,
+    dominated: Collection[Setting] = (),
+) -> Figure:
+    """Accuracy and network rows against distance: a point a setting, joined along the scale, bars of one standard
+    error. Filled: on the front; hollow: ``dominated``; ringed: ``best``. Left is better, and so are high accuracy and
+    few rows. Settings of less than half the best accuracy are left out of the first panel, and the note counts them."""
+    points = [point for curve in curves for point in curve.points]
+    least = max(point.score.metrics["accuracy"].value for point in points) / 2
     with plot_style():
-        figure = _figure(3.9, len(curves))
+        figure = _figure(4.2, len(curves))
         panels = figure.subplots(1, 2)
-        for axes, name in zip(panels, ("accuracy", "diversity"), strict=True):
+        for axes, name in zip(panels, ("accuracy", "rows"), strict=True):
             for number, curve in enumerate(curves):
-                x = [point.score.metrics["distance_debiased"] for point in curve.points]
-                y = [point.score.metrics[name] for point in curve.points]
+                shown = [p for p in curve.points if name == "rows" or p.score.metrics["accuracy"].value >= least]
+                x = [point.score.metrics["distance_debiased"] for point in shown]
+                y = [_height(point, name) for point in shown]
                 look = _look(number)
-                axes.errorbar(
-                    [e.value for e in x],
-                    [e.value for e in y],
-                    xerr=[_bar(e) for e in x],
-                    yerr=[_bar(e) for e in y],
-                    ecolor="#A9AEB7",
-                    elinewidth=1,
-                    label=curve.label,
-                    **{**look, "linewidth": 1},
-                )
-                if best in curve.points:
-                    at = curve.points.index(best)
-                    axes.plot(x[at].value, y[at].value, "o", markersize=15, color=GREY, alpha=0.35, zorder=0)
+                if name == "accuracy":
+                    line = {**look, "marker": ""}
+                    axes.plot([e.value for e in x], [e.value for e in y], linewidth=1, alpha=0.5, **line)
+                for point, a, b in zip(shown, x, y, strict=True):
+                    hollow = {"markerfacecolor": "white"} if point.setting in dominated else {}
+                    axes.errorbar(
+                        a.value, b.value, xerr=_bar(a), yerr=_bar(b) or None, ecolor="#A9AEB7", elinewidth=1,
+                        **{**look, **hollow, "linestyle": ""},
+                    )  # fmt: skip
+                    if point is best:
+                        axes.plot(a.value, b.value, "o", markersize=15, color=GREY, alpha=0.35, zorder=0)
             if floor is not None and name in floor:
                 axes.axhline(floor[name].value, color=GREY, linestyle=(0, (5, 3)), linewidth=1)
+            if floor is not None:
                 axes.axvline(floor["distance_debiased"].value, color=GREY, linestyle=(0, (5, 3)), linewidth=1)
             axes.margins(0.1)
+            _spread_out(axes, "x", [point.score.metrics["distance_debiased"] for point in points])
             _named(axes, "x", "distance_debiased")
             _named(axes, "y", name)
-            _number(axes, curves, name)
-        _legend(figure, panels[0], len(curves))
-        _note(figure, curves, floor, "number at a point: guidance scale; ring: recommended")
+            _number(axes, curves, name, least)
+            if name == "rows":
+                axes.yaxis.set_major_locator(FixedLocator(sorted({point.rows_per_image for point in points})))
+        _legend(figure, [(curve.label, _look(number)) for number, curve in enumerate(curves)])
+        more = "filled: on the front, hollow: beaten in everything; number: guidance scale; ring: recommended"
+        out = sum(point.score.metrics["accuracy"].value < least for point in points)
+        if out:
+            more += f"; left out on the left: {out} setting{'s' * (out > 1)} below {100 * least:.0f} % accuracy"
+        _note(figure, curves, floor, more)
     return figure
 
 
-def _number(axes: Axes, curves: Sequence[Curve], name: str) -> None:
+def _height(point: Point, name: str) -> Estimate:
+    return Estimate(point.rows_per_image, 0.0, 1) if name == "rows" else point.score.metrics[name]
+
+
+def _spread_out(axes: Axes, which: str, distances: Sequence[Estimate]) -> None:
+    """Distances over more than one power of ten: equal ratios, but for those within an error of 0."""
+    lowest = min(distances, key=lambda e: e.value)
+    small, high = max(lowest.value, _bar(lowest), 1e-9), max(e.value for e in distances)
+    if high < 10 * small:
+        return
+    (axes.set_xscale if which == "x" else axes.set_yscale)("symlog", linthresh=small, linscale=0.5)
+    least = min(0.0, *(e.value - _bar(e) for e in distances)) - 0.4 * small
+    (axes.set_xlim if which == "x" else axes.set_ylim)(least)
+    places = [factor * 10.0**power for power in range(-3, 7) for factor in (1, 3)]
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(FixedLocator([0.0, *(p for p in places if small <= p <= 1.2 * high)]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _over_scales(axes: Axes, scales: Sequence[float]) -> None:
+    """Scales far apart: equal ratios above 1, ticks at those that were measured."""
+    places = sorted(set(scales))
+    if places[0] < 0 or places[-1] < 4:
+        return
+    axes.set_xscale("symlog", linthresh=1.0, linscale=0.25)
+    kept = places[:1]
+    for place in places[1:]:
+        if place >= max(kept[-1] * places[-1] ** 0.09, kept[-1] + 0.2):
+            kept.append(place)
+    axes.xaxis.set_major_locator(FixedLocator(kept))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _number(axes: Axes, curves: Sequence[Curve], name: str, least: float) -> None:
     """The scale beside each point, but for those that would cover another's."""
     taken: list[tuple[float, float]] = []
     for index, curve in enumerate(curves):
         for scale, point in zip(curve.scales, curve.points, strict=False):
             metrics = point.score.metrics
-            at = metrics["distance_debiased"].value, metrics[name].value
+            if name == "accuracy" and metrics["accuracy"].value < least:
+                continue
+            at = metrics["distance_debiased"].value, _height(point, name).value
             x, y = axes.transData.transform(at)
             if any(abs(x - a) < 26 and abs(y - b) < 14 for a, b in taken):
                 continue
@@ -180,16 +235,16 @@ def _look(number: int) -> dict[str, str]:
 
 def _named(axes: Axes, which: str, name: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_label_text(_PANELS[name])
+    axis.set_label_text(_NAMES[name])
     if name in ("accuracy", "saturation"):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     axes.spines["right"].set_visible(False)
 
 
-def _legend(figure: Figure, axes: Axes, entries: int) -> None:
-    if entries > 1:
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=2, columnspacing=1.6, handlelength=2.6)
+def _legend(figure: Figure, entries: Sequence[tuple[str, dict[str, str]]]) -> None:
+    if len(entries) > 1:
+        handles = [Line2D([], [], label=label, **look) for label, look in entries]  # type: ignore[arg-type]
+        figure.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.6, handlelength=2.6)
 
 
 def _note(figure: Figure, curves: Sequence[Curve], floor: Mapping[str, Estimate] | None, more: str = "") -> None:

@@ -209,6 +209,7 @@ th, td { padding: 7px 14px; border-bottom: 1px solid var(--line); text-align: ri
 td, thead th { white-space: nowrap; }
 th:first-child { text-align: left; padding-left: 8px; font-weight: 500; }
 thead th { color: var(--quiet); font-weight: 500; border-bottom: 2px solid var(--line); }
+tbody th { min-width: 9.5em; }
 tr.chosen { background: var(--tint); }
 tr.chosen th { font-weight: 700; color: var(--accent); }
 details { margin: 36px 0 0; padding-top: 14px; border-top: 1px solid var(--line); }

@@ -16,11 +16,13 @@ from fairlead.report.curves import curves_of, curves_plot, front_plot
 from fairlead.report.grids import image_grid
 from fairlead.report.page import Png, Section, Svg, Table, Text, score_table, write_page
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
-from fairlead.tune.setting import labels_of, name_of, varying
+from fairlead.tune.setting import Setting, labels_of, name_of, varying
 from fairlead.tune.store import Point
 
 ENOUGH = 0.99
 """Accuracy that a recommended setting must reach, if any setting does."""
+GLANCE = 10
+"""Most settings of which pictures stand on top."""
 
 
 def recommend(points: Sequence[Point]) -> Point:
@@ -81,19 +83,34 @@ def percent(estimate: Estimate) -> str:
     return f"{Estimate(100 * estimate.value, 100 * estimate.error, estimate.n)} %"
 
 
-def sweep_page(path: Path, about: Mapping[str, Any], points: Sequence[Point], extra: Sequence[Section] = ()) -> Path:
+def sweep_page(
+    path: Path,
+    about: Mapping[str, Any],
+    points: Sequence[Point],
+    extra: Sequence[Section] = (),
+    beaten: Mapping[Setting, Sequence[Setting]] | None = None,
+) -> Path:
     """Write the report of a sweep as one HTML file.
 
     Args:
         about: what ``SweepFolder.read`` returns beside the points.
         extra: sections to put between the sweep's pictures and its table.
+        beaten: setting -> those that beat it in everything, see ``tune.front.sweep_front``; None leaves the front out.
     """
     floor = Floor.from_dict(about["floor"])
     best, text = findings(points, floor)
     left = len(about["settings"]) - len(points)
     if left:
         text += f" {left} of {len(about['settings'])} settings are not measured yet; the command at the end goes on."
-    sections = [_rows(points, about), *_pictures(points, floor), *extra, _numbers(points, floor, best)]
+    shown = _at_a_glance(points, best, beaten)
+    sections = [
+        _rows("The same noise under each setting", points, shown, about),
+        *_pictures(points, floor, beaten),
+        *extra,
+        _numbers(points, floor, best, beaten),
+    ]
+    if len(shown) < len(points):
+        sections.append(_rows("The same noise under all settings", points, points, about, folded=True))
     first = points[0].setting
     one_model = len(about["models"]) == 1
     provenance = {
@@ -116,15 +133,39 @@ def _axes(points: Sequence[Point]) -> list[str]:
     return varying([point.setting for point in points])
 
 
-def _rows(points: Sequence[Point], about: Mapping[str, Any]) -> Section:
-    """A row a setting, the first images of each, from the same noise."""
+def _at_a_glance(
+    points: Sequence[Point], best: Point, beaten: Mapping[Setting, Sequence[Setting]] | None
+) -> Sequence[Point]:
+    """All settings where they are few, else no guidance, the recommended one and as many of the front as fit."""
+    if len(points) <= GLANCE:
+        return points
+    first = [point for point in points if point is best or (point.scale == 1.0 and _group(point) == _group(best))]
+    front = [point for point in points if point not in first and beaten is not None and not beaten[point.setting]]
+    chosen = [*first, *front][:GLANCE]
+    return [point for point in points if point in chosen]
+
+
+def _rows(
+    title: str, points: Sequence[Point], shown: Sequence[Point], about: Mapping[str, Any], folded: bool = False
+) -> Section:
+    """A row for each setting that is ``shown``, its first images, from the same noise."""
     names = about["classes"]
     columns = min(20, len(names) if len(names) > 1 else 8, *(len(point.examples) for point in points))
-    images = torch.stack([point.examples[:columns] for point in points])
+    images = torch.stack([point.examples[:columns] for point in shown])
     labels = [str(names[i % len(names)]) for i in range(columns)]
-    picture = image_grid(images, _names(points), labels)
-    caption = "Every row starts from the same noise; scale 0 ignores the class, 1 is the conditional model alone."
-    return Section("The same noise under each setting", [Png(picture, "one row of samples a setting", caption)])
+    rows = [
+        f"{name}   {point.score.metrics['distance_debiased'].value:.2f}   "
+        f"{100 * point.score.metrics['accuracy'].value:.0f} %"
+        for name, point in zip(_names(points), points, strict=True)
+        if point in shown
+    ]
+    caption = (
+        "Every row starts from the same noise; scale 0 ignores the class, 1 is the conditional model alone. Beside a "
+        "setting: its distance without bias, and accuracy."
+    )
+    if len(shown) < len(points):
+        caption += f" Here are {len(shown)} of {len(points)} settings; all of them are at the end."
+    return Section(title, [Png(image_grid(images, rows, labels), "one row of samples a setting", caption)], folded)
 
 
 def sweep_plot(points: Sequence[Point], floor: Floor) -> Figure | None:
@@ -137,18 +178,37 @@ def sweep_plot(points: Sequence[Point], floor: Floor) -> Figure | None:
     return curves_plot(curves, floor.metrics)
 
 
-def _pictures(points: Sequence[Point], floor: Floor) -> list[Section]:
+def _pictures(
+    points: Sequence[Point], floor: Floor, beaten: Mapping[Setting, Sequence[Setting]] | None
+) -> list[Section]:
     figure, blocks = sweep_plot(points, floor), []
     if figure is not None:
         blocks.append(Svg(to_svg(figure), "distance, accuracy and diversity over the guidance scale"))
-    if len(points) > 1:
-        front = front_plot(curves_of(points, alone=True), floor.metrics, recommend(points))
-        alt = "accuracy and diversity against distance, a point a setting with its error bars"
-        blocks.append(Svg(to_svg(front), alt))
-    return [Section("The trade-off", blocks)] if blocks else []
+    sections = [Section("The trade-off", blocks)] if blocks else []
+    if len(points) > 1 and beaten is not None:
+        front = front_plot(curves_of(points, alone=True), floor.metrics, recommend(points), _dominated(beaten))
+        alt = "accuracy and network rows against distance, a point a setting with its error bars"
+        sections.append(Section("The front", [Text(front_said(points, beaten)), Svg(to_svg(front), alt)]))
+    return sections
 
 
-def _numbers(points: Sequence[Point], floor: Floor, best: Point) -> Section:
+def front_said(points: Sequence[Point], beaten: Mapping[Setting, Sequence[Setting]]) -> str:
+    """Which settings are worth a look, in a paragraph."""
+    on = [name for name, point in zip(_names(points), points, strict=True) if not beaten[point.setting]]
+    return (
+        f"{len(on)} of {len(points)} settings are on the front: no other is surely better in distance and accuracy at "
+        f"no more network rows. They are {'; '.join(on)}. Surely means beyond 1.96 paired standard errors in each, so "
+        "with more images the front gets shorter."
+    )
+
+
+def _dominated(beaten: Mapping[Setting, Sequence[Setting]]) -> set[Setting]:
+    return {setting for setting, others in beaten.items() if others}
+
+
+def _numbers(
+    points: Sequence[Point], floor: Floor, best: Point, beaten: Mapping[Setting, Sequence[Setting]] | None
+) -> Section:
     names = _names(points)
     scores = score_table(
         [(name, point.score) for name, point in zip(names, points, strict=True)],
@@ -156,15 +216,27 @@ def _numbers(points: Sequence[Point], floor: Floor, best: Point) -> Section:
         highlight=names[points.index(best)],
         caption="value ± one standard error; " + floor.note,
     )
+    named = dict(zip((point.setting for point in points), names, strict=True))
     costs = Table(
-        ["setting", "network rows an image", "ms an image"],
+        ["setting", "network rows an image", "ms an image", *([] if beaten is None else ["front"])],
         [
-            [name, f"{point.rows_per_image:g}", f"{point.ms_per_image:.1f}"]
+            [
+                name,
+                f"{point.rows_per_image:g}",
+                f"{point.ms_per_image:.1f}",
+                *([] if beaten is None else [_standing([named[other] for other in beaten[point.setting]])]),
+            ]
             for name, point in zip(names, points, strict=True)
         ],
+        highlight=points.index(best),
     )
     meanings = "\n\n".join(f"{name.replace('_', ' ')}: {meaning}." for name, meaning in METRICS.items())
     return Section("All numbers", [scores, *_differences(points), costs, Text(meanings)])
+
+
+def _standing(others: Sequence[str]) -> str:
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return f"beaten by {others[0]}{more}" if others else "on it"
 
 
 def _differences(points: Sequence[Point]) -> list[Table]:

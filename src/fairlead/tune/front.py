@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate
-from fairlead.tune.objective import Measured, Objective
+from fairlead.tune.objective import DISTANCE, ROWS, Batch, Measured, Objective
+from fairlead.tune.setting import Setting
+from fairlead.tune.store import Point, SweepFolder
+
+SWEPT = (Objective(DISTANCE), Objective("accuracy", maximise=True), Objective(ROWS))
+"""What the settings of a sweep are to be good at, all at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +52,26 @@ def front(points: Sequence[Measured], objectives: Sequence[Objective], z: float 
         values = tuple(one.estimate(objective.metric) for objective in objectives)
         standings.append(Standing(one, values, beaten))
     return standings
+
+
+def sweep_front(folder: SweepFolder, points: Sequence[Point]) -> dict[Setting, tuple[Setting, ...]]:
+    """Each setting of a sweep, and those that beat it in all of ``SWEPT``: none for the settings of the front.
+
+    All settings of a sweep have the same seeds and labels, so every comparison is paired, from the stored samples.
+
+    Raises:
+        UsageError: if stored samples are missing or damaged.
+    """
+    measured = []
+    for point in points:
+        samples = folder.samples(folder.key(point.setting))
+        n = len(samples.labels)
+        batch = Batch(samples.features, samples.values, point.rows_per_image * n, samples.labels)
+        measured.append(Measured((), range(n), batch, samples.reference))
+    return {
+        point.setting: tuple(points[i].setting for i in standing.dominated_by)
+        for point, standing in zip(points, front(measured, SWEPT), strict=True)
+    }
 
 
 def _beats(a: Measured, b: Measured, objectives: Sequence[Objective], z: float) -> bool:

@@ -257,6 +257,17 @@ class SweepFolder:
         self._drop_batches(key)
         return self._point(next(line for line in lines if line["key"] == key))
 
+    def key(self, setting: Setting) -> str:
+        """Under which a setting is stored.
+
+        Raises:
+            UsageError: if the sweep has no such setting.
+        """
+        keys = self._keys()
+        if setting not in keys:
+            raise UsageError(f"sweep {self.folder}: {setting} is not among its settings")
+        return keys[setting]
+
     def samples(self, key: str) -> Samples:
         """What a setting's score keeps of its samples, so that any two settings can be compared.
 

@@ -1,0 +1,200 @@
+"""From one condition to another: the same noise under mixed conditions, and how evenly the images change.
+
+Frame i of m has the embedding ((m - 1 - i) a + i b) / (m - 1), value by value, for every floating name of the condition
+that ``Model.embed`` returns: class vectors [n, dim] as well as sequences [n, tokens, dim].
+
+Straight lines (lerp), not great circles (slerp). Slerp suits noise, whose length is what makes it probable. A condition
+has no such density about the origin: a network reads its embedding through a linear layer, which maps a straight line
+onto a straight line whatever the origin is, while a shift of all embeddings by one vector (the network can take it back
+in a bias) changes every great circle. Swapping the ends turns the strip round, and the ends are the plain conditions.
+
+Smoothness is the largest change from a frame to the next over the mean one, in units of features: 1 is perfectly even,
+m - 1 is one jump. It grows with m, so it compares at equal m only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fairlead.core.condition import Condition
+from fairlead.core.errors import UsageError
+from fairlead.guide.algebra import Guidance, Term
+from fairlead.guide.expression import to_guidance
+from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
+from fairlead.measure.judge import Classifier
+from fairlead.models.model import LabelEncoder, Model, Spec
+from fairlead.sample.run import Precision, Run, sample
+from fairlead.sample.sampler import Sampler
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolation:
+    """A strip of images for each seed.
+
+    Attributes:
+        ends: what the first and the last frame are conditioned on.
+        frames: how many there are.
+        run: seed by seed, frame by frame; n x frames samples.
+    """
+
+    ends: tuple[Spec, Spec]
+    frames: int
+    run: Run
+
+    @property
+    def n(self) -> int:
+        return len(self.run.seeds) // self.frames
+
+    @property
+    def x0(self) -> Tensor:
+        """[n, frames, *shape], in the model's space."""
+        return self.run.x0.reshape(self.n, self.frames, *self.run.x0.shape[1:])
+
+    @property
+    def images(self) -> Tensor:
+        """uint8 [n, frames, c, h, w].
+
+        Raises:
+            UsageError: if the model's samples are not images.
+        """
+        if self.run.images is None:
+            raise UsageError("this model's samples are not images; use x0")
+        return self.run.images.reshape(self.n, self.frames, *self.run.images.shape[1:])
+
+    @property
+    def weights(self) -> list[float]:
+        """The share of the second end in each frame."""
+        return [i / (self.frames - 1) for i in range(self.frames)]
+
+    def changes(self, features: Classifier | None = None) -> Tensor:
+        """float64 [n, frames - 1]: the distance from each frame to the next, of features, or of pixels in [0, 1] as the
+        root of their mean square."""
+        if features is None:
+            pixels = self.images.flatten(2).double() / 255
+            return _steps(pixels / math.sqrt(pixels.shape[2]))
+        found = features.features(self.images.flatten(0, 1)).double().reshape(self.n, self.frames, -1)
+        return _steps(found)
+
+    def smoothness(self, features: Classifier | None = None) -> Estimate:
+        """The largest change over the mean one, mean over the seeds; see :func:`unevenness`."""
+        return mean_estimate(unevenness(self.changes(features)))
+
+    def recognised(self, judge: Classifier) -> Mapping[str, list[Estimate]]:
+        """For each frame the share of seeds in which the judge sees the first end, the second, and another class.
+
+        Raises:
+            UsageError: if an end is no class of the judge.
+        """
+        classes = judge.data.classes
+        ends = [LabelEncoder(classes).index(end) for end in self.ends]
+        seen = judge.logits(self.images.flatten(0, 1)).argmax(1).reshape(self.n, self.frames)
+        hits = [seen == ends[0], seen == ends[1]]
+        shares = {classes[ends[0]]: hits[0], classes[ends[1]]: hits[1], "another": ~(hits[0] | hits[1])}
+        return {name: [proportion_estimate(column) for column in hit.T] for name, hit in shares.items()}
+
+
+def unevenness(changes: Tensor) -> Tensor:
+    """float64 [n]: the largest of ``changes`` [n, m] >= 0 over their mean, in 1..m; 1 where nothing changes at all."""
+    changes = changes.double()
+    mean = changes.mean(1)
+    return torch.where(mean > 0, changes.amax(1) / mean.clamp(min=1e-300), 1.0)
+
+
+def _steps(frames: Tensor) -> Tensor:
+    """[n, m - 1] of [n, m, d]."""
+    lengths: Tensor = torch.linalg.vector_norm(frames[:, 1:] - frames[:, :-1], dim=2)
+    return lengths
+
+
+def interpolate(
+    model: Model,
+    a: Spec,
+    b: Spec,
+    *,
+    n: int = 4,
+    frames: int = 9,
+    guidance: Guidance | Term | str | None = None,
+    seed: int = 0,
+    sampler: Sampler | str = "ddim",
+    steps: int = 20,
+    grid: str = "trailing",
+    batch_size: int = 64,
+    precision: Precision = "fp32",
+) -> Interpolation:
+    """Sample the way from condition ``a`` to condition ``b``, ``frames`` images from the noise of each seed.
+
+    Args:
+        n: seeds, ``seed`` and the next ones.
+        frames: at least 3, both ends among them.
+        guidance, sampler, steps, grid, batch_size, precision: as for ``sample``.
+
+    Raises:
+        UsageError: for a model without embeddings of its conditions; for ends that are null, equal, or differ in what
+            is no embedding; for a guidance that has to know the class (another model, a classifier); and as ``sample``.
+    """
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 3:
+        raise UsageError(f"interpolate: expected at least 3 frames, both ends among them, got {frames!r}")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise UsageError(f"interpolate: expected at least 1 seed, got {n!r}")
+    guidance = to_guidance(guidance)
+    foreign = [resource for resource in guidance.resources() if resource.kind != "image"]
+    if foreign:
+        raise UsageError(
+            f"interpolate: {guidance} asks {foreign[0].name!r}, which does not know this model's embeddings; drop it"
+        )
+    mixed = _mixed(model, a, b, frames)
+    seeds = [seed + i for i in range(n) for _ in range(frames)]
+    run = sample(
+        replace(model, encode=_Encoder(model, mixed)),
+        [name for _ in range(n) for name in mixed],
+        guidance=guidance, seeds=seeds, sampler=sampler, steps=steps, grid=grid, batch_size=batch_size,
+        precision=precision,
+    )  # fmt: skip
+    return Interpolation((a, b), frames, run)
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoder:
+    """Names of frames -> mixed embeddings; all else as the model has it, as embeddings too."""
+
+    model: Model
+    mixed: Mapping[str, Condition]
+
+    def __call__(self, specs: Sequence[Spec]) -> Condition:
+        assert self.model.embed is not None
+        if not any(spec in self.mixed for spec in specs):
+            return self.model.embed(self.model.encode(specs))
+        return Condition.cat(self.mixed[str(spec)] if spec in self.mixed else self([spec]) for spec in specs)
+
+
+def _mixed(model: Model, a: Spec, b: Spec, frames: int) -> dict[str, Condition]:
+    """The condition of each frame, by a name that says what it is."""
+    if model.embed is None:
+        raise UsageError("interpolate: this model has no embeddings of its conditions to mix; it needs Model.embed")
+    if a is None or b is None:
+        raise UsageError("interpolate: expected two conditions; null has no embedding outside of the network")
+    first, last = (model.embed(model.encode([end]).to(model.device)) for end in (a, b))
+    if first.equals(last):
+        raise UsageError(f"interpolate: {a!r} and {b!r} are the same condition; expected two")
+    for name, value in first.values.items():
+        other = last.values[name]
+        kept = torch.equal(first.keep[name], last.keep[name])
+        if not kept or value.shape != other.shape or not (value.is_floating_point() or torch.equal(value, other)):
+            raise UsageError(
+                f"interpolate: {name!r} of {a!r} and {b!r} cannot be mixed; expected floating embeddings of one shape, "
+                f"got {value.dtype} {list(value.shape)} and {other.dtype} {list(other.shape)}"
+            )
+    found = {}
+    for i in range(frames):
+        there, here = i / (frames - 1), (frames - 1 - i) / (frames - 1)
+        values = {
+            name: here * value + there * last.values[name] if value.is_floating_point() else value
+            for name, value in first.values.items()
+        }
+        found[f"{here:.6g} {a} + {there:.6g} {b}"] = replace(first, values=values)
+    return found
