@@ -25,8 +25,8 @@ class TextTransformer(nn.Module):
     0, at least one a row). Pre-norm, learned positions.
 
     A convolution over three words comes first: which colour belongs to which word is said by neighbours, and attention
-    alone takes thousands of steps to find them (captions of scenes, attributes read off by a linear head: ink 96 % right
-    after 200 steps, 56 % without)."""
+    alone takes thousands of steps to find them (captions of scenes, attributes read off by a linear head: ink right in
+    96 % after 200 steps of 64, in 56 % without)."""
 
     def __init__(self, vocabulary: int, width: int, length: int, depth: int, heads: int) -> None:
         super().__init__()
