@@ -83,5 +83,6 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, a
 
 
 def middle(names: Sequence[str]) -> tuple[str, ...]:
-    """The layers named "middle..." of a U-Net, else the central one of a stack."""
-    return tuple(name for name in names if name.split(".")[0] == "middle") or (names[len(names) // 2],)
+    """The layers named "middle..." of a U-Net ("mid_block..." in diffusers), else the central one of a stack."""
+    inside = ("middle", "mid_block")
+    return tuple(name for name in names if name.split(".")[0] in inside) or (names[len(names) // 2],)

@@ -158,6 +158,11 @@ def attention_mass(layers: Sequence[str]) -> Iterator[dict[str, Tensor | None]]:
         _MASS.reset(token)
 
 
+def recorded_layers() -> tuple[str, ...]:
+    """The layers whose attention the block around this call wants to be recorded."""
+    return tuple(_MASS.get() or ())
+
+
 class SelfAttention(nn.Module):
     """Every position attends to every other; residual. As many heads of at least ``head`` channels as divide them."""
 

@@ -1,0 +1,380 @@
+"""A guidance attached to a diffusers pipeline for the length of a block.
+
+    with fl.attach(pipe, "cfg(7).during(sigma=(0.3, 6)) + pag(2) | rescale(0.7)", negative="blurry"):
+        images = pipe("a lighthouse").images
+
+Inside the block the pipeline finds a stand-in in the place of its network. It lets the pipeline assemble its batch as
+ever, has the executor evaluate the branches that the guidance needs now, and returns the guided prediction in both
+halves, so that the pipeline's own combination is the identity at any ``guidance_scale``. The network itself is not
+touched; another pipeline that shares it notices nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import Cost, counting
+from fairlead.core.errors import UsageError
+from fairlead.core.schedule import NoiseSchedule
+from fairlead.guide.algebra import Guidance, Term
+from fairlead.guide.executor import Batching, Observation, check_condition
+from fairlead.guide.expression import to_guidance
+from fairlead.guide.seen import Surroundings
+from fairlead.models.levels import objective_of, schedule_of, setting
+from fairlead.models.perturbed import layers_of
+from fairlead.models.pipelines import (
+    decoded,
+    diffusers,
+    encoded,
+    has_text_encoder,
+    label_encoder,
+    wiring_of,
+)
+from fairlead.sample.attached import PipelineRun, Request, Weak
+
+_OWN_GUIDANCE = {"guidance_rescale": "| rescale(...)", "skip_guidance_layers": "slg(...)"}
+_NEGATIVES = ("negative_prompt", "negative_prompt_embeds")
+_FIRST_ORDER = ("DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
+
+
+@contextmanager
+def attach(
+    pipe: Any,
+    guidance: Guidance | Term | str,
+    *,
+    negative: str | None = None,
+    resources: Mapping[str, Any] | None = None,
+    batching: Batching = "auto",
+    observe: Callable[[Observation], object] | None = None,
+) -> Iterator[Attachment]:
+    """Guide every call of a pipeline inside the block.
+
+    The pipeline's own ``guidance_scale`` must be above 1, so that it prepares the null half, and otherwise changes
+    nothing; embedded guidance (Flux) stays what it is, an argument of the network.
+
+    Args:
+        pipe: a diffusers pipeline of a family that is known here.
+        guidance: an expression such as "cfg(7) + pag(2)", or an object. Conditions that it names are encoded by the
+            pipeline's own ``encode_prompt``; intervals in sigma are sigma / alpha.
+        negative: what the null prediction is made of, in place of the empty prompt; the same as ``negative_prompt`` in
+            the call.
+        resources: what the guidance calls by name; a weak model is a pipeline or network of the same kind.
+        batching: how branches share network calls, see ``GuidedDenoiser``.
+        observe: called with an ``Observation`` after every evaluation.
+
+    Yields:
+        the :class:`Attachment`, which counts what the guidance cost.
+
+    Raises:
+        UsageError: for what cannot be done, with the reason, here or at the latest at the first network call.
+    """
+    attachment = Attachment(pipe, to_guidance(guidance), negative, resources or {}, batching, observe)
+    with attachment.in_place():
+        yield attachment
+
+
+class Attachment:
+    """A guidance on a pipeline; made by :func:`attach`.
+
+    Attributes:
+        guidance: what steers.
+        cost: rows evaluated and network calls made in the block so far.
+        layers: names of the layers of the network that can be perturbed, by kind.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        guidance: Guidance,
+        negative: str | None,
+        resources: Mapping[str, Any],
+        batching: Batching,
+        observe: Callable[[Observation], object] | None,
+    ) -> None:
+        self._kind = _own_kind(pipe)
+        self._wiring = wiring_of(pipe, self._kind)
+        self._pipe, self.guidance, self._negative = pipe, guidance, negative
+        self._batching, self._observe, self.cost = batching, observe, Cost()
+        self._network = _behind(getattr(pipe, self._wiring.network))
+        self.layers = layers_of(self._network)
+        self._resources = self._loaded(resources)
+        self._signature = inspect.signature(self._kind.__call__)
+        self._schedules: tuple[Any, NoiseSchedule] | None = None
+        self._run: PipelineRun | None = None
+        self._check()
+
+    # before the block
+
+    def _loaded(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = {resource.name: resource for resource in self.guidance.resources()}
+        unused = sorted(set(given) - set(wanted))
+        if unused:
+            raise UsageError(f"resources: {unused[0]!r} was given, but the guidance names no such thing; leave it out")
+        loaded: dict[str, Any] = {}
+        for name, resource in wanted.items():
+            if name not in given:
+                raise UsageError(f"{self.guidance} names {name!r}; pass it: attach(..., resources={{{name!r}: ...}})")
+            thing = given[name]
+            loaded[name] = self._weak(name, thing) if resource.kind == "model" else thing
+        return loaded
+
+    def _weak(self, name: str, thing: Any) -> Weak:
+        network = thing if isinstance(thing, nn.Module) else getattr(thing, self._wiring.network, None)
+        if not isinstance(network, nn.Module):
+            raise UsageError(f"resources: expected {name!r} to be a pipeline or network like the one it guides, got "
+                             f"{type(thing).__name__}")  # fmt: skip
+        if not isinstance(thing, nn.Module) and objective_of(thing.scheduler) != objective_of(self._pipe.scheduler):
+            raise UsageError(f"resources: {name!r} predicts another quantity than the pipeline; they must agree")
+        return Weak(_behind(network))
+
+    def _around(self) -> Surroundings:
+        pipe, scheduler = self._pipe, self._pipe.scheduler
+        objective = objective_of(scheduler)
+        source = getattr(scheduler, "alphas_cumprod", None) if objective != "flow" else scheduler
+        if self._schedules is None or self._schedules[0] is not source:
+            self._schedules = source, schedule_of(scheduler)
+        classes = label_encoder(pipe, self._network).classes if self._wiring.labels else ()
+        latent = getattr(pipe, "vae", None) is not None
+        return Surroundings(
+            self._schedules[1],
+            objective,
+            decode=functools.partial(decoded, pipe) if latent else None,
+            embed=(lambda condition: condition) if self._wiring.texts else None,
+            encode=Condition.of if classes else None,  # only that there is one matters before the call
+            classes=classes,
+            layers=self.layers,
+            data_range=None if latent else (-1.0, 1.0),
+            resources=self._resources,
+        )
+
+    def _check(self) -> None:
+        pipe, guidance, wiring = self._pipe, self.guidance, self._wiring
+        if not wiring.texts and not wiring.labels:
+            check_condition(guidance, Condition(1))
+            specs = [spec for term in guidance.terms for spec in term.specs()]
+            if specs:
+                raise UsageError(f"{guidance} names {specs[0]!r}, but this pipeline is unconditional")
+        if self._negative is not None and "negative_prompt" not in self._signature.parameters:
+            raise UsageError(
+                f"negative={self._negative!r}: {self._kind.__name__} takes no negative prompt; name a condition in the "
+                "guidance: cfg(4, negative=...)"
+            )
+        around = self._around()
+        for part in (*guidance.terms, *guidance.finishers):
+            part.check(around)
+        if wiring.texts:
+            wrong = [s for term in guidance.terms for s in term.specs() if not isinstance(s, str)]
+            if wrong:
+                raise UsageError(f"{guidance} names the condition {wrong[0]!r}, this pipeline's conditions are prompts")
+            named = [s for term in guidance.terms for s in term.specs()]
+            named += [] if self._negative is None else [self._negative]
+            if named and not has_text_encoder(pipe):
+                raise UsageError(
+                    f"this pipeline has no text encoder, so {named[0]!r} cannot be encoded; pass negative_prompt_embeds "
+                    "to the call, or load the text encoder"
+                )
+        if wiring.labels:
+            encoder = label_encoder(pipe, self._network)
+            encoder([spec for term in guidance.terms for spec in term.specs()])
+
+    # the block
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The pipeline guided, and after the block as it was."""
+        pipe, names = self._pipe, [self._wiring.network, *(["controlnet"] if self._wiring.control else [])]
+        kind, parts = type(pipe), {name: vars(pipe)[name] for name in names}
+        stand_in = StandIn(self._network, self._answer)
+        vars(pipe)[self._wiring.network] = stand_in
+        pipe.__class__ = _guided_kind(self._kind, self._call)
+        try:
+            yield
+        finally:
+            pipe.__class__ = kind
+            if vars(pipe)[self._wiring.network] is stand_in:  # else it was replaced inside the block
+                vars(pipe).update(parts)
+
+    def _answer(self, *args: Any, **kwargs: Any) -> Any:
+        if self._run is None:  # called by somebody else than the pipeline
+            return self._network(*args, **kwargs)
+        return self._run.answer(self._network, *args, **kwargs)
+
+    def _call(self, original: Callable[..., Any], pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = self._signature.bind(pipe, *args, **kwargs)
+        except TypeError:
+            return original(pipe, *args, **kwargs)  # to complain in its own words
+        request = self._requested(bound)
+        outer = self._run
+        self._run = PipelineRun(
+            pipe, self._wiring, self.guidance, self._around(), request, self._batching, self._observe
+        )
+        try:
+            with counting() as cost:
+                return original(*bound.args, **bound.kwargs)
+        finally:
+            self._run = outer
+            self.cost.rows, self.cost.calls = self.cost.rows + cost.rows, self.cost.calls + cost.calls
+
+    def _requested(self, bound: inspect.BoundArguments) -> Request:
+        """Check the call's arguments and change those that take part in guidance."""
+        pipe, wiring, given = self._pipe, self._wiring, bound.arguments
+        for name, instead in _OWN_GUIDANCE.items():
+            if given.get(name):
+                raise UsageError(f"{name} has no effect while a guidance is attached; write it as part of it: {instead}")
+        self._check_untied(given)
+        negative = self._take_negative(given)
+        full = inspect.BoundArguments(bound.signature, type(given)(given))  # type: ignore[arg-type]
+        full.apply_defaults()
+        arguments = dict(full.arguments)
+        named = self._named(arguments)
+        scale = arguments.get("guidance_scale")
+        distilled = setting(self._network, "time_cond_proj_dim") is not None
+        doubled = wiring.null_half is not None and scale is not None and scale > 1 and not distilled
+        empty = self._empty(arguments)
+        null: dict[str, Any] = {}
+        if wiring.distilled and negative and not distilled:
+            null = self._null(given, arguments)
+        return Request(arguments, doubled, null, named, self._without_null(distilled, scale), negative, empty)
+
+    def _without_null(self, distilled: bool, scale: float | None) -> str:
+        kind = self._kind.__name__
+        if distilled:
+            return (
+                f"{kind}'s network is distilled: it takes the guidance scale as an input (time_cond_proj_dim) and has "
+                "no null prediction; use the call's guidance_scale, or methods without one such as pag"
+            )
+        if self._wiring.distilled:
+            return (
+                f"{kind}'s network has no null condition of its own (its guidance is distilled into it); give one: "
+                "attach(..., negative='')"
+            )
+        return f"guidance_scale={scale} lets {kind} prepare none; pass anything above 1, it changes nothing else"
+
+    def _check_untied(self, given: Mapping[str, Any]) -> None:
+        untied = self.guidance.unties()
+        if not untied:
+            return
+        scheduler = self._pipe.scheduler
+        kind = type(scheduler).__name__
+        noisy = given.get("eta") or setting(scheduler, "stochastic_sampling")
+        if kind not in _FIRST_ORDER or noisy:
+            with_noise = " with noise" if noisy else ""
+            raise UsageError(
+                f"{untied[0]} re-noises with another prediction than it denoises with, which {kind}{with_noise} cannot "
+                f"be told; take {', '.join(_FIRST_ORDER)} without noise"
+            )
+
+    def _take_negative(self, given: dict[str, Any]) -> str:
+        """Put ``negative`` into the call; what was given as a negative, in words."""
+        own = next((name for name in _NEGATIVES if given.get(name) is not None), None)
+        if self._negative is None:
+            empty = own is None or (isinstance(given[own], str) and not given[own] and not self._wiring.distilled)
+            return "" if empty else str(own)
+        if own is not None:
+            raise UsageError(f"negative={self._negative!r} was given to attach, and {own} to the call; keep one")
+        prompt, embeds = given.get("prompt"), given.get("prompt_embeds")
+        count = len(prompt) if isinstance(prompt, list) else None if embeds is None else len(embeds)
+        given["negative_prompt"] = self._negative if count is None else [self._negative] * count
+        return f"negative={self._negative!r}"
+
+    def _null(self, given: dict[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The null rows of a pipeline that makes a network call of its own for them, taken out of its call."""
+        assert self._wiring.texts is not None
+        prompt = arguments.get("negative_prompt")
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        more = {
+            "prompt": prompts,
+            "prompt_2": arguments.get("negative_prompt_2"),
+            "prompt_embeds": arguments.get("negative_prompt_embeds"),
+            "pooled_prompt_embeds": arguments.get("negative_pooled_prompt_embeds"),
+            "num_images_per_prompt": arguments.get("num_images_per_prompt", 1),
+        }
+        answer = encoded(self._pipe, self._wiring, (), arguments, **more)
+        null = {path: answer[place] for path, (place, _) in self._wiring.texts.items()}
+        if prompts is not None and len(prompts) == 1:
+            null = {path: rows[:1] for path, rows in null.items()}
+        for name in [name for name in given if name.startswith("negative_prompt") or name == "negative_pooled_prompt_embeds"]:
+            given[name] = None
+        return null
+
+    def _named(self, arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The prompts that the guidance names, encoded: one row each."""
+        texts = self._wiring.texts
+        specs = list(dict.fromkeys(str(s) for term in self.guidance.terms for s in term.specs())) if texts else []
+        if not specs or texts is None:
+            return {}
+        answer = encoded(self._pipe, self._wiring, specs, arguments)
+        return {
+            spec: {path: answer[place][i : i + 1] for path, (place, _) in texts.items()} for i, spec in enumerate(specs)
+        }
+
+    def _empty(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether the call is one without a condition, as a guidance in place of the condition needs it."""
+        replacing = next((term for term in self.guidance.terms if term.replaces_condition()), None)
+        if replacing is None or not self._wiring.texts:
+            return False
+        prompt = arguments.get("prompt")
+        if prompt is None or any((prompt,) if isinstance(prompt, str) else prompt):
+            raise UsageError(f"{replacing} stands in place of the prompt; call the pipeline with prompt=''")
+        return True
+
+
+class StandIn:
+    """In the place of a network: called, it asks ``answer``; in everything else it is the network."""
+
+    def __init__(self, network: Any, answer: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_fairlead", (network, answer))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return object.__getattribute__(self, "_fairlead")[1](*args, **kwargs)
+
+    @property
+    def __class__(self) -> Any:
+        return type(object.__getattribute__(self, "_fairlead")[0])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_fairlead")[0], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(object.__getattribute__(self, "_fairlead")[0], name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(object.__getattribute__(self, "_fairlead")[0], name)
+
+
+def _behind(network: Any) -> Any:
+    """The network behind stand-ins of blocks around this one."""
+    while type(network) is StandIn:
+        network = object.__getattribute__(network, "_fairlead")[0]
+    return network
+
+
+def _own_kind(pipe: Any) -> type:
+    """The class of a pipeline, whatever blocks it is in."""
+    kind: type = getattr(type(pipe), "_fairlead_kind", type(pipe))
+    return kind
+
+
+def _guided_kind(kind: type, call: Callable[..., Any]) -> type:
+    """The pipeline's class with another ``__call__``: Python looks it up on the class, not on the pipeline."""
+    original = kind.__call__  # type: ignore[operator]
+
+    @functools.wraps(original)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return call(original, self, *args, **kwargs)
+
+    own = {"__call__": __call__, "__module__": kind.__module__, "__doc__": kind.__doc__, "_fairlead_kind": kind}
+    return type(kind.__name__, (kind,), own | {"__qualname__": kind.__qualname__})
+
+
+__all__ = ["Attachment", "attach", "diffusers", "replace", "torch"]
