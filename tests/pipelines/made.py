@@ -131,7 +131,7 @@ def controlnet(seed: int = 6, cross: int = 16, **more: Any) -> Any:
     settings: dict[str, Any] = {
         "in_channels": 4, "layers_per_block": 1, "block_out_channels": (8, 16), "cross_attention_dim": cross,
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "attention_head_dim": 2, "norm_num_groups": 4,
-        "conditioning_embedding_out_channels": (4, 8),
+        "conditioning_embedding_out_channels": (4,),
     }  # fmt: skip
     return spread(diffusers.ControlNetModel(**{**settings, **more}), seed)
 
@@ -153,12 +153,13 @@ def sdxl(kind: str = "StableDiffusionXLPipeline", **more: Any) -> Any:
     return quiet(getattr(diffusers, kind)(**{**parts, **more}))
 
 
-def sd3(kind: str = "StableDiffusion3Pipeline", **more: Any) -> Any:
+def sd3(kind: str = "StableDiffusion3Pipeline", channels: int = 4, **more: Any) -> Any:
     network = diffusers.SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, num_layers=3, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, out_channels=4, pos_embed_max_size=8,
+        sample_size=8, patch_size=2, in_channels=channels, num_layers=3, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, out_channels=channels,
+        pos_embed_max_size=8,
     )  # fmt: skip
-    coder = vae()
+    coder = vae(channels)
     coder.register_to_config(shift_factor=0.1)
     parts = {
         "transformer": spread(network, 9), "scheduler": flow(), "vae": coder,

@@ -86,8 +86,9 @@ class Levels:
         if isinstance(sigmas, Tensor) and len(sigmas) > count:
             values = sigmas[: count + 1].double().tolist()
             between = getattr(scheduler, "sigmas_interpol", None)
-            if isinstance(between, Tensor) and stages == 2:  # KDPM2: its second evaluation lies inside the step
-                values[1::2] = between[1 : count + 1 : 2].double().tolist()
+            if isinstance(between, Tensor):  # KDPM2: its second evaluation lies inside the step
+                early = "Ancestral" in type(scheduler).__name__  # its table is one entry ahead
+                values[1:count:2] = [float(between[i - early]) for i in range(1, count, 2)]
             if is_flow(scheduler):
                 values = [v / (1 - v) if v < 1 else math.inf for v in values]
             return cls(tuple(values), stages)

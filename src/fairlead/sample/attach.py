@@ -184,7 +184,8 @@ class Attachment:
                 )
         if wiring.labels:
             encoder = label_encoder(pipe, self._network)
-            encoder([spec for term in guidance.terms for spec in term.specs()])
+            for spec in (spec for term in guidance.terms for spec in term.specs()):
+                encoder.index(spec)
 
     # the block
 

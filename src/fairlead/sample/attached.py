@@ -241,7 +241,7 @@ class PipelineDenoiser:
         self._x: Tensor | None = None
 
     def receive(self, call: NetworkCall, control: ControlCall | None) -> Tensor:
-        """Take over a call of the pipeline; its noisy samples, one row each, [n, c, h, w] in float32 at least."""
+        """Take over a call of the pipeline; its noisy samples, one row each, [n, c, h, w] in float64."""
         self.call, self._control, self._rest, self._last = call, control, None, None
         self.feed.arguments = call.arguments
         halves = self.feed.halves
@@ -252,7 +252,8 @@ class PipelineDenoiser:
             x = unpacked(x, size)
         self._stacked = call.x[:, self.channels :] if not self.wiring.packed and call.x.shape[1] > self.channels else None
         x = x[:, : self.channels]
-        self._x = x.to(torch.promote_types(x.dtype, torch.float32))
+        # at low noise eps is a small difference of large numbers; one device has no float64
+        self._x = x.to(torch.float32 if x.device.type == "mps" else torch.float64)
         return self._x
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
