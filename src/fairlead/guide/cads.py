@@ -79,7 +79,9 @@ class CADS(Term):
         values = dict(condition.values)
         embeddings = {name: value for name, value in sorted(values.items()) if value.is_floating_point()}
         if values and not embeddings:
-            raise UsageError(f"{self}: the condition {next(iter(values))!r} is not an embedding, so it cannot be noised")
+            raise UsageError(
+                f"{self}: the condition {next(iter(values))!r} is not an embedding, so it cannot be noised"
+            )
         for number, (name, value) in enumerate(embeddings.items()):
             draw = drawn(step, around, _DRAW + number, tuple(value.shape[1:])).to(value)
             values[name] = self.noised(value, draw, gamma)

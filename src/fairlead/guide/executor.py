@@ -264,6 +264,11 @@ class GuidedDenoiser:
             rows[renoise] = None
         return {branch: None if mask is not None and bool(mask.all()) else mask for branch, mask in rows.items()}
 
+    def looks_at(self, branch: Branch) -> bool:
+        """Whether any step of the grid evaluates this branch, rather than one that is equal to it in this run."""
+        steps = range(self.grid.steps) if self.grid is not None else ()
+        return self._kept(branch) == branch and any(branch in self.needed(self._step(i)) for i in steps)
+
     def _renoise(self, step: Step) -> Branch | None:
         branches = [self._kept(b) for term in self.guidance.terms if (b := term.renoise(step)) is not None]
         if len(branches) > 1:

@@ -127,7 +127,10 @@ def wiring_of(pipe: Any, kind: type) -> Wiring:
 def latent_channels(network: Any, wiring: Wiring) -> int:
     """Channels of the samples: fewer than the network's inputs where masks or images are stacked on them, fewer than its
     outputs where it predicts a variance too."""
-    inputs, outputs = setting(network, "in_channels"), setting(network, "out_channels") or setting(network, "in_channels")
+    inputs, outputs = (
+        setting(network, "in_channels"),
+        setting(network, "out_channels") or setting(network, "in_channels"),
+    )
     if wiring.packed:
         return int(inputs) // 4
     return int(inputs if outputs == 2 * inputs else outputs)

@@ -15,10 +15,8 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from fairlead.core.condition import Condition
@@ -31,15 +29,10 @@ from fairlead.guide.expression import to_guidance
 from fairlead.guide.seen import Surroundings
 from fairlead.models.levels import objective_of, schedule_of, setting
 from fairlead.models.perturbed import layers_of
-from fairlead.models.pipelines import (
-    decoded,
-    diffusers,
-    encoded,
-    has_text_encoder,
-    label_encoder,
-    wiring_of,
-)
-from fairlead.sample.attached import PipelineRun, Request, Weak
+from fairlead.models.pipelines import decoded, encoded, has_text_encoder, label_encoder, wiring_of
+from fairlead.sample.attached import PipelineRun, Request
+from fairlead.sample.calls import Weak
+from fairlead.sample.standin import StandIn, behind, guided_kind, own_kind
 
 _OWN_GUIDANCE = {"guidance_rescale": "| rescale(...)", "skip_guidance_layers": "slg(...)"}
 _NEGATIVES = ("negative_prompt", "negative_prompt_embeds")
@@ -100,11 +93,11 @@ class Attachment:
         batching: Batching,
         observe: Callable[[Observation], object] | None,
     ) -> None:
-        self._kind = _own_kind(pipe)
+        self._kind = own_kind(pipe)
         self._wiring = wiring_of(pipe, self._kind)
         self._pipe, self.guidance, self._negative = pipe, guidance, negative
         self._batching, self._observe, self.cost = batching, observe, Cost()
-        self._network = _behind(getattr(pipe, self._wiring.network))
+        self._network = behind(getattr(pipe, self._wiring.network))
         self.layers = layers_of(self._network)
         self._resources = self._loaded(resources)
         self._signature = inspect.signature(self._kind.__call__)
@@ -134,7 +127,7 @@ class Attachment:
                              f"{type(thing).__name__}")  # fmt: skip
         if not isinstance(thing, nn.Module) and objective_of(thing.scheduler) != objective_of(self._pipe.scheduler):
             raise UsageError(f"resources: {name!r} predicts another quantity than the pipeline; they must agree")
-        return Weak(_behind(network))
+        return Weak(behind(network))
 
     def _around(self) -> Surroundings:
         pipe, scheduler = self._pipe, self._pipe.scheduler
@@ -194,20 +187,26 @@ class Attachment:
         """The pipeline guided, and after the block as it was."""
         pipe, names = self._pipe, [self._wiring.network, *(["controlnet"] if self._wiring.control else [])]
         kind, parts = type(pipe), {name: vars(pipe)[name] for name in names}
-        stand_in = StandIn(self._network, self._answer)
-        vars(pipe)[self._wiring.network] = stand_in
-        pipe.__class__ = _guided_kind(self._kind, self._call)
+        answers = (self._answer, self._answer_control)
+        ours = {name: StandIn(behind(part), answer) for (name, part), answer in zip(parts.items(), answers)}
+        vars(pipe).update(ours)
+        pipe.__class__ = guided_kind(self._kind, self._call)
         try:
             yield
         finally:
             pipe.__class__ = kind
-            if vars(pipe)[self._wiring.network] is stand_in:  # else it was replaced inside the block
-                vars(pipe).update(parts)
+            for name, part in parts.items():
+                if vars(pipe)[name] is ours[name]:  # else it was replaced inside the block
+                    vars(pipe)[name] = part
 
     def _answer(self, *args: Any, **kwargs: Any) -> Any:
         if self._run is None:  # called by somebody else than the pipeline
             return self._network(*args, **kwargs)
         return self._run.answer(self._network, *args, **kwargs)
+
+    def _answer_control(self, *args: Any, **kwargs: Any) -> Any:
+        network = behind(vars(self._pipe)["controlnet"])
+        return network(*args, **kwargs) if self._run is None else self._run.watch_control(network, *args, **kwargs)
 
     def _call(self, original: Callable[..., Any], pipe: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -231,10 +230,17 @@ class Attachment:
         pipe, wiring, given = self._pipe, self._wiring, bound.arguments
         for name, instead in _OWN_GUIDANCE.items():
             if given.get(name):
-                raise UsageError(f"{name} has no effect while a guidance is attached; write it as part of it: {instead}")
+                raise UsageError(
+                    f"{name} has no effect while a guidance is attached; write it as part of it: {instead}"
+                )
+        if wiring.packed and any(value is not None for name, value in given.items() if "ip_adapter_image" in name):
+            raise UsageError(
+                f"{self._kind.__name__} shows another image prompt to its negative call, which attach does not do yet; "
+                "call it without ip_adapter_image"
+            )
         self._check_untied(given)
         negative = self._take_negative(given)
-        full = inspect.BoundArguments(bound.signature, type(given)(given))  # type: ignore[arg-type]
+        full = inspect.BoundArguments(bound.signature, type(given)(given))
         full.apply_defaults()
         arguments = dict(full.arguments)
         named = self._named(arguments)
@@ -245,7 +251,9 @@ class Attachment:
         null: dict[str, Any] = {}
         if wiring.distilled and negative and not distilled:
             null = self._null(given, arguments)
-        return Request(arguments, doubled, null, named, self._without_null(distilled, scale), negative, empty)
+        return Request(
+            arguments.get("generator"), doubled, null, named, self._without_null(distilled, scale), negative, empty
+        )
 
     def _without_null(self, distilled: bool, scale: float | None) -> str:
         kind = self._kind.__name__
@@ -304,7 +312,7 @@ class Attachment:
         null = {path: answer[place] for path, (place, _) in self._wiring.texts.items()}
         if prompts is not None and len(prompts) == 1:
             null = {path: rows[:1] for path, rows in null.items()}
-        for name in [name for name in given if name.startswith("negative_prompt") or name == "negative_pooled_prompt_embeds"]:
+        for name in [name for name in given if name.startswith(("negative_prompt", "negative_pooled"))]:
             given[name] = None
         return null
 
@@ -328,54 +336,3 @@ class Attachment:
         if prompt is None or any((prompt,) if isinstance(prompt, str) else prompt):
             raise UsageError(f"{replacing} stands in place of the prompt; call the pipeline with prompt=''")
         return True
-
-
-class StandIn:
-    """In the place of a network: called, it asks ``answer``; in everything else it is the network."""
-
-    def __init__(self, network: Any, answer: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_fairlead", (network, answer))
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return object.__getattribute__(self, "_fairlead")[1](*args, **kwargs)
-
-    @property
-    def __class__(self) -> Any:
-        return type(object.__getattribute__(self, "_fairlead")[0])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_fairlead")[0], name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(object.__getattribute__(self, "_fairlead")[0], name, value)
-
-    def __delattr__(self, name: str) -> None:
-        delattr(object.__getattribute__(self, "_fairlead")[0], name)
-
-
-def _behind(network: Any) -> Any:
-    """The network behind stand-ins of blocks around this one."""
-    while type(network) is StandIn:
-        network = object.__getattribute__(network, "_fairlead")[0]
-    return network
-
-
-def _own_kind(pipe: Any) -> type:
-    """The class of a pipeline, whatever blocks it is in."""
-    kind: type = getattr(type(pipe), "_fairlead_kind", type(pipe))
-    return kind
-
-
-def _guided_kind(kind: type, call: Callable[..., Any]) -> type:
-    """The pipeline's class with another ``__call__``: Python looks it up on the class, not on the pipeline."""
-    original = kind.__call__  # type: ignore[operator]
-
-    @functools.wraps(original)
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return call(original, self, *args, **kwargs)
-
-    own = {"__call__": __call__, "__module__": kind.__module__, "__doc__": kind.__doc__, "_fairlead_kind": kind}
-    return type(kind.__name__, (kind,), own | {"__qualname__": kind.__qualname__})
-
-
-__all__ = ["Attachment", "attach", "diffusers", "replace", "torch"]
