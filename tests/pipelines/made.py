@@ -95,8 +95,9 @@ def vae(channels: int = 4) -> Any:
 
 def unet(seed: int = 5, cross: int = 16, inputs: int = 4, **more: Any) -> Any:
     settings: dict[str, Any] = {
-        "sample_size": 8, "in_channels": inputs, "out_channels": 4, "layers_per_block": 1, "block_out_channels": (8, 16),
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "sample_size": 8, "in_channels": inputs, "out_channels": 4, "layers_per_block": 1,
+        "block_out_channels": (8, 16), "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         "cross_attention_dim": cross, "attention_head_dim": 2, "norm_num_groups": 4,
     }  # fmt: skip
     return spread(diffusers.UNet2DConditionModel(**{**settings, **more}), seed)
@@ -137,7 +138,8 @@ def controlnet(seed: int = 6, cross: int = 16, **more: Any) -> Any:
 
 
 XL = {
-    "addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 16 + 6 * 8,
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 16 + 6 * 8,
     "transformer_layers_per_block": (1, 2), "use_linear_projection": True,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
 }  # fmt: skip

@@ -43,9 +43,13 @@ def layers_of(network: Any) -> dict[str, tuple[str, ...]]:
             linear = "Linear" in type(getattr(module, "processor", None)).__name__
             if name.rsplit(".", 1)[-1] != "attn2" and not linear:
                 attention.append(name)
-    in_order = lambda name: (not name.startswith("down"), name.startswith("up"))  # noqa: E731 (the middle is last made)
-    found = {"attention": tuple(sorted(attention, key=in_order)), "block": tuple(sorted(blocks, key=in_order))}
+    found = {"attention": tuple(sorted(attention, key=_place)), "block": tuple(sorted(blocks, key=_place))}
     return {kind: names for kind, names in found.items() if names}
+
+
+def _place(layer: str) -> int:
+    """U-Nets make their middle last."""
+    return 0 if layer.startswith("down") else 2 if layer.startswith("up") else 1
 
 
 @dataclass(frozen=True)
@@ -133,12 +137,12 @@ class _Attention(TorchFunctionMode):
 
     def begin(self) -> None:
         self.open = True
-        self.__enter__()
+        self.__enter__()  # type: ignore[no-untyped-call]
 
     def end(self) -> None:
         if self.open:
             self.open = False
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -95,10 +96,10 @@ FAMILIES: dict[str, Wiring] = {
 def diffusers() -> ModuleType:
     """The library, imported on first use."""
     try:
-        import diffusers as library
+        library = import_module("diffusers")
     except ImportError as error:
         raise UsageError("diffusers is not installed; run: pip install 'fairlead[diffusers]'") from error
-    return library  # type: ignore[no-any-return]
+    return library
 
 
 def wiring_of(pipe: Any, kind: type) -> Wiring:
@@ -125,12 +126,10 @@ def wiring_of(pipe: Any, kind: type) -> Wiring:
 
 
 def latent_channels(network: Any, wiring: Wiring) -> int:
-    """Channels of the samples: fewer than the network's inputs where masks or images are stacked on them, fewer than its
-    outputs where it predicts a variance too."""
-    inputs, outputs = (
-        setting(network, "in_channels"),
-        setting(network, "out_channels") or setting(network, "in_channels"),
-    )
+    """Channels of the samples: fewer than the network's inputs where masks or images are stacked on them, fewer than
+    its outputs where it predicts a variance too."""
+    inputs = setting(network, "in_channels")
+    outputs = setting(network, "out_channels") or inputs
     if wiring.packed:
         return int(inputs) // 4
     return int(inputs if outputs == 2 * inputs else outputs)

@@ -23,11 +23,12 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule
-from fairlead.guide.algebra import Guidance, Term
+from fairlead.guide.algebra import Finisher, Guidance, Term
 from fairlead.guide.executor import Batching, Observation, check_condition
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.seen import Surroundings
 from fairlead.models.levels import objective_of, schedule_of, setting
+from fairlead.models.model import LabelEncoder
 from fairlead.models.perturbed import layers_of
 from fairlead.models.pipelines import decoded, encoded, has_text_encoder, label_encoder, wiring_of
 from fairlead.sample.attached import PipelineRun, Request
@@ -142,7 +143,7 @@ class Attachment:
             objective,
             decode=functools.partial(decoded, pipe) if latent else None,
             embed=(lambda condition: condition) if self._wiring.texts else None,
-            encode=Condition.of if classes else None,  # only that there is one matters before the call
+            encode=LabelEncoder(classes) if classes else None,
             classes=classes,
             layers=self.layers,
             data_range=None if latent else (-1.0, 1.0),
@@ -162,7 +163,8 @@ class Attachment:
                 "guidance: cfg(4, negative=...)"
             )
         around = self._around()
-        for part in (*guidance.terms, *guidance.finishers):
+        parts: tuple[Term | Finisher, ...] = (*guidance.terms, *guidance.finishers)
+        for part in parts:
             part.check(around)
         if wiring.texts:
             wrong = [s for term in guidance.terms for s in term.specs() if not isinstance(s, str)]
@@ -172,8 +174,8 @@ class Attachment:
             named += [] if self._negative is None else [self._negative]
             if named and not has_text_encoder(pipe):
                 raise UsageError(
-                    f"this pipeline has no text encoder, so {named[0]!r} cannot be encoded; pass negative_prompt_embeds "
-                    "to the call, or load the text encoder"
+                    f"this pipeline has no text encoder, so {named[0]!r} cannot be encoded; pass "
+                    "negative_prompt_embeds to the call, or load the text encoder"
                 )
         if wiring.labels:
             encoder = label_encoder(pipe, self._network)
@@ -188,7 +190,9 @@ class Attachment:
         pipe, names = self._pipe, [self._wiring.network, *(["controlnet"] if self._wiring.control else [])]
         kind, parts = type(pipe), {name: vars(pipe)[name] for name in names}
         answers = (self._answer, self._answer_control)
-        ours = {name: StandIn(behind(part), answer) for (name, part), answer in zip(parts.items(), answers)}
+        ours = {
+            name: StandIn(behind(part), answer) for (name, part), answer in zip(parts.items(), answers, strict=False)
+        }
         vars(pipe).update(ours)
         pipe.__class__ = guided_kind(self._kind, self._call)
         try:
@@ -227,7 +231,7 @@ class Attachment:
 
     def _requested(self, bound: inspect.BoundArguments) -> Request:
         """Check the call's arguments and change those that take part in guidance."""
-        pipe, wiring, given = self._pipe, self._wiring, bound.arguments
+        wiring, given = self._wiring, bound.arguments
         for name, instead in _OWN_GUIDANCE.items():
             if given.get(name):
                 raise UsageError(
@@ -247,7 +251,6 @@ class Attachment:
         scale = arguments.get("guidance_scale")
         distilled = setting(self._network, "time_cond_proj_dim") is not None
         doubled = wiring.null_half is not None and scale is not None and scale > 1 and not distilled
-        empty = self._empty(arguments)
         null: dict[str, Any] = {}
         if wiring.distilled and negative and not distilled:
             null = self._null(given, arguments)

@@ -174,10 +174,11 @@ class PipelineRun:
 def tied(prediction: Prediction, x_t: Tensor, alpha: Tensor, sigma: Tensor, after: float) -> Prediction:
     """The prediction with eps = (x_t - alpha x0) / sigma whose first-order step leads to the same x.
 
-    The step x' = alpha' x0 + sigma' eps, with eps free, is that of x0 + gain (eps - eps of x0), gain = r' / (1 - r' / r).
+    The step x' = alpha' x0 + sigma' eps, with eps free, is that of x0 + gain (eps - eps of x0), where
+    gain = r' / (1 - alpha r' / sigma).
 
     Args:
-        after: r' = sigma' / alpha', the level that the step leads to; r = sigma / alpha.
+        after: r' = sigma' / alpha', the level that the step leads to.
     """
     gain = after / (1 - after * alpha / sigma)
     own = Prediction.from_x0(prediction.x0, x_t, alpha, sigma)

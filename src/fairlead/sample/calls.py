@@ -16,6 +16,7 @@ from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective, Prediction
 from fairlead.core.schedule import NoiseSchedule
+from fairlead.models.levels import setting
 from fairlead.models.perturbed import perturbing, plain
 from fairlead.models.pipelines import Wiring, latent_channels, packed, tokens_of, unpacked
 from fairlead.sample.feed import Feed
@@ -64,8 +65,8 @@ class NetworkCall:
 
 
 @lru_cache(maxsize=32)
-def _parameters(kind: type) -> tuple[str, ...]:
-    return tuple(inspect.signature(kind.forward).parameters)[1:]  # type: ignore[attr-defined]
+def _parameters(kind: Any) -> tuple[str, ...]:
+    return tuple(inspect.signature(kind.forward).parameters)[1:]
 
 
 class Control:
@@ -121,8 +122,8 @@ class PipelineDenoiser:
         halves, x = self.feed.halves, call.x
         if len(x) != halves.rows:
             raise UsageError(
-                f"the pipeline's batch went from {halves.rows} rows to {len(x)} within one run (a callback that switches "
-                "its guidance?); say when to guide in the guidance: cfg(7).during(sigma=(low, high))"
+                f"the pipeline's batch went from {halves.rows} rows to {len(x)} within one run (a callback that "
+                "switches its guidance?); say when to guide in the guidance: cfg(7).during(sigma=(low, high))"
             )
         self._call, self._control, self._rest, self._last = call, control, None, None
         self.feed.arguments = call.arguments
@@ -167,7 +168,7 @@ class PipelineDenoiser:
         arguments = self.feed.of(condition)
         if self.wiring.labels:
             labels, keep = condition.values["label"], condition.keep["label"]
-            null = int(plain(network).config["num_embeds_ada_norm"])
+            null = int(setting(network, "num_embeds_ada_norm"))
             arguments["class_labels"] = torch.where(keep, labels, null).to(x.device)
         if self._control is None:
             return arguments
@@ -193,7 +194,7 @@ class PipelineDenoiser:
     def embedded(self, condition: Condition) -> Condition:
         """The condition with its text arguments as values, for guidance that changes them."""
         more = self.feed.text(condition)
-        kept = {name: condition.keep["prompt"] for name in more}
+        kept = dict.fromkeys(more, condition.keep["prompt"])
         return replace(condition, values={**condition.values, **more}, keep={**condition.keep, **kept})
 
     def _keep_rest(self, rest: Tensor, condition: Condition) -> None:

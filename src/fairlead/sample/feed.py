@@ -32,8 +32,8 @@ class Halves:
 
 
 class Feed:
-    """Picks rows. A condition names them: ``sample`` is the sample's index (its keep mask says nothing), ``prompt`` is 0
-    for the sample's own prompt and i for the i-th named one; where it is not kept, the row is null.
+    """Picks rows. A condition names them: ``sample`` is the sample's index (its keep mask says nothing), ``prompt`` is
+    0 for the sample's own prompt and i for the i-th named one; where it is not kept, the row is null.
 
     Args:
         halves: of the pipeline's batch.
@@ -104,8 +104,8 @@ class Feed:
             for rows in more:
                 if rows.shape[1:] != value.shape[1:]:
                     raise UsageError(
-                        f"{path}: the pipeline passed embeddings {list(value.shape[1:])}, the prompts that the guidance "
-                        f"names gave {list(rows.shape[1:])}; they must agree"
+                        f"{path}: the pipeline passed embeddings {list(value.shape[1:])}, the prompts that the "
+                        f"guidance names gave {list(rows.shape[1:])}; they must agree"
                     )
             known = value, torch.cat([value, *(rows.to(value) for rows in more)])
             self._tables[path] = known

@@ -16,7 +16,7 @@ class StandIn:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return object.__getattribute__(self, "_fairlead")[1](*args, **kwargs)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         return type(object.__getattribute__(self, "_fairlead")[0])
 
@@ -53,7 +53,7 @@ def guided_kind(kind: type, call: Callable[..., Any]) -> type:
 
     def components(self: Any) -> dict[str, Any]:
         """What others take from the pipeline, to keep it, is the network itself."""
-        return {name: behind(part) for name, part in kind.components.fget(self).items()}  # type: ignore[attr-defined]
+        return {name: behind(part) for name, part in kind.components.fget(self).items()}
 
     own = {
         "__call__": __call__,
