@@ -102,7 +102,7 @@ def diffusers() -> ModuleType:
     return library
 
 
-def wiring_of(pipe: Any, kind: type) -> Wiring:
+def wiring_of(pipe: Any, kind: Any) -> Wiring:
     """The wiring of a pipeline of class ``kind``.
 
     Raises:
@@ -113,7 +113,7 @@ def wiring_of(pipe: Any, kind: type) -> Wiring:
                          "fl.GuidedDenoiser")  # fmt: skip
     for base in kind.__mro__:
         if base.__name__ in FAMILIES and base.__module__.startswith("diffusers."):
-            if kind.__call__ is not base.__call__:  # type: ignore[operator]
+            if kind.__call__ is not base.__call__:
                 raise UsageError(
                     f"{kind.__name__} is a {base.__name__} with a __call__ of its own, so how it calls its network is "
                     "not known; use the pipeline it is derived from"

@@ -255,7 +255,13 @@ class Attachment:
         if wiring.distilled and negative and not distilled:
             null = self._null(given, arguments)
         return Request(
-            arguments.get("generator"), doubled, null, named, self._without_null(distilled, scale), negative, empty
+            arguments.get("generator"),
+            doubled,
+            null,
+            named,
+            self._without_null(distilled, scale),
+            negative,
+            self._empty(arguments),
         )
 
     def _without_null(self, distilled: bool, scale: float | None) -> str:

@@ -44,7 +44,8 @@ class NetworkCall:
 
     @classmethod
     def of(cls, network: Network, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NetworkCall:
-        parameters = _parameters(type(plain(network)))
+        kind: Any = type(plain(network))
+        parameters = _parameters(kind)
         named = dict(zip(parameters, args, strict=False)) | dict(kwargs)
         x, timestep = named.pop(parameters[0]), named.pop("timestep", None)
         as_tuple = not named.pop("return_dict", True)

@@ -43,9 +43,9 @@ def own_kind(pipe: Any) -> type:
     return kind
 
 
-def guided_kind(kind: type, call: Callable[..., Any]) -> type:
+def guided_kind(kind: Any, call: Callable[..., Any]) -> type:
     """The pipeline's class with another ``__call__``: Python looks it up on the class, not on the pipeline."""
-    original = kind.__call__  # type: ignore[operator]
+    original = kind.__call__
 
     @functools.wraps(original)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
