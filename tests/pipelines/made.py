@@ -241,3 +241,12 @@ def unconditional(kind: str = "DDIMPipeline", outputs: int = 3, **more: Any) -> 
     )  # fmt: skip
     parts = {"unet": spread(network, 14), "scheduler": ddim(beta_schedule="linear", clip_sample=True)}
     return quiet(getattr(diffusers, kind)(**{**parts, **more}))
+
+
+def sd3_controlnet(seed: int = 20) -> Any:
+    network = diffusers.SD3ControlNetModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, out_channels=4,
+        pos_embed_max_size=8,
+    )  # fmt: skip
+    return spread(network, seed)

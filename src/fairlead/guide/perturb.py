@@ -73,8 +73,8 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, a
     known = around.layers.get(kind, ())
     if not known:
         raise UsageError(
-            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms and the lessons' "
-            "networks have none); use a unet or a dit"
+            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms, linear "
+            "attention and the lessons' networks have none); use a unet or a dit"
         )
     for layer in layers or ():
         if layer not in known:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError
-from fairlead.nets.blocks import Perturb, blurred, perturbed_attention, recorded_layers, where_masked
+from fairlead.nets.blocks import Perturb, blurred, perturbed_attention, record_attention, recorded_layers, where_masked
 
 _BLOCK = re.compile(r"(?:.*\.)?(?:single_)?transformer_blocks\.\d+")
 
@@ -159,6 +159,7 @@ class _Attention(TorchFunctionMode):
         size, image = self.tokens.image(q.shape[-2])
         if q.shape[-2] == size[0] * size[1] and mask is None:
             return perturbed_attention(q, k, v, size, self.layer, self.perturb)
+        record_attention(self.layer, q[..., image, :], k[..., image, :], size)  # of image positions to each other
         return _joint(func, q, k, v, mask, named, self.perturb, size, image)
 
 

@@ -167,6 +167,12 @@ class Attachment:
         for part in parts:
             part.check(around)
         if wiring.texts:
+            for resource in guidance.resources():
+                if "classifier" in resource.kind:
+                    raise UsageError(
+                        f"{guidance} reads class labels for {resource.name!r}, this pipeline's conditions are prompts; "
+                        "steer by another score, or by cfg"
+                    )
             wrong = [s for term in guidance.terms for s in term.specs() if not isinstance(s, str)]
             if wrong:
                 raise UsageError(f"{guidance} names the condition {wrong[0]!r}, this pipeline's conditions are prompts")

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -62,7 +63,10 @@ class NetworkCall:
 
     def answered(self, output: Tensor) -> Any:
         """An output in the form of the network's own answer."""
-        return (output,) if self.as_tuple else type(self.answer)(sample=output)
+        if self.as_tuple:
+            return (output,)
+        own = type(self.answer) if self.answer is not None else import_module("diffusers.models.unets.unet_2d").UNet2DOutput
+        return own(sample=output)
 
 
 @lru_cache(maxsize=32)
@@ -188,8 +192,10 @@ class PipelineDenoiser:
             level = level_at(self.schedule, t, x_t)
             output = prediction.output(self.objective, level.alpha, level.sigma)
         output = output.detach().to(self.call.x.dtype)
-        if self._rest is not None:
-            output = torch.cat([output, self._rest], 1)
+        missing = int(setting(self.network, "out_channels") or 0) - self.channels
+        if missing > 0 and not self.wiring.packed:
+            rest = self._rest if self._rest is not None else output.new_zeros(len(output), missing, *output.shape[2:])
+            output = torch.cat([output, rest], 1)
         return packed(output) if self.wiring.packed else output
 
     def embedded(self, condition: Condition) -> Condition:
