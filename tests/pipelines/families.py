@@ -91,9 +91,7 @@ def _of(make: Callable[..., Any], kind: str, **more: Any) -> Callable[..., Any]:
 
 FAMILIES: dict[str, Case] = {
     "sd": Case(made.sd, SMALL),
-    "sd img2img": Case(
-        _of(made.sd, "StableDiffusionImg2ImgPipeline"), {"image": [picture()], "strength": 0.6}
-    ),
+    "sd img2img": Case(_of(made.sd, "StableDiffusionImg2ImgPipeline"), {"image": [picture()], "strength": 0.6}),
     "sd inpaint": Case(
         _of(made.sd, "StableDiffusionInpaintPipeline"), {"image": picture(), "mask_image": half_mask(), **LARGER}
     ),
@@ -114,17 +112,13 @@ FAMILIES: dict[str, Case] = {
         {"image": picture(), "mask_image": half_mask(), "control_image": picture(), **LARGER},
     ),
     "sdxl": Case(made.sdxl, SMALL),
-    "sdxl img2img": Case(
-        _of(made.sdxl, "StableDiffusionXLImg2ImgPipeline"), {"image": [picture()], "strength": 0.6}
-    ),
+    "sdxl img2img": Case(_of(made.sdxl, "StableDiffusionXLImg2ImgPipeline"), {"image": [picture()], "strength": 0.6}),
     "sdxl inpaint": Case(
         _of(made.sdxl, "StableDiffusionXLInpaintPipeline"), {"image": picture(), "mask_image": half_mask(), **LARGER}
     ),
     "sdxl controlnet": Case(_xl_control, {"image": [picture()], **LARGER}),
     "sd3": Case(made.sd3, {**SMALL, **SHORT}),
-    "sd3 img2img": Case(
-        _of(made.sd3, "StableDiffusion3Img2ImgPipeline"), {"image": [picture()], **SMALL, **SHORT}
-    ),
+    "sd3 img2img": Case(_of(made.sd3, "StableDiffusion3Img2ImgPipeline"), {"image": [picture()], **SMALL, **SHORT}),
     "sd3 inpaint": Case(
         _of(made.sd3, "StableDiffusion3InpaintPipeline", channels=16),
         {"image": picture(), "mask_image": half_mask(), **LARGER, **SHORT},
@@ -135,7 +129,10 @@ FAMILIES: dict[str, Case] = {
         lambda **parts: made.flux(embedded=False, **parts), {**SMALL, **SHORT}, "true_cfg_scale", negative=True
     ),
     "flux img2img": Case(
-        _of(made.flux, "FluxImg2ImgPipeline"), {"image": [picture()], **LARGER, **SHORT}, "true_cfg_scale", negative=True
+        _of(made.flux, "FluxImg2ImgPipeline"),
+        {"image": [picture()], **LARGER, **SHORT},
+        "true_cfg_scale",
+        negative=True,
     ),
     "flux inpaint": Case(
         _of(made.flux, "FluxInpaintPipeline"),
@@ -172,7 +169,7 @@ SCHEDULERS: dict[str, Callable[[], Any]] = {
     "kdpm2": _vp("KDPM2DiscreteScheduler"),
     "kdpm2 ancestral": _vp("KDPM2AncestralDiscreteScheduler"),
     "deis": _vp("DEISMultistepScheduler"),
-    "dpm++ single": _vp("DPMSolverSinglestepScheduler"),
+    "dpm++ single": lambda: diffusers.DPMSolverSinglestepScheduler(**made.BETAS),
     "dpm++ sde": _vp("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++"),
     "sa": _vp("SASolverScheduler"),
     "tcd": _vp("TCDScheduler"),

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import lookup
+from fairlead.core.weights import weight_hash
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, to_float
-from fairlead.measure.judge import Classifier, cached_classifier, weight_hash
+from fairlead.measure.judge import Classifier, cached_classifier
 from fairlead.measure.pretrained import fetched, prepared, pretrained, resized
 from fairlead.models.load import usable_device
 

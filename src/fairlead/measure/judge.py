@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
+from fairlead.core.weights import weight_hash
 from fairlead.data.images import Batches, ImageData, to_float
 
 Role = Literal["judge", "features"]
@@ -125,16 +126,6 @@ class Classifier(nn.Module):
         """For protocols: what it was trained on and its weights, ``digits/train-cnn32-d64-s1@0123456789ab``."""
         r = self.recipe
         return f"{self.data.name}/{self.data.split}-cnn{r.width}-d{r.features}-s{r.seed}@{self.weight_hash}"
-
-
-def weight_hash(network: nn.Module) -> str:
-    """sha256[:12] of names, shapes and values of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def train_classifier(

@@ -12,6 +12,7 @@ from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
+from fairlead.models.diffusers import is_pipeline, load_pipeline
 from fairlead.models.model import LabelEncoder, Model, encode_nothing, identity
 from fairlead.nets.build import build_net
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint
@@ -19,19 +20,23 @@ from fairlead.train.checkpoint import Checkpoint, find_checkpoint
 Weights = Literal["ema", "raw"]
 
 
-def load(spec: str | Path, weights: Weights = "ema", device: str | torch.device = "auto") -> Model:
-    """Load a training run, ``RUN@step500``, or one checkpoint folder.
+def load(spec: Any, weights: Weights = "ema", device: str | torch.device = "auto") -> Model:
+    """Load a training run, ``RUN@step500``, one checkpoint folder, or a diffusers pipeline.
 
     Args:
-        spec: where the checkpoint is.
-        weights: "ema" for the averaged weights, "raw" for those the optimiser holds.
-        device: "auto" takes a GPU when there is one.
+        spec: where the checkpoint is; or a folder with ``model_index.json``, a name on the hub, or the pipeline itself.
+        weights: "ema" for the averaged weights, "raw" for those the optimiser holds; pipelines have one kind only.
+        device: "auto" takes a GPU when there is one; a pipeline that is given stays where it is.
 
     Raises:
         UsageError: if there is no checkpoint, or it is damaged, foreign or pickled, or one of a classifier; for
             unknown weights; for a device that cannot be used.
     """
     _check_weights(weights)
+    if is_pipeline(spec):
+        if weights != "ema":
+            raise UsageError(f"weights={weights!r}: a diffusers pipeline has one kind of weights; leave it out")
+        return load_pipeline(spec, device="auto" if device == "auto" else usable_device(device))
     device = usable_device(device)
     checkpoint = find_checkpoint(spec)
     if checkpoint.about["objective"] == "label":

@@ -171,9 +171,7 @@ def has_text_encoder(pipe: Any) -> bool:
 _CARRIED = ("clip_skip", "max_sequence_length", "clean_caption", "complex_human_instruction")
 
 
-def encoded(
-    pipe: Any, wiring: Wiring, prompts: Sequence[str], given: Mapping[str, Any] | None = None, **more: Any
-) -> Sequence[Any]:
+def encoded(pipe: Any, prompts: Sequence[str], given: Mapping[str, Any] | None = None, **more: Any) -> Sequence[Any]:
     """What the pipeline's own ``encode_prompt`` returns for these prompts, one image each.
 
     Args:

@@ -323,7 +323,7 @@ class Attachment:
             "pooled_prompt_embeds": arguments.get("negative_pooled_prompt_embeds"),
             "num_images_per_prompt": arguments.get("num_images_per_prompt", 1),
         }
-        answer = encoded(self._pipe, self._wiring, (), arguments, **more)
+        answer = encoded(self._pipe, (), arguments, **more)
         null = {path: answer[place] for path, (place, _) in self._wiring.texts.items()}
         if prompts is not None and len(prompts) == 1:
             null = {path: rows[:1] for path, rows in null.items()}
@@ -337,7 +337,7 @@ class Attachment:
         specs = list(dict.fromkeys(str(s) for term in self.guidance.terms for s in term.specs())) if texts else []
         if not specs or texts is None:
             return {}
-        answer = encoded(self._pipe, self._wiring, specs, arguments)
+        answer = encoded(self._pipe, specs, arguments)
         return {
             spec: {path: answer[place][i : i + 1] for path, (place, _) in texts.items()} for i, spec in enumerate(specs)
         }

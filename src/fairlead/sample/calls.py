@@ -65,8 +65,9 @@ class NetworkCall:
         """An output in the form of the network's own answer."""
         if self.as_tuple:
             return (output,)
-        own = type(self.answer) if self.answer is not None else import_module("diffusers.models.unets.unet_2d").UNet2DOutput
-        return own(sample=output)
+        if self.answer is None:  # nothing was evaluated in this step
+            return import_module("diffusers.models.unets.unet_2d").UNet2DOutput(sample=output)
+        return type(self.answer)(sample=output)
 
 
 @lru_cache(maxsize=32)
