@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from typing import Any
@@ -187,8 +188,9 @@ def test_pag_is_diffusers_own(family: str, kind: str, theirs: str, layers: str |
     attached = f'cfg(6) + pag(2, layers="{layers}")' if layers else "cfg(6) + pag(2)"
     with fl.attach(pipe, attached):
         ours = run(pipe, arguments)
-    parts = {name: part for name, part in pipe.components.items() if part is not None or name != "image_encoder"}
-    other = getattr(diffusers, kind)(**parts, pag_applied_layers=[theirs])
+    its = getattr(diffusers, kind)
+    taken = inspect.signature(its.__init__).parameters
+    other = its(**{k: v for k, v in pipe.components.items() if k in taken}, pag_applied_layers=[theirs])
     other.set_progress_bar_config(disable=True)
     assert apart(ours, run(other, arguments, guidance_scale=6.0, pag_scale=2.0)) < CLOSE
 

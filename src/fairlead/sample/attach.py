@@ -29,7 +29,7 @@ from fairlead.guide.expression import to_guidance
 from fairlead.guide.seen import Surroundings
 from fairlead.models.levels import objective_of, schedule_of, setting
 from fairlead.models.model import LabelEncoder
-from fairlead.models.perturbed import layers_of
+from fairlead.models.perturbed import layers_of, plain
 from fairlead.models.pipelines import decoded, encoded, has_text_encoder, label_encoder, wiring_of
 from fairlead.sample.attached import PipelineRun, Request
 from fairlead.sample.calls import Weak
@@ -162,6 +162,10 @@ class Attachment:
                 f"negative={self._negative!r}: {self._kind.__name__} takes no negative prompt; name a condition in the "
                 "guidance: cfg(4, negative=...)"
             )
+        dropping = any(isinstance(m, nn.Dropout) and m.training and m.p for m in plain(self._network).modules())
+        if dropping:
+            name = wiring.network
+            raise UsageError(f"pipe.{name} is in training mode, so dropout is on; call pipe.{name}.eval() first")
         around = self._around()
         parts: tuple[Term | Finisher, ...] = (*guidance.terms, *guidance.finishers)
         for part in parts:

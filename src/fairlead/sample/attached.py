@@ -141,9 +141,14 @@ class PipelineRun:
         return Halves(n, own=n * (1 - half), null=n * half)
 
     def _feed(self, halves: Halves) -> Feed:
-        texts = tuple(self.wiring.texts or ())
+        texts, given = tuple(self.wiring.texts or ()), self.request.null
+        rows = {len(value) for value in given.values()} - {1, halves.n}
+        if rows:
+            raise UsageError(
+                f"the negative gave {max(rows)} null rows for {halves.n} samples; give one, or one a sample"
+            )
         named = {path: [rows[path] for rows in self.request.named.values()] for path in texts}
-        return Feed(halves, self.request.null, named, texts)
+        return Feed(halves, given, named, texts)
 
     def _controlled(self) -> Control | None:
         """The control network's call of this step; in guess mode it saw the conditional half alone."""

@@ -58,7 +58,7 @@ class NetworkCall:
         if isinstance(time, Tensor) and time.ndim and len(time) == len(self.x) != len(x):
             time = time[:1].expand(len(x))
         given = {self.names[0]: x, self.names[1]: time, **arguments}
-        self.answer = (network or self.network)(**given, return_dict=not self.as_tuple)
+        self.answer = (self.network if network is None else network)(**given, return_dict=not self.as_tuple)
         return self.answer
 
     def answered(self, output: Tensor) -> Any:
