@@ -14,13 +14,14 @@ from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
+from fairlead.core.weights import weight_hash
 from fairlead.data.digits import load_digits
 from fairlead.data.images import stratified_order
 from fairlead.measure import extractors
 from fairlead.measure.cache import cached_features
 from fairlead.measure.extractors import Extractor, default_extractor, extractor, fitted
 from fairlead.measure.frechet import Moments, frechet_distance
-from fairlead.measure.judge import cached_classifier, weight_hash
+from fairlead.measure.judge import cached_classifier
 from fairlead.measure.pretrained import prepared, resized
 
 DINO = {"do_resize": True, "size": {"shortest_edge": 40}, "do_center_crop": True, "resample": 3, "do_rescale": True,

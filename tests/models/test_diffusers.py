@@ -146,7 +146,7 @@ def test_a_prompt_does_not_depend_on_its_neighbours_and_none_is_null() -> None:
 @pytest.mark.parametrize("kind", ["DDIMPipeline", "DDPMPipeline"])
 def test_an_unconditional_pipeline(kind: str) -> None:
     model = fl.load(made.unconditional(kind))
-    assert model.data_range == (-1, 1)
+    assert model.data_range == (-1.0, 1.0)
     assert torch.equal(model.decode(torch.ones(1, 3, 8, 8)), torch.ones(1, 3, 8, 8))
     x, t = torch.randn(2, 3, 8, 8), torch.tensor(0.5, dtype=torch.float64)
     prediction = model.denoiser(x, t, Condition(2))
@@ -158,7 +158,7 @@ def test_an_unconditional_pipeline(kind: str) -> None:
 
 def test_explain_reads_a_loaded_pipeline() -> None:
     _, model = loaded("sd")
-    assert fl.explain(model, "a cat", guidance="cfg(4) + pag(1)", steps=3, n=2).rows == (6, 6, 6)
+    assert fl.explain(model, "a cat", guidance="cfg(4) + pag(1)", steps=3, seeds=(0, 1)).rows == (6, 6, 6)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class Case:
         return {"output_type": "latent", **words, **one}
 
 
-def run(pipe: Any, arguments: dict[str, Any], steps: int = 4, **more: Any) -> Tensor:
+def run(pipe: Any, arguments: dict[str, Any], steps: Any = 4, **more: Any) -> Tensor:
     """A call with fixed seeds -> latents or images."""
     torch.manual_seed(7)  # some pipelines encode their image with the default generator
     answer = pipe(generator=made.seeded(3), num_inference_steps=steps, **{**arguments, **more})[0]
@@ -77,7 +77,7 @@ def _control(kind: str, **more: Any) -> Callable[..., Any]:
 
 
 def _xl_control(**parts: Any) -> Any:
-    shape = {key: value for key, value in made.XL.items() if key != "up_block_types"}
+    shape: dict[str, Any] = {key: value for key, value in made.XL.items() if key != "up_block_types"}
     return made.sdxl("StableDiffusionXLControlNetPipeline", controlnet=made.controlnet(cross=32, **shape), **parts)
 
 

@@ -137,7 +137,7 @@ def controlnet(seed: int = 6, cross: int = 16, **more: Any) -> Any:
     return spread(diffusers.ControlNetModel(**{**settings, **more}), seed)
 
 
-XL = {
+XL: dict[str, Any] = {
     "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 16 + 6 * 8,
     "transformer_layers_per_block": (1, 2), "use_linear_projection": True,

@@ -178,7 +178,12 @@ def test_a_learned_variance_is_the_conditional_ones() -> None:
     with fl.attach(pipe, "pag(2)"):
         given: list[torch.Tensor] = []
         step = scheduler.step
-        scheduler.step = lambda output, *args, **kwargs: (given.append(output), step(output, *args, **kwargs))[1]
+
+        def listening(output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            given.append(output)
+            return step(output, *args, **kwargs)
+
+        scheduler.step = listening
         run(pipe, arguments, 2)
     handle.remove()
     for output, both in zip(given, kept, strict=True):
@@ -207,7 +212,7 @@ def test_a_callback_may_change_the_prompt_in_the_middle() -> None:
     def change(pipe: Any, i: int, t: Any, inputs: dict[str, Any]) -> dict[str, Any]:
         return {"prompt_embeds": other} if i == 1 else {}
 
-    more = {"callback_on_step_end": change, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    more: dict[str, Any] = {"callback_on_step_end": change, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
     own = run(pipe, arguments, guidance_scale=4.0, **more)
     with fl.attach(pipe, "cfg(4)"):
         assert apart(run(pipe, arguments, **more), own) < 1e-4

@@ -100,12 +100,12 @@ def test_a_prediction_that_is_none_of_ours() -> None:
     refused(made.sd(scheduler=scheduler), "cfg(4)", "prediction_type 'noise' is none of epsilon")
 
 
-class Mine(diffusers.StableDiffusionPipeline):
+class Mine(diffusers.StableDiffusionPipeline):  # type: ignore[misc]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(*args, **kwargs)
 
 
-class Renamed(diffusers.StableDiffusionPipeline):
+class Renamed(diffusers.StableDiffusionPipeline):  # type: ignore[misc]
     """A subclass that calls its network as its parent does."""
 
 

@@ -92,9 +92,12 @@ def test_the_null_label_is_the_networks_own() -> None:
     pipe = made.dit(transformer=made.spread(network, 1))
     given: list[list[int]] = []
     forward = network.forward
-    network.forward = lambda *args, **kwargs: (given.append(kwargs["class_labels"].tolist()), forward(*args, **kwargs))[
-        1
-    ]
+
+    def listening(*args: Any, **kwargs: Any) -> Any:
+        given.append(kwargs["class_labels"].tolist())
+        return forward(*args, **kwargs)
+
+    network.forward = listening
     with fl.attach(pipe, "cfg(3)"):
         run(pipe, {"class_labels": [9, 4], "output_type": "pt"}, 1)
     assert given == [[9, 4, 10, 10]]

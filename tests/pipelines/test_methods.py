@@ -162,7 +162,11 @@ def test_slg_is_sd3s_own_skip_layer_guidance() -> None:
     """Theirs is on for 0.01 < i / steps < 0.2 and such; ours in an interval that holds the same steps."""
     case = FAMILIES["sd3"]
     pipe, arguments = case.make(), case.arguments(N)
-    skipping = {"skip_guidance_layers": [1], "skip_layer_guidance_scale": 2.0, "skip_layer_guidance_stop": 0.6}
+    skipping: dict[str, Any] = {
+        "skip_guidance_layers": [1],
+        "skip_layer_guidance_scale": 2.0,
+        "skip_layer_guidance_stop": 0.6,
+    }
     own = run(pipe, arguments, guidance_scale=6.0, **skipping)  # steps 1 and 2 of 4
     levels = ratios(pipe.scheduler)
     low, high = (levels[2] + levels[3]) / 2, (levels[1] + 2 * levels[1]) / 2
@@ -338,7 +342,8 @@ def by_hand(pipe: Any, case: Any, arguments: dict[str, Any], inside: set[int]) -
 def _dit() -> type:
     import diffusers
 
-    return diffusers.DiTPipeline
+    kind: type = diffusers.DiTPipeline
+    return kind
 
 
 def test_progress_counts_from_the_first_step_that_is_run() -> None:
@@ -355,7 +360,7 @@ def test_progress_counts_from_the_first_step_that_is_run() -> None:
 def test_the_corrector_of_heun_belongs_to_its_step() -> None:
     case = FAMILIES["sd"]
     pipe, arguments = case.make(scheduler=SCHEDULERS["heun"]()), case.arguments(1)
-    steps: list[tuple[int, float, float]] = []
+    steps: list[tuple[int | None, float, float]] = []
     with fl.attach(
         pipe,
         "cfg(4)",

@@ -112,7 +112,7 @@ def load_pipeline(
 
 def _from_files(spec: str | Path) -> Any:
     try:
-        return diffusers().DiffusionPipeline.from_pretrained(str(spec), torch_dtype=torch.float32)
+        return diffusers().DiffusionPipeline.from_pretrained(str(spec))
     except UsageError:
         raise
     except Exception as error:  # whatever a hub, a file or a component raises

@@ -66,7 +66,7 @@ def schedule_of(scheduler: Any, shift: float = 1.0) -> NoiseSchedule:
     objective = objective_of(scheduler)
     if objective == "flow":
         return RectifiedFlow(shift)
-    schedule = TableSchedule(tuple(scheduler.alphas_cumprod.double().tolist()))
+    schedule = TableSchedule(tuple(scheduler.alphas_cumprod.cpu().double().tolist()))
     check_pair(objective, schedule)
     return schedule
 
@@ -84,7 +84,7 @@ class Levels:
         count, stages = len(scheduler.timesteps), int(getattr(scheduler, "order", 1))
         sigmas = getattr(scheduler, "sigmas", None)
         if isinstance(sigmas, Tensor) and len(sigmas) > count:
-            values = sigmas[: count + 1].double().tolist()
+            values = sigmas[: count + 1].tolist()
             between = getattr(scheduler, "sigmas_interpol", None)
             if isinstance(between, Tensor):  # KDPM2: its second evaluation lies inside the step
                 early = "Ancestral" in type(scheduler).__name__  # its table is one entry ahead
@@ -92,7 +92,7 @@ class Levels:
             if is_flow(scheduler):
                 values = [v / (1 - v) if v < 1 else math.inf for v in values]
             return cls(tuple(values), stages)
-        table = scheduler.alphas_cumprod.double()
+        table = scheduler.alphas_cumprod.cpu().double()
         kept = [table[int(k)] for k in scheduler.timesteps.tolist()]
         kept.append(torch.as_tensor(getattr(scheduler, "final_alpha_cumprod", 1.0), dtype=torch.float64))
         return cls(tuple(math.sqrt((1 - a) / a) if a > 0 else math.inf for a in map(float, kept)), stages)
@@ -112,9 +112,9 @@ class Levels:
             )
         return times_of(schedule, chosen)
 
-    def time(self, schedule: NoiseSchedule, position: int) -> Tensor:
-        """t of one entry, float64 []."""
-        return times_of(schedule, self.ratios[position : position + 1])[0]
+    def entries(self, schedule: NoiseSchedule) -> Tensor:
+        """t of every entry, float64, without the last that is after them."""
+        return times_of(schedule, self.ratios[:-1])
 
 
 def times_of(schedule: NoiseSchedule, ratios: Sequence[float]) -> Tensor:
@@ -136,7 +136,7 @@ def position_of(scheduler: Any, timestep: Tensor | float, scale: float = 1.0) ->
         if known is not None:
             return int(known)
     told = float(torch.as_tensor(timestep).flatten()[0]) / scale
-    distance = (scheduler.timesteps.double() - told).abs()
+    distance = (scheduler.timesteps.float() - told).abs()
     position = int(distance.argmin())
     if float(distance[position]) > 1e-3 * max(1.0, abs(told)):
         raise UsageError(f"the network was called at timestep {told:g}, which is none of the scheduler's timesteps")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead.core.denoiser import level_at
+from fairlead.core.denoiser import level_at, remember_levels
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.guide.algebra import NULL, Guidance
@@ -86,8 +86,8 @@ class PipelineRun:
         if self._guided is None:
             self._guided = self._begin(call, position)
         guided, denoiser, levels, start = self._guided
+        t = self._entries[position]
         x_t = denoiser.receive(call, self._controlled())
-        t = levels.time(self.around.schedule, position)
         prediction = guided.at((position - start) // levels.stages)(x_t, t, guided.condition)
         if self.guidance.unties():
             after = level_after(self.pipe.scheduler, levels, position)
@@ -118,6 +118,8 @@ class PipelineRun:
             draw=lambda number, shape: NoiseStream(seeds, shape).extra(number),
         )
         levels = Levels.of(scheduler)
+        self._entries = levels.entries(schedule)
+        remember_levels(schedule, self._entries, x_t)
         guided = GuidedDenoiser(
             denoiser,
             self.guidance,
@@ -142,10 +144,10 @@ class PipelineRun:
 
     def _feed(self, halves: Halves) -> Feed:
         texts, given = tuple(self.wiring.texts or ()), self.request.null
-        rows = {len(value) for value in given.values()} - {1, halves.n}
-        if rows:
+        wrong = {len(value) for value in given.values()} - {1, halves.n}
+        if wrong:
             raise UsageError(
-                f"the negative gave {max(rows)} null rows for {halves.n} samples; give one, or one a sample"
+                f"the negative gave {max(wrong)} null rows for {halves.n} samples; give one, or one a sample"
             )
         named = {path: [rows[path] for rows in self.request.named.values()] for path in texts}
         return Feed(halves, given, named, texts)

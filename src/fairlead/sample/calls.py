@@ -116,6 +116,7 @@ class PipelineDenoiser:
         self._control: Control | None = None
         self._stacked: Tensor | None = None
         self._x_t: Tensor | None = None
+        self._sized: tuple[Tensor, tuple[int, int]] | None = None
         self._rest: Tensor | None = None
         self._last: tuple[Prediction, Tensor] | None = None
 
@@ -135,7 +136,10 @@ class PipelineDenoiser:
         self.feed.arguments = call.arguments
         own = x[halves.own : halves.own + halves.n]
         if self.wiring.packed:
-            own = unpacked(own, _size(call.arguments["img_ids"]))
+            ids = call.arguments["img_ids"]
+            if self._sized is None or self._sized[0] is not ids:
+                self._sized = ids, _size(ids)
+            own = unpacked(own, self._sized[1])
         elif x.shape[1] > self.channels:
             self._stacked = x[:, self.channels :]
         own = own[:, : self.channels]
