@@ -67,12 +67,16 @@ def taken(pipe: Any, arguments: dict[str, Any], steps: int, guidance: str | None
     if guidance is not None:
         with fl.attach(pipe, guidance):
             return taken(pipe, arguments, steps, None)
-    wait = torch.cuda.synchronize if pipe.device.type == "cuda" else lambda: None
-    wait()
+    _wait(pipe)
     wall, processor = time.perf_counter(), time.process_time()
     pipe(num_inference_steps=steps, guidance_scale=5.0, output_type="latent", **arguments)
-    wait()
+    _wait(pipe)
     return Taken((time.perf_counter() - wall) / steps, (time.process_time() - processor) / steps)
+
+
+def _wait(pipe: Any) -> None:
+    if pipe.device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def row(pipe: Any, arguments: dict[str, Any], guidance: str, options: Options) -> str:
