@@ -134,6 +134,8 @@ def test_a_network_replaced_inside_the_block_stays_replaced() -> None:
     pipe, other = made.sd(), made.unet(seed=31)
     with fl.attach(pipe, "cfg(4)"):
         pipe.unet = other
+        with pytest.raises(UsageError, match="replaced inside the block"):
+            run(pipe, FAMILIES["sd"].arguments(1))
     assert pipe.unet is other
 
 

@@ -159,6 +159,8 @@ def test_resources() -> None:
     refused(made.sd(), 'auto(2, weak="s")', "expected 's' to be a pipeline or network", resources={"s": 1})
     other = made.sd(scheduler=made.ddim(prediction_type="v_prediction"))
     refused(made.sd(), 'auto(2, weak="s")', "predicts another quantity", resources={"s": other})
+    other = made.sd(scheduler=made.ddim(beta_schedule="linear"))
+    refused(made.sd(), 'auto(2, weak="s")', "lives on another noise schedule", resources={"s": other})
 
 
 def test_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
 from fairlead.guide.algebra import COND, NULL
 from tests.pipelines import made
-from tests.pipelines.families import FAMILIES, FLOW_SCHEDULERS, SCHEDULERS, apart, ratios, run
+from tests.pipelines.families import FAMILIES, FLOW_SCHEDULERS, SCHEDULERS, apart, picture, ratios, run
 
 STEPS, N = 4, 2
 CLOSE = 1e-4
@@ -290,6 +292,18 @@ def test_auto_of_the_same_network_is_off_and_of_another_is_their_combination() -
         run(swapped, arguments, 1)
     own = first.seen.x0(COND)
     assert apart(first.guided, seen[1].guided + 3 * (own - seen[1].guided)) < 1e-5
+
+
+def test_an_image_to_match_is_read_from_its_file_or_given(tmp_path: Path) -> None:
+    picture().save(tmp_path / "wanted.png")
+    case = FAMILIES["sd"]
+    pipe, arguments = case.make(), case.arguments(1)
+    with fl.attach(pipe, f'energy(match("{tmp_path}/wanted.png"), 20)'):
+        read = run(pipe, arguments)
+    wanted = torch.from_numpy(np.asarray(picture())).permute(2, 0, 1) / 127.5 - 1
+    with fl.attach(pipe, 'energy(match("wanted"), 20)', resources={"wanted": wanted}):
+        assert apart(run(pipe, arguments), read) < 1e-6
+    assert apart(read, run(pipe, arguments, guidance_scale=1.0)) > 1e-3
 
 
 # intervals

@@ -27,17 +27,15 @@ from fairlead.guide.algebra import Finisher, Guidance, Term
 from fairlead.guide.executor import Batching, Observation, check_condition
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.seen import Surroundings
-from fairlead.models.levels import objective_of, schedule_of, setting
+from fairlead.models.levels import objective_of, schedule_of
 from fairlead.models.model import LabelEncoder
 from fairlead.models.perturbed import layers_of, plain
-from fairlead.models.pipelines import decoded, encoded, has_text_encoder, label_encoder, wiring_of
-from fairlead.sample.attached import PipelineRun, Request
+from fairlead.models.pipelines import decoded, has_text_encoder, label_encoder, wiring_of
+from fairlead.models.resources import load_resources
+from fairlead.sample.attached import PipelineRun
 from fairlead.sample.calls import Weak
+from fairlead.sample.request import Requests
 from fairlead.sample.standin import StandIn, behind, guided_kind, own_kind
-
-_OWN_GUIDANCE = {"guidance_rescale": "| rescale(...)", "skip_guidance_layers": "slg(...)"}
-_NEGATIVES = ("negative_prompt", "negative_prompt_embeds")
-_FIRST_ORDER = ("DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
 
 
 @contextmanager
@@ -101,6 +99,7 @@ class Attachment:
         self._network = behind(getattr(pipe, self._wiring.network))
         self.layers = layers_of(self._network)
         self._resources = self._loaded(resources)
+        self._requests = Requests(pipe, self._kind, self._wiring, self._network, guidance, negative)
         self._signature = inspect.signature(self._kind.__call__)
         self._schedules: tuple[Any, NoiseSchedule] | None = None
         self._run: PipelineRun | None = None
@@ -115,6 +114,9 @@ class Attachment:
             raise UsageError(f"resources: {unused[0]!r} was given, but the guidance names no such thing; leave it out")
         loaded: dict[str, Any] = {}
         for name, resource in wanted.items():
+            if resource.kind == "image" and name not in given:
+                loaded |= load_resources((resource,), self._pipe)  # which knows its device
+                continue
             if name not in given:
                 raise UsageError(f"{self.guidance} names {name!r}; pass it: attach(..., resources={{{name!r}: ...}})")
             thing = given[name]
@@ -126,8 +128,12 @@ class Attachment:
         if not isinstance(network, nn.Module):
             raise UsageError(f"resources: expected {name!r} to be a pipeline or network like the one it guides, got "
                              f"{type(thing).__name__}")  # fmt: skip
-        if not isinstance(thing, nn.Module) and objective_of(thing.scheduler) != objective_of(self._pipe.scheduler):
-            raise UsageError(f"resources: {name!r} predicts another quantity than the pipeline; they must agree")
+        if not isinstance(thing, nn.Module):
+            mine, other = self._pipe.scheduler, thing.scheduler
+            if objective_of(other) != objective_of(mine):
+                raise UsageError(f"resources: {name!r} predicts another quantity than the pipeline; they must agree")
+            if schedule_of(other) != schedule_of(mine):
+                raise UsageError(f"resources: {name!r} lives on another noise schedule than the pipeline")
         return Weak(behind(network))
 
     def _around(self) -> Surroundings:
@@ -199,10 +205,8 @@ class Attachment:
         """The pipeline guided, and after the block as it was."""
         pipe, names = self._pipe, [self._wiring.network, *(["controlnet"] if self._wiring.control else [])]
         kind, parts = type(pipe), {name: vars(pipe)[name] for name in names}
-        answers = (self._answer, self._answer_control)
-        ours = {
-            name: StandIn(behind(part), answer) for (name, part), answer in zip(parts.items(), answers, strict=False)
-        }
+        answers = {self._wiring.network: self._answer, "controlnet": self._answer_control}
+        ours = {name: StandIn(behind(part), answers[name]) for name, part in parts.items()}
         vars(pipe).update(ours)
         pipe.__class__ = guided_kind(self._kind, self._call)
         try:
@@ -227,7 +231,12 @@ class Attachment:
             bound = self._signature.bind(pipe, *args, **kwargs)
         except TypeError:
             return original(pipe, *args, **kwargs)  # to complain in its own words
-        request = self._requested(bound)
+        if type(vars(pipe)[self._wiring.network]) is not StandIn:
+            name = self._wiring.network
+            raise UsageError(
+                f"pipe.{name} was replaced inside the block, so nothing would guide; attach again after it"
+            )
+        request = self._requests.of(bound)
         outer = self._run
         self._run = PipelineRun(
             pipe, self._wiring, self.guidance, self._around(), request, self._batching, self._observe
@@ -238,120 +247,3 @@ class Attachment:
         finally:
             self._run = outer
             self.cost.rows, self.cost.calls = self.cost.rows + cost.rows, self.cost.calls + cost.calls
-
-    def _requested(self, bound: inspect.BoundArguments) -> Request:
-        """Check the call's arguments and change those that take part in guidance."""
-        wiring, given = self._wiring, bound.arguments
-        for name, instead in _OWN_GUIDANCE.items():
-            if given.get(name):
-                raise UsageError(
-                    f"{name} has no effect while a guidance is attached; write it as part of it: {instead}"
-                )
-        if wiring.packed and any(value is not None for name, value in given.items() if "ip_adapter_image" in name):
-            raise UsageError(
-                f"{self._kind.__name__} shows another image prompt to its negative call, which attach does not do yet; "
-                "call it without ip_adapter_image"
-            )
-        self._check_untied(given)
-        negative = self._take_negative(given)
-        full = inspect.BoundArguments(bound.signature, type(given)(given))
-        full.apply_defaults()
-        arguments = dict(full.arguments)
-        named = self._named(arguments)
-        scale = arguments.get("guidance_scale")
-        distilled = setting(self._network, "time_cond_proj_dim") is not None
-        doubled = wiring.null_half is not None and scale is not None and scale > 1 and not distilled
-        null: dict[str, Any] = {}
-        if wiring.distilled and negative and not distilled:
-            null = self._null(given, arguments)
-        return Request(
-            arguments.get("generator"),
-            doubled,
-            null,
-            named,
-            self._without_null(distilled, scale),
-            negative,
-            self._empty(arguments),
-        )
-
-    def _without_null(self, distilled: bool, scale: float | None) -> str:
-        kind = self._kind.__name__
-        if distilled:
-            return (
-                f"{kind}'s network is distilled: it takes the guidance scale as an input (time_cond_proj_dim) and has "
-                "no null prediction; use the call's guidance_scale, or methods without one such as pag"
-            )
-        if self._wiring.distilled:
-            return (
-                f"{kind}'s network has no null condition of its own (its guidance is distilled into it); give one: "
-                "attach(..., negative='')"
-            )
-        return f"guidance_scale={scale} lets {kind} prepare none; pass anything above 1, it changes nothing else"
-
-    def _check_untied(self, given: Mapping[str, Any]) -> None:
-        untied = self.guidance.unties()
-        if not untied:
-            return
-        scheduler = self._pipe.scheduler
-        kind = type(scheduler).__name__
-        noisy = given.get("eta") or setting(scheduler, "stochastic_sampling")
-        if kind not in _FIRST_ORDER or noisy:
-            with_noise = " with noise" if noisy else ""
-            raise UsageError(
-                f"{untied[0]} re-noises with another prediction than it denoises with, which {kind}{with_noise} cannot "
-                f"be told; take {', '.join(_FIRST_ORDER)} without noise"
-            )
-
-    def _take_negative(self, given: dict[str, Any]) -> str:
-        """Put ``negative`` into the call; what was given as a negative, in words."""
-        own = next((name for name in _NEGATIVES if given.get(name) is not None), None)
-        if self._negative is None:
-            empty = own is None or (isinstance(given[own], str) and not given[own] and not self._wiring.distilled)
-            return "" if empty else str(own)
-        if own is not None:
-            raise UsageError(f"negative={self._negative!r} was given to attach, and {own} to the call; keep one")
-        prompt, embeds = given.get("prompt"), given.get("prompt_embeds")
-        count = len(prompt) if isinstance(prompt, list) else None if embeds is None else len(embeds)
-        given["negative_prompt"] = self._negative if count is None else [self._negative] * count
-        return f"negative={self._negative!r}"
-
-    def _null(self, given: dict[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The null rows of a pipeline that makes a network call of its own for them, taken out of its call."""
-        assert self._wiring.texts is not None
-        prompt = arguments.get("negative_prompt")
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        more = {
-            "prompt": prompts,
-            "prompt_2": arguments.get("negative_prompt_2"),
-            "prompt_embeds": arguments.get("negative_prompt_embeds"),
-            "pooled_prompt_embeds": arguments.get("negative_pooled_prompt_embeds"),
-            "num_images_per_prompt": arguments.get("num_images_per_prompt", 1),
-        }
-        answer = encoded(self._pipe, (), arguments, **more)
-        null = {path: answer[place] for path, (place, _) in self._wiring.texts.items()}
-        if prompts is not None and len(prompts) == 1:
-            null = {path: rows[:1] for path, rows in null.items()}
-        for name in [name for name in given if name.startswith(("negative_prompt", "negative_pooled"))]:
-            given[name] = None
-        return null
-
-    def _named(self, arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """The prompts that the guidance names, encoded: one row each."""
-        texts = self._wiring.texts
-        specs = list(dict.fromkeys(str(s) for term in self.guidance.terms for s in term.specs())) if texts else []
-        if not specs or texts is None:
-            return {}
-        answer = encoded(self._pipe, specs, arguments)
-        return {
-            spec: {path: answer[place][i : i + 1] for path, (place, _) in texts.items()} for i, spec in enumerate(specs)
-        }
-
-    def _empty(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether the call is one without a condition, as a guidance in place of the condition needs it."""
-        replacing = next((term for term in self.guidance.terms if term.replaces_condition()), None)
-        if replacing is None or not self._wiring.texts:
-            return False
-        prompt = arguments.get("prompt")
-        if prompt is None or any((prompt,) if isinstance(prompt, str) else prompt):
-            raise UsageError(f"{replacing} stands in place of the prompt; call the pipeline with prompt=''")
-        return True

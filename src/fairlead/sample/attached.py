@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,29 +21,7 @@ from fairlead.models.pipelines import Wiring, time_scale
 from fairlead.sample.calls import Control, Network, NetworkCall, PipelineDenoiser, Weak
 from fairlead.sample.feed import Feed, Halves, LabelSpecs, NoSpecs, PromptSpecs, Specs
 from fairlead.sample.noise import NoiseStream
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What a call of the pipeline asked for, checked.
-
-    Attributes:
-        generator: of the call, one or a list.
-        doubled: whether the pipeline assembles a null and a conditional half.
-        null: text argument -> null rows, where the batch will not have them.
-        named: the prompts that the guidance names -> text argument -> one row.
-        without_null: why there are no null rows, where there are none.
-        negative: how a negative was given, which then has to be used; "" if none was.
-        empty: whether the prompt stands for no condition at all.
-    """
-
-    generator: Any
-    doubled: bool
-    null: Mapping[str, Tensor] = field(default_factory=dict)
-    named: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    without_null: str = ""
-    negative: str = ""
-    empty: bool = False
+from fairlead.sample.request import Request
 
 
 class PipelineRun:
