@@ -26,7 +26,7 @@ from fairlead.nets.build import net_config
 from fairlead.sample.run import sample
 from fairlead.train.config import RECIPES, TrainConfig
 from fairlead.train.loop import Training
-from fairlead.tune.sweep import shared_out
+from fairlead.tune.asked import shared_out
 
 
 @dataclass(frozen=True)

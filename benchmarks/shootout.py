@@ -36,7 +36,7 @@ from fairlead.models.model import Model
 from fairlead.models.resources import load_resources
 from fairlead.sample.explain import Trace
 from fairlead.sample.run import Plan, Run
-from fairlead.tune.sweep import shared_out
+from fairlead.tune.asked import shared_out
 
 SHOWN = ("distance", "distance_debiased", "accuracy", "diversity", "saturation")
 Values = tuple[float, ...]

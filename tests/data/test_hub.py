@@ -150,7 +150,8 @@ def test_mnist_reads_its_hub_name_and_spells_out_the_digits(tmp_path, monkeypatc
 
 def test_unknown_names_list_the_known_ones(tmp_path):
     fails(
-        r"unknown data 'digit'; did you mean 'digits'\? \(known: digits, mnist, cifar10\); or give an existing", "digit"
+        r"unknown data 'digit'; did you mean 'digits'\? \(known: digits, mnist, cifar10, scenes\); or give an existing",
+        "digit",
     )
     fails("unknown data '.*/nothing'", tmp_path / "nothing")
     (tmp_path / "file.parquet").touch()
@@ -245,3 +246,13 @@ def test_the_progress_bars_of_datasets_are_left_as_they_were(tmp_path, capsys):
     load_data(str(tmp_path))
     assert capsys.readouterr() == ("", "")
     assert not datasets.are_progress_bars_disabled()
+
+
+def test_scenes_are_made_from_a_local_folder_of_digits(tmp_path):
+    for digit in range(10):
+        write_images(tmp_path / "own", 4, False, **{str(digit): digit})
+    data = load_data(f"scenes(source={str(tmp_path / 'own')!r}, n=20)")
+    assert (len(data), data.shape, data.classes) == (20, (3, 28, 28), load_digits().classes)
+    assert load_data(data.name).fingerprint == data.fingerprint
+    with pytest.raises(UsageError, match="split 'test', has no image of"):
+        load_data(data.name, "test")

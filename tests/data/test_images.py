@@ -1,10 +1,11 @@
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.data.images import Batches, ImageData, stratified_order, stratified_split, to_float, to_uint8
+from fairlead.data.images import Attribute, Batches, ImageData, stratified_order, stratified_split, to_float, to_uint8
 
 
 def numbered(n: int, classes: int = 3, flip: bool = False) -> ImageData:
@@ -75,6 +76,55 @@ def test_image_data_refuses_what_does_not_fit():
         ImageData(images, labels + 1, ("a",), "x", "train", False)
 
 
+def told(n: int) -> ImageData:
+    """``numbered``, where caption i says i and the attribute "parity" is i % 2, but -1 for every third image."""
+    parity = torch.where(torch.arange(n) % 3 == 0, -1, torch.arange(n) % 2)
+    attributes = {"parity": Attribute(("even", "odd"), parity)}
+    return replace(numbered(n), captions=tuple(f"number {i}" for i in range(n)), attributes=attributes)
+
+
+def test_captions_and_attributes_stay_with_their_images():
+    data = told(7)
+    for index in (torch.tensor([5, 0, 5]), torch.arange(7) % 2 == 0, slice(1, 4), slice(0, 0)):
+        part = data.subset(index)
+        numbers = part.images[:, 0, 0, 0].tolist()
+        assert part.captions == tuple(f"number {i}" for i in numbers)
+        assert part.attributes["parity"].labels.tolist() == [-1 if i % 3 == 0 else i % 2 for i in numbers]
+        assert part.attributes["parity"].values == ("even", "odd")
+
+
+def test_fingerprint_sees_a_caption_an_attribute_a_value_and_a_name():
+    data = told(4)
+    values, labels = data.attributes["parity"].values, data.attributes["parity"].labels
+    others = [
+        numbered(4),
+        replace(data, captions=("number 1", *data.captions[1:])),
+        replace(data, captions=()),
+        replace(data, attributes={}),
+        replace(data, attributes={"parity": Attribute(values, labels.clamp(min=0))}),
+        replace(data, attributes={"parity": Attribute(("odd", "even"), labels)}),
+        replace(data, attributes={"rest": Attribute(values, labels)}),
+    ]
+    assert len({data.fingerprint, *(other.fingerprint for other in others)}) == 8
+    two = {name: Attribute(("a",), torch.zeros(4, dtype=torch.int64)) for name in ("x", "y")}
+    swapped = dict(reversed(two.items()))
+    assert replace(data, attributes=two).fingerprint == replace(data, attributes=swapped).fingerprint
+
+
+def test_captions_and_attributes_that_do_not_fit_are_refused():
+    data = numbered(3)
+    with pytest.raises(UsageError, match="expected no captions or 3, one an image, got 2"):
+        replace(data, captions=("a", "b"))
+    labels = torch.tensor([0, 1, 0])
+    with pytest.raises(UsageError, match=r"attribute 'ink': expected labels int64 \[3\], got torch.int64 \[2\]"):
+        replace(data, attributes={"ink": Attribute(("red", "blue"), labels[:2])})
+    with pytest.raises(UsageError, match=r"attribute 'ink': expected labels int64 \[3\], got torch.float32 \[3\]"):
+        replace(data, attributes={"ink": Attribute(("red", "blue"), labels.float())})
+    for bad in (labels - 2, labels + 1):
+        with pytest.raises(UsageError, match=r"attribute 'ink': label (-2|2) is neither -1 nor one of 2 values"):
+            replace(data, attributes={"ink": Attribute(("red", "blue"), bad)})
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_prefix_of_a_stratified_order_is_proportional(seed):
     labels = torch.tensor([0] * 40 + [1] * 7 + [2] * 13)
@@ -133,6 +183,16 @@ def test_the_shares_of_all_processes_concatenate_to_the_global_batch(world):
         x, labels = batches.batch(step)
         assert torch.equal(torch.cat([share[0] for share in shares]), x)
         assert torch.equal(torch.cat([share[1] for share in shares]), labels)
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_the_index_of_a_batch_names_its_samples(world):
+    batches = Batches(numbered(10), 12, seed=1)
+    for step, rank in [(0, 0), (4, world - 1)]:
+        x, labels = batches.batch(step, rank, world)
+        index = batches.index(step, rank, world)
+        assert index.tolist() == identities(x)
+        assert torch.equal(batches.data.labels[index], labels)
 
 
 def test_flip_mirrors_whole_images_half_of_the_time_and_only_if_asked():

@@ -10,6 +10,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
+from fairlead.core.text import pack
 from fairlead.guide.cads import _DRAW, CADS
 from fairlead.guide.executor import GuidedDenoiser
 from fairlead.guide.expression import parse
@@ -142,17 +143,31 @@ def test_two_evaluations_of_one_step_see_the_same_noise_and_a_later_step_another
 
 def test_floating_values_of_any_name_are_noised_each_with_its_own_draw() -> None:
     term = CADS(0.5, low=0.1, high=0.9, mix=0.0)
-    condition = Condition.of(text=torch.zeros(2, 3, 4), label=torch.zeros(2, 5))
+    condition = Condition.of(pose=torch.zeros(2, 3, 4), label=torch.zeros(2, 5))
 
     def draw(number: int, shape: tuple[int, ...]) -> Tensor:
         return NoiseStream((7, 8), shape).extra(number)
 
     altered = term.alter(condition, Step(0.5, 1.0, 0.0, 2), Surroundings(SCHEDULE, draw=draw))
-    for number, name in enumerate(("label", "text")):
+    for number, name in enumerate(("label", "pose")):
         value = condition.values[name]
         draws = NoiseStream((7, 8), tuple(value.shape[1:])).extra(2000 + _DRAW + number)
         close(altered.values[name], 0.5 * math.sqrt(0.5) * draws, 1e-6)
     assert altered.keep == condition.keep
+
+
+def test_of_a_text_only_real_tokens_are_noised_and_counted() -> None:
+    """A text with padding is noised as the same text without it; mask and padding stay."""
+    states, pooled = torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+    real = torch.tensor([[True, True, False], [True, True, False]])
+    term, draws = CADS(0.5, low=0.1, high=0.9), torch.randn(2, 4, 5, dtype=torch.float64)
+    value = pack(states, real, pooled)
+    around = Surroundings(SCHEDULE, draw=lambda number, shape: draws[:, : shape[0]])
+    long = term.alter(Condition.of(text=value), Step(0.5, 1.0, 0.0, 2), around).values["text"]
+    short = term.alter(Condition.of(text=value[:, :3]), Step(0.5, 1.0, 0.0, 2), around).values["text"]
+    assert torch.equal(long[..., -1], value[..., -1])
+    assert not bool(long[:, 3].any())
+    close(long[:, :3], short, 1e-12)
 
 
 @pytest.mark.parametrize(

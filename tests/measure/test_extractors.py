@@ -13,8 +13,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
+from fairlead.core.pretrained import weight_hash
 from fairlead.core.registry import names
-from fairlead.core.weights import weight_hash
 from fairlead.data.digits import load_digits
 from fairlead.data.images import stratified_order
 from fairlead.measure import extractors

@@ -50,7 +50,7 @@ def test_the_first_loss_is_the_cross_entropy_of_the_networks_own_answer() -> Non
     loss, _, _ = Training(digits(), config, None).take_step()
     torch.manual_seed(3)
     network = build_net(config.net)
-    (x0, label), draw = Batches(digits(), 8, 3).batch(0), Draw.of(8, (1, 8, 8), [], 0.0, 3, 0)
+    (x0, label), draw = Batches(digits(), 8, 3).batch(0), Draw.of(8, (1, 8, 8), {}, 3, 0)
     alpha, sigma = (expand_like(value, x0) for value in VPCosine().alpha_sigma(draw.t))
     with torch.no_grad():
         logits = network(alpha * x0 + sigma * draw.eps, (draw.t * 1000).float())

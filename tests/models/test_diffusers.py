@@ -137,10 +137,10 @@ def test_from_a_folder(tmp_path: Path) -> None:
 def test_a_prompt_does_not_depend_on_its_neighbours_and_none_is_null() -> None:
     _, model = loaded("sdxl")
     both, one = model.encode(["a cat", None]), model.encode(["a cat"])
-    assert torch.equal(both.values["text"][:1], one.values["text"])
-    assert both.keep["text"].tolist() == [True, False]
-    assert not bool(both.values["text"][1].any())  # SDXL's null is zeros, not the empty prompt
-    assert bool(model.encode([""]).values["text"].any())
+    assert torch.equal(both.values["prompt"][:1], one.values["prompt"])
+    assert both.keep["prompt"].tolist() == [True, False]
+    assert not bool(both.values["prompt"][1].any())  # SDXL's null is zeros, not the empty prompt
+    assert bool(model.encode([""]).values["prompt"].any())
 
 
 @pytest.mark.parametrize("kind", ["DDIMPipeline", "DDPMPipeline"])

@@ -167,7 +167,7 @@ def test_a_missing_condition_is_refused_by_name(name):
 def test_what_cannot_be_built_is_refused():
     with pytest.raises(UsageError, match=r"unknown network preset '8x9'; did you mean '8x8'\?"):
         net_config("8x9", 1, 8, 10)
-    with pytest.raises(UsageError, match=r"'8x8' \(unet\) takes no 'depth' \(it takes: attention, blocks"):
+    with pytest.raises(UsageError, match=r"'8x8' \(unet\) takes no 'depth' \(it takes: attention, attributes, blocks"):
         net_config("8x8", 1, 8, 10, depth=3)
     with pytest.raises(UsageError, match=r"unknown network kind 'unett'; did you mean 'unet'\?"):
         build_net({"kind": "unett"})

@@ -273,7 +273,7 @@ CLOSED = replace(TOY, denoiser=never)
         ({"cond": "9"}, "class index 9 is out of range"),
         ({"cond": ["1", "nine"]}, "unknown class 'nine'"),
         ({"cond": True}, "unknown class True"),
-        ({"cond": 1.0}, "cond: expected a class name, an index, None, or a list of those, got 1.0"),
+        ({"cond": 1.0}, "cond: expected a class name, a prompt, an index, None, or a list of those, got 1.0"),
         ({"cond": "1", "guidance": "compose({1: 2})"}, "stands in place of the run's condition"),
         ({"cond": [None, "1"], "guidance": "compose({1: 2})", "batch_size": 1}, "stands in place of"),
         ({"guidance": "cfg(3)"}, "steers towards the run's condition, but none was given"),

@@ -34,7 +34,7 @@ def test_training_is_a_bare_pytorch_loop():
     for step in range(3):
         loss_there, norm_there, rate = training.take_step()
         x0, label = batches.batch(step)
-        draw = Draw.of(8, (1, 8, 8), ["label"], 0.5, 4, step)
+        draw = Draw.of(8, (1, 8, 8), {"label": 0.5}, 4, step)
         alpha, sigma = (value.float().reshape(8, 1, 1, 1) for value in schedule.alpha_sigma(draw.t))
         x_t = (alpha * x0 + sigma * draw.eps).contiguous(memory_format=torch.channels_last)
         condition = Condition(8, {"label": label}, {"label": ~draw.dropped["label"]})
@@ -115,7 +115,7 @@ def test_the_first_loss_is_that_of_the_zero_network():
     config = tiny_config(objective="flow", schedule={"name": "flow"})
     _, records = trained(config, None, until=1)
     x0, _ = Batches(digits(), 8, 0).batch(0)
-    draw = Draw.of(8, (1, 8, 8), ["label"], 0.1, 0, 0)
+    draw = Draw.of(8, (1, 8, 8), {"label": 0.1}, 0, 0)
     assert records[0].loss == pytest.approx(float((draw.eps - x0).square().mean()), rel=1e-6)
 
 
@@ -123,7 +123,7 @@ def fixed_loss(network: Callable[..., Tensor], config: TrainConfig, data: ImageD
     """On a draw that training has not seen, of 512 images, labels kept; ``t`` sets the times."""
     schedule = schedule_from_config(config.schedule)
     x0, label = Batches(data, 512, 77).batch(0)
-    draw = Draw.of(512, data.shape, [], 0.0, 77, 0)
+    draw = Draw.of(512, data.shape, {}, 77, 0)
     draw = Draw(draw.t if t is None else t.expand(512), draw.eps, {})
     alpha, sigma = (expand_like(value, x0) for value in schedule.alpha_sigma(draw.t))
     with torch.no_grad():

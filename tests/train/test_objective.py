@@ -15,7 +15,7 @@ OBJECTIVES = ("eps", "x0", "v", "flow")
 
 
 def draw(n=12, shape=(2, 3), drop=0.4, seed=5, step=7, names=("label", "text")) -> Draw:
-    return Draw.of(n, shape, list(names), drop, seed, step)
+    return Draw.of(n, shape, dict.fromkeys(names, drop), seed, step)
 
 
 def same(first: Draw, second: Draw) -> bool:
@@ -103,15 +103,16 @@ def test_dropping_is_the_conditions_own_drop():
 
 @pytest.mark.parametrize("schedule", [VPCosine(), RectifiedFlow(), vp_linear()], ids=["cosine", "flow", "linear"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_min_snr_is_the_same_loss_of_x0_whatever_the_network_returns(schedule, objective):
-    """weight (output error)^2 = min(SNR, 5) (x0 error)^2, elementwise in float64."""
+@pytest.mark.parametrize(("weighting", "more"), [("min_snr", 0), ("capped_v", 1)])
+def test_weights_are_the_same_loss_of_x0_whatever_the_network_returns(schedule, objective, weighting, more):
+    """weight (output error)^2 = min(SNR, 5) (x0 error)^2, or min(1 + SNR, 5), elementwise in float64."""
     t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     x0, eps, guess = torch.randn(3, 99, dtype=torch.float64)
     alpha, sigma = schedule.alpha_sigma(t)
     predicted = Prediction.from_x0(guess, alpha * x0 + sigma * eps, alpha, sigma).output(objective, alpha, sigma)
     error = predicted - target(x0, eps, objective, alpha, sigma)
-    weighted = loss_weight("min_snr", objective, schedule.log_snr(t)) * error.square()
-    expected = (alpha / sigma).square().clamp(max=5) * (guess - x0).square()
+    weighted = loss_weight(weighting, objective, schedule.log_snr(t)) * error.square()
+    expected = ((alpha / sigma).square() + more).clamp(max=5) * (guess - x0).square()
     torch.testing.assert_close(weighted, expected, rtol=1e-7, atol=1e-12)
 
 
@@ -125,7 +126,14 @@ def test_min_snr_is_finite_and_right_at_the_ends(objective):
     assert float(loss) == 0.0
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "min_snr"])
+def test_capped_v_is_the_error_of_v_itself_where_there_is_more_noise_than_twice_the_signal():
+    """Weight 1 on v for SNR <= 4, also at zero terminal SNR; 5 on x0 at clean data."""
+    weight = loss_weight("capped_v", "v", torch.tensor([-math.inf, -4.0, 0.0, math.log(4)], dtype=torch.float64))
+    assert weight.tolist() == pytest.approx([1.0] * 4, abs=1e-12)
+    assert float(loss_weight("capped_v", "x0", torch.tensor(math.inf))) == 5.0
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "min_snr", "capped_v"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_perfect_network_has_loss_zero(objective, weighting):
     schedule, some, x0 = VPCosine(), draw(), torch.randn(12, 2, 3)

@@ -13,10 +13,11 @@ import torch
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.sample.run import sample
+from fairlead.tune.asked import shared_out
 from fairlead.tune.budget import Budget, Work
 from fairlead.tune.setting import Setting, all_settings
 from fairlead.tune.store import Point, SweepFolder
-from fairlead.tune.sweep import PROBE, Batch, Event, Outlook, Shared, Stopped, Sweep, pictured, shared_out
+from fairlead.tune.sweep import PROBE, Batch, Event, Outlook, Shared, Stopped, Sweep, pictured
 from fairlead.tune.workers import Workers
 from tests.tune.made import evaluator, files, model, table
 
@@ -247,7 +248,7 @@ def test_what_cannot_be_compared_is_refused_before_any_sampling(tmp_path: Path) 
     with counting() as cost:
         for other, message in (
             ("runs/small", r"'runs/small' has shape \[1, 4, 4\], the first one \[1, 8, 8\]"),
-            ("runs/toy", "this model has no classes"),
+            ("runs/toy", "this model is unconditional"),
             ("runs/copy", "runs/a and runs/copy are the same weights"),
         ):
             with pytest.raises(UsageError, match=message):

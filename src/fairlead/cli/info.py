@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -58,7 +58,7 @@ class Info:
             "parts": ", ".join(f"{part} {digest}" for part, digest in about["files"].items()),
             "network": f"{about['net']} ({about['parameters']:,} parameters)",
             "objective": f"{'cross-entropy' if classifier else about['objective']} on {about['schedule']}",
-            "dropout": "" if classifier else f"condition dropped with probability {about['train']['drop']:g}",
+            "told": "" if classifier else _told(about),
             "data": f"{data['name']} {data['split']}: {data['n']:,} images {data['shape']}, #{data['fingerprint']}",
             "classes": ", ".join(data["classes"]),
             "made with": f"fairlead {about['fairlead']}, torch {about['torch']}, {about['precision']}",
@@ -66,3 +66,21 @@ class Info:
         for name, value in rows.items():
             if value:
                 print(f"{name:<12} {value}")
+
+
+def _told(about: dict[str, Any]) -> str:
+    """The conditions with their probabilities of being dropped, and the text encoder."""
+    from fairlead.nets.inputs import condition_names
+
+    train = about["train"]
+    drops = {name: train.get("drops", {}).get(name, train["drop"]) for name in condition_names(about["net"])}
+    parts = [f"{name}, dropped with probability {drop:g}" for name, drop in drops.items()] or ["nothing"]
+    if train.get("drop_all"):
+        parts.append(f"all at once with probability {train['drop_all']:g}")
+    text = train.get("text") or {}
+    if text:
+        source = text.get("source") or f"{len(text['vocabulary'])} words"
+        parts.append(
+            f"text by {text['name']} ({source}), {text.get('length') or text['tokens'] * text['windows']} tokens"
+        )
+    return "; ".join(parts)

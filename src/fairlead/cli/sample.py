@@ -34,7 +34,8 @@ class Sample:
     out: Path
     """Folder for the images; must not hold a run yet."""
     cond: tuple[str, ...] = ()
-    """Class names or indices; "all" for every class; nothing for unconditional samples."""
+    """Class names or indices, prompts, or several conditions by name, "label=seven; text=a red digit"; "all" for every
+    class; nothing for unconditional samples."""
     n: int = 8
     """Images for each condition."""
     guidance: str = "none"
@@ -72,7 +73,10 @@ class Sample:
             raise UsageError(f"{self.out} already holds a run; choose another --out")
         model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
         if self.cond == ("all",) and not model.classes:
-            raise UsageError("--cond all: this model is unconditional; leave --cond out")
+            instead = f"give one, e.g. --cond {model.examples[0]!r}" if model.examples else "leave --cond out"
+            raise UsageError(
+                f"--cond all: this model {'has no classes' if model.examples else 'is unconditional'}; {instead}"
+            )
         wanted: Sequence[str | None] = model.classes if self.cond == ("all",) else self.cond or (None,)
         plan = Plan.of(
             model,

@@ -6,9 +6,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -78,12 +78,15 @@ class TrainOptions:
             net: options that are arguments of the network.
         """
         from fairlead.data.hub import load_data
+        from fairlead.train.conditions import asked
         from fairlead.train.loop import Training
 
         if self.recipe not in recipes:
             raise unknown("recipe", self.recipe, recipes)
         recipe, changes = recipes[self.recipe], self._given([field.name for field in fields(TrainConfig)])
-        changes = {name: value for name, value in changes.items() if name not in ("net", "data", "schedule")}
+        changes = {
+            name: value for name, value in changes.items() if name not in ("net", "data", "schedule", "text", "image")
+        }
         if self.schedule is not None:
             lookup("schedule", self.schedule)
             changes["schedule"] = {"name": self.schedule}
@@ -92,24 +95,43 @@ class TrainOptions:
         channels_in, height, width = data.shape
         if height != width:
             raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
+        image = self._image(recipe)
+        classes, told, text = asked(data, self._names(recipe), *self._text(), image=image or "superres")
         config = TrainConfig(
             net_config(
-                self.net or recipe.net, channels_in, height, len(data.classes), presets=presets, **self._given(net)
+                self.net or recipe.net, channels_in, height, classes, presets=presets, **{**told, **self._given(net)}
             ),
             given,
+            text=text,
+            image=image,
             **{**recipe.train, **changes},
         )
         training = Training(data, config, self.out, self.resume, [self.tracker] if self.tracker else None)
         if training.accelerator.is_main_process:
+            told_names = " and ".join(training.drops) or "nothing"
+            told_text = "" if config.objective == "label" else f", told {told_names}"
             print(
-                f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes; "
-                f"{training.parameters:,} parameters, {config.objective} objective, {training.precision}; {self.out}"
+                f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
+                f"{told_text}; {training.parameters:,} parameters, {config.objective} objective, "
+                f"{training.precision}; {self.out}"
             )
         return training
 
+    def _names(self, recipe: Recipe) -> tuple[str, ...]:
+        """The conditions."""
+        return recipe.conditions
+
+    def _text(self) -> tuple[str, str, dict[str, Any]]:
+        """Text encoder, what stands for no text, settings of the encoder."""
+        return "words", "learned", {}
+
+    def _image(self, recipe: Recipe) -> str:
+        """What is shown of the images."""
+        return ""
+
     def _given(self, names: Sequence[str]) -> dict[str, Any]:
         values = {name: getattr(self, name, None) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value not in (None, {})}
 
 
 @dataclass(frozen=True)
@@ -131,12 +153,58 @@ class Train(TrainOptions):
     weighting: Annotated[
         str | None, tyro.conf.arg(help=f"Loss weight over noise levels: {', '.join(get_args(Weighting))}.")
     ] = None
+    conditions: tuple[str, ...] = ()
+    """What the network is told: label, text, image, attributes of the data such as ink; none for nothing. By default as
+    the recipe says."""
+    image: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help=f"What the condition image shows: {', '.join(names('degradation'))}, as in inpaint(low=0.2)."
+        ),
+    ] = None
+    text: str | None = None
+    """Text encoder: words (a small one that trains along), clip:SOURCE, t5:SOURCE, sentence:SOURCE, with a folder or a
+    hub name as SOURCE."""
+    text_null: Literal["learned", "empty"] | None = None
+    """What stands for no text: a token of the network's own (default), or the encoder's states of an empty string."""
+    text_windows: int | None = None
+    """Stretches of the encoder's length that a prompt may take."""
+    text_long: Literal["refuse", "cut"] | None = None
+    """What to do with a longer one: refuse (the default) and name the words that would be lost, or cut."""
     drop: float | None = None
-    """Probability of dropping the condition of a sample."""
+    """Probability of dropping a condition of a sample."""
+    drops: dict[str, float] = field(default_factory=dict)
+    """Other probabilities for single conditions: --drops text 0.2 label 0.5."""
+    drop_all: float | None = None
+    """Probability of dropping all conditions of a sample at once, beside."""
     snapshot_every: int | None = None
     """Keep the averaged weights of every so many steps, as weak models for autoguidance."""
     preview_every: int = 0
     """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
+
+    def _names(self, recipe: Recipe) -> tuple[str, ...]:
+        names = self.conditions or recipe.conditions
+        return () if names == ("none",) else names
+
+    def _text(self) -> tuple[str, str, dict[str, Any]]:
+        settings = {"windows": self.text_windows, "long": self.text_long}
+        given = {name: value for name, value in settings.items() if value is not None}
+        if "text" not in self._names(RECIPES[self.recipe]):
+            unused = [name for name in ("text", "text_null") if getattr(self, name) is not None] or list(given)
+            if unused:
+                raise UsageError(
+                    f"--{unused[0].replace('_', '-')}: the network is not told any text; add text to --conditions"
+                )
+        return self.text or "words", self.text_null or "learned", given
+
+    def _image(self, recipe: Recipe) -> str:
+        if "image" not in self._names(recipe):
+            if self.image is not None:
+                raise UsageError("--image: the network is not shown any image; add image to --conditions")
+            return ""
+        from fairlead.data.degrade import read_degradation
+
+        return str(read_degradation(self.image or "superres"))
 
     def run(self) -> None:
         train_with_progress(self.start(RECIPES, PRESETS, ("conditioning", "channels")), self.preview_every)
@@ -191,7 +259,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def write_preview(training: Training) -> None:
-    """OUT/previews/step-N.png: four images of each class at scale 2, from the averaged weights."""
+    """OUT/previews/step-N.png: four images of each class, or of eight captions, at scale 2, from the average."""
     from fairlead.core.files import replacing
     from fairlead.models.load import model_of
     from fairlead.report.pictures import class_grid
@@ -201,8 +269,10 @@ def write_preview(training: Training) -> None:
     model = model_of(
         training.averaged_network(), training.about(), {"step": training.step}, training.accelerator.device
     )
-    guidance = "cfg(2)" if model.classes else None
-    picture = class_grid(model, guidance, rows=4, title=f"step {training.step}, {guidance or 'no guidance'}")
+    guidance = "cfg(2)" if model.conditions else None
+    conds = list(dict.fromkeys(training.data.captions))[:8] if "text" in model.conditions else []
+    title = f"step {training.step}, {guidance or 'no guidance'}"
+    picture = class_grid(model, guidance, conds=conds, rows=4, title=title)
     try:
         with replacing(training.out / "previews" / f"step-{training.step:06d}.png") as path:
             path.write_bytes(picture)

@@ -94,8 +94,8 @@ class Tune:
         objective = Objective(metric, maximise=self.objective in ("accuracy", "confidence"))
         checkpoint = find_checkpoint(self.model)
         model = load(self.model, device=self.device)
-        if not model.classes:
-            raise UsageError("tune measures how well images follow their class, and this model has no classes")
+        if not model.conditional:
+            raise UsageError("tune measures how well images follow their condition, and this model is unconditional")
         shared = Shared(
             self.budget, self.seed, (), self.grid, self.batch_size,
             self.precision,  # type: ignore[arg-type]  # planning refuses others
@@ -137,7 +137,7 @@ class Tune:
             self._report(tuned.reported(), evaluator, partial(load, device=self.device), template, tuned, metric)
         print(
             f"take it: fairlead sample {self.model} --guidance tuned --sampler {shlex.quote(self.sampler)} "
-            f"--steps {self.steps} --cond all --out samples"
+            f"--steps {self.steps} --cond {'all' if model.classes else repr(str(model.examples[0]))} --out samples"
         )
 
     def _question(self, model: Model, evaluator: Evaluator, shared: Shared) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
-from fairlead.core.prediction import Objective, Prediction, check_pair
+from fairlead.core.prediction import Mixing, Objective, Prediction, check_pair
 from fairlead.core.schedule import NoiseSchedule, as_time
 
 
@@ -36,6 +36,12 @@ def at_step(denoiser: Denoiser, step: int) -> Denoiser:
     """
     at: Callable[[int], Denoiser] | None = getattr(denoiser, "at", None)
     return denoiser if at is None else at(step)
+
+
+def x0_of(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    """The x0 that a denoiser predicts, without the eps where it has a method ``x0`` that spares it."""
+    alone: Callable[[Tensor, Tensor, Condition], Tensor] | None = getattr(denoiser, "x0", None)
+    return denoiser(x_t, t, condition).x0 if alone is None else alone(x_t, t, condition)
 
 
 @dataclass
@@ -82,11 +88,10 @@ def expand_like(value: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """A noise level as a network needs it: ``alpha``, ``sigma`` and ``input_scale`` broadcast against x_t, the last is
-    None where it is 1; ``time`` is what the network is told, float32."""
+    """A noise level as a network needs it: ``mixing`` and ``input_scale`` broadcast against x_t, the latter is None
+    where it is 1; ``time`` is what the network is told, float32."""
 
-    alpha: Tensor
-    sigma: Tensor
+    mixing: Mixing
     input_scale: Tensor | None
     time: Tensor
 
@@ -114,7 +119,8 @@ def remember_levels(schedule: NoiseSchedule, times: Tensor, x_t: Tensor) -> None
         scales = together.input_scale
         for i, t in enumerate(times.tolist()):
             scale = None if scales is None or float(scales[i]) == 1 else scales[i : i + 1]
-            level = Level(together.alpha[i : i + 1], together.sigma[i : i + 1], scale, together.time[i])
+            mixing = Mixing(together.mixing.alpha[i : i + 1], together.mixing.sigma[i : i + 1])
+            level = Level(mixing, scale, together.time[i])
             schedule.remembered.setdefault((t, x_t.dtype, x_t.device, x_t.ndim), level)
 
 
@@ -124,7 +130,7 @@ def _level(schedule: NoiseSchedule, t: Tensor, x_t: Tensor) -> Level:
     scale = schedule.input_scale(t)
     plain = t.ndim == 0 and float(scale) == 1
     time = schedule.network_time(t).to(x_t.device, torch.float32)
-    return Level(alpha, sigma, None if plain else expand_like(scale, x_t), time)
+    return Level(Mixing(alpha, sigma), None if plain else expand_like(scale, x_t), time)
 
 
 class NetworkDenoiser:
@@ -149,8 +155,17 @@ class NetworkDenoiser:
         self.network, self.schedule, self.objective = network, schedule, objective
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        output, mixing = self._asked(x_t, t, condition)
+        return Prediction(mixing.x0_of(output, self.objective, x_t), mixing.eps_of(output, self.objective, x_t))
+
+    def x0(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The x0 of the prediction, without the eps; see :func:`x0_of`."""
+        output, mixing = self._asked(x_t, t, condition)
+        return mixing.x0_of(output, self.objective, x_t)
+
+    def _asked(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Mixing]:
         level = level_at(self.schedule, as_time(t), x_t)
         inputs = x_t if level.input_scale is None else x_t * level.input_scale
         output = self.network(inputs, level.time.expand(len(x_t)), condition).to(x_t.dtype)
         tally(len(x_t))  # after the call: one that ran out of memory evaluated nothing
-        return Prediction.from_output(output, self.objective, x_t, level.alpha, level.sigma)
+        return output, level.mixing

@@ -12,14 +12,91 @@ With x_t = alpha x0 + sigma eps and n = hypot(alpha, sigma) (1 for variance-pres
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.schedule import NoiseSchedule
 
 Objective = Literal["eps", "v", "x0", "flow"]
+
+
+@dataclass(frozen=True, eq=False)
+class Mixing:
+    """x_t = alpha x0 + sigma eps, with ``alpha`` and ``sigma`` that broadcast against x_t. The factors of the
+    conversions are worked out once: beside a small network that arithmetic on single numbers is what costs."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+    @cached_property
+    def root(self) -> Tensor:
+        """hypot(alpha, sigma)."""
+        with torch.inference_mode(False):  # it may outlive the block
+            return (self.alpha**2 + self.sigma**2).sqrt()
+
+    @cached_property
+    def noise_share(self) -> Tensor:
+        """sigma^2 / (alpha^2 + sigma^2)."""
+        with torch.inference_mode(False):
+            return self.sigma**2 / (self.alpha**2 + self.sigma**2)
+
+    @cached_property
+    def _of_v(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Factors of (x_t, v) in x0, then in eps."""
+        with torch.inference_mode(False):
+            norm2 = self.alpha**2 + self.sigma**2
+            return self.alpha / norm2, self.sigma / self.root, self.sigma / norm2, self.alpha / self.root
+
+    def eps(self, x0: Tensor, x_t: Tensor) -> Tensor:
+        return (x_t - self.alpha * x0) / self.sigma
+
+    def x0_of(self, output: Tensor, objective: Objective, x_t: Tensor) -> Tensor:
+        """x0 from the raw output of a network trained for ``objective``."""
+        if objective == "eps":
+            return (x_t - self.sigma * output) / self.alpha
+        if objective == "x0":
+            return output
+        if objective == "v":
+            of_x_t, of_v, _, _ = self._of_v
+            return of_x_t * x_t - of_v * output
+        if objective == "flow":
+            return (x_t - self.sigma * output) / (self.alpha + self.sigma)
+        raise unknown("objective", objective, get_args(Objective))
+
+    def eps_of(self, output: Tensor, objective: Objective, x_t: Tensor) -> Tensor:
+        """eps from the raw output of a network trained for ``objective``."""
+        if objective == "eps":
+            return output
+        if objective == "x0":
+            return self.eps(output, x_t)
+        if objective == "v":
+            _, _, of_x_t, of_v = self._of_v
+            return of_x_t * x_t + of_v * output
+        if objective == "flow":
+            return (x_t + self.alpha * output) / (self.alpha + self.sigma)
+        raise unknown("objective", objective, get_args(Objective))
+
+    def output(self, x0: Tensor, x_t: Tensor, objective: Objective) -> Tensor:
+        """What a network trained for ``objective`` would have returned for this x0: the inverse of :meth:`x0_of`."""
+        if objective == "x0":
+            return x0
+        return self.target(x0, self.eps(x0, x_t), objective)
+
+    def target(self, x0: Tensor, eps: Tensor, objective: Objective) -> Tensor:
+        """The regression target of ``objective`` for clean data ``x0`` and noise ``eps``."""
+        if objective == "eps":
+            return eps
+        if objective == "x0":
+            return x0
+        if objective == "v":
+            return (self.alpha * eps - self.sigma * x0) / self.root
+        if objective == "flow":
+            return eps - x0
+        raise unknown("objective", objective, get_args(Objective))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,24 +111,13 @@ class Prediction:
 
     @classmethod
     def from_x0(cls, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        return cls(x0, (x_t - alpha * x0) / sigma)
+        return cls(x0, Mixing(alpha, sigma).eps(x0, x_t))
 
     @classmethod
     def from_output(cls, output: Tensor, objective: Objective, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         """From the raw output of a network trained for ``objective``; ``alpha``, ``sigma`` broadcast against x_t."""
-        if objective == "eps":
-            return cls((x_t - sigma * output) / alpha, output)
-        if objective == "x0":
-            return cls.from_x0(output, x_t, alpha, sigma)
-        if objective == "v":
-            norm2 = alpha**2 + sigma**2
-            root = norm2.sqrt()
-            x0 = (alpha / norm2) * x_t - (sigma / root) * output
-            return cls(x0, (sigma / norm2) * x_t + (alpha / root) * output)
-        if objective == "flow":
-            total = alpha + sigma
-            return cls((x_t - sigma * output) / total, (x_t + alpha * output) / total)
-        raise unknown("objective", objective, get_args(Objective))
+        mixing = Mixing(alpha, sigma)
+        return cls(mixing.x0_of(output, objective, x_t), mixing.eps_of(output, objective, x_t))
 
     def output(self, objective: Objective, alpha: Tensor, sigma: Tensor) -> Tensor:
         """What a network trained for ``objective`` would have returned: the inverse of :meth:`from_output`."""
@@ -60,15 +126,7 @@ class Prediction:
 
 def target(x0: Tensor, eps: Tensor, objective: Objective, alpha: Tensor, sigma: Tensor) -> Tensor:
     """The regression target of ``objective`` for clean data ``x0`` and noise ``eps``."""
-    if objective == "eps":
-        return eps
-    if objective == "x0":
-        return x0
-    if objective == "v":
-        return (alpha * eps - sigma * x0) / (alpha**2 + sigma**2).sqrt()
-    if objective == "flow":
-        return eps - x0
-    raise unknown("objective", objective, get_args(Objective))
+    return Mixing(alpha, sigma).target(x0, eps, objective)
 
 
 def check_pair(objective: str, schedule: NoiseSchedule) -> None:

@@ -84,6 +84,17 @@ REGISTRY: dict[str, dict[str, str]] = {
         "digits": "fairlead.data.digits:load_digits",
         "mnist": "fairlead.data.hub:load_mnist",
         "cifar10": "fairlead.data.hub:load_cifar10",
+        "scenes": "fairlead.data.scenes:load_scenes",
+    },
+    "degradation": {
+        "superres": "fairlead.data.degrade:SuperResolution",
+        "inpaint": "fairlead.data.degrade:Inpaint",
+    },
+    "text": {
+        "words": "fairlead.data.words:Words",
+        "clip": "fairlead.data.encoders:clip",
+        "t5": "fairlead.data.encoders:t5",
+        "sentence": "fairlead.data.encoders:sentence",
     },
     "extractor": {
         "dinov2": "fairlead.measure.extractors:dinov2",

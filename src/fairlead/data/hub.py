@@ -21,6 +21,7 @@ from fairlead.data.decode import decode_images, resize_images
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.folders import find_files
 from fairlead.data.images import ImageData, stratified_order
+from fairlead.data.spec import arguments_of, read_call
 
 HOLD_OUT = 0.1
 SPLIT_SEED = 0
@@ -44,12 +45,14 @@ def load_data(
     """Labelled images by name or path, decoded into memory.
 
     Args:
-        spec: tried in this order: a registered short name (`digits`, `mnist`, `cifar10`); a local folder of parquet
-            files (columns like the hub's; split by files or folders named train*, test*); a local folder with one
-            sub-folder of images per class, optionally under train/ and test/; a hub name `owner/name`.
+        spec: tried in this order: a registered short name (`digits`, `mnist`, `cifar10`, `scenes`), with arguments
+            where it takes some (`scenes(source="mnist", two=0.5)`); a local folder of parquet files (columns like the
+            hub's; split by files or folders named train*, test*); a local folder with one sub-folder of images per
+            class, optionally under train/ and test/; a hub name `owner/name`.
         split: "train", "test" or another one the set has. If it has no "test", that is a fixed, stratified 10 % of its
             train images, and "train" is the other 90 %.
-        size: shorter side and centre crop, in pixels; required if the images differ in size.
+        size: shorter side and centre crop, in pixels; required if the images differ in size. Scenes are drawn at that
+            size unless ``spec`` says another.
         limit: at most so many images, a fixed choice spread over the classes; a smaller limit chooses among them.
         flip: overrides whether horizontal flips suit the set (:class:`ImageData`).
 
@@ -59,13 +62,18 @@ def load_data(
     for name, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:
             raise UsageError(f"data {spec!r}: expected {name} of at least 1, got {value}")
-    if spec in names("data"):
-        data: ImageData = lookup("data", spec)(split)
+    is_folder = spec not in names("data") and Path(spec).expanduser().is_dir()
+    if not is_folder and (called := read_call(spec)) is not None:
+        name, arguments = called
+        loader = lookup("data", name)
+        if size is not None and "size" in arguments_of(loader):
+            arguments.setdefault("size", size)
+        data: ImageData = loader(split, **arguments)
         if limit is not None:
             data = data.subset(_limited(data.labels, limit))
-        if size is not None:
+        if size is not None and data.shape[1:] != (size, size):
             data = replace(data, images=resize_images(data.images, size))
-    elif Path(spec).expanduser().is_dir():
+    elif is_folder:
         data = _from_folder(Path(spec).expanduser(), split, size, limit)
     elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not Path(spec).exists():
         data = _from_hub(spec, split, size, limit)

@@ -6,7 +6,9 @@ uint8 in [0, 255] is how images are stored; float32 in [-1, 1] is what a network
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -16,8 +18,21 @@ from fairlead.core.errors import UsageError
 
 
 @dataclass(frozen=True, eq=False)
+class Attribute:
+    """One thing that is known of every image of a set, beside its class.
+
+    Attributes:
+        values: names of the values, e.g. ("red", "green"); the position is the label.
+        labels: int64 [n], indices into ``values``; -1 where the attribute does not apply to an image.
+    """
+
+    values: tuple[str, ...]
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class ImageData:
-    """A labelled set of equally sized images.
+    """A labelled set of equally sized images, with captions and attributes where the set has them.
 
     Attributes:
         images: uint8 [n, c, h, w].
@@ -26,9 +41,11 @@ class ImageData:
         name: of the data set, e.g. "digits".
         split: "train", "test", ...
         flip: whether a horizontal flip of an image is again an image of this set: photographs yes, digits never.
+        captions: none, or a sentence for each image.
+        attributes: by name, what else is known of the images.
 
     Raises:
-        UsageError: if dtypes, shapes or labels do not fit each other.
+        UsageError: if dtypes, shapes, labels, captions or attributes do not fit each other.
     """
 
     images: Tensor
@@ -37,6 +54,8 @@ class ImageData:
     name: str
     split: str
     flip: bool
+    captions: tuple[str, ...] = ()
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -54,6 +73,24 @@ class ImageData:
             raise UsageError(
                 f"data {self.name!r}: label {int(self.labels[outside][0])} is not one of {len(self.classes)} classes"
             )
+        if self.captions and len(self.captions) != len(self.images):
+            raise UsageError(
+                f"data {self.name!r}: expected no captions or {len(self.images)}, one an image, "
+                f"got {len(self.captions)}"
+            )
+        for name, attribute in self.attributes.items():
+            labels = attribute.labels
+            if labels.dtype != torch.int64 or labels.shape != (len(self.images),):
+                raise UsageError(
+                    f"data {self.name!r}, attribute {name!r}: expected labels int64 [{len(self.images)}], "
+                    f"got {labels.dtype} {list(labels.shape)}"
+                )
+            outside = (labels < -1) | (labels >= len(attribute.values))
+            if bool(outside.any()):
+                raise UsageError(
+                    f"data {self.name!r}, attribute {name!r}: label {int(labels[outside][0])} is neither -1 nor one of "
+                    f"{len(attribute.values)} values"
+                )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,14 +103,28 @@ class ImageData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of the sha256 of image and label bytes: equal for equal contents in equal order."""
+        """16 hex digits of the sha256 of image and label bytes, and of captions and attributes where there are any:
+        equal for equal contents in equal order."""
         digest = hashlib.sha256(self.images.numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
+        if self.captions:
+            digest.update(json.dumps(self.captions).encode())
+        for name, attribute in sorted(self.attributes.items()):
+            digest.update(json.dumps([name, attribute.values]).encode())
+            digest.update(attribute.labels.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def subset(self, index: Tensor | slice) -> ImageData:
-        """The samples at ``index`` (a slice, int64 indices or a bool mask [n])."""
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        """The samples at ``index`` (a slice, int64 indices or a bool mask [n]), with their captions and attributes."""
+        # only indexing the sample numbers says which captions a slice, indices or a mask mean
+        chosen = torch.arange(len(self))[index].tolist() if self.captions else []
+        return replace(
+            self,
+            images=self.images[index],
+            labels=self.labels[index],
+            captions=tuple(self.captions[i] for i in chosen),
+            attributes={name: replace(a, labels=a.labels[index]) for name, a in self.attributes.items()},
+        )
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -102,7 +153,7 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
 
     For each prefix there is a fraction q such that it holds q * n_c samples of every class c, to within 1/2.
     """
-    shuffled = torch.randperm(len(labels), generator=_stream("stratify", seed, 0))
+    shuffled = torch.randperm(len(labels), generator=stream("stratify", seed, 0))
     rank = torch.empty(len(labels), dtype=torch.float64)
     for label in set(labels.tolist()):
         members = shuffled[labels[shuffled] == label]
@@ -152,6 +203,23 @@ class Batches:
         Raises:
             UsageError: if ``world`` does not divide the batch size, or ``rank`` or ``step`` is out of range.
         """
+        index = self.index(step, rank, world)
+        images, labels = self.data.images[index], self.data.labels[index]
+        if self.data.flip:
+            # drawn for the global batch: a sample's flip does not depend on the process it lands on
+            flips = torch.rand(self.batch_size, generator=stream("flip", self.seed, step)) < 0.5
+            share = len(index)
+            mine = flips[rank * share : (rank + 1) * share].reshape(-1, 1, 1, 1)
+            images = torch.where(mine, images.flip(-1), images)
+        return to_float(images), labels
+
+    def index(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
+        """int64 [b], which samples of the data :meth:`batch` of the same arguments holds, in its order: for their
+        captions and attributes.
+
+        Raises:
+            UsageError: as :meth:`batch`.
+        """
         if world < 1 or self.batch_size % world:
             raise UsageError(
                 f"batch size {self.batch_size} is not divisible by {world} processes; use a multiple of {world}"
@@ -161,14 +229,7 @@ class Batches:
         if step < 0:
             raise UsageError(f"step: expected 0 or more, got {step}")
         share = self.batch_size // world
-        index = self._stream_slice(step * self.batch_size + rank * share, share)
-        images, labels = self.data.images[index], self.data.labels[index]
-        if self.data.flip:
-            # drawn for the global batch: a sample's flip does not depend on the process it lands on
-            flips = torch.rand(self.batch_size, generator=_stream("flip", self.seed, step)) < 0.5
-            mine = flips[rank * share : (rank + 1) * share].reshape(-1, 1, 1, 1)
-            images = torch.where(mine, images.flip(-1), images)
-        return to_float(images), labels
+        return self._stream_slice(step * self.batch_size + rank * share, share)
 
     def _stream_slice(self, start: int, count: int) -> Tensor:
         """Sample indices at positions start .. start + count - 1 of the concatenated permutations."""
@@ -183,12 +244,12 @@ class Batches:
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._cached is None or self._cached[0] != epoch:
-            order = torch.randperm(len(self.data), generator=_stream("shuffle", self.seed, epoch))
+            order = torch.randperm(len(self.data), generator=stream("shuffle", self.seed, epoch))
             self._cached = epoch, order
         return self._cached[1]
 
 
-def _stream(purpose: str, seed: int, number: int) -> torch.Generator:
+def stream(purpose: str, seed: int, number: int) -> torch.Generator:
     """A generator of its own for (purpose, seed, number); hashed, so that neighbouring numbers are unrelated."""
     digest = hashlib.sha256(f"{purpose} {seed} {number}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -42,6 +42,7 @@ class Branch:
     Attributes:
         spec: None is the run's own condition, else it is encoded by the model.
         null: every name is dropped.
+        drop: names that are dropped, where not all are.
         perturb: what the network does worse.
         model: name of another model to ask; None is the run's.
         source: makes the condition anew at every step, see :class:`ConditionSource`.
@@ -49,6 +50,7 @@ class Branch:
 
     spec: str | int | None = None
     null: bool = False
+    drop: tuple[str, ...] = ()
     perturb: Perturbation | None = None
     model: str | None = None
     source: Hashable | None = None
@@ -149,6 +151,10 @@ class Term:
 
     def specs(self) -> tuple[str | int, ...]:
         """Condition specs of its own (negatives, composed conditions), to be encoded before the run."""
+        return ()
+
+    def drops(self) -> tuple[tuple[str, ...], ...]:
+        """Sets of names that its branches drop from the run's condition, where they do not drop all."""
         return ()
 
     def replaces_condition(self) -> bool:
@@ -334,6 +340,9 @@ class Wrapper(Directed):
 
     def specs(self) -> tuple[str | int, ...]:
         return self.term.specs()
+
+    def drops(self) -> tuple[tuple[str, ...], ...]:
+        return self.term.drops()
 
     def needs_condition(self) -> bool:
         return self.term.needs_condition()

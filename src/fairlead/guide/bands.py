@@ -29,6 +29,7 @@ from fairlead.guide.cfg import base_branch, check_negative
 from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.seen import Seen, Surroundings
 from fairlead.guide.step import Step
+from fairlead.nets.blocks import along_axes
 
 _SMALLEST = 3  # a side that a 5-tap blur can reflect
 
@@ -122,26 +123,26 @@ def split(x: Tensor, bands: int) -> list[Tensor]:
     """x [n, c, h, w] -> its ``bands`` frequency bands [n, c, h, w], coarsest first, which sum to x."""
     smooth = [x]
     for level in range(1, bands):
-        down, across = (_low_pass(side, level).to(x) for side in x.shape[-2:])
-        smooth.append(down @ x @ across.T)
+        smooth.append(along_axes(x, *(_low_pass(side, level, x.dtype, x.device) for side in x.shape[-2:])))
     return [smooth[-1], *(fine - coarse for coarse, fine in zip(smooth[:0:-1], smooth[-2::-1], strict=True))]
 
 
 @lru_cache(maxsize=64)
-def _low_pass(side: int, level: int) -> Tensor:
-    """What remains along one axis after ``level`` levels of the pyramid, as a float64 matrix [side, side].
+def _low_pass(side: int, level: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What remains along one axis after ``level`` levels of the pyramid, as a matrix [side, side], made in float64.
 
     Halving and enlarging are linear and separable with weights that sum to 1, so its columns are what they
     make of unit vectors that are constant along the other axis.
     """
-    basis = torch.eye(side, dtype=torch.float64).reshape(side, 1, side, 1).expand(-1, -1, -1, side)
-    sizes, low = [], basis
-    for _ in range(level):
-        sizes.append((low.shape[-2], low.shape[-1]))
-        low = _halve(low)
-    for size in reversed(sizes):
-        low = _enlarge(low, size)
-    return low[:, 0, :, 0].T.contiguous()
+    with torch.inference_mode(False):  # it outlives the block
+        basis = torch.eye(side, dtype=torch.float64).reshape(side, 1, side, 1).expand(-1, -1, -1, side)
+        sizes, low = [], basis
+        for _ in range(level):
+            sizes.append((low.shape[-2], low.shape[-1]))
+            low = _halve(low)
+        for size in reversed(sizes):
+            low = _enlarge(low, size)
+        return low[:, 0, :, 0].T.contiguous().to(device, dtype)
 
 
 def _halve(x: Tensor) -> Tensor:

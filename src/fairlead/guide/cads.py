@@ -13,7 +13,7 @@ Cost: no rows. Adds to any other term and does nothing by itself to the directio
 models that cannot turn their labels into embeddings, and for runs without a condition.
 
 Elsewhere the mean and the deviation are taken over the whole batch, so that samples change each other; here they are
-those of one sample's embedding.
+those of one sample's embedding. Of a text they are those of its real tokens; padding stays padding.
 """
 
 from __future__ import annotations
@@ -84,16 +84,24 @@ class CADS(Term):
             )
         for number, (name, value) in enumerate(embeddings.items()):
             draw = drawn(step, around, _DRAW + number, tuple(value.shape[1:])).to(value)
-            values[name] = self.noised(value, draw, gamma)
+            if name == "text":  # its last channel tells real rows from padding, which stays as it is
+                real = value[..., -1:] > 0
+                values[name] = torch.cat(
+                    [self.noised(value[..., :-1], draw[..., :-1], gamma, real), value[..., -1:]], -1
+                )
+            else:
+                values[name] = self.noised(value, draw, gamma)
         return replace(condition, values=values)
 
-    def noised(self, value: Tensor, draw: Tensor, gamma: float) -> Tensor:
-        """An embedding [n, ...] with unit noise ``draw`` of the same shape."""
-        mixed = math.sqrt(gamma) * value + self.noise * math.sqrt(1 - gamma) * draw
-        axes = tuple(range(1, value.ndim))
-        mean, deviation = mixed.mean(axes, keepdim=True), mixed.std(axes, correction=0, keepdim=True)
-        gain = ratio(value.std(axes, correction=0, keepdim=True), deviation, otherwise=1.0)
-        rescaled = (mixed - mean) * gain + value.mean(axes, keepdim=True)
+    def noised(self, value: Tensor, draw: Tensor, gamma: float, real: Tensor | None = None) -> Tensor:
+        """An embedding [n, ...] with unit noise ``draw`` of the same shape, 0 where it is not ``real`` (bool mask that
+        broadcasts against it; None: all is)."""
+        share = torch.ones_like(value) if real is None else real.to(value).expand_as(value)
+        mixed = (math.sqrt(gamma) * value + self.noise * math.sqrt(1 - gamma) * draw) * share
+        mean, deviation = _moments(mixed, share)
+        old_mean, old_deviation = _moments(value, share)
+        gain = ratio(old_deviation, deviation, otherwise=1.0)
+        rescaled = ((mixed - mean) * gain + old_mean) * share
         return torch.lerp(mixed, rescaled, self.mix)
 
     def needs_condition(self) -> bool:
@@ -102,3 +110,11 @@ class CADS(Term):
     def check(self, around: Surroundings) -> None:
         if around.embed is None:
             raise UsageError(f"{self}: noises embeddings, and this model has none of its conditions; drop the term")
+
+
+def _moments(value: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per sample, [n, 1, ...], over what ``share`` (0 or 1) counts."""
+    axes = tuple(range(1, value.ndim))
+    count = share.sum(axes, keepdim=True)
+    mean = (value * share).sum(axes, keepdim=True) / count
+    return mean, (((value - mean) * share).square().sum(axes, keepdim=True) / count).sqrt()

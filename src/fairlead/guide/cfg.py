@@ -3,7 +3,8 @@
     D = D_u + scale (D_c - D_u) = D_c + omega (D_c - D_u),  omega = scale - 1
 
 Two rows a sample where the scale is neither 0 nor 1, else one. With ``negative``, D_u is the prediction under that
-condition instead of the null one.
+condition instead of the null one. With ``drop``, D_u lacks only the conditions named, so that each of several can have
+its own scale: ``cfg(4, drop="text") + cfg(2, drop="label")`` (as in 2211.09800, eq. 3, with parallel terms).
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from fairlead.guide.step import Step
 
 @dataclass(frozen=True)
 class CFG(Pair):
-    """``cfg(4)``, ``cfg(ramp(1, 7))``, ``cfg([1, 2, 4])`` (one scale a sample), ``cfg(7, negative="one")``.
+    """``cfg(4)``, ``cfg(ramp(1, 7))``, ``cfg([1, 2, 4])`` (one scale a sample), ``cfg(7, negative="one")``,
+    ``cfg(4, drop="text")``, ``cfg(4, drop=["text", "ink"])``.
 
     Attributes:
         scale: 1 is off, 0 unconditional; negative scales move away from the condition.
         negative: a condition to move away from, in place of null.
+        drop: a name or names of conditions to move away from the lack of, in place of that of all.
     """
 
     negative: str | int | None = field(default=None, kw_only=True)
+    drop: str | tuple[str, ...] | None = field(default=None, kw_only=True)
     name: ClassVar[str] = "cfg"
 
     def __post_init__(self) -> None:
@@ -33,6 +37,9 @@ class CFG(Pair):
         check_negative(self.name, self.negative)
         if self.negative is not None and self.scale == 1.0:
             raise UsageError(f"{self}: a scale of 1 never looks at the negative; use another scale or drop it")
+        object.__setattr__(self, "drop", checked_drop(self.name, self.drop))
+        if self.drop is not None and self.negative is not None:
+            raise UsageError(f"{self}: moves away from a negative or from the lack of something; give one of the two")
 
     @classmethod
     def from_omega(cls, omega: float, *, negative: str | int | None = None) -> CFG:
@@ -40,7 +47,10 @@ class CFG(Pair):
         return cls(omega + 1, negative=negative)
 
     def pair(self, step: Step) -> tuple[Branch, Branch]:
-        return COND, base_branch(self.negative)
+        return COND, base_branch(self.negative, self.drop)
+
+    def drops(self) -> tuple[tuple[str, ...], ...]:
+        return () if self.drop is None else (_names(self.drop),)
 
     def specs(self) -> tuple[str | int, ...]:
         return () if self.negative is None else (self.negative,)
@@ -49,9 +59,29 @@ class CFG(Pair):
         return self.negative is None
 
 
-def base_branch(negative: str | int | None) -> Branch:
-    """What a term moves away from: the null condition, or a negative one."""
+def base_branch(negative: str | int | None, drop: str | tuple[str, ...] | None = None) -> Branch:
+    """What a term moves away from: the null condition, a negative one, or the lack of some conditions."""
+    if drop is not None:
+        return Branch(drop=_names(drop))
     return NULL if negative is None else Branch(negative)
+
+
+def checked_drop(owner: str, drop: object) -> str | tuple[str, ...] | None:
+    """A name, or several sorted, each once; None for all.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if drop is None or (isinstance(drop, str) and drop):
+        return drop
+    names = tuple(drop) if isinstance(drop, list | tuple) else ()
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise UsageError(f"{owner}: expected drop to be a condition's name or a list of different ones, got {drop!r}")
+    return names[0] if len(names) == 1 else tuple(sorted(names))
+
+
+def _names(drop: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (drop,) if isinstance(drop, str) else drop
 
 
 def check_negative(owner: str, negative: object) -> None:

@@ -8,6 +8,7 @@ too, for a perturbation is a mask of rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, autocast, level_at
+from fairlead.core.denoiser import Denoiser, autocast, level_at, x0_of
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.prediction import Objective, Prediction
 from fairlead.core.schedule import NoiseSchedule, as_time
@@ -38,6 +39,7 @@ from fairlead.guide.algebra import (
     weighted,
 )
 from fairlead.guide.perturb import located
+from fairlead.guide.plan import StepPlan
 from fairlead.guide.seen import Draw, Seen, Surroundings
 from fairlead.guide.step import Grid, Memory, Step
 from fairlead.models.model import Model
@@ -129,7 +131,9 @@ class GuidedDenoiser:
         for part in self._parts:
             part.check(self.around)
         self._memory = Memory()
-        self._keeps: dict[Branch, Branch] = {}
+        self._keeps = _Keeps(self._equal)
+        self._steps: dict[int, Step] = {}
+        self._plans: dict[tuple[int | None, tuple[int, ...]], StepPlan] = {}
         self._active = [term for term in self.guidance.terms if _looks(term)]
         self._altering = any(term.alters() for term in self.guidance.terms)
         self._conditions, self._same = self._resolve()
@@ -144,11 +148,18 @@ class GuidedDenoiser:
         """Scales that a step cannot have are refused here, not in the middle of the run."""
         for i in range(self.grid.steps if self.grid is not None else 0):
             step = self._step(i)
-            self._renoise(step)
             if self.around.shape:  # maps over pixels depend on it
-                self.needed(step)
+                self._plan(step)
                 for term in self.guidance.terms:
                     term.rows(step)
+            else:
+                self._renoise(step)
+
+    def fresh(self, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
+        """The same for another run: it remembers nothing, and shares what was worked out at the door."""
+        other = copy(self)
+        other.observe, other._memory, other._steps, other._altered = observe, Memory(), {}, None
+        return other
 
     @classmethod
     def of(
@@ -194,9 +205,12 @@ class GuidedDenoiser:
                         f"{term}: names the condition {spec!r}, but no encode function was given to read it"
                     )
                 conditions[Branch(spec)] = encode([spec] * n).to(device)
+            for names in term.drops():
+                conditions[Branch(drop=names)] = _without(self.condition, names, term)
         same: dict[Branch, Branch] = {}
         order = [NULL, *(branch for branch in conditions if branch != NULL)]
-        own = {COND} if self._altering and not self.condition.is_null else set()  # once altered it equals no other
+        altered = self._altering and not self.condition.is_null  # the run's own then equals no other
+        own = {branch for branch in conditions if branch.spec is None and branch != NULL} if altered else set()
         for branch in order:
             equal = (b for b in same if not {b, branch} & own and conditions[b].equals(conditions[branch]))
             same[branch] = next(equal, branch)
@@ -210,10 +224,12 @@ class GuidedDenoiser:
         return lambda x_t, t, condition: self._guide(x_t, _one_time(t), condition, here)
 
     def _step(self, index: int) -> Step:
-        assert self.grid is not None
-        grid = self.grid
-        level = grid.times[index], grid.sigma[index], grid.log_snr[index]
-        return Step(*level, index, grid, self.samples, self.around.shape, self._memory)
+        if index not in self._steps:
+            assert self.grid is not None
+            grid = self.grid
+            level = grid.times[index], grid.sigma[index], grid.log_snr[index]
+            self._steps[index] = Step(*level, index, grid, self.samples, self.around.shape, self._memory)
+        return self._steps[index]
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         first = _one_time(t)
@@ -232,8 +248,6 @@ class GuidedDenoiser:
 
     def _kept(self, branch: Branch) -> Branch:
         """The branch that is evaluated in the place of this one, equal to it in this run."""
-        if branch not in self._keeps:
-            self._keeps[branch] = self._equal(branch)
         return self._keeps[branch]
 
     def _equal(self, branch: Branch) -> Branch:
@@ -241,15 +255,17 @@ class GuidedDenoiser:
             branch = replace(branch, perturb=located(branch.perturb, self.around))
         if branch.source is not None:
             return branch
-        plain = self._same[Branch(branch.spec, branch.null)]
-        return replace(branch, spec=plain.spec, null=plain.null)
+        plain = self._same[Branch(branch.spec, branch.null, branch.drop)]
+        return replace(branch, spec=plain.spec, null=plain.null, drop=plain.drop)
 
     def needed(self, step: Step) -> dict[Branch, Tensor | None]:
         """The branches evaluated at this step -> for which samples (bool [n]); None is all. The row formula: rows are
         the samples counted here, plus ``term.rows(step)`` for each sample and term."""
-        return self._needed(step, self.coefficients(step))
+        return dict(self._plan(step).needed)
 
-    def _needed(self, step: Step, weights: Mapping[Branch, Weight]) -> dict[Branch, Tensor | None]:
+    def _needed(
+        self, step: Step, weights: Mapping[Branch, Weight], renoise: Branch | None
+    ) -> dict[Branch, Tensor | None]:
         rows: dict[Branch, Tensor | None] = {}
         for branch, weight in weights.items():
             mask = nonzero_rows(weight)
@@ -259,7 +275,6 @@ class GuidedDenoiser:
                 kept = self._kept(branch)
                 there = rows.get(kept, wanted)
                 rows[kept] = None if wanted is None or there is None else there | wanted
-        renoise = self._renoise(step)
         if renoise is not None:
             rows[renoise] = None
         return {branch: None if mask is not None and bool(mask.all()) else mask for branch, mask in rows.items()}
@@ -267,7 +282,27 @@ class GuidedDenoiser:
     def looks_at(self, branch: Branch) -> bool:
         """Whether any step of the grid evaluates this branch, rather than one that is equal to it in this run."""
         steps = range(self.grid.steps) if self.grid is not None else ()
-        return self._kept(branch) == branch and any(branch in self.needed(self._step(i)) for i in steps)
+        return self._keeps[branch] == branch and any(branch in self._plan(self._step(i)).needed for i in steps)
+
+    def _plan(self, step: Step) -> StepPlan:
+        """What this step evaluates; kept for the run unless it depends on what the terms remember."""
+        own = step.index is not None and step.grid is self.grid
+        key = (step.index, step.shape) if own else None
+        if key is not None and key in self._plans:
+            return self._plans[key]
+        reads = step.memory.reads
+        weights, renoise = self.coefficients(step), self._renoise(step)
+        needed = self._needed(step, weights, renoise)
+        differentiated = any(term.differentiates(step) for term in self._active)
+        layers = tuple(dict.fromkeys(layer for term in self._active for layer in term.attention(step, self.around)))
+        alone: Branch | None = None
+        if len(needed) == 1 and not differentiated and not self.guidance.finishers and not layers:
+            ((branch, rows),) = needed.items()
+            alone = branch if rows is None and branch in weights and is_one(weights[branch]) else None
+        plan = StepPlan(weights, needed, renoise, differentiated, layers, alone)
+        if key is not None and step.memory.reads == reads:
+            self._plans[key] = plan
+        return plan
 
     def _renoise(self, step: Step) -> Branch | None:
         branches = [self._kept(b) for term in self.guidance.terms if (b := term.renoise(step)) is not None]
@@ -281,37 +316,32 @@ class GuidedDenoiser:
         if step.memory is not self._memory or step.shape != x_t.shape[1:]:
             step = replace(step, shape=tuple(x_t.shape[1:]), memory=self._memory)
         self._memory.begin(step.index)
-        weights = self.coefficients(step)
-        needed = self._needed(step, weights)
-        active, finishers = self._active, self.guidance.finishers
+        plan, active, finishers = self._plan(step), self._active, self.guidance.finishers
+        weights, needed, renoise = plan.weights, plan.needed, plan.renoise
         alone: Prediction | None = None
         predictions: dict[Branch, Tensor] = {}
-        differentiated = any(term.differentiates(step) for term in active)
-        mass: Recorded = {layer: [] for term in active for layer in term.attention(step, self.around)}
-        if len(needed) == 1 and not differentiated and not finishers and not mass:
-            ((branch, rows),) = needed.items()
-            if rows is None and branch in weights and is_one(weights[branch]):
-                alone = self._denoiser_of(branch)(x_t, t, self._condition_of(branch, step))
-                predictions[branch] = alone.x0
+        mass: Recorded = {layer: [] for layer in plan.layers}
+        if plan.alone is not None:
+            alone = self._denoiser_of(plan.alone)(x_t, t, self._condition_of(plan.alone, step))
+            predictions[plan.alone] = alone.x0
         if alone is not None and not active and self.observe is None:
             return alone
-        level = level_at(self.schedule, t, x_t)
-        alpha, sigma = level.alpha, level.sigma
-        graph = self._graph(x_t, t, step, mass) if differentiated else None
+        mixing = level_at(self.schedule, t, x_t).mixing
+        alpha, sigma = mixing.alpha, mixing.sigma
+        graph = self._graph(x_t, t, step, mass) if plan.differentiated else None
         if graph is not None:
             predictions[self._kept(COND)] = graph[1].detach()
-        rest = {branch: rows for branch, rows in needed.items() if branch not in predictions}
+        rest = {branch: rows for branch, rows in needed.items() if branch not in predictions} if predictions else needed
         predictions |= self._predict(x_t, t, step, rest, mass)
         x0 = _combination(predictions, weights, x_t)
-        renoise = self._renoise(step)
         if not active and not finishers and renoise is None and self.observe is None:
-            return Prediction.from_x0(x0, x_t, alpha, sigma)
+            return Prediction(x0, mixing.eps(x0, x_t))
         kind = x_t.device.type
         lower = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         evaluate = partial(self._again, t=t, step=step, lower=lower)
         view = _Merged(predictions, self._kept)
-        attention = {layer: torch.cat(parts) for layer, parts in mass.items()}
-        seen = Seen(step, x_t, t, alpha, sigma, condition, self.around, view, evaluate, graph, attention)
+        attention = {layer: _joined(parts) for layer, parts in mass.items()}
+        seen = Seen(step, x_t, t, alpha, sigma, condition, self.around, view, evaluate, graph, attention, mixing)
         with autocast(x_t.device, None):  # only the network runs in a lower precision
             directions = [(term, term.direction(seen)) for term in active]
             for _, direction in directions:
@@ -326,8 +356,7 @@ class GuidedDenoiser:
             self.observe(Observation(seen, parts, x0, finished, weights, rows_of))
         if alone is not None and all(direction is None for _, direction in directions):
             return alone
-        prediction = Prediction.from_x0(finished, x_t, alpha, sigma)
-        return prediction if renoise is None else replace(prediction, eps=seen.eps(renoise))
+        return Prediction(finished, mixing.eps(finished, x_t) if renoise is None else seen.eps(renoise))
 
     def _contributions(self, seen: Seen, directions: Mapping[Term, Tensor | None]) -> tuple[tuple[Term, Tensor], ...]:
         parts = []
@@ -356,9 +385,10 @@ class GuidedDenoiser:
         return self._fixed[branch]
 
     def _made(self, branch: Branch, step: Step) -> Condition:
-        plain = Branch(branch.spec, branch.null)
-        if plain == COND and branch.source is None and self._altering and branch.model is None:
-            condition = self._own(step)
+        plain = Branch(branch.spec, branch.null, branch.drop)
+        own = branch.spec is None and not branch.null and branch.source is None
+        if own and self._altering and branch.model is None:
+            condition = self._own(step).drop(names=branch.drop)
         else:
             if branch.source is None:
                 condition = self._conditions[plain]
@@ -404,7 +434,7 @@ class GuidedDenoiser:
                 every = self._evaluate(self._denoiser_of(next(iter(mine))), x, t, together, recorded)
                 sizes = [len(x_t) if rows is None else len(rows) for rows in index.values()]
                 for layer, parts in recorded.items():
-                    mass[layer].append(torch.split(torch.cat(parts), sizes)[list(index).index(own)])
+                    mass[layer].append(torch.split(_joined(parts), sizes)[list(index).index(own)])
                 for (branch, rows), part in zip(index.items(), torch.split(every, sizes), strict=True):
                     predictions[branch] = _spread(part, rows, x_t)
         return predictions
@@ -416,16 +446,14 @@ class GuidedDenoiser:
     def _together(self, x_t: Tensor, index: Mapping[Branch, Tensor | None], step: Step) -> tuple[Tensor, Condition]:
         """Inputs and condition of one call for several branches."""
         branches = tuple(index)
-        whole = all(rows is None for rows in index.values())
-        fixed = whole and not self._altering and all(branch.source is None for branch in branches)
-        if fixed and branches in self._joined:
-            together = self._joined[branches]
-        else:
+        if any(rows is not None for rows in index.values()):
             together = Condition.cat([self._rows_of(branch, rows, step) for branch, rows in index.items()])
-        if fixed:
-            self._joined[branches] = together
-        x = _repeat(x_t, len(branches)) if whole else torch.cat([_pick(x_t, rows) for rows in index.values()])
-        return x, together
+            return torch.cat([_pick(x_t, rows) for rows in index.values()]), together
+        before = self._joined.get(branches)
+        if before is None or self._altering or any(branch.source is not None for branch in branches):
+            parts = [self._condition_of(branch, step) for branch in branches]
+            before = self._joined[branches] = Condition.cat(parts) if before is None else before.renewed(parts)
+        return torch.cat([x_t] * len(branches)), before
 
     def _apart(self, rows: int, device: torch.device) -> bool:
         """Whether each branch gets a network call of its own, rather than all of them one of ``rows`` rows."""
@@ -465,14 +493,26 @@ class GuidedDenoiser:
 def _recorded(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, mass: Recorded | None) -> Tensor:
     """x0 of one call; once it has succeeded, the attention of the layers in ``mass`` is appended there."""
     if not mass:
-        return denoiser(x_t, t, condition).x0
+        return x0_of(denoiser, x_t, t, condition)
     with attention_mass(tuple(mass)) as layers:
-        x0 = denoiser(x_t, t, condition).x0
+        x0 = x0_of(denoiser, x_t, t, condition)
     for layer, received in layers.items():
         if received is None:
             raise UsageError(f"layer {layer!r} recorded no attention; name another of the model's attention layers")
         mass[layer].append(received.detach())
     return x0
+
+
+class _Keeps(dict[Branch, Branch]):
+    """Branch -> the one that is evaluated in its place, found once."""
+
+    def __init__(self, find: Callable[[Branch], Branch]) -> None:
+        super().__init__()
+        self.find = find
+
+    def __missing__(self, branch: Branch) -> Branch:
+        kept = self[branch] = self.find(branch)
+        return kept
 
 
 class _Merged(Mapping[Branch, Value]):
@@ -523,8 +563,16 @@ def _spread(part: Tensor, rows: Tensor | None, x_t: Tensor) -> Tensor:
     return part if rows is None else torch.zeros_like(x_t, dtype=part.dtype).index_copy(0, rows, part)
 
 
-def _repeat(x: Tensor, times: int) -> Tensor:
-    return x.repeat(times, *([1] * (x.ndim - 1)))
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _without(condition: Condition, names: Sequence[str], term: Term) -> Condition:
+    missing = [name for name in names if name not in condition.values]
+    if missing:
+        has = ", ".join(sorted(condition.values)) or "no conditions"
+        raise UsageError(f"{term}: drops {missing[0]!r}, the model has {has}; drop one of those")
+    return condition.drop(names=names)
 
 
 def _one_time(t: Tensor) -> Tensor:

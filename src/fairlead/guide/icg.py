@@ -13,6 +13,7 @@ draw. Refused for models without classes and for runs without a condition; a sam
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -34,7 +35,7 @@ class IndependentClass:
     def condition(self, step: Step, around: Surroundings, condition: Condition) -> Condition:
         assert around.encode is not None
         label = self.labels(step, around)
-        kept = torch.stack(list(condition.keep.values())).any(0)
+        kept = reduce(torch.logical_or, condition.keep.values())
         return around.encode(label.tolist()).to(condition.device).drop(~kept)
 
     def labels(self, step: Step, around: Surroundings) -> Tensor:

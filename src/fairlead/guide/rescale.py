@@ -59,7 +59,7 @@ class Rescale(Finisher):
         guided, plain = seen.to(x0, self.space), seen.to(seen.x0(COND), self.space)
         spread = _std(guided)
         rounding = _ROUNDING * torch.finfo(x0.dtype).eps * guided.flatten(1).abs().amax(1)
-        spread = torch.where(spread <= rounding, 0.0, spread)
+        spread = spread.masked_fill(spread <= rounding, 0.0)
         factor = self.phi * ratio(_std(plain), spread, 1.0) + (1 - self.phi)
         return seen.back(guided * per_sample(factor, guided), self.space)
 

@@ -40,7 +40,7 @@ from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.seen import Seen, Surroundings
 from fairlead.guide.step import Step
 from fairlead.guide.text import is_number
-from fairlead.nets.blocks import blurred
+from fairlead.nets.blocks import blurred_images
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,5 @@ def degraded(x0: Tensor, received: Sequence[Tensor], blur: float) -> Tensor:
     """
     size = (x0.shape[-2], x0.shape[-1])
     maps = [F.interpolate(layer[:, None], size, mode="nearest") for layer in received]
-    attended = torch.stack(maps).mean(0) > 1
-    smooth = blurred(x0.flatten(2).transpose(1, 2), size, blur).transpose(1, 2).reshape(x0.shape)
-    return torch.where(attended, smooth, x0)
+    attended = (maps[0] if len(maps) == 1 else torch.stack(maps).mean(0)) > 1
+    return torch.where(attended, blurred_images(x0, blur), x0)

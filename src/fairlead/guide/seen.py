@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.core.prediction import Objective, Prediction
+from fairlead.core.prediction import Mixing, Objective
 from fairlead.core.schedule import NoiseSchedule
 from fairlead.guide.step import Step
 
@@ -92,11 +92,18 @@ class Seen:
     """Layer -> [n, h, w], the attention that each position received during the conditional prediction, 1 in the mean;
     of the layers that a term asked for."""
 
+    mixing: Mixing | None = None
+    """``alpha`` and ``sigma`` with the factors that an earlier evaluation at this level has made of them."""
+
+    @cached_property
+    def _mixing(self) -> Mixing:
+        return self.mixing or Mixing(self.alpha, self.sigma)
+
     @property
     def noise_share(self) -> Tensor:
         """sigma^2 / (alpha^2 + sigma^2), the share of the noise in x_t: 1 for pure noise, 0 for data; also the variance
         of the posterior of N(0, 1) data given x_t. Broadcasts against x_t."""
-        return self.sigma**2 / (self.alpha**2 + self.sigma**2)
+        return self._mixing.noise_share
 
     def has(self, branch: Branch) -> bool:
         return branch in self.predictions
@@ -109,12 +116,11 @@ class Seen:
 
     def to(self, x0: Tensor, space: Space) -> Tensor:
         """x0 as what a network of ``space`` would have returned for it at this x_t."""
-        prediction = Prediction.from_x0(x0, self.x_t, self.alpha, self.sigma)
-        return prediction.output(self.objective(space), self.alpha, self.sigma)
+        return self._mixing.output(x0, self.x_t, self.objective(space))
 
     def back(self, value: Tensor, space: Space) -> Tensor:
         """The inverse of :meth:`to`: the x0 for which a network of ``space`` would have returned ``value``."""
-        return Prediction.from_output(value, self.objective(space), self.x_t, self.alpha, self.sigma).x0
+        return self._mixing.x0_of(value, self.objective(space), self.x_t)
 
     def objective(self, space: Space) -> Objective:
         return self.around.objective if space == "output" else space
@@ -140,11 +146,11 @@ def per_sample(value: Tensor, x: Tensor) -> Tensor:
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product per sample, [n, ...] -> [n, 1, ...], in float64 for the length of a sample."""
-    product = (a.double() * b.double()).flatten(1).sum(1)
-    return product.reshape(-1, *([1] * (a.ndim - 1)))
+    if a.ndim == 1:
+        return a.double() * b
+    return (a.double() * b).sum(tuple(range(1, a.ndim)), keepdim=True)  # b is widened in the product
 
 
 def ratio(top: Tensor, bottom: Tensor, otherwise: float = 0.0) -> Tensor:
     """top / bottom, and ``otherwise`` where bottom is 0."""
-    safe = torch.where(bottom == 0, torch.ones_like(bottom), bottom)
-    return torch.where(bottom == 0, torch.full_like(top, otherwise), top / safe)
+    return (top / bottom).masked_fill_(bottom == 0, otherwise)

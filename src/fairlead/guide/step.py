@@ -45,14 +45,17 @@ class Memory:
 
     def __init__(self) -> None:
         self._slots: dict[Hashable, tuple[int | None, Any, Any]] = {}
+        self.reads = 0
+        """How often it was asked, so that one can tell what depends on it."""
 
     def begin(self, step: int | None) -> None:
         """Called at every evaluation, before anything is read."""
-        if step is not None and any(at is not None and step < at for at, _, _ in self._slots.values()):
+        if step is not None and self._slots and any(at is not None and step < at for at, _, _ in self._slots.values()):
             self._slots.clear()
 
     def read(self, key: Hashable, step: int | None) -> Any:
         """What was written under ``key`` in the steps before this one, None at first."""
+        self.reads += 1
         at, before, after = self._slots.get(key, (None, None, None))
         return before if step is not None and at == step else after
 

@@ -97,7 +97,7 @@ def doctor(
     loaded = load_resources(guidance.resources(), model, resources)
     times = make_grid(grid, model.schedule, steps)
     parse_sampler(sampler)
-    if model.classes:
+    if model.conditional:
         model.encode([cond])
     network = _network_of(model)
     schedule = _schedule(model, times, grid)
@@ -116,7 +116,7 @@ def doctor(
         condition,
         _null(model, network, checkpoint, seen, probe, used=condition.level != "FAIL"),
         _labels(model, network, checkpoint),
-        _guidance(model, guidance, cond, sampler, steps, grid, loaded),
+        _guidance(model, guidance, cond, probe, sampler, steps, grid, loaded),
         schedule,
         whole,
         _weights(model, checkpoint, seen, probe),
@@ -124,19 +124,20 @@ def doctor(
 
 
 def _condition(model: Model, seen: Seen) -> Finding:
-    if not model.classes:
+    if not model.conditional:
         return Finding("condition", "PASS", "the model is unconditional: there is no condition to depend on")
-    if len(model.classes) == 1:
+    if len(model.classes) == 1 and model.told == "label":
         return Finding("condition", "PASS", "the model has one class: there is no other label to compare with")
     shares = [math.sqrt(change) for change in seen.change]
     at = max(range(len(shares)), key=lambda i: shares[i])
     noise = max(math.sqrt(max(seen.batch)), 8 * torch.finfo(torch.float32).eps)
     numbers = {"log_snr": seen.log_snr, "relative_change": shares, "rounding": noise}
-    said = f"another label changes the prediction by {shares[at]:.2%} of its size at log-SNR {seen.log_snr[at]:.0f}"
+    said = (
+        f"another {model.told} changes the prediction by {shares[at]:.2%} of its size at log-SNR {seen.log_snr[at]:.0f}"
+    )
     if shares[at] <= 10 * noise:
-        text = (
-            f"the output ignores the condition: another label changes it by {shares[at]:.1e}, rounding by {noise:.1e}"
-        )
+        apart = f"another {model.told} changes it by {shares[at]:.1e}, rounding by {noise:.1e}"
+        text = f"the output ignores the condition: {apart}"
         return Finding("condition", "FAIL", text, numbers)
     if shares[at] < WEAK:
         return Finding("condition", "WARN", f"{said} at most; the condition is hardly used, train longer", numbers)
@@ -146,7 +147,7 @@ def _condition(model: Model, seen: Seen) -> Finding:
 def _null(
     model: Model, network: nn.Module | None, checkpoint: Checkpoint | None, seen: Seen, probe: Probe, used: bool
 ) -> Finding:
-    if not model.classes:
+    if not model.conditional:
         return Finding("null", "PASS", "the model is unconditional: it has no null token, and needs none")
     drop = checkpoint.about["train"].get("drop") if checkpoint is not None else model.metadata.get("drop")
     tokens = {name: layer.null for name, layer in _embeddings(network).items()}
@@ -171,21 +172,28 @@ def _null(
     if not used:
         return Finding("null", "PASS", f"{known}not judged by its predictions, they ignore the condition", numbers)
     losses = (
-        f"denoising loss {numbers['loss_conditional']:.4f} with the label, {numbers['loss_null']:.4f} without, "
+        f"denoising loss {numbers['loss_conditional']:.4f} with the {model.told}, {numbers['loss_null']:.4f} without, "
         f"{numbers['loss_wrong_label']:.4f} with a wrong one ({probe.source})"
     )
-    if len(model.classes) > 1 and surely_above(seen.null, seen.wrong):
-        text = f"null predicts worse than a wrong label does: {losses}; drop the condition more often in training"
+    if len(model.classes) != 1 and surely_above(seen.null, seen.wrong):
+        text = (
+            f"null predicts worse than a wrong {model.told} does: {losses}; drop the condition more often in training"
+        )
         return Finding("null", "WARN", text, numbers)
     if surely_above(seen.conditional, seen.null):
-        return Finding("null", "WARN", f"the label makes predictions worse: {losses}; train longer", numbers)
-    return Finding("null", "PASS", f"{known}it behaves like a mixture of the classes: {losses}", numbers)
+        return Finding("null", "WARN", f"the {model.told} makes predictions worse: {losses}; train longer", numbers)
+    return Finding(
+        "null",
+        "PASS",
+        f"{known}it behaves like a mixture of the {'classes' if model.classes else 'conditions'}: {losses}",
+        numbers,
+    )
 
 
 def _labels(model: Model, network: nn.Module | None, checkpoint: Checkpoint | None) -> Finding:
     tables = {name: layer.table for name, layer in _embeddings(network).items()}
     if not tables:
-        what = "no table of label embeddings" if model.classes else "the model is unconditional: no labels"
+        what = "no table of label embeddings" if model.conditional else "the model is unconditional: no labels"
         return Finding("labels", "PASS", f"{what} to look at")
     fresh = _fresh_tables(checkpoint)
     for name, table in tables.items():
@@ -211,6 +219,7 @@ def _guidance(
     model: Model,
     guidance: Guidance,
     cond: Spec,
+    probe: Probe,
     sampler: str,
     steps: int,
     grid: str,
@@ -223,8 +232,9 @@ def _guidance(
     brings = any(term.replaces_condition() for term in guidance.terms)
     classes = model.classes or next((r.classes for r in resources.values() if hasattr(r, "log_prob")), ())
     conds: list[Spec] = [cond] * n
-    if cond is None and classes and not brings:
-        conds = [classes[i % len(classes)] for i in range(n)]
+    if cond is None and not brings:
+        known = classes or [spec for spec in probe.specs[:4] if spec is not None]
+        conds = [known[i % len(known)] for i in range(n)] if known else conds
     try:
         plan = Plan.of(model, conds, guidance, sampler=sampler, steps=steps, grid=grid, resources=resources)
         trace = Trace.of(plan)

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError
+from fairlead.core.pretrained import fetched, pretrained, weight_hash
 from fairlead.core.registry import lookup
-from fairlead.core.weights import weight_hash
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, to_float
 from fairlead.measure.judge import Classifier, cached_classifier
-from fairlead.measure.pretrained import fetched, prepared, pretrained, resized
+from fairlead.measure.pretrained import SETTINGS, prepared, resized
 from fairlead.models.load import usable_device
 
 DINOV2 = "facebook/dinov2-small"
@@ -202,9 +202,10 @@ def fitted(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _transformer(kind: str, source: str, model: str, output: str, device: torch.device) -> Extractor:
-    folder = fetched(source, f"features {kind!r}")
+    instead = f", as in {kind}:PATH, or use --features random"
+    folder = fetched(source, f"features {kind!r}", (SETTINGS,), instead)
     network = pretrained(folder, model, f"features {kind!r}").to(device)
-    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    settings = json.loads((folder / SETTINGS).read_text())
     prepare = prepared(settings, f"features {kind!r}")
 
     def embed(images: Tensor) -> Tensor:

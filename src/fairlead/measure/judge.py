@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -23,10 +23,11 @@ from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
-from fairlead.core.weights import weight_hash
+from fairlead.core.pretrained import weight_hash
 from fairlead.data.images import Batches, ImageData, to_float
 
 Role = Literal["judge", "features"]
+N = TypeVar("N", bound=nn.Module)
 
 RECIPE_VERSION = 1
 """Raise it whenever a change below changes the weights: cached classifiers of older recipes are then trained anew."""
@@ -79,18 +80,8 @@ class Classifier(nn.Module):
     def __init__(self, recipe: Recipe, data: TrainedOn) -> None:
         super().__init__()
         self.recipe, self.data = recipe, data
-        channels, height, width = data.shape
-        stages: list[nn.Module] = []
-        wide = recipe.width
-        while True:
-            last = min(height, width) <= 4
-            stages.append(nn.Conv2d(channels, wide, 3, padding=1, bias=False))
-            stages += [] if last else [nn.MaxPool2d(2)]
-            stages += [nn.BatchNorm2d(wide), nn.ReLU()]
-            if last:
-                break
-            channels, wide, height, width = wide, min(2 * wide, 4 * recipe.width), height // 2, width // 2
-        self.body = nn.Sequential(*stages, nn.Flatten(), nn.Linear(wide * height * width, recipe.features))
+        stages, out = convolutions(data.shape, recipe.width)
+        self.body = nn.Sequential(*stages, nn.Flatten(), nn.Linear(out, recipe.features))
         self.head = nn.Linear(recipe.features, len(data.classes))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -108,14 +99,8 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """[n, d] of ``images`` uint8 [n, c, h, w]: the penultimate layer before its ReLU."""
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.data.shape or len(images) == 0:
-            raise UsageError(
-                f"classifier {self.data.name!r}: expected uint8 images [n, {', '.join(map(str, self.data.shape))}], "
-                f"got {images.dtype} {list(images.shape)}; quantise to uint8 first"
-            )
-        self.eval()
-        with torch.no_grad():
-            return torch.cat([self.body(_channels_last(to_float(part))) for part in torch.split(images.cpu(), 512)])
+        check_images(images, self.data)
+        return in_chunks(self, self.body, images)
 
     @property
     def weight_hash(self) -> str:
@@ -126,6 +111,37 @@ class Classifier(nn.Module):
         """For protocols: what it was trained on and its weights, ``digits/train-cnn32-d64-s1@0123456789ab``."""
         r = self.recipe
         return f"{self.data.name}/{self.data.split}-cnn{r.width}-d{r.features}-s{r.seed}@{self.weight_hash}"
+
+
+def convolutions(shape: tuple[int, int, int], width: int) -> tuple[list[nn.Module], int]:
+    """The stages for images of ``shape``, the first ``width`` channels wide, and how many numbers come out of them."""
+    channels, height, across = shape
+    stages: list[nn.Module] = []
+    wide = width
+    while True:
+        last = min(height, across) <= 4
+        stages.append(nn.Conv2d(channels, wide, 3, padding=1, bias=False))
+        stages += [] if last else [nn.MaxPool2d(2)]
+        stages += [nn.BatchNorm2d(wide), nn.ReLU()]
+        if last:
+            return stages, wide * height * across
+        channels, wide, height, across = wide, min(2 * wide, 4 * width), height // 2, across // 2
+
+
+def check_images(images: Tensor, data: TrainedOn) -> None:
+    """Raise UsageError unless ``images`` are uint8 [n, c, h, w] of the shape a network was trained on, n >= 1."""
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != data.shape or len(images) == 0:
+        raise UsageError(
+            f"classifier {data.name!r}: expected uint8 images [n, {', '.join(map(str, data.shape))}], "
+            f"got {images.dtype} {list(images.shape)}; quantise to uint8 first"
+        )
+
+
+def in_chunks(network: nn.Module, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """``function`` of uint8 ``images`` as floats, 512 at a time, without gradients, with ``network`` not training."""
+    network.eval()
+    with torch.no_grad():
+        return torch.cat([function(channels_last(to_float(part))) for part in torch.split(images.cpu(), 512)])
 
 
 def train_classifier(
@@ -173,55 +189,90 @@ def cached_classifier(
             nothing can be stored the classifier is returned all the same.
         progress: called with (step, loss) after each training step; not at all when it is read.
     """
-    recipe, trained_on = recipe_for(data, role), _trained_on(data)
+    recipe, seen = recipe_for(data, role), trained_on(data)
+    return stored_network(
+        role,
+        {"role": role, "recipe": asdict(recipe), "data": asdict(seen)},
+        data.name,
+        folder,
+        lambda: Classifier(recipe, seen),
+        lambda: _train(data, recipe, progress),
+    )
+
+
+def stored_network(
+    role: str,
+    described: Mapping[str, Any],
+    name: str,
+    folder: Path | None,
+    empty: Callable[[], N],
+    train: Callable[[], N],
+) -> N:
+    """The network that is stored in ``folder`` under the hash of ``described``, else the trained one, now stored.
+
+    ``role`` and ``name`` are only for the names of its two files. See :func:`cached_classifier`.
+    """
     try:
         folder = folder or Path(os.environ.get("FAIRLEAD_CACHE") or Path.home() / ".cache" / "fairlead")
     except RuntimeError:  # there is no home
-        return _train(data, recipe, progress)
-    described = {"role": role, "recipe": asdict(recipe), "data": asdict(trained_on)}
+        return train()
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
-    stem = f"{role}-{''.join(c if c.isalnum() else '_' for c in data.name)}-{key}"
+    stem = f"{role}-{''.join(c if c.isalnum() else '_' for c in name)[:60]}-{key}"
     weights, note = folder / f"{stem}.safetensors", folder / f"{stem}.json"
 
     try:
         expected = json.loads(note.read_text())["weight_hash"]
-        classifier = Classifier(recipe, trained_on)
-        classifier.load_state_dict(load_file(weights))
-        if classifier.weight_hash == expected:
-            return classifier.eval()
+        network = empty()
+        network.load_state_dict(load_file(weights))
+        if weight_hash(network) == expected:
+            return network.eval()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):  # absent, torn or foreign
         pass
-    classifier = _train(data, recipe, progress)
+    network = train()
     try:
         with replacing(weights) as partial:
-            save_file({k: v.contiguous() for k, v in classifier.state_dict().items()}, partial)
+            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial)
         with replacing(note) as partial:
-            partial.write_text(json.dumps({**described, "weight_hash": classifier.weight_hash}, indent=2) + "\n")
+            partial.write_text(json.dumps({**described, "weight_hash": weight_hash(network)}, indent=2) + "\n")
     except (OSError, SafetensorError):  # read-only or full: the next run trains it again
         pass
-    return classifier
+    return network
 
 
 def _train(data: ImageData, recipe: Recipe, progress: Callable[[int, float], None] | None = None) -> Classifier:
-    batches = Batches(data, recipe.batch, recipe.seed)
     shifts = torch.Generator().manual_seed(recipe.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        classifier = Classifier(recipe, _trained_on(data))
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr, weight_decay=0.01)
+        classifier = Classifier(recipe, trained_on(data))
+
+    def loss(x: Tensor, index: Tensor) -> Tensor:
+        return F.cross_entropy(classifier(_shifted(x, recipe.shift, shifts)), data.labels[index])
+
+    fit(classifier, loss, data, recipe, progress)
+    return classifier
+
+
+def fit(
+    network: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    data: ImageData,
+    recipe: Recipe,
+    progress: Callable[[int, float], None] | None = None,
+) -> None:
+    """Minimise ``loss`` (float images, their indices in ``data``); AdamW with weight decay 0.01, one-cycle rate."""
+    batches = Batches(data, recipe.batch, recipe.seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps)
-    classifier.train()
+    network.train()
     for step in range(recipe.steps):
-        x, labels = batches.batch(step)
-        loss = F.cross_entropy(classifier(_shifted(x, recipe.shift, shifts)), labels)
+        value = loss(batches.batch(step)[0], batches.index(step))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         rate.step()
         if progress is not None:
-            progress(step, loss.item())
-    classifier.eval()
-    return classifier
+            progress(step, value.item())
+    network.eval()
 
 
 def _shifted(x: Tensor, limit: int, generator: torch.Generator) -> Tensor:
@@ -232,13 +283,13 @@ def _shifted(x: Tensor, limit: int, generator: torch.Generator) -> Tensor:
     columns = (offset[1][:, None] + torch.arange(w))[:, None, None, :]
     padded = F.pad(x, (limit,) * 4, value=-1.0)
     shifted = padded[torch.arange(n)[:, None, None, None], torch.arange(c)[None, :, None, None], rows, columns]
-    return _channels_last(shifted)
+    return channels_last(shifted)
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """Half the time on the CPU."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _trained_on(data: ImageData) -> TrainedOn:
+def trained_on(data: ImageData) -> TrainedOn:
     return TrainedOn(data.name, data.split, data.fingerprint, data.shape, data.classes, data.flip)

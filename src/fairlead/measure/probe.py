@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, stratified_order, to_float
+from fairlead.data.specs import data_specs
 from fairlead.models.model import Model, Spec
 from fairlead.sample.run import sample
 from fairlead.train.checkpoint import Checkpoint
@@ -25,10 +27,12 @@ SURE = 3.0
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """Clean samples [n, *shape] with their labels (None: unconditional), and where they are from."""
+    """Clean samples [n, *shape] with their conditions and, for each, a condition of another sample that differs from it
+    (all None: unconditional), and where they are from."""
 
     x0: Tensor
-    labels: list[int] | None
+    specs: list[Spec]
+    others: list[Spec]
     source: str
 
     @classmethod
@@ -49,12 +53,15 @@ class Probe:
             )
         if found is not None and fits:
             index = stratified_order(found.labels, seed=0)[:PROBES]
-            labels = found.labels[index].tolist() if model.classes else None
-            return cls(to_float(found.images[index]), labels, f"{len(index)} images of {found.name} {found.split}")
-        own = [i % len(model.classes) for i in range(PROBES)] if model.classes else None
+            specs = (
+                data_specs(model.conditions or ("label",), found, index) if model.conditional else _nothing(len(index))
+            )
+            source = f"{len(index)} images of {found.name} {found.split}"
+            return cls(to_float(found.images[index]), specs, _others(model, specs), source)
+        own: list[Spec] = [i % len(model.classes) for i in range(PROBES)] if model.classes else _nothing(PROBES)
         steps = min(20, model.schedule.table_size or 20)
-        run = sample(model, own or [None] * PROBES, seeds=list(range(PROBES)), steps=steps)
-        return cls(run.x0, own, f"{PROBES} samples of the model itself")
+        run = sample(model, own, seeds=list(range(PROBES)), steps=steps)
+        return cls(run.x0, own, _others(model, own), f"{PROBES} samples of the model itself")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +88,7 @@ class Seen:
 def look(model: Model, probe: Probe) -> Seen:
     """Five calls at each noise level, of as many rows as there are probes."""
     n, device = len(probe.x0), model.device
-    specs: list[Spec] = [None] * n
-    others: list[Spec] = [None] * n
-    if probe.labels is not None:
-        specs = list(probe.labels)
-        others = [(label + 1) % len(model.classes) for label in probe.labels]
-    own, other, null = (model.encode(s).to(device) for s in (specs, others, [None] * n))
+    own, other, null = (model.encode(s).to(device) for s in (probe.specs, probe.others, _nothing(n)))
     reverse = torch.arange(n - 1, -1, -1, device=device)
     times = model.schedule.t_of_log_snr(torch.tensor(LOG_SNR, dtype=torch.float64))
     inside = [t for t in times if 0 < float(t) < 1] or [torch.tensor(0.5, dtype=torch.float64)]
@@ -116,6 +118,21 @@ def look(model: Model, probe: Probe) -> Seen:
         apart["batch"],
         apart["repeat"],
     )
+
+
+def _nothing(n: int) -> list[Spec]:
+    return [None] * n
+
+
+def _others(model: Model, specs: Sequence[Spec]) -> list[Spec]:
+    """The next class for labels; else the next different condition in the list, or its own where there is none."""
+    if all(isinstance(spec, int) for spec in specs):
+        return [(int(spec) + 1) % len(model.classes) for spec in specs if spec is not None]
+    n = len(specs)
+    return [
+        next((specs[(i + k) % n] for k in range(1, n) if specs[(i + k) % n] != spec), spec)
+        for i, spec in enumerate(specs)
+    ]
 
 
 def surely_above(a: Tensor, b: Tensor) -> bool:

@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
-from fairlead.core.weights import weight_hash
+from fairlead.core.pretrained import library, pretrained, quiet, weight_hash
 from fairlead.measure.estimate import Estimate, mean_estimate
 from fairlead.measure.extractors import Extractor
-from fairlead.measure.pretrained import library, pretrained, quiet
 
 FILE = ("file", "file_name", "filename", "image", "path")
 PROMPT = ("prompt", "text", "caption")

@@ -20,8 +20,8 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
+from fairlead.core.pretrained import weight_hash
 from fairlead.core.schedule import NoiseSchedule, as_time
-from fairlead.core.weights import weight_hash
 from fairlead.models.levels import is_flow, objective_of, schedule_of, setting
 from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing
 from fairlead.models.perturbed import layers_of, perturbing
@@ -41,10 +41,10 @@ from fairlead.models.pipelines import (
 )
 
 _NAMES = {
-    "encoder_hidden_states": "text",
-    "encoder_attention_mask": "text_mask",
-    "added_cond_kwargs.text_embeds": "text_pooled",
-    "pooled_projections": "text_pooled",
+    "encoder_hidden_states": "prompt",
+    "encoder_attention_mask": "prompt_mask",
+    "added_cond_kwargs.text_embeds": "prompt_pooled",
+    "pooled_projections": "prompt_pooled",
 }
 """Argument of the network -> its name in a condition."""
 _REMEMBERED = 1024
@@ -84,7 +84,7 @@ def load_pipeline(
     shape = (latent_channels(network, wiring), *_latent_size(pipe, wiring, network, size))
     schedule = schedule_of(scheduler, float(setting(scheduler, "shift", 1.0)) if is_flow(scheduler) else 1.0)
     names = label_encoder(pipe, network).classes if wiring.labels else ()
-    texts = PromptEncoder(pipe, wiring) if wiring.texts else None
+    texts = PipelinePrompts(pipe, wiring) if wiring.texts else None
     fixed = _fixed(pipe, wiring, network, (shape[1], shape[2]))
     denoiser = LoadedNetwork(network, wiring, schedule, scheduler, texts, fixed)
     return Model(
@@ -94,6 +94,8 @@ def load_pipeline(
         encode=texts or (LabelEncoder(names) if names else encode_nothing),
         decode=partial(_decode, pipe),
         classes=names,
+        conditions=("text",) if texts else ("label",) if names else (),
+        examples=("a photograph",) if texts else names,
         data_range=None if getattr(pipe, "vae", None) is not None else (-1.0, 1.0),
         objective=denoiser.objective,
         layers=layers_of(network),
@@ -175,7 +177,7 @@ def _fixed(pipe: Any, wiring: Wiring, network: Any, size: tuple[int, int]) -> di
 
 
 @dataclass(eq=False)
-class PromptEncoder:
+class PipelinePrompts:
     """Prompts -> Condition of named embeddings [n, ...]; None is null, what the pipeline makes of no prompt at all.
     Prompts are encoded once, one at a time, so that none depends on its neighbours."""
 
@@ -214,11 +216,11 @@ class PromptEncoder:
         answer = encoded(self.pipe, [prompt], defaults, do_classifier_free_guidance=null)
         places = {path: other if null and other is not None else own for path, (own, other) in texts.items()}
         found = {_NAMES[path]: answer[place] for path, place in places.items()}
-        return {name: value.long() if name == "text_mask" else value for name, value in found.items()}
+        return {name: value.long() if name == "prompt_mask" else value for name, value in found.items()}
 
 
 class LoadedNetwork:
-    """A pipeline's network as a denoiser of conditions by :class:`PromptEncoder` or of labels."""
+    """A pipeline's network as a denoiser of conditions by :class:`PipelinePrompts` or of labels."""
 
     def __init__(
         self,
@@ -235,8 +237,9 @@ class LoadedNetwork:
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         level = level_at(self.schedule, as_time(t), x_t)
+        mixing = level.mixing
         own = next(self.network.parameters())
-        told = 1000 * level.sigma.float() if self.objective == "flow" else level.time
+        told = 1000 * mixing.sigma.float() if self.objective == "flow" else level.time
         time = (told.reshape(-1) * self._scale).expand(len(x_t)).to(x_t.device)
         x, size = x_t.to(own.dtype), (x_t.shape[-2], x_t.shape[-1])
         arguments = self._arguments(condition, len(x_t), own)
@@ -246,7 +249,7 @@ class LoadedNetwork:
         tally(len(x_t))
         output = unpacked(output, size) if self.wiring.packed else output
         output = output[:, : self._channels].to(x_t.dtype)
-        return Prediction.from_output(output, self.objective, x_t, level.alpha, level.sigma)
+        return Prediction(mixing.x0_of(output, self.objective, x_t), mixing.eps_of(output, self.objective, x_t))
 
     def _arguments(self, condition: Condition, rows: int, own: Tensor) -> dict[str, Any]:
         flat: dict[str, Any] = {}

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
+from fairlead.data.degrade import read_degradation
+from fairlead.data.text import TextEncoder, encoder_from_config
 from fairlead.models.diffusers import is_pipeline, load_pipeline
-from fairlead.models.model import LabelEncoder, Model, encode_nothing, identity
+from fairlead.models.encoders import ConditionEncoder, ImageEncoder, PromptEncoder
+from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, identity
 from fairlead.nets.build import build_net
+from fairlead.nets.inputs import ConditionedNet, condition_names
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint
 
 Weights = Literal["ema", "raw"]
@@ -83,18 +89,22 @@ def model_of(
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = network.eval().requires_grad_(False)
     schedule = schedule_from_config(about["schedule"])
-    classes = tuple(about["data"]["classes"]) if about["net"].get("classes") else ()
+    names = condition_names(about["net"])
+    classes = tuple(about["data"]["classes"]) if "label" in names else ()
+    conditioned = network if isinstance(network, ConditionedNet) else getattr(network, "label", None)
     return Model(
         denoiser=NetworkDenoiser(network, schedule, about["objective"]),
         schedule=schedule,
         shape=tuple(about["data"]["shape"]),
-        encode=LabelEncoder(classes) if classes else encode_nothing,
+        encode=_encoder(network, names, about, device),
         decode=identity,
         classes=classes,
+        conditions=tuple(names),
+        examples=classes if names == ["label"] else tuple(about["data"].get("examples", ())),
         data_range=(-1.0, 1.0),
         objective=about["objective"],
         layers=layers() if (layers := getattr(network, "layers", None)) is not None else {},
-        embed=label.embed if (label := getattr(network, "label", None)) is not None else None,
+        embed=conditioned.embed if conditioned is not None and names else None,
         metadata={
             **metadata,
             "data": about["data"]["name"],
@@ -105,6 +115,40 @@ def model_of(
         },
         device=device,
     )
+
+
+def _encoder(
+    network: nn.Module, names: Sequence[str], about: dict[str, Any], device: torch.device
+) -> Callable[[Sequence[Spec]], Condition]:
+    """The encoder of the conditions ``names`` that ``network`` reads."""
+    if not names:
+        return encode_nothing
+    parts: dict[str, LabelEncoder | PromptEncoder | ImageEncoder] = {}
+    for name in names:
+        if name == "label":
+            parts[name] = LabelEncoder(tuple(about["data"]["classes"]))
+        elif name == "text":
+            parts[name] = PromptEncoder(_states_of(network, encoder_from_config(about["train"]["text"]), device))
+        elif name == "image":
+            parts[name] = ImageEncoder(read_degradation(about["train"]["image"]), tuple(about["data"]["shape"]))
+        elif name in about["data"].get("attributes", {}):
+            parts[name] = LabelEncoder(tuple(about["data"]["attributes"][name]), name)
+    return parts["label"] if list(parts) == ["label"] else ConditionEncoder(parts)
+
+
+def _states_of(network: nn.Module, encoder: TextEncoder, device: torch.device) -> Callable[[Sequence[str]], Tensor]:
+    """Prompts -> states float32 on the CPU; a network with a text encoder of its own is asked once, not at every
+    step."""
+
+    def encode(prompts: Sequence[str]) -> Tensor:
+        value = encoder(prompts)
+        if value.is_floating_point():
+            return value
+        assert isinstance(network, ConditionedNet)
+        assert network.text is not None
+        return network.text.embed(Condition.of(text=value).to(device)).values["text"].cpu()
+
+    return encode
 
 
 def _check_weights(weights: str) -> None:

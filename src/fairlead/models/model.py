@@ -15,9 +15,7 @@ from fairlead.core.denoiser import Denoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective
 from fairlead.core.schedule import NoiseSchedule
-
-Spec = str | int | None
-"""One condition as a person writes it: a class name, an index, or None for null."""
+from fairlead.data.specs import Spec as Spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +32,10 @@ class Model:
         data_range: lowest and highest value of clean data, None when unbounded (latents, toys).
         objective: what the network returns; some guidance is defined in that space.
         layers: names of the layers that guidance may perturb, by kind: "attention", "block".
-        embed: condition -> the same with labels replaced by embeddings, for guidance that changes them; None if the
-            model has none.
+        embed: condition -> the same with labels and token ids replaced by embeddings, for guidance that changes them;
+            None if the model has none.
+        conditions: names of the conditions that the denoiser reads: "label", "text", attributes.
+        examples: some specs that it knows: its classes, or prompts of its training; empty if it is unconditional.
         metadata: where it came from, JSON-ready; goes into the provenance of every image.
         device: where x_t must live.
     """
@@ -50,22 +50,35 @@ class Model:
     objective: Objective = "eps"
     layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     embed: Callable[[Condition], Condition] | None = None
+    conditions: tuple[str, ...] = ()
+    examples: tuple[Spec, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it is immutable)
+
+    @property
+    def conditional(self) -> bool:
+        return bool(self.conditions or self.classes)
+
+    @property
+    def told(self) -> str:
+        """What a condition of it is called: a label, a prompt, or a condition."""
+        return {("label",): "label", (): "label", ("text",): "prompt"}.get(self.conditions, "condition")
 
 
 @dataclass(frozen=True)
 class LabelEncoder:
-    """Class names or indices -> ``Condition.of(label=...)``, None -> null.
+    """Class names or indices -> ``Condition.of(label=...)``, None -> null. ``name`` is what they are names of.
 
     A string is looked up among the names first, then without regard to case, and read as an index only if it is none
     of them.
     """
 
     classes: tuple[str, ...]
+    name: str = "class"
 
     def index(self, spec: Spec) -> int:
         """The class index of one spec that is not None."""
+        known, last = ", ".join(self.classes), len(self.classes) - 1
         if isinstance(spec, str):
             if spec in self.classes:
                 return self.classes.index(spec)
@@ -77,10 +90,8 @@ class LabelEncoder:
         if isinstance(spec, int) and not isinstance(spec, bool):
             if 0 <= spec < len(self.classes):
                 return spec
-            raise UsageError(
-                f"class index {spec} is out of range: expected 0 to {len(self.classes) - 1} ({', '.join(self.classes)})"
-            )
-        raise UsageError(f"unknown class {spec!r} (known: {', '.join(self.classes)}, or 0 to {len(self.classes) - 1})")
+            raise UsageError(f"{self.name} index {spec} is out of range: expected 0 to {last} ({known})")
+        raise UsageError(f"unknown {self.name} {spec!r} (known: {known}, or 0 to {last})")
 
     def __call__(self, specs: Sequence[Spec]) -> Condition:
         label = torch.tensor([0 if spec is None else self.index(spec) for spec in specs])

@@ -41,5 +41,7 @@ def toy_model(toy: Gaussian | GaussianMixture, schedule: NoiseSchedule) -> Model
         encode=LabelEncoder(classes) if mixture else encode_nothing,
         decode=identity,
         classes=classes,
+        conditions=("label",) if classes else (),
+        examples=classes,
         metadata={"toy": "gaussian mixture" if mixture else "gaussian", "schedule": schedule.config()},
     )

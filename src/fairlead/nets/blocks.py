@@ -74,16 +74,20 @@ class ResidualBlock(nn.Module):
         return out
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(c)) v for [..., length, c]: torch's fused kernel, save where its backward pass is slow.
+    ``real`` is a bool mask of the keys that broadcasts against [..., queries, keys], None for all.
 
     On a CPU in bf16 the fused backward takes 3 to 8 times as long as the three plain products (torch 2.13, AMX, lengths
     16 to 256), and dominated a training step of a small network.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
-        out: Tensor = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
+        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if real is not None:
+            weights = weights.masked_fill(~real, -math.inf)
+        out: Tensor = weights.softmax(-1) @ v
     else:
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = F.scaled_dot_product_attention(q, k, v, real)
     return out
 
 
@@ -126,6 +130,22 @@ def blurred(q: Tensor, size: tuple[int, int], std: float) -> Tensor:
     image = q.reshape(*q.shape[:-2], *size, q.shape[-1])
     image = torch.einsum("ij,...jwc->...iwc", vertical, image)
     return torch.einsum("ij,...hjc->...hic", horizontal, image).flatten(-3, -2)
+
+
+def blurred_images(x: Tensor, std: float) -> Tensor:
+    """x [n, c, h, w], every channel blurred as :func:`blurred` does."""
+    if std == math.inf:
+        return x.mean((-2, -1), keepdim=True).expand_as(x)
+    if std == 0:
+        return x
+    return along_axes(x, *(_gaussian_rows(edge, std, x.dtype, x.device) for edge in x.shape[-2:]))
+
+
+def along_axes(x: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    """vertical [h', h] @ every channel of x [n, c, h, w] @ horizontal^T [w, w']."""
+    planes = x.flatten(0, 1)
+    down, across = (matrix.expand(len(planes), -1, -1) for matrix in (vertical, horizontal.T))
+    return down.bmm(planes).bmm(across).reshape(*x.shape[:2], len(vertical), len(horizontal))
 
 
 @lru_cache(maxsize=64)

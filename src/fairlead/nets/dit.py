@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +13,31 @@ from torch.nn import functional as F
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.nets.blocks import Perturb, perturbed_attention, where_masked, zeroed
-from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding, sinusoidal
+from fairlead.nets.embeddings import sinusoidal
+from fairlead.nets.inputs import ConditionedNet
+from fairlead.nets.text import attend
 
 
 class DiTBlock(nn.Module):
-    """tokens [n, l, d] -> [n, l, d]; six modulations (shift, scale, gate of attention and MLP) from the embedding."""
+    """tokens [n, l, d] -> [n, l, d]; six modulations (shift, scale, gate of attention and MLP) from the embedding.
+    Between the two, cross-attention to text states of width ``text`` (0: none), unmodulated, as in PixArt
+    (2310.00426, 2.3)."""
 
-    def __init__(self, dim: int, heads: int, embed: int, layer: str) -> None:
+    def __init__(self, dim: int, heads: int, embed: int, layer: str, text: int = 0) -> None:
         super().__init__()
         self.heads, self.layer = heads, layer
         self.modulate = zeroed(nn.Linear(embed, 6 * dim))
         self.norm1 = nn.LayerNorm(dim, elementwise_affine=False)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
+        if text:
+            self.q, self.kv, self.read = nn.Linear(dim, dim), nn.Linear(text, 2 * dim), zeroed(nn.Linear(dim, dim))
         self.norm2 = nn.LayerNorm(dim, elementwise_affine=False)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor, embedding: Tensor, perturb: Perturb) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor, perturb: Perturb, text: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         before, edge = x, math.isqrt(x.shape[1])
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(embedding)[:, None].chunk(6, dim=-1)
         n, length, dim = x.shape
@@ -35,6 +45,9 @@ class DiTBlock(nn.Module):
         q, k, v = self.qkv(h).reshape(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         h = perturbed_attention(q, k, v, (edge, edge), self.layer, perturb).transpose(1, 2).reshape(n, length, dim)
         x = x + gate1 * self.out(h)
+        if text is not None:
+            q = self.q(x).reshape(n, length, self.heads, -1).transpose(1, 2)
+            x = x + self.read(attend(q, self.kv(text[0]), text[1]).transpose(1, 2).reshape(n, length, dim))
         out: Tensor = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
         for perturbation, mask in perturb.items():
             if perturbation.kind == "skip" and self.layer in perturbation.layers:
@@ -42,14 +55,16 @@ class DiTBlock(nn.Module):
         return out
 
 
-class DiT(nn.Module):
-    """``(x [n, c, s, s], time [n], condition) -> [n, c, s, s]``; the label is added to the time embedding.
+class DiT(ConditionedNet):
+    """``(x [n, c, s, s], time [n], condition) -> [n, c, s, s]``; label, attributes and pooled text are added to the
+    time embedding, the tokens of a text are read by cross-attention in every block.
 
     Args:
         channels_in, size, classes: as for the U-Net; ``size`` divisible by ``patch``.
         dim: token width, divisible by ``heads``.
         depth: number of blocks.
         patch: edge of the pixel patches that become tokens.
+        attributes, text, image: further conditions, see :class:`ConditionedNet`.
     """
 
     positions: Tensor
@@ -64,22 +79,24 @@ class DiT(nn.Module):
         heads: int = 4,
         patch: int = 2,
         embed: int = 256,
+        attributes: Mapping[str, int] | None = None,
+        text: Mapping[str, Any] | None = None,
+        image: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(embed, classes, None, attributes, text, image)
         if size % patch or dim % heads or dim % 4:
             raise UsageError(
                 f"DiT: expected a size divisible by the patch and a width divisible by 4 and the heads, got size "
                 f"{size}, patch {patch}, dim {dim}, heads {heads}"
             )
         self.patch = patch
-        self.time = TimeEmbedding(embed)
-        self.label = LabelEmbedding(classes, embed) if classes else None
-        self.tokens = nn.Linear(channels_in * patch**2, dim)
+        self.tokens = nn.Linear((channels_in + image) * patch**2, dim)
         axis = sinusoidal(torch.arange(size // patch), dim // 2)
         edge = len(axis)
         grid = torch.cat([axis[:, None].expand(-1, edge, -1), axis[None].expand(edge, -1, -1)], dim=-1)
         self.register_buffer("positions", grid.reshape(1, -1, dim), persistent=False)
-        self.blocks = nn.ModuleList([DiTBlock(dim, heads, embed, f"blocks.{i}") for i in range(depth)])
+        width = self.text.width if self.text is not None else 0
+        self.blocks = nn.ModuleList([DiTBlock(dim, heads, embed, f"blocks.{i}", width) for i in range(depth)])
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulate = zeroed(nn.Linear(embed, 2 * dim))
         self.out = zeroed(nn.Linear(dim, channels_in * patch**2))
@@ -93,11 +110,15 @@ class DiT(nn.Module):
         embedding = self.time(time)
         if self.label is not None:
             embedding = embedding + self.label(condition)
+        vectors, text = self.added(condition)
+        for vector in vectors:
+            embedding = embedding + vector
         embedding = F.silu(embedding)
-        patches = F.pixel_unshuffle(x, self.patch)
+        patches = F.pixel_unshuffle(x if self.image is None else self.image(condition, x), self.patch)
         h = self.tokens(patches.flatten(2).transpose(1, 2)) + self.positions
         for block in self.blocks:
-            h = block(h, embedding, condition.perturb)
+            h = block(h, embedding, condition.perturb, text)
         shift, scale = self.modulate(embedding)[:, None].chunk(2, dim=-1)
         h = self.out(self.norm(h) * (1 + scale) + shift)
-        return F.pixel_shuffle(h.transpose(1, 2).reshape(patches.shape), self.patch)
+        edge = x.shape[-1] // self.patch
+        return F.pixel_shuffle(h.transpose(1, 2).reshape(len(x), -1, edge, edge), self.patch)

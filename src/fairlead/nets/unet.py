@@ -6,8 +6,8 @@ middle with attention -> the same levels back, every block joined with its count
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, cast, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +16,32 @@ from torch.nn import functional as F
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
 from fairlead.nets.blocks import Perturb, ResidualBlock, SelfAttention, groups_of, where_masked, zeroed
-from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding
+from fairlead.nets.inputs import ConditionedNet
+from fairlead.nets.text import CrossAttention
 
 Conditioning = Literal["adaptive", "add", "concat"]
 
 
 class _Stage(nn.ModuleList):
-    """A residual block, then attention or nothing. ``layer`` is the name that perturbations call it by."""
+    """A residual block, then self-attention or nothing, then cross-attention to the text or nothing. ``layer`` is the
+    name that perturbations call it by."""
 
     layer = ""
 
-    def forward(self, h: Tensor, embedding: Tensor, perturb: Perturb) -> Tensor:
-        block, attend = self.children()
+    def forward(self, h: Tensor, embedding: Tensor, perturb: Perturb, text: tuple[Tensor, Tensor] | None) -> Tensor:
+        block, attend, cross = self.children()
         out: Tensor = block(h, embedding)
         if isinstance(attend, SelfAttention):
             out = attend(out, self.layer, perturb)
+        if text is not None and isinstance(cross, CrossAttention):
+            out = cross(out, text)
         for perturbation, mask in perturb.items():
             if perturbation.kind == "skip" and self.layer in perturbation.layers:
                 out = where_masked(mask, cast(ResidualBlock, block).skip(h), out)
         return out
 
 
-class UNet(nn.Module):
+class UNet(ConditionedNet):
     """``(x [n, c, s, s], time [n], condition) -> [n, c, s, s]``.
 
     Args:
@@ -54,6 +58,10 @@ class UNet(nn.Module):
             "add": with the time embedding, added after the first convolution of a block; "concat": as one-hot planes
             concatenated to the input, time through adaptive group normalisation.
         dropout: of the residual branches while training.
+        attributes, text, image: further conditions, see :class:`ConditionedNet`. Attributes and the pooled text are
+            added to the embedding; the image is joined to the input.
+        cross: sizes (after patching) at which blocks are followed by cross-attention to the text; the middle always
+            has it. None is all sizes up to 16.
     """
 
     def __init__(
@@ -69,8 +77,11 @@ class UNet(nn.Module):
         embed: int = 256,
         conditioning: Conditioning = "adaptive",
         dropout: float = 0.0,
+        attributes: Mapping[str, int] | None = None,
+        text: Mapping[str, Any] | None = None,
+        image: int = 0,
+        cross: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
         if conditioning not in get_args(Conditioning):
             raise unknown("conditioning", conditioning, get_args(Conditioning))
         smallest = patch * 2 ** (len(multipliers) - 1)
@@ -79,42 +90,41 @@ class UNet(nn.Module):
                 f"image size {size} cannot be halved {len(multipliers) - 1} times after patches of {patch}: expected a "
                 f"multiple of {smallest}; pass another size or fewer multipliers"
             )
+        one_hot = classes if conditioning == "concat" and classes else None
+        super().__init__(embed, classes, one_hot, attributes, text, image)
         self.patch, self.conditioning = patch, conditioning
-        self.time = TimeEmbedding(embed)
-        inputs = channels_in * patch**2
-        self.label: LabelEmbedding | None = None
-        if classes:
-            one_hot = conditioning == "concat"
-            self.label = LabelEmbedding(classes, classes if one_hot else embed, one_hot=one_hot)
-            inputs += classes if one_hot else 0
+        inputs = (channels_in + image) * patch**2 + (one_hot or 0)
 
-        def stage(inside: int, outside: int, attend: bool) -> _Stage:
+        def stage(inside: int, outside: int, at: int, middle: bool = False) -> _Stage:
             block = ResidualBlock(inside, outside, embed, adaptive=conditioning != "add", dropout=dropout)
-            return _Stage([block, SelfAttention(outside) if attend else nn.Identity()])
+            attend = SelfAttention(outside) if middle or at in attention else nn.Identity()
+            crossed = middle or at in cross_at
+            read = CrossAttention(outside, self.text.width) if self.text is not None and crossed else nn.Identity()
+            return _Stage([block, attend, read])
 
         widths = [channels * m for m in multipliers]
         sizes = [size // patch // 2**level for level in range(len(widths))]
-        if not set(attention) <= set(sizes):
-            raise UsageError(
-                f"attention at {list(attention)}: the levels of this network have sizes {sizes}; choose among them"
-            )
+        cross_at = [at for at in sizes if at <= 16] if cross is None else cross
+        for what, chosen in (("attention", attention), ("cross", cross_at)):
+            if not set(chosen) <= set(sizes):
+                raise UsageError(
+                    f"{what} at {list(chosen)}: the levels of this network have sizes {sizes}; choose among them"
+                )
+        if cross is not None and not text:
+            raise UsageError(f"cross at {list(cross)}: the network has no text to attend to; drop it or add text")
         self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         width = widths[0]
         for level, (wide, at) in enumerate(zip(widths, sizes, strict=True)):
-            self.down.append(
-                nn.ModuleList([stage(width if i == 0 else wide, wide, at in attention) for i in range(blocks)])
-            )
+            self.down.append(nn.ModuleList([stage(width if i == 0 else wide, wide, at) for i in range(blocks)]))
             last = level == len(widths) - 1
             self.shrink.append(nn.Identity() if last else nn.Conv2d(wide, wide, 3, stride=2, padding=1))
             width = wide
-        self.middle = nn.ModuleList([stage(width, width, True), stage(width, width, sizes[-1] in attention)])
+        self.middle = nn.ModuleList([stage(width, width, sizes[-1], middle=True), stage(width, width, sizes[-1])])
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
         for level in reversed(range(len(widths))):
-            wide, attend = widths[level], sizes[level] in attention
-            self.up.append(
-                nn.ModuleList([stage((width if i == 0 else wide) + wide, wide, attend) for i in range(blocks)])
-            )
+            wide, at = widths[level], sizes[level]
+            self.up.append(nn.ModuleList([stage((width if i == 0 else wide) + wide, wide, at) for i in range(blocks)]))
             self.grow.append(nn.Conv2d(wide, wide, 3, padding=1) if level else nn.Identity())
             width = wide
         self.norm = nn.GroupNorm(groups_of(width), width)
@@ -131,26 +141,29 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embedding = self.time(time)
-        h = F.pixel_unshuffle(x, self.patch)
+        h = F.pixel_unshuffle(x if self.image is None else self.image(condition, x), self.patch)
         if self.label is not None:
             label = self.label(condition)
             if self.conditioning == "concat":
                 h = torch.cat([h, label.to(h.dtype)[:, :, None, None].expand(-1, -1, *h.shape[2:])], dim=1)
             else:
                 embedding = embedding + label
+        vectors, text = self.added(condition)
+        for vector in vectors:
+            embedding = embedding + vector
         embedding = F.silu(embedding)
         h = self.stem(h)
         skips = []
         for stages, shrink in zip(self.down, self.shrink, strict=True):
             for stage in stages.children():
-                h = stage(h, embedding, condition.perturb)
+                h = stage(h, embedding, condition.perturb, text)
                 skips.append(h)
             h = shrink(h)
         for stage in self.middle:
-            h = stage(h, embedding, condition.perturb)
+            h = stage(h, embedding, condition.perturb, text)
         for stages, grow in zip(self.up, self.grow, strict=True):
             for stage in stages.children():
-                h = stage(torch.cat([h, skips.pop()], dim=1), embedding, condition.perturb)
+                h = stage(torch.cat([h, skips.pop()], dim=1), embedding, condition.perturb, text)
             if not isinstance(grow, nn.Identity):
                 h = grow(F.interpolate(h, scale_factor=2.0, mode="nearest"))
         out: Tensor = F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch)

@@ -16,19 +16,28 @@ from fairlead.sample.run import sample
 
 
 def class_grid(
-    model: Model, guidance: str | None, *, rows: int = 10, seed: int = 0, title: str = "", **options: Any
+    model: Model,
+    guidance: str | None,
+    *,
+    conds: Sequence[Spec] = (),
+    rows: int = 10,
+    seed: int = 0,
+    title: str = "",
+    **options: Any,
 ) -> bytes:
     """PNG: ``rows`` samples of every class, one column a class, each row from the same noise.
 
-    ``options`` are those of ``sample`` (sampler, steps, grid, ...). An unconditional model fills columns with seeds.
+    ``conds`` stand in place of the classes. ``options`` are those of ``sample`` (sampler, steps, grid, ...). A model
+    without any fills columns with seeds.
     """
-    columns: Sequence[Spec] = model.classes or (None,) * 10
+    named: Sequence[Spec] = conds or model.classes
+    columns: Sequence[Spec] = named or (None,) * 10
     conds = [cond for _ in range(rows) for cond in columns]
-    unconditional = not model.classes
+    unconditional = not named
     seeds = [seed + (i if unconditional else i // len(columns)) for i in range(len(conds))]
     images = _images(model, conds, guidance, seeds, **options)
     images = images.reshape(rows, len(columns), *images.shape[1:])
-    names = [str(cond) for cond in model.classes] or [str(seed + i) for i in range(10)]
+    names = [str(cond) for cond in named] or [str(seed + i) for i in range(10)]
     return image_grid(images, row_labels=[""] * rows, col_labels=names, title=title)
 
 

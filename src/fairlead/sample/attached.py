@@ -69,8 +69,8 @@ class PipelineRun:
         prediction = guided.at((position - start) // levels.stages)(x_t, t, guided.condition)
         if self.guidance.unties():
             after = level_after(self.pipe.scheduler, levels, position)
-            level = level_at(self.around.schedule, t, x_t)
-            prediction = tied(prediction, x_t, level.alpha, level.sigma, after)
+            mixing = level_at(self.around.schedule, t, x_t).mixing
+            prediction = tied(prediction, x_t, mixing.alpha, mixing.sigma, after)
         output = denoiser.output(prediction, x_t, t)
         return call.answered(torch.cat([output, output]) if self.request.doubled else output)
 

@@ -169,8 +169,8 @@ class PipelineDenoiser:
         output, rest = output[:, : self.channels].to(x_t.dtype), output[:, self.channels :]
         if network is self.network and rest.shape[1]:
             self._keep_rest(rest.detach(), condition)
-        level = level_at(self.schedule, t, x_t)
-        prediction = Prediction.from_output(output, self.objective, x_t, level.alpha, level.sigma)
+        mixing = level_at(self.schedule, t, x_t).mixing
+        prediction = Prediction(mixing.x0_of(output, self.objective, x_t), mixing.eps_of(output, self.objective, x_t))
         self._last = prediction, output
         return prediction
 
@@ -194,8 +194,7 @@ class PipelineDenoiser:
         if self._last is not None and self._last[0] is prediction:
             output = self._last[1]  # one branch alone: its own bits
         else:
-            level = level_at(self.schedule, t, x_t)
-            output = prediction.output(self.objective, level.alpha, level.sigma)
+            output = level_at(self.schedule, t, x_t).mixing.target(prediction.x0, prediction.eps, self.objective)
         output = output.detach().to(self.call.x.dtype)
         missing = int(setting(self.network, "out_channels") or 0) - self.channels
         if missing > 0 and not self.wiring.packed:

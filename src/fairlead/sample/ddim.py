@@ -15,7 +15,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, at_step
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule
-from fairlead.sample.sampler import Frame, Noise, Sampler
+from fairlead.sample.sampler import Frame, Noise, Sampler, each_step
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,16 @@ class DDIM(Sampler):
         renoise = (sigma[1:] ** 2 - spread**2).clamp(min=0).sqrt()
         kept = alpha[:-1] / alpha[1:]
         back = (sigma[:-1] ** 2 - kept**2 * sigma[1:] ** 2).clamp(min=0).sqrt()
-        steps = len(times) - 1
+        steps, after = len(times) - 1, times[1:].tolist()
+        at, of_x0, of_eps, of_draw = times.unbind(), *(each_step(c, x_t) for c in (alpha[1:], renoise, spread))
+        of_x_t, of_back = each_step(kept, x_t), each_step(back, x_t)
         for i in range(steps):
             draws = count(i * (2 * self.recur - 1))
             for again in reversed(range(self.recur)):
-                prediction = at_step(denoiser, i)(x_t, times[i], condition)
-                x_t = alpha[i + 1] * prediction.x0 + renoise[i] * prediction.eps
+                prediction = at_step(denoiser, i)(x_t, at[i], condition)
+                x_t = of_x0[i] * prediction.x0 + of_eps[i] * prediction.eps
                 if self.eta > 0:
-                    x_t = x_t + spread[i] * noise(next(draws)).to(x_t)
+                    x_t = x_t + of_draw[i] * noise(next(draws)).to(x_t)
                 if again:
-                    x_t = kept[i] * x_t + back[i] * noise(next(draws)).to(x_t)
-            yield Frame(i, steps, float(times[i + 1]), x_t, prediction)
+                    x_t = of_x_t[i] * x_t + of_back[i] * noise(next(draws)).to(x_t)
+            yield Frame(i, steps, after[i], x_t, prediction)

@@ -23,7 +23,7 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, at_step
 from fairlead.core.schedule import NoiseSchedule
-from fairlead.sample.sampler import Frame, Noise, Sampler
+from fairlead.sample.sampler import Frame, Noise, Sampler, each_step
 
 
 def _extrapolation(h: Tensor) -> Tensor:
@@ -55,15 +55,16 @@ class DPMpp2M(Sampler):
         h = schedule.log_snr(times).diff() / 2
         correction = -torch.expm1(-h) * _extrapolation(h)
         x0_old: Tensor | None = None
-        steps = len(times) - 1
+        steps, after = len(times) - 1, times[1:].tolist()
+        at, of_x0, of_eps, of_change = times.unbind(), *(each_step(c, x_t) for c in (alpha[1:], sigma[1:], correction))
         for i in range(steps):
-            prediction = at_step(denoiser, i)(x_t, times[i], condition)
+            prediction = at_step(denoiser, i)(x_t, at[i], condition)
             x0 = prediction.x0
             if x0_old is not None:
-                x0 = x0 + correction[i] * (x0 - x0_old)
-            x_t = alpha[i + 1] * x0 + sigma[i + 1] * prediction.eps
+                x0 = x0 + of_change[i] * (x0 - x0_old)
+            x_t = of_x0[i] * x0 + of_eps[i] * prediction.eps
             x0_old = prediction.x0
-            yield Frame(i, steps, float(times[i + 1]), x_t, prediction)
+            yield Frame(i, steps, after[i], x_t, prediction)
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,14 @@ class DPMpp2MSDE(Sampler):
         correction = fresh * _extrapolation(h)
         renoise, spread = sigma[1:] * (-h).exp(), sigma[1:] * fresh.sqrt()
         x0_old: Tensor | None = None
-        steps = len(times) - 1
+        steps, after = len(times) - 1, times[1:].tolist()
+        at, of_x0, of_eps = times.unbind(), each_step(alpha[1:], x_t), each_step(renoise, x_t)
+        of_draw, of_change = each_step(spread, x_t), each_step(correction, x_t)
         for i in range(steps):
-            prediction = at_step(denoiser, i)(x_t, times[i], condition)
+            prediction = at_step(denoiser, i)(x_t, at[i], condition)
             x0 = prediction.x0
             if x0_old is not None:
-                x0 = x0 + correction[i] * (x0 - x0_old)
-            x_t = alpha[i + 1] * x0 + renoise[i] * prediction.eps + spread[i] * noise(i).to(x_t)
+                x0 = x0 + of_change[i] * (x0 - x0_old)
+            x_t = of_x0[i] * x0 + of_eps[i] * prediction.eps + of_draw[i] * noise(i).to(x_t)
             x0_old = prediction.x0
-            yield Frame(i, steps, float(times[i + 1]), x_t, prediction)
+            yield Frame(i, steps, after[i], x_t, prediction)

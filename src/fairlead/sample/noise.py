@@ -7,6 +7,7 @@ of a ziggurat layer), which goes through the machine's ``exp`` and ``log1p``.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,22 @@ from fairlead.core.errors import UsageError
 
 _EXTRA = 2**48
 """Blocks from here on are not the sampler's."""
+
+
+class _Philox(threading.local):
+    """One generator a thread, set to the beginning of any stream: a new one costs several times as much."""
+
+    def __init__(self) -> None:
+        self.bits = np.random.Philox(key=0)
+        self.generator, self.beginning = np.random.Generator(self.bits), self.bits.state
+
+    def at(self, seed: int, block: int) -> np.random.Generator:
+        self.beginning["state"]["key"][:] = seed, block
+        self.bits.state = self.beginning
+        return self.generator
+
+
+_PHILOX = _Philox()
 
 
 @dataclass(frozen=True)
@@ -51,17 +68,18 @@ class NoiseStream:
             raise UsageError(f"noise of step {step}: expected a step from 0; use start() for the start")
         return self._draw(step + 1)
 
-    def extra(self, number: int) -> Tensor:
-        """Noise for guidance methods that draw some, float32 [n, *shape]: never that of the start or of a step."""
-        return self._draw(_EXTRA + number)
+    def extra(self, number: int, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Noise for guidance methods that draw some, float32 [n, *shape] (default: that of a sample): never that of the
+        start or of a step."""
+        return self._draw(_EXTRA + number, shape)
 
     def __getitem__(self, index: slice) -> NoiseStream:
         """The streams of some of the samples."""
         return NoiseStream(self.seeds[index], self.shape, self.device)
 
-    def _draw(self, block: int) -> Tensor:
-        noise = np.empty((len(self.seeds), *self.shape), dtype=np.float32)
+    def _draw(self, block: int, shape: tuple[int, ...] | None = None) -> Tensor:
+        shape = self.shape if shape is None else shape
+        noise = np.empty((len(self.seeds), *shape), dtype=np.float32)
         for row, seed in zip(noise, self.seeds, strict=True):
-            philox = np.random.Philox(key=np.array([seed, block], dtype=np.uint64))
-            row[...] = np.random.Generator(philox).standard_normal(self.shape, dtype=np.float32)
+            row[...] = _PHILOX.at(seed, block).standard_normal(shape, dtype=np.float32)
         return torch.from_numpy(noise).to(self.device)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from fairlead.core.denoiser import Cost, autocast, counting
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
 from fairlead.data.images import to_uint8
+from fairlead.data.specs import written
 from fairlead.guide.algebra import Guidance, Term
 from fairlead.guide.executor import Batching, GuidedDenoiser, Observation, check_condition, check_samples
 from fairlead.guide.expression import to_guidance
@@ -30,6 +32,8 @@ from fairlead.sample.noise import NoiseStream
 from fairlead.sample.sampler import Frame, Sampler, parse_sampler
 
 Precision = Literal["fp32", "bf16"]
+Given = Spec | Mapping[str, str | int]
+"""A spec, or several conditions by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +111,7 @@ class Run:
 
 def sample(
     model: Model,
-    cond: Spec | Sequence[Spec] = None,
+    cond: Given | Sequence[Given] = None,
     *,
     guidance: Guidance | Term | str | None = None,
     n: int | None = None,
@@ -124,7 +128,8 @@ def sample(
 
     Args:
         model: from ``fl.load`` or ``fl.toy``.
-        cond: one condition for all samples (a class name, an index, None for null), or a sequence with one each.
+        cond: one condition for all samples (a class name or index, a prompt, several by name such as
+            {"label": 7, "text": "a red seven"}, None for null), or a sequence with one each.
         guidance: an expression such as "cfg(4)", an object such as ``fl.cfg(4)``, or None.
         n: number of samples; only needed when neither ``cond`` nor ``seeds`` is a sequence (default 1).
         seeds: one a sample, or the first of n consecutive seeds. Sample i depends on its own seed only.
@@ -167,7 +172,7 @@ class Plan:
     def of(
         cls,
         model: Model,
-        cond: Spec | Sequence[Spec] = None,
+        cond: Given | Sequence[Given] = None,
         guidance: Guidance | Term | str | None = None,
         n: int | None = None,
         seeds: int | Sequence[int] = 0,
@@ -202,7 +207,7 @@ class Plan:
         )
         NoiseStream(all_seeds, model.shape)
         check_condition(guidance, model.encode(conds))
-        plan._guided(slice(0, min(batch_size, len(conds))))
+        plan._checked.fresh()
         return plan
 
     @property
@@ -222,7 +227,7 @@ class Plan:
             noise = NoiseStream(self.seeds[batch], model.shape, device)
             _, sigma = model.schedule.alpha_sigma(self.times[0])
             watch = None if observe is None else partial(observe, batch)
-            denoiser = self._guided(batch, watch, check=batch.start > 0)  # the first batch was checked by of()
+            denoiser = self._guided(batch, watch) if batch.start else self._checked.fresh(watch)
             frames = self.sampler.frames(
                 denoiser, noise.start() * float(sigma), self.times, model.schedule, denoiser.condition, noise
             )
@@ -231,8 +236,8 @@ class Plan:
                     frame = next(frames, None)
                 if frame is None:
                     break
-                broken = ~frame.x_t.isfinite().flatten(1).all(1)
-                if bool(broken.any()):
+                suspicious = not math.isfinite(float(frame.x_t.sum()))  # cheap, and sums of finite values may overflow
+                if suspicious and bool((broken := ~frame.x_t.isfinite().flatten(1).all(1)).any()):
                     bad = int(broken.nonzero()[0])
                     hint = (
                         f"lower the scale of {self.guidance}" if self.guidance.terms else "the model itself gives them"
@@ -243,21 +248,23 @@ class Plan:
                     )
                 yield batch, frame
 
-    def _guided(
-        self, batch: slice, observe: Callable[[Observation], object] | None = None, check: bool = True
-    ) -> GuidedDenoiser:
+    @cached_property
+    def _checked(self) -> GuidedDenoiser:
+        """The guided denoiser of the first batch, which every run of this plan starts afresh."""
+        return self._guided(self.batches[0])
+
+    def _guided(self, batch: slice, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
         model = self.model
         return GuidedDenoiser.of(
             model,
             self.guidance,
             model.encode(self.conds[batch]).to(model.device),
             resources=self.resources,
-            draw=lambda number, shape: NoiseStream(self.seeds[batch], shape, model.device).extra(number),
+            draw=NoiseStream(self.seeds[batch], model.shape, model.device).extra,
             times=self.times,
             samples=range(batch.start, batch.stop),
             batching=self.batching,
             observe=observe,
-            check=check,
         )
 
     def run(self, on_frame: Callable[[Frame], object] | None = None) -> Run:
@@ -310,17 +317,19 @@ def _with_vocabulary(model: Model, guidance: Guidance, resources: Mapping[str, A
         raise UsageError(
             f"{guidance}: its classifiers know different classes; to steer an unconditional model they must agree"
         )
-    return replace(model, classes=classes, encode=LabelEncoder(classes))
+    return replace(model, classes=classes, encode=LabelEncoder(classes), conditions=("label",), examples=classes)
 
 
 def _samples(
-    cond: Spec | Sequence[Spec], n: int | None, seeds: int | Sequence[int]
+    cond: Given | Sequence[Given], n: int | None, seeds: int | Sequence[int]
 ) -> tuple[tuple[Spec, ...], tuple[int, ...]]:
     """One spec and one seed a sample, from what was given for one or for all."""
     if n is not None and not _is_count(n):
         raise UsageError(f"n: expected an integer of at least 1, got {n!r}")
+    if isinstance(cond, Mapping):
+        cond = written(cond)
     if not (cond is None or isinstance(cond, str | int | Sequence)):
-        raise UsageError(f"cond: expected a class name, an index, None, or a list of those, got {cond!r}")
+        raise UsageError(f"cond: expected a class name, a prompt, an index, None, or a list of those, got {cond!r}")
     if isinstance(seeds, bool | str) or not isinstance(seeds, int | Sequence):
         raise UsageError(f"seeds: expected an integer or a list of integers, got {seeds!r}")
     given = {
@@ -334,7 +343,8 @@ def _samples(
     total = next(iter(counts.values()), 1)
     if total < 1:
         raise UsageError("expected at least 1 sample, got none")
-    conds = (cond,) * total if cond is None or isinstance(cond, str | int) else tuple(cond)
+    many = [cond] * total if cond is None or isinstance(cond, str | int) else cond
+    conds = tuple(written(spec) if isinstance(spec, Mapping) else spec for spec in many)
     all_seeds = tuple(range(seeds, seeds + total)) if isinstance(seeds, int) else tuple(seeds)
     return conds, all_seeds
 

@@ -87,6 +87,12 @@ class Sampler(ABC):
         return f"{self.name}({', '.join(changed)})" if changed else self.name
 
 
+def each_step(values: Tensor, x_t: Tensor) -> tuple[Tensor, ...]:
+    """float64 coefficients [steps] as single numbers, rounded once to what x_t is multiplied by. (Of half precision is
+    the product, not the factor: torch multiplies in float32.)"""
+    return values.to(x_t.dtype if x_t.element_size() >= 4 else values.dtype).unbind()
+
+
 def parse_sampler(text: str) -> Sampler:
     """A sampler from its expression: ``ddim``, ``ddim()`` or ``ddim(eta=0.5)``; read as syntax, never evaluated.
 

@@ -32,8 +32,12 @@ from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
-from fairlead.data.images import Batches, ImageData
+from fairlead.data.degrade import DRAWS
+from fairlead.data.images import Batches, ImageData, stratified_order, stream
+from fairlead.data.specs import Spec, data_specs
+from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, parameter_count
+from fairlead.nets.inputs import condition_names
 from fairlead.train.checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -43,8 +47,12 @@ from fairlead.train.checkpoint import (
     step_folder,
     steps_of,
 )
+from fairlead.train.conditions import DataConditions
 from fairlead.train.config import Precision, TrainConfig
 from fairlead.train.objective import Draw, diffusion_loss, drop_condition
+
+EXAMPLES = 8
+"""Conditions of the data that a checkpoint names."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,9 @@ class Training:
     ) -> None:
         self.data, self.config, self.out = data, config, out
         _check_fit(config.net, data)
+        names = condition_names(config.net) if config.objective != "label" else []
+        self.drops = {name: config.drops.get(name, config.drop) for name in names}
+        self.conditions = DataConditions.of(data, config.net, config.text, config.image) if names else None
         checkpoint = self._previous(resume)
         if out is not None:
             _require_writable(out)
@@ -130,6 +141,9 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_net(config.net)
+        text = getattr(network, "text", None)
+        if text is not None and text.keeps_empty:
+            text.set_empty(encoder_from_config(config.text)([""])[0])
         self.parameters = parameter_count(network)
         device = self.accelerator.device
         self.precision = resolve_precision(config.precision, device)
@@ -199,7 +213,7 @@ class Training:
 
     def about(self) -> dict[str, Any]:
         """The description that goes into the checkpoint: enough to rebuild the model and to know where it came from."""
-        data = self.data
+        data, net_attributes = self.data, self.config.net.get("attributes") or {}
         return {
             "fairlead": fairlead.__version__,
             "torch": torch.__version__,
@@ -213,12 +227,22 @@ class Training:
                 "fingerprint": data.fingerprint,
                 "shape": list(data.shape),
                 "classes": list(data.classes),
+                "attributes": {name: list(data.attributes[name].values) for name in net_attributes},
+                "examples": self._examples(),
             },
             "train": self.config.to_json(),
             "parameters": self.parameters,
             "precision": self.precision,
             "processes": self.accelerator.num_processes,
         }
+
+    def _examples(self) -> list[Spec]:
+        """Some conditions of the data, for models that are told more than a label."""
+        names = [name for name in self.drops if name != "image"]
+        if not names or names == ["label"]:
+            return []
+        some = stratified_order(self.data.labels, seed=0)[:EXAMPLES]
+        return list(dict.fromkeys(data_specs(names, self.data, some)))
 
     def averaged_network(self) -> nn.Module:
         """A copy of the averaged network in eval mode, for previews; training goes on undisturbed."""
@@ -230,9 +254,13 @@ class Training:
         config, accelerator = self.config, self.accelerator
         rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
         x0, labels = self.batches.batch(self.step, rank, world)
-        names = ["label"] if config.net.get("classes") and config.objective != "label" else []
-        draw = Draw.of(config.batch_size, self.data.shape, names, config.drop, config.seed, self.step).part(rank, world)
-        condition = Condition.of(label=labels) if names else Condition(len(labels))
+        draw = Draw.of(config.batch_size, self.data.shape, self.drops, config.seed, self.step, config.drop_all).part(
+            rank, world
+        )
+        if self.conditions is None:
+            condition = Condition(len(labels))
+        else:
+            condition = self.conditions.at(self.batches.index(self.step, rank, world), x0, self._draws(rank, world))
         condition = drop_condition(condition, draw.dropped).to(device)
         x0 = x0.to(device)
         alpha, sigma = (expand_like(value, x0) for value in self.schedule.alpha_sigma(draw.t))
@@ -259,6 +287,13 @@ class Training:
         self.average.update_parameters(accelerator.unwrap_model(self.network))
         self.step += 1
         return loss.detach(), norm, lr
+
+    def _draws(self, rank: int, world: int) -> Tensor | None:
+        """This process's share of the numbers that decide what is shown of the images of this step."""
+        if not self.config.image:
+            return None
+        generator = stream("image condition", self.config.seed, self.step)
+        return torch.rand(self.config.batch_size, DRAWS, generator=generator).chunk(world)[rank]
 
     def run(self) -> Iterator[StepRecord]:
         """Steps until ``config.steps``; saves by the configuration and at the end.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,14 +24,24 @@ class Draw:
     dropped: dict[str, Tensor]
 
     @classmethod
-    def of(cls, n: int, shape: tuple[int, ...], names: list[str], drop: float, seed: int, step: int) -> Draw:
-        """Times are stratified, one in each of n equal parts of (0, 1], which lowers the variance of the loss."""
+    def of(
+        cls, n: int, shape: tuple[int, ...], drops: Mapping[str, float], seed: int, step: int, drop_all: float = 0.0
+    ) -> Draw:
+        """Times are stratified, one in each of n equal parts of (0, 1], which lowers the variance of the loss.
+
+        Args:
+            drops: name of a condition -> probability of losing it.
+            drop_all: probability of losing all of them.
+        """
         generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9) % 2**63)
         offset = torch.rand(n, generator=generator, dtype=torch.float64)
         t = 1 - (torch.arange(n) + offset) / n
         t = t[torch.randperm(n, generator=generator)]
         eps = torch.randn((n, *shape), generator=generator)
-        dropped = {name: torch.rand(n, generator=generator) < drop for name in names}
+        dropped = {name: torch.rand(n, generator=generator) < drop for name, drop in drops.items()}
+        if drop_all:
+            everything = torch.rand(n, generator=generator) < drop_all
+            dropped = {name: mask | everything for name, mask in dropped.items()}
         return cls(t, eps, dropped)
 
     def part(self, rank: int, world: int) -> Draw:
@@ -50,13 +61,15 @@ def drop_condition(condition: Condition, dropped: dict[str, Tensor]) -> Conditio
 def loss_weight(weighting: Weighting, objective: Objective, log_snr: Tensor) -> Tensor:
     """Weight [n] of the mean squared error of ``objective``'s output at these noise levels.
 
-    "min_snr" is min(SNR, 5) on x0's error (Hang 2023, 2303.09556), translated to the objective: an error in eps is
-    SNR, and one in v (1 + SNR), times that in x0. It is finite at zero terminal SNR for v, x0 and flow.
+    "min_snr" is min(SNR, 5) on x0's error (Hang 2023, 2303.09556), "capped_v" min(1 + SNR, 5): with the objective x0 a
+    network need not carry the noise to its output, which a narrow one cannot, and is still asked for small errors at
+    low noise. Both are translated to the objective: an error in eps is SNR, and one in v (1 + SNR), times that in x0.
+    Both are finite at zero terminal SNR for v, x0 and flow.
     """
     if weighting == "uniform":
         return torch.ones_like(log_snr)
     snr = log_snr.exp().clamp(max=1e12)
-    capped = snr.clamp(max=5.0)
+    capped = (snr + 1 if weighting == "capped_v" else snr).clamp(max=5.0)
     if objective == "eps":
         return capped / snr.clamp(min=1e-12)
     if objective == "v":

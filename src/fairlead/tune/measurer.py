@@ -20,13 +20,14 @@ from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.score import Samples
 from fairlead.models.model import Model
 from fairlead.sample.run import Plan
+from fairlead.tune.asked import Asked
 from fairlead.tune.objective import Batch, Setting
-from fairlead.tune.sweep import Shared, named, shared_out
+from fairlead.tune.sweep import Shared, named
 from fairlead.tune.template import Template
 
 
 class Measurer:
-    """A ``Measure`` (see ``objective``) of a model: seed i has the same noise and the same class at every setting.
+    """A ``Measure`` (see ``objective``) of a model: seed i has the same noise and the same condition at every setting.
 
     Batches of ``shared.batch_size`` are stored as they are finished and read when they are asked for again, so that a
     search that was killed repeats itself from its files.
@@ -52,7 +53,7 @@ class Measurer:
         self.sampler, self.steps, self.folder, self.on_batch = sampler, steps, folder, on_batch
         self.sampled = 0
         """Images that were sampled rather than read."""
-        self._conds = shared_out(model.classes, evaluator.reference.labels, shared.n)
+        self._asked = Asked.of(model, evaluator, shared.n)
         self._resources: dict[str, Any] = {}
         for knobs in ([k.low for k in template.knobs.values()], [k.high for k in template.knobs.values()]):
             plan = self.plan(template.filled(tuple(knobs)), range(shared.seed, shared.seed + 1))
@@ -68,7 +69,7 @@ class Measurer:
         first, last = seeds.start - self.shared.seed, seeds.stop - self.shared.seed
         plan = Plan.of(
             self.model,
-            self._conds[first:last],
+            self._asked.conds[first:last],
             guidance,
             seeds=seeds,
             sampler=self.sampler,
@@ -105,7 +106,8 @@ class Measurer:
         run = self.plan(guidance, seeds).run()
         if run.images is None:
             raise UsageError("tune measures images, and this model's samples are not images")
-        samples = self.evaluator.samples(run.images, run.condition.values["label"], run.x0)
+        first, last = seeds.start - self.shared.seed, seeds.stop - self.shared.seed
+        samples = self.evaluator.samples(run.images, self._asked.labels[first:last], run.x0)
         found = {**samples.tensors(), "rows": torch.full((len(seeds),), run.cost.rows / len(seeds))}
         self.sampled += len(seeds)
         try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -23,12 +22,13 @@ from torch import Tensor
 import fairlead
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
-from fairlead.data.images import stratified_order, to_uint8
+from fairlead.data.images import to_uint8
 from fairlead.guide.expression import to_guidance
 from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.scores import shares_at_limits
-from fairlead.models.model import Model
+from fairlead.models.model import Model, Spec
 from fairlead.sample.run import Plan, Precision
+from fairlead.tune.asked import Asked, counts
 from fairlead.tune.budget import Budget, Work
 from fairlead.tune.setting import Setting, baselines
 from fairlead.tune.store import Images, Point, SweepFolder, key_of
@@ -96,16 +96,6 @@ class Stopped:
 Event = Outlook | Batch | Point | Stopped
 
 
-def shared_out(classes: Sequence[str], labels: Tensor, n: int) -> list[str]:
-    """n class names in the proportions of real ``labels`` (int64, indices into ``classes``); so is every prefix.
-
-    Generated and real images then differ in what is in the pictures, not in how many there are of each class.
-    """
-    order = stratified_order(labels, seed=0)
-    picked = labels[order.repeat(-(-n // len(order)))[:n]]
-    return [classes[label] for label in picked.tolist()]
-
-
 def pictured(labels: Tensor, count: int) -> Tensor:
     """Indices of ``count`` samples for pictures: the first of every class in the order of labels, the second, ..."""
     rank = torch.zeros_like(labels)
@@ -169,18 +159,27 @@ class Sweep:
             self._fits(checkpoint, model, first)
             first = first or model
             self.models[checkpoint] = dict(model.metadata)
-            classes = shared.conds or model.classes
+            some = shared.conds or model.classes or model.examples or (None,)
             # to check everything early; the real ones follow the reference
-            conds = [classes[i % len(classes)] for i in range(shared.n)]
+            conds = [some[i % len(some)] for i in range(shared.n)]
             for setting in settings:
                 if setting.checkpoint == checkpoint:
                     plan = self._plan(setting, conds)
                     self.keys[setting] = key_of(_weights(checkpoint, model), setting, named(plan))
         if first is None:
             raise UsageError("sweep: nothing to measure; give at least one setting")
-        self.classes, self._encode = first.classes, first.encode  # the same of all models
-        self._check_counts(conds)
-        self.labels: list[int] = sorted(set(self._encode(shared.conds or self.classes).values["label"].tolist()))
+        self._first, self._asked = first, None if first.told != "label" else first.encode(conds).values["label"]
+        self.labels: list[int] = []
+        """Of the conditions that were chosen, to compare with real images of these; empty for all."""
+        if self._asked is not None:
+            self._check_counts(self._asked)
+        if shared.conds:
+            if first.told != "label":
+                raise UsageError(
+                    f"sweep: this model is told more than a label, and samples what held-out images say of themselves; "
+                    f"leave the condition {shared.conds[0]!r} out"
+                )
+            self.labels = sorted(set(first.encode(shared.conds).values["label"].tolist()))
         twice = [setting for setting, key in self.keys.items() if list(self.keys.values()).count(key) > 1]
         if twice:
             checkpoints = " and ".join(dict.fromkeys(setting.checkpoint for setting in twice))
@@ -217,7 +216,7 @@ class Sweep:
         """
         workers = workers or Workers()
         began = time.perf_counter()
-        conds: list[str] = workers.share(self._open(folder, evaluator, command) if workers.main else None)
+        conds: list[Spec] = workers.share(self._open(folder, evaluator, command) if workers.main else None)
         order = sorted(self.keys, key=lambda setting: setting not in baselines(list(self.keys)).values())
         order = [setting for c in self.models for setting in order if setting.checkpoint == c]  # a model at a time
         sizes = [part.stop - part.start for part in self._parts()]
@@ -262,33 +261,35 @@ class Sweep:
                 yield Batch(setting, Work(sizes[index], made.rows))
             spent += time.perf_counter() - started
             if workers.main:
-                yield from self._score(folder, evaluator, waiting, conds, keep_images, skip=workers.count > 1)
+                yield from self._score(folder, evaluator, waiting, keep_images, skip=workers.count > 1)
         while workers.main and waiting:  # for the batches of the others
             time.sleep(0.1)
-            yield from self._score(folder, evaluator, waiting, conds, keep_images, skip=workers.count > 1)
+            yield from self._score(folder, evaluator, waiting, keep_images, skip=workers.count > 1)
         if covered < len(todo):
             yield Stopped(len(todo) - covered, sum(pieces[covered:], Work()))
 
-    def _open(self, folder: SweepFolder, evaluator: Evaluator | None, command: str) -> list[str]:
+    def _open(self, folder: SweepFolder, evaluator: Evaluator | None, command: str) -> list[Spec]:
         """The condition of every sample; the folder then knows the sweep."""
         if evaluator is None:
             raise UsageError("sweep: the main process needs an evaluator")
-        conds = shared_out(self.classes, evaluator.reference.labels, self.shared.n)
-        self._check_counts(conds)
+        asked = Asked.of(self._first, evaluator, self.shared.n)
+        self._asked = asked.labels
+        self._check_counts(asked.labels)
+        shown = sorted(set(asked.labels.tolist()))
         floor = folder.floor or evaluator.floor(self.shared.n)
         folder.open(
             self.described(),
             {**evaluator.described(), "fairlead": fairlead.__version__},
             self.models,
             {key: setting for setting, key in self.keys.items()},
-            [self.classes[label] for label in self.labels],
+            [evaluator.reference.classes[label] for label in shown],
             evaluator.moments,
             floor,
             command,
         )
-        return conds
+        return list(asked.conds)
 
-    def _probe(self, folder: SweepFolder, settings: Sequence[Setting], conds: Sequence[str], workers: Workers) -> None:
+    def _probe(self, folder: SweepFolder, settings: Sequence[Setting], conds: Sequence[Spec], workers: Workers) -> None:
         """Count the network rows of a few images under each setting, once."""
         unknown: list[Setting] = workers.share([s for s in settings if folder.rows(self.keys[s]) is None])
         for setting in unknown[workers.index :: workers.count]:
@@ -302,14 +303,13 @@ class Sweep:
         folder: SweepFolder,
         evaluator: Evaluator | None,
         waiting: list[Setting],
-        conds: Sequence[str],
         keep_images: bool,
         skip: bool,
     ) -> Iterator[Point]:
         """Score those that are waiting and take them off the list; ``skip`` those that others still work on."""
         assert evaluator is not None
-        n, count = self.shared.n, len(self._parts())
-        labels = self._encode(conds).values["label"]
+        assert self._asked is not None
+        n, count, labels = self.shared.n, len(self._parts()), self._asked
         for setting in list(waiting):
             key = self.keys[setting]
             if skip and not all(folder.has_batch(key, i) for i in range(count)):
@@ -337,7 +337,7 @@ class Sweep:
             self._held = checkpoint, self._load(checkpoint)
         return self._held[1]
 
-    def _plan(self, setting: Setting, conds: Sequence[str]) -> Plan:
+    def _plan(self, setting: Setting, conds: Sequence[Spec]) -> Plan:
         model, shared = self._model(setting.checkpoint), self.shared
         guidance = to_guidance(setting.guidance)
         wanted = [(resource.kind, resource.name) for resource in guidance.resources()]
@@ -357,9 +357,9 @@ class Sweep:
         return plan
 
     def _fits(self, checkpoint: str, model: Model, first: Model | None) -> None:
-        if not model.classes:
-            raise UsageError("a sweep scores how well images follow their class, and this model has no classes")
-        for what in ("classes", "shape"):
+        if not model.conditional:
+            raise UsageError("a sweep scores how well images follow their condition, and this model is unconditional")
+        for what in ("conditions", "classes", "shape"):
             mine, theirs = getattr(model, what), getattr(first or model, what)
             if mine != theirs:
                 raise UsageError(
@@ -367,10 +367,10 @@ class Sweep:
                     "must agree, as all are measured against the same images"
                 )
 
-    def _check_counts(self, conds: Sequence[str]) -> None:
-        fewest = min(Counter(self._encode(conds).values["label"].tolist()).values())
-        if self.shared.n < 4 or fewest < 3:
-            count = len(self.shared.conds or self.classes)
+    def _check_counts(self, labels: Tensor) -> None:
+        each = counts(labels)
+        if self.shared.n < 4 or min(each) < 3:
+            count = len(self.shared.conds or self._first.classes or each)
             raise UsageError(
                 f"sweep: n = {self.shared.n} images over {count} conditions are too few to score; expected at least "
                 f"{max(4, 3 * count)}, 3 of every condition"

@@ -1,0 +1,181 @@
+"""Image conditions: what is left of an image, from which the whole is to be made again.
+
+    superres(factor=4)            the image at a fraction of its size (2104.07636)
+    inpaint(low=0.3, high=0.7)    the image without a box, and where the box is (2111.05826)
+
+The condition "image" is joined to the network's input, so it has the size of the image: [n, c', s, s].
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from fairlead.core.errors import UsageError
+from fairlead.core.registry import lookup
+from fairlead.data.decode import decode_images
+from fairlead.data.images import to_float
+
+DRAWS = 4
+"""Uniform numbers a sample that a degradation may use."""
+
+
+class Degradation(Protocol):
+    """A kind of image condition; frozen, and a pure function."""
+
+    def channels(self, image: int) -> int:
+        """Of the condition, for images of ``image`` channels."""
+        ...
+
+    def of(self, x0: Tensor, draws: Tensor) -> Tensor:
+        """The condition [n, c', s, s] of clean images x0 [n, c, s, s] in [-1, 1]; ``draws`` [n, DRAWS] in [0, 1)."""
+        ...
+
+    def read(self, path: str, shape: Sequence[int]) -> Tensor:
+        """The condition [c', s, s] that a file stands for, for images of ``shape`` (c, s, s).
+
+        Raises:
+            UsageError: if it cannot be read or does not fit.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SuperResolution:
+    """Means over blocks of ``factor`` x ``factor`` pixels, each spread over its block. A file holds either the small
+    image or one of full size, which is made small first."""
+
+    factor: int = 4
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.factor, int) or self.factor < 2:
+            raise UsageError(f"superres: expected a factor of 2 or more, a whole number, got {self.factor!r}")
+
+    def channels(self, image: int) -> int:
+        return image
+
+    def of(self, x0: Tensor, draws: Tensor) -> Tensor:
+        if x0.shape[-1] % self.factor:
+            raise UsageError(f"{self}: images of {x0.shape[-1]} pixels cannot be divided by {self.factor}")
+        return self.spread(F.avg_pool2d(x0, self.factor))
+
+    def spread(self, small: Tensor) -> Tensor:
+        """[..., s / factor, s / factor] -> [..., s, s], each pixel a block."""
+        return small.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
+
+    def read(self, path: str, shape: Sequence[int]) -> Tensor:
+        image = to_float(decode_images([(path, None)], None, path))
+        side = shape[-1]
+        image = _channels(image, shape[0], path)
+        if tuple(image.shape[2:]) == (side, side):
+            return self.of(image, torch.zeros(1, DRAWS))[0]
+        if tuple(image.shape[2:]) == (side // self.factor, side // self.factor):
+            return self.spread(image)[0]
+        raise UsageError(
+            f"image condition {path}: expected {side // self.factor} or {side} pixels a side for {self}, got "
+            f"{image.shape[3]}x{image.shape[2]}"
+        )
+
+    def __str__(self) -> str:
+        return _text("superres", self)
+
+
+@dataclass(frozen=True)
+class Inpaint:
+    """The image with a box set to 0, and a channel that is 1 where the image is known. Sides of the box are uniform
+    between ``low`` and ``high`` of the image's, its place is uniform. A file is a PNG that is transparent where it is
+    to be filled."""
+
+    low: float = 0.3
+    high: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high <= 1:
+            raise UsageError(f"inpaint: expected sides 0 < low <= high <= 1, got low {self.low!r}, high {self.high!r}")
+
+    def channels(self, image: int) -> int:
+        return image + 1
+
+    def known(self, draws: Tensor, side: int) -> Tensor:
+        """1 where the image is known, [n, 1, side, side]."""
+        lengths = (side * (self.low + (self.high - self.low) * draws[:, :2])).round().clamp(min=1)
+        starts = ((side + 1 - lengths) * draws[:, 2:]).floor()
+        at = torch.arange(side, device=draws.device)
+        inside = (at >= starts[..., None]) & (at < (starts + lengths)[..., None])  # [n, 2, side]
+        return (~(inside[:, 0, :, None] & inside[:, 1, None, :]))[:, None].to(draws.dtype)
+
+    def of(self, x0: Tensor, draws: Tensor) -> Tensor:
+        return _masked(x0, self.known(draws, x0.shape[-1]).to(x0))
+
+    def read(self, path: str, shape: Sequence[int]) -> Tensor:
+        try:
+            with Image.open(io.BytesIO(Path(path).read_bytes())) as file:
+                alpha = np.asarray(file.convert("RGBA"))[..., 3]
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UsageError(f"image condition {path}: cannot be read ({' '.join(str(error).split())})") from error
+        known = torch.from_numpy(alpha >= 128).float()[None, None]
+        if bool(known.all()):
+            raise UsageError(f"image condition {path}: nothing in it is transparent, so there is nothing to fill in")
+        image = _channels(to_float(decode_images([(path, None)], None, path)), shape[0], path)
+        if tuple(image.shape[2:]) != tuple(shape[1:]):
+            raise UsageError(
+                f"image condition {path}: expected {shape[2]}x{shape[1]} pixels, got {image.shape[3]}x{image.shape[2]}"
+            )
+        return _masked(image, known)[0]
+
+    def __str__(self) -> str:
+        return _text("inpaint", self)
+
+
+def read_degradation(text: str) -> Degradation:
+    """From ``superres``, ``inpaint(low=0.2)``, ...; read as syntax, never evaluated.
+
+    Raises:
+        UsageError: for an unknown name or argument, or a value that is no number.
+    """
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        node = ast.Constant(None)
+    if isinstance(node, ast.Name):
+        node = ast.Call(node, [], [])
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
+        raise UsageError(f"image condition {text!r}: expected a name with settings, such as superres(factor=4)")
+    kind = lookup("degradation", node.func.id)
+    known = [f.name for f in fields(kind)]
+    settings: dict[str, Any] = {}
+    for keyword in node.keywords:
+        value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+        if keyword.arg not in known or isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f"image condition {text!r}: {node.func.id} takes numbers for {', '.join(known)}")
+        settings[keyword.arg] = value
+    made: Degradation = kind(**settings)
+    return made
+
+
+def _masked(x0: Tensor, known: Tensor) -> Tensor:
+    return torch.cat([x0 * known, known.expand(len(x0), -1, -1, -1)], dim=1)
+
+
+def _channels(image: Tensor, wanted: int, path: str) -> Tensor:
+    """Grey as colour where that is wanted."""
+    if image.shape[1] == wanted:
+        return image
+    if image.shape[1] == 1:
+        return image.expand(-1, wanted, -1, -1)
+    raise UsageError(f"image condition {path}: expected a grey image for this model, got a coloured one")
+
+
+def _text(name: str, of: Any) -> str:
+    changed = {f.name: getattr(of, f.name) for f in fields(of) if getattr(of, f.name) != f.default}
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in changed.items())})" if changed else name

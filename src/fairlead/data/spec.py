@@ -1,0 +1,72 @@
+"""Reading what names a data set and its arguments, ``scenes(source="mnist", size=32)``.
+
+The text is parsed to a syntax tree and never evaluated as Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fairlead.core.errors import UsageError, unknown
+from fairlead.core.registry import lookup, names
+
+
+def read_call(text: str) -> tuple[str, dict[str, Any]] | None:
+    """(registered name, arguments by name) of ``name`` or ``name(key=value, ...)``; None if it is written otherwise.
+
+    Values are numbers and quoted texts, and fit the loader's signature, without its ``split``.
+
+    Raises:
+        UsageError: for ``name(...)`` with an unknown name or argument, a value twice, or anything that is no value.
+    """
+    if text in names("data"):
+        return text, {}
+    if not re.match(r"\s*\w+\s*\(", text):
+        return None
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UsageError(f"data {text[:80]!r} is not an expression: write e.g. scenes(size=32)") from error
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        raise UsageError(f"data {text!r}: expected a name with arguments, e.g. scenes(size=32)")
+    name = node.func.id
+    takes = arguments_of(lookup("data", name))
+    if node.args:
+        raise UsageError(
+            f"data {text!r}: arguments of {name} are given by name ({', '.join(takes) or 'it takes none'}), "
+            f"got {ast.unparse(node.args[0])}"
+        )
+    read: dict[str, Any] = {}
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise UsageError(f"data {text!r}: ** is not allowed")
+        if keyword.arg not in takes:
+            raise unknown(f"argument of data {name!r}", keyword.arg, takes or ("none",))
+        read[keyword.arg] = _value(keyword.value, text)
+    return name, read
+
+
+def arguments_of(loader: Callable[..., Any]) -> Mapping[str, Any]:
+    """The arguments that a text may give to a registered loader, and their defaults."""
+    parameters = inspect.signature(loader).parameters
+    return {name: parameter.default for name, parameter in parameters.items() if name != "split"}
+
+
+def written_call(name: str, given: Mapping[str, Any]) -> str:
+    """The shortest text for the registered ``name`` with the arguments ``given``: those that are not the defaults."""
+    defaults = arguments_of(lookup("data", name))
+    inside = ", ".join(f"{key}={value!r}" for key, value in given.items() if value != defaults[key])
+    return f"{name}({inside})" if inside else name
+
+
+def _value(node: ast.expr, text: str) -> int | float | str:
+    match node:
+        case ast.Constant(value=int() | float() | str() as constant) if not isinstance(constant, bool):
+            return constant
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -number
+    raise UsageError(f"data {text!r}: expected a number or a text in quotes, got {ast.unparse(node)}")

@@ -1,0 +1,90 @@
+"""Text encoders behind one small interface: prompts -> the value of the condition "text".
+
+A spec names one: ``words`` (token ids for a small encoder inside the network, which trains along), ``clip:SOURCE``,
+``t5:SOURCE``, ``sentence:SOURCE`` (pretrained ones through `transformers`; SOURCE is a folder or a hub name).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fairlead.core.errors import UsageError, unknown
+from fairlead.core.registry import lookup, names
+
+
+class TextEncoder(Protocol):
+    """A prompt of up to ``length`` tokens -> one row of the condition "text"."""
+
+    @property
+    def length(self) -> int:
+        """Tokens a prompt may have, start and end tokens included."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Of the token states."""
+        ...
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids int64 [n, length], or states float32 [n, 1 + length, width + 1] as in :mod:`fairlead.core.text`.
+
+        Raises:
+            UsageError: for a prompt that is too long, naming the words that would be lost, or that has unknown words.
+        """
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """JSON-ready; :func:`encoder_from_config` makes the encoder again from it."""
+        ...
+
+    def net(self) -> dict[str, Any]:
+        """Arguments of the ``TextInput`` of a network that reads its values."""
+        ...
+
+
+def make_encoder(spec: str, captions: Sequence[str] = (), **settings: Any) -> TextEncoder:
+    """The encoder that a spec names.
+
+    Args:
+        captions: of the training data, for encoders that take their vocabulary from it.
+        settings: of the encoder, e.g. ``windows``.
+
+    Raises:
+        UsageError: for an unknown name or setting, a source that cannot be had or that is not one.
+    """
+    name, _, source = spec.partition(":")
+    if name not in names("text"):
+        raise unknown("text encoder", name, names("text"))
+    kind = lookup("text", name)
+    if name == "words":
+        if source or settings:
+            raise UsageError(f"text encoder {spec!r}: 'words' takes its vocabulary from the captions and no settings")
+        made: TextEncoder = kind.of(captions)
+        return made
+    if not source:
+        raise UsageError(f"text encoder {spec!r}: expected a source, {name}:FOLDER or {name}:OWNER/NAME of the hub")
+    made = kind(source, **settings)
+    return made
+
+
+def encoder_from_config(config: Mapping[str, Any]) -> TextEncoder:
+    """The encoder of a checkpoint.
+
+    Raises:
+        UsageError: if it is of an unknown kind, or its source cannot be had, or has other weights than in training.
+    """
+    arguments = dict(config)
+    name = arguments.pop("name", None)
+    if name not in names("text"):
+        raise unknown("text encoder", name, names("text"))
+    made: TextEncoder = lookup("text", name)(**arguments)
+    return made
+
+
+def listed(words: Sequence[str], most: int = 8) -> str:
+    """Words for a message, the first few of many."""
+    shown = ", ".join(repr(word) for word in words[:most])
+    return shown if len(words) <= most else f"{shown} and {len(words) - most:,} more"

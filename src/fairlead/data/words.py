@@ -1,0 +1,90 @@
+"""A vocabulary of whole words, for the text encoder that a network trains along with itself.
+
+Words are runs of letters, digits and apostrophes, without regard to case; punctuation is not read. Ids: 0 pads, 1 is
+the end token, which every prompt has, then the words in the order of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairlead.core.errors import UsageError, unknown
+from fairlead.data.text import listed
+
+PAD, END, FIRST = 0, 1, 2
+MOST = 20_000
+"""Words a vocabulary may have; a larger one wants a pretrained encoder."""
+WIDTH, DEPTH = 128, 2
+
+
+@dataclass(frozen=True)
+class Words:
+    """Prompts -> ids int64 [n, length].
+
+    Attributes:
+        vocabulary: the known words, as :func:`split_words` gives them.
+        length: tokens of the longest prompt, its end token included.
+    """
+
+    vocabulary: tuple[str, ...]
+    length: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))  # JSON has only lists
+        if not self.vocabulary or len(self.vocabulary) > MOST:
+            raise UsageError(
+                f"text encoder 'words': expected captions of 1 to {MOST:,} different words, got "
+                f"{len(self.vocabulary):,}; take a pretrained encoder, such as sentence:FOLDER"
+            )
+
+    @classmethod
+    def of(cls, captions: Sequence[str]) -> Words:
+        """The words of these captions, and room for the longest of them."""
+        split = [split_words(caption) for caption in captions]
+        return cls(tuple(sorted({word for words in split for word in words})), 1 + max(map(len, split), default=0))
+
+    @property
+    def width(self) -> int:
+        return WIDTH
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {word: FIRST + i for i, word in enumerate(self.vocabulary)}
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        ids = torch.full((len(prompts), self.length), PAD)
+        for row, prompt in enumerate(prompts):
+            words = split_words(prompt)
+            for word in words:
+                if word not in self._index:
+                    raise unknown(f"word in the prompt {_short(prompt)}:", word, self.vocabulary)
+            if len(words) >= self.length:
+                lost = words[self.length - 1 :]
+                raise UsageError(
+                    f"prompt {_short(prompt)} has {len(words)} words, this text encoder reads {self.length - 1}: "
+                    f"{listed(lost)} would be lost; shorten it"
+                )
+            ids[row, : len(words) + 1] = torch.tensor([*(self._index[word] for word in words), END])
+        return ids
+
+    def config(self) -> dict[str, Any]:
+        return {"name": "words", "vocabulary": list(self.vocabulary), "length": self.length}
+
+    def net(self) -> dict[str, Any]:
+        return {"width": WIDTH, "length": self.length, "vocabulary": FIRST + len(self.vocabulary), "depth": DEPTH}
+
+
+def split_words(text: str) -> list[str]:
+    """Lower-case words in order."""
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.casefold())
+
+
+def _short(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= 60 else f"{prompt[:57]}...")

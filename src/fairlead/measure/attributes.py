@@ -1,0 +1,210 @@
+"""A judge of scenes: what it sees in an image, attribute by attribute.
+
+Small networks of its own, which share nothing with the network behind Fréchet distances and must not guide. One looks
+at the whole image, with a head for each of ink, background, size, position and count. Three others look at the digits,
+cut out (``crops``), and so know nothing of colours and places; each tells the 30 pairs of digit and slant apart, and
+their probabilities are multiplied. All are trained on images whose attributes are known, with the training and the
+cache of ``judge``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairlead.core.errors import UsageError
+from fairlead.core.pretrained import weight_hash
+from fairlead.data.captions import SLANTS, VALUES
+from fairlead.data.digits import DIGIT_NAMES
+from fairlead.data.images import ImageData
+from fairlead.measure.crops import CROP, digit_crops
+from fairlead.measure.judge import (
+    Classifier,
+    Recipe,
+    TrainedOn,
+    channels_last,
+    check_images,
+    convolutions,
+    fit,
+    in_chunks,
+    stored_network,
+    train_classifier,
+    trained_on,
+)
+
+NOISE = 0.1
+"""While training, images get Gaussian noise of a standard deviation up to this, in units of [-1, 1]: generated images
+are not as clean as real ones."""
+
+_SHAPES = ("digit", "second digit", "slant")
+_HEADS = {name: values for name, values in VALUES.items() if name not in _SHAPES}
+_PAIRS = tuple(f"{digit} {slant}" for digit in DIGIT_NAMES for slant in SLANTS)
+
+
+@dataclass(frozen=True)
+class JudgeRecipe:
+    """Everything that, with the images, decides the weights.
+
+    Attributes:
+        whole: of the network of whole images; it may not shift them, position is an attribute.
+        digits: of the networks of cut-out digits, of which member k = 0, 1, ... has its seed + k.
+        members: number of those.
+        version: of the crops and of this file.
+    """
+
+    whole: Recipe
+    digits: Recipe
+    members: int = 3
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.whole.shift:
+            raise UsageError(f"attributes: expected shift 0 for whole images, got {self.whole.shift}: it moves digits")
+
+
+RECIPE = JudgeRecipe(
+    whole=Recipe(seed=60_306, steps=1200, width=16, features=128, shift=0),
+    digits=Recipe(seed=70_407, steps=700, width=24, features=128, shift=1),
+)
+"""The stated recipe; docs/scenes.md has its accuracy on held-out images and its time."""
+
+
+class AttributeJudge(nn.Module):
+    """What it sees in scenes; :meth:`judge` and :meth:`logits` take uint8 images and run without gradients on the CPU.
+
+    Attributes:
+        data: the images it was trained on.
+    """
+
+    def __init__(self, recipe: JudgeRecipe, data: TrainedOn) -> None:
+        super().__init__()
+        self.recipe, self.data = recipe, data
+        stages, out = convolutions(data.shape, recipe.whole.width)
+        self.body = nn.Sequential(*stages, nn.Flatten(), nn.Linear(out, recipe.whole.features), nn.ReLU())
+        self.heads = nn.Linear(recipe.whole.features, sum(map(len, _HEADS.values())))
+        cut_out = replace(data, shape=(1, CROP, CROP), classes=_PAIRS)
+        self.digits = nn.ModuleList(Classifier(member, cut_out) for member in _members(recipe))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits [n, k] of all but digits and slant, of float images [n, c, h, w] in [-1, 1]; for training."""
+        return self._by_name(self.heads(self.body(x)))
+
+    def logits(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits float32 [n, k] by attribute, of ``images`` uint8 [n, c, h, w].
+
+        Raises:
+            UsageError: if the images are not of the shape it was trained on.
+        """
+        check_images(images, self.data)
+        found = self._by_name(in_chunks(self, lambda x: self.heads(self.body(x)), images))
+        first, second = (self._shapes(crop) for crop in digit_crops(images.cpu(), found["count"].argmax(dim=1) == 1))
+        # the slant is that of both; where there is one digit, both are that one
+        found["digit"], found["second digit"] = first.logsumexp(dim=2), second.logsumexp(dim=2)
+        found["slant"] = first.logsumexp(dim=1) + second.logsumexp(dim=1)
+        return {name: found[name] for name in VALUES}
+
+    def judge(self, images: Tensor) -> dict[str, Tensor]:
+        """What it sees in ``images`` uint8 [n, c, h, w]: labels int64 [n] by attribute.
+
+        Those of the second digit mean something only where "count" is two, and are given all the same.
+        """
+        return {name: logits.argmax(dim=1) for name, logits in self.logits(images).items()}
+
+    @property
+    def name(self) -> str:
+        """For protocols: what it was trained on and its weights, ``scenes/train-attributes-s1@0123456789ab``."""
+        return f"{self.data.name}/{self.data.split}-attributes-s{self.recipe.whole.seed}@{weight_hash(self)}"
+
+    def _shapes(self, crops: Tensor) -> Tensor:
+        """Mean logarithm of the members' probabilities, [n, digits, slants]."""
+        logs = [member.logits(crops).log_softmax(dim=1) for member in self.digits if isinstance(member, Classifier)]
+        return torch.stack(logs).mean(dim=0).reshape(-1, len(DIGIT_NAMES), len(SLANTS))
+
+    def _by_name(self, logits: Tensor) -> dict[str, Tensor]:
+        return dict(zip(_HEADS, torch.split(logits, [len(values) for values in _HEADS.values()], dim=1), strict=True))
+
+
+def train_attribute_judge(
+    data: ImageData, recipe: JudgeRecipe = RECIPE, progress: Callable[[int, float], None] | None = None
+) -> AttributeJudge:
+    """Train on all of ``data`` by cross-entropy; of the heads, the sum, each over the images it applies to.
+
+    Float32 on the CPU; the global random state is left as it was. ``progress`` is called with (step, loss) for the
+    ``recipe.whole.steps`` and then for those of each member.
+
+    Raises:
+        UsageError: if the data is not of scenes.
+    """
+    _check_scenes(data)
+    noise = torch.Generator().manual_seed(recipe.whole.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.whole.seed)
+        judge = AttributeJudge(recipe, trained_on(data))
+
+    def loss(x: Tensor, index: Tensor) -> Tensor:
+        amount = NOISE * torch.rand(len(x), 1, 1, 1, generator=noise)
+        logits = judge(channels_last(x + amount * torch.randn(x.shape, generator=noise)))
+        losses = []
+        for name in _HEADS:
+            labels = data.attributes[name].labels[index]
+            applies = labels >= 0
+            if bool(applies.any()):
+                losses.append(F.cross_entropy(logits[name][applies], labels[applies]))
+        return torch.stack(losses).sum()
+
+    fit(judge, loss, data, recipe.whole, progress)
+    crops = _cut_out(data)
+    for own, r in zip(judge.digits, _members(recipe), strict=True):
+        trained = train_classifier(
+            crops, r.seed, r.steps, width=r.width, features=r.features, batch=r.batch, lr=r.lr, shift=r.shift,
+            progress=progress,
+        )  # fmt: skip
+        own.load_state_dict(trained.state_dict())
+    return judge.eval()
+
+
+def cached_attribute_judge(
+    data: ImageData, folder: Path | None = None, progress: Callable[[int, float], None] | None = None
+) -> AttributeJudge:
+    """The judge for ``data``: read from ``folder`` if it is there, else trained and stored, as ``cached_classifier``.
+
+    Raises:
+        UsageError: if the data is not of scenes.
+    """
+    _check_scenes(data)
+    seen = trained_on(data)
+    return stored_network(
+        "attributes",
+        {"recipe": asdict(RECIPE), "data": asdict(seen), "values": list(VALUES.items()), "noise": NOISE},
+        data.name,
+        folder,
+        lambda: AttributeJudge(RECIPE, seen),
+        lambda: train_attribute_judge(data, RECIPE, progress),
+    )
+
+
+def _members(recipe: JudgeRecipe) -> list[Recipe]:
+    return [replace(recipe.digits, seed=recipe.digits.seed + k) for k in range(recipe.members)]
+
+
+def _cut_out(data: ImageData) -> ImageData:
+    """Every digit of every image, cut out, labelled by its pair of digit and slant."""
+    two = data.attributes["count"].labels == 1
+    first, second = digit_crops(data.images, two)
+    digits, slants = data.attributes["second digit"].labels, data.attributes["slant"].labels
+    labels = torch.cat([data.labels * len(SLANTS) + slants, digits[two] * len(SLANTS) + slants[two]])
+    return ImageData(torch.cat([first, second[two]]), labels, _PAIRS, data.name, data.split, False)
+
+
+def _check_scenes(data: ImageData) -> None:
+    if {name: attribute.values for name, attribute in data.attributes.items()} != dict(VALUES):
+        raise UsageError(
+            f"attributes: data {data.name!r} has {', '.join(data.attributes) or 'none'}, expected those of scenes; "
+            "use load_data('scenes')"
+        )

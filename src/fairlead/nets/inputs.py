@@ -1,0 +1,91 @@
+"""What networks share of their conditions: a class, further attributes, text, an image; each with a null of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairlead.core.condition import Condition
+from fairlead.core.errors import UsageError
+from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding, read
+from fairlead.nets.text import TextInput
+
+RESERVED = ("label", "text", "image")
+
+
+class ImageInput(nn.Module):
+    """The condition "image", float [n, channels, s, s] of the size of x: joined to the input, or one learned value a
+    channel where it is not kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.null = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, condition: Condition, x: Tensor) -> Tensor:
+        value, keep = read(condition, "image")
+        wanted = (len(self.null), *x.shape[2:])
+        if tuple(value.shape[1:]) != wanted:
+            raise UsageError(f"image condition: expected {list(wanted)} a sample, got {list(value.shape[1:])}")
+        null = self.null.to(x.dtype)[:, None, None]
+        return torch.cat([x, torch.where(keep[:, None, None, None], value.to(x.dtype), null)], dim=1)
+
+
+class ConditionedNet(nn.Module):
+    """A network of noisy images, told the time and the conditions that its arguments ask for.
+
+    Args:
+        embed: width of the time embedding, to which label, attributes and pooled text are added.
+        classes: number of values of the condition "label"; 0: not a condition.
+        label_width: of the label's embedding.
+        attributes: name -> number of values, for further conditions like a label.
+        text: arguments of :class:`TextInput`; None: no text.
+        image: channels of the condition "image"; 0: not a condition.
+    """
+
+    def __init__(
+        self,
+        embed: int,
+        classes: int,
+        label_width: int | None = None,
+        attributes: Mapping[str, int] | None = None,
+        text: Mapping[str, Any] | None = None,
+        image: int = 0,
+    ) -> None:
+        super().__init__()
+        self.time = TimeEmbedding(embed)
+        one_hot = label_width is not None
+        self.label = LabelEmbedding(classes, label_width or embed, one_hot=one_hot) if classes else None
+        taken = set(attributes or {}) & set(RESERVED)
+        if taken:
+            raise UsageError(f"attributes: {sorted(taken)[0]!r} is the name of another condition; rename it")
+        self.attributes = nn.ModuleDict(
+            {name: LabelEmbedding(count, embed, name) for name, count in (attributes or {}).items()}
+        )
+        self.text = TextInput(embed, **text) if text else None
+        self.image = ImageInput(image) if image else None
+
+    def added(self, condition: Condition) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:
+        """(what attributes and text add to the embedding, each [n, embed]; states and mask for cross-attention)."""
+        vectors = [embedding(condition) for embedding in self.attributes.values()]
+        if self.text is None:
+            return vectors, None
+        states, real, pooled = self.text(condition)
+        return [*vectors, pooled], (states, real)
+
+    def embed(self, condition: Condition) -> Condition:
+        """The condition with labels and token ids replaced by their embeddings."""
+        labels = [part for part in (self.label, *self.attributes.values()) if isinstance(part, LabelEmbedding)]
+        for part in labels:
+            condition = part.embed(condition)
+        return condition if self.text is None else self.text.embed(condition)
+
+
+def condition_names(net: Mapping[str, Any]) -> list[str]:
+    """The conditions that a network of this configuration reads."""
+    found = [
+        name for name, argument in (("label", "classes"), ("text", "text"), ("image", "image")) if net.get(argument)
+    ]
+    return [*found, *(net.get("attributes") or {})]

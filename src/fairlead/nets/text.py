@@ -1,0 +1,173 @@
+"""Text in a network: cross-attention to token states, which come from outside or from a small transformer in here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from fairlead.core.condition import Condition
+from fairlead.core.errors import UsageError, unknown
+from fairlead.core.text import pack, unpack
+from fairlead.nets.blocks import attention, groups_of, zeroed
+from fairlead.nets.embeddings import read
+
+Null = Literal["learned", "empty"]
+PAD, END = 0, 1
+"""Token ids of a network's own encoder; words follow."""
+
+
+class TextTransformer(nn.Module):
+    """Token ids [n, length] -> states [n, length, width], each position attending to the real tokens (ids other than
+    0, at least one a row). Pre-norm, learned positions."""
+
+    def __init__(self, vocabulary: int, width: int, length: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Parameter(torch.randn(length, width) * 0.1)
+        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+        norm = nn.LayerNorm(width)
+        self.layers = nn.TransformerEncoder(layer, depth, norm, enable_nested_tensor=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.layers(self.tokens(ids) + self.positions, src_key_padding_mask=ids == PAD)
+        return out
+
+
+class TextInput(nn.Module):
+    """What a network reads of the condition "text": a value of :mod:`fairlead.core.text` from an encoder outside, or,
+    with a ``vocabulary``, token ids int64 [n, length] (0 pads, 1 ends) for an encoder in here, which trains along.
+
+    Args:
+        embed: width of the network's embedding; the pooled vector is added to it.
+        width: of the token states.
+        length: number of tokens a prompt has, padding included.
+        vocabulary: number of token ids of the encoder in here; 0: there is none.
+        depth, heads: of that encoder.
+        null: what stands for no text. "learned": one token and a pooled vector of the network's own; "empty": the
+            encoder's states of the empty string, kept in the checkpoint (see :meth:`set_empty`).
+    """
+
+    empty: Tensor
+
+    def __init__(
+        self,
+        embed: int,
+        width: int,
+        length: int,
+        vocabulary: int = 0,
+        depth: int = 2,
+        heads: int = 4,
+        null: Null = "learned",
+    ) -> None:
+        super().__init__()
+        if null not in get_args(Null):
+            raise unknown("null of the text", null, get_args(Null))
+        if width < 1 or length < 1 or (vocabulary and width % heads):
+            raise UsageError(
+                f"text: expected a length of at least 1 and a width divisible by {heads} heads, got length {length}, "
+                f"width {width}"
+            )
+        self.width, self.length = width, length
+        self.encoder = TextTransformer(vocabulary, width, length, depth, heads) if vocabulary else None
+        self.project = nn.Linear(width, embed)
+        if null == "learned":
+            self.null = nn.Parameter(torch.randn(2, width) * 0.02)
+        elif self.encoder is None:
+            self.register_buffer("empty", torch.zeros(1 + length, width + 1))
+        self.null_kind = null
+
+    @property
+    def keeps_empty(self) -> bool:
+        """Whether it has to be told what the empty string is, see :meth:`set_empty`."""
+        return self.null_kind == "empty" and self.encoder is None
+
+    def set_empty(self, value: Tensor) -> None:
+        """Keep what the encoder outside makes of the empty string, [1 + length, width + 1]."""
+        if not self.keeps_empty or value.shape != self.empty.shape:
+            raise UsageError(
+                f"text: expected a value {[1 + self.length, self.width + 1]} for a network whose null is 'empty' and "
+                f"whose encoder is outside, got {list(value.shape)}"
+            )
+        self.empty.copy_(value)
+
+    def embed(self, condition: Condition) -> Condition:
+        """The condition with its token ids replaced by states."""
+        value, _ = self._value(condition)
+        if value.is_floating_point():
+            return condition
+        with torch.no_grad():
+            return replace(condition, values={**condition.values, "text": self._states(value)})
+
+    def forward(self, condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
+        """(states [n, length, width], real bool [n, length], what is added to the embedding [n, embed])."""
+        value, keep = self._value(condition)
+        if value.is_floating_point():
+            packed = value.to(self.project.weight.dtype)
+            if self.null_kind == "empty":
+                packed = torch.where(keep[:, None, None], packed, self._empty().to(packed.dtype))
+        else:  # the row of a sample without text is that of the empty string; a learned null replaces it below
+            packed = self._states(torch.where(keep[:, None], value, self._empty_ids(value.device)))
+        states, real, pooled = unpack(packed)
+        if self.null_kind == "learned":
+            first = torch.arange(self.length, device=real.device) == 0
+            null = self.null.to(states.dtype)
+            states = torch.where(keep[:, None, None], states, first[:, None] * null[0])
+            real = torch.where(keep[:, None], real, first)
+            pooled = torch.where(keep[:, None], pooled, null[1])
+        return states, real, self.project(pooled)
+
+    def _value(self, condition: Condition) -> tuple[Tensor, Tensor]:
+        value, keep = read(condition, "text")
+        wanted = (1 + self.length, self.width + 1) if value.is_floating_point() else (self.length,)
+        if tuple(value.shape[1:]) != wanted or not (value.is_floating_point() or self.encoder is not None):
+            raise UsageError(
+                f"text: the network takes {self.length} tokens of width {self.width}"
+                f"{'' if self.encoder is not None else ', encoded'}, got {value.dtype} {list(value.shape)}; "
+                "encode with the text encoder it was trained with"
+            )
+        return value, keep
+
+    def _states(self, ids: Tensor) -> Tensor:
+        assert self.encoder is not None
+        states = self.encoder(ids)
+        at = (ids == END).int().argmax(1)
+        return pack(states, ids != PAD, states[torch.arange(len(ids), device=ids.device), at])
+
+    def _empty(self) -> Tensor:
+        """[1 + length, width + 1]."""
+        if self.encoder is None:
+            return self.empty
+        return self._states(self._empty_ids(self.project.weight.device)[None])[0]
+
+    def _empty_ids(self, device: torch.device) -> Tensor:
+        return (torch.arange(self.length, device=device) == 0).long() * END
+
+
+class CrossAttention(nn.Module):
+    """Every position of an image attends to the tokens of its prompt; residual, starts as the identity."""
+
+    def __init__(self, channels: int, width: int, head: int = 32) -> None:
+        super().__init__()
+        self.heads = next(h for h in range(max(1, channels // head), 0, -1) if channels % h == 0)
+        self.norm = nn.GroupNorm(groups_of(channels), channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.kv = nn.Linear(width, 2 * channels)
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor, text: tuple[Tensor, Tensor]) -> Tensor:
+        """x [n, c, h, w]; text: (states [n, l, width], real bool [n, l])."""
+        n, c, h, w = x.shape
+        q = self.q(self.norm(x)).reshape(n, self.heads, c // self.heads, h * w).transpose(-1, -2)
+        mixed = attend(q, self.kv(text[0]), text[1]).transpose(-1, -2).reshape(n, c, h, w)
+        out: Tensor = x + self.out(mixed)
+        return out
+
+
+def attend(q: Tensor, kv: Tensor, real: Tensor) -> Tensor:
+    """q [n, heads, length, c] attends to keys and values in ``kv`` [n, l, 2 heads c] where ``real`` (bool [n, l])."""
+    n, heads, _, _ = q.shape
+    k, v = kv.reshape(n, kv.shape[1], 2, heads, -1).permute(2, 0, 3, 1, 4)
+    return attention(q, k, v, real[:, None, None])

@@ -1,0 +1,202 @@
+"""The conditions of training batches: labels, attributes and text, looked up by the indices of the samples.
+
+Text is encoded once, each different caption one time; what a pretrained encoder made is kept on disk for the next run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fairlead.core.condition import Condition
+from fairlead.core.errors import UsageError, unknown
+from fairlead.core.files import replacing
+from fairlead.data.degrade import DRAWS, Degradation, read_degradation
+from fairlead.data.images import ImageData
+from fairlead.data.text import TextEncoder, encoder_from_config, make_encoder
+from fairlead.nets.inputs import condition_names
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True, eq=False)
+class DataConditions:
+    """What a network reads of the samples of a set.
+
+    Attributes:
+        labels: name -> int64 [n], -1 where the condition does not apply to a sample: it is then null.
+        text: one row for each different caption, None: no text.
+        caption: int64 [n], the row of each sample's caption.
+        image: what is shown of the images themselves.
+    """
+
+    labels: Mapping[str, Tensor]
+    text: Tensor | None = None
+    caption: Tensor | None = None
+    image: Degradation | None = None
+
+    @classmethod
+    def of(
+        cls,
+        data: ImageData,
+        net: Mapping[str, Any],
+        text: Mapping[str, Any],
+        image: str = "",
+        progress: Callable[[int], object] | None = None,
+    ) -> DataConditions:
+        """
+        Args:
+            net: configuration of the network.
+            text: configuration of the text encoder, {} if there is none.
+            image: spec of the image condition, "" if there is none.
+            progress: called with a number of captions as they are encoded.
+
+        Raises:
+            UsageError: if the network reads what the data or the encoder does not give.
+        """
+        names = condition_names(net)
+        labels = {"label": data.labels} if "label" in names else {}
+        for name, count in (net.get("attributes") or {}).items():
+            if name not in data.attributes:
+                raise unknown(f"attribute of data {data.name!r}", name, data.attributes)
+            attribute = data.attributes[name]
+            if len(attribute.values) != count:
+                raise UsageError(
+                    f"attribute {name!r} of data {data.name!r} has {len(attribute.values)} values, the network is made "
+                    f"for {count}"
+                )
+            labels[name] = attribute.labels
+        if ("text" in names) != bool(text):
+            raise UsageError(
+                "a network that reads text and a text encoder go together: got "
+                f"{'no ' if 'text' not in names else ''}text in the network, {'an' if text else 'no'} encoder"
+            )
+        kind = read_degradation(image) if image else None
+        if (kind.channels(data.shape[0]) if kind is not None else 0) != (net.get("image") or 0):
+            raise UsageError(
+                f"image condition {image or 'none'}: the network is made for {net.get('image') or 0} channels; make it "
+                "with what asked(...) returns"
+            )
+        if not text:
+            return cls(labels, image=kind)
+        if not data.captions:
+            raise UsageError(f"data {data.name!r} has no captions to train on; take a captioned set, such as scenes")
+        different = sorted(set(data.captions))
+        row = {caption: i for i, caption in enumerate(different)}
+        index = torch.tensor([row[caption] for caption in data.captions])
+        return cls(labels, encoded(encoder_from_config(text), different, progress), index, kind)
+
+    def at(self, index: Tensor, x0: Tensor | None = None, draws: Tensor | None = None) -> Condition:
+        """The condition of the samples at ``index`` (int64 [b]).
+
+        Args:
+            x0: the images of those samples [b, c, s, s], and ``draws`` of theirs, uniform [b, DRAWS]; needed where
+                something is shown of the images.
+        """
+        values = {name: labels[index] for name, labels in self.labels.items()}
+        keep = {name: value >= 0 for name, value in values.items()}
+        values = {name: value.clamp(min=0) for name, value in values.items()}
+        if self.text is not None and self.caption is not None:
+            rows = self.text[self.caption[index]]
+            values["text"] = rows.float() if rows.is_floating_point() else rows
+            keep["text"] = torch.ones(len(index), dtype=torch.bool)
+        if self.image is not None:
+            assert x0 is not None
+            assert draws is not None
+            values["image"] = self.image.of(x0, draws)
+            keep["image"] = torch.ones(len(index), dtype=torch.bool)
+        return Condition(len(index), values, keep)
+
+
+def asked(
+    data: ImageData,
+    names: Sequence[str],
+    text: str = "words",
+    null: str = "learned",
+    settings: Mapping[str, Any] | None = None,
+    image: str = "superres",
+) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """What a network on ``data`` needs to be told ``names`` ("label", "text", "image", attributes of the data).
+
+    Args:
+        text: spec of the text encoder, see :func:`fairlead.data.text.make_encoder`; ``settings`` are its settings.
+        null: what stands for no text, "learned" or "empty".
+        image: what "image" shows, see :mod:`fairlead.data.degrade`.
+
+    Returns:
+        classes, further arguments of ``net_config``, configuration of the text encoder ({}: no text).
+
+    Raises:
+        UsageError: for a condition that the data does not give, or one given twice.
+    """
+    known = ["label", *(["text"] if data.captions else []), "image", *data.attributes]
+    for name in names:
+        if name == "text" and not data.captions:
+            raise UsageError(f"data {data.name!r} has no captions to train text on; take a captioned set, e.g. scenes")
+        if name not in known:
+            raise unknown(f"condition of data {data.name!r}", name, known)
+    if len(set(names)) < len(names):
+        raise UsageError(f"conditions {', '.join(names)}: one is given twice; give each once")
+    changes: dict[str, Any] = {}
+    attributes = {name: len(data.attributes[name].values) for name in names if name not in ("label", "text", "image")}
+    if attributes:
+        changes["attributes"] = attributes
+    config: dict[str, Any] = {}
+    if "image" in names:
+        kind = read_degradation(image)
+        kind.of(torch.zeros(1, *data.shape), torch.zeros(1, DRAWS))  # refuses sizes that it cannot have
+        changes["image"] = kind.channels(data.shape[0])
+    if "text" in names:
+        encoder = make_encoder(text, data.captions, **(settings or {}))
+        config = encoder.config()
+        changes["text"] = {**encoder.net(), "null": null}
+    return (len(data.classes) if "label" in names else 0), changes, config
+
+
+def encoded(
+    encoder: TextEncoder,
+    prompts: Sequence[str],
+    progress: Callable[[int], object] | None = None,
+    folder: Path | None = None,
+) -> Tensor:
+    """What ``encoder`` makes of ``prompts``: ids as they are; states as float16, from the cache where they are there.
+
+    Args:
+        folder: of the cache; default: the environment variable FAIRLEAD_CACHE, else ``~/.cache/fairlead``. A damaged
+            file is computed anew; where nothing can be stored the states are returned all the same.
+    """
+    if encoder.net().get("vocabulary"):
+        return encoder(prompts)
+    described = json.dumps([encoder.config(), list(prompts)], sort_keys=True)
+    key = hashlib.sha256(described.encode()).hexdigest()[:16]
+    root = folder or Path(os.environ.get("FAIRLEAD_CACHE") or Path.home() / ".cache" / "fairlead")
+    path = root / f"text-{key}.safetensors"
+    shape = (len(prompts), 1 + encoder.length, encoder.width + 1)
+    try:
+        found = load_file(path)["text"]
+        if tuple(found.shape) == shape and found.dtype == torch.float16 and bool(found.isfinite().all()):
+            return found
+    except (OSError, KeyError, SafetensorError):  # absent, torn or foreign
+        pass
+    found = torch.empty(shape, dtype=torch.float16)
+    for start in range(0, len(prompts), _CHUNK):
+        part = encoder(prompts[start : start + _CHUNK])
+        found[start : start + len(part)] = part.to(torch.float16)
+        if progress is not None:
+            progress(len(part))
+    try:
+        with replacing(path) as partial:
+            save_file({"text": found}, partial)
+    except (OSError, SafetensorError):  # read-only or full: the next run encodes again
+        pass
+    return found

@@ -1,0 +1,60 @@
+"""What the samples of a measurement are asked for, and which class each then should show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fairlead.data.images import stratified_order
+from fairlead.data.specs import data_specs
+from fairlead.measure.evaluate import Evaluator
+from fairlead.models.model import Model, Spec
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """
+    Attributes:
+        conds: one spec a sample.
+        labels: int64 [n], indices into the classes of the real images.
+    """
+
+    conds: tuple[Spec, ...]
+    labels: Tensor
+
+    @classmethod
+    def of(cls, model: Model, evaluator: Evaluator, n: int) -> Asked:
+        """Of a model that is told labels only, classes in the proportions of the reference; of any other what the
+        held-out images say of themselves, prompts that it was not trained on. Both spread over the classes, as every
+        prefix is, so that generated and real images differ in what is in the pictures, not in how many there are of
+        each class.
+
+        Raises:
+            UsageError: if the held-out images do not say what the model is told.
+        """
+        if model.told == "label":
+            conds = shared_out(model.classes, evaluator.reference.labels, n)
+            return cls(tuple(conds), model.encode(conds).values["label"])
+        data = evaluator.held_out
+        index = spread(data.labels, n)
+        return cls(tuple(data_specs(model.conditions, data, index)), data.labels[index])
+
+
+def shared_out(classes: Sequence[str], labels: Tensor, n: int) -> list[str]:
+    """n class names in the proportions of real ``labels`` (int64, indices into ``classes``); so is every prefix."""
+    return [classes[label] for label in labels[spread(labels, n)].tolist()]
+
+
+def spread(labels: Tensor, n: int) -> Tensor:
+    """Indices int64 [n] of samples in a stratified order, from the beginning again where there are fewer than n."""
+    order: Tensor = stratified_order(labels, seed=0)
+    return order.repeat(-(-n // len(order)))[:n]
+
+
+def counts(labels: Tensor) -> list[int]:
+    """How many samples there are of each label that occurs."""
+    found: list[int] = torch.unique(labels, return_counts=True)[1].tolist()
+    return found
