@@ -17,6 +17,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 BLOCK = re.compile(r"```(python|sh)\n(.*?)```", re.DOTALL)
 QUICK = {
     "train": ["--steps", "3", "--channels", "8", "--batch-size", "32"],
+    "train-autoencoder": ["--steps", "3", "--channels", "8", "--batch-size", "32"],
     "train-classifier": ["--steps", "3", "--channels", "8", "--batch-size", "32"],
     "sample": ["--steps", "2"],
     "sweep": ["--n", "60", "--steps", "2"],
@@ -71,7 +72,10 @@ def commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_every_command_line_parses(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
-    needs_out = words[0] in ("train", "train-classifier", "sample", "sweep", "tune") and "--out" not in words
+    needs_out = (
+        words[0] in ("train", "train-classifier", "train-autoencoder", "sample", "sweep", "tune")
+        and "--out" not in words
+    )
     command = tyro.cli(
         Command,
         args=[*words, "--out", "x"] if needs_out else words,

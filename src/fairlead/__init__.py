@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fairlead.core.condition import Condition as Condition
     from fairlead.core.errors import UsageError as UsageError
     from fairlead.core.prediction import Prediction as Prediction
+    from fairlead.data.autoencoder import load_autoencoder as load_autoencoder
     from fairlead.data.hub import load_data as load_data
     from fairlead.data.toys import GaussianMixture as GaussianMixture
     from fairlead.guide.adaptive import Adaptive
@@ -118,6 +119,7 @@ _PUBLIC = {
     "doctor": "fairlead.measure.doctor:doctor",
     "explain": "fairlead.report.explain:explain",
     "load": "fairlead.models.load:load",
+    "load_autoencoder": "fairlead.data.autoencoder:load_autoencoder",
     "load_data": "fairlead.data.hub:load_data",
     "parse": "fairlead.guide.expression:parse",
     "sample": "fairlead.sample.run:sample",

@@ -134,6 +134,19 @@ def test_from_a_folder(tmp_path: Path) -> None:
     assert first.images.shape == (1, 3, 8, 8)
 
 
+@pytest.mark.parametrize("family", ["sd", "sd3", "sana"])
+def test_images_and_latents_go_both_ways(family: str) -> None:
+    """``to_space`` is what the pipeline's own VAE makes of an image, ``decode`` undoes its scale and shift."""
+    pipe, model = loaded(family)
+    image = torch.rand(1, *model.image_shape) * 2 - 1
+    answer = pipe.vae.encode(image)
+    code = answer.latent if family == "sana" else answer.latent_dist.mode()
+    x0 = model.to_space(image)
+    assert x0.shape == (1, *model.shape)
+    assert apart(model.decode(x0), pipe.vae.decode(code).sample) < 1e-5
+    assert model.decode(x0).shape == image.shape
+
+
 def test_a_prompt_does_not_depend_on_its_neighbours_and_none_is_null() -> None:
     _, model = loaded("sdxl")
     both, one = model.encode(["a cat", None]), model.encode(["a cat"])

@@ -130,8 +130,11 @@ def fixed_loss(network: Callable[..., Tensor], config: TrainConfig, data: ImageD
         output = network(
             alpha * x0 + sigma * draw.eps, schedule.network_time(draw.t).float(), Condition.of(label=label)
         )
-    assert config.objective != "label"
-    return float(diffusion_loss(output, x0, draw, schedule, config.objective, "uniform"))
+    objective = config.objective
+    assert objective != "label"
+    assert objective != "l1"
+    assert objective != "l2"
+    return float(diffusion_loss(output, x0, draw, schedule, objective, "uniform"))
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from fairlead.cli.report import Report
 from fairlead.cli.sample import Sample
 from fairlead.cli.sweep import Sweep
 from fairlead.cli.train import Train
+from fairlead.cli.train_autoencoder import TrainAutoencoder
 from fairlead.cli.train_classifier import TrainClassifier
 from fairlead.cli.tune import Tune
 from fairlead.core.errors import UsageError
@@ -32,6 +33,7 @@ Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[TrainClassifier, tyro.conf.subcommand("train-classifier")]
+    | Annotated[TrainAutoencoder, tyro.conf.subcommand("train-autoencoder")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Tune, tyro.conf.subcommand("tune")]

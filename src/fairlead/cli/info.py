@@ -7,6 +7,12 @@ from typing import Annotated, Any
 
 import tyro
 
+_KINDS = {
+    "model": "diffusion model",
+    "classifier": "classifier of noisy images, p(class | x_t, t)",
+    "autoencoder": "autoencoder",
+}
+
 
 @dataclass(frozen=True)
 class Info:
@@ -30,7 +36,7 @@ class Info:
         import fairlead
         from fairlead.core.registry import REGISTRY
         from fairlead.nets.build import PRESETS
-        from fairlead.train.config import CLASSIFIER_RECIPES, RECIPES
+        from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, RECIPES
 
         print(f"fairlead {fairlead.__version__}, torch {torch.__version__}, GPU: {torch.cuda.is_available()}")
         titles = {"term": "guidance", "finisher": "finishers", "scale": "scale schedules", "score": "energy scores",
@@ -43,22 +49,29 @@ class Info:
             print(f"recipe {name:<14} {recipe.about}")
         for name, recipe in CLASSIFIER_RECIPES.items():
             print(f"classifier {name:<10} {recipe.about}")
+        for name, recipe in AUTOENCODER_RECIPES.items():
+            print(f"autoencoder {name:<9} {recipe.about}")
 
     def _checkpoint(self, spec: str) -> None:
         from fairlead.train.checkpoint import find_checkpoint, steps_of
+        from fairlead.train.config import OTHER_KINDS
 
         checkpoint = find_checkpoint(spec)
         about, data = checkpoint.about, checkpoint.about["data"]
         steps = steps_of(checkpoint.folder.parent)
-        classifier = about["objective"] == "label"
+        kind = OTHER_KINDS.get(about["objective"], "model")
+        latents = about["train"].get("latents") or {}
         rows = {
-            "kind": "classifier of noisy images, p(class | x_t, t)" if classifier else "diffusion model",
+            "kind": _KINDS[kind],
             "checkpoint": f"{checkpoint.folder} (step {checkpoint.step} of {about['train']['steps']})",
             "steps kept": ", ".join(map(str, steps)),
             "parts": ", ".join(f"{part} {digest}" for part, digest in about["files"].items()),
             "network": f"{about['net']} ({about['parameters']:,} parameters)",
-            "objective": f"{'cross-entropy' if classifier else about['objective']} on {about['schedule']}",
-            "told": "" if classifier else _told(about),
+            "objective": _objective(about, kind),
+            "told": _told(about) if kind == "model" else "",
+            "latents": f"{latents['shape']} of {latents['source']} #{latents['hash']}, times {latents['scale']:.4g}"
+            if latents
+            else "",
             "data": f"{data['name']} {data['split']}: {data['n']:,} images {data['shape']}, #{data['fingerprint']}",
             "classes": ", ".join(data["classes"]),
             "made with": f"fairlead {about['fairlead']}, torch {about['torch']}, {about['precision']}",
@@ -66,6 +79,12 @@ class Info:
         for name, value in rows.items():
             if value:
                 print(f"{name:<12} {value}")
+
+
+def _objective(about: dict[str, Any], kind: str) -> str:
+    if kind == "autoencoder":
+        return f"{about['objective']} error and {about['train']['kl']:g} of the KL divergence"
+    return f"{'cross-entropy' if kind == 'classifier' else about['objective']} on {about['schedule']}"
 
 
 def _told(about: dict[str, Any]) -> str:

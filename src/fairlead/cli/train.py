@@ -8,17 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
 import tyro
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.registry import lookup, names
-from fairlead.nets.build import PRESETS, net_config
-from fairlead.train.config import RECIPES, Recipe, TrainConfig, Weighting
+from fairlead.nets.build import PRESETS, latent_preset, net_config
+from fairlead.train.config import OTHER_KINDS, RECIPES, Recipe, TrainConfig, Weighting
 
 if TYPE_CHECKING:
+    from fairlead.data.images import ImageData
     from fairlead.train.loop import Training
+
+ScheduleName = Annotated[
+    str | None, tyro.conf.arg(help=f"Noise schedule: {', '.join(n for n in names('schedule') if n != 'table')}.")
+]
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,6 @@ class TrainOptions:
     """Network preset."""
     channels: int | None = None
     """Width of the network's first level."""
-    schedule: Annotated[
-        str | None, tyro.conf.arg(help=f"Noise schedule: {', '.join(n for n in names('schedule') if n != 'table')}.")
-    ] = None
     steps: int | None = None
     """Optimiser steps."""
     batch_size: int | None = None
@@ -81,35 +83,39 @@ class TrainOptions:
         from fairlead.train.conditions import asked
         from fairlead.train.loop import Training
 
-        if self.recipe not in recipes:
-            raise unknown("recipe", self.recipe, recipes)
-        recipe, changes = recipes[self.recipe], self._given([field.name for field in fields(TrainConfig)])
-        changes = {
-            name: value for name, value in changes.items() if name not in ("net", "data", "schedule", "text", "image")
-        }
-        if self.schedule is not None:
-            lookup("schedule", self.schedule)
-            changes["schedule"] = {"name": self.schedule}
+        recipe, changes = self._recipe(recipes), self._given([field.name for field in fields(TrainConfig)])
+        put_together = ("net", "data", "schedule", "text", "image", "latents")
+        changes = {name: value for name, value in changes.items() if name not in put_together}
+        schedule = getattr(self, "schedule", None)
+        if schedule is not None:
+            lookup("schedule", schedule)
+            changes["schedule"] = {"name": schedule}
         given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip"))}
         data = load_data(**given)
-        channels_in, height, width = data.shape
+        _, height, width = data.shape
         if height != width:
             raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
         image = self._image(recipe)
         classes, told, text = asked(data, self._names(recipe), *self._text(), image=image or "superres")
+        latents = self._latents(data)
+        channels_in, size, _ = latents["shape"] if latents else data.shape
         config = TrainConfig(
             net_config(
-                self.net or recipe.net, channels_in, height, classes, presets=presets, **{**told, **self._given(net)}
+                self._net(recipe, size), channels_in, size, classes, presets=presets, **{**told, **self._given(net)}
             ),
             given,
             text=text,
+            latents=latents,
             image=image,
             **{**recipe.train, **changes},
         )
-        training = Training(data, config, self.out, self.resume, [self.tracker] if self.tracker else None)
+        with counting_bar("encoding images", len(data) * (2 if data.flip else 1)) as encoded:
+            trackers = [self.tracker] if self.tracker else None
+            training = Training(data, config, self.out, self.resume, trackers, encoded)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
-            told_text = "" if config.objective == "label" else f", told {told_names}"
+            told_text = "" if config.objective in OTHER_KINDS else f", told {told_names}"
+            told_text = _as_latents(training) + told_text
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
                 f"{told_text}; {training.parameters:,} parameters, {config.objective} objective, "
@@ -117,9 +123,22 @@ class TrainOptions:
             )
         return training
 
+    def _recipe(self, recipes: Mapping[str, Recipe]) -> Recipe:
+        if self.recipe not in recipes:
+            raise unknown("recipe", self.recipe, recipes)
+        return recipes[self.recipe]
+
+    def _net(self, recipe: Recipe, size: int) -> str:
+        """The preset, for samples of this height and width."""
+        return self.net or recipe.net
+
     def _names(self, recipe: Recipe) -> tuple[str, ...]:
         """The conditions."""
         return recipe.conditions
+
+    def _latents(self, data: ImageData) -> dict[str, Any]:
+        """Configuration of the autoencoder, {} for pixels."""
+        return {}
 
     def _text(self) -> tuple[str, str, dict[str, Any]]:
         """Text encoder, what stands for no text, settings of the encoder."""
@@ -146,6 +165,10 @@ class Train(TrainOptions):
 
     recipe: Annotated[str, tyro.conf.arg(help=f"Preset of all below: {', '.join(RECIPES)}.")] = "digits"
     net: Annotated[str | None, tyro.conf.arg(help=f"Network preset: {', '.join(PRESETS)}.")] = None
+    latents: str | None = None
+    """Denoise latents of an autoencoder in place of pixels: a folder of train-autoencoder or of diffusers, or a hub
+    name."""
+    schedule: ScheduleName = None
     conditioning: str | None = None
     """How the class enters the U-Net: adaptive (group normalisation), add (to the time embedding), concat (one-hot)."""
     objective: str | None = None
@@ -197,6 +220,14 @@ class Train(TrainOptions):
                 )
         return self.text or "words", self.text_null or "learned", given
 
+    def _net(self, recipe: Recipe, size: int) -> str:
+        return self.net or (recipe.net if self.latents is None else latent_preset(size))
+
+    def _latents(self, data: ImageData) -> dict[str, Any]:
+        from fairlead.data.autoencoder import load_autoencoder
+
+        return {} if self.latents is None else load_autoencoder(self.latents).config(data.shape)
+
     def _image(self, recipe: Recipe) -> str:
         if "image" not in self._names(recipe):
             if self.image is not None:
@@ -241,6 +272,42 @@ def train_with_progress(training: Training, preview_every: int = 0) -> None:
 
 
 @contextmanager
+def counting_bar(title: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar that appears with the first count."""
+    from tqdm import tqdm
+
+    bars: list[tqdm[NoReturn]] = []
+
+    def advance(count: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=total, desc=title, unit="image", dynamic_ncols=True))
+        bars[0].update(count)
+
+    try:
+        yield advance
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _as_latents(training: Training) -> str:
+    """``, as latents 4x7x7 of standard deviation 1.00``"""
+    from fairlead.data.latents import LatentBatches
+
+    if not isinstance(training.batches, LatentBatches):
+        return ""
+    latents = training.batches.latents
+    std = latents.std() * latents.scale
+    if not 0.5 < std < 2:
+        print(
+            f"latents of these images have standard deviation {std:.2f} at the autoencoder's scaling_factor "
+            f"{latents.scale:.4g}, and noise schedules are made for 1: it was measured on other images, or never",
+            file=sys.stderr,
+        )
+    return f", as latents {'x'.join(map(str, latents.shape))} of standard deviation {std:.2f}"
+
+
+@contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
     """While inside, the first Ctrl-C is only noted, so that a step is never half done; the second one interrupts."""
     pressed = False
@@ -267,7 +334,11 @@ def write_preview(training: Training) -> None:
     if training.out is None:
         return
     model = model_of(
-        training.averaged_network(), training.about(), {"step": training.step}, training.accelerator.device
+        training.averaged_network(),
+        training.about(),
+        {"step": training.step},
+        training.accelerator.device,
+        training.autoencoder,
     )
     guidance = "cfg(2)" if model.conditions else None
     conds = list(dict.fromkeys(training.data.captions))[:8] if "text" in model.conditions else []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fairlead.cli.train import TrainOptions, train_with_progress
+from fairlead.cli.train import ScheduleName, TrainOptions, train_with_progress
 from fairlead.core.errors import UsageError
 from fairlead.nets.build import CLASSIFIER_PRESETS
 from fairlead.train.config import CLASSIFIER_RECIPES
@@ -29,6 +29,7 @@ class TrainClassifier(TrainOptions):
 
     recipe: Annotated[str, tyro.conf.arg(help=f"Preset of all below: {', '.join(CLASSIFIER_RECIPES)}.")] = "digits"
     net: Annotated[str | None, tyro.conf.arg(help=f"Network preset: {', '.join(CLASSIFIER_PRESETS)}.")] = None
+    schedule: ScheduleName = None
 
     def run(self) -> None:
         training = self.start(CLASSIFIER_RECIPES, CLASSIFIER_PRESETS)

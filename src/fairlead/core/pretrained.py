@@ -1,12 +1,13 @@
-"""Pretrained networks through `transformers`: their files, from a folder or the hub, and their weights, whole or not at
-all."""
+"""Pretrained networks through `transformers` and `diffusers`: their files, from a folder or the hub, and their weights,
+whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +31,42 @@ def fetched(source: str, what: str, needed: Sequence[str] = (), instead: str = "
     Raises:
         UsageError: if there is no such folder, the hub does not have it or cannot be reached, or files are missing.
     """
+
+    def wanted(files: Sequence[str]) -> list[str]:
+        weights = "model*.safetensors" if "model.safetensors" in files else "pytorch_model.bin"
+        return ["*.json", "*.txt", "*.model", weights]
+
+    return files_of(source, what, lambda folder: _complete(folder, what, needed), wanted, instead)
+
+
+def files_of(
+    source: str,
+    what: str,
+    complete: Callable[[Path], Path],
+    wanted: Callable[[Sequence[str]], list[str]],
+    instead: str = "",
+) -> Path:
+    """:func:`fetched` for any layout of files.
+
+    Args:
+        complete: a folder -> the folder to use; raises UsageError if something is missing in it.
+        wanted: the files of a hub entry -> patterns of those to download.
+    """
     here = Path(source).expanduser()
     if here.is_dir():
-        return _complete(here, what, needed)
+        return complete(here)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         raise UsageError(f"{what}: {source!r} is no folder and no hub name owner/name")
     import huggingface_hub
 
     try:
-        return _complete(Path(huggingface_hub.snapshot_download(source, local_files_only=True)), what, needed)
+        return complete(Path(huggingface_hub.snapshot_download(source, local_files_only=True)))
     except Exception:  # not there, or only in part
         pass
     try:
         # asked once, briefly: the download itself would try for half a minute where there is no connection
         files = [entry.rfilename for entry in huggingface_hub.model_info(source, timeout=_WAIT).siblings or []]
-        weights = "model*.safetensors" if "model.safetensors" in files else "pytorch_model.bin"
-        return _complete(
-            Path(huggingface_hub.snapshot_download(source, allow_patterns=["*.json", "*.txt", "*.model", weights])),
-            what,
-            needed,
-        )
+        return complete(Path(huggingface_hub.snapshot_download(source, allow_patterns=wanted(files))))
     except UsageError:
         raise
     except Exception as error:  # httpx, the hub client, the disk
@@ -93,17 +110,16 @@ def weight_hash(network: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def library(what: str) -> Any:
-    """The package `transformers`.
+def library(what: str, name: str = "transformers") -> Any:
+    """The package `transformers`, or `diffusers`.
 
     Raises:
         UsageError: if it is not installed.
     """
     try:
-        import transformers
+        return import_module(name)
     except ImportError as error:
-        raise UsageError(f"{what} need the package transformers; pip install 'fairlead[diffusers]'") from error
-    return transformers
+        raise UsageError(f"{what} need the package {name}; pip install 'fairlead[diffusers]'") from error
 
 
 @contextmanager

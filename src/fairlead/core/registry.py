@@ -23,6 +23,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "unet": "fairlead.nets.unet:UNet",
         "dit": "fairlead.nets.dit:DiT",
         "classifier": "fairlead.nets.classifier:NoisyClassifier",
+        "autoencoder": "fairlead.nets.autoencoder:KLAutoencoder",
         "lesson-mnist": "fairlead.nets.lessons:LessonMNIST",
         "lesson-cifar10": "fairlead.nets.lessons:LessonCIFAR10",
     },

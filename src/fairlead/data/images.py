@@ -194,6 +194,11 @@ class Batches:
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self._cached: tuple[int, Tensor] | None = None
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one sample."""
+        return self.data.shape
+
     def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
         """The contiguous share of process ``rank`` of ``world`` of the global batch ``step`` >= 0.
 
@@ -205,13 +210,19 @@ class Batches:
         """
         index = self.index(step, rank, world)
         images, labels = self.data.images[index], self.data.labels[index]
-        if self.data.flip:
-            # drawn for the global batch: a sample's flip does not depend on the process it lands on
-            flips = torch.rand(self.batch_size, generator=stream("flip", self.seed, step)) < 0.5
-            share = len(index)
-            mine = flips[rank * share : (rank + 1) * share].reshape(-1, 1, 1, 1)
-            images = torch.where(mine, images.flip(-1), images)
+        flips = self.flips(step, rank, world)
+        if flips is not None:
+            images = torch.where(flips.reshape(-1, 1, 1, 1), images.flip(-1), images)
         return to_float(images), labels
+
+    def flips(self, step: int, rank: int = 0, world: int = 1) -> Tensor | None:
+        """bool [b], which samples of :meth:`batch` of the same arguments are mirrored; None if the data never is."""
+        if not self.data.flip:
+            return None
+        # drawn for the global batch: a sample's flip does not depend on the process it lands on
+        flips = torch.rand(self.batch_size, generator=stream("flip", self.seed, step)) < 0.5
+        share = self.batch_size // world
+        return flips[rank * share : (rank + 1) * share]
 
     def index(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
         """int64 [b], which samples of the data :meth:`batch` of the same arguments holds, in its order: for their

@@ -91,7 +91,6 @@ class GuidedDenoiser:
             on a GPU, and on a CPU for calls of few rows; it splits a call that runs out of memory.
         around: what else is known of the model, in place of ``encode`` and ``data_range``; see :meth:`of`.
         observe: called with an :class:`Observation` after every evaluation.
-        check: refuse here what a later step cannot have; False where an equal denoiser has been checked.
 
     Raises:
         UsageError: for a spec the model does not know, a condition that the guidance never uses, a method or finisher
@@ -112,7 +111,6 @@ class GuidedDenoiser:
         batching: Batching = "auto",
         around: Surroundings | None = None,
         observe: Callable[[Observation], object] | None = None,
-        check: bool = True,
     ) -> None:
         if batching not in get_args(Batching):
             raise unknown("batching", batching, get_args(Batching))
@@ -141,8 +139,7 @@ class GuidedDenoiser:
         self._joined: dict[tuple[Branch, ...], Condition] = {}
         self._altered: tuple[int | None, Condition] | None = None
         self._max_rows: int | None = None
-        if check:
-            self._check_steps()
+        self._check_steps()
 
     def _check_steps(self) -> None:
         """Scales that a step cannot have are refused here, not in the middle of the run."""
@@ -183,6 +180,7 @@ class GuidedDenoiser:
             model.schedule,
             model.objective,
             shape=model.shape,
+            image_shape=model.image_shape,
             encode=model.encode,
             embed=model.embed,
             decode=model.decode,

@@ -49,8 +49,8 @@ class Score:
 
     def check(self, around: Surroundings) -> None:
         """Raise UsageError if it does not suit the model."""
-        if around.shape and len(around.shape) != 3:
-            raise UsageError(f"{self} is a score of images, this model's samples are {list(around.shape)}")
+        if around.image_shape and len(around.image_shape) != 3:
+            raise UsageError(f"{self} is a score of images, this model's samples are {list(around.image_shape)}")
 
     def resources(self) -> tuple[Resource, ...]:
         return ()
@@ -126,8 +126,10 @@ class Color(Score):
 
     def check(self, around: Surroundings) -> None:
         super().check(around)
-        if around.shape and around.shape[0] == 1:
-            raise UsageError(f"{self} needs RGB images, this model's are {list(around.shape)}; try brightness(...)")
+        if around.image_shape and around.image_shape[0] == 1:
+            raise UsageError(
+                f"{self} needs RGB images, this model's are {list(around.image_shape)}; try brightness(...)"
+            )
 
 
 @dataclass(frozen=True)

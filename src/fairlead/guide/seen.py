@@ -40,6 +40,7 @@ class Surroundings:
     Attributes:
         objective: what the network returns.
         shape: of one sample; () where it is not known.
+        image_shape: of what ``decode`` returns for one; () where it is not known.
         resources: loaded weak models and classifiers: a ``Model`` or a ``NoisyClassifierModel`` for each name.
         draw: noise of the samples for terms that need some; None where the caller gave no seeds.
     """
@@ -47,6 +48,7 @@ class Surroundings:
     schedule: NoiseSchedule
     objective: Objective = "eps"
     shape: tuple[int, ...] = ()
+    image_shape: tuple[int, ...] = ()
     encode: Callable[[Sequence[Any]], Condition] | None = None
     embed: Callable[[Condition], Condition] | None = None
     decode: Callable[[Tensor], Tensor] | None = None

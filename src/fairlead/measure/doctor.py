@@ -359,7 +359,8 @@ def _weights(model: Model, checkpoint: Checkpoint | None, seen: Seen, probe: Pro
     averaged, raw = checkpoint.tensors("ema"), checkpoint.tensors("raw")
     apart = math.sqrt(sum(float((averaged[k].double() - raw[k].double()).square().sum()) for k in raw))
     size = math.sqrt(sum(float(value.double().square().sum()) for value in raw.values())) or 1.0
-    other = look(load(checkpoint.folder, "raw", model.device), probe)
+    codec = (model.metadata.get("autoencoder") or {}).get("source")
+    other = look(load(checkpoint.folder, "raw", model.device, autoencoder=codec), probe)
     ours, theirs = float(seen.conditional.mean()), float(other.conditional.mean())
     numbers = {"distance": apart / size, "loss_averaged": ours, "loss_raw": theirs}
     said = f"averaged and raw weights are {apart / size:.1%} apart, denoising losses {ours:.4f} and {theirs:.4f}"

@@ -44,12 +44,14 @@ class Probe:
         """
         found = data if data is not None or checkpoint is None else _data_of(checkpoint)
         fits = (
-            found is not None and found.shape == model.shape and (not model.classes or found.classes == model.classes)
+            found is not None
+            and found.shape == model.image_shape
+            and (not model.classes or found.classes == model.classes)
         )
         if data is not None and not fits:
             raise UsageError(
                 f"data {data.name!r}: images {list(data.shape)} of {len(data.classes)} classes, the model has "
-                f"{list(model.shape)} and {len(model.classes)}; pass the data it was trained on"
+                f"{list(model.image_shape)} and {len(model.classes)}; pass the data it was trained on"
             )
         if found is not None and fits:
             index = stratified_order(found.labels, seed=0)[:PROBES]
@@ -57,7 +59,9 @@ class Probe:
                 data_specs(model.conditions or ("label",), found, index) if model.conditional else _nothing(len(index))
             )
             source = f"{len(index)} images of {found.name} {found.split}"
-            return cls(to_float(found.images[index]), specs, _others(model, specs), source)
+            with torch.no_grad():
+                x0 = model.to_space(to_float(found.images[index]))
+            return cls(x0, specs, _others(model, specs), source)
         own: list[Spec] = [i % len(model.classes) for i in range(PROBES)] if model.classes else _nothing(PROBES)
         steps = min(20, model.schedule.table_size or 20)
         run = sample(model, own, seeds=list(range(PROBES)), steps=steps)

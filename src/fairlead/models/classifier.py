@@ -15,6 +15,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule, as_time, schedule_from_config
 from fairlead.models.load import Weights, network_of, usable_device
 from fairlead.train.checkpoint import find_checkpoint
+from fairlead.train.config import OTHER_KINDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +63,9 @@ def load_classifier(
     device = usable_device(device)
     checkpoint = find_checkpoint(spec)
     if checkpoint.about["objective"] != "label":
+        kind = "an autoencoder" if checkpoint.about["objective"] in OTHER_KINDS else "a diffusion model"
         raise UsageError(
-            f"checkpoint {checkpoint.folder} is a diffusion model, expected a classifier of noisy images; train one "
+            f"checkpoint {checkpoint.folder} is {kind}, expected a classifier of noisy images; train one "
             "with `fairlead train-classifier`"
         )
     network, metadata = network_of(checkpoint, spec, weights)

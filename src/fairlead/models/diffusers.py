@@ -31,8 +31,10 @@ from fairlead.models.pipelines import (
     diffusers,
     encoded,
     has_text_encoder,
+    image_scale,
     label_encoder,
     latent_channels,
+    latents_of,
     packed,
     time_scale,
     tokens_of,
@@ -84,6 +86,7 @@ def load_pipeline(
     shape = (latent_channels(network, wiring), *_latent_size(pipe, wiring, network, size))
     schedule = schedule_of(scheduler, float(setting(scheduler, "shift", 1.0)) if is_flow(scheduler) else 1.0)
     names = label_encoder(pipe, network).classes if wiring.labels else ()
+    latent = getattr(pipe, "vae", None) is not None
     texts = PipelinePrompts(pipe, wiring) if wiring.texts else None
     fixed = _fixed(pipe, wiring, network, (shape[1], shape[2]))
     denoiser = LoadedNetwork(network, wiring, schedule, scheduler, texts, fixed)
@@ -96,7 +99,7 @@ def load_pipeline(
         classes=names,
         conditions=("text",) if texts else ("label",) if names else (),
         examples=("a photograph",) if texts else names,
-        data_range=None if getattr(pipe, "vae", None) is not None else (-1.0, 1.0),
+        data_range=None if latent else (-1.0, 1.0),
         objective=denoiser.objective,
         layers=layers_of(network),
         embed=(lambda condition: condition) if texts else None,
@@ -109,6 +112,8 @@ def load_pipeline(
             "diffusers": diffusers().__version__,
         },
         device=next(network.parameters()).device,
+        to_space=partial(latents_of, pipe),
+        image_shape=(3, shape[1] * image_scale(pipe), shape[2] * image_scale(pipe)) if latent else shape,
     )
 
 

@@ -14,6 +14,7 @@ from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
+from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import read_degradation
 from fairlead.data.text import TextEncoder, encoder_from_config
 from fairlead.models.diffusers import is_pipeline, load_pipeline
@@ -22,36 +23,60 @@ from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, ide
 from fairlead.nets.build import build_net
 from fairlead.nets.inputs import ConditionedNet, condition_names
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint
+from fairlead.train.config import OTHER_KINDS
 
 Weights = Literal["ema", "raw"]
 
 
-def load(spec: Any, weights: Weights = "ema", device: str | torch.device = "auto") -> Model:
+def load(
+    spec: Any,
+    weights: Weights = "ema",
+    device: str | torch.device = "auto",
+    *,
+    autoencoder: str | Path | None = None,
+) -> Model:
     """Load a training run, ``RUN@step500``, one checkpoint folder, or a diffusers pipeline.
 
     Args:
         spec: where the checkpoint is; or a folder with ``model_index.json``, a name on the hub, or the pipeline itself.
         weights: "ema" for the averaged weights, "raw" for those the optimiser holds; pipelines have one kind only.
         device: "auto" takes a GPU when there is one; a pipeline that is given stays where it is.
+        autoencoder: where that of a model of latents is, if not where it was in training; pipelines bring their own.
 
     Raises:
-        UsageError: if there is no checkpoint, or it is damaged, foreign or pickled, or one of a classifier; for
-            unknown weights; for a device that cannot be used.
+        UsageError: if there is no checkpoint, or it is damaged, foreign or pickled, or one of a classifier or an
+            autoencoder; for unknown weights; for a device that cannot be used; if the autoencoder of a model of latents
+            is not there or has changed.
     """
     _check_weights(weights)
     if is_pipeline(spec):
         if weights != "ema":
             raise UsageError(f"weights={weights!r}: a diffusers pipeline has one kind of weights; leave it out")
+        if autoencoder is not None:
+            raise UsageError(f"autoencoder={str(autoencoder)!r}: a diffusers pipeline brings its own; leave it out")
         return load_pipeline(spec, device="auto" if device == "auto" else usable_device(device))
     device = usable_device(device)
     checkpoint = find_checkpoint(spec)
-    if checkpoint.about["objective"] == "label":
+    kind = OTHER_KINDS.get(checkpoint.about["objective"])
+    if kind == "classifier":
         raise UsageError(
             f"checkpoint {checkpoint.folder} is a classifier of noisy images, expected a diffusion model; it can guide "
             f'one: classifier(2, "{spec}")'
         )
+    if kind is not None:
+        raise UsageError(
+            f"checkpoint {checkpoint.folder} is an {kind}, expected a diffusion model; train one on its latents: "
+            f"fairlead train --latents {spec}"
+        )
+    latents = dict(checkpoint.about["train"].get("latents") or {})
+    if autoencoder is not None and not latents:
+        raise UsageError(f"checkpoint {checkpoint.folder} is a model of pixels; drop the autoencoder {autoencoder!r}")
+    codec = None
+    if latents:
+        given = latents if autoencoder is None else {**latents, "source": str(autoencoder)}
+        codec = autoencoder_from_config(given, f"checkpoint {checkpoint.folder}", checkpoint.folder)
     network, metadata = network_of(checkpoint, spec, weights)
-    return model_of(network, checkpoint.about, metadata, device)
+    return model_of(network, checkpoint.about, metadata, device, codec)
 
 
 def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tuple[nn.Module, dict[str, Any]]:
@@ -80,9 +105,20 @@ def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tu
 
 
 def model_of(
-    network: nn.Module, about: dict[str, Any], metadata: dict[str, Any], device: str | torch.device = "auto"
+    network: nn.Module,
+    about: dict[str, Any],
+    metadata: dict[str, Any],
+    device: str | torch.device = "auto",
+    autoencoder: Autoencoder | None = None,
 ) -> Model:
-    """A network and the description of its training (``Training.about()``) as a Model, in eval mode."""
+    """A network and the description of its training (``Training.about()``) as a Model, in eval mode.
+
+    Args:
+        autoencoder: whose latents the network denoises; None: the one that ``about`` names, if any.
+    """
+    latents = about["train"].get("latents") or {}
+    if autoencoder is None and latents:
+        autoencoder = autoencoder_from_config(latents, "this model")
     device = usable_device(device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -92,16 +128,20 @@ def model_of(
     names = condition_names(about["net"])
     classes = tuple(about["data"]["classes"]) if "label" in names else ()
     conditioned = network if isinstance(network, ConditionedNet) else getattr(network, "label", None)
+    images = tuple(about["data"]["shape"])
+    if autoencoder is not None:
+        autoencoder = autoencoder.to(device)
+        metadata = {**metadata, "autoencoder": autoencoder.config(images)}
     return Model(
         denoiser=NetworkDenoiser(network, schedule, about["objective"]),
         schedule=schedule,
-        shape=tuple(about["data"]["shape"]),
+        shape=images if autoencoder is None else autoencoder.latent_shape(images),
         encode=_encoder(network, names, about, device),
-        decode=identity,
+        decode=identity if autoencoder is None else autoencoder.decode,
         classes=classes,
         conditions=tuple(names),
         examples=classes if names == ["label"] else tuple(about["data"].get("examples", ())),
-        data_range=(-1.0, 1.0),
+        data_range=(-1.0, 1.0) if autoencoder is None else None,
         objective=about["objective"],
         layers=layers() if (layers := getattr(network, "layers", None)) is not None else {},
         embed=conditioned.embed if conditioned is not None and names else None,
@@ -114,6 +154,8 @@ def model_of(
             "drop": about["train"]["drop"],
         },
         device=device,
+        to_space=identity if autoencoder is None else autoencoder.encode,
+        image_shape=images,
     )
 
 

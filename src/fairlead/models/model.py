@@ -18,6 +18,10 @@ from fairlead.core.schedule import NoiseSchedule
 from fairlead.data.specs import Spec as Spec
 
 
+def identity(x0: Tensor) -> Tensor:
+    return x0
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A denoiser and what surrounds it.
@@ -27,7 +31,7 @@ class Model:
         schedule: the noise schedule it lives on.
         shape: of one sample in the model's space, e.g. (1, 8, 8).
         encode: one spec a sample -> Condition; raises UsageError for a spec the model does not know.
-        decode: x0 [n, *shape] -> images [n, c, h, w] in [-1, 1] (the identity for pixel models).
+        decode: x0 [n, *shape] -> images [n, c, h, w] in [-1, 1] (the identity for pixel models), differentiable.
         classes: names of the class labels; empty when there are none.
         data_range: lowest and highest value of clean data, None when unbounded (latents, toys).
         objective: what the network returns; some guidance is defined in that space.
@@ -38,6 +42,8 @@ class Model:
         examples: some specs that it knows: its classes, or prompts of its training; empty if it is unconditional.
         metadata: where it came from, JSON-ready; goes into the provenance of every image.
         device: where x_t must live.
+        to_space: images [n, c, h, w] in [-1, 1] -> x0 [n, *shape], the other way; the identity for pixel models.
+        image_shape: of what ``decode`` returns for one sample; default: ``shape``.
     """
 
     denoiser: Denoiser
@@ -54,6 +60,12 @@ class Model:
     examples: tuple[Spec, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it is immutable)
+    to_space: Callable[[Tensor], Tensor] = identity
+    image_shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.image_shape:
+            object.__setattr__(self, "image_shape", self.shape)
 
     @property
     def conditional(self) -> bool:
@@ -105,7 +117,3 @@ def encode_nothing(specs: Sequence[Spec]) -> Condition:
     if given:
         raise UsageError(f"this model is unconditional, but the condition {given[0]!r} was given; leave it out")
     return Condition(len(specs))
-
-
-def identity(x0: Tensor) -> Tensor:
-    return x0

@@ -197,6 +197,29 @@ def encoded(pipe: Any, prompts: Sequence[str], given: Mapping[str, Any] | None =
     return answer
 
 
+def image_scale(pipe: Any) -> int:
+    """Pixels of an image over those of its latents; 1 for pixels."""
+    vae = getattr(pipe, "vae", None)
+    levels = setting(vae, "block_out_channels") or setting(vae, "encoder_block_out_channels") or (1,)
+    return int(2 ** (len(levels) - 1))
+
+
+def latents_of(pipe: Any, images: Tensor) -> Tensor:
+    """Images [n, 3, h, w] in [-1, 1] -> latents, the other way than :func:`decoded`: the mean of the VAE's code."""
+    vae = getattr(pipe, "vae", None)
+    if vae is None:
+        return images
+    answer = vae.encode(images.to(plain(vae).device, plain(vae).dtype))
+    code = answer.latent_dist.mode() if hasattr(answer, "latent_dist") else answer.latent
+    code = code.to(images) - (setting(vae, "shift_factor") or 0.0)
+    mean, std = setting(vae, "latents_mean"), setting(vae, "latents_std")
+    if mean is not None and std is not None and len(mean) == code.shape[1]:
+        by_channel = [torch.tensor(v, device=code.device, dtype=code.dtype).reshape(1, -1, 1, 1) for v in (mean, std)]
+        code = (code - by_channel[0]) / by_channel[1]
+    latents: Tensor = code * setting(vae, "scaling_factor", 1.0)
+    return latents
+
+
 def decoded(pipe: Any, x0: Tensor) -> Tensor:
     """Latents [n, c, h, w] -> images [n, 3, ...] in [-1, 1], through the pipeline's VAE; pixels as they are."""
     vae = getattr(pipe, "vae", None)

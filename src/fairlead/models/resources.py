@@ -69,8 +69,19 @@ def _check_fit(resource: Named, other: Any, model: Model) -> None:
             raise UsageError(
                 f"{resource.kind} {resource.name!r} has {what} {list(theirs)}, the model {list(mine)}; they must agree"
             )
+    if not clean and _space(model) != _space(other):
+        mine, theirs = (f"latents {_space(one)}" if _space(one) else "pixels" for one in (model, other))
+        raise UsageError(
+            f"{resource.kind} {resource.name!r} sees {theirs}, the model {mine}; they must be trained on the same"
+        )
     if not clean and model.schedule.config() != other.schedule.config():
         raise UsageError(
             f"{resource.kind} {resource.name!r} was trained on the noise schedule {other.schedule.config()}, the model "
             f"on {model.schedule.config()}; they must agree"
         )
+
+
+def _space(thing: Any) -> dict[str, Any]:
+    """What decides the latents a model sees; {}: it sees pixels."""
+    found = (getattr(thing, "metadata", None) or {}).get("autoencoder") or {}
+    return {name: found[name] for name in ("hash", "scale", "shift") if name in found}

@@ -21,6 +21,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "32x32": {
         "kind": "unet", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2, "attention": (8,),
     },
+    "latent-7": {"kind": "unet", "channels": 128, "multipliers": (1,), "blocks": 2},
+    "latent-8": {"kind": "unet", "channels": 64, "multipliers": (1, 2), "blocks": 2},
     "dit-small": {"kind": "dit", "dim": 128, "depth": 6, "heads": 4, "patch": 2},
     "lesson-mnist": {"kind": "lesson-mnist"},
     "lesson-cifar10": {"kind": "lesson-cifar10"},
@@ -31,6 +33,21 @@ CLASSIFIER_PRESETS: dict[str, dict[str, Any]] = {
     "28x28": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1, "patch": 2},
     "32x32": {"kind": "classifier", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2},
 }
+
+AUTOENCODER_PRESETS: dict[str, dict[str, Any]] = {
+    "factor-2": {"kind": "autoencoder", "channels": 32, "multipliers": (1, 2), "blocks": 1, "latent": 4},
+    "factor-4": {"kind": "autoencoder", "channels": 16, "multipliers": (1, 2, 4), "blocks": 1, "latent": 4},
+}
+
+
+def latent_preset(size: int) -> str:
+    """The preset for latents of this height and width: halved once where they can be."""
+    return "latent-7" if size % 2 else "latent-8"
+
+
+def autoencoder_preset(size: int) -> str:
+    """The preset for images of this height and width: a factor of 4 from 16 pixels on, where 4 divides them."""
+    return "factor-2" if size < 16 or size % 4 else "factor-4"
 
 
 def net_config(
@@ -45,7 +62,7 @@ def net_config(
     """The JSON-ready configuration of a preset for images [channels_in, size, size] with ``classes`` labels.
 
     Args:
-        presets: the table to look in, that of the denoisers or ``CLASSIFIER_PRESETS``.
+        presets: the table to look in, that of the denoisers or ``CLASSIFIER_PRESETS`` or ``AUTOENCODER_PRESETS``.
         changes: arguments of the network in place of the preset's.
 
     Raises:

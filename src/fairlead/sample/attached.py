@@ -17,7 +17,7 @@ from fairlead.guide.executor import Batching, GuidedDenoiser, Observation
 from fairlead.guide.seen import Surroundings
 from fairlead.models.levels import Levels, level_after, objective_of, position_of
 from fairlead.models.model import LabelEncoder
-from fairlead.models.pipelines import Wiring, time_scale
+from fairlead.models.pipelines import Wiring, image_scale, time_scale
 from fairlead.sample.calls import Control, Network, NetworkCall, PipelineDenoiser, Weak
 from fairlead.sample.feed import Feed, Halves, LabelSpecs, NoSpecs, PromptSpecs, Specs
 from fairlead.sample.noise import NoiseStream
@@ -90,6 +90,7 @@ class PipelineRun:
         around = replace(
             self.around,
             shape=tuple(x_t.shape[1:]),
+            image_shape=self._image_shape(x_t),
             encode=specs,
             embed=denoiser.embedded if wiring.texts else None,
             resources=resources,
@@ -110,6 +111,12 @@ class PipelineRun:
         )
         self._check_null(guided, halves)
         return guided, denoiser, levels, position
+
+    def _image_shape(self, x_t: Tensor) -> tuple[int, ...]:
+        if getattr(self.pipe, "vae", None) is None:
+            return tuple(x_t.shape[1:])
+        scale = image_scale(self.pipe)
+        return 3, x_t.shape[2] * scale, x_t.shape[3] * scale
 
     def _halves(self, rows: int) -> Halves:
         half = self.wiring.null_half

@@ -313,7 +313,8 @@ class _Watcher:
         film = self._film
         flat = film.reshape(-1, *self.plan.model.shape)
         unknown = ~flat.isfinite().flatten(1).all(1)
-        decoded = self.plan.model.decode(flat.nan_to_num(0, 0, 0).float().to(self.plan.model.device)).cpu()
+        with torch.no_grad():
+            decoded = self.plan.model.decode(flat.nan_to_num(0, 0, 0).float().to(self.plan.model.device)).cpu()
         if decoded.ndim != 4:
             return None
         images = to_uint8(decoded)

@@ -50,6 +50,8 @@ class Run:
         seconds: wall time of the whole run.
         settings: everything else needed to repeat it, JSON-ready.
         guidance: what steered it.
+        decoded: float32 [n, c, h, w], the images before clipping and rounding: x0 itself for a model of pixels; None
+            where there are no images.
     """
 
     x0: Tensor
@@ -61,6 +63,7 @@ class Run:
     seconds: float
     settings: dict[str, Any]
     guidance: Guidance = field(default_factory=Guidance)
+    decoded: Tensor | None = None
 
     def provenance(self, index: int | None = None) -> dict[str, Any]:
         """What made image ``index``, or the whole run."""
@@ -286,7 +289,8 @@ class Plan:
 
     def _finish(self, x0: Tensor, cost: Cost, seconds: float) -> Run:
         """Decode the final samples [n, *shape] and put the run together."""
-        decoded = torch.cat([self.model.decode(part) for part in torch.split(x0, self.batch_size)])
+        with torch.no_grad():
+            decoded = torch.cat([self.model.decode(part) for part in torch.split(x0, self.batch_size)])
         images = to_uint8(decoded) if decoded.ndim == 4 else None
         settings = {
             "guidance": str(self.guidance),
@@ -300,7 +304,8 @@ class Plan:
             "torch": torch.__version__,
         }
         condition = self.model.encode(self.conds)
-        return Run(x0, images, self.conds, condition, self.seeds, cost, seconds, settings, self.guidance)
+        shown = decoded if images is not None else None
+        return Run(x0, images, self.conds, condition, self.seeds, cost, seconds, settings, self.guidance, shown)
 
 
 def _with_vocabulary(model: Model, guidance: Guidance, resources: Mapping[str, Any]) -> Model:

@@ -5,22 +5,17 @@ Text is encoded once, each different caption one time; what a pretrained encoder
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fairlead.core.cache import cached
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
-from fairlead.core.files import replacing
 from fairlead.data.degrade import DRAWS, Degradation, read_degradation
 from fairlead.data.images import ImageData
 from fairlead.data.text import TextEncoder, encoder_from_config, make_encoder
@@ -172,31 +167,19 @@ def encoded(
     """What ``encoder`` makes of ``prompts``: ids as they are; states as float16, from the cache where they are there.
 
     Args:
-        folder: of the cache; default: the environment variable FAIRLEAD_CACHE, else ``~/.cache/fairlead``. A damaged
-            file is computed anew; where nothing can be stored the states are returned all the same.
+        folder: of the cache, see :func:`fairlead.core.cache.cached`.
     """
     if encoder.net().get("vocabulary"):
         return encoder(prompts)
-    described = json.dumps([encoder.config(), list(prompts)], sort_keys=True)
-    key = hashlib.sha256(described.encode()).hexdigest()[:16]
-    root = folder or Path(os.environ.get("FAIRLEAD_CACHE") or Path.home() / ".cache" / "fairlead")
-    path = root / f"text-{key}.safetensors"
     shape = (len(prompts), 1 + encoder.length, encoder.width + 1)
-    try:
-        found = load_file(path)["text"]
-        if tuple(found.shape) == shape and found.dtype == torch.float16 and bool(found.isfinite().all()):
-            return found
-    except (OSError, KeyError, SafetensorError):  # absent, torn or foreign
-        pass
-    found = torch.empty(shape, dtype=torch.float16)
-    for start in range(0, len(prompts), _CHUNK):
-        part = encoder(prompts[start : start + _CHUNK])
-        found[start : start + len(part)] = part.to(torch.float16)
-        if progress is not None:
-            progress(len(part))
-    try:
-        with replacing(path) as partial:
-            save_file({"text": found}, partial)
-    except (OSError, SafetensorError):  # read-only or full: the next run encodes again
-        pass
-    return found
+
+    def make() -> Tensor:
+        states = torch.empty(shape, dtype=torch.float16)
+        for start in range(0, len(prompts), _CHUNK):
+            part = encoder(prompts[start : start + _CHUNK])
+            states[start : start + len(part)] = part.to(torch.float16)
+            if progress is not None:
+                progress(len(part))
+        return states
+
+    return cached("text", [encoder.config(), list(prompts)], shape, torch.float16, make, folder)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Weighting = Literal["uniform", "min_snr", "capped_v"]
 Precision = Literal["auto", "fp32", "bf16"]
 Decay = Literal["cosine", "constant"]
+Reconstruction = Literal["l1", "l2"]
+OTHER_KINDS = {"label": "classifier", "l1": "autoencoder", "l2": "autoencoder"}
+"""Objectives that are not a denoiser's -> the kind of network they train."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,12 @@ class TrainConfig:
 
     Attributes:
         net: the network's configuration, from ``nets.build.net_config``; of kind "classifier" exactly if the objective
-            is "label".
+            is "label", of kind "autoencoder" exactly if it is "l1" or "l2".
         data: arguments of ``load_data`` that give the images again, so that a sweep can find them; {} if there are
             none.
         schedule: name and arguments of the noise schedule.
-        objective: what the network is trained to output; "label" trains a classifier of noisy images by cross-entropy.
+        objective: what the network is trained to output; "label" trains a classifier of noisy images by cross-entropy,
+            "l1" and "l2" an autoencoder by the absolute or the squared error of the reconstruction.
         weighting: of the squared error over noise levels. "uniform" on the objective's own output; "min_snr" is
             min(SNR, 5) in x0 units (2303.09556), "capped_v" min(1 + SNR, 5): v's error, less of it at low noise.
         steps: optimiser steps in all; the learning rate is planned over them.
@@ -44,6 +48,8 @@ class TrainConfig:
             condition at all needs it where there are several: 0.1 of each alone leaves 0.01 of both.
         text: configuration of the text encoder, from ``TextEncoder.config``; {} if the network reads no text.
         image: what the condition "image" shows of an image, see :mod:`fairlead.data.degrade`; "" if there is none.
+        latents: configuration of the autoencoder whose latents are denoised, from ``Autoencoder.config``; {}: pixels.
+        kl: weight of an autoencoder's KL divergence against the error summed over an image (2112.10752: 1e-6).
         ema: decay of the weight average at the end; it warms up as (1 + k) / (10 + k).
         clip: largest norm of the gradient.
         precision: "bf16" autocasts the network; "auto" does so where the processor has bf16 matrix units.
@@ -54,7 +60,7 @@ class TrainConfig:
     net: dict[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "vp_cosine"})
-    objective: Objective | Literal["label"] = "v"
+    objective: Objective | Reconstruction | Literal["label"] = "v"
     weighting: Weighting = "uniform"
     steps: int = 2000
     batch_size: int = 128
@@ -68,6 +74,8 @@ class TrainConfig:
     drop_all: float = 0.0
     text: dict[str, Any] = field(default_factory=dict)
     image: str = ""
+    latents: dict[str, Any] = field(default_factory=dict)
+    kl: float = 0.0
     ema: float = 0.999
     clip: float = 1.0
     precision: Precision = "auto"
@@ -81,17 +89,28 @@ class TrainConfig:
         from fairlead.nets.inputs import condition_names
 
         schedule = schedule_from_config(self.schedule)
-        if (self.objective == "label") != (self.net.get("kind") == "classifier"):
+        kind, expected = self.net.get("kind"), OTHER_KINDS.get(self.objective)
+        if (kind in OTHER_KINDS.values() or expected) and kind != expected:
+            pair = ("label", "classifier") if "classifier" in (kind, expected) else ("l1' or 'l2", "autoencoder")
             raise UsageError(
-                "objective 'label' and a network of kind 'classifier' go together, got "
-                f"objective {self.objective!r} with kind {self.net.get('kind')!r}"
+                f"objective '{pair[0]}' and a network of kind {pair[1]!r} go together, got objective "
+                f"{self.objective!r} with kind {kind!r}"
             )
-        if self.objective != "label":
+        if self.latents and expected:
+            raise UsageError(f"latents: only a denoiser is trained on them, objective {self.objective!r} takes images")
+        if self.latents and self.image:
+            raise UsageError(
+                f"latents: the image condition {self.image} shows pixels, which do not lie on latents; "
+                "train without one of them"
+            )
+        if not (self.kl >= 0 and (self.kl == 0 or expected == "autoencoder")):
+            raise UsageError(f"kl: expected 0 or more for an autoencoder and 0 for other networks, got {self.kl}")
+        if expected is None:
             check_pair(self.objective, schedule)
         elif self.drop or self.drops or self.drop_all or self.weighting != "uniform":
             raise UsageError(
-                "objective 'label' drops no condition and has one weighting: expected drop 0 and weighting 'uniform', "
-                f"got {self.drop:g} and {self.weighting!r}"
+                f"objective {self.objective!r} drops no condition and has one weighting: expected drop 0 and weighting "
+                f"'uniform', got {self.drop:g} and {self.weighting!r}"
             )
         for name, kind in (("weighting", Weighting), ("precision", Precision), ("decay", Decay)):
             choices = get_args(kind)
@@ -199,5 +218,37 @@ CLASSIFIER_RECIPES: dict[str, Recipe] = {
         "28x28",
         {**_LABEL, "steps": 3000, "checkpoint_every": 500},
         "28x28 digits; some minutes on two cores",
+    ),
+}
+
+_AUTOENCODER: dict[str, Any] = {"objective": "l1", "kl": 1e-6, "drop": 0.0, "lr": 1e-3}
+AUTOENCODER_RECIPES: dict[str, Recipe] = {
+    "digits": Recipe(
+        "digits",
+        "factor-2",
+        {**_AUTOENCODER, "steps": 2000, "batch_size": 64, "ema": 0.995, "checkpoint_every": 500},
+        "8x8 digits to 4 x 4x4",
+        (),
+    ),
+    "mnist": Recipe(
+        "mnist",
+        "factor-4",
+        {**_AUTOENCODER, "steps": 4000, "batch_size": 64, "checkpoint_every": 500},
+        "28x28 digits to 4 x 7x7",
+        (),
+    ),
+    "scenes": Recipe(
+        "scenes",
+        "factor-4",
+        {**_AUTOENCODER, "steps": 6000, "batch_size": 64, "checkpoint_every": 500},
+        "28x28 scenes to 4 x 7x7",
+        (),
+    ),
+    "cifar10": Recipe(
+        "cifar10",
+        "factor-4",
+        {**_AUTOENCODER, "steps": 50_000, "checkpoint_every": 5000},
+        "32x32 photographs to 4 x 8x8; a GPU",
+        (),
     ),
 }

@@ -15,7 +15,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +32,10 @@ from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
+from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import DRAWS
 from fairlead.data.images import Batches, ImageData, stratified_order, stream
+from fairlead.data.latents import LatentBatches, Latents
 from fairlead.data.specs import Spec, data_specs
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, parameter_count
@@ -48,8 +50,8 @@ from fairlead.train.checkpoint import (
     steps_of,
 )
 from fairlead.train.conditions import DataConditions
-from fairlead.train.config import Precision, TrainConfig
-from fairlead.train.objective import Draw, diffusion_loss, drop_condition
+from fairlead.train.config import OTHER_KINDS, Precision, TrainConfig
+from fairlead.train.objective import Draw, diffusion_loss, drop_condition, reconstruction_loss
 
 EXAMPLES = 8
 """Conditions of the data that a checkpoint names."""
@@ -101,15 +103,17 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
 
 
 class Training:
-    """One training run of a denoiser, or of a classifier of noisy images (objective "label"): network, average,
-    optimiser, data order; can be resumed at any checkpoint.
+    """One training run of a denoiser, of a classifier of noisy images (objective "label") or of an autoencoder ("l1",
+    "l2"): network, average, optimiser, data order; can be resumed at any checkpoint.
 
     Args:
-        data: training images; ``config.net`` must have been made for their shape and classes.
+        data: training images; ``config.net`` must have been made for their shape, or that of their latents, and
+            classes.
         config: everything that decides the bits.
         out: folder of the run; None trains without saving.
         resume: continue from the last checkpoint in ``out``.
         trackers: names of accelerate trackers, e.g. ["tensorboard"]; logs go to ``out``.
+        progress: called with numbers of images as an autoencoder encodes them.
 
     Raises:
         UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
@@ -124,10 +128,14 @@ class Training:
         out: Path | None,
         resume: bool = False,
         trackers: list[str] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> None:
         self.data, self.config, self.out = data, config, out
-        _check_fit(config.net, data)
-        names = condition_names(config.net) if config.objective != "label" else []
+        self.autoencoder: Autoencoder | None = None
+        if config.latents:
+            self.autoencoder = autoencoder_from_config(config.latents, "this run", out)
+        _check_fit(config.net, data, self.autoencoder)
+        names = condition_names(config.net) if config.objective not in OTHER_KINDS else []
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
         self.conditions = DataConditions.of(data, config.net, config.text, config.image) if names else None
         checkpoint = self._previous(resume)
@@ -155,7 +163,13 @@ class Training:
             network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, fused=True
         )
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
-        self.batches = Batches(data, config.batch_size, config.seed)
+        images = Batches(data, config.batch_size, config.seed)
+        self.batches: Batches | LatentBatches = images
+        if self.autoencoder is not None:
+            latents = Latents.of(self.autoencoder.to(device), data, progress)
+            self.batches = LatentBatches(images, latents)
+            self.autoencoder.to("cpu")  # previews take it back
+        self.noise_shape: tuple[int, ...] = getattr(network, "latent_shape", self.batches.shape)
         self.step = 0
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -178,7 +192,7 @@ class Training:
         changed = {
             name: (old, now.get(name))
             for name, old in checkpoint.about["train"].items()
-            if name != "data" and _plain(old) != _plain(now.get(name))  # data: by its fingerprint
+            if name != "data" and _compared(name, old) != _compared(name, now.get(name))  # data: by its fingerprint
         }
         if checkpoint.about["data"]["fingerprint"] != self.data.fingerprint:
             changed["data"] = (checkpoint.about["data"]["fingerprint"], self.data.fingerprint)
@@ -254,32 +268,22 @@ class Training:
         config, accelerator = self.config, self.accelerator
         rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
         x0, labels = self.batches.batch(self.step, rank, world)
-        draw = Draw.of(config.batch_size, self.data.shape, self.drops, config.seed, self.step, config.drop_all).part(
+        draw = Draw.of(config.batch_size, self.noise_shape, self.drops, config.seed, self.step, config.drop_all).part(
             rank, world
         )
-        if self.conditions is None:
-            condition = Condition(len(labels))
-        else:
-            condition = self.conditions.at(self.batches.index(self.step, rank, world), x0, self._draws(rank, world))
-        condition = drop_condition(condition, draw.dropped).to(device)
+        condition = self._condition(x0, draw)
         x0 = x0.to(device)
-        alpha, sigma = (expand_like(value, x0) for value in self.schedule.alpha_sigma(draw.t))
-        x_t = (alpha * x0 + sigma * draw.eps.to(device)) * expand_like(self.schedule.input_scale(draw.t), x0)
+        inputs = self._inputs(x0, draw, condition)
         lr = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        time_input = self.schedule.network_time(draw.t).to(device, torch.float32)
         self.network.train()
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=_has_dropout(config)):
             if _has_dropout(config):
                 torch.manual_seed(((config.seed * 1_000_003 + self.step) * world + rank) % 2**63)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                x_t = x_t.contiguous(memory_format=torch.channels_last)
-                output = self.network(x_t, time_input, *([] if config.objective == "label" else [condition]))
-        if config.objective == "label":
-            loss = F.cross_entropy(output.float(), labels.to(device))
-        else:
-            loss = diffusion_loss(output, x0, draw, self.schedule, config.objective, config.weighting)
+                output = self.network(*inputs)
+        loss = self._loss(output, x0, labels.to(device), draw)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
@@ -287,6 +291,35 @@ class Training:
         self.average.update_parameters(accelerator.unwrap_model(self.network))
         self.step += 1
         return loss.detach(), norm, lr
+
+    def _condition(self, x0: Tensor, draw: Draw) -> Condition:
+        """What the network is told of the samples x0, after dropout."""
+        if self.conditions is None:
+            return Condition(len(x0))
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        condition = self.conditions.at(self.batches.index(self.step, rank, world), x0, self._draws(rank, world))
+        return drop_condition(condition, draw.dropped)
+
+    def _inputs(self, x0: Tensor, draw: Draw, condition: Condition) -> tuple[Any, ...]:
+        """What the network is called with."""
+        device, eps = x0.device, draw.eps.to(x0.device)
+        if OTHER_KINDS.get(self.config.objective) == "autoencoder":
+            return x0.contiguous(memory_format=torch.channels_last), eps
+        alpha, sigma = (expand_like(value, x0) for value in self.schedule.alpha_sigma(draw.t))
+        x_t = (alpha * x0 + sigma * eps) * expand_like(self.schedule.input_scale(draw.t), x0)
+        x_t = x_t.contiguous(memory_format=torch.channels_last)
+        time_input = self.schedule.network_time(draw.t).to(device, torch.float32)
+        if self.config.objective == "label":
+            return x_t, time_input
+        return x_t, time_input, condition.to(device)
+
+    def _loss(self, output: Any, x0: Tensor, labels: Tensor, draw: Draw) -> Tensor:
+        config = self.config
+        if config.objective == "label":
+            return F.cross_entropy(output.float(), labels)
+        if config.objective == "l1" or config.objective == "l2":
+            return reconstruction_loss(output, x0, config.objective, config.kl)
+        return diffusion_loss(output, x0, draw, self.schedule, config.objective, config.weighting)
 
     def _draws(self, rank: int, world: int) -> Tensor | None:
         """This process's share of the numbers that decide what is shown of the images of this step."""
@@ -385,12 +418,13 @@ def _require_writable(out: Path) -> None:
         raise UsageError(f"cannot write to {out}: {error}; choose another --out") from error
 
 
-def _check_fit(net: dict[str, Any], data: ImageData) -> None:
-    channels, height, width = data.shape
+def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: Autoencoder | None) -> None:
+    channels, height, width = data.shape if autoencoder is None else autoencoder.latent_shape(data.shape)
     size, classes = net.get("size"), net.get("classes")
     if (net.get("channels_in"), size, size) != (channels, height, width):
+        what = "images" if autoencoder is None else "latents"
         raise UsageError(
-            f"data {data.name!r} has images {channels}x{height}x{width}, the network is made for "
+            f"data {data.name!r} has {what} {channels}x{height}x{width}, the network is made for "
             f"{net.get('channels_in')}x{size}x{size}; make it with net_config(preset, {channels}, {height}, ...)"
         )
     if classes and classes != len(data.classes):
@@ -402,6 +436,13 @@ def _check_fit(net: dict[str, Any], data: ImageData) -> None:
 
 def _has_dropout(config: TrainConfig) -> bool:
     return bool(config.net.get("dropout"))
+
+
+def _compared(name: str, value: Any) -> Any:
+    """A setting as a resumed run must have it again; an autoencoder may lie elsewhere by now."""
+    if name == "latents" and value:
+        value = {key: part for key, part in value.items() if key != "source"}
+    return _plain(value)
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like
 from fairlead.core.prediction import Objective, target
 from fairlead.core.schedule import NoiseSchedule
-from fairlead.train.config import Weighting
+from fairlead.train.config import Reconstruction, Weighting
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,3 +92,18 @@ def diffusion_loss(
     error = (output.float() - target(x0, draw.eps.to(x0.device), objective, alpha, sigma)).square()
     weight = loss_weight(weighting, objective, schedule.log_snr(draw.t)).to(x0.device, torch.float32)
     return (error.flatten(1).mean(1) * weight).mean()
+
+
+def reconstruction_loss(output: tuple[Tensor, Tensor], x: Tensor, error: Reconstruction, kl: float) -> Tensor:
+    """Loss of an autoencoder a value of its images, scalar float32: the absolute ("l1") or squared ("l2") error of the
+    reconstruction and ``kl`` times the divergence (2112.10752, equation 25, without its perceptual and adversarial
+    terms), each summed over an image.
+
+    Args:
+        output: reconstruction [n, ...] and divergence [n] in nats.
+        x: images [n, ...].
+    """
+    reconstruction, divergence = output
+    difference = (reconstruction.float() - x).flatten(1)
+    errors = difference.abs() if error == "l1" else difference.square()
+    return errors.mean() + kl * divergence.float().mean() / errors.shape[1]

@@ -107,7 +107,7 @@ class Measurer:
         if run.images is None:
             raise UsageError("tune measures images, and this model's samples are not images")
         first, last = seeds.start - self.shared.seed, seeds.stop - self.shared.seed
-        samples = self.evaluator.samples(run.images, self._asked.labels[first:last], run.x0)
+        samples = self.evaluator.samples(run.images, self._asked.labels[first:last], run.decoded)
         found = {**samples.tensors(), "rows": torch.full((len(seeds),), run.cost.rows / len(seeds))}
         self.sampled += len(seeds)
         try:

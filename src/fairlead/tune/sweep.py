@@ -128,10 +128,11 @@ class _Part(Plan):
             for _, frame in alone.frames():
                 x0 = frame.x_t
         x0 = x0.float().cpu()
-        decoded = plan.model.decode(x0)
+        with torch.no_grad():
+            decoded = plan.model.decode(x0)
         if decoded.ndim != 4:
             raise UsageError("a sweep measures images, and this model's samples are not images")
-        return Images(to_uint8(decoded), shares_at_limits(x0), cost.rows, time.perf_counter() - began)
+        return Images(to_uint8(decoded), shares_at_limits(decoded), cost.rows, time.perf_counter() - began)
 
 
 class Sweep:

@@ -1,0 +1,118 @@
+"""Latents of a data set: encoded once, kept on disk, drawn anew in every batch.
+
+Latents of a mirrored image are not the mirrored latents, so a set that is mirrored in training is encoded both ways.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fairlead.core.cache import cached
+from fairlead.data.autoencoder import Autoencoder
+from fairlead.data.images import Batches, ImageData, stream
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """Posteriors N(mean, std^2) of the latents z of every image of a set.
+
+    Attributes:
+        moments: float32 [n, 2 c, h, w], the means and, behind them, the log-variances.
+        mirrored: the same of the mirrored images, None if the set is not mirrored in training.
+        scale, shift: a diffusion model sees (z - shift) * scale.
+    """
+
+    moments: Tensor
+    mirrored: Tensor | None
+    scale: float
+    shift: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        autoencoder: Autoencoder,
+        data: ImageData,
+        progress: Callable[[int], object] | None = None,
+        folder: Path | None = None,
+    ) -> Latents:
+        """From the cache where they are there.
+
+        Args:
+            progress: called with numbers of images as they are encoded.
+            folder: of the cache, see :func:`fairlead.core.cache.cached`.
+
+        Raises:
+            UsageError: for images that the autoencoder cannot encode.
+        """
+        channels, *size = autoencoder.latent_shape(data.shape)
+        shape = (len(data), 2 * channels, *size)
+        contents = hashlib.sha256(data.images.numpy().tobytes()).hexdigest()
+
+        def encoded(mirror: bool) -> Tensor:
+            def make() -> Tensor:
+                return autoencoder.moments(data.images.flip(-1) if mirror else data.images, progress)
+
+            described = [list(data.images.shape), contents, autoencoder.hash, mirror]
+            return cached("latents", described, shape, torch.float32, make, folder)
+
+        return cls(encoded(False), encoded(True) if data.flip else None, autoencoder.scale, autoencoder.shift)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of one sample."""
+        _, moments, h, w = self.moments.shape
+        return moments // 2, h, w
+
+    def std(self) -> float:
+        """Standard deviation of all values of z over the set, the posteriors' own variance included, about their common
+        mean (2112.10752, appendix G)."""
+        count, total, squares = 0, 0.0, 0.0
+        for moments in (self.moments, self.mirrored):
+            for part in () if moments is None else torch.split(moments, 1024):
+                mean, log_variance = part.double().chunk(2, dim=1)
+                count += mean.numel()
+                total += float(mean.sum())
+                squares += float((mean**2 + log_variance.exp()).sum())
+        return float((squares / count - (total / count) ** 2) ** 0.5)
+
+    def at(self, index: Tensor, mirror: Tensor | None, noise: Tensor) -> Tensor:
+        """Scaled draws float32 [b, c, h, w] of the samples at ``index`` (int64 [b]).
+
+        Args:
+            mirror: bool [b], which of them are mirrored; None: none.
+            noise: unit normal [b, c, h, w].
+        """
+        moments = self.moments[index]
+        if mirror is not None and self.mirrored is not None:
+            moments = torch.where(mirror[:, None, None, None], self.mirrored[index], moments)
+        mean, log_variance = moments.chunk(2, dim=1)
+        return (mean + (0.5 * log_variance).exp() * noise - self.shift) * self.scale
+
+
+class LatentBatches:
+    """:class:`Batches` of latents: the same samples in the same order, mirrored alike; the draw from each posterior is
+    a pure function of (seed, step) too."""
+
+    def __init__(self, batches: Batches, latents: Latents) -> None:
+        self.images, self.latents = batches, latents
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.latents.shape
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
+        """x0 float32 [b, c, h, w], scaled latents, and labels int64 [b]; as :meth:`Batches.batch`."""
+        index = self.index(step, rank, world)
+        mine = slice(rank * len(index), (rank + 1) * len(index))
+        generator = stream("latents", self.images.seed, step)
+        noise = torch.randn((self.images.batch_size, *self.shape), generator=generator)[mine]
+        return self.latents.at(index, self.images.flips(step, rank, world), noise), self.images.data.labels[index]
+
+    def index(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
+        return self.images.index(step, rank, world)
