@@ -209,7 +209,7 @@ def latents_of(pipe: Any, images: Tensor) -> Tensor:
     vae = getattr(pipe, "vae", None)
     if vae is None:
         return images
-    answer = vae.encode(images.to(plain(vae).device, plain(vae).dtype))
+    answer = vae.encode(images.to(next(vae.parameters())))
     code = answer.latent_dist.mode() if hasattr(answer, "latent_dist") else answer.latent
     code = code.to(images) - (setting(vae, "shift_factor") or 0.0)
     mean, std = setting(vae, "latents_mean"), setting(vae, "latents_std")
