@@ -10,6 +10,7 @@ import tyro
 
 from fairlead.cli import Command, main
 from fairlead.guide.expression import parse
+from tests.pipelines import made
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -43,6 +44,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if words and words[0] == "fairlead":
                     expected = (0, 1) if words[1] == "doctor" else (0,)  # a model of three steps may not pass
                     assert main([*words[1:], *QUICK.get(words[1], [])]) in expected, line
+        made.sd().save_pretrained(folder / "my-pipeline")  # of docs/diffusers.md
     return folder
 
 

@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from fairlead.models.toy import toy_model
     from fairlead.report.explain import Explanation as Explanation
     from fairlead.report.explain import explain as explain
+    from fairlead.sample.attach import Attachment as Attachment
+    from fairlead.sample.attach import attach as attach
     from fairlead.sample.run import Run as Run
     from fairlead.sample.run import sample as sample
     from fairlead.train.config import TrainConfig as TrainConfig
@@ -103,6 +105,7 @@ _PUBLIC = {
     **REGISTRY["finisher"],
     **REGISTRY["scale"],
     **REGISTRY["score"],
+    "Attachment": "fairlead.sample.attach:Attachment",
     "Condition": "fairlead.core.condition:Condition",
     "Explanation": "fairlead.report.explain:Explanation",
     "Finding": "fairlead.measure.doctor:Finding",
@@ -115,6 +118,7 @@ _PUBLIC = {
     "TrainConfig": "fairlead.train.config:TrainConfig",
     "Training": "fairlead.train.loop:Training",
     "UsageError": "fairlead.core.errors:UsageError",
+    "attach": "fairlead.sample.attach:attach",
     "doctor": "fairlead.measure.doctor:doctor",
     "explain": "fairlead.report.explain:explain",
     "interpolate": "fairlead.measure.interpolate:interpolate",

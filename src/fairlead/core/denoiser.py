@@ -112,6 +112,18 @@ def level_at(schedule: NoiseSchedule, t: Tensor, x_t: Tensor) -> Level:
     return level
 
 
+def remember_levels(schedule: NoiseSchedule, times: Tensor, x_t: Tensor) -> None:
+    """Work out :func:`level_at` for all times [steps] of a run at once, which takes as long as for one of them."""
+    with torch.inference_mode(False):
+        together = _level(schedule, times, x_t.new_empty(1, *x_t.shape[1:]))
+        scales = together.input_scale
+        for i, t in enumerate(times.tolist()):
+            scale = None if scales is None or float(scales[i]) == 1 else scales[i : i + 1]
+            mixing = Mixing(together.mixing.alpha[i : i + 1], together.mixing.sigma[i : i + 1])
+            level = Level(mixing, scale, together.time[i])
+            schedule.remembered.setdefault((t, x_t.dtype, x_t.device, x_t.ndim), level)
+
+
 def _level(schedule: NoiseSchedule, t: Tensor, x_t: Tensor) -> Level:
     t = as_time(t)
     alpha, sigma = (expand_like(value, x_t) for value in schedule.alpha_sigma(t))

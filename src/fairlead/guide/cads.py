@@ -77,9 +77,12 @@ class CADS(Term):
         if self.noise == 0 or gamma == 1:
             return condition
         values = dict(condition.values)
-        for number, (name, value) in enumerate(sorted(values.items())):
-            if not value.is_floating_point():
-                raise UsageError(f"{self}: the condition {name!r} is not an embedding, so it cannot be noised")
+        embeddings = {name: value for name, value in sorted(values.items()) if value.is_floating_point()}
+        if values and not embeddings:
+            raise UsageError(
+                f"{self}: the condition {next(iter(values))!r} is not an embedding, so it cannot be noised"
+            )
+        for number, (name, value) in enumerate(embeddings.items()):
             draw = drawn(step, around, _DRAW + number, tuple(value.shape[1:])).to(value)
             if name == "text":  # its last channel tells real rows from padding, which stays as it is
                 real = value[..., -1:] > 0

@@ -277,6 +277,11 @@ class GuidedDenoiser:
             rows[renoise] = None
         return {branch: None if mask is not None and bool(mask.all()) else mask for branch, mask in rows.items()}
 
+    def looks_at(self, branch: Branch) -> bool:
+        """Whether any step of the grid evaluates this branch, rather than one that is equal to it in this run."""
+        steps = range(self.grid.steps) if self.grid is not None else ()
+        return self._keeps[branch] == branch and any(branch in self._plan(self._step(i)).needed for i in steps)
+
     def _plan(self, step: Step) -> StepPlan:
         """What this step evaluates; kept for the run unless it depends on what the terms remember."""
         own = step.index is not None and step.grid is self.grid

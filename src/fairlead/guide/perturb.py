@@ -73,8 +73,8 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, a
     known = around.layers.get(kind, ())
     if not known:
         raise UsageError(
-            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms and the lessons' "
-            "networks have none); use a unet or a dit"
+            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms, linear "
+            "attention and the lessons' networks have none); use a unet or a dit"
         )
     for layer in layers or ():
         if layer not in known:
@@ -83,5 +83,6 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, a
 
 
 def middle(names: Sequence[str]) -> tuple[str, ...]:
-    """The layers named "middle..." of a U-Net, else the central one of a stack."""
-    return tuple(name for name in names if name.split(".")[0] == "middle") or (names[len(names) // 2],)
+    """The layers named "middle..." of a U-Net ("mid_block..." in diffusers), else the central one of a stack."""
+    inside = ("middle", "mid_block")
+    return tuple(name for name in names if name.split(".")[0] in inside) or (names[len(names) // 2],)

@@ -17,6 +17,7 @@ from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import read_degradation
 from fairlead.data.text import TextEncoder, encoder_from_config
+from fairlead.models.diffusers import is_pipeline, load_pipeline
 from fairlead.models.encoders import ConditionEncoder, ImageEncoder, PromptEncoder
 from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, identity
 from fairlead.nets.build import build_net
@@ -28,19 +29,19 @@ Weights = Literal["ema", "raw"]
 
 
 def load(
-    spec: str | Path,
+    spec: Any,
     weights: Weights = "ema",
     device: str | torch.device = "auto",
     *,
     autoencoder: str | Path | None = None,
 ) -> Model:
-    """Load a training run, ``RUN@step500``, or one checkpoint folder.
+    """Load a training run, ``RUN@step500``, one checkpoint folder, or a diffusers pipeline.
 
     Args:
-        spec: where the checkpoint is.
-        weights: "ema" for the averaged weights, "raw" for those the optimiser holds.
-        device: "auto" takes a GPU when there is one.
-        autoencoder: where that of a model of latents is, if not where it was in training.
+        spec: where the checkpoint is; or a folder with ``model_index.json``, a name on the hub, or the pipeline itself.
+        weights: "ema" for the averaged weights, "raw" for those the optimiser holds; pipelines have one kind only.
+        device: "auto" takes a GPU when there is one; a pipeline that is given stays where it is.
+        autoencoder: where that of a model of latents is, if not where it was in training; pipelines bring their own.
 
     Raises:
         UsageError: if there is no checkpoint, or it is damaged, foreign or pickled, or one of a classifier or an
@@ -48,6 +49,12 @@ def load(
             is not there or has changed.
     """
     _check_weights(weights)
+    if is_pipeline(spec):
+        if weights != "ema":
+            raise UsageError(f"weights={weights!r}: a diffusers pipeline has one kind of weights; leave it out")
+        if autoencoder is not None:
+            raise UsageError(f"autoencoder={str(autoencoder)!r}: a diffusers pipeline brings its own; leave it out")
+        return load_pipeline(spec, device="auto" if device == "auto" else usable_device(device))
     device = usable_device(device)
     checkpoint = find_checkpoint(spec)
     kind = OTHER_KINDS.get(checkpoint.about["objective"])

@@ -104,12 +104,7 @@ def perturbed_attention(
         if perturbation.kind == "blur_queries":
             q = where_masked(mask, blurred(q, size, perturbation.amount), q)
     out = attention(q, k, v)
-    store = _MASS.get()
-    if store is not None and layer in store:
-        exact = torch.promote_types(q.dtype, torch.float32)
-        with autocast(q.device, None):
-            weights = ((q.to(exact) * q.shape[-1] ** -0.5) @ k.to(exact).transpose(-1, -2)).softmax(-1)
-        store[layer] = weights.mean(1).sum(1).reshape(len(q), *size)
+    record_attention(layer, q, k, size)
     for perturbation, mask in active:
         if perturbation.kind == "identity_attention":
             out = where_masked(mask, v, out)
@@ -176,6 +171,21 @@ def attention_mass(layers: Sequence[str]) -> Iterator[dict[str, Tensor | None]]:
         yield store
     finally:
         _MASS.reset(token)
+
+
+def recorded_layers() -> tuple[str, ...]:
+    """The layers whose attention the block around this call wants to be recorded."""
+    return tuple(_MASS.get() or ())
+
+
+def record_attention(layer: str, q: Tensor, k: Tensor, size: tuple[int, int]) -> None:
+    """Called by a layer with its queries and keys [n, heads, h * w, c]; nothing unless :func:`attention_mass` asks."""
+    store = _MASS.get()
+    if store is not None and layer in store:
+        exact = torch.promote_types(q.dtype, torch.float32)
+        with autocast(q.device, None):
+            weights = ((q.to(exact) * q.shape[-1] ** -0.5) @ k.to(exact).transpose(-1, -2)).softmax(-1)
+        store[layer] = weights.mean(1).sum(1).reshape(len(q), *size)
 
 
 class SelfAttention(nn.Module):

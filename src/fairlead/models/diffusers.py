@@ -1,0 +1,287 @@
+"""A diffusers pipeline -> Model: its network as a denoiser, its text encoders, its VAE, its scheduler's table of noise.
+
+The scheduler itself takes no part: our samplers step, on the schedule that its tables give.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import level_at, tally
+from fairlead.core.errors import UsageError
+from fairlead.core.prediction import Prediction
+from fairlead.core.pretrained import weight_hash
+from fairlead.core.schedule import NoiseSchedule, as_time
+from fairlead.models.levels import is_flow, objective_of, schedule_of, setting
+from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing
+from fairlead.models.perturbed import layers_of, perturbing
+from fairlead.models.pipelines import (
+    Wiring,
+    decoded,
+    diffusers,
+    encoded,
+    has_text_encoder,
+    image_scale,
+    label_encoder,
+    latent_channels,
+    latents_of,
+    packed,
+    time_scale,
+    tokens_of,
+    unpacked,
+    wiring_of,
+)
+
+_NAMES = {
+    "encoder_hidden_states": "prompt",
+    "encoder_attention_mask": "prompt_mask",
+    "added_cond_kwargs.text_embeds": "prompt_pooled",
+    "pooled_projections": "prompt_pooled",
+}
+"""Argument of the network -> its name in a condition."""
+_REMEMBERED = 1024
+
+
+def is_pipeline(spec: Any) -> bool:
+    """Whether ``spec`` is a pipeline, a folder that holds one, or looks like its name on the hub (owner/name)."""
+    if not isinstance(spec, str | Path):
+        return True
+    path = Path(spec)
+    if path.exists():
+        return (path / "model_index.json").is_file()
+    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not path.parent.exists()
+
+
+def load_pipeline(
+    spec: Any, *, size: int | tuple[int, int] | None = None, device: str | torch.device = "auto"
+) -> Model:
+    """Load a pipeline of text to image, of class labels or of neither.
+
+    Args:
+        spec: a folder with ``model_index.json``, a name on the hub, or a pipeline.
+        size: of the latents, if not the one that the network was trained with.
+        device: "auto" leaves a pipeline where it is and takes a GPU for one that is loaded, when there is one.
+
+    Raises:
+        UsageError: for pipelines of unknown families, those that need an image beside the prompt, and those whose
+            network takes the guidance scale as an input.
+    """
+    pipe, name = (spec, type(spec).__name__) if not isinstance(spec, str | Path) else (_from_files(spec), str(spec))
+    wiring = wiring_of(pipe, type(pipe))
+    network, scheduler = getattr(pipe, wiring.network), pipe.scheduler
+    _check_kind(pipe, wiring, network)
+    if device != "auto" or isinstance(spec, str | Path):
+        pipe.to("cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device)
+    network.eval().requires_grad_(False)
+    shape = (latent_channels(network, wiring), *_latent_size(pipe, wiring, network, size))
+    schedule = schedule_of(scheduler, float(setting(scheduler, "shift", 1.0)) if is_flow(scheduler) else 1.0)
+    names = label_encoder(pipe, network).classes if wiring.labels else ()
+    latent = getattr(pipe, "vae", None) is not None
+    texts = PipelinePrompts(pipe, wiring) if wiring.texts else None
+    fixed = _fixed(pipe, wiring, network, (shape[1], shape[2]))
+    denoiser = LoadedNetwork(network, wiring, schedule, scheduler, texts, fixed)
+    return Model(
+        denoiser=denoiser,
+        schedule=schedule,
+        shape=shape,
+        encode=texts or (LabelEncoder(names) if names else encode_nothing),
+        decode=partial(_decode, pipe),
+        classes=names,
+        conditions=("text",) if texts else ("label",) if names else (),
+        examples=("a photograph",) if texts else names,
+        data_range=None if latent else (-1.0, 1.0),
+        objective=denoiser.objective,
+        layers=layers_of(network),
+        embed=(lambda condition: condition) if texts else None,
+        metadata={
+            "pipeline": name,
+            "kind": type(pipe).__name__,
+            "weights_hash": weight_hash(network),
+            "objective": denoiser.objective,
+            "scheduler": type(scheduler).__name__,
+            "diffusers": diffusers().__version__,
+        },
+        device=next(network.parameters()).device,
+        to_space=partial(latents_of, pipe),
+        image_shape=(3, shape[1] * image_scale(pipe), shape[2] * image_scale(pipe)) if latent else shape,
+    )
+
+
+def _from_files(spec: str | Path) -> Any:
+    try:
+        return diffusers().DiffusionPipeline.from_pretrained(str(spec))
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a hub, a file or a component raises
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if not Path(spec).exists():
+            raise UsageError(
+                f"no checkpoint {str(spec)!r}: the path does not exist, and the hub gives no pipeline of that name "
+                f"({reason}); train one with `fairlead train --out {spec}`, or pass a folder"
+            ) from error
+        raise UsageError(f"{str(spec)!r} cannot be loaded as a diffusers pipeline: {reason}") from error
+
+
+def _check_kind(pipe: Any, wiring: Wiring, network: Any) -> None:
+    kind = type(pipe).__name__
+    if setting(network, "time_cond_proj_dim") is not None:
+        raise UsageError(
+            f"{kind}: its network is distilled, it takes the guidance scale as an input; load the model that it was "
+            "distilled from"
+        )
+    stacked = not wiring.packed and setting(network, "in_channels") != latent_channels(network, wiring)
+    if wiring.control or stacked:
+        raise UsageError(f"{kind} needs an image beside the prompt, which fl.sample has not; use fl.attach on it")
+    if wiring.texts and not has_text_encoder(pipe):
+        raise UsageError(f"{kind} has no text encoder, so prompts cannot be encoded; load it with one")
+
+
+def _latent_size(pipe: Any, wiring: Wiring, network: Any, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    size = size or setting(network, "sample_size") or getattr(pipe, "default_sample_size", None)
+    pair = (size, size) if isinstance(size, int) else tuple(size or ())
+    if len(pair) != 2 or min(pair) < 1:
+        raise UsageError(f"size: expected the height and width of the latents, got {size!r}")
+    return int(pair[0]), int(pair[1])
+
+
+def _decode(pipe: Any, x0: Tensor) -> Tensor:
+    """In the VAE's own device, as many images as given."""
+    vae = getattr(pipe, "vae", None)
+    with torch.set_grad_enabled(x0.requires_grad):
+        return decoded(pipe, x0 if vae is None else x0.to(next(vae.parameters()).device)).to(x0.device)
+
+
+def _fixed(pipe: Any, wiring: Wiring, network: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """Arguments that are the same at every call: path -> [1, ...] for each row, or anything for all."""
+    fixed: dict[str, Any] = {}
+    if setting(network, "addition_embed_type") == "text_time":
+        edges = tuple(edge * pipe.vae_scale_factor for edge in size)
+        fixed["added_cond_kwargs.time_ids"] = torch.tensor([[*edges, 0, 0, *edges]], dtype=torch.float32)
+    if wiring.packed:
+        positions = pipe._prepare_latent_image_ids(1, size[0] // 2, size[1] // 2, None, torch.float32)
+        fixed["img_ids"] = positions
+        if setting(network, "guidance_embeds"):
+            default = inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default
+            fixed["guidance"] = torch.tensor([float(default)])
+    if type(network).__name__.startswith("PixArt"):
+        large = setting(network, "sample_size") == 128
+        edges = tuple(edge * pipe.vae_scale_factor for edge in size)
+        fixed["added_cond_kwargs.resolution"] = torch.tensor([edges], dtype=torch.float32) if large else None
+        fixed["added_cond_kwargs.aspect_ratio"] = torch.tensor([[edges[0] / edges[1]]]) if large else None
+    return fixed
+
+
+@dataclass(eq=False)
+class PipelinePrompts:
+    """Prompts -> Condition of named embeddings [n, ...]; None is null, what the pipeline makes of no prompt at all.
+    Prompts are encoded once, one at a time, so that none depends on its neighbours."""
+
+    pipe: Any
+    wiring: Wiring
+    _known: dict[Spec, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def __call__(self, specs: Sequence[Spec]) -> Condition:
+        """Raises UsageError for a spec that is no text."""
+        wrong = next((spec for spec in specs if spec is not None and not isinstance(spec, str)), None)
+        if wrong is not None:
+            raise UsageError(f"condition {wrong!r}: this model takes prompts, write one as text")
+        rows = [self.row(spec) for spec in specs]
+        keep = torch.tensor([spec is not None for spec in specs])
+        values = {name: torch.cat([row[name] for row in rows]) for name in self.row(None)}
+        return Condition(len(specs), values, {name: keep.to(value.device) for name, value in values.items()})
+
+    def row(self, spec: Spec) -> Mapping[str, Tensor]:
+        """Name -> [1, ...] of one prompt."""
+        if spec not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[spec] = self._encoded(spec)
+        return self._known[spec]
+
+    def _encoded(self, spec: Spec) -> Mapping[str, Tensor]:
+        texts = self.wiring.texts or {}
+        prompt = "" if spec is None else str(spec)
+        defaults = {
+            name: parameter.default
+            for name, parameter in inspect.signature(type(self.pipe).__call__).parameters.items()
+            if name in ("max_sequence_length", "complex_human_instruction")
+        }
+        separate = any(negative is None for _, negative in texts.values())
+        null = spec is None and not separate
+        answer = encoded(self.pipe, [prompt], defaults, do_classifier_free_guidance=null)
+        places = {path: other if null and other is not None else own for path, (own, other) in texts.items()}
+        found = {_NAMES[path]: answer[place] for path, place in places.items()}
+        return {name: value.long() if name == "prompt_mask" else value for name, value in found.items()}
+
+
+class LoadedNetwork:
+    """A pipeline's network as a denoiser of conditions by :class:`PipelinePrompts` or of labels."""
+
+    def __init__(
+        self,
+        network: Any,
+        wiring: Wiring,
+        schedule: NoiseSchedule,
+        scheduler: Any,
+        texts: Callable[[Sequence[Spec]], Condition] | None,
+        fixed: Mapping[str, Any],
+    ) -> None:
+        self.network, self.wiring, self.schedule, self.texts, self.fixed = network, wiring, schedule, texts, fixed
+        self.objective = objective_of(scheduler)
+        self._channels, self._scale = latent_channels(network, wiring), time_scale(network, wiring)
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        level = level_at(self.schedule, as_time(t), x_t)
+        mixing = level.mixing
+        own = next(self.network.parameters())
+        told = 1000 * mixing.sigma.float() if self.objective == "flow" else level.time
+        time = (told.reshape(-1) * self._scale).expand(len(x_t)).to(x_t.device)
+        x, size = x_t.to(own.dtype), (x_t.shape[-2], x_t.shape[-1])
+        arguments = self._arguments(condition, len(x_t), own)
+        with perturbing(self.network, condition.perturb, tokens_of(self.network, size, self.wiring)):
+            network_input = packed(x) if self.wiring.packed else x
+            output = self.network(network_input, timestep=time, return_dict=False, **arguments)[0]
+        tally(len(x_t))
+        output = unpacked(output, size) if self.wiring.packed else output
+        output = output[:, : self._channels].to(x_t.dtype)
+        return Prediction(mixing.x0_of(output, self.objective, x_t), mixing.eps_of(output, self.objective, x_t))
+
+    def _arguments(self, condition: Condition, rows: int, own: Tensor) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for path, value in self.fixed.items():
+            shared = not isinstance(value, Tensor) or path == "img_ids"
+            flat[path] = value if shared else value.expand(rows, *value.shape[1:])
+        for path in self.wiring.texts or ():
+            flat[path] = self._text(condition, _NAMES[path])
+        if self.wiring.packed:
+            flat["txt_ids"] = own.new_zeros(flat["encoder_hidden_states"].shape[1], 3)
+        if self.wiring.labels:
+            null = int(setting(self.network, "num_embeds_ada_norm"))
+            flat["class_labels"] = torch.where(condition.keep["label"], condition.values["label"], null)
+        nested: dict[str, Any] = {}
+        for path, value in flat.items():
+            if isinstance(value, Tensor):
+                value = value.to(own.device, own.dtype if value.is_floating_point() else value.dtype)
+            *outer, last = path.split(".")
+            place = nested.setdefault(outer[0], {}) if outer else nested
+            place[last] = value
+        return nested
+
+    def _text(self, condition: Condition, name: str) -> Tensor:
+        """The embeddings of a condition, null where it is not kept."""
+        value, keep = condition.values[name], condition.keep[name]
+        if bool(keep.all()):
+            return value
+        assert self.texts is not None
+        null = self.texts([None]).values[name].to(value)
+        return torch.where(keep.to(value.device).reshape(-1, *([1] * (value.ndim - 1))), value, null)

@@ -1,0 +1,249 @@
+"""A guidance attached to a diffusers pipeline for the length of a block.
+
+    with fl.attach(pipe, "cfg(7).during(sigma=(0.3, 6)) + pag(2) | rescale(0.7)", negative="blurry"):
+        images = pipe("a lighthouse").images
+
+Inside the block the pipeline finds a stand-in in the place of its network. It lets the pipeline assemble its batch as
+ever, has the executor evaluate the branches that the guidance needs now, and returns the guided prediction in both
+halves, so that the pipeline's own combination is the identity at any ``guidance_scale``. The network itself is not
+touched; another pipeline that shares it notices nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import Cost, counting
+from fairlead.core.errors import UsageError
+from fairlead.core.schedule import NoiseSchedule
+from fairlead.guide.algebra import Finisher, Guidance, Term
+from fairlead.guide.executor import Batching, Observation, check_condition
+from fairlead.guide.expression import to_guidance
+from fairlead.guide.seen import Surroundings
+from fairlead.models.levels import objective_of, schedule_of
+from fairlead.models.model import LabelEncoder
+from fairlead.models.perturbed import layers_of, plain
+from fairlead.models.pipelines import decoded, has_text_encoder, label_encoder, wiring_of
+from fairlead.models.resources import load_resources
+from fairlead.sample.attached import PipelineRun
+from fairlead.sample.calls import Weak
+from fairlead.sample.request import Requests
+from fairlead.sample.standin import StandIn, behind, guided_kind, own_kind
+
+
+@contextmanager
+def attach(
+    pipe: Any,
+    guidance: Guidance | Term | str,
+    *,
+    negative: str | None = None,
+    resources: Mapping[str, Any] | None = None,
+    batching: Batching = "auto",
+    observe: Callable[[Observation], object] | None = None,
+) -> Iterator[Attachment]:
+    """Guide every call of a pipeline inside the block.
+
+    The pipeline's own ``guidance_scale`` must be above 1, so that it prepares the null half, and otherwise changes
+    nothing; embedded guidance (Flux) stays what it is, an argument of the network.
+
+    Args:
+        pipe: a diffusers pipeline of a family that is known here.
+        guidance: an expression such as "cfg(7) + pag(2)", or an object. Conditions that it names are encoded by the
+            pipeline's own ``encode_prompt``; intervals in sigma are sigma / alpha.
+        negative: what the null prediction is made of, in place of the empty prompt; the same as ``negative_prompt`` in
+            the call.
+        resources: what the guidance calls by name; a weak model is a pipeline or network of the same kind.
+        batching: how branches share network calls, see ``GuidedDenoiser``.
+        observe: called with an ``Observation`` after every evaluation.
+
+    Yields:
+        the :class:`Attachment`, which counts what the guidance cost.
+
+    Raises:
+        UsageError: for what cannot be done, with the reason, here or at the latest at the first network call.
+    """
+    attachment = Attachment(pipe, to_guidance(guidance), negative, resources or {}, batching, observe)
+    with attachment.in_place():
+        yield attachment
+
+
+class Attachment:
+    """A guidance on a pipeline; made by :func:`attach`.
+
+    Attributes:
+        guidance: what steers.
+        cost: rows evaluated and network calls made in the block so far.
+        layers: names of the layers of the network that can be perturbed, by kind.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        guidance: Guidance,
+        negative: str | None,
+        resources: Mapping[str, Any],
+        batching: Batching,
+        observe: Callable[[Observation], object] | None,
+    ) -> None:
+        self._kind = own_kind(pipe)
+        self._wiring = wiring_of(pipe, self._kind)
+        self._pipe, self.guidance, self._negative = pipe, guidance, negative
+        self._batching, self._observe, self.cost = batching, observe, Cost()
+        self._network = behind(getattr(pipe, self._wiring.network))
+        self.layers = layers_of(self._network)
+        self._resources = self._loaded(resources)
+        self._requests = Requests(pipe, self._kind, self._wiring, self._network, guidance, negative)
+        self._signature = inspect.signature(self._kind.__call__)
+        self._schedules: tuple[Any, NoiseSchedule] | None = None
+        self._run: PipelineRun | None = None
+        self._check()
+
+    # before the block
+
+    def _loaded(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = {resource.name: resource for resource in self.guidance.resources()}
+        unused = sorted(set(given) - set(wanted))
+        if unused:
+            raise UsageError(f"resources: {unused[0]!r} was given, but the guidance names no such thing; leave it out")
+        loaded: dict[str, Any] = {}
+        for name, resource in wanted.items():
+            if resource.kind == "image" and name not in given:
+                loaded |= load_resources((resource,), self._pipe)  # which knows its device
+                continue
+            if name not in given:
+                raise UsageError(f"{self.guidance} names {name!r}; pass it: attach(..., resources={{{name!r}: ...}})")
+            thing = given[name]
+            loaded[name] = self._weak(name, thing) if resource.kind == "model" else thing
+        return loaded
+
+    def _weak(self, name: str, thing: Any) -> Weak:
+        network = thing if isinstance(thing, nn.Module) else getattr(thing, self._wiring.network, None)
+        if not isinstance(network, nn.Module):
+            raise UsageError(f"resources: expected {name!r} to be a pipeline or network like the one it guides, got "
+                             f"{type(thing).__name__}")  # fmt: skip
+        if not isinstance(thing, nn.Module):
+            mine, other = self._pipe.scheduler, thing.scheduler
+            if objective_of(other) != objective_of(mine):
+                raise UsageError(f"resources: {name!r} predicts another quantity than the pipeline; they must agree")
+            if schedule_of(other) != schedule_of(mine):
+                raise UsageError(f"resources: {name!r} lives on another noise schedule than the pipeline")
+        return Weak(behind(network))
+
+    def _around(self) -> Surroundings:
+        pipe, scheduler = self._pipe, self._pipe.scheduler
+        objective = objective_of(scheduler)
+        source = getattr(scheduler, "alphas_cumprod", None) if objective != "flow" else scheduler
+        if self._schedules is None or self._schedules[0] is not source:
+            self._schedules = source, schedule_of(scheduler)
+        classes = label_encoder(pipe, self._network).classes if self._wiring.labels else ()
+        latent = getattr(pipe, "vae", None) is not None
+        return Surroundings(
+            self._schedules[1],
+            objective,
+            decode=functools.partial(decoded, pipe) if latent else None,
+            embed=(lambda condition: condition) if self._wiring.texts else None,
+            encode=LabelEncoder(classes) if classes else None,
+            classes=classes,
+            layers=self.layers,
+            data_range=None if latent else (-1.0, 1.0),
+            resources=self._resources,
+        )
+
+    def _check(self) -> None:
+        pipe, guidance, wiring = self._pipe, self.guidance, self._wiring
+        if not wiring.texts and not wiring.labels:
+            check_condition(guidance, Condition(1))
+            specs = [spec for term in guidance.terms for spec in term.specs()]
+            if specs:
+                raise UsageError(f"{guidance} names {specs[0]!r}, but this pipeline is unconditional")
+        if self._negative is not None and "negative_prompt" not in self._signature.parameters:
+            raise UsageError(
+                f"negative={self._negative!r}: {self._kind.__name__} takes no negative prompt; name a condition in the "
+                "guidance: cfg(4, negative=...)"
+            )
+        dropping = any(isinstance(m, nn.Dropout) and m.training and m.p for m in plain(self._network).modules())
+        if dropping:
+            name = wiring.network
+            raise UsageError(f"pipe.{name} is in training mode, so dropout is on; call pipe.{name}.eval() first")
+        around = self._around()
+        parts: tuple[Term | Finisher, ...] = (*guidance.terms, *guidance.finishers)
+        for part in parts:
+            part.check(around)
+        if wiring.texts:
+            for resource in guidance.resources():
+                if "classifier" in resource.kind:
+                    raise UsageError(
+                        f"{guidance} reads class labels for {resource.name!r}, this pipeline's conditions are prompts; "
+                        "steer by another score, or by cfg"
+                    )
+            wrong = [s for term in guidance.terms for s in term.specs() if not isinstance(s, str)]
+            if wrong:
+                raise UsageError(f"{guidance} names the condition {wrong[0]!r}, this pipeline's conditions are prompts")
+            named = [s for term in guidance.terms for s in term.specs()]
+            named += [] if self._negative is None else [self._negative]
+            if named and not has_text_encoder(pipe):
+                raise UsageError(
+                    f"this pipeline has no text encoder, so {named[0]!r} cannot be encoded; pass "
+                    "negative_prompt_embeds to the call, or load the text encoder"
+                )
+        if wiring.labels:
+            encoder = label_encoder(pipe, self._network)
+            for spec in (spec for term in guidance.terms for spec in term.specs()):
+                encoder.index(spec)
+
+    # the block
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The pipeline guided, and after the block as it was."""
+        pipe, names = self._pipe, [self._wiring.network, *(["controlnet"] if self._wiring.control else [])]
+        kind, parts = type(pipe), {name: vars(pipe)[name] for name in names}
+        answers = {self._wiring.network: self._answer, "controlnet": self._answer_control}
+        ours = {name: StandIn(behind(part), answers[name]) for name, part in parts.items()}
+        vars(pipe).update(ours)
+        pipe.__class__ = guided_kind(self._kind, self._call)
+        try:
+            yield
+        finally:
+            pipe.__class__ = kind
+            for name, part in parts.items():
+                if vars(pipe)[name] is ours[name]:  # else it was replaced inside the block
+                    vars(pipe)[name] = part
+
+    def _answer(self, *args: Any, **kwargs: Any) -> Any:
+        if self._run is None:  # called by somebody else than the pipeline
+            return self._network(*args, **kwargs)
+        return self._run.answer(self._network, *args, **kwargs)
+
+    def _answer_control(self, *args: Any, **kwargs: Any) -> Any:
+        network = behind(vars(self._pipe)["controlnet"])
+        return network(*args, **kwargs) if self._run is None else self._run.watch_control(network, *args, **kwargs)
+
+    def _call(self, original: Callable[..., Any], pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = self._signature.bind(pipe, *args, **kwargs)
+        except TypeError:
+            return original(pipe, *args, **kwargs)  # to complain in its own words
+        if type(vars(pipe)[self._wiring.network]) is not StandIn:
+            name = self._wiring.network
+            raise UsageError(
+                f"pipe.{name} was replaced inside the block, so nothing would guide; attach again after it"
+            )
+        request = self._requests.of(bound)
+        outer = self._run
+        self._run = PipelineRun(
+            pipe, self._wiring, self.guidance, self._around(), request, self._batching, self._observe
+        )
+        try:
+            with counting() as cost:
+                return original(*bound.args, **bound.kwargs)
+        finally:
+            self._run = outer
+            self.cost.rows, self.cost.calls = self.cost.rows + cost.rows, self.cost.calls + cost.calls
