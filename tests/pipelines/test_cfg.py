@@ -100,3 +100,19 @@ def test_every_flow_scheduler(family: str, scheduler: str, n: int, negatives: bo
         pytest.skip("FluxPipeline passes its own sigmas, which this scheduler does not take")
     arguments = {**case.arguments(n, negatives), "num_images_per_prompt": each}
     check(case.make(scheduler=FLOW_SCHEDULERS[scheduler]()), case, arguments, steps=6)
+
+
+def test_a_preset_of_negative_prompts_is_its_prompt() -> None:
+    """For the block, and where a guidance names it."""
+    from fairlead.data.negatives import negatives
+
+    case = FAMILIES["sd"]
+    pipe, arguments = case.make(), case.arguments(2)
+    found = []
+    for name in ("@product", negatives()["product"]):
+        with fl.attach(pipe, fl.cfg(W), negative=name):
+            found.append(run(pipe, arguments))
+        with fl.attach(pipe, fl.cfg(W, negative=name)):
+            found.append(run(pipe, arguments))
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[3])

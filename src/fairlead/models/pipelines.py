@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
+from fairlead.data.negatives import expanded
 from fairlead.models.levels import setting
 from fairlead.models.model import LabelEncoder
 from fairlead.models.perturbed import Tokens, plain
@@ -172,7 +173,7 @@ _CARRIED = ("clip_skip", "max_sequence_length", "clean_caption", "complex_human_
 
 
 def encoded(pipe: Any, prompts: Sequence[str], given: Mapping[str, Any] | None = None, **more: Any) -> Sequence[Any]:
-    """What the pipeline's own ``encode_prompt`` returns for these prompts, one image each.
+    """What the pipeline's own ``encode_prompt`` returns for these prompts (or presets, "@portrait"), one image each.
 
     Args:
         given: arguments of the pipeline's call, of which those that change the encoding are passed on.
@@ -182,7 +183,7 @@ def encoded(pipe: Any, prompts: Sequence[str], given: Mapping[str, Any] | None =
     parameters = inspect.signature(pipe.encode_prompt).parameters
     scale = next((given[k] or {} for k in ("cross_attention_kwargs", "joint_attention_kwargs") if k in given), {})
     values = {
-        "prompt": list(prompts),
+        "prompt": [expanded(prompt) for prompt in prompts],
         "prompt_2": None,
         "prompt_3": None,
         "device": pipe._execution_device,

@@ -23,6 +23,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule
+from fairlead.data.negatives import expanded
 from fairlead.guide.algebra import Finisher, Guidance, Term
 from fairlead.guide.executor import Batching, Observation, check_condition
 from fairlead.guide.expression import to_guidance
@@ -58,7 +59,7 @@ def attach(
         guidance: an expression such as "cfg(7) + pag(2)", or an object. Conditions that it names are encoded by the
             pipeline's own ``encode_prompt``; intervals in sigma are sigma / alpha.
         negative: what the null prediction is made of, in place of the empty prompt; the same as ``negative_prompt`` in
-            the call.
+            the call. A preset by its domain, such as "@portrait", stands for its prompt.
         resources: what the guidance calls by name; a weak model is a pipeline or network of the same kind.
         batching: how branches share network calls, see ``GuidedDenoiser``.
         observe: called with an ``Observation`` after every evaluation.
@@ -69,6 +70,7 @@ def attach(
     Raises:
         UsageError: for what cannot be done, with the reason, here or at the latest at the first network call.
     """
+    negative = None if negative is None else expanded(negative)
     attachment = Attachment(pipe, to_guidance(guidance), negative, resources or {}, batching, observe)
     with attachment.in_place():
         yield attachment
