@@ -125,12 +125,12 @@ class Training:
         self,
         data: ImageData,
         config: TrainConfig,
-        out: Path | None,
+        out: str | Path | None,
         resume: bool = False,
         trackers: list[str] | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        self.data, self.config, self.out = data, config, out
+        self.data, self.config, self.out = data, config, None if out is None else Path(out)
         self.autoencoder: Autoencoder | None = None
         if config.latents:
             self.autoencoder = autoencoder_from_config(config.latents, "this run", out)
@@ -139,9 +139,9 @@ class Training:
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
         self.conditions = DataConditions.of(data, config.net, config.text, config.image) if names else None
         checkpoint = self._previous(resume)
-        if out is not None:
-            _require_writable(out)
-        self.accelerator = _accelerator(trackers or [], out)
+        if self.out is not None:
+            _require_writable(self.out)
+        self.accelerator = _accelerator(trackers or [], self.out)
         world = self.accelerator.num_processes
         if config.batch_size % world:
             raise UsageError(f"batch size {config.batch_size} cannot be shared evenly by {world} processes")
