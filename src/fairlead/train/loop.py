@@ -133,7 +133,7 @@ class Training:
         self.data, self.config, self.out = data, config, None if out is None else Path(out)
         self.autoencoder: Autoencoder | None = None
         if config.latents:
-            self.autoencoder = autoencoder_from_config(config.latents, "this run", out)
+            self.autoencoder = autoencoder_from_config(config.latents, "this run", self.out)
         _check_fit(config.net, data, self.autoencoder)
         names = condition_names(config.net) if config.objective not in OTHER_KINDS else []
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
