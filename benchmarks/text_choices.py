@@ -1,0 +1,120 @@
+"""Two choices of the scenes recipe, each on its own: what a narrow network should predict, and how words are read.
+
+python benchmarks/text_choices.py objective   # errors of x0 by noise level after a few hundred steps
+python benchmarks/text_choices.py encoder     # attributes read off a caption by a linear head
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairlead.core.denoiser import NetworkDenoiser, expand_like
+from fairlead.data.captions import VALUES, read_caption
+from fairlead.data.hub import load_data
+from fairlead.data.images import to_float
+from fairlead.data.words import END, Words
+from fairlead.nets.build import net_config
+from fairlead.nets.text import TextTransformer
+from fairlead.train.conditions import DataConditions, asked
+from fairlead.train.config import TrainConfig
+from fairlead.train.loop import Training
+
+LOG_SNR = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
+READ = ("digit", "ink", "background", "position")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Mean squared error of x0 on held-out scenes, by log-SNR, for objectives and weightings."""
+
+    steps: int = 200
+    n: int = 5000
+    """Train images."""
+
+    def main(self) -> None:
+        data, held_out = load_data(f"scenes(n={self.n})"), load_data("scenes(n=1280)", "test")
+        print(f"| objective, weighting | {' | '.join(f'{level:g}' for level in LOG_SNR)} |\n|{' --- |' * 8}")
+        choices: tuple[tuple[Any, Any], ...] = (
+            ("v", "uniform"), ("x0", "uniform"), ("x0", "min_snr"), ("x0", "capped_v"),
+        )  # fmt: skip
+        for objective, weighting in choices:
+            _, told, text = asked(data, ["text"])
+            config = TrainConfig(
+                net_config("28x28", 3, 28, 0, **told), text=text, steps=6000, batch_size=64,
+                objective=objective, weighting=weighting,
+            )  # fmt: skip
+            training = Training(data, config, None)
+            for _ in range(self.steps):
+                training.take_step()
+            denoiser = NetworkDenoiser(training.averaged_network(), training.schedule, objective)
+            condition = DataConditions.of(held_out, config.net, text).at(torch.arange(len(held_out)))
+            x0, generator, errors = to_float(held_out.images), torch.Generator().manual_seed(0), []
+            for level in LOG_SNR:
+                t = training.schedule.t_of_log_snr(torch.tensor(level, dtype=torch.float64))
+                alpha, sigma = (expand_like(value, x0) for value in training.schedule.alpha_sigma(t))
+                x_t = alpha * x0 + sigma * torch.randn(x0.shape, generator=generator)
+                with torch.no_grad():
+                    errors.append(float((denoiser(x_t, t, condition).x0 - x0).square().mean()))
+            print(f"| {objective}, {weighting} | {' | '.join(f'{error:.4f}' for error in errors)} |", flush=True)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Share of held-out captions whose attributes a linear head, trained along, reads off the pooled state."""
+
+    steps: tuple[int, ...] = (100, 200, 400)
+    n: int = 8000
+    """Captions."""
+
+    def main(self) -> None:
+        train, test = load_data(f"scenes(n={self.n})"), load_data(f"scenes(n={self.n})", "test")
+        words = Words.of(train.captions + test.captions)
+        (ids, labels), (held_out, truth) = ((words(d.captions), said(d.captions)) for d in (train, test))
+        print(f"| encoder | steps | {' | '.join(READ)} |\n|{' --- |' * 6}")
+        for name in ("attention only", "neighbours first"):
+            torch.manual_seed(1)
+            encoder = TextTransformer(len(words.vocabulary) + 2, words.width, words.length, 2, 4)
+            if name == "attention only":
+                for parameter in encoder.neighbours.parameters():
+                    nn.init.zeros_(parameter).requires_grad_(False)
+            heads = nn.ModuleDict({key: nn.Linear(words.width, len(VALUES[key])) for key in READ})
+            trained = [p for p in (*encoder.parameters(), *heads.parameters()) if p.requires_grad]
+            optimizer = torch.optim.AdamW(trained, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0)
+            for step in range(1, max(self.steps) + 1):
+                optimizer.param_groups[0]["lr"] = 2e-3 * min(1.0, step / 100)
+                index = torch.randint(len(ids), (64,))
+                pooled = at_end(encoder, ids[index])
+                losses = [F.cross_entropy(heads[key](pooled), labels[key][index], ignore_index=-1) for key in READ]
+                optimizer.zero_grad()
+                torch.stack(losses).sum().backward()
+                torch.nn.utils.clip_grad_norm_(trained, 1.0)
+                optimizer.step()
+                if step in self.steps:
+                    with torch.no_grad():
+                        pooled = at_end(encoder, held_out)
+                        right = {key: heads[key](pooled).argmax(1) == truth[key] for key in READ}
+                    shares = [float(right[key][truth[key] >= 0].double().mean()) for key in READ]
+                    print(f"| {name} | {step} | {' | '.join(f'{100 * s:.1f} %' for s in shares)} |", flush=True)
+
+
+def said(captions: tuple[str, ...]) -> dict[str, Tensor]:
+    """What each caption says, int64 [n] by attribute; -1 where it does not."""
+    read = [read_caption(caption) for caption in captions]
+    return {key: torch.tensor([VALUES[key].index(r[key]) if key in r else -1 for r in read]) for key in READ}
+
+
+def at_end(encoder: TextTransformer, ids: Tensor) -> Tensor:
+    """The states at the end tokens, [n, width]."""
+    return encoder(ids)[torch.arange(len(ids)), (ids == END).int().argmax(1)]  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict(
+        {"objective": Objective, "encoder": Encoder}, config=(tyro.conf.OmitArgPrefixes,)
+    ).main()
