@@ -159,7 +159,6 @@ def percent(share: Estimate) -> str:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     tyro.extras.subcommand_cli_from_dict(
         {"follow": Follow, "compose": Composed}, config=(tyro.conf.OmitArgPrefixes,)
     ).main()
