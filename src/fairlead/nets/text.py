@@ -26,7 +26,7 @@ class TextTransformer(nn.Module):
 
     A convolution over three words comes first: which colour belongs to which word is said by neighbours, and attention
     alone takes thousands of steps to find them (captions of scenes, attributes read off by a linear head: ink right in
-    96 % after 200 steps of 64, in 56 % without)."""
+    94 % after 200 steps of 64, in 53 % without; benchmarks/text_choices.py)."""
 
     def __init__(self, vocabulary: int, width: int, length: int, depth: int, heads: int) -> None:
         super().__init__()
