@@ -200,6 +200,8 @@ class Train(TrainOptions):
     """Other probabilities for single conditions: --drops text 0.2 label 0.5."""
     drop_all: float | None = None
     """Probability of dropping all conditions of a sample at once, beside."""
+    optimizer: str | None = None
+    """adamw, or muon: matrices by orthogonal updates, all else by adamw; fewer steps for as much, each dearer."""
     snapshot_every: int | None = None
     """Keep the averaged weights of every so many steps, as weak models for autoguidance."""
     preview_every: int = 0

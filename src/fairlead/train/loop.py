@@ -52,6 +52,7 @@ from fairlead.train.checkpoint import (
 from fairlead.train.conditions import DataConditions
 from fairlead.train.config import OTHER_KINDS, Precision, TrainConfig
 from fairlead.train.objective import Draw, diffusion_loss, drop_condition, reconstruction_loss
+from fairlead.train.optimizer import Muon, matrices_of
 
 EXAMPLES = 8
 """Conditions of the data that a checkpoint names."""
@@ -159,9 +160,7 @@ class Training:
             keep_freed_memory()
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(network, multi_avg_fn=ema_average(config.ema), use_buffers=True).to(device)
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, fused=True
-        )
+        optimizer = _optimizer(network, config)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         images = Batches(data, config.batch_size, config.seed)
         self.batches: Batches | LatentBatches = images
@@ -215,7 +214,7 @@ class Training:
         self.average.module.load_state_dict(average)
         self.average.n_averaged.fill_(checkpoint.step)
         groups = self.optimizer.state_dict()["param_groups"]
-        parameters = list(self.network.parameters())
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in checkpoint.tensors("training").items():
             index, key = name.split(".", 1)
@@ -386,6 +385,14 @@ class Training:
             return flag
         flags = torch.tensor(float(flag), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flags, "sum") > 0)
+
+
+def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Of parameters in the memory format that they will keep."""
+    lr, weight_decay, betas = config.lr, config.weight_decay, config.betas
+    if config.optimizer == "muon":
+        return Muon(*matrices_of(network), lr, weight_decay, betas)
+    return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
 
 
 def _accelerator(trackers: list[str], out: Path | None) -> Accelerator:
