@@ -72,7 +72,7 @@ def test_matrices_are_the_weights_of_layers_large_enough():
 
 
 def test_a_training_step_moves_matrices_by_the_size_of_the_learning_rate():
-    """An orthogonal update of a matrix [m, n] has norm sqrt(min(m, n)); times 0.2 sqrt(max(m, n)) it is 0.2 sqrt(mn)."""
+    """An orthogonal update of a matrix [m, n] has norm sqrt(min(m, n)), so 0.2 sqrt(max(m, n)) of it 0.2 sqrt(m n)."""
     training = Training(digits(), tiny_config(optimizer="muon", net=tiny_net(channels=16), warmup=0, lr=0.01), None)
     for _ in range(2):  # while later layers are still zero there is no gradient
         training.take_step()

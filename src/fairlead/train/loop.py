@@ -40,6 +40,7 @@ from fairlead.data.specs import Spec, data_specs
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, parameter_count
 from fairlead.nets.inputs import condition_names
+from fairlead.nets.text import TextInput
 from fairlead.train.checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -53,9 +54,12 @@ from fairlead.train.conditions import DataConditions
 from fairlead.train.config import OTHER_KINDS, Precision, TrainConfig
 from fairlead.train.objective import Draw, diffusion_loss, drop_condition, reconstruction_loss
 from fairlead.train.optimizer import Muon, matrices_of
+from fairlead.train.reading import learn_to_read
 
 EXAMPLES = 8
 """Conditions of the data that a checkpoint names."""
+MEASURED = 4096
+"""Captions from which a network learns how far they differ."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ class Training:
         resume: continue from the last checkpoint in ``out``.
         trackers: names of accelerate trackers, e.g. ["tensorboard"]; logs go to ``out``.
         progress: called with numbers of images as an autoencoder encodes them.
+        reading: called with numbers of steps as a text encoder learns to read.
 
     Raises:
         UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
@@ -130,6 +135,7 @@ class Training:
         resume: bool = False,
         trackers: list[str] | None = None,
         progress: Callable[[int], object] | None = None,
+        reading: Callable[[int], object] | None = None,
     ) -> None:
         self.data, self.config, self.out = data, config, None if out is None else Path(out)
         self.autoencoder: Autoencoder | None = None
@@ -153,6 +159,8 @@ class Training:
         text = getattr(network, "text", None)
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
+        if text is not None and checkpoint is None:
+            self._prepare(text, reading)
         self.parameters = parameter_count(network)
         device = self.accelerator.device
         self.precision = resolve_precision(config.precision, device)
@@ -172,6 +180,16 @@ class Training:
         self.step = 0
         if checkpoint is not None:
             self._restore(checkpoint)
+
+    def _prepare(self, text: TextInput, reading: Callable[[int], object] | None) -> None:
+        """Let the text encoder in a fresh network learn to read, and measure what it makes of captions."""
+        captions = self.conditions.text if self.conditions is not None else None
+        if captions is None or not text.fixed:
+            return
+        if text.encoder is not None:
+            learn_to_read(text.encoder, captions, self.config.text.get("read", 0), self.config.seed, reading)
+        some = torch.randperm(len(captions), generator=stream("captions", self.config.seed, 0))[:MEASURED]
+        text.measure(captions[some])
 
     def _previous(self, resume: bool) -> Checkpoint | None:
         steps = steps_of(self.out) if self.out is not None else []

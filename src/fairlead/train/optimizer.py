@@ -46,7 +46,7 @@ class Muon(torch.optim.AdamW):
         self.momentum = momentum
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group["orthogonal"]]
         try:
@@ -91,21 +91,24 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
             factor = _factor(gram)
             total, gram = factor @ total, factor @ gram @ factor
         x = total @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    out: Tensor = x.T if matrix.shape[0] > matrix.shape[1] else x
+    return out
 
 
 def _factor(gram: Tensor) -> Tensor:
-    factor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+    factor: Tensor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
     factor.diagonal().add_(3.4445)
     return factor
 
 
 def matrices_of(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """(weights of linear maps and convolutions with both sides of at least ``SMALLEST``, all other parameters)."""
+    """Of the parameters that are trained: (weights of linear maps and convolutions with both sides of at least
+    ``SMALLEST``, all others)."""
     tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     for name, parameter in network.named_parameters():
         weight = name.endswith("weight") and parameter.ndim >= 2 and id(parameter) not in tables
         large = parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= SMALLEST
-        found[not (weight and large)].append(parameter)
+        if parameter.requires_grad:
+            found[not (weight and large)].append(parameter)
     return found
