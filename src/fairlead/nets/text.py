@@ -48,8 +48,8 @@ class TextInput(nn.Module):
     """What a network reads of the condition "text": a value of :mod:`fairlead.core.text` from an encoder outside, or,
     with a ``vocabulary``, token ids int64 [n, length] (0 pads, 1 ends) for an encoder in here, which trains along.
 
-    Where the encoder stays as it is, :meth:`measure` makes the pooled vector vary by 1 in every direction over the
-    training captions: what tells one from another may be small beside what all have in common, and is learnt late then.
+    Where the encoder stays as it is, :meth:`measure` makes each number of the pooled vector vary by 1 over the training
+    captions: what tells one from another may be small beside what all have in common, and is learnt late then.
 
     Args:
         embed: width of the network's embedding; the pooled vector is added to it.
@@ -64,7 +64,7 @@ class TextInput(nn.Module):
 
     empty: Tensor
     mean: Tensor
-    whiten: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class TextInput(nn.Module):
         if frozen and self.encoder is not None:
             self.encoder.requires_grad_(False)
         self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("whiten", torch.eye(width))
+        self.register_buffer("std", torch.ones(width))
         self.project = nn.Linear(width, embed)
-        nn.init.normal_(self.project.weight, std=width**-0.5)
+        nn.init.normal_(self.project.weight, std=2.5 * width**-0.5)
         if null == "learned":
             self.null = nn.Parameter(torch.randn(2, width) * 0.02)
         elif self.encoder is None:
@@ -121,18 +121,14 @@ class TextInput(nn.Module):
 
     @torch.no_grad()
     def measure(self, values: Tensor) -> None:
-        """Whiten the pooled vectors by the mean and the covariance of those of ``values``: token ids int64 [n, length],
-        or what an encoder outside made, [n, 1 + length, width + 1]. Directions in which these vary by less than
-        1/100 of the most are left small."""
+        """Take the mean and the standard deviation of the pooled vectors of ``values``: token ids int64 [n, length], or
+        what an encoder outside made, [n, 1 + length, width + 1]."""
         packed = (
             values if values.is_floating_point() else torch.cat([self._states(v) for v in torch.split(values, 256)])
         )
         _, _, pooled = unpack(packed.float())
-        centred = pooled.double() - pooled.double().mean(0)
-        variances, directions = torch.linalg.eigh(centred.T @ centred / len(pooled))
-        scale = variances.clamp(min=1e-4 * float(variances[-1].clamp(min=1e-12))).rsqrt()
-        self.mean.copy_(pooled.double().mean(0))
-        self.whiten.copy_(directions * scale @ directions.T)
+        self.mean.copy_(pooled.mean(0))
+        self.std.copy_(pooled.std(0, correction=0).clamp(min=1e-3))
 
     def embed(self, condition: Condition) -> Condition:
         """The condition with its token ids replaced by states."""
@@ -152,7 +148,7 @@ class TextInput(nn.Module):
         else:  # the row of a sample without text is that of the empty string; a learned null replaces it below
             packed = self._states(torch.where(keep[:, None], value, self._empty_ids(value.device)))
         states, real, pooled = unpack(packed)
-        pooled = (pooled - self.mean.to(pooled.dtype)) @ self.whiten.to(pooled.dtype)
+        pooled = (pooled - self.mean.to(pooled.dtype)) / self.std.to(pooled.dtype)
         if self.null_kind == "learned":
             first = torch.arange(self.length, device=real.device) == 0
             null = self.null.to(states.dtype)

@@ -183,11 +183,15 @@ class Training:
 
     def _prepare(self, text: TextInput, reading: Callable[[int], object] | None) -> None:
         """Let the text encoder in a fresh network learn to read, and measure what it makes of captions."""
-        captions = self.conditions.text if self.conditions is not None else None
-        if captions is None or not text.fixed:
+        captions, of_image = (
+            (None, None) if self.conditions is None else (self.conditions.text, self.conditions.caption)
+        )
+        if captions is None or of_image is None or not text.fixed:
             return
         if text.encoder is not None:
-            learn_to_read(text.encoder, captions, self.config.text.get("read", 0), self.config.seed, reading)
+            labels = {name: attribute.labels for name, attribute in self.data.attributes.items()}
+            steps, seed = self.config.text.get("read", 0), self.config.seed
+            learn_to_read(text.encoder, captions[of_image], labels, steps, seed, reading)
         some = torch.randperm(len(captions), generator=stream("captions", self.config.seed, 0))[:MEASURED]
         text.measure(captions[some])
 
