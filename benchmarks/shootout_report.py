@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks.shootout import METHODS, Result
+from benchmarks.shootout import METHODS, Result, short
 from fairlead.core.registry import names
 from fairlead.data.hub import load_data
 from fairlead.models.load import load
@@ -139,7 +139,7 @@ def table(results: Sequence[Result], floor: dict[str, Any], options: Options) ->
     lines = [_line(heads), _line(["---"] * len(heads))]
     lines.append(_line(["real test images", "", *([""] if matched else []), *(cell for r in real for cell in (r, ""))]))
     for result in sorted(results, key=lambda result: result.metrics["distance"][0]):
-        setting = short(result.guidance, options).replace("|", "\\|")
+        setting = short(result.guidance, options.weak, options.classifier).replace("|", "\\|")
         cells = [f"`{setting}`", str(result.steps), *([f"{result.effective:.2f}"] if matched else [])]
         for name in shown:
             cells.append(_pm(result.metrics[name]))
@@ -151,11 +151,6 @@ def table(results: Sequence[Result], floor: dict[str, Any], options: Options) ->
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def short(guidance: str, options: Options) -> str:
-    """With W for the weak snapshot and C for the classifier."""
-    return guidance.replace(json.dumps(options.weak), "W").replace(json.dumps(options.classifier), "C")
 
 
 def _pm(measured: Sequence[float], sign: bool = False) -> str:
@@ -217,7 +212,8 @@ def main(options: Options) -> None:
     measured: dict[str, Any] = {}
     for result in by_phase["search"]:
         for page in sorted(of_page(result.method)):
-            row = {"guidance": short(result.guidance, options), "rows": result.rows, "metrics": result.metrics}
+            guidance = short(result.guidance, options.weak, options.classifier)
+            row = {"guidance": guidance, "rows": result.rows, "metrics": result.metrics}
             measured.setdefault(page, {"rows": []})["rows"].append(row)
     for page in measured:
         measured[page]["about"] = (

@@ -43,7 +43,7 @@ class TCFG(Wrapper):
         a, b = self.pair(seen.step)
         delta, c, u = seen.x0(a) - seen.x0(b), seen.eps(a), seen.eps(b)
         spread = dot(delta, c + u)
-        gap = (seen.alpha / seen.sigma).double() * spread  # uu - cc
+        gap = seen.mixing.signal * spread  # uu - cc
         twice = 2 * dot(c, u)
         length = torch.hypot(twice, gap)
         tilt = torch.atan2(gap, twice) / 2
