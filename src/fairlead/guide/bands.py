@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, ClassVar
 
 import torch
@@ -102,7 +102,7 @@ class Bands(Term):
             self._check(tuple(seen.x_t.shape[1:]))
         parts = split(seen.x0(COND) - seen.x0(base_branch(self.negative)), len(self.weights))
         directions = [weighted(omega, part) for omega, part in zip(omegas, parts, strict=True)]
-        return torch.stack(directions).sum(0)
+        return reduce(torch.add, directions)
 
     def specs(self) -> tuple[str | int, ...]:
         return () if self.negative is None else (self.negative,)

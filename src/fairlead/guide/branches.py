@@ -57,9 +57,10 @@ class Branches:
         """The condition of all samples for this branch at this step."""
         if branch.source is not None or self.altering:
             return self._made(branch, step)
-        if branch not in self._fixed:
-            self._fixed[branch] = self._made(branch, step)
-        return self._fixed[branch]
+        found = self._fixed.get(branch)
+        if found is None:
+            found = self._fixed[branch] = self._made(branch, step)
+        return found
 
     def together(self, branches: tuple[Branch, ...], step: Step) -> Condition:
         """The conditions of several branches for all samples, one after the other."""
@@ -142,7 +143,10 @@ class Merged(Mapping[Branch, Value]):
         self.values_of, self.kept = values, kept
 
     def __getitem__(self, branch: Branch) -> Value:
-        return self.values_of[self.kept(branch)]
+        try:
+            return self.values_of[branch]
+        except KeyError:
+            return self.values_of[self.kept(branch)]
 
     def __iter__(self) -> Iterator[Branch]:
         return iter(self.values_of)

@@ -113,7 +113,7 @@ class Calls:
 
     def _evaluate(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, mass: Recorded) -> Tensor:
         """x0 of these rows, in one call, or in halves if that ran out of memory; ``mass`` gets the rows in order."""
-        if self._max_rows is None or len(x_t) <= self._max_rows:
+        if self._max_rows is None or x_t.shape[0] <= self._max_rows:
             try:
                 return _recorded(denoiser, x_t, t, condition, mass)
             except torch.OutOfMemoryError:

@@ -83,8 +83,10 @@ class GuidedDenoiser:
             check_condition(self.guidance, condition)
         elif len(self.samples) != condition.n:
             raise UsageError(f"samples: expected the indices of {condition.n} samples, got {len(self.samples)}")
-        for part in (*self.guidance.terms, *self.guidance.finishers):
-            part.check(self.around)
+        for term in self.guidance.terms:
+            term.check(self.around)
+        for finisher in self.guidance.finishers:
+            finisher.check(self.around)
         self.branches = Branches(self.guidance, condition, self.around, self.grid)
         self._calls = Calls(denoiser, self.branches, batching)
         self._memory = Memory()

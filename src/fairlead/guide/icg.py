@@ -35,10 +35,17 @@ class IndependentClass:
 
     def over(self, steps: Sequence[Step], around: Surroundings, condition: Condition) -> Callable[[int], Condition]:
         assert around.encode is not None
-        labels = self.labels(steps, around).unbind()
+        labels = self.labels(steps, around).to(condition.device)
         every = around.encode(range(len(around.classes))).to(condition.device)
-        bare = ~reduce(torch.logical_or, condition.keep.values())
-        return lambda place: every[labels[place]].drop(bare)
+        given = reduce(torch.logical_or, condition.keep.values())
+        keep = [(name, (mask[labels] & given).unbind()) for name, mask in every.keep.items()]
+        rows = labels.unbind()
+
+        def at(place: int) -> Condition:
+            values = {name: value[rows[place]] for name, value in every.values.items()}
+            return Condition(condition.n, values, {name: masks[place] for name, masks in keep})
+
+        return at
 
     def labels(self, steps: Sequence[Step], around: Surroundings) -> Tensor:
         """int64 [steps, n], from one normal draw a sample: its place in the normal distribution is uniform."""

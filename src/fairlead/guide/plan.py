@@ -11,6 +11,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import (
     COND,
     Branch,
+    Finisher,
     Guidance,
     Limited,
     Pair,
@@ -118,7 +119,8 @@ def _needed(
     for branch, weight in weights.items():
         mask = nonzero_rows(weight)
         rows[branch] = mask if isinstance(mask, Tensor) else None
-    for part in (*guidance.terms, *guidance.finishers):
+    parts: tuple[Term | Finisher, ...] = (*guidance.terms, *guidance.finishers)
+    for part in parts:
         for branch, wanted in part.wanted(step).items():
             kept = branches.kept(branch)
             there = rows.get(kept, wanted)

@@ -58,7 +58,8 @@ class Rescale(Finisher):
             return x0
         guided, plain = seen.to(x0, self.space), seen.output(COND, self.space)
         each = guided.flatten(1)
-        spread, rounding = _std(each), _ROUNDING * torch.finfo(x0.dtype).eps * each.abs().amax(1)
+        rounding = _ROUNDING * torch.finfo(x0.dtype).eps * torch.linalg.vector_norm(each, torch.inf, 1)
+        spread = _std(each)
         gain = (_std(plain.flatten(1)) / spread).masked_fill_(spread <= rounding, 1.0)
         factor = self.phi * gain + (1 - self.phi)
         return seen.back(guided * per_sample(factor, guided), self.space)
