@@ -55,6 +55,17 @@ class Branch:
     model: str | None = None
     source: ConditionSource | None = None
 
+    def __post_init__(self) -> None:
+        fields = self.spec, self.null, self.drop, self.perturb, self.model, self.source
+        object.__setattr__(self, "_hash", hash(fields))  # a step of many terms asks for it dozens of times
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined,no-any-return]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew from its fields: in another process strings hash to another number."""
+        return Branch, (self.spec, self.null, self.drop, self.perturb, self.model, self.source)
+
 
 class ConditionSource(Hashable, Protocol):
     """Makes the condition of a branch, another one in every step. Equal sources make the same."""

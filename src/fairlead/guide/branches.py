@@ -93,12 +93,13 @@ class Branches:
         return conditions, same
 
     def _equal(self, branch: Branch) -> Branch:
+        found = branch
         if branch.perturb is not None:
-            branch = replace(branch, perturb=located(branch.perturb, self.around))
-        if branch.source is not None:
-            return branch
-        plain = self.same[Branch(branch.spec, branch.null, branch.drop)]
-        return replace(branch, spec=plain.spec, null=plain.null, drop=plain.drop)
+            found = replace(found, perturb=located(branch.perturb, self.around))
+        if branch.source is None:
+            plain = self.same[Branch(branch.spec, branch.null, branch.drop)]
+            found = replace(found, spec=plain.spec, null=plain.null, drop=plain.drop)
+        return branch if found == branch else found
 
     def _made(self, branch: Branch, step: Step) -> Condition:
         own = branch.spec is None and not branch.null and branch.source is None
