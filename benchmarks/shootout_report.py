@@ -3,7 +3,8 @@
     python -m benchmarks.shootout_report runs/shootout --model runs/mnist --weak runs/mnist@step1000 \\
         --classifier runs/mnist-classifier --data ../shared/data/mnist --title "MNIST"
 
-Prints the tables; writes docs/results/shootout.png, docs/methods/measured.json and docs/methods/NAME.png.
+Prints the tables, in which every difference is paired; writes docs/results/shootout.png, docs/methods/measured.json and
+docs/methods/NAME.png. Of a shoot-out whose settings were chosen elsewhere (``--chosen``) it prints the tables only.
 """
 
 from __future__ import annotations
@@ -208,6 +209,8 @@ def main(options: Options) -> None:
     for phase, floor in (("best", at_best), ("matched", at_matched)):
         if by_phase[phase]:
             print(f"\n## {phase}\n\n{table(by_phase[phase], floor, options)}")
+    if not by_phase["search"]:
+        return
     front(by_phase["best"], at_best, options).savefig(DOCS / "results" / "shootout.png", dpi=110)
     measured: dict[str, Any] = {}
     for result in by_phase["search"]:
