@@ -25,8 +25,10 @@ from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule
 from fairlead.data.negatives import expanded
 from fairlead.guide.algebra import Finisher, Guidance, Term
-from fairlead.guide.executor import Batching, Observation, check_condition
+from fairlead.guide.calls import Batching
+from fairlead.guide.checks import check_condition
 from fairlead.guide.expression import to_guidance
+from fairlead.guide.observation import Observation
 from fairlead.guide.seen import Surroundings
 from fairlead.models.levels import objective_of, schedule_of
 from fairlead.models.model import LabelEncoder

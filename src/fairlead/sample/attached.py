@@ -13,7 +13,9 @@ from fairlead.core.denoiser import level_at, remember_levels
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.guide.algebra import NULL, Guidance
-from fairlead.guide.executor import Batching, GuidedDenoiser, Observation
+from fairlead.guide.calls import Batching
+from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.observation import Observation
 from fairlead.guide.seen import Surroundings
 from fairlead.models.levels import Levels, level_after, objective_of, position_of
 from fairlead.models.model import LabelEncoder
