@@ -261,11 +261,12 @@ def _root(variance: Tensor) -> float:
 def _covariance_of_means(each: Tensor, labels: Tensor | None) -> Tensor:
     """Of the column means of [n, k]; with labels [n] that of stratified samples, sum_s n_s C_s / n^2."""
     n, k = each.shape
+    strata = torch.zeros(n) if labels is None else _strata(labels)
     total = torch.zeros(k, k, dtype=torch.float64)
-    for label in [None] if labels is None else sorted(set(labels.tolist())):
-        part = each if label is None or labels is None else each[labels == label]
+    for stratum in sorted(set(strata.tolist())):
+        part = each[strata == stratum]
         if len(part) < 2:
-            raise UsageError("measure: a label has only 1 sample; expected 2 of every label, draw more")
+            raise UsageError("measure: there is only 1 sample; expected at least 2, draw more")
         centred = part - part.mean(dim=0)
         total += centred.T @ centred * (len(part) / (len(part) - 1))
     return total / n**2
@@ -275,6 +276,16 @@ def adherence_of(metrics: Collection[str]) -> str:
     """Of what is measured, the metric that says how well samples show what they were asked for: agreement with all of
     it, where that is judged, else accuracy in the class."""
     return "agreement" if "agreement" in metrics else "accuracy"
+
+
+def _strata(labels: Tensor) -> Tensor:
+    """The stratum of each sample, [n]: its label. Labels of one sample have no spread of their own and share a stratum,
+    a lone one that of the rarest other; the variance within is then too large rather than too small."""
+    _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    rare = counts == 1
+    if int(rare.sum()) == 1:
+        rare[counts.argsort(stable=True)[:2]] = True
+    return torch.where(rare[index], -1, index)
 
 
 @dataclass(frozen=True)
