@@ -42,6 +42,12 @@ def evaluator_for(spec: str, data: str | None, labels: Sequence[int] = (), model
     told = () if model is None or model.told == "label" else tuple(model.conditions)
     if told:
         data_specs(told, held_out, torch.arange(1))  # refuses data that does not say it, before anything is trained
+    if len(reference.classes) == 1:
+        print(
+            f"data {name!r}: all images are of one class, so the features of distances are those of an untrained network; "
+            "`fairlead measure` has pretrained ones",
+            file=sys.stderr,
+        )
     judge = _classifier(reference, "judge", "training the judge")
     features = _classifier(reference, "features", "training the feature network")
     attributes = _attributes(reference, held_out, told) if told else None

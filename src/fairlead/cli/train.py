@@ -44,6 +44,9 @@ class TrainOptions:
     """Resize and crop images to this many pixels."""
     limit: int | None = None
     """Use at most so many images."""
+    captions: str | None = None
+    """Column of the captions of a hub set or folder, text or lists of text; by default caption, captions, text or
+    prompt, if there is one."""
     flip: bool | None = None
     """Mirror images at random; by default only colour images are."""
     net: str | None = None
@@ -90,7 +93,7 @@ class TrainOptions:
         if schedule is not None:
             lookup("schedule", schedule)
             changes["schedule"] = {"name": schedule}
-        given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip"))}
+        given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip", "captions"))}
         data = load_data(**given)
         _, height, width = data.shape
         if height != width:
