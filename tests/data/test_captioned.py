@@ -89,6 +89,13 @@ def test_another_column_is_named_and_labels_stay_labels(tmp_path: Path) -> None:
     assert len({load_data(folder, captions=name).fingerprint for name in ("text", "said")}) == 2
 
 
+def test_a_hub_set_has_captions_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {split: f"{parquet(tmp_path / 'p', said=LISTS)}/{split}.parquet" for split in ("train", "test")}
+    rows = datasets.load_dataset("parquet", data_files=parts)
+    monkeypatch.setattr(datasets, "load_dataset", lambda path: {"owner/name": rows}[path])
+    assert by_picture(load_data("owner/name", captions="said")) == {i: tuple(own) for i, own in enumerate(LISTS)}
+
+
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
 def test_an_image_folder_with_metadata_has_captions(tmp_path: Path, form: str) -> None:
     lines = dict(zip(["a.png", "deep/b.png", "deep/er/c.png"], TEXTS, strict=False))

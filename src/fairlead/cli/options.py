@@ -44,8 +44,8 @@ def evaluator_for(spec: str, data: str | None, labels: Sequence[int] = (), model
         data_specs(told, held_out, torch.arange(1))  # refuses data that does not say it, before anything is trained
     if len(reference.classes) == 1:
         print(
-            f"data {name!r}: all images are of one class, so the features of distances are those of an untrained network; "
-            "`fairlead measure` has pretrained ones",
+            f"data {name!r}: all images are of one class, so the features of distances are those of an untrained "
+            "network; `fairlead measure` has pretrained ones",
             file=sys.stderr,
         )
     judge = _classifier(reference, "judge", "training the judge")
