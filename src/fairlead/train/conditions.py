@@ -88,13 +88,21 @@ class DataConditions:
             return cls(labels, image=kind)
         if not data.captions:
             raise UsageError(f"data {data.name!r} has no captions to train on; take a captioned set, such as scenes")
+        encoder = encoder_from_config(text)
+        made, gives = net["text"], encoder.net()
+        unlike = [name for name in ("width", "length", "vocabulary") if made.get(name, 0) != gives.get(name, 0)]
+        if unlike:
+            raise UsageError(
+                f"the text encoder gives {_sizes(gives)}, the network is made for {_sizes(made)}; make it with what "
+                "asked(...) returns"
+            )
         sentences = [data.sentences(i) for i in range(len(data))]
         different = sorted({sentence for own in sentences for sentence in own})
         row = {sentence: i for i, sentence in enumerate(different)}
         counts = torch.tensor([len(own) for own in sentences])
         most = int(counts.max())
         index = torch.tensor([[row[own[min(k, len(own) - 1)]] for k in range(most)] for own in sentences])
-        states = encoded(encoder_from_config(text), different, progress)
+        states = encoded(encoder, different, progress)
         return cls(labels, states, index, kind, counts if most > 1 else None)
 
     def at(
@@ -173,6 +181,11 @@ def asked(
         config = encoder.config()
         changes["text"] = {**encoder.net(), "null": null}
     return (len(data.classes) if "label" in names else 0), changes, config
+
+
+def _sizes(text: Mapping[str, Any]) -> str:
+    words = f", {text['vocabulary']} token ids" if text.get("vocabulary") else ""
+    return f"{text.get('length')} tokens of width {text.get('width')}{words}"
 
 
 def encoded(
