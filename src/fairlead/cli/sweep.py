@@ -203,8 +203,7 @@ def _outlook(event: Outlook, budget: Budget | None) -> str:
 
 
 def _line(name: str, metrics: Mapping[str, Estimate], cost: str, width: int) -> str:
-    from fairlead.measure.agreement import AGREEMENT
-    from fairlead.tune.objective import adherence_of
+    from fairlead.measure.agreement import AGREEMENT, adherence_of
 
     shown = ("distance", adherence_of(metrics), "diversity")
     line = f"{name:<{width}} " + "  ".join(f"{key} {metrics[key]}" for key in shown if key in metrics) + f"  {cost}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,6 +38,12 @@ AGREEMENT: Mapping[str, str] = {
 }
 """Metrics beside ``METRICS`` and what they mean, of models that are told more than a label, on data whose attributes
 can be judged (scenes). Errors: Wilson score interval."""
+
+
+def adherence_of(metrics: Collection[str]) -> str:
+    """Of what is measured, the metric that says how well samples show what they were asked for: agreement with all of
+    it, where that is judged, else accuracy in the class."""
+    return "agreement" if "agreement" in metrics else "accuracy"
 
 
 @dataclass(frozen=True)

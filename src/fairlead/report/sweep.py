@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from fairlead.measure.agreement import adherence_of
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.score import METRICS, Floor
 from fairlead.report.agreement import agreement_section
@@ -16,7 +17,6 @@ from fairlead.report.curves import curves_of, curves_plot, front_plot
 from fairlead.report.grids import image_grid
 from fairlead.report.page import Png, Section, Svg, Table, Text, change_cell, score_table, write_page
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
-from fairlead.tune.objective import adherence_of
 from fairlead.tune.setting import Setting, labels_of, name_of, varying
 from fairlead.tune.store import Point
 

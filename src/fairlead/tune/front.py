@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fairlead.core.errors import UsageError
+from fairlead.measure.agreement import adherence_of
 from fairlead.measure.estimate import Estimate
-from fairlead.tune.objective import DISTANCE, ROWS, Batch, Measured, Objective, adherence_of
+from fairlead.tune.objective import DISTANCE, ROWS, Batch, Measured, Objective
 from fairlead.tune.setting import Setting
 from fairlead.tune.store import Point, SweepFolder
 

@@ -8,7 +8,7 @@ values come with one covariance matrix, so that the error of a difference is tha
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from statistics import NormalDist
@@ -191,19 +191,20 @@ def _least_share(hits: int, n: int, z: float) -> float:
 @dataclass(frozen=True, eq=False)
 class Together:
     """One metric of k settings on the same n seeds (those it applies to): ``values`` float64 [k] and their
-    ``covariance`` [k, k]. All are nan where n is 0."""
+    ``covariance`` [k, k]. Values are nan where n is 0."""
 
     values: Tensor
     covariance: Tensor
     n: int
 
     def estimate(self, i: int) -> Estimate:
-        return Estimate(float(self.values[i]), _root(self.covariance[i, i]), self.n)
+        return Estimate(float(self.values[i]), math.sqrt(max(0.0, float(self.covariance[i, i]))), self.n)
 
     def difference(self, i: int, j: int) -> Estimate:
         """Setting i minus setting j, with the paired error."""
         c = self.covariance
-        return Estimate(float(self.values[i] - self.values[j]), _root(c[i, i] + c[j, j] - 2 * c[i, j]), self.n)
+        variance = float(c[i, i] + c[j, j] - 2 * c[i, j])
+        return Estimate(float(self.values[i] - self.values[j]), math.sqrt(max(0.0, variance)), self.n)
 
 
 def together(settings: Sequence[Measured], metric: str) -> Together:
@@ -249,13 +250,8 @@ def together(settings: Sequence[Measured], metric: str) -> Together:
         return Together(each.mean(dim=0), _covariance_of_means(each, labels), n)
     count = int(applies.sum())
     if count < 2:
-        return Together(torch.full((k,), torch.nan), torch.full((k, k), torch.nan), 0)
+        return Together(torch.full((k,), torch.nan), torch.zeros(k, k), 0)
     return Together(each[applies].mean(dim=0), _covariance_of_means(each[applies], None), count)
-
-
-def _root(variance: Tensor) -> float:
-    """Of what rounding may have made negative; nan stays."""
-    return float(variance.clamp(min=0).sqrt())
 
 
 def _covariance_of_means(each: Tensor, labels: Tensor | None) -> Tensor:
@@ -270,12 +266,6 @@ def _covariance_of_means(each: Tensor, labels: Tensor | None) -> Tensor:
         centred = part - part.mean(dim=0)
         total += centred.T @ centred * (len(part) / (len(part) - 1))
     return total / n**2
-
-
-def adherence_of(metrics: Collection[str]) -> str:
-    """Of what is measured, the metric that says how well samples show what they were asked for: agreement with all of
-    it, where that is judged, else accuracy in the class."""
-    return "agreement" if "agreement" in metrics else "accuracy"
 
 
 def _strata(labels: Tensor) -> Tensor:

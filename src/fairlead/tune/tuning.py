@@ -16,13 +16,14 @@ from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.measure.agreement import adherence_of
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.frechet import Moments
 from fairlead.models.diffusers import is_pipeline
 from fairlead.train.checkpoint import find_checkpoint
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.front import front
-from fairlead.tune.objective import DISTANCE, Measure, Measured, Objective, Setting, adherence_of, z_of
+from fairlead.tune.objective import DISTANCE, Measure, Measured, Objective, Setting, z_of
 from fairlead.tune.one_knob import FEWEST, Found, search
 from fairlead.tune.recommend import recommend
 from fairlead.tune.several_knobs import candidates_for, halving
