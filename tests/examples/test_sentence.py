@@ -70,8 +70,8 @@ def test_the_example_trains_a_model_that_takes_any_words(tmp_path: Path, monkeyp
 
 @pytest.mark.slow
 def test_words_that_no_caption_has_are_followed_above_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As docs/text.md says of this command: 84 % in words of the captions, 41 % in others, of 56 images; chance is 14 %,
-    give or take 5 %."""
+    """As docs/text.md says of this command: 84 % in words of the captions, 41 % in others, of 56 images; chance is
+    14 %, give or take 5 %."""
     monkeypatch.setenv("FAIRLEAD_CACHE", str(tmp_path / "cache"))
     found = Example(tmp_path / "run", scales=(2.0,)).main()
     assert found[2.0, "known"].value >= 0.7
