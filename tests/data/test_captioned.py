@@ -134,6 +134,8 @@ def test_images_and_metadata_have_to_fit(tmp_path: Path) -> None:
         r"1 of 2 images have no line in the metadata, first b\.png; add one or remove them",
         images(tmp_path / "f", {"a.png": "a cat", "b.png": None}),
     )
+    bare = images(tmp_path / "bare", {"cat/a.png": "x"}, column="licence")
+    fails(r"the metadata has no captions \(its columns are image, licence\); name their column", bare)
     images(tmp_path / "h" / "train", {"a.png": "a cat"})
     for folder in ("h/test/cat", "i/train/cat", "i/test/cat", "j"):
         (tmp_path / folder).mkdir(parents=True)

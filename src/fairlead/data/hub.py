@@ -177,6 +177,11 @@ def _read(
     features = next(iter(sets.values())).features
     pictures = image_column(features, what)
     told = caption_column(features, captions, what)
+    if told is None and folder is not None:
+        raise UsageError(
+            f"data {what!r}: the metadata has no captions (its columns are {', '.join(features)}); name their column "
+            "with captions=..., or take the file away to go by class folders"
+        )
     column = label_column(features, told, what)
     labels, classes = (
         labels_of_folders(_paths(sets, pictures), folder)
