@@ -44,6 +44,9 @@ class TrainOptions:
     """Resize and crop images to this many pixels."""
     limit: int | None = None
     """Use at most so many images."""
+    captions: str | None = None
+    """Column of the captions of a hub set or folder, text or lists of text; by default caption, captions, text or
+    prompt, if there is one."""
     flip: bool | None = None
     """Mirror images at random; by default only colour images are."""
     net: str | None = None
@@ -90,7 +93,7 @@ class TrainOptions:
         if schedule is not None:
             lookup("schedule", schedule)
             changes["schedule"] = {"name": schedule}
-        given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip"))}
+        given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip", "captions"))}
         data = load_data(**given)
         _, height, width = data.shape
         if height != width:
@@ -190,6 +193,9 @@ class Train(TrainOptions):
     hub name as SOURCE."""
     text_null: Literal["learned", "empty"] | None = None
     """What stands for no text: a token of the network's own (default), or the encoder's states of an empty string."""
+    text_tokens: int | None = None
+    """Tokens of a prompt that a pretrained encoder reads (of one window); by default all that it can, up to 512 at a
+    cost: give what the captions need."""
     text_windows: int | None = None
     """Stretches of the encoder's length that a prompt may take."""
     text_long: Literal["refuse", "cut"] | None = None
@@ -210,10 +216,11 @@ class Train(TrainOptions):
         return () if names == ("none",) else names
 
     def _text(self) -> tuple[str, str, dict[str, Any]]:
-        settings = {"windows": self.text_windows, "long": self.text_long}
+        settings = {"tokens": self.text_tokens, "windows": self.text_windows, "long": self.text_long}
         given = {name: value for name, value in settings.items() if value is not None}
         if "text" not in self._names(RECIPES[self.recipe]):
-            unused = [name for name in ("text", "text_null") if getattr(self, name) is not None] or list(given)
+            unused = [name for name in ("text", "text_null") if getattr(self, name) is not None]
+            unused += [f"text_{name}" for name in given]
             if unused:
                 raise UsageError(
                     f"--{unused[0].replace('_', '-')}: the network is not told any text; add text to --conditions"

@@ -49,6 +49,8 @@ _NAMES = {
     "pooled_projections": "prompt_pooled",
 }
 """Argument of the network -> its name in a condition."""
+EXAMPLES = ("a photograph of a red cat", "a drawing of a house", "a green square on a white background", "two dogs")
+"""Prompts that any pipeline of text can be asked for."""
 _REMEMBERED = 1024
 
 
@@ -98,7 +100,7 @@ def load_pipeline(
         decode=partial(_decode, pipe),
         classes=names,
         conditions=("text",) if texts else ("label",) if names else (),
-        examples=("a photograph",) if texts else names,
+        examples=EXAMPLES if texts else names,
         data_range=None if latent else (-1.0, 1.0),
         objective=denoiser.objective,
         layers=layers_of(network),

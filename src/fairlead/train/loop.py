@@ -297,7 +297,8 @@ class Training:
         if self.conditions is None:
             return Condition(len(x0))
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        condition = self.conditions.at(self.batches.index(self.step, rank, world), x0, self._draws(rank, world))
+        index = self.batches.index(self.step, rank, world)
+        condition = self.conditions.at(index, x0, self._draws(rank, world), self._which(rank, world))
         return drop_condition(condition, draw.dropped)
 
     def _inputs(self, x0: Tensor, draw: Draw, condition: Condition) -> tuple[Any, ...]:
@@ -327,6 +328,14 @@ class Training:
             return None
         generator = stream("image condition", self.config.seed, self.step)
         return torch.rand(self.config.batch_size, DRAWS, generator=generator).chunk(world)[rank]
+
+    def _which(self, rank: int, world: int) -> Tensor | None:
+        """This process's share of the numbers that decide which of its captions each image of this step is told."""
+        if self.conditions is None or self.conditions.captions is None:
+            return None
+        return torch.rand(self.config.batch_size, generator=stream("caption", self.config.seed, self.step)).chunk(
+            world
+        )[rank]
 
     def run(self) -> Iterator[StepRecord]:
         """Steps until ``config.steps``; saves by the configuration and at the end.
