@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from fairlead.measure.doctor import doctor as doctor
     from fairlead.measure.interpolate import Interpolation as Interpolation
     from fairlead.measure.interpolate import interpolate as interpolate
+    from fairlead.models.export import export as export
     from fairlead.models.load import load as load
     from fairlead.models.model import Model as Model
     from fairlead.models.toy import toy_model
@@ -121,6 +122,7 @@ _PUBLIC = {
     "attach": "fairlead.sample.attach:attach",
     "doctor": "fairlead.measure.doctor:doctor",
     "explain": "fairlead.report.explain:explain",
+    "export": "fairlead.models.export:export",
     "interpolate": "fairlead.measure.interpolate:interpolate",
     "load": "fairlead.models.load:load",
     "load_autoencoder": "fairlead.data.autoencoder:load_autoencoder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,7 +87,7 @@ class TrainOptions:
         recipe, changes = self._recipe(recipes), self._given([field.name for field in fields(TrainConfig)])
         put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
-        schedule = getattr(self, "schedule", None)
+        schedule = self._schedule(recipe)
         if schedule is not None:
             lookup("schedule", schedule)
             changes["schedule"] = {"name": schedule}
@@ -100,9 +101,7 @@ class TrainOptions:
         latents = self._latents(data)
         channels_in, size, _ = latents["shape"] if latents else data.shape
         config = TrainConfig(
-            net_config(
-                self._net(recipe, size), channels_in, size, classes, presets=presets, **{**told, **self._given(net)}
-            ),
+            self._net_config(recipe, (channels_in, size, classes), presets, {**told, **self._given(net)}),
             given,
             text=text,
             latents=latents,
@@ -132,9 +131,24 @@ class TrainOptions:
         """The preset, for samples of this height and width."""
         return self.net or recipe.net
 
+    def _net_config(
+        self,
+        recipe: Recipe,
+        data: tuple[int, int, int],
+        presets: Mapping[str, dict[str, Any]],
+        changes: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Configuration of the network for ``data``: channels, size, classes."""
+        channels, size, classes = data
+        return net_config(self._net(recipe, size), channels, size, classes, presets=presets, **changes)
+
     def _names(self, recipe: Recipe) -> tuple[str, ...]:
         """The conditions."""
         return recipe.conditions
+
+    def _schedule(self, recipe: Recipe) -> str | None:
+        """Name of the noise schedule, None for the recipe's."""
+        return None
 
     def _latents(self, data: ImageData) -> dict[str, Any]:
         """Configuration of the autoencoder, {} for pixels."""
@@ -164,7 +178,17 @@ class Train(TrainOptions):
     """
 
     recipe: Annotated[str, tyro.conf.arg(help=f"Preset of all below: {', '.join(RECIPES)}.")] = "digits"
-    net: Annotated[str | None, tyro.conf.arg(help=f"Network preset: {', '.join(PRESETS)}.")] = None
+    net: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help=f"Network preset: {', '.join(PRESETS)}; or, with --net-config, a class of diffusers such as "
+            "UNet2DConditionModel."
+        ),
+    ] = None
+    net_config: Path | None = None
+    """Settings of a network of diffusers: a JSON file, or a folder with config.json. Sizes, channels and widths that
+    follow from the data may be left out. The schedule is then vp_scaled_linear by default; `fairlead export` makes a
+    pipeline of the run."""
     latents: str | None = None
     """Denoise latents of an autoencoder in place of pixels: a folder of train-autoencoder or of diffusers, or a hub
     name."""
@@ -190,6 +214,8 @@ class Train(TrainOptions):
     hub name as SOURCE."""
     text_null: Literal["learned", "empty"] | None = None
     """What stands for no text: a token of the network's own (default), or the encoder's states of an empty string."""
+    text_tokens: int | None = None
+    """Tokens that are read of a prompt, start and end included; by default all that the encoder can."""
     text_windows: int | None = None
     """Stretches of the encoder's length that a prompt may take."""
     text_long: Literal["refuse", "cut"] | None = None
@@ -210,18 +236,64 @@ class Train(TrainOptions):
         return () if names == ("none",) else names
 
     def _text(self) -> tuple[str, str, dict[str, Any]]:
-        settings = {"windows": self.text_windows, "long": self.text_long}
-        given = {name: value for name, value in settings.items() if value is not None}
+        settings = {"tokens": self.text_tokens, "windows": self.text_windows, "long": self.text_long}
+        given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
         if "text" not in self._names(RECIPES[self.recipe]):
             unused = [name for name in ("text", "text_null") if getattr(self, name) is not None] or list(given)
             if unused:
                 raise UsageError(
                     f"--{unused[0].replace('_', '-')}: the network is not told any text; add text to --conditions"
                 )
-        return self.text or "words", self.text_null or "learned", given
+            return "words", "learned", {}
+        if self.net_config is None:
+            return self.text or "words", self.text_null or "learned", given
+        from fairlead.nets.called import called
+
+        if self.text is None:
+            raise UsageError("--text: networks of diffusers read an encoder's states; give clip:SOURCE or t5:SOURCE")
+        if self.text_null == "learned":
+            raise UsageError("--text-null learned: the null of a pipeline is the empty string; leave it out")
+        return self.text, "empty", {**given, "masked": called(self._of_diffusers()[0]).masked}
 
     def _net(self, recipe: Recipe, size: int) -> str:
         return self.net or (recipe.net if self.latents is None else latent_preset(size))
+
+    def _schedule(self, recipe: Recipe) -> str | None:
+        if self.schedule is None and self.net_config is not None and "schedule" not in recipe.train:
+            return "vp_scaled_linear"
+        return self.schedule
+
+    def _net_config(
+        self,
+        recipe: Recipe,
+        data: tuple[int, int, int],
+        presets: Mapping[str, dict[str, Any]],
+        changes: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        if self.net_config is None:
+            if self.net is not None and self.net not in presets and self.net.endswith("Model"):
+                raise UsageError(f"--net {self.net}: a network of diffusers needs its settings; give --net-config FILE")
+            return super()._net_config(recipe, data, presets, changes)
+        from fairlead.nets.diffusers import diffusers_config
+
+        network, config = self._of_diffusers()
+        refused = [name for name in changes if name != "text"]
+        if refused:
+            raise UsageError(f"{network} takes no {refused[0]!r}; leave it out, or take a network preset")
+        return diffusers_config(network, config, *data, text=changes.get("text"))
+
+    def _of_diffusers(self) -> tuple[str, dict[str, Any]]:
+        """Class and settings of the network of diffusers."""
+        assert self.net_config is not None
+        path = self.net_config / "config.json" if self.net_config.is_dir() else self.net_config
+        try:
+            config = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--net-config {path} cannot be read as JSON ({error})") from error
+        network = self.net or (config.get("_class_name") if isinstance(config, dict) else None)
+        if not isinstance(config, dict) or network is None:
+            raise UsageError(f"--net-config {path}: expected an object of settings, and their class in --net")
+        return str(network), config
 
     def _latents(self, data: ImageData) -> dict[str, Any]:
         from fairlead.data.autoencoder import load_autoencoder
