@@ -38,7 +38,6 @@ class Target:
         told: the conditions that it passes on.
         latents: whether it has a VAE.
         encoder: kind of text encoder, "" for none.
-        tokens: that it reads of a prompt unless it is told otherwise; None: what its tokenizer says.
         sides: what divides the sides of its images.
     """
 
@@ -47,7 +46,6 @@ class Target:
     told: tuple[str, ...] = ()
     latents: bool = True
     encoder: str = ""
-    tokens: int | None = None
     sides: int = 1
 
 
@@ -55,7 +53,7 @@ TARGETS: dict[str, Target] = {
     "UNet2DModel": Target("DDIMPipeline", "unet", latents=False),
     "UNet2DConditionModel": Target("StableDiffusionPipeline", "unet", ("text",), encoder="clip", sides=8),
     "DiTTransformer2DModel": Target("DiTPipeline", "transformer", ("label",)),
-    "PixArtTransformer2DModel": Target("PixArtAlphaPipeline", "transformer", ("text",), True, "t5", 120, 8),
+    "PixArtTransformer2DModel": Target("PixArtAlphaPipeline", "transformer", ("text",), encoder="t5", sides=8),
 }
 """Class of the network -> the pipeline that calls it as it was trained."""
 
@@ -174,11 +172,6 @@ def _text(config: Mapping[str, Any], target: Target) -> dict[str, Any]:
         raise UsageError(
             f"{target.pipeline} reads prompts with one window of {target.encoder}, this model with {config['name']}, "
             f"windows {config.get('windows')}; train it with --text {target.encoder}:SOURCE"
-        )
-    if target.tokens not in (None, encoder.window):
-        raise UsageError(
-            f"{target.pipeline} reads {target.tokens} tokens, this model {encoder.window}; train it with the encoder's "
-            f"tokens={target.tokens}"
         )
     network, tokenizer = encoder.parts()
     tokenizer.model_max_length = encoder.window
