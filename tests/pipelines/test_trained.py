@@ -204,7 +204,7 @@ def test_the_command_line_trains_and_exports(place: Path, texts: dict[str, str],
     assert main(["train", *words, *short, "--net-config", str(tmp_path), "--out", out]) == 0
     assert main(["export", out, str(tmp_path / "pipe")]) == 0
     model, pipe = load(out), load(tmp_path / "pipe")
-    assert model.schedule.config() == {"name": "vp_scaled_linear", "steps": 1000}
+    assert model.schedule.config() == {"name": "vp_linear", "steps": 1000}
     x_t = torch.randn(1, *model.shape)
     at = torch.tensor(0.7, dtype=torch.float64)
     ours, theirs = (m.denoiser(x_t, at, m.encode(["a red seven on white"])).x0 for m in (model, pipe))

@@ -187,7 +187,7 @@ class Train(TrainOptions):
     ] = None
     net_config: Path | None = None
     """Settings of a network of diffusers: a JSON file, or a folder with config.json. Sizes, channels and widths that
-    follow from the data may be left out. The schedule is then vp_scaled_linear by default; `fairlead export` makes a
+    follow from the data may be left out. The schedule is then vp_linear by default; `fairlead export` makes a
     pipeline of the run."""
     latents: str | None = None
     """Denoise latents of an autoencoder in place of pixels: a folder of train-autoencoder or of diffusers, or a hub
@@ -260,7 +260,7 @@ class Train(TrainOptions):
 
     def _schedule(self, recipe: Recipe) -> str | None:
         if self.schedule is None and self.net_config is not None and "schedule" not in recipe.train:
-            return "vp_scaled_linear"
+            return "vp_linear"
         return self.schedule
 
     def _net_config(
