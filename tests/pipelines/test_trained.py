@@ -148,7 +148,7 @@ def _worse(model: Model, x_t: Tensor, specs: list[Any]) -> Tensor:
 def test_two_and_two_steps_are_four_to_the_bit(network: str, texts: dict[str, str], tmp_path: Path) -> None:
     """Dropout inside the network included; labels are dropped by the condition alone."""
     data = captioned()
-    dropout = {} if network in ("SD3Transformer2DModel",) else {"settings": {"dropout": 0.2}}
+    dropout: dict[str, Any] = {} if network in ("SD3Transformer2DModel",) else {"settings": {"dropout": 0.2}}
     config = config_of(network, data, texts, checkpoint_every=2, **dropout)
     straight = train(config, data, tmp_path / "straight")
     before = train(config, data, tmp_path / "halves", until=2)
