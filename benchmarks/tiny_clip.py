@@ -3,8 +3,9 @@
     python benchmarks/tiny_clip.py --data "scenes(source='mnist', size=32)" --out runs/clip
 
 CLIP's loss (2103.00020, figure 3) between images and captions, by `transformers`' own ``CLIPModel``, and beside it a
-reader of the state at the end token, which must say what pairs of neighbouring tokens the caption has: a small encoder
-of images sees colours long before digits, and what it does not see the text half forgets under CLIP's loss alone.
+reader of the state at the end token, which must say what tokens and what pairs of neighbours the caption has: a small
+encoder of images sees colours long before digits, and what it does not see the text half forgets under CLIP's loss
+alone.
 
 OUT is a folder of ``CLIPTextModel`` and ``CLIPTokenizer``: ``fairlead train --text clip:OUT``. This stands here and not
 in the package: it is one recipe for captions of a few dozen words, and whoever has a hub has better encoders.
@@ -39,8 +40,8 @@ from fairlead.data.images import ImageData, to_float
 from fairlead.nets.embeddings import sinusoidal
 
 START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
-READ = 0.1
-"""Weight of the reader's loss, a caption's sum over pairs in nats."""
+READ = 0.5
+"""Weight of the reader's loss, a caption's sum in nats."""
 
 
 def trained_tokenizer(captions: Sequence[str], length: int, merges: int = 1000) -> Any:
@@ -109,17 +110,17 @@ class Pairs:
     ids: Tensor
     end: int
     known: Tensor
-    """int64 [p], the pairs of neighbouring tokens that occur, one number each."""
+    """int64 [p], the tokens and the pairs of neighbours that occur, one number each."""
 
     @classmethod
     def of(cls, data: ImageData, tokenizer: Any) -> Pairs:
         with quiet():
             batch = tokenizer(list(data.captions), padding="max_length", truncation=True, return_tensors="pt")
         ids = batch["input_ids"]
-        return cls(data.images, ids, tokenizer.eos_token_id, neighbours(ids).unique())
+        return cls(data.images, ids, tokenizer.eos_token_id, said(ids).unique())
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
-        """Arguments of the model, and which of the known pairs each caption has, float [n, p].
+        """Arguments of the model, and what of the known each caption says, float [n, p].
 
         The captions are of about the same length: eight batches are drawn and sorted by it, and one is cut from them.
         What lies behind the last end token is cut off.
@@ -131,19 +132,19 @@ class Pairs:
         used = int((self.ids[index] != self.end).sum(1).max()) + 1
         ids = self.ids[index, :used]
         has = torch.zeros(size, len(self.known))
-        has.scatter_(1, torch.searchsorted(self.known, neighbours(ids)), 1.0)
+        has.scatter_(1, torch.searchsorted(self.known, said(ids)), 1.0)
         return {"pixel_values": to_float(self.images[index]), "input_ids": ids}, has
 
 
-def neighbours(ids: Tensor) -> Tensor:
-    """Token ids [n, l] -> a number for each pair of neighbours, int64 [n, l - 1]."""
-    return ids[:, :-1] * 2**20 + ids[:, 1:]
+def said(ids: Tensor) -> Tensor:
+    """Token ids [n, l] -> a number for each token and for each pair of neighbours, int64 [n, 2 l - 1]."""
+    return torch.cat([ids, (1 + ids[:, :-1]) * 2**20 + ids[:, 1:]], dim=1)
 
 
 def train(model: Any, pairs: Pairs, steps: int, batch_size: int, lr: float, seed: int) -> Iterator[float]:
     """CLIP's loss of every step, in nats; warm-up over a tenth, then cosine."""
     reader = nn.Linear(model.config.text_config.hidden_size, len(pairs.known))
-    nn.init.constant_(reader.bias, -4.0)  # most pairs are not there
+    nn.init.constant_(reader.bias, -4.0)  # most is not said
     learned = [*model.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(learned, lr=lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     generator = torch.Generator().manual_seed(seed)
@@ -167,15 +168,15 @@ def train(model: Any, pairs: Pairs, steps: int, batch_size: int, lr: float, seed
 def readable(encoder: Any, tokenizer: Any, captions: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """How much of what captions of scenes say is in the state at their end token: the share of "test" captions whose
     attribute a linear reader gets right that was fitted, by least squares, to those of "train"."""
-    states, said = {}, {}
+    states, scenes = {}, {}
     for split, texts in captions.items():
         with quiet():
             ids = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
         states[split] = torch.cat([encoder(input_ids=part).pooler_output for part in torch.split(ids, 512)])
-        said[split] = [read_caption(text) for text in texts]
+        scenes[split] = [read_caption(text) for text in texts]
     found = {}
     for name, values in VALUES.items():
-        label = {s: torch.tensor([values.index(x[name]) if name in x else -1 for x in said[s]]) for s in said}
+        label = {s: torch.tensor([values.index(x[name]) if name in x else -1 for x in scenes[s]]) for s in scenes}
         rows = {s: F.pad(states[s][label[s] >= 0], (0, 1), value=1.0).double() for s in states}
         wanted = F.one_hot(label["train"][label["train"] >= 0], len(values)).double()
         reader = torch.linalg.lstsq(rows["train"], wanted, driver="gelsd").solution

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from fairlead.models.load import load as load
     from fairlead.models.model import Model as Model
     from fairlead.models.toy import toy_model
+    from fairlead.nets.diffusers import diffusers_config as diffusers_config
     from fairlead.report.explain import Explanation as Explanation
     from fairlead.report.explain import explain as explain
     from fairlead.sample.attach import Attachment as Attachment
@@ -120,6 +121,7 @@ _PUBLIC = {
     "Training": "fairlead.train.loop:Training",
     "UsageError": "fairlead.core.errors:UsageError",
     "attach": "fairlead.sample.attach:attach",
+    "diffusers_config": "fairlead.nets.diffusers:diffusers_config",
     "doctor": "fairlead.measure.doctor:doctor",
     "explain": "fairlead.report.explain:explain",
     "export": "fairlead.models.export:export",

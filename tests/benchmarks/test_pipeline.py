@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.pipeline import PROMPTS, Pipeline
-from benchmarks.tiny_clip import Pairs, neighbours, readable, small_clip, train, trained_tokenizer
+from benchmarks.tiny_clip import Pairs, readable, said, small_clip, train, trained_tokenizer
 from PIL import Image
 
 from fairlead.core.errors import UsageError
@@ -46,13 +46,13 @@ def test_the_state_at_the_end_comes_to_say_what_a_caption_says() -> None:
     generator = torch.Generator().manual_seed(0)
     given, has = pairs.batch(16, generator)
     of_all = set(pairs.known[has.bool().any(0)].tolist())
-    assert of_all == set(neighbours(given["input_ids"]).flatten().tolist())
+    assert of_all == set(said(given["input_ids"]).flatten().tolist())
     losses = list(train(model, pairs, 25, 32, 3e-3, seed=0))
     assert losses[0] == pytest.approx(torch.tensor(32.0).log().item(), abs=0.2)
     shares = readable(model.text_model, tokenizer, {"train": data.captions[:300], "test": data.captions[300:]})
-    said = [read_caption(caption) for caption in data.captions[300:]]
-    often = max(sum(s.get("background") == b for s in said) for b in ("white", "black", "red"))
-    assert shares["background"] > 2 * often / sum("background" in s for s in said)
+    scenes = [read_caption(caption) for caption in data.captions[300:]]
+    often = max(sum(s.get("background") == b for s in scenes) for b in ("white", "black", "red"))
+    assert shares["background"] > 2 * often / sum("background" in s for s in scenes)
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ import tyro
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run of a network of diffusers as a pipeline, which diffusers loads without fairlead.
+    """Write a run of a network of diffusers as a pipeline, which diffusers loads without fairlead; a run of adapters
+    (train --pipeline) as the file that a pipeline's load_lora_weights reads.
 
     Example: fairlead export runs/sd my-pipeline
     """
@@ -29,5 +30,7 @@ class Export:
         from fairlead.models.export import export
 
         written = export(self.model, self.folder, self.weights, autoencoder=self.autoencoder)
-        parts = ", ".join(sorted(path.name for path in written.iterdir() if path.is_dir()))
-        print(f"{written}: {parts}; load it with diffusers.DiffusionPipeline.from_pretrained({str(written)!r})")
+        parts = ", ".join(sorted(path.name for path in written.iterdir()))
+        whole = (written / "model_index.json").is_file()
+        how = "diffusers.DiffusionPipeline.from_pretrained" if whole else "pipe.load_lora_weights"
+        print(f"{written}: {parts}; load it with {how}({str(written)!r})")

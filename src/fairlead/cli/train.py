@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
@@ -20,11 +21,19 @@ from fairlead.train.config import OTHER_KINDS, RECIPES, Recipe, TrainConfig, Wei
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
+    from fairlead.models.lora import Base
     from fairlead.train.loop import Training
 
 ScheduleName = Annotated[
     str | None, tyro.conf.arg(help=f"Noise schedule: {', '.join(n for n in names('schedule') if n != 'table')}.")
 ]
+
+
+_OF_PIPELINE = (
+    *("net", "net_config", "channels", "conditioning", "latents", "schedule", "objective", "weighting"),
+    *("conditions", "image", "text", "text_null", "text_windows"),
+)
+"""Options that a pipeline decides."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +96,7 @@ class TrainOptions:
         recipe, changes = self._recipe(recipes), self._given([field.name for field in fields(TrainConfig)])
         put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
-        schedule = self._schedule(recipe)
-        if schedule is not None:
-            lookup("schedule", schedule)
-            changes["schedule"] = {"name": schedule}
+        changes |= self._process(recipe)
         given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip"))}
         data = load_data(**given)
         _, height, width = data.shape
@@ -146,9 +152,9 @@ class TrainOptions:
         """The conditions."""
         return recipe.conditions
 
-    def _schedule(self, recipe: Recipe) -> str | None:
-        """Name of the noise schedule, None for the recipe's."""
-        return None
+    def _process(self, recipe: Recipe) -> dict[str, Any]:
+        """The noise schedule, and settings that go with it, where they are not the recipe's."""
+        return {}
 
     def _latents(self, data: ImageData) -> dict[str, Any]:
         """Configuration of the autoencoder, {} for pixels."""
@@ -200,6 +206,11 @@ class Train(TrainOptions):
     weighting: Annotated[
         str | None, tyro.conf.arg(help=f"Loss weight over noise levels: {', '.join(get_args(Weighting))}.")
     ] = None
+    pipeline: str | None = None
+    """Train adapters for this pipeline of Stable Diffusion, a folder or a hub name, on captioned images; `fairlead
+    export` writes what its load_lora_weights reads."""
+    lora: int | None = None
+    """Rank of the adapters of --pipeline, e.g. 8."""
     conditions: tuple[str, ...] = ()
     """What the network is told: label, text, image, attributes of the data such as ink; none for nothing. By default as
     the recipe says."""
@@ -232,12 +243,16 @@ class Train(TrainOptions):
     """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
 
     def _names(self, recipe: Recipe) -> tuple[str, ...]:
+        if self._base is not None:
+            return ("text",)
         names = self.conditions or recipe.conditions
         return () if names == ("none",) else names
 
     def _text(self) -> tuple[str, str, dict[str, Any]]:
         settings = {"tokens": self.text_tokens, "windows": self.text_windows, "long": self.text_long}
         given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+        if self._base is not None:
+            return self._base.text, "empty", {**given, "masked": False}
         if "text" not in self._names(RECIPES[self.recipe]):
             unused = [name for name in ("text", "text_null") if getattr(self, name) is not None] or list(given)
             if unused:
@@ -258,10 +273,31 @@ class Train(TrainOptions):
     def _net(self, recipe: Recipe, size: int) -> str:
         return self.net or (recipe.net if self.latents is None else latent_preset(size))
 
-    def _schedule(self, recipe: Recipe) -> str | None:
-        if self.schedule is None and self.net_config is not None and "schedule" not in recipe.train:
-            return "vp_linear"
-        return self.schedule
+    def _process(self, recipe: Recipe) -> dict[str, Any]:
+        if self._base is not None:
+            mild = {} if self.lr is not None else {"lr": 1e-4}
+            return {"schedule": self._base.schedule, "objective": self._base.objective, "weighting": "uniform", **mild}
+        name = self.schedule
+        if name is None and self.net_config is not None and "schedule" not in recipe.train:
+            name = "vp_linear"
+        if name is None:
+            return {}
+        lookup("schedule", name)
+        return {"schedule": {"name": name}}
+
+    @cached_property
+    def _base(self) -> Base | None:
+        """The pipeline that adapters are trained for."""
+        if (self.pipeline is None) != (self.lora is None):
+            raise UsageError("--pipeline and --lora go together: the pipeline, and the rank of its adapters, e.g. 8")
+        if self.pipeline is None:
+            return None
+        from fairlead.models.lora import Base
+
+        for name in _OF_PIPELINE:
+            if getattr(self, name) not in (None, ()):
+                raise UsageError(f"--{name.replace('_', '-')}: the pipeline decides it; leave it out")
+        return Base.of(self.pipeline)
 
     def _net_config(
         self,
@@ -270,6 +306,9 @@ class Train(TrainOptions):
         presets: Mapping[str, dict[str, Any]],
         changes: Mapping[str, Any],
     ) -> dict[str, Any]:
+        if self._base is not None:
+            assert self.lora is not None
+            return self._base.net(data[0], data[1], self.lora, changes["text"])
         if self.net_config is None:
             if self.net is not None and self.net not in presets and self.net.endswith("Model"):
                 raise UsageError(f"--net {self.net}: a network of diffusers needs its settings; give --net-config FILE")
@@ -298,7 +337,8 @@ class Train(TrainOptions):
     def _latents(self, data: ImageData) -> dict[str, Any]:
         from fairlead.data.autoencoder import load_autoencoder
 
-        return {} if self.latents is None else load_autoencoder(self.latents).config(data.shape)
+        source = self.latents if self._base is None else str(self._base.folder)
+        return {} if source is None else load_autoencoder(source).config(data.shape)
 
     def _image(self, recipe: Recipe) -> str:
         if "image" not in self._names(recipe):

@@ -33,7 +33,7 @@ class PretrainedText:
 
     Attributes:
         name: of its kind in the registry.
-        source: a folder, or a hub name.
+        source: a folder, or a hub name; or the folder of a pipeline, whose first text encoder and tokenizer are taken.
         network: the class of `transformers`.
         pool: "end": the state at the end token; "mean": over real tokens.
         tokens: read of one window; None: all that the encoder can.
@@ -80,12 +80,17 @@ class PretrainedText:
         return f"text encoder {self.name}:{self.source}"
 
     @cached_property
-    def _folder(self) -> Path:
-        return fetched(self.source, self._what)
+    def _folders(self) -> tuple[Path, Path]:
+        """Of the network and of the tokenizer."""
+        pipeline = Path(self.source).expanduser()
+        if (pipeline / "text_encoder" / "config.json").is_file():
+            return pipeline / "text_encoder", pipeline / "tokenizer"
+        folder = fetched(self.source, self._what)
+        return folder, folder
 
     @cached_property
     def _model(self) -> nn.Module:
-        return pretrained(self._folder, self.network, self._what)
+        return pretrained(self._folders[0], self.network, self._what)
 
     @cached_property
     def _hash(self) -> str:
@@ -95,7 +100,7 @@ class PretrainedText:
     def _tokenizer(self) -> Any:
         try:
             with quiet():
-                return library(self._what).AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
+                return library(self._what).AutoTokenizer.from_pretrained(self._folders[1], local_files_only=True)
         except Exception as error:  # json, sentencepiece, the library's own checks
             reason = " ".join(str(error).split())[:160]
             raise UsageError(f"{self._what}: its tokenizer cannot be loaded ({reason})") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,8 @@ from fairlead.models.load import Weights, network_of
 from fairlead.models.pipelines import diffusers
 from fairlead.nets.diffusers import DiffusersNet
 from fairlead.nets.inputs import condition_names
-from fairlead.train.checkpoint import find_checkpoint
+from fairlead.nets.lora import LoraNet
+from fairlead.train.checkpoint import Checkpoint, find_checkpoint
 
 _DIT_NULL = 1000
 """The null class of ``DiTPipeline``, whatever its network."""
@@ -61,7 +62,8 @@ TARGETS: dict[str, Target] = {
 def export(
     spec: str | Path, folder: str | Path, weights: Weights = "ema", *, autoencoder: str | Path | None = None
 ) -> Path:
-    """Write a run, or one checkpoint of it, as a complete pipeline of diffusers.
+    """Write a run, or one checkpoint of it, as a complete pipeline of diffusers; one of adapters as the file that a
+    pipeline's ``load_lora_weights`` reads.
 
     The scheduler is DDIM on the table of the training from pure noise down to data, or DPM-Solver++ for a flow; any
     other can be put in its place.
@@ -80,6 +82,8 @@ def export(
         raise UsageError(f"{folder} is there already; choose another folder for the pipeline")
     checkpoint = find_checkpoint(spec)
     about, train, net = checkpoint.about, checkpoint.about["train"], checkpoint.about["net"]
+    if net.get("kind") == "lora":
+        return _adapters(checkpoint, spec, folder, weights)
     if net.get("kind") != "diffusers":
         raise UsageError(
             f"checkpoint {checkpoint.folder} has a network of kind {net.get('kind')!r}, which diffusers does not know; "
@@ -102,7 +106,20 @@ def export(
         parts |= _labels(network.network, about["data"]["classes"])
     if target.pipeline == "StableDiffusionPipeline":
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    _write(target.pipeline, parts, folder)
+    pipe = getattr(diffusers(), target.pipeline)(**parts)
+    _whole(folder, pipe.save_pretrained)
+    return folder
+
+
+def _adapters(checkpoint: Checkpoint, spec: str | Path, folder: Path, weights: Weights) -> Path:
+    """The file that ``load_lora_weights`` reads."""
+    network, _ = network_of(checkpoint, spec, weights)
+    assert isinstance(network, LoraNet)
+
+    def write(partial: Path) -> None:
+        diffusers().StableDiffusionPipeline.save_lora_weights(partial, unet_lora_layers=network.adapters())
+
+    _whole(folder, write)
     return folder
 
 
@@ -187,13 +204,13 @@ def _labels(network: Any, classes: list[str]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(classes))}
 
 
-def _write(kind: str, parts: Mapping[str, Any], folder: Path) -> None:
-    """All or nothing."""
+def _whole(folder: Path, write: Callable[[Path], object]) -> None:
+    """All of what ``write`` writes to a folder, or nothing."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as above, quiet():
             partial = Path(above) / "pipeline"
-            getattr(diffusers(), kind)(**parts).save_pretrained(partial)
+            write(partial)
             if folder.exists():
                 folder.rmdir()
             partial.rename(folder)

@@ -175,23 +175,22 @@ def check_training(net: Mapping[str, Any], schedule: NoiseSchedule, text: Mappin
     """Refuse what the pipeline of such a network could not do after it.
 
     Args:
-        net: from :func:`diffusers_config`.
+        net: from :func:`diffusers_config`, or of adapters on the network of a pipeline.
         text: configuration of the text encoder, {} if there is none.
 
     Raises:
         UsageError: for a schedule that diffusers' schedulers have no table of, and for padding that the network would
             see in the pipeline but not here, or the other way.
     """
+    network = net.get("network", "UNet2DConditionModel")  # that of adapters
     if schedule.table_size is None and schedule.config() != RectifiedFlow().config():
         raise UsageError(
-            f"schedule {schedule.config()['name']!r} is none of diffusers' schedulers, as {net['network']} needs; "
+            f"schedule {schedule.config()['name']!r} is none of diffusers' schedulers, as {network} needs; "
             "take vp_scaled_linear, vp_linear, or flow with shift 1"
         )
-    masked = called(net["network"]).masked
+    masked = called(network).masked
     if text and text.get("masked", True) != masked:
-        raise UsageError(
-            f"{net['network']} reads text {'' if masked else 'un'}masked; make the encoder masked={masked}"
-        )
+        raise UsageError(f"{network} reads text {'' if masked else 'un'}masked; make the encoder masked={masked}")
 
 
 def _check_told(network: str, told: Called, classes: int, text: Mapping[str, Any] | None) -> None:

@@ -107,7 +107,7 @@ class TrainConfig:
             raise UsageError(f"kl: expected 0 or more for an autoencoder and 0 for other networks, got {self.kl}")
         if expected is None:
             check_pair(self.objective, schedule)
-            if kind == "diffusers":
+            if kind in ("diffusers", "lora"):
                 from fairlead.nets.diffusers import check_training
 
                 check_training(self.net, schedule, self.text)
