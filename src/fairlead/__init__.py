@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fairlead.guide.energy import Energy
     from fairlead.guide.executor import GuidedDenoiser as GuidedDenoiser
     from fairlead.guide.expression import parse as parse
+    from fairlead.guide.guiders import from_guider as from_guider
     from fairlead.guide.icg import ICG
     from fairlead.guide.mambo import Mambo
     from fairlead.guide.pag import PAG
@@ -124,6 +125,7 @@ _PUBLIC = {
     "diffusers_config": "fairlead.nets.diffusers:diffusers_config",
     "doctor": "fairlead.measure.doctor:doctor",
     "explain": "fairlead.report.explain:explain",
+    "from_guider": "fairlead.guide.guiders:from_guider",
     "export": "fairlead.models.export:export",
     "interpolate": "fairlead.measure.interpolate:interpolate",
     "load": "fairlead.models.load:load",
