@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from fairlead.report.explain import explain as explain
     from fairlead.sample.attach import Attachment as Attachment
     from fairlead.sample.attach import attach as attach
+    from fairlead.sample.guider import Guider as Guider
     from fairlead.sample.run import Run as Run
     from fairlead.sample.run import sample as sample
     from fairlead.train.config import TrainConfig as TrainConfig
@@ -114,6 +115,7 @@ _PUBLIC = {
     "Finding": "fairlead.measure.doctor:Finding",
     "GaussianMixture": "fairlead.data.toys:GaussianMixture",
     "GuidedDenoiser": "fairlead.guide.executor:GuidedDenoiser",
+    "Guider": "fairlead.sample.guider:Guider",
     "Interpolation": "fairlead.measure.interpolate:Interpolation",
     "Model": "fairlead.models.model:Model",
     "Prediction": "fairlead.core.prediction:Prediction",
