@@ -16,7 +16,7 @@ from tests.pipelines.families import apart
 
 
 def test_a_word_of_the_captions_is_a_token_and_any_other_is_read_in_pieces(tmp_path: Path) -> None:
-    data = load_scenes(n=400, size=32)
+    data = load_scenes(n=100, size=32)
     tokenizer = trained_tokenizer(data.captions, 40)
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     assert len(tokenizer("a small red seven at the top left")["input_ids"]) == 8 + 2

@@ -64,6 +64,7 @@ def predictions(model: fl.Model) -> Tensor:
     return torch.stack([model.denoiser(x_t, t, condition).eps for t in times])
 
 
+@pytest.mark.slow
 def test_an_untrained_adapter_changes_nothing(pipeline: Path, tmp_path: Path) -> None:
     data = colours()
     train(config_of(pipeline, data, lr=1e-30), data, tmp_path / "run")
@@ -91,6 +92,7 @@ def test_plain_diffusers_with_the_file_predicts_what_our_model_does(pipeline: Pa
     assert weight_hash(base) == checkpoint.about["net"]["base"]
 
 
+@pytest.mark.slow
 def test_two_and_two_steps_are_four_to_the_bit(pipeline: Path, tmp_path: Path) -> None:
     data = colours()
     config = config_of(pipeline, data, checkpoint_every=2)
@@ -118,6 +120,7 @@ def test_the_command_line(pipeline: Path, tmp_path: Path, capsys: pytest.Capture
     assert "--pipeline and --lora go together" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_cannot_be_adapted(pipeline: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no model_index.json"):
         Base.of(str(tmp_path))

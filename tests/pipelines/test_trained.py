@@ -31,7 +31,8 @@ from tests.train.tiny import same_bits, tensors_of
 STEPS, SCALE = 5, 4.0
 PROMPTS = ["a red square", "blue"]
 EXPORTED = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "PixArtTransformer2DModel")
-QUICK = ("UNet2DConditionModel", "DiTTransformer2DModel")
+QUICK = ("DiTTransformer2DModel",)
+"""Networks that the fast tests train too; the others are in the slow ones."""
 TEXT = [name for name, (_, told, _) in NETWORKS.items() if told == ("text",)]
 OUTSIDE = """
 import sys, json, torch, diffusers
@@ -105,7 +106,7 @@ def test_plain_diffusers_makes_the_images_that_our_sampler_makes(place: Path, tm
         assert float((ours - theirs).abs().max()) < 1e-4, network
 
 
-@pytest.mark.parametrize("network", EXPORTED)
+@pytest.mark.parametrize("network", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in EXPORTED])
 def test_the_pipeline_loaded_by_us_is_the_run(network: str, place: Path, tmp_path: Path) -> None:
     """Predictions with a condition, without one, and of a network worse on purpose."""
     run, pipe = load(place / network), load(fl.export(place / network, tmp_path / "pipe"))
@@ -124,6 +125,7 @@ def test_the_pipeline_loaded_by_us_is_the_run(network: str, place: Path, tmp_pat
     assert apart(ours, theirs) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_flow_is_a_pipeline_too(place: Path, texts: dict[str, str], tmp_path: Path) -> None:
     """Its scheduler tells the network 1000 sigma."""
     data = captioned()
@@ -144,7 +146,7 @@ def _worse(model: Model, x_t: Tensor, specs: list[Any]) -> Tensor:
     return model.denoiser(x_t, torch.tensor(0.5, dtype=torch.float64), condition).eps
 
 
-@pytest.mark.parametrize("network", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
+@pytest.mark.parametrize("network", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NETWORKS])
 def test_two_and_two_steps_are_four_to_the_bit(network: str, texts: dict[str, str], tmp_path: Path) -> None:
     """Dropout inside the network included; labels are dropped by the condition alone."""
     data = captioned()
@@ -249,6 +251,7 @@ def test_settings_that_cannot_be(texts: dict[str, str]) -> None:
         config_of("UNet2DModel", data, texts, schedule={"name": "flow", "shift": 3.0}, objective="flow")
 
 
+@pytest.mark.slow
 def test_runs_that_no_pipeline_calls_as_they_were_trained(place: Path, texts: dict[str, str], tmp_path: Path) -> None:
     data = captioned()
     with pytest.raises(UsageError, match="is there already"):

@@ -13,7 +13,7 @@ import tyro
 
 from fairlead.cli.training import ScheduleName, TrainOptions, train_with_progress
 from fairlead.core.errors import UsageError
-from fairlead.core.registry import lookup, names
+from fairlead.core.registry import names
 from fairlead.nets.build import PRESETS, latent_preset
 from fairlead.train.config import RECIPES, Recipe, Weighting
 
@@ -42,8 +42,8 @@ class Train(TrainOptions):
     net: Annotated[
         str | None,
         tyro.conf.arg(
-            help=f"Network preset: {', '.join(PRESETS)}; or, with --net-config, a class of diffusers such as "
-            "UNet2DConditionModel."
+            help="Network preset (or, beside net-config, a class of diffusers such as UNet2DConditionModel): "
+            f"{', '.join(PRESETS)}."
         ),
     ] = None
     net_config: Path | None = None
@@ -132,13 +132,9 @@ class Train(TrainOptions):
         if self._base is not None:
             mild = {} if self.lr is not None else {"lr": 1e-4}
             return {"schedule": self._base.schedule, "objective": self._base.objective, "weighting": "uniform", **mild}
-        name = self.schedule
-        if name is None and self.net_config is not None and "schedule" not in recipe.train:
-            name = "vp_linear"
-        if name is None:
-            return {}
-        lookup("schedule", name)
-        return {"schedule": {"name": name}}
+        if self.schedule is None and self.net_config is not None and "schedule" not in recipe.train:
+            return {"schedule": {"name": "vp_linear"}}
+        return super()._process(recipe)
 
     @cached_property
     def _base(self) -> Base | None:

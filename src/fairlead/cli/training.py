@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import tyro
 
 from fairlead.core.errors import UsageError, unknown
-from fairlead.core.registry import names
+from fairlead.core.registry import lookup, names
 from fairlead.nets.build import net_config
 from fairlead.train.config import OTHER_KINDS, Recipe, TrainConfig
 
@@ -145,7 +145,11 @@ class TrainOptions:
 
     def _process(self, recipe: Recipe) -> dict[str, Any]:
         """The noise schedule, and settings that go with it, where they are not the recipe's."""
-        return {}
+        name = getattr(self, "schedule", None)
+        if name is None:
+            return {}
+        lookup("schedule", name)
+        return {"schedule": {"name": name}}
 
     def _latents(self, data: ImageData) -> dict[str, Any]:
         """Configuration of the autoencoder, {} for pixels."""
