@@ -32,9 +32,9 @@ from fairlead.guide.observation import Observation
 from fairlead.guide.seen import Surroundings
 from fairlead.models.levels import objective_of, schedule_of
 from fairlead.models.model import LabelEncoder
-from fairlead.models.perturbed import layers_of, plain
 from fairlead.models.pipelines import decoded, has_text_encoder, label_encoder, wiring_of
 from fairlead.models.resources import load_resources
+from fairlead.nets.perturbed import layers_of, plain
 from fairlead.sample.attached import PipelineRun
 from fairlead.sample.calls import Weak
 from fairlead.sample.request import Requests

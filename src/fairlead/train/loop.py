@@ -153,6 +153,7 @@ class Training:
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
         self.parameters = parameter_count(network)
+        self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
         device = self.accelerator.device
         self.precision = resolve_precision(config.precision, device)
         if device.type == "cpu":
@@ -278,8 +279,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.network.train()
-        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=_has_dropout(config)):
-            if _has_dropout(config):
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=self._dropout):
+            if self._dropout:
                 torch.manual_seed(((config.seed * 1_000_003 + self.step) * world + rank) % 2**63)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 output = self.network(*inputs)
@@ -441,10 +442,6 @@ def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: Autoencoder | 
             f"data {data.name!r} has {len(data.classes)} classes, the network is made for {classes}; "
             "0 makes it unconditional"
         )
-
-
-def _has_dropout(config: TrainConfig) -> bool:
-    return bool(config.net.get("dropout"))
 
 
 def _compared(name: str, value: Any) -> Any:
