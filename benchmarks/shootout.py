@@ -9,9 +9,11 @@ Two comparisons, both at equal rows an image (a method of three rows a step take
     matched    the setting of each method whose effective scale, 1 + <x0_guided - D_c, D_c - D_u> / |D_c - D_u|^2
                averaged over steps and samples, is that of cfg at its best; left out where the method cannot reach it
 
-Results are appended to OUT/results.jsonl; what is there already is not measured again. `--pages` then writes what the
-documentation shows: the front (docs/results/shootout-NAME.png) and the table of all methods (printed) and, with
-`--methods`, docs/methods/measured.json and a picture for each method.
+Results are appended to OUT/results.jsonl; what is there already is not measured again. shootout_report.py makes the
+tables and pictures of the documentation of them.
+
+`--chosen docs/methods/measured.json` takes each method's best setting from an earlier search in place of a new one, and
+`--n-matched 0` leaves the second comparison out.
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ class Options:
     n: int = 2000
     """Images a setting in the report, seeds from 0."""
     n_matched: int = 1000
-    """The same, of the matched comparison."""
+    """The same, of the matched comparison; 0 for none."""
+    chosen: Path | None = None
+    """The searched settings that an earlier report wrote, to choose from without a search of this model."""
     precision: str = "bf16"
     only: tuple[str, ...] = ()
 
@@ -107,6 +111,11 @@ class Result:
     metrics: dict[str, list[float]]
     difference: dict[str, list[float]] | None = None
     effective: float | None = None
+
+
+def short(guidance: str, weak: str, classifier: str) -> str:
+    """With W for the weak snapshot and C for the classifier."""
+    return guidance.replace(json.dumps(weak), "W").replace(json.dumps(classifier), "C")
 
 
 class Shootout:
@@ -163,7 +172,9 @@ class Shootout:
         run, score = self.score(text, n, seed, steps)
         difference = None
         if self.baseline is not None and phase != "search":
-            difference = {k: [d.value, d.error] for k, d in score.compare(self.baseline).items() if k in SHOWN}
+            found = {name: d for name, d in score.compare(self.baseline).items() if name in SHOWN}
+            assert all(d.paired for d in found.values()), found
+            difference = {name: [d.value, d.error] for name, d in found.items()}
         result = Result(
             phase, method, text, steps, run.cost.rows / n, 1000 * run.seconds / n,
             {name: [score.metrics[name].value, score.metrics[name].error] for name in SHOWN}, difference, **more,
@@ -173,6 +184,19 @@ class Shootout:
             file.write(json.dumps(asdict(result)) + "\n")
         print(json.dumps(asdict(result)), flush=True)
         return result
+
+    def best(self, method: str) -> str:
+        """The setting of this method whose distance was smallest in the search, this one or that of ``chosen``."""
+        texts = [self.text(method, value) for value in METHODS[method][1] or (0.0,)]
+        if self.options.chosen is None:
+            found = [self.measure("search", method, text, self.options.search, 1_000_000) for text in texts]
+            distances = [result.metrics["distance_debiased"][0] for result in found]
+        else:
+            pages = json.loads(self.options.chosen.read_text()).values()
+            rows = [row for page in pages for row in page.get("rows", ())]
+            earlier = {row["guidance"]: row["metrics"]["distance_debiased"][0] for row in rows}
+            distances = [earlier[short(text, self.options.weak, self.options.classifier)] for text in texts]
+        return texts[distances.index(min(distances))]
 
     def matched(self, method: str, target: float) -> str | None:
         """The expression of this method whose effective scale is ``target``, by bisection; None if out of its range."""
@@ -192,16 +216,14 @@ def main(options: Options) -> None:
     torch.manual_seed(0)
     shootout = Shootout(options)
     names: Sequence[str] = options.only or tuple(METHODS)
-    floors = {str(n): shootout.evaluator.floor(n).as_dict() for n in (options.n, options.n_matched)}
+    floors = {str(n): shootout.evaluator.floor(n).as_dict() for n in (options.n, options.n_matched) if n}
     (options.out / "floor.json").write_text(json.dumps(floors, indent=1))
-    best: dict[str, str] = {}
-    for name in dict.fromkeys(("cfg", *names)):
-        texts = [shootout.text(name, value) for value in METHODS[name][1] or (0.0,)]
-        found = [shootout.measure("search", name, text, options.search, 1_000_000) for text in texts]
-        best[name] = min(found, key=lambda result: result.metrics["distance_debiased"][0]).guidance
+    best = {name: shootout.best(name) for name in dict.fromkeys(("cfg", *names))}
     _, shootout.baseline = shootout.score(best["cfg"], options.n, 0, options.steps)
     for name, text in best.items():
         shootout.measure("best", name, text, options.n, 0)
+    if not options.n_matched:
+        return
     target = shootout.effective(best["cfg"])
     print(f"effective scale of {best['cfg']}: {target:.3f}")
     _, shootout.baseline = shootout.score(best["cfg"], options.n_matched, 0, options.steps)

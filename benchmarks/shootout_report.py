@@ -3,7 +3,8 @@
     python -m benchmarks.shootout_report runs/shootout --model runs/mnist --weak runs/mnist@step1000 \\
         --classifier runs/mnist-classifier --data ../shared/data/mnist --title "MNIST"
 
-Prints the tables; writes docs/results/shootout.png, docs/methods/measured.json and docs/methods/NAME.png.
+Prints the tables, in which every difference is paired; writes docs/results/shootout.png, docs/methods/measured.json and
+docs/methods/NAME.png. Of a shoot-out whose settings were chosen elsewhere (``--chosen``) it prints the tables only.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks.shootout import METHODS, Result
+from benchmarks.shootout import METHODS, Result, short
 from fairlead.core.registry import names
 from fairlead.data.hub import load_data
 from fairlead.models.load import load
@@ -139,7 +140,7 @@ def table(results: Sequence[Result], floor: dict[str, Any], options: Options) ->
     lines = [_line(heads), _line(["---"] * len(heads))]
     lines.append(_line(["real test images", "", *([""] if matched else []), *(cell for r in real for cell in (r, ""))]))
     for result in sorted(results, key=lambda result: result.metrics["distance"][0]):
-        setting = short(result.guidance, options).replace("|", "\\|")
+        setting = short(result.guidance, options.weak, options.classifier).replace("|", "\\|")
         cells = [f"`{setting}`", str(result.steps), *([f"{result.effective:.2f}"] if matched else [])]
         for name in shown:
             cells.append(_pm(result.metrics[name]))
@@ -151,11 +152,6 @@ def table(results: Sequence[Result], floor: dict[str, Any], options: Options) ->
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def short(guidance: str, options: Options) -> str:
-    """With W for the weak snapshot and C for the classifier."""
-    return guidance.replace(json.dumps(options.weak), "W").replace(json.dumps(options.classifier), "C")
 
 
 def _pm(measured: Sequence[float], sign: bool = False) -> str:
@@ -213,11 +209,14 @@ def main(options: Options) -> None:
     for phase, floor in (("best", at_best), ("matched", at_matched)):
         if by_phase[phase]:
             print(f"\n## {phase}\n\n{table(by_phase[phase], floor, options)}")
+    if not by_phase["search"]:
+        return
     front(by_phase["best"], at_best, options).savefig(DOCS / "results" / "shootout.png", dpi=110)
     measured: dict[str, Any] = {}
     for result in by_phase["search"]:
         for page in sorted(of_page(result.method)):
-            row = {"guidance": short(result.guidance, options), "rows": result.rows, "metrics": result.metrics}
+            guidance = short(result.guidance, options.weak, options.classifier)
+            row = {"guidance": guidance, "rows": result.rows, "metrics": result.metrics}
             measured.setdefault(page, {"rows": []})["rows"].append(row)
     for page in measured:
         measured[page]["about"] = (

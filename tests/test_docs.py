@@ -45,6 +45,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     expected = (0, 1) if words[1] == "doctor" else (0,)  # a model of three steps may not pass
                     assert main([*words[1:], *QUICK.get(words[1], [])]) in expected, line
         made.sd().save_pretrained(folder / "my-pipeline")  # of docs/diffusers.md
+        for part in (made.clip_text(), made.clip_tokenizer()):  # of docs/training-diffusers.md
+            part.save_pretrained(folder / "my-clip")
+        made.vae().save_pretrained(folder / "my-vae")
     return folder
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fairlead.guide.energy import Energy
     from fairlead.guide.executor import GuidedDenoiser as GuidedDenoiser
     from fairlead.guide.expression import parse as parse
+    from fairlead.guide.guiders import from_guider as from_guider
     from fairlead.guide.icg import ICG
     from fairlead.guide.mambo import Mambo
     from fairlead.guide.pag import PAG
@@ -55,13 +56,16 @@ if TYPE_CHECKING:
     from fairlead.measure.doctor import doctor as doctor
     from fairlead.measure.interpolate import Interpolation as Interpolation
     from fairlead.measure.interpolate import interpolate as interpolate
+    from fairlead.models.export import export as export
     from fairlead.models.load import load as load
     from fairlead.models.model import Model as Model
     from fairlead.models.toy import toy_model
+    from fairlead.nets.diffusers import diffusers_config as diffusers_config
     from fairlead.report.explain import Explanation as Explanation
     from fairlead.report.explain import explain as explain
     from fairlead.sample.attach import Attachment as Attachment
     from fairlead.sample.attach import attach as attach
+    from fairlead.sample.guider import Guider as Guider
     from fairlead.sample.run import Run as Run
     from fairlead.sample.run import sample as sample
     from fairlead.train.config import TrainConfig as TrainConfig
@@ -111,6 +115,7 @@ _PUBLIC = {
     "Finding": "fairlead.measure.doctor:Finding",
     "GaussianMixture": "fairlead.data.toys:GaussianMixture",
     "GuidedDenoiser": "fairlead.guide.executor:GuidedDenoiser",
+    "Guider": "fairlead.sample.guider:Guider",
     "Interpolation": "fairlead.measure.interpolate:Interpolation",
     "Model": "fairlead.models.model:Model",
     "Prediction": "fairlead.core.prediction:Prediction",
@@ -119,8 +124,11 @@ _PUBLIC = {
     "Training": "fairlead.train.loop:Training",
     "UsageError": "fairlead.core.errors:UsageError",
     "attach": "fairlead.sample.attach:attach",
+    "diffusers_config": "fairlead.nets.diffusers:diffusers_config",
     "doctor": "fairlead.measure.doctor:doctor",
     "explain": "fairlead.report.explain:explain",
+    "from_guider": "fairlead.guide.guiders:from_guider",
+    "export": "fairlead.models.export:export",
     "interpolate": "fairlead.measure.interpolate:interpolate",
     "load": "fairlead.models.load:load",
     "load_autoencoder": "fairlead.data.autoencoder:load_autoencoder",

@@ -185,10 +185,10 @@ def test_missing_columns_are_named(tmp_path):
 
 
 def test_ambiguous_label_columns_are_named(tmp_path):
-    features = {"image": datasets.Image(), "id": datasets.Value("int64"), "caption": datasets.Value("string")}
-    rows = {"image": [Image.fromarray(pixels(0))], "id": [1], "caption": ["a cat"]}
+    features = {"image": datasets.Image(), "id": datasets.Value("int64"), "kind": datasets.Value("string")}
+    rows = {"image": [Image.fromarray(pixels(0))], "id": [1], "kind": ["cat"]}
     datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(tmp_path / "a.parquet")
-    fails(r"2 columns could be the label \(id, caption\); name the right one 'label'", tmp_path)
+    fails(r"2 columns could be the label \(id, kind\); name the right one 'label'", tmp_path)
 
 
 def test_missing_labels_are_counted(tmp_path):

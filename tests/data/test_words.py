@@ -19,6 +19,13 @@ def test_ids_are_words_in_order_then_the_end_then_padding():
     assert words(["A red SEVEN!", "one", ""]).tolist() == [[2, 5, 6, 1, 0], [4, 1, 0, 0, 0], [1, 0, 0, 0, 0]]
 
 
+def test_accents_in_two_characters_are_those_in_one():
+    words = Words.of(["größer, naïve"])  # composed
+    assert words.vocabulary == ("grösser", "naïve")
+    decomposed = "gro\u0308ßer nai\u0308ve"
+    assert torch.equal(words([decomposed]), words(["Größer NAÏVE"]))
+
+
 @given(st.lists(st.text(), min_size=1, max_size=5))
 def test_any_captions_can_be_encoded_by_their_own_vocabulary(captions):
     """Every row ends once, and case and punctuation make no difference."""

@@ -9,8 +9,9 @@ from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import vp_linear
-from fairlead.guide.executor import GuidedDenoiser, Observation
+from fairlead.guide.executor import GuidedDenoiser
 from fairlead.guide.expression import parse
+from fairlead.guide.observation import Observation
 from fairlead.sample.grids import trailing
 from fairlead.sample.sampler import parse_sampler
 from tests.guide.toy import MODEL, NETWORK, SCHEDULE, N, T, close, images, steered

@@ -173,7 +173,7 @@ def single(one: Guidance, specs: list, i: int):
     """A run of sample i alone, with the stream that the sample has in the run of all."""
     denoiser = denoiser_of("none", specs, [i])
     own = steered(one, [specs[i]], times=GRID)
-    own.around = replace(own.around, draw=denoiser.around.draw)
+    own.around = own.branches.around = replace(own.around, draw=denoiser.around.draw)
     return own
 
 

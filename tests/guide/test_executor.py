@@ -9,8 +9,9 @@ from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import RectifiedFlow
 from fairlead.guide.apg import APG
+from fairlead.guide.calls import FUSED_ROWS_ON_CPU
 from fairlead.guide.cfg import CFG
-from fairlead.guide.executor import FUSED_ROWS_ON_CPU, GuidedDenoiser
+from fairlead.guide.executor import GuidedDenoiser
 from fairlead.guide.expression import parse
 from fairlead.guide.seen import Seen
 from fairlead.guide.step import Step
@@ -49,7 +50,7 @@ def test_equal_branches_are_evaluated_once(text: str, specs: list, rows: int) ->
     prediction, cost = call(denoiser, x_t)
     assert cost.rows == rows
     unmerged = denoiser.guidance.coefficients(HERE)
-    each = {branch: MODEL.denoiser(x_t, T, denoiser._conditions[branch]).x0 for branch in unmerged}
+    each = {branch: MODEL.denoiser(x_t, T, denoiser.branches.conditions[branch]).x0 for branch in unmerged}
     by_hand = torch.stack([weight * each[branch] for branch, weight in unmerged.items()]).sum(0)
     close(prediction.x0, by_hand, 1e-12)
 

@@ -30,7 +30,7 @@ def at(index: int) -> Step:
 
 
 def labels(seeds: tuple[int, ...], index: int = 3) -> torch.Tensor:
-    return IndependentClass().labels(at(index), around(seeds))
+    return IndependentClass().labels([at(index)], around(seeds))[0]
 
 
 def icg(text: str, seeds: tuple[int, ...], specs: list, model=MODEL) -> GuidedDenoiser:
@@ -66,7 +66,7 @@ def test_the_rule_by_hand(scale: float) -> None:
     x_t, seeds = points(), (11, 12, 13, 14, 15)
     denoiser = icg(f"icg({scale})", seeds, SPECS)
     step = denoiser.grid.index(float(T)) if denoiser.grid else 0
-    random = exact(x_t, IndependentClass().labels(at(step), around(seeds)))
+    random = exact(x_t, labels(seeds, step))
     prediction, cost = call(denoiser, x_t)
     close(prediction.x0, random + scale * (exact(x_t, torch.tensor(SPECS)) - random))
     assert (cost.rows, cost.calls) == (N if scale == 0 else 2 * N, 1)

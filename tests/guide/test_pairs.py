@@ -17,8 +17,10 @@ from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import lookup, names
 from fairlead.guide.algebra import COND, Branch, Finisher, Guidance, Term, Wrapper, as_guidance
-from fairlead.guide.executor import GuidedDenoiser, Observation, check_condition
+from fairlead.guide.checks import check_condition
+from fairlead.guide.executor import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
+from fairlead.guide.observation import Observation
 from fairlead.guide.step import Step
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.grids import trailing
@@ -99,12 +101,14 @@ def shared(denoiser: GuidedDenoiser, parts: list[GuidedDenoiser], rows: Rows, st
     branch whose weights cancel. The terms alone are asked in the state that they have in this run."""
     wanted = {(COND, i) for i in range(N)}
     for part in parts:
-        part._same = denoiser._same  # which conditions are equal depends on whether any term alters the run's
+        part.branches.same = (
+            denoiser.branches.same
+        )  # which conditions are equal depends on whether any term alters the run's
         wanted |= rows_of(part, step)
     weights = denoiser.coefficients(step)
     for finisher in denoiser.guidance.finishers:
-        wanted |= {(denoiser._kept(branch), i) for branch in finisher.wanted(step) for i in range(N)}
-    wanted = {(denoiser._kept(branch), i) for branch, i in wanted}
+        wanted |= {(denoiser.branches.kept(branch), i) for branch in finisher.wanted(step) for i in range(N)}
+    wanted = {(denoiser.branches.kept(branch), i) for branch, i in wanted}
     assert rows <= wanted
     for branch, i in wanted - rows:
         weight = torch.as_tensor(weights.get(branch, 0.0))

@@ -12,8 +12,9 @@ from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import RectifiedFlow, VPCosine, vp_linear
-from fairlead.guide.executor import GuidedDenoiser, Observation
+from fairlead.guide.executor import GuidedDenoiser
 from fairlead.guide.expression import parse
+from fairlead.guide.observation import Observation
 from fairlead.guide.sag import degraded
 from fairlead.nets.blocks import attention_mass
 from tests.guide.toy import NETWORK, N, T, call, close, guided, images, network_model, steered

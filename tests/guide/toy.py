@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, NetworkDenoiser, counting
-from fairlead.core.prediction import Objective, Prediction
+from fairlead.core.prediction import Mixing, Objective, Prediction
 from fairlead.core.schedule import NoiseSchedule, RectifiedFlow, vp_linear
 from fairlead.data.toys import GaussianMixture
 from fairlead.guide.algebra import Guidance, Term
@@ -69,7 +69,7 @@ def looking(data_range: tuple[float, float] | None = None) -> Seen:
     def never(branch, x_t):
         raise AssertionError("no network here")
 
-    return Seen(Step(float(T), 1.0, 0.0), x_t, T, one, one, null(), around, {}, never)
+    return Seen(Step(float(T), 1.0, 0.0), x_t, T, Mixing(one, one), null(), around, {}, never)
 
 
 def null(n: int = N) -> Condition:

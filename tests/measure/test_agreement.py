@@ -11,7 +11,7 @@ from fairlead.data.digits import load_digits
 from fairlead.data.images import Attribute, ImageData
 from fairlead.data.scenes import held_out_prompts, load_scenes
 from fairlead.measure import judge as judge_module
-from fairlead.measure.agreement import ALL, AttributeEvaluator, agreement
+from fairlead.measure.agreement import ALL, AttributeEvaluator, agreement, hits_of
 from fairlead.measure.attributes import RECIPE, JudgeRecipe, cached_attribute_judge, train_attribute_judge
 from fairlead.measure.crops import CROP, digit_crops
 from fairlead.measure.estimate import proportion_estimate
@@ -66,6 +66,19 @@ def test_agreement_counts_by_hand():
         "count": proportion_estimate(of(1, 1, 1)),
         ALL: proportion_estimate(of(1, 0, 1, 1)),
     }
+
+
+def test_hits_are_nan_where_nothing_is_asked():
+    asked = {
+        "size": Attribute(("small", "large"), torch.tensor([0, 1, -1, -1])),
+        "count": Attribute(("one", "two"), torch.tensor([0, -1, 1, -1])),
+    }
+    hits = hits_of({"size": torch.tensor([0, 0, 0, 0]), "count": torch.tensor([1, 1, 1, 1])}, asked)
+    nan = torch.nan
+    expected = {"size": [1.0, 0, nan, nan], "count": [0.0, nan, 1, nan], ALL: [0.0, 0, 1, nan]}
+    for name, values in expected.items():
+        torch.testing.assert_close(hits[name], torch.tensor(values, dtype=torch.float64), equal_nan=True)
+    assert hits_of({}, {}) == {}
 
 
 def test_permuting_the_images_permutes_what_is_seen(quick, test):

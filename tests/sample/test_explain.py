@@ -16,7 +16,7 @@ from fairlead.core.schedule import vp_linear
 from fairlead.data.toys import GaussianMixture
 from fairlead.guide.algebra import Term
 from fairlead.guide.cfg import CFG
-from fairlead.guide.executor import Observation
+from fairlead.guide.observation import Observation
 from fairlead.guide.seen import Seen
 from fairlead.models.toy import toy_model
 from fairlead.sample.explain import PER_STEP, Trace

@@ -35,7 +35,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-from fairlead.cli.train import train_with_progress
+from fairlead.cli.training import train_with_progress
 from fairlead.train.loop import Training
 from tests.train.tiny import digits, tiny_config
 out = Path(sys.argv[2])

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from fairlead.cli.train import train_with_progress
+from fairlead.cli.training import train_with_progress
 from fairlead.train.checkpoint import find_checkpoint, steps_of
 from fairlead.train.loop import Training
 from tests.train.tiny import digits, same_bits, tensors_of, tiny_config, trained

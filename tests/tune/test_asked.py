@@ -28,7 +28,8 @@ def asked(conditions: tuple[str, ...], n: int) -> Asked:
         classes=("cat", "dog") if "label" in conditions else (),
         encode=LabelEncoder(("cat", "dog")),
     )
-    evaluator: Any = SimpleNamespace(reference=data("train"), held_out=data("test"))
+    judged = SimpleNamespace(asked={"ink": data("test").attributes["ink"]})
+    evaluator: Any = SimpleNamespace(reference=data("train"), held_out=data("test"), attributes=judged)
     return Asked.of(model, evaluator, n)
 
 
@@ -43,6 +44,15 @@ def test_prompts_are_what_held_out_images_say_and_labels_are_theirs():
     assert list(found.conds) == [f"a test picture {i}" for i in index.tolist()]
     assert torch.equal(found.labels, LABELS[index])
     assert sorted(index[:6].tolist()) == list(range(6))
+
+
+def test_what_each_sample_should_show_is_that_of_its_prompt_and_labels_ask_for_nothing_more():
+    found, ink = asked(("text",), 9), data("test").attributes["ink"].labels
+    assert torch.equal(found.attributes["ink"].labels, ink[spread(LABELS, 9)])
+    part = found.part(slice(3, 6))
+    assert (part.conds, part.labels.tolist()) == (found.conds[3:6], found.labels[3:6].tolist())
+    assert torch.equal(part.attributes["ink"].labels, found.attributes["ink"].labels[3:6])
+    assert not asked(("label",), 9).attributes
 
 
 def test_several_conditions_are_written_by_name_and_read_back():

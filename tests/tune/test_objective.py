@@ -90,6 +90,41 @@ def test_means_of_other_metrics_with_labels_have_the_variance_within_labels():
     assert blind.estimate("m").error == pytest.approx(float(values.std()) / 10, rel=1e-12)
 
 
+def shares(values, labels=None):
+    """One setting whose samples hit, miss, or (nan) are not asked."""
+    values = torch.tensor(values, dtype=torch.float64)
+    return Measured(
+        (1.0,), range(len(values)), Batch(torch.zeros(len(values), 1), {"ink": values}, 1, labels), REFERENCE
+    )
+
+
+def test_a_metric_counts_only_the_samples_that_are_asked():
+    """As if the others had not been there: mean, error, paired difference, exact interval, n."""
+    nan, labels = torch.nan, torch.tensor([0, 0, 0, 1, 1, 1])
+    a, b = shares([1, nan, 0, 1, nan, 1], labels), shares([0, nan, 0, 1, nan, 1], labels)
+    few, other = shares([1, 0, 1, 1]), shares([0, 0, 1, 1])
+    assert a.estimate("ink") == few.estimate("ink")
+    assert a.of_hits("ink")
+    assert a.interval("ink", 1.96) == few.interval("ink", 1.96)
+    found = together([a, b], "ink").difference(0, 1)
+    assert found == together([few, other], "ink").difference(0, 1)
+    assert (found.value, found.n) == (0.25, 4)
+    rule = Constraint("ink", 0.5, True)
+    assert rule.spread(a) == pytest.approx(0.25 * 6 / 4)  # 6 images for 4 that count
+    nobody = shares([nan, nan, nan, 1]).estimate("ink")
+    assert (nobody.n, nobody.value == nobody.value) == (0, False)
+
+
+def test_labels_of_one_sample_share_a_stratum():
+    values = [0.0, 1, 5, 9, 2, 4]
+    pooled = together([shares(values, torch.tensor([0, 0, 1, 2, 3, 3]))], "ink")
+    by_hand = together([shares(values, torch.tensor([0, 0, 1, 1, 3, 3]))], "ink")
+    assert pooled.estimate(0) == by_hand.estimate(0)
+    lone = together([shares(values, torch.tensor([0, 0, 0, 2, 3, 3]))], "ink")
+    joined = together([shares(values, torch.tensor([0, 0, 0, 3, 3, 3]))], "ink")
+    assert lone.estimate(0) == joined.estimate(0)
+
+
 def test_rows_are_exact_and_a_maximised_metric_is_a_loss():
     one = hits(0.8, 10)
     assert (one.estimate(ROWS).value, one.estimate(ROWS).error) == (1.0, 0.0)

@@ -28,6 +28,7 @@ def started(path: Path, **changes: Any) -> SweepFolder:
         "models": {"runs/a": {"weights_hash": "w", "step": 7}},
         "settings": SETTINGS,
         "classes": ("zero", "one", "two"),
+        "prompts": (),
         "reference": evaluator().moments,
         "floor": floor(),
         "command": "fairlead sweep",

@@ -12,6 +12,7 @@ import tyro
 from fairlead.cli.demo import Demo
 from fairlead.cli.doctor import Doctor
 from fairlead.cli.explain import Explain
+from fairlead.cli.export import Export
 from fairlead.cli.info import Info
 from fairlead.cli.interpolate import Interpolate
 from fairlead.cli.measure import Measure
@@ -43,6 +44,7 @@ Command = (
     | Annotated[Interpolate, tyro.conf.subcommand("interpolate")]
     | Annotated[Measure, tyro.conf.subcommand("measure")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 

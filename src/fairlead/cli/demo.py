@@ -44,7 +44,7 @@ class Demo:
         from fairlead.cli.options import evaluator_for
         from fairlead.cli.report import write_report
         from fairlead.cli.sweep import measure_with_progress
-        from fairlead.cli.train import train_with_progress
+        from fairlead.cli.training import train_with_progress
         from fairlead.models.load import load
         from fairlead.report.page import Png, Section
         from fairlead.report.pictures import class_grid, negative_rows

@@ -52,11 +52,13 @@ class Doctor:
         from fairlead.core.files import replacing
         from fairlead.data.hub import load_data
         from fairlead.measure.doctor import doctor
+        from fairlead.models.diffusers import is_pipeline
         from fairlead.models.load import load
         from fairlead.report.columns import WIDTH
 
         model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
-        data = None if self.data is None else load_data(self.data, split="test")
+        size = model.image_shape[-1] if is_pipeline(self.model) else None
+        data = None if self.data is None else load_data(self.data, split="test", size=size)
         findings = doctor(
             model,
             self.guidance,

@@ -71,7 +71,7 @@ class Explain:
         plan = Plan.of(
             model,
             self.cond,
-            guidance_of(self.model, self.guidance, self.sampler, self.steps),
+            guidance_of(self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")),
             seeds=self.seeds,
             sampler=self.sampler,
             steps=self.steps,

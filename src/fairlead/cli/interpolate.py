@@ -75,7 +75,9 @@ class Interpolate:
             *self.cond,
             n=self.n,
             frames=self.frames,
-            guidance=guidance_of(self.model, self.guidance, self.sampler, self.steps),
+            guidance=guidance_of(
+                self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
+            ),
             seed=self.seed,
             sampler=self.sampler,
             steps=self.steps,

@@ -3,31 +3,69 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
 
 from fairlead.core.errors import UsageError
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
+    from fairlead.measure.agreement import AttributeEvaluator
     from fairlead.measure.evaluate import Evaluator
     from fairlead.measure.judge import Classifier, Role
+    from fairlead.models.model import Model
 
 
-def evaluator_for(spec: str, data: str | None, labels: Sequence[int] = ()) -> Evaluator:
-    """The evaluator of a checkpoint: its training images as reference, the test split held out, cached classifiers.
+def evaluator_for(spec: str, data: str | None, labels: Sequence[int] = (), model: Model | None = None) -> Evaluator:
+    """The evaluator of a checkpoint or pipeline: its training images as reference, the test split held out, cached
+    classifiers.
 
     Args:
-        data: where the images are, if not where they were in training.
+        data: where the images are, if not where they were in training; a pipeline does not say where, and needs it.
         labels: compare with the real images of these classes only; the classifiers know all of them.
+        model: what ``spec`` is, loaded; agreement with what it is told is then measured too, where it is told more than
+            a label and the data are scenes.
 
     Raises:
-        UsageError: if the images are not of the model's classes and shape, or there are none of a label.
+        UsageError: if the images are not of the model's classes and shape, or do not say what it is told, or there are
+            none of a label.
     """
     import torch
 
-    from fairlead.data.hub import load_data
+    from fairlead.data.specs import data_specs
     from fairlead.measure.evaluate import Evaluator
+    from fairlead.models.diffusers import is_pipeline
+
+    pipeline = model is not None and is_pipeline(spec)
+    reference, held_out, name = _data_of_pipeline(spec, model, data) if pipeline else _data_of(spec, data)
+    told = () if model is None or model.told == "label" else tuple(model.conditions)
+    if told:
+        data_specs(told, held_out, torch.arange(1))  # refuses data that does not say it, before anything is trained
+    if len(reference.classes) == 1:
+        print(
+            f"data {name!r}: all images are of one class, so the features of distances are those of an untrained "
+            "network; `fairlead measure` has pretrained ones",
+            file=sys.stderr,
+        )
+    judge = _classifier(reference, "judge", "training the judge")
+    features = _classifier(reference, "features", "training the feature network")
+    attributes = _attributes(reference, held_out, told) if told else None
+    if labels:
+        wanted = torch.tensor(labels)
+        for part in (reference, held_out):
+            absent = sorted(set(labels) - set(part.labels.tolist()))
+            if absent:
+                raise UsageError(
+                    f"data {name!r}: split {part.split!r} has no images of {part.classes[absent[0]]!r} to compare with"
+                )
+        reference, held_out = (part.subset(torch.isin(part.labels, wanted)) for part in (reference, held_out))
+    return Evaluator(reference, held_out, judge, features, attributes)
+
+
+def _data_of(spec: str, data: str | None) -> tuple[ImageData, ImageData, str]:
+    """Training images of a checkpoint, held-out ones, and how the user calls them."""
+    from fairlead.data.hub import load_data
     from fairlead.train.checkpoint import find_checkpoint
 
     about = find_checkpoint(spec).about
@@ -38,60 +76,67 @@ def evaluator_for(spec: str, data: str | None, labels: Sequence[int] = ()) -> Ev
         raise UsageError(f"checkpoint {spec!r} does not say where its data is; pass --data")
     limit = given.pop("limit", None)
     reference, held_out = load_data(**given, split="train"), load_data(**given, split="test")
-    _check_data(reference, about["data"], given["spec"])
+    _check_data(reference, about["data"]["shape"], about["data"]["classes"], given["spec"])
     if limit is None and reference.fingerprint != about["data"]["fingerprint"]:
         print(
             f"data {given['spec']!r}: these are not the images the model was trained on (fingerprint "
             f"{reference.fingerprint}, in training {about['data']['fingerprint']})",
             file=sys.stderr,
         )
-    judge = _classifier(reference, "judge", "training the judge")
-    features = _classifier(reference, "features", "training the feature network")
-    if labels:
-        wanted = torch.tensor(labels)
-        for part in (reference, held_out):
-            absent = sorted(set(labels) - set(part.labels.tolist()))
-            if absent:
-                raise UsageError(
-                    f"data {given['spec']!r}: split {part.split!r} has no images of {part.classes[absent[0]]!r} to "
-                    "compare with"
-                )
-        reference, held_out = (part.subset(torch.isin(part.labels, wanted)) for part in (reference, held_out))
-    return Evaluator(reference, held_out, judge, features)
+    return reference, held_out, given["spec"]
 
 
-def guidance_of(spec: str, guidance: str, sampler: str, steps: int) -> str:
-    """The expression; for ``tuned`` that of ``fairlead tune`` for this run, with a word where it was found otherwise.
+def _data_of_pipeline(spec: str, model: Model | None, data: str | None) -> tuple[ImageData, ImageData, str]:
+    """The same of a pipeline, in the size of its images."""
+    from fairlead.data.hub import load_data
+
+    assert model is not None
+    if data is None:
+        raise UsageError(
+            f"pipeline {spec!r} does not say where its data is; pass --data with captioned or labelled images, e.g. "
+            "scenes"
+        )
+    _, height, width = model.image_shape
+    if height != width:
+        raise UsageError(f"pipeline {spec!r} makes images of {height}x{width}; they are measured against squares only")
+    reference, held_out = (load_data(data, split, size=height) for split in ("train", "test"))
+    _check_data(reference, model.image_shape, model.classes, data)
+    return reference, held_out, data
+
+
+def guidance_of(spec: str, guidance: str, sampler: str, steps: int, weights: str | None = None) -> str:
+    """The expression; for ``tuned`` that of ``fairlead tune`` for this run or pipeline, with a word where it was found
+    otherwise.
+
+    Args:
+        weights: the hash of the model's.
 
     Raises:
         UsageError: if it is ``tuned`` and the run was not tuned.
     """
     if guidance != "tuned":
         return guidance
-    from fairlead.train.checkpoint import find_checkpoint
-    from fairlead.tune.tuning import read_tuned, run_folder
+    from fairlead.tune.tuning import folder_of, read_tuned
 
-    checkpoint = find_checkpoint(spec)
-    tuned = read_tuned(run_folder(checkpoint.folder))
+    tuned = read_tuned(folder_of(spec))
     unlike = [
         f"{what} {there}, not {here}"
         for what, there, here in (("--sampler", tuned["sampler"], sampler), ("--steps", tuned["steps"], steps))
         if there != here
     ]
-    if tuned.get("weights") not in checkpoint.about["files"].values():
-        unlike.append("other weights of this run")
+    if tuned.get("weights") != weights:
+        unlike.append("other weights")
     said = f" (found with {' and '.join(unlike)})" if unlike else ""
     print(f"tuned: {tuned['guidance']}{said}", file=sys.stderr)
     found: str = tuned["guidance"]
     return found
 
 
-def _check_data(data: ImageData, trained_on: dict[str, Any], spec: str) -> None:
-    """Raise UsageError unless ``data`` has the classes and the image shape of the checkpoint's data."""
-    classes, shape = tuple(trained_on["classes"]), tuple(trained_on["shape"])
-    if data.shape != shape:
+def _check_data(data: ImageData, shape: Sequence[int], classes: Sequence[str], spec: str) -> None:
+    """Raise UsageError unless ``data`` has the image shape and the classes (if there are any) of a model."""
+    if data.shape != tuple(shape):
         raise UsageError(f"data {spec!r}: images are {list(data.shape)}, the model's are {list(shape)}; pass its data")
-    if data.classes != classes:
+    if classes and data.classes != tuple(classes):
         raise UsageError(
             f"data {spec!r}: classes are {', '.join(data.classes)}; the model's are {', '.join(classes)}; pass its data"
         )
@@ -99,19 +144,42 @@ def _check_data(data: ImageData, trained_on: dict[str, Any], spec: str) -> None:
 
 def _classifier(data: ImageData, role: Role, title: str) -> Classifier:
     """The cached classifier; a bar if it has to be trained."""
-    from tqdm import tqdm
-
     from fairlead.measure.judge import cached_classifier, recipe_for
+
+    with _training_bar(title, lambda: recipe_for(data, role).steps) as advance:
+        return cached_classifier(data, role, progress=advance)
+
+
+def _attributes(reference: ImageData, held_out: ImageData, told: Sequence[str]) -> AttributeEvaluator | None:
+    """The cached judge of scenes and what its held-out images ask for; None for data that are no scenes, or where
+    nothing that is told can be judged."""
+    from fairlead.measure import attributes
+    from fairlead.measure.agreement import AttributeEvaluator, asked_for
+
+    if not attributes.is_scenes(reference) or not (asked := asked_for(told, held_out)):
+        return None
+    recipe = attributes.RECIPE
+    with _training_bar(
+        "training the judge of attributes", lambda: recipe.whole.steps + recipe.members * recipe.digits.steps
+    ) as advance:
+        judge = attributes.cached_attribute_judge(reference, progress=advance)
+    return AttributeEvaluator(judge, held_out, asked)
+
+
+@contextmanager
+def _training_bar(title: str, total: Callable[[], int]) -> Iterator[Callable[[int, float], None]]:
+    """A bar over steps that appears with the first."""
+    from tqdm import tqdm
 
     bars: list[tqdm[NoReturn]] = []
 
     def advance(step: int, loss: float) -> None:
         if not bars:
-            bars.append(tqdm(total=recipe_for(data, role).steps, desc=title, unit="step", dynamic_ncols=True))
+            bars.append(tqdm(total=total(), desc=title, unit="step", dynamic_ncols=True))
         bars[0].update()
 
     try:
-        return cached_classifier(data, role, progress=advance)
+        yield advance
     finally:
         for bar in bars:
             bar.close()

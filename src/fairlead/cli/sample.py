@@ -81,7 +81,7 @@ class Sample:
         plan = Plan.of(
             model,
             [cond for cond in wanted for _ in range(self.n)],
-            guidance_of(self.model, self.guidance, self.sampler, self.steps),
+            guidance_of(self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")),
             seeds=[self.seed + i for _ in wanted for i in range(self.n)],
             sampler=self.sampler,
             steps=self.steps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class Sweep:
 
     Distance is the Fréchet distance of features to the training images; the floor is that of held-out real images at
     the same number. Adherence is judged by a classifier that neither guides nor gives the features. Both classifiers
-    are trained by a fixed recipe on first use and cached.
+    are trained by a fixed recipe on first use and cached. Of models that are told text or attributes of scenes,
+    agreement with what they were asked for is judged too, attribute by attribute.
 
     Finished batches are stored: after a kill, Ctrl-C or the end of the budget, the same command goes on with nothing
     made twice, and a command with more guidances, scales, samplers, steps or checkpoints adds to what is there.
@@ -45,7 +47,8 @@ class Sweep:
     """
 
     model: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Training runs, RUN@step500, or checkpoint folders. Real images are those of the first."""
+    """Training runs, RUN@step500, checkpoint folders, or diffusers pipelines (with --data). Real images are those of
+    the first."""
     out: Path
     """Folder for the results; a sweep that is there goes on if it has the same n, seed, conditions, ..."""
     guidance: tuple[str, ...] = ("cfg({scale})",)
@@ -107,7 +110,7 @@ class Sweep:
         folder.check(measuring.described())
         evaluator = None
         if workers.main:
-            evaluator = evaluator_for(self.model[0], self.data, measuring.labels if self.cond else ())
+            evaluator = evaluator_for(self.model[0], self.data, measuring.labels if self.cond else (), measuring.first)
             self._say_other_data(measuring)
         points = measure_with_progress(measuring, folder, evaluator, budget, self.keep_images, workers)
         if points:
@@ -200,8 +203,12 @@ def _outlook(event: Outlook, budget: Budget | None) -> str:
 
 
 def _line(name: str, metrics: Mapping[str, Estimate], cost: str, width: int) -> str:
-    shown = ("distance", "accuracy", "diversity")
-    return f"{name:<{width}} " + "  ".join(f"{key} {metrics[key]}" for key in shown if key in metrics) + f"  {cost}"
+    from fairlead.measure.agreement import AGREEMENT, adherence_of
+
+    shown = ("distance", adherence_of(metrics), "diversity")
+    line = f"{name:<{width}} " + "  ".join(f"{key} {metrics[key]}" for key in shown if key in metrics) + f"  {cost}"
+    each = [f"{key.removeprefix('agreement_')} {metrics[key]}" for key in list(AGREEMENT)[1:] if key in metrics]
+    return "\n".join([line, *(textwrap.wrap(", ".join(each), 110, initial_indent="    ", subsequent_indent="    "))])
 
 
 def _clock(seconds: float) -> str:

@@ -2,155 +2,30 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
-from fairlead.core.errors import UsageError, unknown
-from fairlead.core.registry import lookup, names
-from fairlead.nets.build import PRESETS, latent_preset, net_config
-from fairlead.train.config import OTHER_KINDS, RECIPES, Recipe, TrainConfig, Weighting
+from fairlead.cli.training import ScheduleName, TrainOptions, train_with_progress
+from fairlead.core.errors import UsageError
+from fairlead.core.registry import names
+from fairlead.nets.build import PRESETS, latent_preset
+from fairlead.train.config import RECIPES, Recipe, Weighting
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
-    from fairlead.train.loop import Training
+    from fairlead.models.lora import Base
 
-ScheduleName = Annotated[
-    str | None, tyro.conf.arg(help=f"Noise schedule: {', '.join(n for n in names('schedule') if n != 'table')}.")
-]
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What every training has; the names of a recipe's settings are those of ``TrainConfig``."""
-
-    out: Path
-    """Folder of the run."""
-    recipe: str = "digits"
-    """Preset of all below."""
-    data: Annotated[
-        str | None,
-        tyro.conf.arg(
-            help=f"A name ({', '.join(names('data'))}), a parquet or image folder, or a hub name owner/name."
-        ),
-    ] = None
-    size: int | None = None
-    """Resize and crop images to this many pixels."""
-    limit: int | None = None
-    """Use at most so many images."""
-    flip: bool | None = None
-    """Mirror images at random; by default only colour images are."""
-    net: str | None = None
-    """Network preset."""
-    channels: int | None = None
-    """Width of the network's first level."""
-    steps: int | None = None
-    """Optimiser steps."""
-    batch_size: int | None = None
-    """Samples a step, over all processes."""
-    lr: float | None = None
-    """Peak learning rate."""
-    warmup: int | None = None
-    """Steps over which the learning rate rises from 0; at most half of them all."""
-    ema: float | None = None
-    """Decay of the average of the weights."""
-    precision: str | None = None
-    """fp32, bf16, or auto (bf16 where the processor has matrix units for it)."""
-    seed: int | None = None
-    """Decides all random draws."""
-    checkpoint_every: int | None = None
-    """Steps between checkpoints that can be resumed; the last step is always saved."""
-    tracker: str | None = None
-    """An accelerate tracker such as tensorboard; its files go into OUT."""
-    resume: bool = False
-    """Continue the run in OUT from its last checkpoint."""
-
-    def start(
-        self, recipes: Mapping[str, Recipe], presets: Mapping[str, dict[str, Any]], net: Sequence[str] = ("channels",)
-    ) -> Training:
-        """Load the data, put the configuration together and say what will be trained.
-
-        Args:
-            net: options that are arguments of the network.
-        """
-        from fairlead.data.hub import load_data
-        from fairlead.train.conditions import asked
-        from fairlead.train.loop import Training
-
-        recipe, changes = self._recipe(recipes), self._given([field.name for field in fields(TrainConfig)])
-        put_together = ("net", "data", "schedule", "text", "image", "latents")
-        changes = {name: value for name, value in changes.items() if name not in put_together}
-        schedule = getattr(self, "schedule", None)
-        if schedule is not None:
-            lookup("schedule", schedule)
-            changes["schedule"] = {"name": schedule}
-        given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip"))}
-        data = load_data(**given)
-        _, height, width = data.shape
-        if height != width:
-            raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
-        image = self._image(recipe)
-        classes, told, text = asked(data, self._names(recipe), *self._text(), image=image or "superres")
-        latents = self._latents(data)
-        channels_in, size, _ = latents["shape"] if latents else data.shape
-        config = TrainConfig(
-            net_config(
-                self._net(recipe, size), channels_in, size, classes, presets=presets, **{**told, **self._given(net)}
-            ),
-            given,
-            text=text,
-            latents=latents,
-            image=image,
-            **{**recipe.train, **changes},
-        )
-        with counting_bar("encoding images", len(data) * (2 if data.flip else 1)) as encoded:
-            trackers = [self.tracker] if self.tracker else None
-            training = Training(data, config, self.out, self.resume, trackers, encoded)
-        if training.accelerator.is_main_process:
-            told_names = " and ".join(training.drops) or "nothing"
-            told_text = "" if config.objective in OTHER_KINDS else f", told {told_names}"
-            told_text = _as_latents(training) + told_text
-            print(
-                f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
-                f"{told_text}; {training.parameters:,} parameters, {config.objective} objective, "
-                f"{training.precision}; {self.out}"
-            )
-        return training
-
-    def _recipe(self, recipes: Mapping[str, Recipe]) -> Recipe:
-        if self.recipe not in recipes:
-            raise unknown("recipe", self.recipe, recipes)
-        return recipes[self.recipe]
-
-    def _net(self, recipe: Recipe, size: int) -> str:
-        """The preset, for samples of this height and width."""
-        return self.net or recipe.net
-
-    def _names(self, recipe: Recipe) -> tuple[str, ...]:
-        """The conditions."""
-        return recipe.conditions
-
-    def _latents(self, data: ImageData) -> dict[str, Any]:
-        """Configuration of the autoencoder, {} for pixels."""
-        return {}
-
-    def _text(self) -> tuple[str, str, dict[str, Any]]:
-        """Text encoder, what stands for no text, settings of the encoder."""
-        return "words", "learned", {}
-
-    def _image(self, recipe: Recipe) -> str:
-        """What is shown of the images."""
-        return ""
-
-    def _given(self, names: Sequence[str]) -> dict[str, Any]:
-        values = {name: getattr(self, name, None) for name in names}
-        return {name: value for name, value in values.items() if value not in (None, {})}
+_OF_PIPELINE = (
+    *("net", "net_config", "channels", "conditioning", "latents", "schedule", "objective", "weighting"),
+    *("conditions", "image", "text", "text_null", "text_windows"),
+)
+"""Options that a pipeline decides."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +39,17 @@ class Train(TrainOptions):
     """
 
     recipe: Annotated[str, tyro.conf.arg(help=f"Preset of all below: {', '.join(RECIPES)}.")] = "digits"
-    net: Annotated[str | None, tyro.conf.arg(help=f"Network preset: {', '.join(PRESETS)}.")] = None
+    net: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help="Network preset (or, beside net-config, a class of diffusers such as UNet2DConditionModel): "
+            f"{', '.join(PRESETS)}."
+        ),
+    ] = None
+    net_config: Path | None = None
+    """Settings of a network of diffusers: a JSON file, or a folder with config.json. Sizes, channels and widths that
+    follow from the data may be left out. The schedule is then vp_linear by default; `fairlead export` makes a
+    pipeline of the run."""
     latents: str | None = None
     """Denoise latents of an autoencoder in place of pixels: a folder of train-autoencoder or of diffusers, or a hub
     name."""
@@ -176,6 +61,11 @@ class Train(TrainOptions):
     weighting: Annotated[
         str | None, tyro.conf.arg(help=f"Loss weight over noise levels: {', '.join(get_args(Weighting))}.")
     ] = None
+    pipeline: str | None = None
+    """Train adapters for this pipeline of Stable Diffusion, a folder or a hub name, on captioned images; `fairlead
+    export` writes what its load_lora_weights reads."""
+    lora: int | None = None
+    """Rank of the adapters of --pipeline, e.g. 8."""
     conditions: tuple[str, ...] = ()
     """What the network is told: label, text, image, attributes of the data such as ink; none for nothing. By default as
     the recipe says."""
@@ -190,6 +80,9 @@ class Train(TrainOptions):
     hub name as SOURCE."""
     text_null: Literal["learned", "empty"] | None = None
     """What stands for no text: a token of the network's own (default), or the encoder's states of an empty string."""
+    text_tokens: int | None = None
+    """Tokens of a prompt that a pretrained encoder reads (of one window); by default all that it can, up to 512 at a
+    cost: give what the captions need."""
     text_windows: int | None = None
     """Stretches of the encoder's length that a prompt may take."""
     text_long: Literal["refuse", "cut"] | None = None
@@ -208,27 +101,99 @@ class Train(TrainOptions):
     """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
 
     def _names(self, recipe: Recipe) -> tuple[str, ...]:
+        if self._base is not None:
+            return ("text",)
         names = self.conditions or recipe.conditions
         return () if names == ("none",) else names
 
     def _text(self) -> tuple[str, str, dict[str, Any]]:
-        settings = {"windows": self.text_windows, "long": self.text_long}
-        given = {name: value for name, value in settings.items() if value is not None}
+        settings = {"tokens": self.text_tokens, "windows": self.text_windows, "long": self.text_long}
+        given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+        if self._base is not None:
+            return self._base.text, "empty", {**given, "masked": False}
         if "text" not in self._names(RECIPES[self.recipe]):
-            unused = [name for name in ("text", "text_null") if getattr(self, name) is not None] or list(given)
+            unused = [name for name in ("text", "text_null") if getattr(self, name) is not None]
+            unused += [f"text_{name}" for name in given]
             if unused:
                 raise UsageError(
                     f"--{unused[0].replace('_', '-')}: the network is not told any text; add text to --conditions"
                 )
-        return self.text or "words", self.text_null or "learned", given
+            return "words", "learned", {}
+        if self.net_config is None:
+            return self.text or "words", self.text_null or "learned", given
+        from fairlead.nets.called import called
+
+        if self.text is None:
+            raise UsageError("--text: networks of diffusers read an encoder's states; give clip:SOURCE or t5:SOURCE")
+        if self.text_null == "learned":
+            raise UsageError("--text-null learned: the null of a pipeline is the empty string; leave it out")
+        return self.text, "empty", {**given, "masked": called(self._of_diffusers()[0]).masked}
 
     def _net(self, recipe: Recipe, size: int) -> str:
         return self.net or (recipe.net if self.latents is None else latent_preset(size))
 
+    def _process(self, recipe: Recipe) -> dict[str, Any]:
+        if self._base is not None:
+            mild = {} if self.lr is not None else {"lr": 1e-4}
+            return {"schedule": self._base.schedule, "objective": self._base.objective, "weighting": "uniform", **mild}
+        if self.schedule is None and self.net_config is not None and "schedule" not in recipe.train:
+            return {"schedule": {"name": "vp_linear"}}
+        return super()._process(recipe)
+
+    @cached_property
+    def _base(self) -> Base | None:
+        """The pipeline that adapters are trained for."""
+        if (self.pipeline is None) != (self.lora is None):
+            raise UsageError("--pipeline and --lora go together: the pipeline, and the rank of its adapters, e.g. 8")
+        if self.pipeline is None:
+            return None
+        from fairlead.models.lora import Base
+
+        for name in _OF_PIPELINE:
+            if getattr(self, name) not in (None, ()):
+                raise UsageError(f"--{name.replace('_', '-')}: the pipeline decides it; leave it out")
+        return Base.of(self.pipeline)
+
+    def _net_config(
+        self,
+        recipe: Recipe,
+        data: tuple[int, int, int],
+        presets: Mapping[str, dict[str, Any]],
+        changes: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        if self._base is not None:
+            assert self.lora is not None
+            return self._base.net(data[0], data[1], self.lora, changes["text"])
+        if self.net_config is None:
+            if self.net is not None and self.net not in presets and self.net.endswith("Model"):
+                raise UsageError(f"--net {self.net}: a network of diffusers needs its settings; give --net-config FILE")
+            return super()._net_config(recipe, data, presets, changes)
+        from fairlead.nets.diffusers import diffusers_config
+
+        network, config = self._of_diffusers()
+        refused = [name for name in changes if name != "text"]
+        if refused:
+            raise UsageError(f"{network} takes no {refused[0]!r}; leave it out, or take a network preset")
+        return diffusers_config(network, config, *data, text=changes.get("text"))
+
+    def _of_diffusers(self) -> tuple[str, dict[str, Any]]:
+        """Class and settings of the network of diffusers."""
+        assert self.net_config is not None
+        path = self.net_config / "config.json" if self.net_config.is_dir() else self.net_config
+        try:
+            config = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--net-config {path} cannot be read as JSON ({error})") from error
+        network = self.net or (config.get("_class_name") if isinstance(config, dict) else None)
+        if not isinstance(config, dict) or network is None:
+            raise UsageError(f"--net-config {path}: expected an object of settings, and their class in --net")
+        return str(network), config
+
     def _latents(self, data: ImageData) -> dict[str, Any]:
         from fairlead.data.autoencoder import load_autoencoder
 
-        return {} if self.latents is None else load_autoencoder(self.latents).config(data.shape)
+        source = self.latents if self._base is None else str(self._base.folder)
+        return {} if source is None else load_autoencoder(source).config(data.shape)
 
     def _image(self, recipe: Recipe) -> str:
         if "image" not in self._names(recipe):
@@ -241,113 +206,3 @@ class Train(TrainOptions):
 
     def run(self) -> None:
         train_with_progress(self.start(RECIPES, PRESETS, ("conditioning", "channels")), self.preview_every)
-
-
-def train_with_progress(training: Training, preview_every: int = 0) -> None:
-    """Train to the end behind a progress bar. Ctrl-C finishes the step, saves, and raises KeyboardInterrupt."""
-    from tqdm import tqdm
-
-    main = training.accelerator.is_main_process
-    loss: float | None = None
-    with (
-        interruptible() as interrupted,
-        tqdm(
-            total=training.config.steps, initial=training.step, unit="step", disable=not main, dynamic_ncols=True
-        ) as bar,
-    ):
-        if training.step == training.config.steps:
-            print(f"{training.out} is trained already: step {training.step} of {training.config.steps}")
-        for record in training.run():
-            loss = record.loss if loss is None else 0.98 * loss + 0.02 * record.loss
-            bar.update()
-            bar.set_postfix_str(
-                f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s", refresh=False
-            )
-            if main and preview_every and record.step % preview_every == 0:
-                write_preview(training)
-            if training.anywhere(interrupted()):
-                saved = record.saved or training.save()
-                bar.close()
-                if main:
-                    print(f"stopped after step {record.step}; saved {saved}; go on with --resume", file=sys.stderr)
-                raise KeyboardInterrupt
-
-
-@contextmanager
-def counting_bar(title: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar that appears with the first count."""
-    from tqdm import tqdm
-
-    bars: list[tqdm[NoReturn]] = []
-
-    def advance(count: int) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, desc=title, unit="image", dynamic_ncols=True))
-        bars[0].update(count)
-
-    try:
-        yield advance
-    finally:
-        for bar in bars:
-            bar.close()
-
-
-def _as_latents(training: Training) -> str:
-    """``, as latents 4x7x7 of standard deviation 1.00``"""
-    from fairlead.data.latents import LatentBatches
-
-    if not isinstance(training.batches, LatentBatches):
-        return ""
-    latents = training.batches.latents
-    std = latents.std() * latents.scale
-    if not 0.5 < std < 2:
-        print(
-            f"latents of these images have standard deviation {std:.2f} at the autoencoder's scaling_factor "
-            f"{latents.scale:.4g}, and noise schedules are made for 1: it was measured on other images, or never",
-            file=sys.stderr,
-        )
-    return f", as latents {'x'.join(map(str, latents.shape))} of standard deviation {std:.2f}"
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """While inside, the first Ctrl-C is only noted, so that a step is never half done; the second one interrupts."""
-    pressed = False
-
-    def note(signum: int, frame: object) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def write_preview(training: Training) -> None:
-    """OUT/previews/step-N.png: four images of each class, or of eight captions, at scale 2, from the average."""
-    from fairlead.core.files import replacing
-    from fairlead.models.load import model_of
-    from fairlead.report.pictures import class_grid
-
-    if training.out is None:
-        return
-    model = model_of(
-        training.averaged_network(),
-        training.about(),
-        {"step": training.step},
-        training.accelerator.device,
-        training.autoencoder,
-    )
-    guidance = "cfg(2)" if model.conditions else None
-    conds = list(dict.fromkeys(training.data.captions))[:8] if "text" in model.conditions else []
-    title = f"step {training.step}, {guidance or 'no guidance'}"
-    picture = class_grid(model, guidance, conds=conds, rows=4, title=title)
-    try:
-        with replacing(training.out / "previews" / f"step-{training.step:06d}.png") as path:
-            path.write_bytes(picture)
-    except OSError as error:
-        raise UsageError(f"cannot write a preview to {training.out}: {error}; the last checkpoint is whole") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fairlead.cli.train import TrainOptions, train_with_progress
+from fairlead.cli.training import TrainOptions, train_with_progress
 from fairlead.core.errors import UsageError
 from fairlead.nets.build import AUTOENCODER_PRESETS, autoencoder_preset
 from fairlead.train.config import AUTOENCODER_RECIPES, Recipe

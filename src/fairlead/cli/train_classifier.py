@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fairlead.cli.train import ScheduleName, TrainOptions, train_with_progress
+from fairlead.cli.training import ScheduleName, TrainOptions, train_with_progress
 from fairlead.core.errors import UsageError
 from fairlead.nets.build import CLASSIFIER_PRESETS
 from fairlead.train.config import CLASSIFIER_RECIPES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fairlead.tune.tuning import Tuned
 
 METRICS = ("distance", "accuracy", "confidence", "saturation")
+"""Of every model; agreement comes to them where a model is told more than a label."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Tune:
     """
 
     model: Annotated[str, tyro.conf.Positional]
-    """A training run, RUN@step500, or a checkpoint folder."""
+    """A training run, RUN@step500, a checkpoint folder, or a diffusers pipeline (with --data)."""
     out: Path
     """Folder for everything measured; the answer is also written to RUN/tuned.json, for `sample --guidance tuned`."""
     guidance: str = "cfg({scale})"
@@ -47,10 +48,11 @@ class Tune:
     budget: int = 10000
     """Images of the search."""
     objective: str = "distance"
-    """distance (without the bias of few images), accuracy, confidence or saturation; the first and the last are to be
-    low, the others high."""
+    """distance (without the bias of few images), accuracy, confidence, saturation, or for text models of scenes
+    agreement (with all that the prompt says) or agreement_ink, ...; distance and saturation are to be low, the others
+    high."""
     constraint: tuple[str, ...] = ()
-    """What a recommended setting must satisfy: "accuracy >= 0.99", "rows_per_step <= 1.5"."""
+    """What a recommended setting must satisfy: "accuracy >= 0.99", "agreement >= 0.9", "rows_per_step <= 1.5"."""
     report: int = 1000
     """Images of each reported setting, on seeds that the search has not seen; 0 for no report."""
     sampler: Annotated[
@@ -74,25 +76,27 @@ class Tune:
         from tqdm import tqdm
 
         from fairlead.cli.options import evaluator_for
+        from fairlead.measure.agreement import AGREEMENT
+        from fairlead.models.diffusers import is_pipeline
         from fairlead.models.load import load
         from fairlead.report.tune import summary
-        from fairlead.train.checkpoint import find_checkpoint
         from fairlead.tune.measurer import Measurer
         from fairlead.tune.objective import DISTANCE, Objective
         from fairlead.tune.sweep import Shared
         from fairlead.tune.template import Template
-        from fairlead.tune.tuning import REPORT_SEED, check_search, parse_constraints, run_folder, save, tune
+        from fairlead.tune.tuning import REPORT_SEED, check_search, folder_of, parse_constraints, save, tune
 
-        if self.objective not in METRICS:
-            raise UsageError(f"--objective {self.objective!r}: expected one of {', '.join(METRICS)}")
+        if self.objective not in (*METRICS, *AGREEMENT):
+            raise UsageError(
+                f"--objective {self.objective!r}: expected one of {', '.join((*METRICS, next(iter(AGREEMENT))))}"
+            )
         if self.budget < 1 or self.report < 0:
             raise UsageError(f"--budget and --report: expected numbers of images, got {self.budget} and {self.report}")
         template = Template.of(self.guidance, self.range)
         check_search(template, self.budget)
-        constraints = parse_constraints(self.constraint, self.steps, METRICS[1:])
+        constraints = parse_constraints(self.constraint, self.steps, (*METRICS[1:], *AGREEMENT))
         metric = DISTANCE if self.objective == "distance" else self.objective
-        objective = Objective(metric, maximise=self.objective in ("accuracy", "confidence"))
-        checkpoint = find_checkpoint(self.model)
+        objective = Objective(metric, maximise=self.objective not in ("distance", "saturation"))
         model = load(self.model, device=self.device)
         if not model.conditional:
             raise UsageError("tune measures how well images follow their condition, and this model is unconditional")
@@ -100,7 +104,13 @@ class Tune:
             self.budget, self.seed, (), self.grid, self.batch_size,
             self.precision,  # type: ignore[arg-type]  # planning refuses others
         )  # fmt: skip
-        evaluator = evaluator_for(self.model, self.data)
+        wanted = [name for name in (self.objective, *(rule.metric for rule in constraints)) if name in AGREEMENT]
+        if wanted and model.told == "label":
+            raise UsageError(
+                f"{wanted[0]}: this model is told a label only, whose agreement is accuracy; write e.g. accuracy >= 0.9"
+            )
+        evaluator = evaluator_for(self.model, self.data, model=model)
+        check_judged(wanted, evaluator)
         question = self._question(model, evaluator, shared)
         with tqdm(total=self.budget, unit="img", dynamic_ncols=True) as bar:
             measurer = Measurer(
@@ -132,12 +142,16 @@ class Tune:
             "command": f"fairlead {shlex.join(sys.argv[1:])}",
         }
         save(self.out / "tuned.json", tuned, about)
-        save(run_folder(checkpoint.folder) / "tuned.json", tuned, about)
+        kept = not is_pipeline(self.model) or Path(self.model).is_dir()
+        if kept:
+            save(folder_of(self.model) / "tuned.json", tuned, about)
         if self.report:
             self._report(tuned.reported(), evaluator, partial(load, device=self.device), template, tuned, metric)
+        found = "tuned" if kept else shlex.quote(tuned.guidance)
+        cond = "all" if model.classes else shlex.quote(str(model.examples[0]))
         print(
-            f"take it: fairlead sample {self.model} --guidance tuned --sampler {shlex.quote(self.sampler)} "
-            f"--steps {self.steps} --cond {'all' if model.classes else repr(str(model.examples[0]))} --out samples"
+            f"take it: fairlead sample {self.model} --guidance {found} --sampler {shlex.quote(self.sampler)} "
+            f"--steps {self.steps} --cond {cond} --out samples"
         )
 
     def _question(self, model: Model, evaluator: Evaluator, shared: Shared) -> str:
@@ -180,3 +194,14 @@ class Tune:
         folder = SweepFolder(self.out / "report")
         measure_with_progress(sweep, folder, evaluator)
         print(f"report: {write_report(folder.folder, (search_section(tuned, template, metric),))}")
+
+
+def check_judged(wanted: Sequence[str], evaluator: Evaluator) -> None:
+    """Raise UsageError for a metric of agreement that the evaluator does not measure."""
+    from fairlead.measure.agreement import metric_of
+
+    known = [metric_of(name) for name in evaluator.attributes.real] if evaluator.attributes is not None else []
+    for name in wanted:
+        if name not in known:
+            has = f"known here: {', '.join(known)}" if known else "its attributes must be known, as those of scenes are"
+            raise UsageError(f"{name}: cannot be judged on data {evaluator.reference.name!r} ({has})")

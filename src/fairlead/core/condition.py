@@ -57,7 +57,7 @@ class Condition:
                     f"condition {name!r}: expected values [{self.n}, ...] and a bool keep mask [{self.n}], "
                     f"got values {tuple(value.shape)} and a mask of {self.keep[name].dtype}"
                 )
-            if len(value) != self.n or self.keep[name].shape != (self.n,):
+            if value.shape[0] != self.n or self.keep[name].shape != (self.n,):
                 raise UsageError(
                     f"condition {name!r}: expected {self.n} samples, got values {tuple(value.shape)} "
                     f"and a keep mask {tuple(self.keep[name].shape)}"
@@ -102,7 +102,7 @@ class Condition:
         keep = {name: k[index] for name, k in self.keep.items()}
         on_mask = index if isinstance(index, slice) else index.to(self.device)
         perturb = {name: mask[on_mask] for name, mask in self.perturb.items()}
-        n = len(torch.empty(self.n, device="meta")[index]) if isinstance(index, slice) else _count(index)
+        n = len(range(self.n)[index]) if isinstance(index, slice) else _count(index)
         return Condition(n, values, keep, perturb)
 
     @property

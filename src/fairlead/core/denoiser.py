@@ -166,6 +166,6 @@ class NetworkDenoiser:
     def _asked(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Mixing]:
         level = level_at(self.schedule, as_time(t), x_t)
         inputs = x_t if level.input_scale is None else x_t * level.input_scale
-        output = self.network(inputs, level.time.expand(len(x_t)), condition).to(x_t.dtype)
-        tally(len(x_t))  # after the call: one that ran out of memory evaluated nothing
+        output = self.network(inputs, level.time.expand(x_t.shape[0]), condition).to(x_t.dtype)
+        tally(x_t.shape[0])  # after the call: one that ran out of memory evaluated nothing
         return output, level.mixing

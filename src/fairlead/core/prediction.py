@@ -45,6 +45,12 @@ class Mixing:
             return self.sigma**2 / (self.alpha**2 + self.sigma**2)
 
     @cached_property
+    def signal(self) -> Tensor:
+        """alpha / sigma, float64."""
+        with torch.inference_mode(False):
+            return (self.alpha / self.sigma).double()
+
+    @cached_property
     def _of_v(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Factors of (x_t, v) in x0, then in eps."""
         with torch.inference_mode(False):

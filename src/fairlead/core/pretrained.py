@@ -122,6 +122,11 @@ def library(what: str, name: str = "transformers") -> Any:
         raise UsageError(f"{what} need the package {name}; pip install 'fairlead[diffusers]'") from error
 
 
+def setting(part: Any, name: str, default: Any = None) -> Any:
+    """A setting of the config of a network or scheduler of diffusers, ``default`` where it has none of that name."""
+    return getattr(part, "config", {}).get(name, default)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """No bars and no remarks of `transformers`; what matters is checked here."""

@@ -24,6 +24,8 @@ REGISTRY: dict[str, dict[str, str]] = {
         "dit": "fairlead.nets.dit:DiT",
         "classifier": "fairlead.nets.classifier:NoisyClassifier",
         "autoencoder": "fairlead.nets.autoencoder:KLAutoencoder",
+        "diffusers": "fairlead.nets.diffusers:DiffusersNet",
+        "lora": "fairlead.nets.lora:LoraNet",
         "lesson-mnist": "fairlead.nets.lessons:LessonMNIST",
         "lesson-cifar10": "fairlead.nets.lessons:LessonCIFAR10",
     },

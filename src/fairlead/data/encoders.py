@@ -33,7 +33,7 @@ class PretrainedText:
 
     Attributes:
         name: of its kind in the registry.
-        source: a folder, or a hub name.
+        source: a folder, or a hub name; or the folder of a pipeline, whose first text encoder and tokenizer are taken.
         network: the class of `transformers`.
         pool: "end": the state at the end token; "mean": over real tokens.
         tokens: read of one window; None: all that the encoder can.
@@ -42,6 +42,7 @@ class PretrainedText:
         long: what to do with a prompt that is still longer. "refuse" names the words that would be lost; "cut" warns
             of them and goes on.
         weights: the hash that the weights must have; None: any.
+        masked: whether padding is masked. Stable Diffusion's networks read its states too, unmasked.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PretrainedText:
     windows: int = 1
     long: Long = "refuse"
     weights: str | None = None
+    masked: bool = True
 
     def __post_init__(self) -> None:
         if self.long not in ("refuse", "cut"):
@@ -59,6 +61,8 @@ class PretrainedText:
         for what, value, least in (("tokens", self.tokens, 3), ("windows", self.windows, 1)):
             if value is not None and (not isinstance(value, int) or value < least):
                 raise UsageError(f"{self._what}: expected {what} of at least {least}, got {value!r}")
+        if not self.masked and self.windows > 1:
+            raise UsageError(f"{self._what}: {self.windows} windows hold padding to mask; read one, or masked")
         found = self._hash
         if self.weights not in (None, found):
             raise UsageError(
@@ -76,12 +80,17 @@ class PretrainedText:
         return f"text encoder {self.name}:{self.source}"
 
     @cached_property
-    def _folder(self) -> Path:
-        return fetched(self.source, self._what)
+    def _folders(self) -> tuple[Path, Path]:
+        """Of the network and of the tokenizer."""
+        pipeline = Path(self.source).expanduser()
+        if (pipeline / "text_encoder" / "config.json").is_file():
+            return pipeline / "text_encoder", pipeline / "tokenizer"
+        folder = fetched(self.source, self._what)
+        return folder, folder
 
     @cached_property
     def _model(self) -> nn.Module:
-        return pretrained(self._folder, self.network, self._what)
+        return pretrained(self._folders[0], self.network, self._what)
 
     @cached_property
     def _hash(self) -> str:
@@ -91,7 +100,7 @@ class PretrainedText:
     def _tokenizer(self) -> Any:
         try:
             with quiet():
-                return library(self._what).AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
+                return library(self._what).AutoTokenizer.from_pretrained(self._folders[1], local_files_only=True)
         except Exception as error:  # json, sentencepiece, the library's own checks
             reason = " ".join(str(error).split())[:160]
             raise UsageError(f"{self._what}: its tokenizer cannot be loaded ({reason})") from error
@@ -120,11 +129,16 @@ class PretrainedText:
         config: Any = self._model.config
         return int(getattr(config, "hidden_size", None) or config.d_model)
 
+    def parts(self) -> tuple[nn.Module, Any]:
+        """The network and the tokenizer."""
+        return self._model, self._tokenizer
+
     def config(self) -> dict[str, Any]:
-        return {
+        found = {
             "name": self.name, "source": self.source, "tokens": self.window, "windows": self.windows,
             "long": self.long, "weights": self._hash,
         }  # fmt: skip
+        return found if self.masked else {**found, "masked": False}
 
     def net(self) -> dict[str, Any]:
         return {"width": self.width, "length": self.length}
@@ -145,8 +159,9 @@ class PretrainedText:
                 return_tensors="pt",
             )  # fmt: skip
         ids, real = batch["input_ids"], batch["attention_mask"].bool()
+        attended = {"attention_mask": real.long()} if self.masked else {}
         with torch.no_grad():
-            states = self._model(input_ids=ids, attention_mask=real.long()).last_hidden_state
+            states = self._model(input_ids=ids, **attended).last_hidden_state
         if self.pool == "end":
             assert self._end is not None
             try:
@@ -158,7 +173,7 @@ class PretrainedText:
         else:
             mask = real[..., None].to(states.dtype)
             pooled = (states * mask).sum(1) / mask.sum(1)
-        real = (real.reshape(n, windows, -1) & used[..., None]).flatten(1)
+        real = (real.reshape(n, windows, -1) & used[..., None]).flatten(1) | (not self.masked)
         return pack(states.reshape(n, self.length, -1), real, pooled.reshape(n, windows, -1)[:, 0])
 
     def _stretches(self, prompt: str) -> list[str]:

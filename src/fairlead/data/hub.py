@@ -6,7 +6,7 @@ Read through the `datasets` library, which takes seconds to import and is theref
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +17,22 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.registry import lookup, names
+from fairlead.data.columns import (
+    caption_column,
+    captions_of,
+    image_column,
+    label_column,
+    labels_of,
+    labels_of_folders,
+)
 from fairlead.data.decode import decode_images, resize_images
 from fairlead.data.digits import DIGIT_NAMES
-from fairlead.data.folders import find_files
+from fairlead.data.folders import find_files, images_below
 from fairlead.data.images import ImageData, stratified_order
 from fairlead.data.spec import arguments_of, read_call
 
 HOLD_OUT = 0.1
 SPLIT_SEED = 0
-IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
 
 
 def load_mnist(split: str = "train") -> ImageData:
@@ -40,21 +46,29 @@ def load_cifar10(split: str = "train") -> ImageData:
 
 
 def load_data(
-    spec: str, split: str = "train", size: int | None = None, limit: int | None = None, flip: bool | None = None
+    spec: str,
+    split: str = "train",
+    size: int | None = None,
+    limit: int | None = None,
+    flip: bool | None = None,
+    captions: str | None = None,
 ) -> ImageData:
-    """Labelled images by name or path, decoded into memory.
+    """Labelled or captioned images by name or path, decoded into memory.
 
     Args:
         spec: tried in this order: a registered short name (`digits`, `mnist`, `cifar10`, `scenes`), with arguments
             where it takes some (`scenes(source="mnist", two=0.5)`); a local folder of parquet files (columns like the
             hub's; split by files or folders named train*, test*); a local folder with one sub-folder of images per
-            class, optionally under train/ and test/; a hub name `owner/name`.
+            class, optionally under train/ and test/, or one with captions in its metadata.jsonl or metadata.csv; a hub
+            name `owner/name`.
         split: "train", "test" or another one the set has. If it has no "test", that is a fixed, stratified 10 % of its
             train images, and "train" is the other 90 %.
         size: shorter side and centre crop, in pixels; required if the images differ in size. Scenes are drawn at that
             size unless ``spec`` says another.
         limit: at most so many images, a fixed choice spread over the classes; a smaller limit chooses among them.
         flip: overrides whether horizontal flips suit the set (:class:`ImageData`).
+        captions: column of captions (text, or lists of text); by default one named caption, captions, text or prompt,
+            if there is one. A captioned set needs no labels: it then has one class.
 
     Raises:
         UsageError: one line, for anything wrong with the arguments, the folder, the connection, a column or an image.
@@ -65,6 +79,11 @@ def load_data(
     is_folder = spec not in names("data") and Path(spec).expanduser().is_dir()
     if not is_folder and (called := read_call(spec)) is not None:
         name, arguments = called
+        if captions is not None:
+            raise UsageError(
+                f"data {spec!r}: captions={captions!r} names a column of a hub set or a folder, and {name} is none; "
+                "leave it out"
+            )
         loader = lookup("data", name)
         if size is not None and "size" in arguments_of(loader):
             arguments.setdefault("size", size)
@@ -74,9 +93,9 @@ def load_data(
         if size is not None and data.shape[1:] != (size, size):
             data = replace(data, images=resize_images(data.images, size))
     elif is_folder:
-        data = _from_folder(Path(spec).expanduser(), split, size, limit)
+        data = _from_folder(Path(spec).expanduser(), split, size, limit, captions)
     elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not Path(spec).exists():
-        data = _from_hub(spec, split, size, limit)
+        data = _from_hub(spec, split, size, limit, captions)
     else:
         raise UsageError(
             f"{unknown('data', spec, names('data'))!s}; or give an existing local folder, or a hub name owner/name"
@@ -84,15 +103,42 @@ def load_data(
     return data if flip is None else replace(data, flip=flip)
 
 
-def _from_hub(spec: str, split: str, size: int | None, limit: int | None) -> ImageData:
-    return _read(_load(spec, spec), spec, spec, split, size, limit)
+def _from_hub(spec: str, split: str, size: int | None, limit: int | None, captions: str | None = None) -> ImageData:
+    return _read(_load(spec, spec), spec, spec, split, size, limit, captions)
 
 
-def _from_folder(folder: Path, split: str, size: int | None, limit: int | None) -> ImageData:
-    builder, files = find_files(folder)
-    options = {"drop_labels": False, "drop_metadata": True} if builder == "imagefolder" else {}
-    sets = _load(str(folder), builder, data_files=files, **options)
-    return _read(sets, str(folder), folder.resolve().name, split, size, limit)
+def _from_folder(folder: Path, split: str, size: int | None, limit: int | None, captions: str | None) -> ImageData:
+    found = find_files(folder)
+    options = {"drop_labels": found.captioned, "drop_metadata": not found.captioned} if found.images else {}
+    sets = _load(str(folder), "imagefolder" if found.images else "parquet", data_files=found.files, **options)
+    if found.captioned:
+        _check_listed(folder, sets)
+    return _read(
+        sets, str(folder), folder.resolve().name, split, size, limit, captions, folder if found.captioned else None
+    )
+
+
+def _check_listed(folder: Path, sets: dict[str, Any]) -> None:
+    """Raise UsageError for a line of the metadata without its image, and for an image without its line, which would be
+    left out without a word."""
+    listed = {Path(path) for paths in _paths(sets, "image").values() for path in paths}
+    there = images_below(folder)
+    absent = sorted(listed - set(there))
+    if absent:
+        raise UsageError(f"data {str(folder)!r}: the metadata names {absent[0]}, which is no image there; correct it")
+    lacking = sorted(path for path in there if path not in listed)
+    if lacking:
+        raise UsageError(
+            f"data {str(folder)!r}: {len(lacking)} of {len(there)} images have no line in the metadata, first "
+            f"{lacking[0].relative_to(folder.resolve())}; add one or remove them"
+        )
+
+
+def _paths(sets: dict[str, Any], column: str) -> dict[str, list[str]]:
+    """Of the image files of each split."""
+    return {
+        split: [str(image["path"]) for image in rows.data.column(column).to_pylist()] for split, rows in sets.items()
+    }
 
 
 def _load(what: str, path: str, **options: Any) -> dict[str, Any]:
@@ -117,10 +163,31 @@ def _load(what: str, path: str, **options: Any) -> dict[str, Any]:
         raise UsageError(f"data {what!r}: the datasets library cannot read it ({reason})") from error
 
 
-def _read(sets: dict[str, Any], what: str, name: str, split: str, size: int | None, limit: int | None) -> ImageData:
+def _read(
+    sets: dict[str, Any],
+    what: str,
+    name: str,
+    split: str,
+    size: int | None,
+    limit: int | None,
+    captions: str | None,
+    folder: Path | None = None,
+) -> ImageData:
+    """``folder``: of image files, which says the classes where no column does."""
     features = next(iter(sets.values())).features
-    image_column = _image_column(features, what)
-    labels, classes = _labels(sets, _label_column(features, what), what)
+    pictures = image_column(features, what)
+    told = caption_column(features, captions, what)
+    if told is None and folder is not None:
+        raise UsageError(
+            f"data {what!r}: the metadata has no captions (its columns are {', '.join(features)}); name their column "
+            "with captions=..., or take the file away to go by class folders"
+        )
+    column = label_column(features, told, what)
+    labels, classes = (
+        labels_of_folders(_paths(sets, pictures), folder)
+        if column is None and folder is not None
+        else labels_of(sets, column, what)
+    )
     source, index = _rows(labels, split, what)
     chosen = labels[source][index]
     unlabelled = int((chosen < 0).sum())
@@ -131,11 +198,15 @@ def _read(sets: dict[str, Any], what: str, name: str, split: str, size: int | No
     if limit is not None:
         index = index[_limited(chosen, limit)]
     rows = sets[source].select(index.tolist())
-    images = decode_images(_files(rows, image_column, index, f"{source} row"), size, what)
+    texts = [] if told is None else captions_of(rows, told, index.tolist(), what)
+    images = decode_images(_files(rows, pictures, index, f"{source} row"), size, what)
     # Colour images are taken for photographs, which may be mirrored; grey ones for digits or letters, which may not.
     # `load_data(flip=...)` overrides.
     flip = images.shape[1] == 3
-    return ImageData(images, labels[source][index], _words(classes), name, split, flip)
+    first, more = tuple(own[0] for own in texts), tuple(own[1:] for own in texts)
+    return ImageData(
+        images, labels[source][index], _words(classes), name, split, flip, first, more=more if any(more) else ()
+    )
 
 
 def _rows(labels: dict[str, Tensor], split: str, what: str) -> tuple[str, Tensor]:
@@ -159,61 +230,6 @@ def _offered(labels: dict[str, Tensor]) -> list[str]:
 
 def _limited(labels: Tensor, limit: int) -> Tensor:
     return stratified_order(labels, SPLIT_SEED)[:limit].sort().values
-
-
-def _image_column(features: dict[str, Any], what: str) -> str:
-    import datasets
-
-    def fits(feature: Any) -> bool:
-        # parquet written without `datasets` keeps its images as a plain struct of the same fields
-        return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
-
-    return _column(features, fits, IMAGE_COLUMNS, "image", what)
-
-
-def _label_column(features: dict[str, Any], what: str) -> str:
-    import datasets
-
-    def is_class(feature: Any) -> bool:
-        return isinstance(feature, datasets.ClassLabel)
-
-    def is_value(feature: Any) -> bool:
-        return isinstance(feature, datasets.Value) and bool(re.match("u?int|(large_)?string", feature.dtype))
-
-    fits = is_class if any(map(is_class, features.values())) else is_value
-    return _column(features, fits, LABEL_COLUMNS, "label", what)
-
-
-def _column(
-    features: dict[str, Any], fits: Callable[[Any], bool], preferred: Sequence[str], kind: str, what: str
-) -> str:
-    """The one fitting column; among several the first that has a preferred name."""
-    found = [column for column, feature in features.items() if fits(feature)]
-    if not found:
-        raise UsageError(f"data {what!r}: no {kind} column; its columns are {', '.join(features)}")
-    named = [column for column in preferred if column in found]
-    if not named and len(found) > 1:
-        raise UsageError(
-            f"data {what!r}: {len(found)} columns could be the {kind} ({', '.join(found)}); name the right one {kind!r}"
-        )
-    return named[0] if named else found[0]
-
-
-def _labels(sets: dict[str, Any], column: str, what: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """int64 labels per split (-1 where there is none), and the class names over all splits."""
-    raw = {split: rows.data.column(column).to_pylist() for split, rows in sets.items()}
-    feature = next(iter(sets.values())).features[column]
-    if hasattr(feature, "names"):
-        labels = {split: [-1 if v is None else v for v in values] for split, values in raw.items()}
-        return {split: torch.tensor(v, dtype=torch.int64) for split, v in labels.items()}, tuple(feature.names)
-    known = sorted({value for values in raw.values() for value in values if value is not None})
-    if not known:
-        raise UsageError(f"data {what!r}: the label column {column!r} is empty")
-    position = {value: i for i, value in enumerate(known)}
-    return {
-        split: torch.tensor([position.get(value, -1) for value in values], dtype=torch.int64)
-        for split, values in raw.items()
-    }, tuple(map(str, known))
 
 
 def _words(classes: tuple[str, ...]) -> tuple[str, ...]:

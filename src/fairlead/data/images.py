@@ -42,6 +42,8 @@ class ImageData:
         split: "train", "test", ...
         flip: whether a horizontal flip of an image is again an image of this set: photographs yes, digits never.
         captions: none, or a sentence for each image.
+        more: none, or the further sentences of each image, of which training draws one at every visit; everything else
+            goes by ``captions``.
         attributes: by name, what else is known of the images.
 
     Raises:
@@ -56,6 +58,7 @@ class ImageData:
     flip: bool
     captions: tuple[str, ...] = ()
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    more: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -77,6 +80,11 @@ class ImageData:
             raise UsageError(
                 f"data {self.name!r}: expected no captions or {len(self.images)}, one an image, "
                 f"got {len(self.captions)}"
+            )
+        if self.more and (not self.captions or len(self.more) != len(self.images)):
+            raise UsageError(
+                f"data {self.name!r}: expected no further captions, or those of {len(self.images)} captioned images, "
+                f"got {len(self.more)}"
             )
         for name, attribute in self.attributes.items():
             labels = attribute.labels
@@ -101,6 +109,10 @@ class ImageData:
         _, c, h, w = self.images.shape
         return c, h, w
 
+    def sentences(self, i: int) -> tuple[str, ...]:
+        """All captions of image i."""
+        return (self.captions[i], *(self.more[i] if self.more else ()))
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of the sha256 of image and label bytes, and of captions and attributes where there are any:
@@ -109,6 +121,8 @@ class ImageData:
         digest.update(self.labels.numpy().tobytes())
         if self.captions:
             digest.update(json.dumps(self.captions).encode())
+        if self.more:
+            digest.update(json.dumps(self.more).encode())
         for name, attribute in sorted(self.attributes.items()):
             digest.update(json.dumps([name, attribute.values]).encode())
             digest.update(attribute.labels.numpy().tobytes())
@@ -123,6 +137,7 @@ class ImageData:
             images=self.images[index],
             labels=self.labels[index],
             captions=tuple(self.captions[i] for i in chosen),
+            more=tuple(self.more[i] for i in chosen) if self.more else (),
             attributes={name: replace(a, labels=a.labels[index]) for name, a in self.attributes.items()},
         )
 

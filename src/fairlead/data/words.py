@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
@@ -90,8 +91,8 @@ class Words:
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words in order."""
-    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.casefold())
+    """Lower-case words in order; an accent may be written as one character with its letter or as two (NFC)."""
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", normalize("NFC", text.casefold()))
 
 
 def _short(prompt: str) -> str:

@@ -69,7 +69,7 @@ class Adaptive(Wrapper):
 
     def _still(self, seen: Seen) -> Tensor:
         """The samples to be guided in the next step, bool [n], on the CPU like every mask of rows."""
-        a, b = (seen.to(seen.x0(branch), self.space) for branch in self.pair(seen.step))
+        a, b = (seen.output(branch, self.space) for branch in self.pair(seen.step))
         cosine = ratio(dot(a, b), (dot(a, a) * dot(b, b)).sqrt(), otherwise=1.0).flatten()
         on, before = (cosine <= self.threshold).cpu() | (self.threshold == 1), seen.step.recall(self)
         looked = nonzero_rows(self.omega(seen.step))

@@ -16,9 +16,9 @@ adds a direction once they are known.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -53,7 +53,30 @@ class Branch:
     drop: tuple[str, ...] = ()
     perturb: Perturbation | None = None
     model: str | None = None
-    source: Hashable | None = None
+    source: ConditionSource | None = None
+
+    def __post_init__(self) -> None:
+        fields = self.spec, self.null, self.drop, self.perturb, self.model, self.source
+        object.__setattr__(self, "_hash", hash(fields))  # a step of many terms asks for it dozens of times
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined,no-any-return]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew from its fields: in another process strings hash to another number."""
+        return Branch, (self.spec, self.null, self.drop, self.perturb, self.model, self.source)
+
+
+class ConditionSource(Hashable, Protocol):
+    """Makes the condition of a branch, another one in every step. Equal sources make the same."""
+
+    def over(self, steps: Sequence[Step], around: Surroundings, condition: Condition) -> Callable[[int], Condition]:
+        """Place in ``steps`` -> the condition of all samples there, a pure function of the step.
+
+        Args:
+            steps: of the whole run, or one of them.
+            condition: of the run.
+        """
 
 
 COND = Branch()

@@ -69,4 +69,4 @@ class APG(Wrapper):
 def without_parallel(move: Tensor, along: Tensor, eta: float) -> Tensor:
     """``move`` with its part parallel to ``along`` multiplied by ``eta``, per sample."""
     parallel = ratio(dot(move, along), dot(along, along)).to(move) * along
-    return move - (1 - eta) * parallel
+    return move - ((1 - eta) * parallel if eta else parallel)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, ClassVar
 
 import torch
@@ -95,12 +95,14 @@ class Bands(Term):
         return dict.fromkeys((COND, base_branch(self.negative)), rows if isinstance(rows, Tensor) else None)
 
     def direction(self, seen: Seen) -> Tensor | None:
-        if not self.wanted(seen.step):
+        omegas = self._omegas(seen.step)
+        if all(_same(omegas[0], omega) for omega in omegas[1:]):
             return None
-        self._check(tuple(seen.x_t.shape[1:]))
+        if not seen.around.shape:
+            self._check(tuple(seen.x_t.shape[1:]))
         parts = split(seen.x0(COND) - seen.x0(base_branch(self.negative)), len(self.weights))
-        directions = [weighted(omega, part) for omega, part in zip(self._omegas(seen.step), parts, strict=True)]
-        return torch.stack(directions).sum(0)
+        directions = [weighted(omega, part) for omega, part in zip(omegas, parts, strict=True)]
+        return reduce(torch.add, directions)
 
     def specs(self) -> tuple[str | int, ...]:
         return () if self.negative is None else (self.negative,)

@@ -12,6 +12,7 @@ draw. Refused for models without classes and for runs without a condition; a sam
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar
@@ -32,16 +33,25 @@ _DRAW = 610
 class IndependentClass:
     """A source of conditions: a uniform class for every sample that has a condition, null for the others."""
 
-    def condition(self, step: Step, around: Surroundings, condition: Condition) -> Condition:
+    def over(self, steps: Sequence[Step], around: Surroundings, condition: Condition) -> Callable[[int], Condition]:
         assert around.encode is not None
-        label = self.labels(step, around)
-        kept = reduce(torch.logical_or, condition.keep.values())
-        return around.encode(label.tolist()).to(condition.device).drop(~kept)
+        labels = self.labels(steps, around).to(condition.device)
+        every = around.encode(range(len(around.classes))).to(condition.device)
+        given = reduce(torch.logical_or, condition.keep.values())
+        keep = [(name, (mask[labels] & given).unbind()) for name, mask in every.keep.items()]
+        rows = labels.unbind()
 
-    def labels(self, step: Step, around: Surroundings) -> Tensor:
-        """int64 [n], from one normal draw a sample: its place in the normal distribution is uniform."""
+        def at(place: int) -> Condition:
+            values = {name: value[rows[place]] for name, value in every.values.items()}
+            return Condition(condition.n, values, {name: masks[place] for name, masks in keep})
+
+        return at
+
+    def labels(self, steps: Sequence[Step], around: Surroundings) -> Tensor:
+        """int64 [steps, n], from one normal draw a sample: its place in the normal distribution is uniform."""
         count = len(around.classes)
-        place: Tensor = torch.special.ndtr(drawn(step, around, _DRAW, (1,))[:, 0].double().cpu())
+        draws = torch.stack([drawn(step, around, _DRAW, (1,))[:, 0] for step in steps])
+        place: Tensor = torch.special.ndtr(draws.double().cpu())
         return (place * count).long().clamp(max=count - 1)
 
 

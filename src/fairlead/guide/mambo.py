@@ -47,7 +47,7 @@ class Mambo(Wrapper):
         if self.alpha == 0:
             return super().unit(seen)
         a, b = self.pair(seen.step)
-        v_a, v_b = seen.to(seen.x0(a), "flow"), seen.to(seen.x0(b), "flow")
+        v_a, v_b = seen.output(a, "flow"), seen.output(b, "flow")
         gap = v_a - v_b
         relative = ratio(dot(gap, gap).sqrt(), dot(v_b, v_b).sqrt(), math.inf)
         return torch.exp(-self.alpha * relative).to(gap) * super().unit(seen)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.guide.algebra import COND, Finisher, Wanted
-from fairlead.guide.seen import Seen, Space, Surroundings, per_sample, ratio
+from fairlead.guide.seen import Seen, Space, Surroundings, per_sample
 from fairlead.guide.step import Step
 from fairlead.guide.text import is_number
 
@@ -56,14 +56,15 @@ class Rescale(Finisher):
     def finish(self, x0: Tensor, seen: Seen) -> Tensor:
         if not self.phi:
             return x0
-        guided, plain = seen.to(x0, self.space), seen.to(seen.x0(COND), self.space)
-        spread = _std(guided)
-        rounding = _ROUNDING * torch.finfo(x0.dtype).eps * guided.flatten(1).abs().amax(1)
-        spread = spread.masked_fill(spread <= rounding, 0.0)
-        factor = self.phi * ratio(_std(plain), spread, 1.0) + (1 - self.phi)
+        guided, plain = seen.to(x0, self.space), seen.output(COND, self.space)
+        each = guided.flatten(1)
+        rounding = _ROUNDING * torch.finfo(x0.dtype).eps * torch.linalg.vector_norm(each, torch.inf, 1)
+        spread = _std(each)
+        gain = (_std(plain.flatten(1)) / spread).masked_fill_(spread <= rounding, 1.0)
+        factor = self.phi * gain + (1 - self.phi)
         return seen.back(guided * per_sample(factor, guided), self.space)
 
 
 def _std(x: Tensor) -> Tensor:
-    """Per sample, [n, ...] -> float64 [n]."""
-    return x.flatten(1).double().std(1, correction=0)
+    """Per sample, [n, d] -> float64 [n]."""
+    return x.double().std(1, correction=0)

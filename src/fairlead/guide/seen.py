@@ -73,7 +73,8 @@ class Seen:
 
     Attributes:
         step: where in the run this is.
-        x_t: [n, ...]; ``alpha``, ``sigma`` broadcast against it.
+        x_t: [n, ...].
+        mixing: ``alpha`` and ``sigma``, which broadcast against x_t, and what follows from them.
         condition: of the run, for these samples.
         around: what surrounds the run.
         evaluate: (branch, x_t) -> x0 [n, ...]: a further network call, for methods whose input depends on an output.
@@ -82,8 +83,7 @@ class Seen:
     step: Step
     x_t: Tensor
     t: Tensor
-    alpha: Tensor
-    sigma: Tensor
+    mixing: Mixing
     condition: Condition
     around: Surroundings
     predictions: Mapping[Branch, Tensor]
@@ -94,18 +94,20 @@ class Seen:
     """Layer -> [n, h, w], the attention that each position received during the conditional prediction, 1 in the mean;
     of the layers that a term asked for."""
 
-    mixing: Mixing | None = None
-    """``alpha`` and ``sigma`` with the factors that an earlier evaluation at this level has made of them."""
+    @property
+    def alpha(self) -> Tensor:
+        """Broadcasts against x_t, like ``sigma``."""
+        return self.mixing.alpha
 
-    @cached_property
-    def _mixing(self) -> Mixing:
-        return self.mixing or Mixing(self.alpha, self.sigma)
+    @property
+    def sigma(self) -> Tensor:
+        return self.mixing.sigma
 
     @property
     def noise_share(self) -> Tensor:
         """sigma^2 / (alpha^2 + sigma^2), the share of the noise in x_t: 1 for pure noise, 0 for data; also the variance
         of the posterior of N(0, 1) data given x_t. Broadcasts against x_t."""
-        return self._mixing.noise_share
+        return self.mixing.noise_share
 
     def has(self, branch: Branch) -> bool:
         return branch in self.predictions
@@ -114,15 +116,27 @@ class Seen:
         return self.predictions[branch]
 
     def eps(self, branch: Branch) -> Tensor:
-        return self.to(self.x0(branch), "eps")
+        if branch not in self._eps:
+            self._eps[branch] = self.to(self.x0(branch), "eps")
+        return self._eps[branch]
+
+    @cached_property
+    def _eps(self) -> dict[Branch, Tensor]:
+        """Several methods ask for the eps of one branch."""
+        return {}
+
+    def output(self, branch: Branch, space: Space) -> Tensor:
+        """The prediction of a branch as what a network of ``space`` would have returned."""
+        x0, objective = self.x0(branch), self.objective(space)
+        return x0 if objective == "x0" else self.mixing.target(x0, self.eps(branch), objective)
 
     def to(self, x0: Tensor, space: Space) -> Tensor:
         """x0 as what a network of ``space`` would have returned for it at this x_t."""
-        return self._mixing.output(x0, self.x_t, self.objective(space))
+        return self.mixing.output(x0, self.x_t, self.objective(space))
 
     def back(self, value: Tensor, space: Space) -> Tensor:
         """The inverse of :meth:`to`: the x0 for which a network of ``space`` would have returned ``value``."""
-        return self._mixing.x0_of(value, self.objective(space), self.x_t)
+        return self.mixing.x0_of(value, self.objective(space), self.x_t)
 
     def objective(self, space: Space) -> Objective:
         return self.around.objective if space == "output" else space

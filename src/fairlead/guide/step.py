@@ -87,6 +87,19 @@ class Step:
     shape: tuple[int, ...] = ()
     memory: Memory = field(default_factory=Memory, compare=False)
 
+    @classmethod
+    def of(
+        cls,
+        grid: Grid,
+        index: int,
+        samples: tuple[int, ...] = (),
+        shape: tuple[int, ...] = (),
+        memory: Memory | None = None,
+    ) -> Step:
+        """A step of the grid."""
+        level = grid.times[index], grid.sigma[index], grid.log_snr[index]
+        return cls(*level, index, grid, samples, shape, Memory() if memory is None else memory)
+
     def pick(self, values: tuple[float, ...]) -> Tensor:
         """Per-sample values of the run -> those of this batch, float64 [n]."""
         return torch.tensor([values[i] for i in self.samples], dtype=torch.float64)

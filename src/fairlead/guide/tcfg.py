@@ -43,10 +43,11 @@ class TCFG(Wrapper):
         a, b = self.pair(seen.step)
         delta, c, u = seen.x0(a) - seen.x0(b), seen.eps(a), seen.eps(b)
         spread = dot(delta, c + u)
-        gap = (seen.alpha / seen.sigma).double() * spread  # uu - cc
-        twice = 2 * dot(c, u)
+        gap = seen.mixing.signal * spread  # uu - cc
+        cu = dot(c, u)
+        twice = 2 * cu
         length = torch.hypot(twice, gap)
         tilt = torch.atan2(gap, twice) / 2
-        kept = 1 - ratio(twice / 2, length)
+        kept = 1 - ratio(cu, length)
         shift = ratio(spread, length) * (1 - tilt.tan()) / 2
         return kept.to(delta) * delta + shift.to(u) * u

@@ -82,6 +82,6 @@ class ZeroStar(Wrapper):
 
     def unit(self, seen: Seen) -> Tensor:
         a, b = self.pair(seen.step)
-        v_a, v_b = seen.to(seen.x0(a), "flow"), seen.to(seen.x0(b), "flow")
+        v_a, v_b = seen.output(a, "flow"), seen.output(b, "flow")
         rescaled = ratio(dot(v_a, v_b), dot(v_b, v_b)).to(v_b) * v_b
         return seen.x0(a) - seen.back(rescaled, "flow")

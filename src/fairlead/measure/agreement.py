@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import fairlead
 from fairlead.core.errors import UsageError, unknown
-from fairlead.data.captions import VALUES
+from fairlead.data.captions import VALUES, read_caption
 from fairlead.data.images import Attribute, ImageData
 from fairlead.measure.attributes import AttributeJudge
 from fairlead.measure.estimate import Estimate, proportion_estimate
@@ -24,6 +25,25 @@ from fairlead.measure.score import Conditions
 
 ALL = "all"
 """In a score: the share of images that agree in everything they were asked for."""
+
+
+def metric_of(attribute: str) -> str:
+    """The metric of agreement in one attribute of ``VALUES``, or in ``ALL``: "agreement_ink", "agreement"."""
+    return "agreement" if attribute == ALL else f"agreement_{attribute.replace(' ', '_')}"
+
+
+AGREEMENT: Mapping[str, str] = {
+    metric_of(ALL): "share that the judge of attributes sees as asked for in everything that the condition says",
+    **{metric_of(name): f"the same of the {name} alone, over the images that were asked for one" for name in VALUES},
+}
+"""Metrics beside ``METRICS`` and what they mean, of models that are told more than a label, on data whose attributes
+can be judged (scenes). Errors: Wilson score interval."""
+
+
+def adherence_of(metrics: Collection[str]) -> str:
+    """Of what is measured, the metric that says how well samples show what they were asked for: agreement with all of
+    it, where that is judged, else accuracy in the class."""
+    return "agreement" if "agreement" in metrics else "accuracy"
 
 
 @dataclass(frozen=True)
@@ -87,19 +107,24 @@ class AttributeEvaluator:
     Args:
         judge: trained on other images than ``held_out``.
         held_out: real images with attributes, e.g. ``load_data("scenes", "test")``.
+        asked: what the held-out images are asked to show; default: everything that is known of them. See
+            :func:`asked_for`.
 
     Raises:
         UsageError: if the judge was trained on ``held_out``, or attributes or shapes differ.
     """
 
-    def __init__(self, judge: AttributeJudge, held_out: ImageData) -> None:
+    def __init__(
+        self, judge: AttributeJudge, held_out: ImageData, asked: Mapping[str, Attribute] | None = None
+    ) -> None:
         if held_out.fingerprint == judge.data.fingerprint:
             raise UsageError(
                 f"attributes: the judge was trained on these images of {held_out.name!r}; pass another split, e.g. test"
             )
-        _check_asked(held_out.attributes, len(held_out))
+        self.asked = held_out.attributes if asked is None else asked
+        _check_asked(self.asked, len(held_out))
         self.judge, self.held_out = judge, held_out
-        self.real = agreement(judge.judge(held_out.images), held_out.attributes)
+        self.real = agreement(judge.judge(held_out.images), self.asked)
 
     def score(self, images: Tensor, asked: Mapping[str, Attribute]) -> AttributeScore:
         """Agreement of ``images`` uint8 [n, c, h, w] with ``asked``, e.g. ``held_out_prompts(n).attributes``.
@@ -108,12 +133,59 @@ class AttributeEvaluator:
             UsageError: if shapes, lengths or attributes do not fit the judge, or nothing was asked for.
         """
         _check_asked(asked, len(images))
-        digest = hashlib.sha256()
-        for name, attribute in sorted(asked.items()):
-            digest.update(json.dumps([name, attribute.values]).encode() + attribute.labels.numpy().tobytes())
         real = f"{self.held_out.name}/{self.held_out.split}#{self.held_out.fingerprint}"
-        protocol = AttributeProtocol(self.judge.name, real, len(images), digest.hexdigest()[:12])
+        protocol = AttributeProtocol(self.judge.name, real, len(images), hash_of(asked))
         return AttributeScore(agreement(self.judge.judge(images), asked), self.real, protocol)
+
+    def hits(self, images: Tensor, asked: Mapping[str, Attribute]) -> dict[str, Tensor]:
+        """Image by image, :func:`hits_of`; arguments as for :meth:`score`."""
+        _check_asked(asked, len(images))
+        return hits_of(self.judge.judge(images), asked)
+
+
+def asked_for(conditions: Sequence[str], data: ImageData) -> dict[str, Attribute]:
+    """What the samples of scenes ``data`` are asked to show, if they are told ``conditions`` as ``data`` has them.
+
+    A caption asks for what :func:`read_caption` finds in it, the label for the digit, an attribute for itself; -1 where
+    nothing that is told says. What nobody is asked for is left out.
+    """
+    asked = {name: torch.full((len(data),), -1) for name in VALUES}
+    for name, attribute in data.attributes.items():
+        if name in conditions or (name == "digit" and "label" in conditions):
+            asked[name] = attribute.labels.clone()
+    if "text" in conditions:
+        for i, caption in enumerate(data.captions):
+            for name, value in read_caption(caption).items():
+                asked[name][i] = VALUES[name].index(value)
+    return {name: Attribute(VALUES[name], labels) for name, labels in asked.items() if bool((labels >= 0).any())}
+
+
+def hash_of(asked: Mapping[str, Attribute]) -> str:
+    """12 hex digits, for protocols: equal for the same wishes of the same images in the same order."""
+    digest = hashlib.sha256()
+    for name, attribute in sorted(asked.items()):
+        digest.update(json.dumps([name, attribute.values]).encode() + attribute.labels.numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def hits_of(seen: Mapping[str, Tensor], asked: Mapping[str, Attribute]) -> dict[str, Tensor]:
+    """float64 [n] by attribute, and for "all": 1 where ``seen`` (labels int64 [n]) is what was ``asked`` for, 0 where
+    it is not, nan where nothing was.
+
+    Raises:
+        UsageError: for an attribute that was not looked at.
+    """
+    found: dict[str, Tensor] = {}
+    for name, attribute in asked.items():
+        if name not in seen:
+            raise unknown("attribute", name, seen)
+        right = (seen[name] == attribute.labels).to(torch.float64)
+        found[name] = torch.where(attribute.labels >= 0, right, torch.nan)
+    if not found:
+        return {}
+    each = torch.stack(list(found.values()))
+    every = (each.nan_to_num(1.0) == 1).all(dim=0).to(torch.float64)
+    return {**found, ALL: torch.where(each.isnan().all(dim=0), torch.nan, every)}
 
 
 def agreement(seen: Mapping[str, Tensor], asked: Mapping[str, Attribute]) -> dict[str, Estimate]:
@@ -124,18 +196,14 @@ def agreement(seen: Mapping[str, Tensor], asked: Mapping[str, Attribute]) -> dic
     Raises:
         UsageError: if nothing was asked for, or of an attribute that was not looked at.
     """
-    shares, every, any_asked = {}, None, None
-    for name, attribute in asked.items():
-        if name not in seen:
-            raise unknown("attribute", name, seen)
-        applies, right = attribute.labels >= 0, seen[name] == attribute.labels
+    shares = {}
+    for name, hits in hits_of(seen, asked).items():
+        applies = ~hits.isnan()
         if bool(applies.any()):
-            shares[name] = proportion_estimate(right[applies])
-        every = right | ~applies if every is None else every & (right | ~applies)
-        any_asked = applies if any_asked is None else any_asked | applies
-    if every is None or any_asked is None or not shares:
+            shares[name] = proportion_estimate(hits[applies])
+    if not shares:
         raise UsageError("attributes: nothing was asked for; give a label of at least one attribute to one image")
-    return {**shares, ALL: proportion_estimate(every[any_asked])}
+    return shares
 
 
 def _check_asked(asked: Mapping[str, Attribute], n: int) -> None:

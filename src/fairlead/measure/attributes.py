@@ -202,8 +202,13 @@ def _cut_out(data: ImageData) -> ImageData:
     return ImageData(torch.cat([first, second[two]]), labels, _PAIRS, data.name, data.split, False)
 
 
+def is_scenes(data: ImageData) -> bool:
+    """Whether the attributes that a judge looks for are known of ``data``."""
+    return {name: attribute.values for name, attribute in data.attributes.items()} == dict(VALUES)
+
+
 def _check_scenes(data: ImageData) -> None:
-    if {name: attribute.values for name, attribute in data.attributes.items()} != dict(VALUES):
+    if not is_scenes(data):
         raise UsageError(
             f"attributes: data {data.name!r} has {', '.join(data.attributes) or 'none'}, expected those of scenes; "
             "use load_data('scenes')"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.data.images import ImageData, stratified_order, to_float
+from fairlead.data.images import Attribute, ImageData, stratified_order, to_float
+from fairlead.measure.agreement import AGREEMENT, AttributeEvaluator, hash_of, metric_of
 from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
 from fairlead.measure.judge import Classifier
@@ -27,12 +28,20 @@ class Evaluator:
         held_out: real images that are not in ``reference``, for :meth:`floor`.
         judge: for accuracy and confidence.
         features: for distance and diversity.
+        attributes: for agreement with what is asked for, attribute by attribute; None leaves it out.
 
     Raises:
         UsageError: if judge and features are the same network, or shapes or classes differ.
     """
 
-    def __init__(self, reference: ImageData, held_out: ImageData, judge: Classifier, features: Classifier) -> None:
+    def __init__(
+        self,
+        reference: ImageData,
+        held_out: ImageData,
+        judge: Classifier,
+        features: Classifier,
+        attributes: AttributeEvaluator | None = None,
+    ) -> None:
         if judge.weight_hash == features.weight_hash:
             raise UsageError(
                 f"evaluator: judge and features are the same network {judge.name!r}; expected two of their own, see "
@@ -51,6 +60,7 @@ class Evaluator:
             )
         self.reference, self.held_out, self.judge, self.extractor = reference, held_out, judge, features
         self._judge_name, self._extractor_name = judge.name, features.name
+        self.attributes, self._attributes_name = attributes, "" if attributes is None else attributes.judge.name
         self.moments = Moments.of(features.features(reference.images))
 
     def score(
@@ -62,6 +72,7 @@ class Evaluator:
         block: int | None = None,
         *,
         saturation: Tensor | None = None,
+        asked: Mapping[str, Attribute] | None = None,
     ) -> Score:
         """Measure generated images.
 
@@ -72,6 +83,7 @@ class Evaluator:
             seeds: one per sample.
             block: take the raw distance at so many images, so that it compares with a floor of as many; default n.
             saturation: float64 [n], ``shares_at_limits`` of an x0 that is no longer there; instead of ``x0``.
+            asked: what the images should show, for agreement; needs ``attributes``.
 
         Raises:
             UsageError: if lengths, dtypes or counts do not fit.
@@ -91,11 +103,13 @@ class Evaluator:
             raise UsageError(f"score: expected a block of 2 to {n} images, got {block}")
         if x0 is not None:
             saturation = shares_at_limits(x0.detach().to("cpu", torch.float32))
-        return self._score(images, labels, saturation, _seeds(seeds), block or n)
+        return self._score(images, labels, saturation, _seeds(seeds), block or n, asked)
 
     def described(self) -> dict[str, str]:
         """What of a protocol the evaluator itself decides."""
-        return {"features": self._extractor_name, "judge": self._judge_name, "reference": _described(self.reference)}
+        more = {"attributes": self._attributes_name} if self.attributes else {}
+        own = {"features": self._extractor_name, "judge": self._judge_name, "reference": _described(self.reference)}
+        return {**own, **more}
 
     def floor(self, n: int) -> Floor:
         """Held-out real images scored as if they had been generated, ``n`` at a time.
@@ -122,6 +136,8 @@ class Evaluator:
         logits = self.judge.logits(data.images)
         metrics["accuracy"] = accuracy(logits, data.labels)
         metrics["confidence"] = confidence(logits, data.labels)
+        if self.attributes is not None:
+            metrics |= {metric_of(name): value for name, value in self.attributes.real.items()}
         note = f"{blocks} disjoint block{'s' * (blocks > 1)} of {size} held-out images of {data.name} {data.split}"
         if size < n:
             note = (
@@ -131,7 +147,12 @@ class Evaluator:
         return Floor(metrics, size, blocks, scores[0].protocol, note)
 
     def samples(
-        self, images: Tensor, labels: Tensor, x0: Tensor | None = None, saturation: Tensor | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        x0: Tensor | None = None,
+        saturation: Tensor | None = None,
+        asked: Mapping[str, Attribute] | None = None,
     ) -> Samples:
         """What is measured of each image by itself; arguments as for :meth:`score`."""
         logits, labels = self.judge.logits(images), labels.to("cpu")
@@ -140,16 +161,32 @@ class Evaluator:
             saturation = shares_at_limits(x0.detach().to("cpu", torch.float32))
         if saturation is not None:
             values["saturation"] = saturation.to("cpu", torch.float64)
+        if asked:
+            if self.attributes is None:
+                raise UsageError("score: what was asked for is given, and no judge of attributes; pass both or neither")
+            values |= {metric_of(name): value for name, value in self.attributes.hits(images, asked).items()}
         return Samples(self.moments, self.extractor.features(images), labels, values)
 
-    def _score(self, images: Tensor, labels: Tensor, saturation: Tensor | None, seeds: str, block: int) -> Score:
-        samples = self.samples(images, labels, saturation=saturation)
+    def _score(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        saturation: Tensor | None,
+        seeds: str,
+        block: int,
+        asked: Mapping[str, Attribute] | None = None,
+    ) -> Score:
+        samples = self.samples(images, labels, saturation=saturation, asked=asked)
         features, labels, values = samples.features, samples.labels, samples.values
         debiased = frechet_jackknife(real=self.moments, fake_features=features, labels=labels)
         blocks = torch.split(features[: len(features) // block * block], block)
         each = [frechet_distance(real=self.moments, fake=Moments.of(part)) for part in blocks]
-        found = {name: mean_estimate(value) for name, value in values.items()}
+        found = {name: mean_estimate(value) for name, value in values.items() if name not in AGREEMENT}
         found["accuracy"] = proportion_estimate(values["accuracy"])
+        for name in AGREEMENT:
+            hits_there = values[name][~values[name].isnan()] if name in values else labels[:0]
+            if len(hits_there):
+                found[name] = proportion_estimate(hits_there)
         found["distance"] = Estimate(sum(each) / len(each), debiased.error, len(images))
         found["distance_debiased"] = debiased
         found["diversity"] = pairwise_diversity(features, labels)
@@ -162,8 +199,10 @@ class Evaluator:
             block=block,
             labels=_labels(labels),
             seeds=seeds,
+            attributes=self._attributes_name if asked else "",
+            asked=hash_of(asked) if asked else "",
         )
-        return Score({name: found[name] for name in METRICS if name in found}, protocol, samples)
+        return Score({name: found[name] for name in (*METRICS, *AGREEMENT) if name in found}, protocol, samples)
 
 
 def _described(data: ImageData) -> str:

@@ -62,7 +62,11 @@ class Probe:
             with torch.no_grad():
                 x0 = model.to_space(to_float(found.images[index]))
             return cls(x0, specs, _others(model, specs), source)
-        own: list[Spec] = [i % len(model.classes) for i in range(PROBES)] if model.classes else _nothing(PROBES)
+        own = _nothing(PROBES)
+        if model.classes:
+            own = [i % len(model.classes) for i in range(PROBES)]
+        elif model.examples:
+            own = [model.examples[i % len(model.examples)] for i in range(PROBES)]
         steps = min(20, model.schedule.table_size or 20)
         run = sample(model, own, seeds=list(range(PROBES)), steps=steps)
         return cls(run.x0, own, _others(model, own), f"{PROBES} samples of the model itself")

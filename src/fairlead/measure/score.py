@@ -25,7 +25,7 @@ METRICS: Mapping[str, str] = {
     "diversity": "mean L2 distance of the features of two samples of one condition",
     "saturation": "share of pixel values at or beyond the data range",
 }
-"""Every metric of a :class:`Score`, in the order of tables, and what it means."""
+"""Metrics of a :class:`Score`, in the order of tables, and what they mean."""
 
 
 class Conditions:
@@ -41,7 +41,8 @@ class Conditions:
     def differences(self, other: Self) -> dict[str, tuple[object, object]]:
         """The fields in which the two differ: name -> (here, there)."""
         here, there = self.as_dict(), other.as_dict()
-        return {name: (here[name], there[name]) for name in here if here[name] != there[name]}
+        both = {name: (here.get(name, ""), there.get(name, "")) for name in {**here, **there}}
+        return {name: (mine, theirs) for name, (mine, theirs) in both.items() if mine != theirs}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Protocol(Conditions):
         block: number of images at which the raw distance is taken, averaged over the disjoint blocks of so many.
         labels: what was asked for, with a hash of the order.
         seeds: the seeds of the samples.
+        attributes: name and weight hash of the judge behind agreement, and ``asked`` a hash of what it should see; both
+            empty, and not in the hash, where agreement is not measured.
         quantised: what images are rounded to before they are measured.
         dtype: of the networks; moments and metrics are float64.
         version: of fairlead.
@@ -73,6 +76,11 @@ class Protocol(Conditions):
     quantised: str = "uint8"
     dtype: str = "float32"
     version: str = fairlead.__version__
+    attributes: str = ""
+    asked: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().as_dict().items() if value != ""}
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,8 @@ class Samples:
         reference: moments of the real images.
         features: [n, d].
         labels: int64 [n].
-        values: metric -> float64 [n], for the metrics that are plain means.
+        values: metric -> float64 [n], for the metrics that are plain means; nan where a sample is not asked for what is
+            measured.
     """
 
     reference: Moments
@@ -141,7 +150,8 @@ class Score:
         mine, theirs = self.metrics[name], other.metrics[name]
         if self.samples is not None and other.samples is not None:
             if name in self.samples.values:
-                pair = mean_estimate(self.samples.values[name] - other.samples.values[name])
+                each = self.samples.values[name] - other.samples.values[name]
+                pair = mean_estimate(each[~each.isnan()])
                 return Difference(pair.value, pair.error, pair.n, True)
             a, b = self.samples.features, other.samples.features
             if name == "diversity":
@@ -159,7 +169,7 @@ class Score:
         """JSON-ready; ``samples`` are not in it."""
         return {
             "metrics": {name: asdict(value) for name, value in self.metrics.items()},
-            "protocol": {**asdict(self.protocol), "hash": self.protocol.hash},
+            "protocol": {**self.protocol.as_dict(), "hash": self.protocol.hash},
         }
 
     @classmethod

@@ -20,11 +20,10 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
-from fairlead.core.pretrained import weight_hash
+from fairlead.core.pretrained import setting, weight_hash
 from fairlead.core.schedule import NoiseSchedule, as_time
-from fairlead.models.levels import is_flow, objective_of, schedule_of, setting
+from fairlead.models.levels import is_flow, objective_of, schedule_of
 from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing
-from fairlead.models.perturbed import layers_of, perturbing
 from fairlead.models.pipelines import (
     Wiring,
     decoded,
@@ -33,22 +32,33 @@ from fairlead.models.pipelines import (
     has_text_encoder,
     image_scale,
     label_encoder,
-    latent_channels,
     latents_of,
     packed,
-    time_scale,
-    tokens_of,
     unpacked,
     wiring_of,
 )
+from fairlead.nets.called import (
+    MASK,
+    POOLED,
+    POOLED_XL,
+    STATES,
+    latent_channels,
+    nested,
+    null_label,
+    time_scale,
+    tokens_of,
+)
+from fairlead.nets.perturbed import layers_of, perturbing, plain
 
 _NAMES = {
-    "encoder_hidden_states": "prompt",
-    "encoder_attention_mask": "prompt_mask",
-    "added_cond_kwargs.text_embeds": "prompt_pooled",
-    "pooled_projections": "prompt_pooled",
+    STATES: "prompt",
+    MASK: "prompt_mask",
+    POOLED_XL: "prompt_pooled",
+    POOLED: "prompt_pooled",
 }
 """Argument of the network -> its name in a condition."""
+EXAMPLES = ("a photograph of a red cat", "a drawing of a house", "a green square on a white background", "two dogs")
+"""Prompts that any pipeline of text can be asked for."""
 _REMEMBERED = 1024
 
 
@@ -83,7 +93,7 @@ def load_pipeline(
     if device != "auto" or isinstance(spec, str | Path):
         pipe.to("cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device)
     network.eval().requires_grad_(False)
-    shape = (latent_channels(network, wiring), *_latent_size(pipe, wiring, network, size))
+    shape = (latent_channels(network, wiring.packed), *_latent_size(pipe, wiring, network, size))
     schedule = schedule_of(scheduler, float(setting(scheduler, "shift", 1.0)) if is_flow(scheduler) else 1.0)
     names = label_encoder(pipe, network).classes if wiring.labels else ()
     latent = getattr(pipe, "vae", None) is not None
@@ -98,7 +108,7 @@ def load_pipeline(
         decode=partial(_decode, pipe),
         classes=names,
         conditions=("text",) if texts else ("label",) if names else (),
-        examples=("a photograph",) if texts else names,
+        examples=EXAMPLES if texts else names,
         data_range=None if latent else (-1.0, 1.0),
         objective=denoiser.objective,
         layers=layers_of(network),
@@ -139,7 +149,7 @@ def _check_kind(pipe: Any, wiring: Wiring, network: Any) -> None:
             f"{kind}: its network is distilled, it takes the guidance scale as an input; load the model that it was "
             "distilled from"
         )
-    stacked = not wiring.packed and setting(network, "in_channels") != latent_channels(network, wiring)
+    stacked = not wiring.packed and setting(network, "in_channels") != latent_channels(network, wiring.packed)
     if wiring.control or stacked:
         raise UsageError(f"{kind} needs an image beside the prompt, which fl.sample has not; use fl.attach on it")
     if wiring.texts and not has_text_encoder(pipe):
@@ -238,7 +248,7 @@ class LoadedNetwork:
     ) -> None:
         self.network, self.wiring, self.schedule, self.texts, self.fixed = network, wiring, schedule, texts, fixed
         self.objective = objective_of(scheduler)
-        self._channels, self._scale = latent_channels(network, wiring), time_scale(network, wiring)
+        self._channels, self._scale = latent_channels(network, wiring.packed), time_scale(network, wiring.packed)
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         level = level_at(self.schedule, as_time(t), x_t)
@@ -248,7 +258,7 @@ class LoadedNetwork:
         time = (told.reshape(-1) * self._scale).expand(len(x_t)).to(x_t.device)
         x, size = x_t.to(own.dtype), (x_t.shape[-2], x_t.shape[-1])
         arguments = self._arguments(condition, len(x_t), own)
-        with perturbing(self.network, condition.perturb, tokens_of(self.network, size, self.wiring)):
+        with perturbing(self.network, condition.perturb, tokens_of(self.network, size, self.wiring.packed)):
             network_input = packed(x) if self.wiring.packed else x
             output = self.network(network_input, timestep=time, return_dict=False, **arguments)[0]
         tally(len(x_t))
@@ -264,18 +274,11 @@ class LoadedNetwork:
         for path in self.wiring.texts or ():
             flat[path] = self._text(condition, _NAMES[path])
         if self.wiring.packed:
-            flat["txt_ids"] = own.new_zeros(flat["encoder_hidden_states"].shape[1], 3)
+            flat["txt_ids"] = own.new_zeros(flat[STATES].shape[1], 3)
         if self.wiring.labels:
-            null = int(setting(self.network, "num_embeds_ada_norm"))
+            null = null_label(plain(self.network))
             flat["class_labels"] = torch.where(condition.keep["label"], condition.values["label"], null)
-        nested: dict[str, Any] = {}
-        for path, value in flat.items():
-            if isinstance(value, Tensor):
-                value = value.to(own.device, own.dtype if value.is_floating_point() else value.dtype)
-            *outer, last = path.split(".")
-            place = nested.setdefault(outer[0], {}) if outer else nested
-            place[last] = value
-        return nested
+        return nested(flat, own)
 
     def _text(self, condition: Condition, name: str) -> Tensor:
         """The embeddings of a condition, null where it is not kept."""

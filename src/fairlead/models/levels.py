@@ -17,14 +17,12 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective, check_pair
+from fairlead.core.pretrained import setting
 from fairlead.core.schedule import NoiseSchedule, RectifiedFlow, TableSchedule
 
 _OBJECTIVES: dict[str, Objective] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
-
-
-def setting(scheduler: Any, name: str, default: Any = None) -> Any:
-    """A setting of a scheduler's or network's config, ``default`` where it has none of that name."""
-    return getattr(scheduler, "config", {}).get(name, default)
+PREDICTIONS: dict[str, str] = {objective: prediction for prediction, objective in _OBJECTIVES.items()}
+"""Objective of ours -> ``prediction_type`` of a scheduler."""
 
 
 def is_flow(scheduler: Any) -> bool:

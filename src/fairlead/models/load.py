@@ -21,6 +21,7 @@ from fairlead.models.diffusers import is_pipeline, load_pipeline
 from fairlead.models.encoders import ConditionEncoder, ImageEncoder, PromptEncoder
 from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, identity
 from fairlead.nets.build import build_net
+from fairlead.nets.diffusers import DiffusersNet
 from fairlead.nets.inputs import ConditionedNet, condition_names
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint
 from fairlead.train.config import OTHER_KINDS
@@ -128,6 +129,9 @@ def model_of(
     names = condition_names(about["net"])
     classes = tuple(about["data"]["classes"]) if "label" in names else ()
     conditioned = network if isinstance(network, ConditionedNet) else getattr(network, "label", None)
+    embed = conditioned.embed if conditioned is not None and names else None
+    if isinstance(network, DiffusersNet) and "text" in names:
+        embed = _embedded
     images = tuple(about["data"]["shape"])
     if autoencoder is not None:
         autoencoder = autoencoder.to(device)
@@ -144,7 +148,7 @@ def model_of(
         data_range=(-1.0, 1.0) if autoencoder is None else None,
         objective=about["objective"],
         layers=layers() if (layers := getattr(network, "layers", None)) is not None else {},
-        embed=conditioned.embed if conditioned is not None and names else None,
+        embed=embed,
         metadata={
             **metadata,
             "data": about["data"]["name"],
@@ -157,6 +161,11 @@ def model_of(
         to_space=identity if autoencoder is None else autoencoder.encode,
         image_shape=images,
     )
+
+
+def _embedded(condition: Condition) -> Condition:
+    """Text that an encoder outside has made is embedded already."""
+    return condition
 
 
 def _encoder(

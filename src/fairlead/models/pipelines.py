@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
+from fairlead.core.pretrained import setting
 from fairlead.data.negatives import expanded
-from fairlead.models.levels import setting
 from fairlead.models.model import LabelEncoder
-from fairlead.models.perturbed import Tokens, plain
+from fairlead.nets.called import MASK, POOLED, POOLED_XL, STATES
+from fairlead.nets.perturbed import plain
 
 Texts = Mapping[str, tuple[int, int | None]]
 """Argument of the network -> where ``encode_prompt`` returns it for the prompt and for the negative prompt (None: it
@@ -50,14 +51,14 @@ class Wiring:
     control: tuple[str, ...] = ()
 
 
-_SD = Wiring("unet", 0, {"encoder_hidden_states": (0, 1)})
-_XL = Wiring("unet", 0, {"encoder_hidden_states": (0, 1), "added_cond_kwargs.text_embeds": (2, 3)})
-_SD3 = Wiring("transformer", 0, {"encoder_hidden_states": (0, 1), "pooled_projections": (2, 3)})
-_MASKED = Wiring("transformer", 0, {"encoder_hidden_states": (0, 2), "encoder_attention_mask": (1, 3)})
+_SD = Wiring("unet", 0, {STATES: (0, 1)})
+_XL = Wiring("unet", 0, {STATES: (0, 1), POOLED_XL: (2, 3)})
+_SD3 = Wiring("transformer", 0, {STATES: (0, 1), POOLED: (2, 3)})
+_MASKED = Wiring("transformer", 0, {STATES: (0, 2), MASK: (1, 3)})
 _FLUX = Wiring(
     "transformer",
     None,
-    {"encoder_hidden_states": (0, None), "pooled_projections": (1, None)},
+    {STATES: (0, None), POOLED: (1, None)},
     packed=True,
     distilled=True,
 )
@@ -124,26 +125,6 @@ def wiring_of(pipe: Any, kind: Any) -> Wiring:
         f"{kind.__name__} is of no family that is known here, so how it calls its network is not known "
         f"(known: {', '.join(FAMILIES)})"
     )
-
-
-def latent_channels(network: Any, wiring: Wiring) -> int:
-    """Channels of the samples: fewer than the network's inputs where masks or images are stacked on them, fewer than
-    its outputs where it predicts a variance too."""
-    inputs = setting(network, "in_channels")
-    outputs = setting(network, "out_channels") or inputs
-    if wiring.packed:
-        return int(inputs) // 4
-    return int(inputs if outputs == 2 * inputs else outputs)
-
-
-def time_scale(network: Any, wiring: Wiring) -> float:
-    """What the network is told, over the scheduler's timestep."""
-    return 1e-3 if wiring.packed else float(setting(network, "timestep_scale", 1.0))
-
-
-def tokens_of(network: Any, size: tuple[int, int], wiring: Wiring) -> Tokens:
-    patch = 2 if wiring.packed else int(setting(network, "patch_size", 1)) if wiring.network == "transformer" else 0
-    return Tokens(size, patch, text_first=wiring.packed)
 
 
 def unpacked(x: Tensor, size: tuple[int, int]) -> Tensor:

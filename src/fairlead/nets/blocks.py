@@ -144,8 +144,8 @@ def blurred_images(x: Tensor, std: float) -> Tensor:
 def along_axes(x: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """vertical [h', h] @ every channel of x [n, c, h, w] @ horizontal^T [w, w']."""
     planes = x.flatten(0, 1)
-    down, across = (matrix.expand(len(planes), -1, -1) for matrix in (vertical, horizontal.T))
-    return down.bmm(planes).bmm(across).reshape(*x.shape[:2], len(vertical), len(horizontal))
+    down, across = (matrix.expand(planes.shape[0], -1, -1) for matrix in (vertical, horizontal.T))
+    return down.bmm(planes).bmm(across).reshape(*x.shape[:2], vertical.shape[0], horizontal.shape[0])
 
 
 @lru_cache(maxsize=64)

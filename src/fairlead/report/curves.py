@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from fairlead.measure.estimate import Estimate
-from fairlead.report.plots import GREY, plot_style
+from fairlead.report.plots import GREY, bar_of, plot_style
 from fairlead.tune.setting import Setting, name_of, varying
 from fairlead.tune.store import Point
 
@@ -28,6 +28,7 @@ _QUIET = "#4A505A"
 _PANELS = {
     "distance_debiased": "Fréchet distance",
     "accuracy": "accuracy of the judge",
+    "agreement": "agreement with all that is asked",
     "diversity": "diversity",
     "saturation": "share at the data limits",
 }
@@ -83,7 +84,7 @@ def curves_plot(curves: Sequence[Curve], floor: Mapping[str, Estimate] | None = 
         return None
     present = [name for name in _PANELS if all(name in p.score.metrics for curve in curves for p in curve.points)]
     with plot_style():
-        figure = _figure(2.9 * ((len(present) + 1) // 2), len(curves))
+        figure = new_figure(2.9 * ((len(present) + 1) // 2), len(curves))
         panels = figure.subplots((len(present) + 1) // 2, min(2, len(present)), squeeze=False).flatten()
         for axes, name in zip(panels, present, strict=False):
             for number, curve in enumerate(curves):
@@ -91,21 +92,21 @@ def curves_plot(curves: Sequence[Curve], floor: Mapping[str, Estimate] | None = 
                 axes.errorbar(
                     curve.scales,
                     [value.value for value in values],
-                    [_bar(value) for value in values],
+                    [bar_of(value) for value in values],
                     label=curve.label,
                     elinewidth=1,
-                    **_look(number),
+                    **look_of(number),
                 )
             if floor is not None and name in floor:
                 axes.axhline(floor[name].value, color=GREY, linestyle=(0, (5, 3)), linewidth=1)
             axes.set_xlabel("guidance scale w")
-            _over_scales(axes, [scale for curve in curves for scale in curve.scales])
+            over_scales(axes, [scale for curve in curves for scale in curve.scales])
             if name == "distance_debiased":
                 _spread_out(axes, "y", [point.score.metrics[name] for curve in curves for point in curve.points])
             _named(axes, "y", name)
         for axes in panels[len(present) :]:
             axes.set_visible(False)
-        _legend(figure, [(curve.label, _look(number)) for number, curve in enumerate(curves)])
+        _legend(figure, [(curve.label, look_of(number)) for number, curve in enumerate(curves)])
         _note(figure, curves, floor)
     return figure
 
@@ -115,28 +116,30 @@ def front_plot(
     floor: Mapping[str, Estimate] | None,
     best: Point,
     dominated: Collection[Setting] = (),
+    adherence: str = "accuracy",
 ) -> Figure:
-    """Accuracy and network rows against distance: a point a setting, joined along the scale, bars of one standard
-    error. Filled: on the front; hollow: ``dominated``; ringed: ``best``. Left is better, and so are high accuracy and
-    few rows. Settings of less than half the best accuracy are left out of the first panel, and the note counts them."""
+    """``adherence`` (a metric) and network rows against distance: a point a setting, joined along the scale, bars of
+    one standard error. Filled: on the front; hollow: ``dominated``; ringed: ``best``. Left is better, and so are high
+    adherence and few rows. Settings of less than half the best adherence are left out of the first panel, and the note
+    counts them."""
     points = [point for curve in curves for point in curve.points]
-    least = max(point.score.metrics["accuracy"].value for point in points) / 2
+    least = max(point.score.metrics[adherence].value for point in points) / 2
     with plot_style():
-        figure = _figure(4.2, len(curves))
+        figure = new_figure(4.2, len(curves))
         panels = figure.subplots(1, 2)
-        for axes, name in zip(panels, ("accuracy", "rows"), strict=True):
+        for axes, name in zip(panels, (adherence, "rows"), strict=True):
             for number, curve in enumerate(curves):
-                shown = [p for p in curve.points if name == "rows" or p.score.metrics["accuracy"].value >= least]
+                shown = [p for p in curve.points if name == "rows" or p.score.metrics[adherence].value >= least]
                 x = [point.score.metrics["distance_debiased"] for point in shown]
                 y = [_height(point, name) for point in shown]
-                look = _look(number)
-                if name == "accuracy":
+                look = look_of(number)
+                if name == adherence:
                     line = {**look, "marker": ""}
                     axes.plot([e.value for e in x], [e.value for e in y], linewidth=1, alpha=0.5, **line)
                 for point, a, b in zip(shown, x, y, strict=True):
                     hollow = {"markerfacecolor": "white"} if point.setting in dominated else {}
                     axes.errorbar(
-                        a.value, b.value, xerr=_bar(a), yerr=_bar(b) or None, ecolor="#A9AEB7", elinewidth=1,
+                        a.value, b.value, xerr=bar_of(a), yerr=bar_of(b) or None, ecolor="#A9AEB7", elinewidth=1,
                         **{**look, **hollow, "linestyle": ""},
                     )  # fmt: skip
                     if point is best:
@@ -152,11 +155,11 @@ def front_plot(
             _number(axes, curves, name, least)
             if name == "rows":
                 axes.yaxis.set_major_locator(FixedLocator(sorted({point.rows_per_image for point in points})))
-        _legend(figure, [(curve.label, _look(number)) for number, curve in enumerate(curves)])
+        _legend(figure, [(curve.label, look_of(number)) for number, curve in enumerate(curves)])
         more = "filled: on the front, hollow: beaten in everything; number: guidance scale; ring: recommended"
-        out = sum(point.score.metrics["accuracy"].value < least for point in points)
+        out = sum(point.score.metrics[adherence].value < least for point in points)
         if out:
-            more += f"; left out on the left: {out} setting{'s' * (out > 1)} below {100 * least:.0f} % accuracy"
+            more += f"; left out on the left: {out} setting{'s' * (out > 1)} below {100 * least:.0f} % {adherence}"
         _note(figure, curves, floor, more)
     return figure
 
@@ -168,11 +171,11 @@ def _height(point: Point, name: str) -> Estimate:
 def _spread_out(axes: Axes, which: str, distances: Sequence[Estimate]) -> None:
     """Distances over more than one power of ten: equal ratios, but for those within an error of 0."""
     lowest = min(distances, key=lambda e: e.value)
-    small, high = max(lowest.value, _bar(lowest), 1e-9), max(e.value for e in distances)
+    small, high = max(lowest.value, bar_of(lowest), 1e-9), max(e.value for e in distances)
     if high < 10 * small:
         return
     (axes.set_xscale if which == "x" else axes.set_yscale)("symlog", linthresh=small, linscale=0.5)
-    least = min(0.0, *(e.value - _bar(e) for e in distances)) - 0.4 * small
+    least = min(0.0, *(e.value - bar_of(e) for e in distances)) - 0.4 * small
     (axes.set_xlim if which == "x" else axes.set_ylim)(least)
     places = [factor * 10.0**power for power in range(-3, 7) for factor in (1, 3)]
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -180,7 +183,7 @@ def _spread_out(axes: Axes, which: str, distances: Sequence[Estimate]) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _over_scales(axes: Axes, scales: Sequence[float]) -> None:
+def over_scales(axes: Axes, scales: Sequence[float]) -> None:
     """Scales far apart: equal ratios above 1, ticks at those that were measured."""
     places = sorted(set(scales))
     if places[0] < 0 or places[-1] < 4:
@@ -200,7 +203,7 @@ def _number(axes: Axes, curves: Sequence[Curve], name: str, least: float) -> Non
     for index, curve in enumerate(curves):
         for scale, point in zip(curve.scales, curve.points, strict=False):
             metrics = point.score.metrics
-            if name == "accuracy" and metrics["accuracy"].value < least:
+            if name != "rows" and metrics[name].value < least:
                 continue
             at = metrics["distance_debiased"].value, _height(point, name).value
             x, y = axes.transData.transform(at)
@@ -213,18 +216,20 @@ def _number(axes: Axes, curves: Sequence[Curve], name: str, least: float) -> Non
                 xytext=(6, 6),
                 textcoords="offset points",
                 fontsize=8,
-                color=_look(index)["color"],
+                color=look_of(index)["color"],
                 path_effects=[withStroke(linewidth=3, foreground="white")],
             )
 
 
-def _figure(height: float, entries: int) -> Figure:
+def new_figure(height: float, entries: int = 1) -> Figure:
+    """Of the width of a page; ``entries`` of a legend above."""
     figure = Figure(figsize=(9.6, height + 0.35 + (0.2 * -(-entries // 2) if entries > 1 else 0)), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _look(number: int) -> dict[str, str]:
+def look_of(number: int) -> dict[str, str]:
+    """Colour, marker and line of one curve of many."""
     lines = ("-", "--", ":", "-.")
     return {
         "color": _COLOURS[number % len(_COLOURS)],
@@ -236,7 +241,7 @@ def _look(number: int) -> dict[str, str]:
 def _named(axes: Axes, which: str, name: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_label_text(_NAMES[name])
-    if name in ("accuracy", "saturation"):
+    if name in ("accuracy", "agreement", "saturation"):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     axes.spines["right"].set_visible(False)
 
@@ -253,7 +258,3 @@ def _note(figure: Figure, curves: Sequence[Curve], floor: Mapping[str, Estimate]
     parts += ["dashed: held-out real images"] if floor else []
     parts += [more] if more else []
     figure.supxlabel(textwrap.fill("; ".join(parts), 120), fontsize=8.5, color=_QUIET)
-
-
-def _bar(estimate: Estimate) -> float:
-    return estimate.error if estimate.error == estimate.error else 0.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.measure.estimate import Estimate
-from fairlead.measure.score import METRICS, Score
+from fairlead.measure.score import METRICS, Difference, Score
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,13 @@ def score_table(
 
 def _cell(metrics: Mapping[str, Estimate], name: str) -> str:
     return str(metrics[name]) if name in metrics else "n/a"
+
+
+def change_cell(difference: Difference | None) -> str:
+    """``+0.045 ± 0.010 *``: signed, the star where the error is not paired."""
+    if difference is None:
+        return "n/a"
+    return f"{'+' if difference.value > 0 else ''}{difference}{'' if difference.paired else ' *'}"
 
 
 def _figure(content: str, caption: str) -> str:

@@ -168,8 +168,8 @@ def _front(
     axes.errorbar(
         [e.value for e in x],
         [e.value for e in y],
-        xerr=[_bar(e) for e in x],
-        yerr=[_bar(e) for e in y],
+        xerr=[bar_of(e) for e in x],
+        yerr=[bar_of(e) for e in y],
         color=_INK,
         ecolor="#A9AEB7",
         elinewidth=1,
@@ -209,11 +209,12 @@ def _line(
     axes: Axes, x: Sequence[float], y: Sequence[Estimate], color: str, marker: str, label: str
 ) -> ErrorbarContainer:
     return axes.errorbar(
-        x, [e.value for e in y], yerr=[_bar(e) for e in y], color=color, marker=marker, label=label, elinewidth=1
+        x, [e.value for e in y], yerr=[bar_of(e) for e in y], color=color, marker=marker, label=label, elinewidth=1
     )
 
 
-def _bar(estimate: Estimate) -> float:
+def bar_of(estimate: Estimate) -> float:
+    """Length of its error bar: none where the error is nan."""
     return estimate.error if estimate.error == estimate.error else 0.0
 
 

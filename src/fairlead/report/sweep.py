@@ -3,46 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
+from fairlead.measure.agreement import adherence_of
 from fairlead.measure.estimate import Estimate
-from fairlead.measure.score import METRICS, Difference, Floor
+from fairlead.measure.score import METRICS, Floor
+from fairlead.report.agreement import agreement_section
 from fairlead.report.curves import curves_of, curves_plot, front_plot
 from fairlead.report.grids import image_grid
-from fairlead.report.page import Png, Section, Svg, Table, Text, score_table, write_page
+from fairlead.report.page import Png, Section, Svg, Table, Text, change_cell, score_table, write_page
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
 from fairlead.tune.setting import Setting, labels_of, name_of, varying
 from fairlead.tune.store import Point
 
-ENOUGH = 0.99
-"""Accuracy that a recommended setting must reach, if any setting does."""
+ENOUGH = {"accuracy": 0.99, "agreement": 0.9}
+"""Adherence that a recommended setting must reach, if any does: of the class, or of all that a condition says."""
+PROMPTS = 8
+"""Columns of pictures that are headed by whole prompts."""
 GLANCE = 10
 """Most settings of which pictures stand on top."""
 
 
 def recommend(points: Sequence[Point]) -> Point:
-    """The setting of smallest debiased distance among those whose accuracy is at least ``ENOUGH``; if none is, the
-    most accurate one."""
-    good = [point for point in points if point.score.metrics["accuracy"].value >= ENOUGH]
+    """The setting of smallest debiased distance among those whose adherence is at least ``ENOUGH``; if none is, the
+    one of the highest."""
+    name = adherence(points)
+    good = [point for point in points if point.score.metrics[name].value >= ENOUGH[name]]
     if good:
         return min(good, key=lambda point: point.score.metrics["distance_debiased"].value)
-    return max(points, key=lambda point: point.score.metrics["accuracy"].value)
+    return max(points, key=lambda point: point.score.metrics[name].value)
+
+
+def adherence(points: Sequence[Point]) -> str:
+    """The metric of :func:`adherence_of` that all points have."""
+    return adherence_of(set.intersection(*(set(point.score.metrics) for point in points)))
 
 
 def findings(points: Sequence[Point], floor: Floor) -> tuple[Point, str]:
     """The recommended setting and a paragraph that says what was found."""
-    best = recommend(points)
+    best, name = recommend(points), adherence(points)
     metrics, real = best.score.metrics, floor.metrics
     times = metrics["distance"].value / real["distance"].value
+    shown = (
+        f"The judge sees everything that was asked for in {percent(metrics[name])} of its images"
+        if name == "agreement"
+        else f"The judge recognises {percent(metrics[name])} of its images as what was asked for"
+    )
     text = (
         f"Best: {_names(points)[points.index(best)]}. "
-        f"The judge recognises {percent(metrics['accuracy'])} of its images as what was asked for "
-        f"(real images: {percent(real['accuracy'])}). "
+        f"{shown} (real images: {percent(real[name])}). "
         f"Their distance to the training images is {metrics['distance']}, "
         f"{times:.2f} times that of held-out real images ({real['distance']}, both at N = {floor.n:,}). "
     )
@@ -50,7 +63,7 @@ def findings(points: Sequence[Point], floor: Floor) -> tuple[Point, str]:
     if plain is not None and plain is not best:
         before = plain.score.metrics
         text += (
-            f"Without guidance: {percent(before['accuracy'])} and {before['distance']}, "
+            f"Without guidance: {percent(before[name])} and {before['distance']}, "
             f"at {plain.rows_per_image:g} instead of {best.rows_per_image:g} network rows an image. "
         )
         if best.baseline == plain.setting and best.differences is not None:
@@ -61,11 +74,11 @@ def findings(points: Sequence[Point], floor: Floor) -> tuple[Point, str]:
                 f"The distance is {size} {'less' if change.value < 0 else 'more'} than without guidance "
                 f"({how}, same seeds). "
             )
-    accurate = metrics["accuracy"].value >= ENOUGH
+    enough = f"{ENOUGH[name]:.0%}"
     text += (
-        f"Rule: the smallest distance among settings with an accuracy of at least {ENOUGH:.0%}."
-        if accurate
-        else f"No setting reaches an accuracy of {ENOUGH:.0%}, so the most accurate one is named."
+        f"Rule: the smallest distance among settings with an {name} of at least {enough}."
+        if metrics[name].value >= ENOUGH[name]
+        else f"No setting reaches an {name} of {enough}, so the one of the highest {name} is named."
     )
     return best, text
 
@@ -106,6 +119,7 @@ def sweep_page(
     sections = [
         _rows("The same noise under each setting", points, shown, about),
         *_pictures(points, floor, beaten),
+        *agreement_section(points, _names(points), floor, best),
         *extra,
         _numbers(points, floor, best, beaten),
     ]
@@ -121,7 +135,7 @@ def sweep_page(
         },
         **{axis: name_of(first, [axis]) for axis in ("guidance", "sampler", "steps") if axis not in _axes(points)},
         **{name: str(value) for name, value in about["shared"].items()},
-        **{f"protocol: {name}": str(value) for name, value in asdict(best.score.protocol).items()},
+        **{f"protocol: {name}": str(value) for name, value in best.score.protocol.as_dict().items()},
         "protocol: hash": best.score.protocol.hash,
         "floor": floor.note,
     }
@@ -149,19 +163,20 @@ def _rows(
     title: str, points: Sequence[Point], shown: Sequence[Point], about: Mapping[str, Any], folded: bool = False
 ) -> Section:
     """A row for each setting that is ``shown``, its first images, from the same noise."""
-    names = about["classes"]
+    prompts = about.get("prompts") or []
+    names = prompts[:PROMPTS] or about["classes"]
     columns = min(20, len(names) if len(names) > 1 else 8, *(len(point.examples) for point in points))
     images = torch.stack([point.examples[:columns] for point in shown])
     labels = [str(names[i % len(names)]) for i in range(columns)]
+    told = adherence(points)
     rows = [
-        f"{name}   {point.score.metrics['distance_debiased'].value:.2f}   "
-        f"{100 * point.score.metrics['accuracy'].value:.0f} %"
+        f"{name}   {point.score.metrics['distance_debiased'].value:.2f}   {100 * point.score.metrics[told].value:.0f} %"
         for name, point in zip(_names(points), points, strict=True)
         if point in shown
     ]
     caption = (
-        "Every row starts from the same noise; scale 0 ignores the class, 1 is the conditional model alone. Beside a "
-        "setting: its distance without bias, and accuracy."
+        f"Every row starts from the same noise; scale 0 ignores the {'prompt' if prompts else 'class'}, 1 is the "
+        f"conditional model alone. Beside a setting: its distance without bias, and {told}."
     )
     if len(shown) < len(points):
         caption += f" Here are {len(shown)} of {len(points)} settings; all of them are at the end."
@@ -186,8 +201,10 @@ def _pictures(
         blocks.append(Svg(to_svg(figure), "distance, accuracy and diversity over the guidance scale"))
     sections = [Section("The trade-off", blocks)] if blocks else []
     if len(points) > 1 and beaten is not None:
-        front = front_plot(curves_of(points, alone=True), floor.metrics, recommend(points), _dominated(beaten))
-        alt = "accuracy and network rows against distance, a point a setting with its error bars"
+        front = front_plot(
+            curves_of(points, alone=True), floor.metrics, recommend(points), _dominated(beaten), adherence(points)
+        )
+        alt = f"{adherence(points)} and network rows against distance, a point a setting with its error bars"
         sections.append(Section("The front", [Text(front_said(points, beaten)), Svg(to_svg(front), alt)]))
     return sections
 
@@ -196,7 +213,8 @@ def front_said(points: Sequence[Point], beaten: Mapping[Setting, Sequence[Settin
     """Which settings are worth a look, in a paragraph."""
     on = [name for name, point in zip(_names(points), points, strict=True) if not beaten[point.setting]]
     return (
-        f"{len(on)} of {len(points)} settings are on the front: no other is surely better in distance and accuracy at "
+        f"{len(on)} of {len(points)} settings are on the front: no other is surely better in distance and "
+        f"{adherence(points)} at "
         f"no more network rows. They are {'; '.join(on)}. Surely means beyond 1.96 paired standard errors in each, so "
         "with more images the front gets shorter."
     )
@@ -250,15 +268,9 @@ def _differences(points: Sequence[Point]) -> list[Table]:
             if point.baseline == baseline and point.differences is not None
         ]
         present = [metric for metric in METRICS if any(metric in differences for _, differences in compared)]
-        rows = [[row, *(_change(differences.get(metric)) for metric in present)] for row, differences in compared]
+        rows = [[row, *(change_cell(differences.get(metric)) for metric in present)] for row, differences in compared]
         caption = f"difference to {name[baseline]}, same seeds; ± one standard error, paired sample by sample"
         if any(not change.paired for _, differences in compared for change in differences.values()):
             caption += "; * not paired: the errors of both settings added in squares, too large rather than too small"
         tables.append(Table(["setting", *(metric.replace("_", " ") for metric in present)], rows, caption))
     return tables
-
-
-def _change(difference: Difference | None) -> str:
-    if difference is None:
-        return "n/a"
-    return f"{'+' if difference.value > 0 else ''}{difference}{'' if difference.paired else ' *'}"

@@ -25,14 +25,16 @@ from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule
 from fairlead.data.negatives import expanded
 from fairlead.guide.algebra import Finisher, Guidance, Term
-from fairlead.guide.executor import Batching, Observation, check_condition
+from fairlead.guide.calls import Batching
+from fairlead.guide.checks import check_condition
 from fairlead.guide.expression import to_guidance
+from fairlead.guide.observation import Observation
 from fairlead.guide.seen import Surroundings
 from fairlead.models.levels import objective_of, schedule_of
 from fairlead.models.model import LabelEncoder
-from fairlead.models.perturbed import layers_of, plain
 from fairlead.models.pipelines import decoded, has_text_encoder, label_encoder, wiring_of
 from fairlead.models.resources import load_resources
+from fairlead.nets.perturbed import layers_of, plain
 from fairlead.sample.attached import PipelineRun
 from fairlead.sample.calls import Weak
 from fairlead.sample.request import Requests

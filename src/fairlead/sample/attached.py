@@ -13,11 +13,14 @@ from fairlead.core.denoiser import level_at, remember_levels
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.guide.algebra import NULL, Guidance
-from fairlead.guide.executor import Batching, GuidedDenoiser, Observation
+from fairlead.guide.calls import Batching
+from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.observation import Observation
 from fairlead.guide.seen import Surroundings
 from fairlead.models.levels import Levels, level_after, objective_of, position_of
 from fairlead.models.model import LabelEncoder
-from fairlead.models.pipelines import Wiring, image_scale, time_scale
+from fairlead.models.pipelines import Wiring, image_scale
+from fairlead.nets.called import time_scale
 from fairlead.sample.calls import Control, Network, NetworkCall, PipelineDenoiser, Weak
 from fairlead.sample.feed import Feed, Halves, LabelSpecs, NoSpecs, PromptSpecs, Specs
 from fairlead.sample.noise import NoiseStream
@@ -60,7 +63,7 @@ class PipelineRun:
     def answer(self, network: Network, *args: Any, **kwargs: Any) -> Any:
         """What the network returns to the pipeline: the guided prediction in every half of its batch."""
         call = NetworkCall.of(network, args, kwargs)
-        position = position_of(self.pipe.scheduler, call.timestep, time_scale(network, self.wiring))
+        position = position_of(self.pipe.scheduler, call.timestep, time_scale(network, self.wiring.packed))
         if self._guided is None:
             self._guided = self._begin(call, position)
         guided, denoiser, levels, start = self._guided

@@ -16,10 +16,11 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective, Prediction
+from fairlead.core.pretrained import setting
 from fairlead.core.schedule import NoiseSchedule
-from fairlead.models.levels import setting
-from fairlead.models.perturbed import perturbing, plain
-from fairlead.models.pipelines import Wiring, latent_channels, packed, tokens_of, unpacked
+from fairlead.models.pipelines import Wiring, packed, unpacked
+from fairlead.nets.called import latent_channels, null_label, tokens_of
+from fairlead.nets.perturbed import perturbing, plain
 from fairlead.sample.feed import Feed
 
 Network = Callable[..., Any]
@@ -111,7 +112,7 @@ class PipelineDenoiser:
     ) -> None:
         self.network, self.wiring, self.schedule, self.objective = network, wiring, schedule, objective
         self.feed = feed
-        self.channels = latent_channels(network, wiring)
+        self.channels = latent_channels(network, wiring.packed)
         self._call: NetworkCall | None = None
         self._control: Control | None = None
         self._stacked: Tensor | None = None
@@ -161,7 +162,7 @@ class PipelineDenoiser:
         arguments = self._arguments(x, x_t, condition, network)
         if self._stacked is not None:
             x = torch.cat([x, self.feed.picked(self._stacked, condition)], 1)
-        with perturbing(network, condition.perturb, tokens_of(network, size, self.wiring)):
+        with perturbing(network, condition.perturb, tokens_of(network, size, self.wiring.packed)):
             output = self.call.again(packed(x) if self.wiring.packed else x, arguments, network)[0]
         tally(len(x_t))
         if self.wiring.packed:
@@ -178,7 +179,7 @@ class PipelineDenoiser:
         arguments = self.feed.of(condition)
         if self.wiring.labels:
             labels, keep = condition.values["label"], condition.keep["label"]
-            null = int(setting(network, "num_embeds_ada_norm"))
+            null = null_label(plain(network))
             arguments["class_labels"] = torch.where(keep, labels, null).to(x.device)
         if self._control is None:
             return arguments

@@ -18,7 +18,7 @@ from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.data.images import to_uint8
 from fairlead.guide.algebra import COND, NULL, Branch, Directed, Limited, Term, Weight, Wrapper, is_zero
-from fairlead.guide.executor import Observation
+from fairlead.guide.observation import Observation
 from fairlead.guide.scales import ScaleSchedule, scale_at
 from fairlead.guide.seen import dot, ratio
 from fairlead.guide.step import Step

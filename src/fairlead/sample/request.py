@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
+from fairlead.core.pretrained import setting
 from fairlead.guide.algebra import Guidance
-from fairlead.models.levels import setting
 from fairlead.models.pipelines import Wiring, encoded
 
 _OWN_GUIDANCE = {"guidance_rescale": "| rescale(...)", "skip_guidance_layers": "slg(...)"}

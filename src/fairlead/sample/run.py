@@ -23,8 +23,11 @@ from fairlead.core.files import replacing
 from fairlead.data.images import to_uint8
 from fairlead.data.specs import written
 from fairlead.guide.algebra import Guidance, Term
-from fairlead.guide.executor import Batching, GuidedDenoiser, Observation, check_condition, check_samples
+from fairlead.guide.calls import Batching
+from fairlead.guide.checks import check_condition, check_samples
+from fairlead.guide.executor import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
+from fairlead.guide.observation import Observation
 from fairlead.models.model import LabelEncoder, Model, Spec
 from fairlead.models.resources import load_resources
 from fairlead.sample.grids import make_grid

@@ -31,7 +31,8 @@ class DataConditions:
     Attributes:
         labels: name -> int64 [n], -1 where the condition does not apply to a sample: it is then null.
         text: one row for each different caption, None: no text.
-        caption: int64 [n], the row of each sample's caption.
+        caption: int64 [n, k], the rows of each sample's captions, the last ones repeated where it has fewer.
+        captions: int64 [n], how many it has; None: one each.
         image: what is shown of the images themselves.
     """
 
@@ -39,6 +40,7 @@ class DataConditions:
     text: Tensor | None = None
     caption: Tensor | None = None
     image: Degradation | None = None
+    captions: Tensor | None = None
 
     @classmethod
     def of(
@@ -86,23 +88,45 @@ class DataConditions:
             return cls(labels, image=kind)
         if not data.captions:
             raise UsageError(f"data {data.name!r} has no captions to train on; take a captioned set, such as scenes")
-        different = sorted(set(data.captions))
-        row = {caption: i for i, caption in enumerate(different)}
-        index = torch.tensor([row[caption] for caption in data.captions])
-        return cls(labels, encoded(encoder_from_config(text), different, progress), index, kind)
+        encoder = encoder_from_config(text)
+        made, gives = net["text"], encoder.net()
+        unlike = [name for name in ("width", "length", "vocabulary") if made.get(name, 0) != gives.get(name, 0)]
+        if unlike:
+            raise UsageError(
+                f"the text encoder gives {_sizes(gives)}, the network is made for {_sizes(made)}; make it with what "
+                "asked(...) returns"
+            )
+        sentences = [data.sentences(i) for i in range(len(data))]
+        different = sorted({sentence for own in sentences for sentence in own})
+        row = {sentence: i for i, sentence in enumerate(different)}
+        counts = torch.tensor([len(own) for own in sentences])
+        most = int(counts.max())
+        index = torch.tensor([[row[own[min(k, len(own) - 1)]] for k in range(most)] for own in sentences])
+        states = encoded(encoder, different, progress)
+        return cls(labels, states, index, kind, counts if most > 1 else None)
 
-    def at(self, index: Tensor, x0: Tensor | None = None, draws: Tensor | None = None) -> Condition:
+    def at(
+        self,
+        index: Tensor,
+        x0: Tensor | None = None,
+        draws: Tensor | None = None,
+        which: Tensor | None = None,
+    ) -> Condition:
         """The condition of the samples at ``index`` (int64 [b]).
 
         Args:
             x0: the images of those samples [b, c, s, s], and ``draws`` of theirs, uniform [b, DRAWS]; needed where
                 something is shown of the images.
+            which: uniform [b] in [0, 1), decides among the captions of a sample; None: its first.
         """
         values = {name: labels[index] for name, labels in self.labels.items()}
         keep = {name: value >= 0 for name, value in values.items()}
         values = {name: value.clamp(min=0) for name, value in values.items()}
         if self.text is not None and self.caption is not None:
-            rows = self.text[self.caption[index]]
+            turn = torch.zeros(len(index), dtype=torch.int64)
+            if which is not None and self.captions is not None:
+                turn = (which * self.captions[index]).long()
+            rows = self.text[self.caption[index, turn]]
             values["text"] = rows.float() if rows.is_floating_point() else rows
             keep["text"] = torch.ones(len(index), dtype=torch.bool)
         if self.image is not None:
@@ -152,10 +176,16 @@ def asked(
         kind.of(torch.zeros(1, *data.shape), torch.zeros(1, DRAWS))  # refuses sizes that it cannot have
         changes["image"] = kind.channels(data.shape[0])
     if "text" in names:
-        encoder = make_encoder(text, data.captions, **(settings or {}))
+        told = [sentence for i in range(len(data)) for sentence in data.sentences(i)]
+        encoder = make_encoder(text, told, **(settings or {}))
         config = encoder.config()
         changes["text"] = {**encoder.net(), "null": null}
     return (len(data.classes) if "label" in names else 0), changes, config
+
+
+def _sizes(text: Mapping[str, Any]) -> str:
+    words = f", {text['vocabulary']} token ids" if text.get("vocabulary") else ""
+    return f"{text.get('length')} tokens of width {text.get('width')}{words}"
 
 
 def encoded(

@@ -111,6 +111,10 @@ class TrainConfig:
             raise UsageError(f"kl: expected 0 or more for an autoencoder and 0 for other networks, got {self.kl}")
         if expected is None:
             check_pair(self.objective, schedule)
+            if kind in ("diffusers", "lora"):
+                from fairlead.nets.diffusers import check_training
+
+                check_training(self.net, schedule, self.text)
         elif self.drop or self.drops or self.drop_all or self.weighting != "uniform":
             raise UsageError(
                 f"objective {self.objective!r} drops no condition and has one weighting: expected drop 0 and weighting "

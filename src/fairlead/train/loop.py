@@ -162,6 +162,7 @@ class Training:
         if text is not None and checkpoint is None:
             self._prepare(text, reading)
         self.parameters = parameter_count(network)
+        self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
         device = self.accelerator.device
         self.precision = resolve_precision(config.precision, device)
         if device.type == "cpu":
@@ -299,8 +300,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.network.train()
-        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=_has_dropout(config)):
-            if _has_dropout(config):
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=self._dropout):
+            if self._dropout:
                 torch.manual_seed(((config.seed * 1_000_003 + self.step) * world + rank) % 2**63)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 output = self.network(*inputs)
@@ -318,7 +319,8 @@ class Training:
         if self.conditions is None:
             return Condition(len(x0))
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        condition = self.conditions.at(self.batches.index(self.step, rank, world), x0, self._draws(rank, world))
+        index = self.batches.index(self.step, rank, world)
+        condition = self.conditions.at(index, x0, self._draws(rank, world), self._which(rank, world))
         return drop_condition(condition, draw.dropped)
 
     def _inputs(self, x0: Tensor, draw: Draw, condition: Condition) -> tuple[Any, ...]:
@@ -348,6 +350,14 @@ class Training:
             return None
         generator = stream("image condition", self.config.seed, self.step)
         return torch.rand(self.config.batch_size, DRAWS, generator=generator).chunk(world)[rank]
+
+    def _which(self, rank: int, world: int) -> Tensor | None:
+        """This process's share of the numbers that decide which of its captions each image of this step is told."""
+        if self.conditions is None or self.conditions.captions is None:
+            return None
+        return torch.rand(self.config.batch_size, generator=stream("caption", self.config.seed, self.step)).chunk(
+            world
+        )[rank]
 
     def run(self) -> Iterator[StepRecord]:
         """Steps until ``config.steps``; saves by the configuration and at the end.
@@ -461,10 +471,6 @@ def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: Autoencoder | 
             f"data {data.name!r} has {len(data.classes)} classes, the network is made for {classes}; "
             "0 makes it unconditional"
         )
-
-
-def _has_dropout(config: TrainConfig) -> bool:
-    return bool(config.net.get("dropout"))
 
 
 def _compared(name: str, value: Any) -> Any:

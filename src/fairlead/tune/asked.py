@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from fairlead.data.images import stratified_order
+from fairlead.data.images import Attribute, stratified_order
 from fairlead.data.specs import data_specs
 from fairlead.measure.evaluate import Evaluator
 from fairlead.models.model import Model, Spec
@@ -20,10 +20,17 @@ class Asked:
     Attributes:
         conds: one spec a sample.
         labels: int64 [n], indices into the classes of the real images.
+        attributes: what each sample should show beside, where the evaluator can judge it.
     """
 
     conds: tuple[Spec, ...]
     labels: Tensor
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+    def part(self, which: slice) -> Asked:
+        """Of some of the samples."""
+        attributes = {name: replace(a, labels=a.labels[which]) for name, a in self.attributes.items()}
+        return Asked(self.conds[which], self.labels[which], attributes)
 
     @classmethod
     def of(cls, model: Model, evaluator: Evaluator, n: int) -> Asked:
@@ -40,7 +47,9 @@ class Asked:
             return cls(tuple(conds), model.encode(conds).values["label"])
         data = evaluator.held_out
         index = spread(data.labels, n)
-        return cls(tuple(data_specs(model.conditions, data, index)), data.labels[index])
+        known = evaluator.attributes.asked if evaluator.attributes is not None else {}
+        attributes = {name: replace(a, labels=a.labels[index]) for name, a in known.items()}
+        return cls(tuple(data_specs(model.conditions, data, index)), data.labels[index], attributes)
 
 
 def shared_out(classes: Sequence[str], labels: Tensor, n: int) -> list[str]:

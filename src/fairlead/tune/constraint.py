@@ -50,9 +50,10 @@ class Constraint:
     def spread(self, one: Measured) -> float:
         """The variance of one image, so that about z^2 spread / violation^2 images decide; for a share of hits that at
         the bound."""
+        found = one.estimate(self.metric)
         if one.of_hits(self.metric) and 0 < self.bound < 1:
-            return self.bound * (1 - self.bound)
-        return one.n * one.estimate(self.metric).error ** 2
+            return self.bound * (1 - self.bound) * one.n / max(found.n, 1)
+        return one.n * found.error**2
 
     def surely(self, one: Measured, z: float) -> bool:
         low, high = one.interval(self.metric, z)

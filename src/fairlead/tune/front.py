@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fairlead.core.errors import UsageError
+from fairlead.measure.agreement import adherence_of
 from fairlead.measure.estimate import Estimate
 from fairlead.tune.objective import DISTANCE, ROWS, Batch, Measured, Objective
 from fairlead.tune.setting import Setting
 from fairlead.tune.store import Point, SweepFolder
 
-SWEPT = (Objective(DISTANCE), Objective("accuracy", maximise=True), Objective(ROWS))
-"""What the settings of a sweep are to be good at, all at once."""
+
+def swept(metrics: Collection[str]) -> tuple[Objective, ...]:
+    """What the settings of a sweep are to be good at, all at once: distance, adherence, few rows."""
+    return Objective(DISTANCE), Objective(adherence_of(metrics), maximise=True), Objective(ROWS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,7 @@ def front(points: Sequence[Measured], objectives: Sequence[Objective], z: float 
 
 
 def sweep_front(folder: SweepFolder, points: Sequence[Point]) -> dict[Setting, tuple[Setting, ...]]:
-    """Each setting of a sweep, and those that beat it in all of ``SWEPT``: none for the settings of the front.
+    """Each setting of a sweep, and those that beat it in all of :func:`swept`: none for the settings of the front.
 
     All settings of a sweep have the same seeds and labels, so every comparison is paired, from the stored samples.
 
@@ -68,9 +71,10 @@ def sweep_front(folder: SweepFolder, points: Sequence[Point]) -> dict[Setting, t
         n = len(samples.labels)
         batch = Batch(samples.features, samples.values, point.rows_per_image * n, samples.labels)
         measured.append(Measured((), range(n), batch, samples.reference))
+    objectives = swept(set.intersection(*(set(one.batch.values) for one in measured)))
     return {
         point.setting: tuple(points[i].setting for i in standing.dominated_by)
-        for point, standing in zip(points, front(measured, SWEPT), strict=True)
+        for point, standing in zip(points, front(measured, objectives), strict=True)
     }
 
 

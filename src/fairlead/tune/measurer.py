@@ -106,8 +106,8 @@ class Measurer:
         run = self.plan(guidance, seeds).run()
         if run.images is None:
             raise UsageError("tune measures images, and this model's samples are not images")
-        first, last = seeds.start - self.shared.seed, seeds.stop - self.shared.seed
-        samples = self.evaluator.samples(run.images, self._asked.labels[first:last], run.decoded)
+        asked = self._asked.part(slice(seeds.start - self.shared.seed, seeds.stop - self.shared.seed))
+        samples = self.evaluator.samples(run.images, asked.labels, run.decoded, asked=asked.attributes)
         found = {**samples.tensors(), "rows": torch.full((len(seeds),), run.cost.rows / len(seeds))}
         self.sampled += len(seeds)
         try:

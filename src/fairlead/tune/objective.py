@@ -35,7 +35,8 @@ class Batch:
 
     Attributes:
         features: [n, d], for the distance.
-        values: metric -> [n], one number a sample, for metrics that are plain means (hits of a judge: 0 and 1).
+        values: metric -> [n], one number a sample, for metrics that are plain means (hits of a judge: 0 and 1); nan
+            where a sample is not asked for what is measured.
         rows: network rows that the n samples cost together.
         labels: int64 [n], what was asked for, if as many of each were asked for at every setting; else None.
     """
@@ -140,15 +141,15 @@ class Measured:
         """Where the truth of ``metric`` lies, at ``z`` standard errors; for shares of hits the exact interval of the
         binomial (Clopper & Pearson 1934), as a share near 1 of few images is far from normal."""
         found = self.estimate(metric)
-        if self.of_hits(metric):
-            hits = round(found.value * self.n)
-            return _least_share(hits, self.n, z), 1 - _least_share(self.n - hits, self.n, z)
+        if self.of_hits(metric) and found.n:
+            hits = round(found.value * found.n)
+            return _least_share(hits, found.n, z), 1 - _least_share(found.n - hits, found.n, z)
         return found.value - z * found.error, found.value + z * found.error
 
     def of_hits(self, metric: str) -> bool:
-        """Whether ``metric`` is a share of hits: every value 0 or 1."""
+        """Whether ``metric`` is a share of hits: every value 0 or 1, where it applies."""
         values = self.batch.values.get(metric)
-        return values is not None and bool(((values == 0) | (values == 1)).all())
+        return values is not None and bool(((values == 0) | (values == 1) | values.isnan()).all())
 
     @cached_property
     def _pseudo(self) -> tuple[Tensor, Tensor]:
@@ -189,7 +190,8 @@ def _least_share(hits: int, n: int, z: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Together:
-    """One metric of k settings on the same n seeds: ``values`` float64 [k] and their ``covariance`` [k, k]."""
+    """One metric of k settings on the same n seeds (those it applies to): ``values`` float64 [k] and their
+    ``covariance`` [k, k]. Values are nan where n is 0."""
 
     values: Tensor
     covariance: Tensor
@@ -210,7 +212,8 @@ def together(settings: Sequence[Measured], metric: str) -> Together:
 
     ``distance_debiased`` is the jackknifed Fréchet distance, its covariance that of the influence values; where for a
     setting most of the distance is sampling bias, that of the jackknife of 60 blocks. ``rows`` (network rows an image)
-    has no error. Any other metric is the mean of its values. With labels all variances are those within a label.
+    has no error. Any other metric is the mean of its values, over the seeds it applies to. With labels all variances
+    are those within a label, but for metrics that do not apply to every seed: their seeds are too few of some labels.
 
     Raises:
         UsageError: for a metric that was not measured, or settings that have not the same first seed and labels.
@@ -242,20 +245,37 @@ def together(settings: Sequence[Measured], metric: str) -> Together:
     if any(metric not in one.batch.values for one in common):
         raise unknown("metric", metric, (DISTANCE, *common[0].batch.values, ROWS))
     each = torch.stack([one.batch.values[metric].to("cpu", torch.float64) for one in common], dim=1)
-    return Together(each.mean(dim=0), _covariance_of_means(each, labels), n)
+    applies = ~each.isnan().any(dim=1)
+    if bool(applies.all()):
+        return Together(each.mean(dim=0), _covariance_of_means(each, labels), n)
+    count = int(applies.sum())
+    if count < 2:
+        return Together(torch.full((k,), torch.nan), torch.zeros(k, k), 0)
+    return Together(each[applies].mean(dim=0), _covariance_of_means(each[applies], None), count)
 
 
 def _covariance_of_means(each: Tensor, labels: Tensor | None) -> Tensor:
     """Of the column means of [n, k]; with labels [n] that of stratified samples, sum_s n_s C_s / n^2."""
     n, k = each.shape
+    strata = torch.zeros(n) if labels is None else _strata(labels)
     total = torch.zeros(k, k, dtype=torch.float64)
-    for label in [None] if labels is None else sorted(set(labels.tolist())):
-        part = each if label is None or labels is None else each[labels == label]
+    for stratum in sorted(set(strata.tolist())):
+        part = each[strata == stratum]
         if len(part) < 2:
-            raise UsageError("measure: a label has only 1 sample; expected 2 of every label, draw more")
+            raise UsageError("measure: there is only 1 sample; expected at least 2, draw more")
         centred = part - part.mean(dim=0)
         total += centred.T @ centred * (len(part) / (len(part) - 1))
     return total / n**2
+
+
+def _strata(labels: Tensor) -> Tensor:
+    """The stratum of each sample, [n]: its label. Labels of one sample have no spread of their own and share a stratum,
+    a lone one that of the rarest other; the variance within is then too large rather than too small."""
+    _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    rare = counts == 1
+    if int(rare.sum()) == 1:
+        rare[counts.argsort(stable=True)[:2]] = True
+    return torch.where(rare[index], -1, index)
 
 
 @dataclass(frozen=True)

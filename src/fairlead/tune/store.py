@@ -110,6 +110,7 @@ class SweepFolder:
         models: Mapping[str, Mapping[str, Any]],
         settings: Mapping[str, Setting],
         classes: Sequence[str],
+        prompts: Sequence[str],
         reference: Moments,
         floor: Floor,
         command: str,
@@ -122,6 +123,7 @@ class SweepFolder:
             models: checkpoint -> its metadata.
             settings: key -> setting, in the order of the table.
             classes: names of those that are swept.
+            prompts: what the example images were asked for, of models that are told more than a class.
             reference: moments of the real images.
             floor: real images measured like generated ones.
             command: that started it.
@@ -154,6 +156,7 @@ class SweepFolder:
             "shared": dict(shared),
             "measured_with": dict(measured_with),
             "classes": list(classes),
+            "prompts": list(prompts),
             "models": {**about["models"], **{name: dict(model) for name, model in models.items()}},
             "settings": [*({"key": key, **asdict(setting)} for key, setting in settings.items()), *others],
             "floor": floor.as_dict(),
@@ -371,7 +374,13 @@ class SweepFolder:
                     f"sweep {self.folder} was made by an earlier version of fairlead, which stored no samples; "
                     f"measure it again into another folder: {about['command']}"
                 )
-            _ = [*about["classes"]], {**about["models"]}, [*about["commands"]], {**about["measured_with"]}
+            about.setdefault("prompts", [])
+            _ = (
+                [*about["classes"], *about["prompts"]],
+                {**about["models"]},
+                [*about["commands"]],
+                {**about["measured_with"]},
+            )
             _ = [*about["shared"]["conds"]], {**about["floor"]}, about["format"] + 0
             _ = [(entry["key"] + "", Setting(**_without(entry, "key"))) for entry in about["settings"]]
         except UsageError:

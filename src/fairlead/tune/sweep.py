@@ -169,11 +169,13 @@ class Sweep:
                     self.keys[setting] = key_of(_weights(checkpoint, model), setting, named(plan))
         if first is None:
             raise UsageError("sweep: nothing to measure; give at least one setting")
-        self._first, self._asked = first, None if first.told != "label" else first.encode(conds).values["label"]
+        self.first = first
+        """The model of the first checkpoint; all others are told the same and give images of the same shape."""
+        self._asked: Asked | None = None
         self.labels: list[int] = []
         """Of the conditions that were chosen, to compare with real images of these; empty for all."""
-        if self._asked is not None:
-            self._check_counts(self._asked)
+        if first.told == "label":
+            self._check_counts(first.encode(conds).values["label"])
         if shared.conds:
             if first.told != "label":
                 raise UsageError(
@@ -273,10 +275,10 @@ class Sweep:
         """The condition of every sample; the folder then knows the sweep."""
         if evaluator is None:
             raise UsageError("sweep: the main process needs an evaluator")
-        asked = Asked.of(self._first, evaluator, self.shared.n)
-        self._asked = asked.labels
+        self._asked = asked = Asked.of(self.first, evaluator, self.shared.n)
         self._check_counts(asked.labels)
         shown = sorted(set(asked.labels.tolist()))
+        prompts = [str(asked.conds[i]) for i in pictured(asked.labels, EXAMPLES).tolist()]
         floor = folder.floor or evaluator.floor(self.shared.n)
         folder.open(
             self.described(),
@@ -284,6 +286,7 @@ class Sweep:
             self.models,
             {key: setting for setting, key in self.keys.items()},
             [evaluator.reference.classes[label] for label in shown],
+            [] if self.first.told == "label" else prompts,
             evaluator.moments,
             floor,
             command,
@@ -310,7 +313,7 @@ class Sweep:
         """Score those that are waiting and take them off the list; ``skip`` those that others still work on."""
         assert evaluator is not None
         assert self._asked is not None
-        n, count, labels = self.shared.n, len(self._parts()), self._asked
+        n, count, asked = self.shared.n, len(self._parts()), self._asked
         for setting in list(waiting):
             key = self.keys[setting]
             if skip and not all(folder.has_batch(key, i) for i in range(count)):
@@ -319,14 +322,15 @@ class Sweep:
             floor = folder.floor
             score = evaluator.score(
                 made.images,
-                labels,
+                asked.labels,
                 None,
                 range(self.shared.seed, self.shared.seed + n),
                 block=min(n, floor.n if floor else n),
                 saturation=made.saturation,
+                asked=asked.attributes,
             )
             waiting.remove(setting)
-            yield folder.add(key, score, made, made.images[pictured(labels, EXAMPLES)], keep_images)
+            yield folder.add(key, score, made, made.images[pictured(asked.labels, EXAMPLES)], keep_images)
 
     def _parts(self) -> list[slice]:
         n, size = self.shared.n, self.shared.batch_size
@@ -371,7 +375,7 @@ class Sweep:
     def _check_counts(self, labels: Tensor) -> None:
         each = counts(labels)
         if self.shared.n < 4 or min(each) < 3:
-            count = len(self.shared.conds or self._first.classes or each)
+            count = len(self.shared.conds or self.first.classes or each)
             raise UsageError(
                 f"sweep: n = {self.shared.n} images over {count} conditions are too few to score; expected at least "
                 f"{max(4, 3 * count)}, 3 of every condition"

@@ -16,8 +16,11 @@ from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.measure.agreement import adherence_of
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.frechet import Moments
+from fairlead.models.diffusers import is_pipeline
+from fairlead.train.checkpoint import find_checkpoint
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.front import front
 from fairlead.tune.objective import DISTANCE, Measure, Measured, Objective, Setting, z_of
@@ -33,8 +36,6 @@ SMALLEST = 50
 """Images of a candidate, with several numbers open."""
 CONFIRM = 8
 """One part in so many of the budget is kept for the best place itself."""
-SHOWN = (DISTANCE, "accuracy")
-"""What the front trades off."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,13 @@ def _confirmed(found: Found, measure: Measure, reference: Moments, seed: int, ro
 
 
 def _rows(points: Sequence[Measured], template: Template, objective: Objective) -> tuple[Row, ...]:
-    """With the front of the objective and the other of ``SHOWN``, among settings of equally many images or more."""
-    metrics = list(dict.fromkeys((objective.metric, *SHOWN, *points[0].batch.values)))
-    objectives = [objective, *(Objective(m, maximise=m != DISTANCE) for m in SHOWN if m != objective.metric)]
+    """With the front of the objective, distance and adherence, among settings of equally many images or more."""
+    adherence = adherence_of(points[0].batch.values)
+    shown = (DISTANCE, adherence)
+    metrics = list(dict.fromkeys((objective.metric, *shown, *points[0].batch.values)))
+    # one that hardly any sample is asked for, such as the second digit, is not known of every setting
+    metrics = [m for m in metrics if all(one.estimate(m).n for one in points)]
+    objectives = [objective, *(Objective(m, maximise=m != DISTANCE) for m in shown if m != objective.metric)]
     standings = front(points, objectives, z_of(LEVEL))
     return tuple(
         Row(
@@ -229,6 +234,22 @@ def save(path: Path, tuned: Tuned, about: Mapping[str, Any]) -> None:
 def run_folder(checkpoint: Path) -> Path:
     """The training run that a checkpoint folder belongs to; the folder itself if it lies elsewhere."""
     return checkpoint.parent if checkpoint.name.startswith("step-") else checkpoint
+
+
+def folder_of(spec: str) -> Path:
+    """Where the answer for a training run or a pipeline is kept, for ``--guidance tuned``.
+
+    Raises:
+        UsageError: for a pipeline of the hub, which has no folder, and what is neither.
+    """
+    if not is_pipeline(spec):
+        return run_folder(find_checkpoint(spec).folder)
+    if not Path(spec).is_dir():
+        raise UsageError(
+            f"pipeline {spec!r} is not in a local folder, so what was tuned is not kept beside it; give the "
+            "expression, which is in OUT/tuned.json of `fairlead tune`"
+        )
+    return Path(spec)
 
 
 def read_tuned(run: Path) -> dict[str, Any]:

@@ -1,0 +1,36 @@
+"""``fairlead export``"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run of a network of diffusers as a pipeline, which diffusers loads without fairlead; a run of adapters
+    (train --pipeline) as the file that a pipeline's load_lora_weights reads.
+
+    Example: fairlead export runs/sd my-pipeline
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A training run, RUN@step500, or a checkpoint folder."""
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of the pipeline; not there yet."""
+    weights: Literal["ema", "raw"] = "ema"
+    """The averaged weights, or those the optimiser holds."""
+    autoencoder: str | None = None
+    """Where the autoencoder of a model of latents is, if not where it was in training."""
+
+    def run(self) -> None:
+        from fairlead.models.export import export
+
+        written = export(self.model, self.folder, self.weights, autoencoder=self.autoencoder)
+        parts = ", ".join(sorted(path.name for path in written.iterdir()))
+        whole = (written / "model_index.json").is_file()
+        how = "diffusers.DiffusionPipeline.from_pretrained" if whole else "pipe.load_lora_weights"
+        print(f"{written}: {parts}; load it with {how}({str(written)!r})")

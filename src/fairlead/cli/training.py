@@ -1,0 +1,281 @@
+"""What the commands that train share: their options, the loop behind a bar, previews."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import tyro
+
+from fairlead.core.errors import UsageError, unknown
+from fairlead.core.registry import lookup, names
+from fairlead.nets.build import net_config
+from fairlead.train.config import OTHER_KINDS, Recipe, TrainConfig
+
+if TYPE_CHECKING:
+    from fairlead.data.images import ImageData
+    from fairlead.train.loop import Training
+
+
+ScheduleName = Annotated[
+    str | None, tyro.conf.arg(help=f"Noise schedule: {', '.join(n for n in names('schedule') if n != 'table')}.")
+]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What every training has; the names of a recipe's settings are those of ``TrainConfig``."""
+
+    out: Path
+    """Folder of the run."""
+    recipe: str = "digits"
+    """Preset of all below."""
+    data: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help=f"A name ({', '.join(names('data'))}), a parquet or image folder, or a hub name owner/name."
+        ),
+    ] = None
+    size: int | None = None
+    """Resize and crop images to this many pixels."""
+    limit: int | None = None
+    """Use at most so many images."""
+    captions: str | None = None
+    """Column of the captions of a hub set or folder, text or lists of text; by default caption, captions, text or
+    prompt, if there is one."""
+    flip: bool | None = None
+    """Mirror images at random; by default only colour images are."""
+    net: str | None = None
+    """Network preset."""
+    channels: int | None = None
+    """Width of the network's first level."""
+    steps: int | None = None
+    """Optimiser steps."""
+    batch_size: int | None = None
+    """Samples a step, over all processes."""
+    lr: float | None = None
+    """Peak learning rate."""
+    warmup: int | None = None
+    """Steps over which the learning rate rises from 0; at most half of them all."""
+    ema: float | None = None
+    """Decay of the average of the weights."""
+    precision: str | None = None
+    """fp32, bf16, or auto (bf16 where the processor has matrix units for it)."""
+    seed: int | None = None
+    """Decides all random draws."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints that can be resumed; the last step is always saved."""
+    tracker: str | None = None
+    """An accelerate tracker such as tensorboard; its files go into OUT."""
+    resume: bool = False
+    """Continue the run in OUT from its last checkpoint."""
+
+    def start(
+        self, recipes: Mapping[str, Recipe], presets: Mapping[str, dict[str, Any]], net: Sequence[str] = ("channels",)
+    ) -> Training:
+        """Load the data, put the configuration together and say what will be trained.
+
+        Args:
+            net: options that are arguments of the network.
+        """
+        from fairlead.data.hub import load_data
+        from fairlead.train.conditions import asked
+        from fairlead.train.loop import Training
+
+        recipe, changes = self._recipe(recipes), self._given([field.name for field in fields(TrainConfig)])
+        put_together = ("net", "data", "schedule", "text", "image", "latents")
+        changes = {name: value for name, value in changes.items() if name not in put_together}
+        changes |= self._process(recipe)
+        given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip", "captions"))}
+        data = load_data(**given)
+        _, height, width = data.shape
+        if height != width:
+            raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
+        image = self._image(recipe)
+        classes, told, text = asked(data, self._names(recipe), *self._text(), image=image or "superres")
+        latents = self._latents(data)
+        channels_in, size, _ = latents["shape"] if latents else data.shape
+        config = TrainConfig(
+            self._net_config(recipe, (channels_in, size, classes), presets, {**told, **self._given(net)}),
+            given,
+            text=text,
+            latents=latents,
+            image=image,
+            **{**recipe.train, **changes},
+        )
+        with counting_bar("encoding images", len(data) * (2 if data.flip else 1)) as encoded:
+            trackers = [self.tracker] if self.tracker else None
+            training = Training(data, config, self.out, self.resume, trackers, encoded)
+        if training.accelerator.is_main_process:
+            told_names = " and ".join(training.drops) or "nothing"
+            told_text = "" if config.objective in OTHER_KINDS else f", told {told_names}"
+            told_text = _as_latents(training) + told_text
+            print(
+                f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
+                f"{told_text}; {training.parameters:,} parameters, {config.objective} objective, "
+                f"{training.precision}; {self.out}"
+            )
+        return training
+
+    def _recipe(self, recipes: Mapping[str, Recipe]) -> Recipe:
+        if self.recipe not in recipes:
+            raise unknown("recipe", self.recipe, recipes)
+        return recipes[self.recipe]
+
+    def _net(self, recipe: Recipe, size: int) -> str:
+        """The preset, for samples of this height and width."""
+        return self.net or recipe.net
+
+    def _net_config(
+        self,
+        recipe: Recipe,
+        data: tuple[int, int, int],
+        presets: Mapping[str, dict[str, Any]],
+        changes: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Configuration of the network for ``data``: channels, size, classes."""
+        channels, size, classes = data
+        return net_config(self._net(recipe, size), channels, size, classes, presets=presets, **changes)
+
+    def _names(self, recipe: Recipe) -> tuple[str, ...]:
+        """The conditions."""
+        return recipe.conditions
+
+    def _process(self, recipe: Recipe) -> dict[str, Any]:
+        """The noise schedule, and settings that go with it, where they are not the recipe's."""
+        name = getattr(self, "schedule", None)
+        if name is None:
+            return {}
+        lookup("schedule", name)
+        return {"schedule": {"name": name}}
+
+    def _latents(self, data: ImageData) -> dict[str, Any]:
+        """Configuration of the autoencoder, {} for pixels."""
+        return {}
+
+    def _text(self) -> tuple[str, str, dict[str, Any]]:
+        """Text encoder, what stands for no text, settings of the encoder."""
+        return "words", "learned", {}
+
+    def _image(self, recipe: Recipe) -> str:
+        """What is shown of the images."""
+        return ""
+
+    def _given(self, names: Sequence[str]) -> dict[str, Any]:
+        values = {name: getattr(self, name, None) for name in names}
+        return {name: value for name, value in values.items() if value not in (None, {})}
+
+
+def train_with_progress(training: Training, preview_every: int = 0) -> None:
+    """Train to the end behind a progress bar. Ctrl-C finishes the step, saves, and raises KeyboardInterrupt."""
+    from tqdm import tqdm
+
+    main = training.accelerator.is_main_process
+    loss: float | None = None
+    with (
+        interruptible() as interrupted,
+        tqdm(
+            total=training.config.steps, initial=training.step, unit="step", disable=not main, dynamic_ncols=True
+        ) as bar,
+    ):
+        if training.step == training.config.steps:
+            print(f"{training.out} is trained already: step {training.step} of {training.config.steps}")
+        for record in training.run():
+            loss = record.loss if loss is None else 0.98 * loss + 0.02 * record.loss
+            bar.update()
+            bar.set_postfix_str(
+                f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s", refresh=False
+            )
+            if main and preview_every and record.step % preview_every == 0:
+                write_preview(training)
+            if training.anywhere(interrupted()):
+                saved = record.saved or training.save()
+                bar.close()
+                if main:
+                    print(f"stopped after step {record.step}; saved {saved}; go on with --resume", file=sys.stderr)
+                raise KeyboardInterrupt
+
+
+@contextmanager
+def counting_bar(title: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar that appears with the first count."""
+    from tqdm import tqdm
+
+    bars: list[tqdm[NoReturn]] = []
+
+    def advance(count: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=total, desc=title, unit="image", dynamic_ncols=True))
+        bars[0].update(count)
+
+    try:
+        yield advance
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _as_latents(training: Training) -> str:
+    """``, as latents 4x7x7 of standard deviation 1.00``"""
+    from fairlead.data.latents import LatentBatches
+
+    if not isinstance(training.batches, LatentBatches):
+        return ""
+    latents = training.batches.latents
+    std = latents.std() * latents.scale
+    if not 0.5 < std < 2:
+        print(
+            f"latents of these images have standard deviation {std:.2f} at the autoencoder's scaling_factor "
+            f"{latents.scale:.4g}, and noise schedules are made for 1: it was measured on other images, or never",
+            file=sys.stderr,
+        )
+    return f", as latents {'x'.join(map(str, latents.shape))} of standard deviation {std:.2f}"
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """While inside, the first Ctrl-C is only noted, so that a step is never half done; the second one interrupts."""
+    pressed = False
+
+    def note(signum: int, frame: object) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def write_preview(training: Training) -> None:
+    """OUT/previews/step-N.png: four images of each class, or of eight captions, at scale 2, from the average."""
+    from fairlead.core.files import replacing
+    from fairlead.models.load import model_of
+    from fairlead.report.pictures import class_grid
+
+    if training.out is None:
+        return
+    model = model_of(
+        training.averaged_network(),
+        training.about(),
+        {"step": training.step},
+        training.accelerator.device,
+        training.autoencoder,
+    )
+    guidance = "cfg(2)" if model.conditions else None
+    conds = list(dict.fromkeys(training.data.captions))[:8] if "text" in model.conditions else []
+    title = f"step {training.step}, {guidance or 'no guidance'}"
+    picture = class_grid(model, guidance, conds=conds, rows=4, title=title)
+    try:
+        with replacing(training.out / "previews" / f"step-{training.step:06d}.png") as path:
+            path.write_bytes(picture)
+    except OSError as error:
+        raise UsageError(f"cannot write a preview to {training.out}: {error}; the last checkpoint is whole") from error

@@ -1,0 +1,33 @@
+"""What a guidance and a run must agree on, checked at the door."""
+
+from __future__ import annotations
+
+from fairlead.core.condition import Condition
+from fairlead.core.errors import UsageError
+from fairlead.guide.algebra import Guidance
+
+
+def check_condition(guidance: Guidance, condition: Condition) -> None:
+    """Raise UsageError when the condition of a whole run is one that the guidance never uses, or lacks."""
+    replacing = next((term for term in guidance.terms if term.replaces_condition()), None)
+    steering = next((term for term in guidance.terms if term.needs_condition()), None)
+    if replacing is not None and steering is not None:
+        raise UsageError(
+            f"{replacing} stands in place of the run's condition, and {steering} steers towards it; keep one of the two"
+        )
+    for term in guidance.terms:
+        if term.replaces_condition() and not condition.is_null:
+            raise UsageError(f"{term} stands in place of the run's condition, but one was given too; leave it out")
+        if term.needs_condition() and condition.is_null:
+            raise UsageError(
+                f"{term} steers towards the run's condition, but none was given; pass one or drop the term"
+            )
+
+
+def check_samples(guidance: Guidance, n: int) -> None:
+    """Raise UsageError when a per-sample scale is not for n samples."""
+    for term in guidance.terms:
+        if term.samples() not in (None, n):
+            raise UsageError(
+                f"{term} has scales for {term.samples()} samples, the run has {n}; give one scale a sample"
+            )

@@ -1,0 +1,69 @@
+"""What the training of adapters takes from the pipeline they are for: its table, prediction, VAE and text encoder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairlead.core.errors import UsageError
+from fairlead.core.pretrained import weight_hash
+from fairlead.models.levels import objective_of, schedule_of
+from fairlead.models.pipelines import diffusers
+from fairlead.nets.lora import base_network, pipeline_folder
+
+_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pipeline of Stable Diffusion that adapters are trained for.
+
+    Attributes:
+        source: folder or hub name.
+        folder: where its files are; its VAE is read from there, ``latents``, and its text encoder, ``text``.
+        schedule: configuration of the noise schedule that its scheduler has a table of.
+        objective: what its network returns.
+        base: hash of the network's weights.
+    """
+
+    source: str
+    folder: Path
+    schedule: dict[str, Any]
+    objective: str
+    base: str
+
+    @classmethod
+    def of(cls, source: str) -> Base:
+        """
+        Raises:
+            UsageError: if there is no such pipeline, or it is of another kind.
+        """
+        folder = pipeline_folder(source)
+        try:
+            index = json.loads((folder / "model_index.json").read_text())
+            kind, (_, scheduler) = index["_class_name"], index["scheduler"]
+            made = getattr(diffusers(), scheduler).from_pretrained(folder, subfolder="scheduler")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"pipeline {source!r}: its scheduler cannot be read ({error})") from error
+        if kind not in _PIPELINES:
+            raise UsageError(f"pipeline {source!r} is a {kind}; adapters are trained for {', '.join(_PIPELINES)}")
+        objective = objective_of(made)
+        return cls(source, folder, schedule_of(made).config(), objective, weight_hash(base_network(source)))
+
+    @property
+    def text(self) -> str:
+        """Spec of its text encoder."""
+        return f"clip:{self.folder}"
+
+    def net(self, channels: int, size: int, rank: int, text: dict[str, Any]) -> dict[str, Any]:
+        """Configuration of its network with adapters, for latents [channels, size, size].
+
+        Args:
+            text: what ``asked`` returned of the text.
+        """
+        return {
+            "kind": "lora", "channels_in": channels, "size": size, "classes": 0, "pipeline": self.source,
+            "rank": rank, "base": self.base, "text": {**text, "null": "empty"},
+        }  # fmt: skip

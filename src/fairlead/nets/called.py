@@ -1,0 +1,127 @@
+"""How networks of diffusers are called: their arguments for text and labels, and what their configs say of sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fairlead.core.errors import UsageError, unknown
+from fairlead.core.pretrained import setting
+from fairlead.nets.perturbed import Tokens
+
+STATES, MASK = "encoder_hidden_states", "encoder_attention_mask"
+POOLED, POOLED_XL = "pooled_projections", "added_cond_kwargs.text_embeds"
+"""Arguments for text; those inside another one behind a dot."""
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a class of networks is told beside the sample and the time.
+
+    Attributes:
+        states: setting with the width of the text states it attends to; "" if it reads no text.
+        masked: whether it takes a mask of the real tokens; else it reads padding too.
+        pooled: setting with the width of a pooled vector that it takes beside the states, "" if it takes none.
+        labels: setting with the number of its class embeddings; "" if it has none.
+        labels_beyond: whether the table has one more row than the setting says, which is null; else the last row is.
+        needs_label: whether it cannot be called without a label.
+    """
+
+    states: str = ""
+    masked: bool = False
+    pooled: str = ""
+    labels: str = ""
+    labels_beyond: bool = False
+    needs_label: bool = False
+
+    def texts(self) -> tuple[str, ...]:
+        """Names of its arguments for text: states, mask, pooled vector."""
+        pairs = ((STATES, self.states), (MASK, self.masked), (POOLED, self.pooled))
+        return tuple(name for name, has in pairs if has)
+
+
+CALLED: dict[str, Called] = {
+    "UNet2DModel": Called(labels="num_class_embeds"),
+    "UNet2DConditionModel": Called("cross_attention_dim", labels="num_class_embeds"),
+    "DiTTransformer2DModel": Called(labels="num_embeds_ada_norm", labels_beyond=True, needs_label=True),
+    "PixArtTransformer2DModel": Called("caption_channels", masked=True),
+    "SanaTransformer2DModel": Called("caption_channels", masked=True),
+    "SD3Transformer2DModel": Called("joint_attention_dim", pooled="pooled_projection_dim"),
+}
+"""The networks that can be trained from their configuration."""
+
+
+def called(network: str) -> Called:
+    """Of a class of networks.
+
+    Raises:
+        UsageError: for one that is not known here.
+    """
+    if network not in CALLED:
+        raise unknown("network of diffusers", network, CALLED)
+    return CALLED[network]
+
+
+def null_label(network: Any) -> int:
+    """The index of the class embedding that stands for no class."""
+    told = next(CALLED[base.__name__] for base in type(network).__mro__ if base.__name__ in CALLED)
+    return int(setting(network, told.labels)) - (not told.labels_beyond)
+
+
+def nested(flat: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
+    """Arguments by path -> arguments of the call, on the device of ``like`` and, where floating, in its dtype."""
+    found: dict[str, Any] = {}
+    for path, value in flat.items():
+        if isinstance(value, Tensor):
+            value = value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
+        *outer, last = path.split(".")
+        place = found.setdefault(outer[0], {}) if outer else found
+        place[last] = value
+    return found
+
+
+def latent_channels(network: Any, packed: bool = False) -> int:
+    """Channels of the samples: fewer than the network's inputs where masks or images are stacked on them, fewer than
+    its outputs where it predicts a variance too.
+
+    Args:
+        packed: whether it takes patches of 2 x 2 in a row (Flux).
+    """
+    inputs = setting(network, "in_channels")
+    outputs = setting(network, "out_channels") or inputs
+    if packed:
+        return int(inputs) // 4
+    return int(inputs if outputs == 2 * inputs else outputs)
+
+
+def time_scale(network: Any, packed: bool = False) -> float:
+    """What the network is told, over the scheduler's timestep."""
+    return 1e-3 if packed else float(setting(network, "timestep_scale", 1.0))
+
+
+def tokens_of(network: Any, size: tuple[int, int], packed: bool = False) -> Tokens:
+    """Where its attention layers have the positions of latents of this height and width."""
+    patch = 2 if packed else int(setting(network, "patch_size", 0))
+    return Tokens(size, patch, text_first=packed)
+
+
+def settings_of(network: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings ``given`` of a class of networks without the library's notes, "_class_name" and such.
+
+    Args:
+        known: its arguments.
+
+    Raises:
+        UsageError: for settings of another class, and those that it does not have.
+    """
+    of = given.get("_class_name", network)
+    if of != network:
+        raise UsageError(f"these settings are of {of}, the network is {network}; give those of one")
+    found = {name: value for name, value in given.items() if not name.startswith("_")}
+    for name in found:
+        if name not in known:
+            raise unknown(f"setting of {network}", name, known)
+    return found

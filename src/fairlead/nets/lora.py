@@ -1,0 +1,146 @@
+"""Adapters of low rank on the network of a pipeline (LoRA, Hu et al. 2021, 2106.09685), through `peft`.
+
+The network itself is read from the pipeline and never trained; a checkpoint holds the adapters alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairlead.core.errors import UsageError
+from fairlead.core.pretrained import files_of, library, quiet, setting, weight_hash
+from fairlead.nets.called import called, latent_channels
+from fairlead.nets.diffusers import DiffusersNet, EncodedText
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+"""Names of the linear layers of attention in diffusers' networks, the ones that its own scripts adapt."""
+COMPONENT = "unet"
+"""Of the pipelines whose networks are adapted."""
+
+
+class LoraNet(DiffusersNet):
+    """A pipeline's network with adapters: (W + B A) in place of W in its attention layers, B starting at zero.
+
+    Args:
+        channels_in, size, classes: as for the U-Net; classes is 0.
+        pipeline: folder or hub name of the pipeline.
+        rank: of the adapters, at least 1.
+        base: hash of the weights that the pipeline's network must have.
+        text: "width" and "length" of the encoder's states.
+        layers: last parts of the names of the layers that get one.
+
+    Raises:
+        UsageError: if `peft` is missing, no layer has such a name, or the pipeline's network is not the one of the
+            training.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        size: int,
+        classes: int,
+        pipeline: str,
+        rank: int,
+        base: str,
+        text: dict[str, Any],
+        layers: Sequence[str] = ATTENTION,
+    ) -> None:
+        nn.Module.__init__(self)
+        network = base_network(pipeline)
+        found = weight_hash(network)
+        if found != base:
+            raise UsageError(
+                f"pipeline {pipeline!r} has a network of other weights ({found}) than in training ({base}); give the "
+                "one of the training"
+            )
+        if latent_channels(network) != channels_in or classes:
+            raise UsageError(f"pipeline {pipeline!r}: its network is not for {channels_in} channels and no classes")
+        if rank < 1:
+            raise UsageError(f"lora: expected a rank of at least 1, got {rank}")
+        self.called, self.classes, self.rank = called(type(network).__name__), 0, rank
+        self.network = network
+        self.text = EncodedText(text["width"], text["length"])
+        try:
+            network.add_adapter(_peft().LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers)))
+        except ValueError as error:
+            raise UsageError(f"lora on {', '.join(layers)}: {str(error).splitlines()[0]}") from error
+        self.register_state_dict_post_hook(_without_base)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_base)  # type: ignore[no-untyped-call]
+
+    def adapters(self) -> dict[str, Tensor]:
+        """Tensors by the names that `peft` saves them under."""
+        found: dict[str, Tensor] = _peft().get_peft_model_state_dict(self.network)
+        return found
+
+
+def base_network(pipeline: str) -> Any:
+    """The network of a pipeline, float32, on the CPU, its parameters frozen.
+
+    Raises:
+        UsageError: if there is none, or it is of a class that is not known here.
+    """
+    folder = pipeline_folder(pipeline)
+    diffusers = library("adapters", "diffusers")
+    try:
+        with quiet(), torch.random.fork_rng(devices=[]):
+            network = diffusers.UNet2DConditionModel.from_pretrained(
+                folder, subfolder=COMPONENT, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+            )
+    except Exception as error:  # safetensors, json, the library's own checks
+        raise UsageError(
+            f"pipeline {pipeline!r}: its network cannot be loaded ({' '.join(str(error).split())[:200]})"
+        ) from error
+    for name in ("time_cond_proj_dim", "addition_embed_type", "class_embed_type"):
+        if setting(network, name):
+            raise UsageError(
+                f"pipeline {pipeline!r}: its network is told {name} {setting(network, name)!r}, which no training here "
+                "has; take a pipeline of Stable Diffusion 1 or 2"
+            )
+    network = network.float().requires_grad_(False)
+    return network
+
+
+def pipeline_folder(pipeline: str) -> Path:
+    """The local folder of a pipeline with a U-Net, downloaded if it is not there."""
+    what = f"pipeline {pipeline!r}"
+
+    def complete(folder: Path) -> Path:
+        for file in ("model_index.json", f"{COMPONENT}/config.json", "scheduler/scheduler_config.json"):
+            if not (folder / file).is_file():
+                raise UsageError(f"{what}: {folder} has no {file}; expected a pipeline of Stable Diffusion")
+        return folder
+
+    def wanted(files: Sequence[str]) -> list[str]:
+        return ["*.json", "*.txt", *(name for name in files if name.endswith(".safetensors") and "/" in name)]
+
+    return files_of(pipeline, what, complete, wanted)
+
+
+def _peft() -> Any:
+    try:
+        return library("adapters", "peft")
+    except UsageError as error:
+        raise UsageError("adapters need the package peft; pip install 'fairlead[lora]'") from error
+
+
+def _trained(module: nn.Module) -> set[str]:
+    return {name for name, parameter in module.named_parameters() if parameter.requires_grad or "lora_" in name}
+
+
+def _without_base(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """What is frozen is in the pipeline."""
+    kept = {f"{prefix}{name}" for name in _trained(module)} | {f"{prefix}text.empty"}
+    for name in [name for name in state if name.startswith(prefix) and name not in kept]:
+        del state[name]
+
+
+def _with_base(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    trained = _trained(module)
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if name not in trained and name != "text.empty":
+            state.setdefault(f"{prefix}{name}", value.detach())
