@@ -44,7 +44,21 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("text") / "run"
-    train = ["train", "--recipe", "scenes", "--data", DATA, "--steps", "2", "--channels", "8", "--batch-size", "8"]
+    train = [
+        "train",
+        "--recipe",
+        "scenes",
+        "--data",
+        DATA,
+        "--text-read",
+        "2",
+        "--steps",
+        "2",
+        "--channels",
+        "8",
+        "--batch-size",
+        "8",
+    ]
     assert main([*train, "--out", str(out)]) == 0
     return out
 

@@ -68,6 +68,8 @@ def make_encoder(spec: str, captions: Sequence[str] = (), **settings: Any) -> Te
         return made
     if not source:
         raise UsageError(f"text encoder {spec!r}: expected a source, {name}:FOLDER or {name}:OWNER/NAME of the hub")
+    if "read" in settings:
+        raise UsageError(f"text encoder {spec!r}: it can read already; leave out its steps of reading")
     made = kind(source, **settings)
     return made
 

@@ -159,7 +159,7 @@ class Training:
         text = getattr(network, "text", None)
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
-        if text is not None and checkpoint is None:
+        if isinstance(text, TextInput) and checkpoint is None:
             self._prepare(text, reading)
         self.parameters = parameter_count(network)
         self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
@@ -184,15 +184,16 @@ class Training:
 
     def _prepare(self, text: TextInput, reading: Callable[[int], object] | None) -> None:
         """Let the text encoder in a fresh network learn to read, and measure what it makes of captions."""
-        captions, of_image = (
-            (None, None) if self.conditions is None else (self.conditions.text, self.conditions.caption)
-        )
-        if captions is None or of_image is None or not text.fixed:
+        assert self.conditions is not None
+        captions, of_image = self.conditions.text, self.conditions.caption
+        assert captions is not None
+        assert of_image is not None
+        if not text.fixed:
             return
         if text.encoder is not None:
             labels = {name: attribute.labels for name, attribute in self.data.attributes.items()}
             steps, seed = self.config.text.get("read", 0), self.config.seed
-            learn_to_read(text.encoder, captions[of_image], labels, steps, seed, reading)
+            learn_to_read(text.encoder, captions[of_image[:, 0]], labels, steps, seed, reading)
         some = torch.randperm(len(captions), generator=stream("captions", self.config.seed, 0))[:MEASURED]
         text.measure(captions[some])
 
