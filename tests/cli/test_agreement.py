@@ -150,6 +150,7 @@ def test_a_bound_on_agreement_decides_what_is_recommended(
     assert "satisfies agreement >= 1; nearest is" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_measured_and_tuned_on_the_prompts_of_a_data_set(pipeline: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
     command = ["sweep", str(pipeline), "--data", DATA, "--scales", "1", "--n", str(N), "--steps", "1", "--keep-images"]
