@@ -44,7 +44,21 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("text") / "run"
-    train = ["train", "--recipe", "scenes", "--data", DATA, "--steps", "2", "--channels", "8", "--batch-size", "8"]
+    train = [
+        "train",
+        "--recipe",
+        "scenes",
+        "--data",
+        DATA,
+        "--text-read",
+        "2",
+        "--steps",
+        "2",
+        "--channels",
+        "8",
+        "--batch-size",
+        "8",
+    ]
     assert main([*train, "--out", str(out)]) == 0
     return out
 
@@ -136,6 +150,7 @@ def test_a_bound_on_agreement_decides_what_is_recommended(
     assert "satisfies agreement >= 1; nearest is" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_measured_and_tuned_on_the_prompts_of_a_data_set(pipeline: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
     command = ["sweep", str(pipeline), "--data", DATA, "--scales", "1", "--n", str(N), "--steps", "1", "--keep-images"]

@@ -11,15 +11,16 @@ from fairlead.cli import main
 from fairlead.models.load import load
 
 DATA = ["--data", "scenes(n=100)", "--steps", "3", "--channels", "8", "--batch-size", "16"]
+READ = ["--text-read", "2"]
 PROMPT = "a small red seven at the top left on a white background"
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
-    assert main(["train", "--recipe", "scenes", *DATA, "--out", str(folder / "text")]) == 0
+    assert main(["train", "--recipe", "scenes", *DATA, *READ, "--out", str(folder / "text")]) == 0
     told = ["--conditions", "text", "label", "ink", "--drops", "ink", "0.3", "--drop-all", "0.1"]
-    assert main(["train", "--recipe", "scenes", *DATA, *told, "--out", str(folder / "three")]) == 0
+    assert main(["train", "--recipe", "scenes", *DATA, *READ, *told, "--out", str(folder / "three")]) == 0
     shown = ["--conditions", "image", "label", "--image", "superres(factor=2)"]
     assert main(["train", "--recipe", "scenes", *DATA, *shown, "--out", str(folder / "shown")]) == 0
     return folder

@@ -66,7 +66,7 @@ def test_what_it_cannot_read_is_named(prompt, message):
     ("spec", "message"),
     [
         ("word", r"unknown text encoder 'word'; did you mean 'words'\? \(known: words, clip, t5, sentence\)"),
-        ("words:x", "'words' takes its vocabulary from the captions and no settings"),
+        ("words:x", "'words' takes its vocabulary from the captions, and no source"),
         ("clip", "expected a source, clip:FOLDER or clip:OWNER/NAME"),
         ("clip:nowhere", "'nowhere' is no folder and no hub name"),
     ],

@@ -55,6 +55,7 @@ def test_the_background_is_read_off_the_border_of_real_scenes() -> None:
     assert names == [truth.values[i] for i in truth.labels.tolist()]
 
 
+@pytest.mark.slow
 def test_the_example_trains_a_model_that_takes_any_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAIRLEAD_CACHE", str(tmp_path / "cache"))
     example = Example(tmp_path / "run", n=40, steps=1, channels=8, batch_size=4, scales=(2.0,), each=1, sampling=1)

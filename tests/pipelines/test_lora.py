@@ -27,7 +27,6 @@ from tests.pipelines.families import apart
 from tests.pipelines.trained import captioned, train
 from tests.train.tiny import same_bits, tensors_of
 
-pytest.importorskip("peft")
 TIMES = (1.0, 0.5, 0.002)
 
 

@@ -12,10 +12,16 @@ from fairlead.train.loop import Training
 from tests.train.tiny import digits, same_bits, tensors_of, tiny_config, tiny_net, trained
 
 
-@pytest.mark.parametrize("net", [{}, {"dropout": 0.3}, {"conditioning": "concat"}], ids=["plain", "dropout", "concat"])
+@pytest.mark.parametrize(
+    ("net", "optimizer"),
+    [({}, "adamw"), ({"dropout": 0.3}, "adamw"), ({"conditioning": "concat"}, "adamw"), ({"channels": 16}, "muon")],
+    ids=["plain", "dropout", "concat", "muon"],
+)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_three_and_three_steps_are_six_to_the_bit(tmp_path, precision, net):
-    config = tiny_config(net=tiny_net(**net), precision=precision, checkpoint_every=3, weight_decay=0.01)
+def test_three_and_three_steps_are_six_to_the_bit(tmp_path, precision, net, optimizer):
+    config = tiny_config(
+        net=tiny_net(**net), precision=precision, checkpoint_every=3, weight_decay=0.01, optimizer=optimizer
+    )
     _, straight = trained(config, tmp_path / "straight")
     _, before = trained(config, tmp_path / "halves", until=3)
     _, after = trained(config, tmp_path / "halves", resume=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _OF_PIPELINE = (
     *("net", "net_config", "channels", "conditioning", "latents", "schedule", "objective", "weighting"),
-    *("conditions", "image", "text", "text_null", "text_windows"),
+    *("conditions", "image", "text", "text_read", "text_null", "text_windows"),
 )
 """Options that a pipeline decides."""
 
@@ -76,8 +76,11 @@ class Train(TrainOptions):
         ),
     ] = None
     text: str | None = None
-    """Text encoder: words (a small one that trains along), clip:SOURCE, t5:SOURCE, sentence:SOURCE, with a folder or a
+    """Text encoder: words (a small one inside the network), clip:SOURCE, t5:SOURCE, sentence:SOURCE, with a folder or a
     hub name as SOURCE."""
+    text_read: int | None = None
+    """Steps in which the encoder of words learns to read the captions before training, to stay as it is then; 0: it
+    trains along."""
     text_null: Literal["learned", "empty"] | None = None
     """What stands for no text: a token of the network's own (default), or the encoder's states of an empty string."""
     text_tokens: int | None = None
@@ -93,6 +96,8 @@ class Train(TrainOptions):
     """Other probabilities for single conditions: --drops text 0.2 label 0.5."""
     drop_all: float | None = None
     """Probability of dropping all conditions of a sample at once, beside."""
+    optimizer: str | None = None
+    """adamw, or muon: matrices by orthogonal updates, all else by adamw; fewer steps for as much, each dearer."""
     snapshot_every: int | None = None
     """Keep the averaged weights of every so many steps, as weak models for autoguidance."""
     preview_every: int = 0
@@ -105,7 +110,9 @@ class Train(TrainOptions):
         return () if names == ("none",) else names
 
     def _text(self) -> tuple[str, str, dict[str, Any]]:
-        settings = {"tokens": self.text_tokens, "windows": self.text_windows, "long": self.text_long}
+        settings = {
+            "read": self.text_read, "tokens": self.text_tokens, "windows": self.text_windows, "long": self.text_long,
+        }  # fmt: skip
         given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
         if self._base is not None:
             return self._base.text, "empty", {**given, "masked": False}
@@ -118,7 +125,9 @@ class Train(TrainOptions):
                 )
             return "words", "learned", {}
         if self.net_config is None:
-            return self.text or "words", self.text_null or "learned", given
+            text = self.text or "words"
+            own = RECIPES[self.recipe].text if text == "words" else {}
+            return text, self.text_null or "learned", {**own, **given}
         from fairlead.nets.called import called
 
         if self.text is None:

@@ -108,9 +108,12 @@ class TrainOptions:
             image=image,
             **{**recipe.train, **changes},
         )
-        with counting_bar("encoding images", len(data) * (2 if data.flip else 1)) as encoded:
+        with (
+            counting_bar("encoding images", len(data) * (2 if data.flip else 1)) as encoded,
+            counting_bar("learning to read", text.get("read", 0), "step") as read,
+        ):
             trackers = [self.tracker] if self.tracker else None
-            training = Training(data, config, self.out, self.resume, trackers, encoded)
+            training = Training(data, config, self.out, self.resume, trackers, encoded, read)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if config.objective in OTHER_KINDS else f", told {told_names}"
@@ -202,7 +205,7 @@ def train_with_progress(training: Training, preview_every: int = 0) -> None:
 
 
 @contextmanager
-def counting_bar(title: str, total: int) -> Iterator[Callable[[int], object]]:
+def counting_bar(title: str, total: int, unit: str = "image") -> Iterator[Callable[[int], object]]:
     """A bar that appears with the first count."""
     from tqdm import tqdm
 
@@ -210,7 +213,7 @@ def counting_bar(title: str, total: int) -> Iterator[Callable[[int], object]]:
 
     def advance(count: int) -> None:
         if not bars:
-            bars.append(tqdm(total=total, desc=title, unit="image", dynamic_ncols=True))
+            bars.append(tqdm(total=total, desc=title, unit=unit, dynamic_ncols=True))
         bars[0].update(count)
 
     try:

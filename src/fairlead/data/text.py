@@ -1,6 +1,6 @@
 """Text encoders behind one small interface: prompts -> the value of the condition "text".
 
-A spec names one: ``words`` (token ids for a small encoder inside the network, which trains along), ``clip:SOURCE``,
+A spec names one: ``words`` (token ids for a small encoder inside the network), ``clip:SOURCE``,
 ``t5:SOURCE``, ``sentence:SOURCE`` (pretrained ones through `transformers`; SOURCE is a folder or a hub name).
 """
 
@@ -60,12 +60,16 @@ def make_encoder(spec: str, captions: Sequence[str] = (), **settings: Any) -> Te
         raise unknown("text encoder", name, names("text"))
     kind = lookup("text", name)
     if name == "words":
-        if source or settings:
-            raise UsageError(f"text encoder {spec!r}: 'words' takes its vocabulary from the captions and no settings")
-        made: TextEncoder = kind.of(captions)
+        other = set(settings) - {"read"}
+        if source or other:
+            what = f"no {sorted(other)[0]}" if other else "no source"
+            raise UsageError(f"text encoder {spec!r}: 'words' takes its vocabulary from the captions, and {what}")
+        made: TextEncoder = kind.of(captions, **settings)
         return made
     if not source:
         raise UsageError(f"text encoder {spec!r}: expected a source, {name}:FOLDER or {name}:OWNER/NAME of the hub")
+    if "read" in settings:
+        raise UsageError(f"text encoder {spec!r}: it can read already; leave out its steps of reading")
     made = kind(source, **settings)
     return made
 

@@ -32,13 +32,18 @@ class Words:
     Attributes:
         vocabulary: the known words, as :func:`split_words` gives them.
         length: tokens of the longest prompt, its end token included.
+        read: steps in which the network's encoder learns to read the captions before training, to be left as it is
+            then (see :mod:`fairlead.train.reading`); 0: it trains along from the start.
     """
 
     vocabulary: tuple[str, ...]
     length: int
+    read: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))  # JSON has only lists
+        if not isinstance(self.read, int) or self.read < 0:
+            raise UsageError(f"text encoder 'words': expected 0 or more steps of reading, got {self.read!r}")
         if not self.vocabulary or len(self.vocabulary) > MOST:
             raise UsageError(
                 f"text encoder 'words': expected captions of 1 to {MOST:,} different words, got "
@@ -46,10 +51,11 @@ class Words:
             )
 
     @classmethod
-    def of(cls, captions: Sequence[str]) -> Words:
+    def of(cls, captions: Sequence[str], read: int = 0) -> Words:
         """The words of these captions, and room for the longest of them."""
         split = [split_words(caption) for caption in captions]
-        return cls(tuple(sorted({word for words in split for word in words})), 1 + max(map(len, split), default=0))
+        words = tuple(sorted({word for words in split for word in words}))
+        return cls(words, 1 + max(map(len, split), default=0), read)
 
     @property
     def width(self) -> int:
@@ -76,10 +82,12 @@ class Words:
         return ids
 
     def config(self) -> dict[str, Any]:
-        return {"name": "words", "vocabulary": list(self.vocabulary), "length": self.length}
+        read = {"read": self.read} if self.read else {}
+        return {"name": "words", "vocabulary": list(self.vocabulary), "length": self.length, **read}
 
     def net(self) -> dict[str, Any]:
-        return {"width": WIDTH, "length": self.length, "vocabulary": FIRST + len(self.vocabulary), "depth": DEPTH}
+        net = {"width": WIDTH, "length": self.length, "vocabulary": FIRST + len(self.vocabulary), "depth": DEPTH}
+        return {**net, "frozen": True} if self.read else net
 
 
 def split_words(text: str) -> list[str]:

@@ -40,7 +40,7 @@ class TextTransformer(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         words = self.tokens(ids) * (ids != PAD)[..., None]
         words = words + F.silu(self.neighbours(words.transpose(1, 2))).transpose(1, 2)
-        out: Tensor = self.layers(words + self.positions, src_key_padding_mask=ids == PAD)
+        out: Tensor = self.layers(words + self.positions[: ids.shape[1]], src_key_padding_mask=ids == PAD)
         return out
 
 
@@ -48,17 +48,23 @@ class TextInput(nn.Module):
     """What a network reads of the condition "text": a value of :mod:`fairlead.core.text` from an encoder outside, or,
     with a ``vocabulary``, token ids int64 [n, length] (0 pads, 1 ends) for an encoder in here, which trains along.
 
+    Where the encoder stays as it is, :meth:`measure` makes each number of the pooled vector vary by 1 over the training
+    captions: what tells one from another may be small beside what all have in common, and is learnt late then.
+
     Args:
         embed: width of the network's embedding; the pooled vector is added to it.
         width: of the token states.
         length: number of tokens a prompt has, padding included.
         vocabulary: number of token ids of the encoder in here; 0: there is none.
         depth, heads: of that encoder.
+        frozen: the encoder in here is not trained along; it has learnt to read before (``train.reading``).
         null: what stands for no text. "learned": one token and a pooled vector of the network's own; "empty": the
             encoder's states of the empty string, kept in the checkpoint (see :meth:`set_empty`).
     """
 
     empty: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class TextInput(nn.Module):
         vocabulary: int = 0,
         depth: int = 2,
         heads: int = 4,
+        frozen: bool = False,
         null: Null = "learned",
     ) -> None:
         super().__init__()
@@ -80,7 +87,13 @@ class TextInput(nn.Module):
             )
         self.width, self.length = width, length
         self.encoder = TextTransformer(vocabulary, width, length, depth, heads) if vocabulary else None
+        self.frozen = frozen
+        if frozen and self.encoder is not None:
+            self.encoder.requires_grad_(False)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
         self.project = nn.Linear(width, embed)
+        nn.init.normal_(self.project.weight, std=2.5 * width**-0.5)
         if null == "learned":
             self.null = nn.Parameter(torch.randn(2, width) * 0.02)
         elif self.encoder is None:
@@ -101,6 +114,22 @@ class TextInput(nn.Module):
             )
         self.empty.copy_(value)
 
+    @property
+    def fixed(self) -> bool:
+        """Whether captions keep their states while the network trains."""
+        return self.encoder is None or self.frozen
+
+    @torch.no_grad()
+    def measure(self, values: Tensor) -> None:
+        """Take the mean and the standard deviation of the pooled vectors of ``values``: token ids int64 [n, length], or
+        what an encoder outside made, [n, 1 + length, width + 1]."""
+        packed = (
+            values if values.is_floating_point() else torch.cat([self._states(v) for v in torch.split(values, 256)])
+        )
+        _, _, pooled = unpack(packed.float())
+        self.mean.copy_(pooled.mean(0))
+        self.std.copy_(pooled.std(0, correction=0).clamp(min=1e-3))
+
     def embed(self, condition: Condition) -> Condition:
         """The condition with its token ids replaced by states."""
         value, _ = self._value(condition)
@@ -119,6 +148,7 @@ class TextInput(nn.Module):
         else:  # the row of a sample without text is that of the empty string; a learned null replaces it below
             packed = self._states(torch.where(keep[:, None], value, self._empty_ids(value.device)))
         states, real, pooled = unpack(packed)
+        pooled = (pooled - self.mean.to(pooled.dtype)) / self.std.to(pooled.dtype)
         if self.null_kind == "learned":
             first = torch.arange(self.length, device=real.device) == 0
             null = self.null.to(states.dtype)

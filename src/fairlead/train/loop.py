@@ -40,6 +40,7 @@ from fairlead.data.specs import Spec, data_specs
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, parameter_count
 from fairlead.nets.inputs import condition_names
+from fairlead.nets.text import TextInput
 from fairlead.train.checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -52,9 +53,13 @@ from fairlead.train.checkpoint import (
 from fairlead.train.conditions import DataConditions
 from fairlead.train.config import OTHER_KINDS, Precision, TrainConfig
 from fairlead.train.objective import Draw, diffusion_loss, drop_condition, reconstruction_loss
+from fairlead.train.optimizer import Muon, matrices_of
+from fairlead.train.reading import learn_to_read
 
 EXAMPLES = 8
 """Conditions of the data that a checkpoint names."""
+MEASURED = 4096
+"""Captions from which a network learns how far they differ."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ class Training:
         resume: continue from the last checkpoint in ``out``.
         trackers: names of accelerate trackers, e.g. ["tensorboard"]; logs go to ``out``.
         progress: called with numbers of images as an autoencoder encodes them.
+        reading: called with numbers of steps as a text encoder learns to read.
 
     Raises:
         UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
@@ -129,6 +135,7 @@ class Training:
         resume: bool = False,
         trackers: list[str] | None = None,
         progress: Callable[[int], object] | None = None,
+        reading: Callable[[int], object] | None = None,
     ) -> None:
         self.data, self.config, self.out = data, config, None if out is None else Path(out)
         self.autoencoder: Autoencoder | None = None
@@ -152,6 +159,8 @@ class Training:
         text = getattr(network, "text", None)
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
+        if isinstance(text, TextInput) and checkpoint is None:
+            self._prepare(text, reading)
         self.parameters = parameter_count(network)
         self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
         device = self.accelerator.device
@@ -160,9 +169,7 @@ class Training:
             keep_freed_memory()
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(network, multi_avg_fn=ema_average(config.ema), use_buffers=True).to(device)
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, fused=True
-        )
+        optimizer = _optimizer(network, config)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         images = Batches(data, config.batch_size, config.seed)
         self.batches: Batches | LatentBatches = images
@@ -174,6 +181,21 @@ class Training:
         self.step = 0
         if checkpoint is not None:
             self._restore(checkpoint)
+
+    def _prepare(self, text: TextInput, reading: Callable[[int], object] | None) -> None:
+        """Let the text encoder in a fresh network learn to read, and measure what it makes of captions."""
+        assert self.conditions is not None
+        captions, of_image = self.conditions.text, self.conditions.caption
+        assert captions is not None
+        assert of_image is not None
+        if not text.fixed:
+            return
+        if text.encoder is not None:
+            labels = {name: attribute.labels for name, attribute in self.data.attributes.items()}
+            steps, seed = self.config.text.get("read", 0), self.config.seed
+            learn_to_read(text.encoder, captions[of_image[:, 0]], labels, steps, seed, reading)
+        some = torch.randperm(len(captions), generator=stream("captions", self.config.seed, 0))[:MEASURED]
+        text.measure(captions[some])
 
     def _previous(self, resume: bool) -> Checkpoint | None:
         steps = steps_of(self.out) if self.out is not None else []
@@ -216,7 +238,7 @@ class Training:
         self.average.module.load_state_dict(average)
         self.average.n_averaged.fill_(checkpoint.step)
         groups = self.optimizer.state_dict()["param_groups"]
-        parameters = list(self.network.parameters())
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in checkpoint.tensors("training").items():
             index, key = name.split(".", 1)
@@ -396,6 +418,14 @@ class Training:
             return flag
         flags = torch.tensor(float(flag), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flags, "sum") > 0)
+
+
+def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Of parameters in the memory format that they will keep."""
+    lr, weight_decay, betas = config.lr, config.weight_decay, config.betas
+    if config.optimizer == "muon":
+        return Muon(*matrices_of(network), lr, weight_decay, betas)
+    return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
 
 
 def _accelerator(trackers: list[str], out: Path | None) -> Accelerator:

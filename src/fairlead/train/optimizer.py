@@ -1,0 +1,114 @@
+"""Optimisers of the training loop: AdamW, or AdamW with Muon's rule for the matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST = 16
+"""A matrix with a side below this (the last layer of an image, mostly) is left to AdamW."""
+
+
+class Muon(torch.optim.AdamW):
+    """Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) for matrices, AdamW for all else.
+
+    The momentum of a matrix is replaced by the nearest orthogonal matrix, so that a direction with small gradients
+    is learnt at the pace of one with large gradients: in a picture, the small shape as well as the wide background.
+    The kernel of a convolution [out, in, h, w] is a matrix [out, in h w]. Updates are scaled to the size of AdamW's,
+    0.2 sqrt(longer side), so that learning rates carry over (Liu 2025, 2502.16982, section 2.2). ``torch.optim.Muon``
+    is this rule for plain matrices only, and multiplies in bfloat16 everywhere, which CPUs without it do slowly.
+
+    Args:
+        matrices: parameters of two or more dimensions.
+        others: parameters.
+        momentum: decay of the mean of the gradients, looked one step ahead (Nesterov).
+        lr, weight_decay (decoupled): of both; betas: of AdamW.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[Tensor],
+        others: Iterable[Tensor],
+        lr: float,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        momentum: float = 0.95,
+    ) -> None:
+        groups: list[dict[str, Any]] = [
+            {"params": list(others), "orthogonal": False},
+            {"params": list(matrices), "orthogonal": True},
+        ]
+        groups = [group for group in groups if group["params"]]
+        super().__init__(groups, lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["orthogonal"]]
+        try:
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            if group["orthogonal"]:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self._turn(parameter, group["lr"], group["weight_decay"])
+        return loss
+
+    def _turn(self, parameter: Tensor, lr: float, weight_decay: float) -> None:
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())  # every state of AdamW has one
+            state["momentum"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        mean = state["momentum"].lerp_(parameter.grad, 1 - self.momentum)
+        ahead = parameter.grad.lerp(mean, self.momentum).flatten(1)
+        update = orthogonalised(ahead).to(parameter.dtype).reshape(parameter.shape)
+        parameter.mul_(1 - lr * weight_decay).add_(update, alpha=-0.2 * max(ahead.shape) ** 0.5 * lr)
+
+
+def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
+    """About U V^T of matrix = U S V^T [m, n]: singular values between about 0.7 and 1.2 in place of S.
+
+    A quintic iteration of Newton and Schulz, x <- (a + b x x^T + c (x x^T)^2) x from x = matrix / norm, with the
+    coefficients of Jordan 2024, which are steep at zero.
+    """
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    if 2 * x.shape[0] > x.shape[1]:
+        for _ in range(steps):
+            x = _factor(x @ x.T) @ x
+    else:  # all factors are polynomials in the first x x^T: work on that small square, meet the long side twice only
+        gram = x @ x.T
+        total = torch.eye(len(x), dtype=x.dtype, device=x.device)
+        for _ in range(steps):
+            factor = _factor(gram)
+            total, gram = factor @ total, factor @ gram @ factor
+        x = total @ x
+    out: Tensor = x.T if matrix.shape[0] > matrix.shape[1] else x
+    return out
+
+
+def _factor(gram: Tensor) -> Tensor:
+    factor: Tensor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+    factor.diagonal().add_(3.4445)
+    return factor
+
+
+def matrices_of(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Of the parameters that are trained: (weights of linear maps and convolutions with both sides of at least
+    ``SMALLEST``, all others)."""
+    tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for name, parameter in network.named_parameters():
+        weight = name.endswith("weight") and parameter.ndim >= 2 and id(parameter) not in tables
+        large = parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= SMALLEST
+        if parameter.requires_grad:
+            found[not (weight and large)].append(parameter)
+    return found

@@ -1,0 +1,97 @@
+"""Teaching a text encoder to read, before anything is drawn: what captions say is learnt without pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairlead.nets.text import END, PAD, TextTransformer
+from fairlead.train.optimizer import Muon, matrices_of
+
+BATCH, LR = 64, 2e-3
+UNLIKELY = -4.0
+"""Log-odds that a reader of words starts with: most of what could be said is not said."""
+
+
+def learn_to_read(
+    encoder: TextTransformer,
+    ids: Tensor,
+    labels: Mapping[str, Tensor],
+    steps: int,
+    seed: int,
+    progress: Callable[[int], object] | None = None,
+) -> None:
+    """Train ``encoder`` so that linear readers of its state at the end token can tell the labels of the image; the
+    readers are thrown away. Without labels, they tell which words a caption has, and which pairs of neighbours.
+
+    "a red seven on white" then differs from "a white seven on red" along directions that a network can use from its
+    first step on, where gradients through a picture take thousands of steps to find them.
+
+    Args:
+        ids: int64 [n, length], token ids of captions (see :mod:`fairlead.data.words`).
+        labels: name -> int64 [n], what is known of the image beside its caption; -1: does not apply.
+        steps: of a batch of 64.
+        seed: decides the batches and the readers, so that all bits are decided.
+        progress: called with 1 after every step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loss_of = _Labels(encoder, labels) if labels else _Words(encoder, ids)
+    matrices, others = matrices_of(encoder)
+    optimizer = Muon(matrices, [*others, *loss_of.parameters()], LR)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = LR * min(1.0, (step + 1) / max(1, steps // 10)) * (1 - step / steps)
+        index = torch.randint(len(ids), (BATCH,), generator=generator)
+        batch = ids[index]
+        batch = batch[:, : int((batch != PAD).sum(1).max())]
+        state = encoder(batch)[torch.arange(BATCH), (batch == END).int().argmax(1)]
+        loss = loss_of(state, batch, index)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if progress is not None:
+            progress(1)
+
+
+class _Labels(nn.Module):
+    """Cross-entropy of linear readers, one a label."""
+
+    def __init__(self, encoder: TextTransformer, labels: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        width = encoder.tokens.embedding_dim
+        self.labels = list(labels.values())
+        self.readers = nn.ModuleList([nn.Linear(width, int(values.max()) + 1) for values in self.labels])
+
+    def forward(self, state: Tensor, batch: Tensor, index: Tensor) -> Tensor:
+        losses = []
+        for reader, labels in zip(self.readers, self.labels, strict=True):
+            wanted = labels[index]
+            if bool((wanted >= 0).any()):
+                losses.append(F.cross_entropy(reader(state), wanted, ignore_index=-1))
+        return torch.stack(losses).sum()
+
+
+class _Words(nn.Module):
+    """Binary cross-entropy of a linear reader of all words and pairs of neighbours."""
+
+    def __init__(self, encoder: TextTransformer, ids: Tensor) -> None:
+        super().__init__()
+        self.known = torch.unique(self.said(ids))
+        self.reader = nn.Linear(encoder.tokens.embedding_dim, len(self.known))
+        nn.init.constant_(self.reader.bias, UNLIKELY)
+
+    def forward(self, state: Tensor, batch: Tensor, index: Tensor) -> Tensor:
+        wanted = torch.zeros(len(batch), len(self.known))
+        wanted.scatter_(1, torch.searchsorted(self.known, self.said(batch)), 1.0)
+        return F.binary_cross_entropy_with_logits(self.reader(state), wanted, reduction="sum") / len(batch)
+
+    @staticmethod
+    def said(ids: Tensor) -> Tensor:
+        """Token ids [n, l] -> a number for every token and for every pair of neighbours, int64 [n, 2 l - 1]. Padding
+        counts as a word."""
+        return torch.cat([ids, (1 + ids[:, :-1]) * 2**20 + ids[:, 1:]], dim=1)

@@ -1,0 +1,98 @@
+"""A text encoder that learnt to read: what its state says, on captions it has not seen; what training leaves alone."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from fairlead.core.errors import UsageError
+from fairlead.data.hub import load_data
+from fairlead.data.words import END, Words
+from fairlead.nets.build import net_config
+from fairlead.nets.text import TextInput, TextTransformer
+from fairlead.train.conditions import asked
+from fairlead.train.config import TrainConfig
+from fairlead.train.loop import Training
+from fairlead.train.reading import learn_to_read
+
+COLOURS, DIGITS = ("red", "green", "blue", "black", "white"), ("one", "two", "seven")
+SAID = list(itertools.product(COLOURS, DIGITS, COLOURS))
+CAPTIONS = [f"a {ink} {digit} on a {ground} background" for ink, digit, ground in SAID]
+
+
+def encoder_of(words: Words) -> TextTransformer:
+    torch.manual_seed(0)
+    return TextTransformer(2 + len(words.vocabulary), 32, words.length, 1, 4)
+
+
+def read_off(encoder: TextTransformer, ids: Tensor, labels: Tensor) -> float:
+    """Share of every third caption whose label the nearest mean of the others' states tells."""
+    with torch.no_grad():
+        states = encoder(ids)[torch.arange(len(ids)), (ids == END).int().argmax(1)]
+    seen = torch.arange(len(ids)) % 3 > 0
+    means = torch.stack([states[seen & (labels == label)].mean(0) for label in labels.unique()])
+    return float((torch.cdist(states[~seen], means).argmin(1) == labels[~seen]).double().mean())
+
+
+@pytest.mark.parametrize("told", ["labels", "words"])
+def test_ink_and_background_stand_apart_after_reading(told):
+    words = Words.of(CAPTIONS)
+    ids, ink = words(CAPTIONS), torch.tensor([COLOURS.index(said[0]) for said in SAID])
+    ground = torch.tensor([COLOURS.index(said[2]) for said in SAID])
+    seen = torch.arange(len(ids)) % 3 > 0
+    labels = {"ink": ink[seen], "ground": ground[seen]} if told == "labels" else {}
+    encoder = encoder_of(words)
+    before = read_off(encoder, ids, ink), read_off(encoder, ids, ground)
+    learn_to_read(encoder, ids[seen], labels, 150, seed=0)
+    after = read_off(encoder, ids, ink), read_off(encoder, ids, ground)
+    assert min(after) > 0.95
+    assert min(before) < 0.7
+
+
+def test_reading_is_decided_by_its_seed_and_draws_nothing_from_outside():
+    words = Words.of(CAPTIONS)
+    once, again, other = (encoder_of(words) for _ in range(3))
+    state = torch.get_rng_state()
+    for encoder, seed in ((once, 1), (again, 1), (other, 2)):
+        learn_to_read(encoder, words(CAPTIONS), {}, 3, seed)
+    assert torch.equal(torch.get_rng_state(), state)
+    pairs = zip(once.state_dict().values(), again.state_dict().values(), other.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b, _ in pairs)
+    assert not torch.equal(once.tokens.weight, other.tokens.weight)
+
+
+def test_training_leaves_an_encoder_that_can_read_as_it_is_and_resumes_to_the_same_bits(tmp_path):
+    data = load_data("scenes(n=40)")
+    _, told, text = asked(data, ["text"], settings={"read": 2})
+    net = net_config("28x28", 3, 28, 0, channels=8, **told)
+    config = TrainConfig(net, text=text, steps=4, batch_size=8, warmup=0, checkpoint_every=2, optimizer="muon")
+    training = Training(data, config, tmp_path / "run")
+    reader = {k: v.clone() for k, v in training.network.state_dict().items() if "text.encoder" in k}
+    records = []
+    for record in training.run():
+        records.append(record.loss)
+        if record.step == 2:
+            break
+    resumed = Training(data, config, tmp_path / "run", resume=True)
+    assert len(list(resumed.run())) == 2
+    assert all(torch.equal(value, resumed.network.state_dict()[key]) for key, value in reader.items())
+    straight = Training(data, config, None)
+    assert len(list(straight.run())) == 4
+    pairs = zip(straight.network.state_dict().values(), resumed.network.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_measured_pooled_vectors_have_mean_0_and_deviation_1():
+    text = TextInput(8, width=4, length=3)
+    values = torch.randn(50, 4, 5, generator=torch.Generator().manual_seed(0)) * 0.01 + 3
+    text.measure(values)
+    pooled = (values[:, 0, :-1] - text.mean) / text.std
+    torch.testing.assert_close(pooled.mean(0), torch.zeros(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(pooled.std(0, correction=0), torch.ones(4), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("read", [-1, 1.5, "many"])
+def test_steps_of_reading_are_a_whole_number(read):
+    with pytest.raises(UsageError, match="expected 0 or more steps of reading"):
+        Words(("a",), 2, read)
