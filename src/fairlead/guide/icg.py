@@ -37,12 +37,16 @@ class IndependentClass:
         assert around.encode is not None
         labels = self.labels(steps, around).to(condition.device)
         every = around.encode(range(len(around.classes))).to(condition.device)
+        own = around.encode(labels[0].tolist()).to(condition.device)  # for what is no class: the place in the batch
         given = reduce(torch.logical_or, condition.keep.values())
         keep = [(name, (mask[labels] & given).unbind()) for name, mask in every.keep.items()]
+        told = {name: bool(mask.any()) for name, mask in every.keep.items()}
         rows = labels.unbind()
 
         def at(place: int) -> Condition:
-            values = {name: value[rows[place]] for name, value in every.values.items()}
+            values = {
+                name: value[rows[place]] if told[name] else own.values[name] for name, value in every.values.items()
+            }
             return Condition(condition.n, values, {name: masks[place] for name, masks in keep})
 
         return at
