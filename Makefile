@@ -9,7 +9,7 @@ demo: .venv/base
 	$(BIN)/fairlead demo
 
 test: .venv/dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: .venv/dev
 	$(BIN)/pytest -m slow
