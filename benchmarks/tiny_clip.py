@@ -42,6 +42,7 @@ from fairlead.data.captions import VALUES, read_caption
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, to_float
 from fairlead.nets.embeddings import sinusoidal
+from fairlead.train.reading import said
 
 START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
 READ = 0.5
@@ -138,11 +139,6 @@ class Pairs:
         has = torch.zeros(size, len(self.known))
         has.scatter_(1, torch.searchsorted(self.known, said(ids)), 1.0)
         return {"pixel_values": to_float(self.images[index]), "input_ids": ids}, has
-
-
-def said(ids: Tensor) -> Tensor:
-    """Token ids [n, l] -> a number for each token and for each pair of neighbours, int64 [n, 2 l - 1]."""
-    return torch.cat([ids, (1 + ids[:, :-1]) * 2**20 + ids[:, 1:]], dim=1)
 
 
 def train(model: Any, pairs: Pairs, steps: int, batch_size: int, lr: float, seed: int) -> Iterator[float]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from fairlead.core.errors import UsageError
 from fairlead.data.hub import load_data
 from fairlead.data.words import END, Words
-from fairlead.nets.build import net_config
+from fairlead.nets.build import build_net, net_config
 from fairlead.nets.text import TextInput, TextTransformer
 from fairlead.train.conditions import asked
 from fairlead.train.config import TrainConfig
@@ -69,6 +69,10 @@ def test_training_leaves_an_encoder_that_can_read_as_it_is_and_resumes_to_the_sa
     config = TrainConfig(net, text=text, steps=4, batch_size=8, warmup=0, checkpoint_every=2, optimizer="muon")
     training = Training(data, config, tmp_path / "run")
     reader = {k: v.clone() for k, v in training.network.state_dict().items() if "text.encoder" in k}
+    torch.manual_seed(config.seed)
+    fresh = build_net(config.net).state_dict()
+    moved = "text.encoder.neighbours.weight"
+    assert not torch.equal(reader[moved], fresh[moved])  # it has read, though it is frozen now
     records = []
     for record in training.run():
         records.append(record.loss)

@@ -46,7 +46,7 @@ class TextTransformer(nn.Module):
 
 class TextInput(nn.Module):
     """What a network reads of the condition "text": a value of :mod:`fairlead.core.text` from an encoder outside, or,
-    with a ``vocabulary``, token ids int64 [n, length] (0 pads, 1 ends) for an encoder in here, which trains along.
+    with a ``vocabulary``, token ids int64 [n, length] (0 pads, 1 ends) for an encoder in here.
 
     Where the encoder stays as it is, :meth:`measure` makes each number of the pooled vector vary by 1 over the training
     captions: what tells one from another may be small beside what all have in common, and is learnt late then.
@@ -93,6 +93,7 @@ class TextInput(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
         self.project = nn.Linear(width, embed)
+        # of a measured vector, about what the embeddings of seven labels would add
         nn.init.normal_(self.project.weight, std=2.5 * width**-0.5)
         if null == "learned":
             self.null = nn.Parameter(torch.randn(2, width) * 0.02)

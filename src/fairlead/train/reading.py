@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fairlead.core.text import pooled_at_end
 from fairlead.nets.text import END, PAD, TextTransformer
 from fairlead.train.optimizer import Muon, matrices_of
 
@@ -41,6 +42,8 @@ def learn_to_read(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         loss_of = _Labels(encoder, labels) if labels else _Words(encoder, ids)
+    frozen = not encoder.tokens.weight.requires_grad
+    encoder.requires_grad_(True)
     matrices, others = matrices_of(encoder)
     optimizer = Muon(matrices, [*others, *loss_of.parameters()], LR)
     for step in range(steps):
@@ -49,13 +52,14 @@ def learn_to_read(
         index = torch.randint(len(ids), (BATCH,), generator=generator)
         batch = ids[index]
         batch = batch[:, : int((batch != PAD).sum(1).max())]
-        state = encoder(batch)[torch.arange(BATCH), (batch == END).int().argmax(1)]
+        state = pooled_at_end(encoder(batch), batch, END)
         loss = loss_of(state, batch, index)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if progress is not None:
             progress(1)
+    encoder.requires_grad_(not frozen)
 
 
 class _Labels(nn.Module):
@@ -81,17 +85,17 @@ class _Words(nn.Module):
 
     def __init__(self, encoder: TextTransformer, ids: Tensor) -> None:
         super().__init__()
-        self.known = torch.unique(self.said(ids))
+        self.known = torch.unique(said(ids))
         self.reader = nn.Linear(encoder.tokens.embedding_dim, len(self.known))
         nn.init.constant_(self.reader.bias, UNLIKELY)
 
     def forward(self, state: Tensor, batch: Tensor, index: Tensor) -> Tensor:
         wanted = torch.zeros(len(batch), len(self.known))
-        wanted.scatter_(1, torch.searchsorted(self.known, self.said(batch)), 1.0)
+        wanted.scatter_(1, torch.searchsorted(self.known, said(batch)), 1.0)
         return F.binary_cross_entropy_with_logits(self.reader(state), wanted, reduction="sum") / len(batch)
 
-    @staticmethod
-    def said(ids: Tensor) -> Tensor:
-        """Token ids [n, l] -> a number for every token and for every pair of neighbours, int64 [n, 2 l - 1]. Padding
-        counts as a word."""
-        return torch.cat([ids, (1 + ids[:, :-1]) * 2**20 + ids[:, 1:]], dim=1)
+
+def said(ids: Tensor) -> Tensor:
+    """Token ids [n, l] -> a number for every token and for every pair of neighbours, int64 [n, 2 l - 1]. Padding
+    counts as a word."""
+    return torch.cat([ids, (1 + ids[:, :-1]) * 2**20 + ids[:, 1:]], dim=1)
