@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.pipeline import PROMPTS, Pipeline
-from benchmarks.tiny_clip import Pairs, readable, said, small_clip, train, trained_tokenizer
+from benchmarks.tiny_clip import Pairs, readable, small_clip, train, trained_tokenizer
 from PIL import Image
 
 from fairlead.core.errors import UsageError
 from fairlead.data.captions import read_caption
 from fairlead.data.scenes import load_scenes
 from fairlead.models.load import load
+from fairlead.train.reading import said
 from tests.pipelines.families import apart
 
 

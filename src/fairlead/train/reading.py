@@ -59,6 +59,7 @@ def learn_to_read(
         optimizer.step()
         if progress is not None:
             progress(1)
+    optimizer.zero_grad()  # what comes next clips all the gradients there are
     encoder.requires_grad_(not frozen)
 
 
