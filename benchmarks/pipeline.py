@@ -68,12 +68,12 @@ class Pipeline:
     """Folder of the stages."""
     data: str = "scenes(size=32)"
     """A captioned set of images whose sides 8 divides."""
-    vae_steps: int = 8000
+    vae_steps: int = 3000
     clip_steps: int = 400
-    steps: int = 20_000
+    steps: int = 3000
     """Of the U-Net."""
     batch_size: int = 64
-    lr: float = 1e-3
+    lr: float = 2e-3
     drop: float = 0.1
     """Probability of the empty caption in training."""
     each: int = 8
@@ -91,14 +91,8 @@ class Pipeline:
             with replacing(settings) as partial:
                 partial.write_text(json.dumps(UNET, indent=1) + "\n")
             told = ["--conditions", "text", "--text", f"clip:{clip}", "--latents", str(vae), "--drop", str(self.drop)]
-            trained = [
-                "--steps",
-                str(self.steps),
-                "--lr",
-                str(self.lr),
-                "--snapshot-every",
-                str(max(1, self.steps // 4)),
-            ]
+            rate = ["--steps", str(self.steps), "--optimizer", "muon", "--lr", str(self.lr)]
+            trained = [*rate, "--snapshot-every", str(max(1, self.steps // 4))]
             often = ["--checkpoint-every", "500", "--net-config", str(settings), "--schedule", "vp_linear"]
             _run("train", *shared, *told, *trained, *often, out=unet)
             _run("export", str(unet), str(pipeline))

@@ -24,10 +24,10 @@ from torch import Tensor
 from fairlead.data.captions import COLOURS
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.hub import load_data
-from fairlead.data.scenes import held_out_prompts
+from fairlead.data.scenes import Prompts, held_out_prompts
 from fairlead.measure.agreement import AttributeEvaluator
 from fairlead.measure.attributes import AttributeJudge, cached_attribute_judge
-from fairlead.measure.estimate import Estimate, proportion_estimate
+from fairlead.measure.estimate import Estimate, mean_estimate
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.sample.run import Run, sample
@@ -74,6 +74,10 @@ class Follow(Common):
     """Share of prompts for two digits."""
     varied: bool = False
     """Prompts in varied English, which leave attributes out, instead of full ones."""
+    label: bool = False
+    """Name the digit as the label, too, to a run that is told both."""
+    text: bool = True
+    """Give the prompt; --no-text with --label: the label alone."""
 
     def main(self) -> None:
         model, (judge, held_out) = load(self.run), judged()
@@ -84,13 +88,23 @@ class Follow(Common):
         print(f"| real held-out images | {' | '.join(percent(evaluator.real[name]) for name in names)} | |", flush=True)
         for scale in self.scales:
             guidance = self.guidance.replace("{scale}", f"{scale:g}")
-            run = self.draw(model, prompts.captions, guidance, self.n)
+            run = self.draw(model, self._conds(prompts), guidance, self.n)
             assert run.images is not None
             found = evaluator.score(run.images, prompts.attributes)
             shares = found.agreement
             cells = " | ".join(percent(shares[name]) if name in shares else "" for name in names)
             print(f"| `{guidance}` | {cells} | {1000 * run.seconds / self.n:.1f} |", flush=True)
-            self.note({"guidance": guidance, "n": self.n, "seconds": run.seconds, **found.as_dict()})
+            told = {"label": self.label, "text": self.text}
+            self.note({"guidance": guidance, "n": self.n, "seconds": run.seconds, **told, **found.as_dict()})
+
+    def _conds(self, prompts: Prompts) -> list[str]:
+        if not self.label:
+            return list(prompts.captions)
+        labels = [f"label={DIGIT_NAMES[i]}" for i in prompts.attributes["digit"].labels.tolist()]
+        return [
+            f"{label}; text={caption}" if self.text else label
+            for label, caption in zip(labels, prompts.captions, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -131,7 +145,8 @@ class Composed(Common):
         n = self.pairs * self.each
         print(f"| prompt (n = {n}, scale {w}) | {' | '.join(names)} |\n|{' --- |' * (len(names) + 1)}")
         for name, found in rows.items():
-            shares = {key: proportion_estimate(torch.cat([row[key] for row in found])) for key in names}
+            # images of one pair are alike: the error is that of the mean over pairs
+            shares = {key: mean_estimate(torch.stack([row[key].double().mean() for row in found])) for key in names}
             print(f"| {name} | {' | '.join(percent(shares[key]) for key in names)} |", flush=True)
             self.note({"prompt": name, "n": n, "scale": self.scale, **{k: s.value for k, s in shares.items()}})
 

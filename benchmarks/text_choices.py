@@ -1,13 +1,15 @@
-"""Two choices of the scenes recipe, each on its own: what a narrow network should predict, and how words are read.
+"""Choices of the scenes recipe, each on its own: what a narrow network should predict, how words are read; and what a
+run knows of its captions.
 
 python benchmarks/text_choices.py objective   # errors of x0 by noise level after a few hundred steps
 python benchmarks/text_choices.py encoder     # attributes read off a caption by a linear head
+python benchmarks/text_choices.py knows runs/scenes@step500 runs/scenes
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -15,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.denoiser import NetworkDenoiser, expand_like
-from fairlead.data.captions import VALUES, read_caption
+from fairlead.data.captions import VALUES, full_caption, read_caption
 from fairlead.data.hub import load_data
 from fairlead.data.images import to_float
 from fairlead.data.words import END, Words
+from fairlead.models.load import load
 from fairlead.nets.build import net_config
 from fairlead.nets.text import TextTransformer
 from fairlead.train.conditions import DataConditions, asked
@@ -27,6 +30,7 @@ from fairlead.train.loop import Training
 
 LOG_SNR = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
 READ = ("digit", "ink", "background", "position")
+CHANGED = ("digit", "position", "ink", "slant", "size")
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,45 @@ class Encoder:
                     print(f"| {name} | {step} | {' | '.join(f'{100 * s:.1f} %' for s in shares)} |", flush=True)
 
 
+@dataclass(frozen=True)
+class Knows:
+    """Error of x0 on held-out scenes of one digit, told by full captions, and how much more of it there is when the
+    caption names another value of an attribute: 0 where the network does not use it."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    levels: tuple[float, ...] = (-5.0, -3.0, -1.0)
+    """log-SNR."""
+    n: int = 256
+
+    def main(self) -> None:
+        held_out = load_data(f"scenes(n={10 * self.n})", "test")
+        one = (held_out.attributes["count"].labels == 0).nonzero()[: self.n, 0]
+        x0, truth = to_float(held_out.images[one]), {k: a.labels[one] for k, a in held_out.attributes.items()}
+        print(f"| run | log-SNR | error | {' | '.join(CHANGED)} |\n|{' --- |' * (3 + len(CHANGED))}")
+        for spec in self.runs:
+            model, generator = load(spec), torch.Generator().manual_seed(0)
+            told = {name: model.encode(captions(truth, name, generator)) for name in ("", *CHANGED)}
+            for level in self.levels:
+                t = model.schedule.t_of_log_snr(torch.tensor(level, dtype=torch.float64))
+                alpha, sigma = (expand_like(value, x0) for value in model.schedule.alpha_sigma(t))
+                x_t = alpha * x0 + sigma * torch.randn(x0.shape, generator=generator)
+                with torch.no_grad():
+                    error = {k: float((model.denoiser(x_t, t, c).x0 - x0).square().mean()) for k, c in told.items()}
+                more = [f"{100 * (error[name] / error[''] - 1):.0f} %" for name in CHANGED]
+                print(f"| {spec} | {level:g} | {error['']:.4f} | {' | '.join(more)} |", flush=True)
+
+
+def captions(truth: dict[str, Tensor], changed: str, generator: torch.Generator) -> list[str]:
+    """Full captions of scenes, each with another value, drawn evenly, of the attribute ``changed``; "": of none."""
+    labels = dict(truth)
+    if changed:
+        count = len(VALUES[changed])
+        other = torch.randint(1, count, truth[changed].shape, generator=generator)
+        labels[changed] = (truth[changed] + other) % count
+    rows = [{k: VALUES[k][int(v[i])] for k, v in labels.items() if v[i] >= 0} for i in range(len(truth["digit"]))]
+    return [full_caption(row) for row in rows]
+
+
 def said(captions: tuple[str, ...]) -> dict[str, Tensor]:
     """What each caption says, int64 [n] by attribute; -1 where it does not."""
     read = [read_caption(caption) for caption in captions]
@@ -116,5 +159,5 @@ def at_end(encoder: TextTransformer, ids: Tensor) -> Tensor:
 
 if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(
-        {"objective": Objective, "encoder": Encoder}, config=(tyro.conf.OmitArgPrefixes,)
+        {"objective": Objective, "encoder": Encoder, "knows": Knows}, config=(tyro.conf.OmitArgPrefixes,)
     ).main()

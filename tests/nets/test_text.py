@@ -17,6 +17,7 @@ from tests.nets.tiny import CHANNELS, CLASSES, SIZE, TINY, inputs, shaken
 WIDTH, LENGTH, VOCABULARY = 8, 6, 11
 OUTSIDE = {"width": WIDTH, "length": LENGTH}
 INSIDE = {**OUTSIDE, "vocabulary": VOCABULARY, "depth": 1, "heads": 2}
+SKETCHED = {**INSIDE, "frozen": True, "sketch": True}
 every = pytest.mark.parametrize("name", ["unet-adaptive", "unet-concat", "dit"])
 
 
@@ -52,7 +53,7 @@ def test_padding_is_not_read_and_the_order_of_states_does_not_matter(name):
 
 
 @every
-@pytest.mark.parametrize("text", [OUTSIDE, INSIDE], ids=["outside", "inside"])
+@pytest.mark.parametrize("text", [OUTSIDE, INSIDE, SKETCHED], ids=["outside", "inside", "sketched"])
 def test_samples_do_not_influence_each_other(name, text):
     network, (x, time) = net(name, text), inputs(3)
     condition = Condition.of(text=IDS if "vocabulary" in text else states()).drop(torch.tensor([False, True, False]))
@@ -63,7 +64,7 @@ def test_samples_do_not_influence_each_other(name, text):
 
 
 @pytest.mark.parametrize("null", ["learned", "empty"])
-@pytest.mark.parametrize("text", [OUTSIDE, INSIDE], ids=["outside", "inside"])
+@pytest.mark.parametrize("text", [OUTSIDE, INSIDE, SKETCHED], ids=["outside", "inside", "sketched"])
 def test_a_dropped_text_is_not_read_and_stands_for_the_null(null, text):
     """ "empty" is the encoding of the empty string; "learned" is another."""
     network, (x, time) = net("unet-adaptive", {**text, "null": null}), inputs(3)
@@ -92,15 +93,29 @@ def test_the_null_token_learns_where_text_is_dropped_and_only_there():
 
 
 @every
-def test_embedding_first_changes_nothing(name):
+@pytest.mark.parametrize("text", [INSIDE, SKETCHED], ids=["inside", "sketched"])
+def test_embedding_first_changes_nothing(name, text):
     """Ids, and the states that ``embed`` makes of them, give one output; so do labels beside them."""
-    network, (x, time) = net(name, INSIDE, classes=CLASSES, attributes={"ink": 3}), inputs(3)
+    network, (x, time) = net(name, text, classes=CLASSES, attributes={"ink": 3}), inputs(3)
     condition = Condition.of(text=IDS, label=torch.tensor([0, 4, 2]), ink=torch.tensor([2, 0, 1]))
     embedded = network.embed(condition)
     assert all(value.is_floating_point() for value in embedded.values.values())
     assert network.embed(embedded).values.keys() == embedded.values.keys()
     with torch.no_grad():
         torch.testing.assert_close(network(x, time, embedded), network(x, time, condition), rtol=0, atol=1e-11)
+
+
+@every
+def test_a_sketch_is_joined_to_the_noisy_image_and_one_value_a_channel_where_no_text_is_kept(name):
+    network, (x, _) = net(name, SKETCHED), inputs(3)
+    condition = Condition.of(text=IDS).drop(torch.tensor([False, True, False]))
+    with torch.no_grad():
+        joined, _, _ = network.told(condition, x)
+        pooled = network.text.pooled(IDS)
+        drawn = network.text.sketch(pooled)
+    assert torch.equal(joined[:, :CHANNELS], x)
+    torch.testing.assert_close(joined[[0, 2], CHANNELS:], drawn[[0, 2]], rtol=0, atol=1e-6, check_dtype=False)
+    assert torch.equal(joined[1, CHANNELS:], network.text.no_sketch[:, None, None].expand(CHANNELS, SIZE, SIZE))
 
 
 def test_several_conditions_are_dropped_one_by_one():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _OF_PIPELINE = (
     *("net", "net_config", "channels", "conditioning", "latents", "schedule", "objective", "weighting"),
-    *("conditions", "image", "text", "text_read", "text_null", "text_windows"),
+    *("conditions", "image", "text", "text_read", "text_sketch", "text_null", "text_windows"),
 )
 """Options that a pipeline decides."""
 
@@ -81,6 +81,8 @@ class Train(TrainOptions):
     text_read: int | None = None
     """Steps in which the encoder of words learns to read the captions before training, to stay as it is then; 0: it
     trains along."""
+    text_sketch: int | None = None
+    """Steps in which, after that, the average image of a caption is learnt, to be seen beside the noisy one."""
     text_null: Literal["learned", "empty"] | None = None
     """What stands for no text: a token of the network's own (default), or the encoder's states of an empty string."""
     text_tokens: int | None = None
@@ -111,7 +113,8 @@ class Train(TrainOptions):
 
     def _text(self) -> tuple[str, str, dict[str, Any]]:
         settings = {
-            "read": self.text_read, "tokens": self.text_tokens, "windows": self.text_windows, "long": self.text_long,
+            "read": self.text_read, "sketch": self.text_sketch, "tokens": self.text_tokens,
+            "windows": self.text_windows, "long": self.text_long,
         }  # fmt: skip
         given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
         if self._base is not None:

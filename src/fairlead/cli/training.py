@@ -110,7 +110,7 @@ class TrainOptions:
         )
         with (
             counting_bar("encoding images", len(data) * (2 if data.flip else 1)) as encoded,
-            counting_bar("learning to read", text.get("read", 0), "step") as read,
+            counting_bar("learning to read", text.get("read", 0) + text.get("sketch", 0), "step") as read,
         ):
             trackers = [self.tracker] if self.tracker else None
             training = Training(data, config, self.out, self.resume, trackers, encoded, read)

@@ -34,16 +34,25 @@ class Words:
         length: tokens of the longest prompt, its end token included.
         read: steps in which the network's encoder learns to read the captions before training, to be left as it is
             then (see :mod:`fairlead.train.reading`); 0: it trains along from the start.
+        sketch: steps in which, after that, a part of the network learns what images of a caption look like on average,
+            to be joined to the noisy image; 0: there is none.
     """
 
     vocabulary: tuple[str, ...]
     length: int
     read: int = 0
+    sketch: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))  # JSON has only lists
-        if not isinstance(self.read, int) or self.read < 0:
-            raise UsageError(f"text encoder 'words': expected 0 or more steps of reading, got {self.read!r}")
+        for what, steps in (("reading", self.read), ("sketching", self.sketch)):
+            if not isinstance(steps, int) or steps < 0:
+                raise UsageError(f"text encoder 'words': expected 0 or more steps of {what}, got {steps!r}")
+        if self.sketch and not self.read:
+            raise UsageError(
+                "text encoder 'words': a sketch is made of what the encoder has learnt to read before, got 0 steps of "
+                "reading; give it some, or no sketch"
+            )
         if not self.vocabulary or len(self.vocabulary) > MOST:
             raise UsageError(
                 f"text encoder 'words': expected captions of 1 to {MOST:,} different words, got "
@@ -51,11 +60,11 @@ class Words:
             )
 
     @classmethod
-    def of(cls, captions: Sequence[str], read: int = 0) -> Words:
+    def of(cls, captions: Sequence[str], read: int = 0, sketch: int = 0) -> Words:
         """The words of these captions, and room for the longest of them."""
         split = [split_words(caption) for caption in captions]
         words = tuple(sorted({word for words in split for word in words}))
-        return cls(words, 1 + max(map(len, split), default=0), read)
+        return cls(words, 1 + max(map(len, split), default=0), read, sketch)
 
     @property
     def width(self) -> int:
@@ -82,12 +91,12 @@ class Words:
         return ids
 
     def config(self) -> dict[str, Any]:
-        read = {"read": self.read} if self.read else {}
-        return {"name": "words", "vocabulary": list(self.vocabulary), "length": self.length, **read}
+        steps = {name: steps for name, steps in (("read", self.read), ("sketch", self.sketch)) if steps}
+        return {"name": "words", "vocabulary": list(self.vocabulary), "length": self.length, **steps}
 
     def net(self) -> dict[str, Any]:
         net = {"width": WIDTH, "length": self.length, "vocabulary": FIRST + len(self.vocabulary), "depth": DEPTH}
-        return {**net, "frozen": True} if self.read else net
+        return net | ({"frozen": True} if self.read else {}) | ({"sketch": True} if self.sketch else {})
 
 
 def split_words(text: str) -> list[str]:

@@ -83,14 +83,14 @@ class DiT(ConditionedNet):
         text: Mapping[str, Any] | None = None,
         image: int = 0,
     ) -> None:
-        super().__init__(embed, classes, None, attributes, text, image)
+        super().__init__(embed, classes, None, attributes, text, image, shape=(channels_in, size))
         if size % patch or dim % heads or dim % 4:
             raise UsageError(
                 f"DiT: expected a size divisible by the patch and a width divisible by 4 and the heads, got size "
                 f"{size}, patch {patch}, dim {dim}, heads {heads}"
             )
         self.patch = patch
-        self.tokens = nn.Linear((channels_in + image) * patch**2, dim)
+        self.tokens = nn.Linear((channels_in + self.joined) * patch**2, dim)
         axis = sinusoidal(torch.arange(size // patch), dim // 2)
         edge = len(axis)
         grid = torch.cat([axis[:, None].expand(-1, edge, -1), axis[None].expand(edge, -1, -1)], dim=-1)
@@ -110,11 +110,11 @@ class DiT(ConditionedNet):
         embedding = self.time(time)
         if self.label is not None:
             embedding = embedding + self.label(condition)
-        vectors, text = self.added(condition)
+        noisy, vectors, text = self.told(condition, x)
         for vector in vectors:
             embedding = embedding + vector
         embedding = F.silu(embedding)
-        patches = F.pixel_unshuffle(x if self.image is None else self.image(condition, x), self.patch)
+        patches = F.pixel_unshuffle(noisy, self.patch)
         h = self.tokens(patches.flatten(2).transpose(1, 2)) + self.positions
         for block in self.blocks:
             h = block(h, embedding, condition.perturb, text)

@@ -41,8 +41,9 @@ class ConditionedNet(nn.Module):
         classes: number of values of the condition "label"; 0: not a condition.
         label_width: of the label's embedding.
         attributes: name -> number of values, for further conditions like a label.
-        text: arguments of :class:`TextInput`; None: no text.
+        text: arguments of :class:`TextInput`, "sketch" true or false; None: no text.
         image: channels of the condition "image"; 0: not a condition.
+        shape: (channels, size) of the noisy images.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class ConditionedNet(nn.Module):
         attributes: Mapping[str, int] | None = None,
         text: Mapping[str, Any] | None = None,
         image: int = 0,
+        *,
+        shape: tuple[int, int],
     ) -> None:
         super().__init__()
         self.time = TimeEmbedding(embed)
@@ -64,16 +67,23 @@ class ConditionedNet(nn.Module):
         self.attributes = nn.ModuleDict(
             {name: LabelEmbedding(count, embed, name) for name, count in (attributes or {}).items()}
         )
-        self.text = TextInput(embed, **text) if text else None
+        sketched = bool(text and text.get("sketch"))
+        self.text = TextInput(embed, **{**text, "sketch": shape if sketched else None}) if text else None
         self.image = ImageInput(image) if image else None
+        self.joined = image + (shape[0] if sketched else 0)
 
-    def added(self, condition: Condition) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:
-        """(what attributes and text add to the embedding, each [n, embed]; states and mask for cross-attention)."""
+    def told(self, condition: Condition, x: Tensor) -> tuple[Tensor, list[Tensor], tuple[Tensor, Tensor] | None]:
+        """(x with the ``joined`` channels of its conditions; what attributes and text add to the embedding, each
+        [n, embed]; states and mask for cross-attention)."""
         vectors = [embedding(condition) for embedding in self.attributes.values()]
+        if self.image is not None:
+            x = self.image(condition, x)
         if self.text is None:
-            return vectors, None
-        states, real, pooled = self.text(condition)
-        return [*vectors, pooled], (states, real)
+            return x, vectors, None
+        told = self.text(condition)
+        if told.sketch is not None:
+            x = torch.cat([x, told.sketch.to(x.dtype)], dim=1)
+        return x, [*vectors, told.vector], (told.states, told.real)
 
     def embed(self, condition: Condition) -> Condition:
         """The condition with labels and token ids replaced by their embeddings."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -14,6 +14,7 @@ from fairlead.core.errors import UsageError, unknown
 from fairlead.core.text import pack, unpack
 from fairlead.nets.blocks import attention, groups_of, zeroed
 from fairlead.nets.embeddings import read
+from fairlead.nets.sketch import Sketch
 
 Null = Literal["learned", "empty"]
 PAD, END = 0, 1
@@ -44,6 +45,22 @@ class TextTransformer(nn.Module):
         return out
 
 
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What a network is told by a text.
+
+    Attributes:
+        states: of the tokens, [n, l, width]; ``real``, bool [n, l], tells them from padding.
+        vector: what is added to the embedding, [n, embed].
+        sketch: what is joined to the noisy image, [n, c, s, s]; None: nothing.
+    """
+
+    states: Tensor
+    real: Tensor
+    vector: Tensor
+    sketch: Tensor | None = None
+
+
 class TextInput(nn.Module):
     """What a network reads of the condition "text": a value of :mod:`fairlead.core.text` from an encoder outside, or,
     with a ``vocabulary``, token ids int64 [n, length] (0 pads, 1 ends) for an encoder in here.
@@ -60,6 +77,9 @@ class TextInput(nn.Module):
         frozen: the encoder in here is not trained along; it has learnt to read before (``train.reading``).
         null: what stands for no text. "learned": one token and a pooled vector of the network's own; "empty": the
             encoder's states of the empty string, kept in the checkpoint (see :meth:`set_empty`).
+        sketch: (channels, size) of the images if a :class:`Sketch` of them is joined to the noisy image, as Grad-TTS does
+            with the average of a sound (2105.06337). It has learnt to draw before (``train.reading``) and is not
+            trained along. A learned null has one value a channel in its place.
     """
 
     empty: Tensor
@@ -76,6 +96,7 @@ class TextInput(nn.Module):
         heads: int = 4,
         frozen: bool = False,
         null: Null = "learned",
+        sketch: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if null not in get_args(Null):
@@ -100,6 +121,9 @@ class TextInput(nn.Module):
         elif self.encoder is None:
             self.register_buffer("empty", torch.zeros(1 + length, width + 1))
         self.null_kind = null
+        self.sketch = Sketch(width, *sketch).requires_grad_(False) if sketch else None
+        if sketch and null == "learned":
+            self.no_sketch = nn.Parameter(torch.zeros(sketch[0]))
 
     @property
     def keeps_empty(self) -> bool:
@@ -124,12 +148,17 @@ class TextInput(nn.Module):
     def measure(self, values: Tensor) -> None:
         """Take the mean and the standard deviation of the pooled vectors of ``values``: token ids int64 [n, length], or
         what an encoder outside made, [n, 1 + length, width + 1]."""
-        packed = (
-            values if values.is_floating_point() else torch.cat([self._states(v) for v in torch.split(values, 256)])
-        )
-        _, _, pooled = unpack(packed.float())
+        self.mean.zero_()
+        self.std.fill_(1.0)
+        pooled = self.pooled(values)
         self.mean.copy_(pooled.mean(0))
         self.std.copy_(pooled.std(0, correction=0).clamp(min=1e-3))
+
+    @torch.no_grad()
+    def pooled(self, values: Tensor) -> Tensor:
+        """The pooled vectors of ``values`` as the network sees them, [n, width]."""
+        parts = (v if v.is_floating_point() else self._states(v) for v in torch.split(values, 256))
+        return (torch.cat([unpack(part.float())[2] for part in parts]) - self.mean) / self.std
 
     def embed(self, condition: Condition) -> Condition:
         """The condition with its token ids replaced by states."""
@@ -139,24 +168,27 @@ class TextInput(nn.Module):
         with torch.no_grad():
             return replace(condition, values={**condition.values, "text": self._states(value)})
 
-    def forward(self, condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
-        """(states [n, length, width], real bool [n, length], what is added to the embedding [n, embed])."""
+    def forward(self, condition: Condition) -> Told:
         value, keep = self._value(condition)
         if value.is_floating_point():
             packed = value.to(self.project.weight.dtype)
             if self.null_kind == "empty":
                 packed = torch.where(keep[:, None, None], packed, self._empty().to(packed.dtype))
         else:  # the row of a sample without text is that of the empty string; a learned null replaces it below
-            packed = self._states(torch.where(keep[:, None], value, self._empty_ids(value.device)))
+            packed = self._states(_trimmed(torch.where(keep[:, None], value, self._empty_ids(value.device))))
         states, real, pooled = unpack(packed)
         pooled = (pooled - self.mean.to(pooled.dtype)) / self.std.to(pooled.dtype)
+        sketch = None if self.sketch is None else self.sketch(pooled)
         if self.null_kind == "learned":
-            first = torch.arange(self.length, device=real.device) == 0
+            if sketch is not None:
+                of_none = self.no_sketch.to(sketch.dtype)[:, None, None]
+                sketch = torch.where(keep[:, None, None, None], sketch, of_none)
+            first = torch.arange(states.shape[1], device=real.device) == 0
             null = self.null.to(states.dtype)
             states = torch.where(keep[:, None, None], states, first[:, None] * null[0])
             real = torch.where(keep[:, None], real, first)
             pooled = torch.where(keep[:, None], pooled, null[1])
-        return states, real, self.project(pooled)
+        return Told(states, real, self.project(pooled), sketch)
 
     def _value(self, condition: Condition) -> tuple[Tensor, Tensor]:
         value, keep = read(condition, "text")
@@ -183,6 +215,11 @@ class TextInput(nn.Module):
 
     def _empty_ids(self, device: torch.device) -> Tensor:
         return (torch.arange(self.length, device=device) == 0).long() * END
+
+
+def _trimmed(ids: Tensor) -> Tensor:
+    """Without the columns that are padding in every row: most prompts are half as long as the longest."""
+    return ids[:, : int((ids != PAD).sum(1).max())]
 
 
 class CrossAttention(nn.Module):

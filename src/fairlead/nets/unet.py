@@ -59,7 +59,7 @@ class UNet(ConditionedNet):
             concatenated to the input, time through adaptive group normalisation.
         dropout: of the residual branches while training.
         attributes, text, image: further conditions, see :class:`ConditionedNet`. Attributes and the pooled text are
-            added to the embedding; the image is joined to the input.
+            added to the embedding; the image and a sketch of the text are joined to the input.
         cross: sizes (after patching) at which blocks are followed by cross-attention to the text; the middle always
             has it. None is all sizes up to 16.
     """
@@ -91,9 +91,9 @@ class UNet(ConditionedNet):
                 f"multiple of {smallest}; pass another size or fewer multipliers"
             )
         one_hot = classes if conditioning == "concat" and classes else None
-        super().__init__(embed, classes, one_hot, attributes, text, image)
+        super().__init__(embed, classes, one_hot, attributes, text, image, shape=(channels_in, size))
         self.patch, self.conditioning = patch, conditioning
-        inputs = (channels_in + image) * patch**2 + (one_hot or 0)
+        inputs = (channels_in + self.joined) * patch**2 + (one_hot or 0)
 
         def stage(inside: int, outside: int, at: int, middle: bool = False) -> _Stage:
             block = ResidualBlock(inside, outside, embed, adaptive=conditioning != "add", dropout=dropout)
@@ -110,7 +110,7 @@ class UNet(ConditionedNet):
                 raise UsageError(
                     f"{what} at {list(chosen)}: the levels of this network have sizes {sizes}; choose among them"
                 )
-        if cross is not None and not text:
+        if cross and not text:
             raise UsageError(f"cross at {list(cross)}: the network has no text to attend to; drop it or add text")
         self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
@@ -141,14 +141,14 @@ class UNet(ConditionedNet):
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embedding = self.time(time)
-        h = F.pixel_unshuffle(x if self.image is None else self.image(condition, x), self.patch)
+        x, vectors, text = self.told(condition, x)
+        h = F.pixel_unshuffle(x, self.patch)
         if self.label is not None:
             label = self.label(condition)
             if self.conditioning == "concat":
                 h = torch.cat([h, label.to(h.dtype)[:, :, None, None].expand(-1, -1, *h.shape[2:])], dim=1)
             else:
                 embedding = embedding + label
-        vectors, text = self.added(condition)
         for vector in vectors:
             embedding = embedding + vector
         embedding = F.silu(embedding)

@@ -189,15 +189,15 @@ RECIPES: dict[str, Recipe] = {
         "32x32 photographs; a GPU",
     ),
     "scenes": Recipe(
-        "scenes",
+        "scenes(n=60000)",
         "28x28-colour",
         {
-            "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 4000, "batch_size": 32,
+            "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 3800, "batch_size": 32,
             "checkpoint_every": 500,
         },
         "28x28 captioned digits in colour, told by text; 25 minutes on two cores",
         ("text",),
-        {"read": 300},
+        {"read": 500, "sketch": 4000},
     ),
     "lesson-mnist": Recipe(
         "mnist",

@@ -54,7 +54,7 @@ from fairlead.train.conditions import DataConditions
 from fairlead.train.config import OTHER_KINDS, Precision, TrainConfig
 from fairlead.train.objective import Draw, diffusion_loss, drop_condition, reconstruction_loss
 from fairlead.train.optimizer import Muon, matrices_of
-from fairlead.train.reading import learn_to_read
+from fairlead.train.reading import SKETCH_BATCH, learn_to_read, learn_to_sketch
 
 EXAMPLES = 8
 """Conditions of the data that a checkpoint names."""
@@ -139,6 +139,7 @@ class Training:
     ) -> None:
         self.data, self.config, self.out = data, config, None if out is None else Path(out)
         self.autoencoder: Autoencoder | None = None
+        self._latents: Latents | None = None
         if config.latents:
             self.autoencoder = autoencoder_from_config(config.latents, "this run", self.out)
         _check_fit(config.net, data, self.autoencoder)
@@ -159,6 +160,7 @@ class Training:
         text = getattr(network, "text", None)
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
+        self.batches = self._batches(config.batch_size, progress)
         if isinstance(text, TextInput) and checkpoint is None:
             self._prepare(text, reading)
         self.parameters = parameter_count(network)
@@ -171,19 +173,23 @@ class Training:
         self.average = AveragedModel(network, multi_avg_fn=ema_average(config.ema), use_buffers=True).to(device)
         optimizer = _optimizer(network, config)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
-        images = Batches(data, config.batch_size, config.seed)
-        self.batches: Batches | LatentBatches = images
-        if self.autoencoder is not None:
-            latents = Latents.of(self.autoencoder.to(device), data, progress)
-            self.batches = LatentBatches(images, latents)
-            self.autoencoder.to("cpu")  # previews take it back
         self.noise_shape: tuple[int, ...] = getattr(network, "latent_shape", self.batches.shape)
         self.step = 0
         if checkpoint is not None:
             self._restore(checkpoint)
 
+    def _batches(self, size: int, progress: Callable[[int], object] | None) -> Batches | LatentBatches:
+        images = Batches(self.data, size, self.config.seed)
+        if self.autoencoder is None:
+            return images
+        if self._latents is None:
+            self._latents = Latents.of(self.autoencoder.to(self.accelerator.device), self.data, progress)
+            self.autoencoder.to("cpu")  # previews take it back
+        return LatentBatches(images, self._latents)
+
     def _prepare(self, text: TextInput, reading: Callable[[int], object] | None) -> None:
-        """Let the text encoder in a fresh network learn to read, and measure what it makes of captions."""
+        """Let the text encoder in a fresh network learn to read, measure what it makes of captions, and learn to
+        sketch from that."""
         assert self.conditions is not None
         captions, of_image = self.conditions.text, self.conditions.caption
         assert captions is not None
@@ -196,6 +202,15 @@ class Training:
             learn_to_read(text.encoder, captions[of_image[:, 0]], labels, steps, seed, reading)
         some = torch.randperm(len(captions), generator=stream("captions", self.config.seed, 0))[:MEASURED]
         text.measure(captions[some])
+        if text.sketch is not None:
+            batches = self._batches(SKETCH_BATCH, None)
+            learn_to_sketch(
+                text.sketch,
+                text.pooled(captions)[of_image[:, 0]],
+                lambda step: (batches.index(step), batches.batch(step)[0]),
+                self.config.text["sketch"],
+                reading,
+            )
 
     def _previous(self, resume: bool) -> Checkpoint | None:
         steps = steps_of(self.out) if self.out is not None else []

@@ -1,4 +1,6 @@
-"""Teaching a text encoder to read, before anything is drawn: what captions say is learnt without pictures."""
+"""What a network learns of captions before it is trained: to read them, and to sketch the average image of each.
+
+Both are plain regressions, of small parts of the network, and end after a minute."""
 
 from __future__ import annotations
 
@@ -9,10 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.text import pooled_at_end
+from fairlead.nets.sketch import Sketch
 from fairlead.nets.text import END, PAD, TextTransformer
 from fairlead.train.optimizer import Muon, matrices_of
 
 BATCH, LR = 64, 2e-3
+SKETCH_BATCH = 32
+"""More steps of fewer images: after 100 s of a processor 1,200 of 32 (of 3,000) leave an error of 0.017 on scenes, all
+600 of 64 one of 0.019."""
 UNLIKELY = -4.0
 """Log-odds that a reader of words starts with: most of what could be said is not said."""
 
@@ -47,8 +53,7 @@ def learn_to_read(
     matrices, others = matrices_of(encoder)
     optimizer = Muon(matrices, [*others, *loss_of.parameters()], LR)
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = LR * min(1.0, (step + 1) / max(1, steps // 10)) * (1 - step / steps)
+        _set_rate(optimizer, step, steps)
         index = torch.randint(len(ids), (BATCH,), generator=generator)
         batch = ids[index]
         batch = batch[:, : int((batch != PAD).sum(1).max())]
@@ -61,6 +66,43 @@ def learn_to_read(
             progress(1)
     optimizer.zero_grad()  # what comes next clips all the gradients there are
     encoder.requires_grad_(not frozen)
+
+
+def learn_to_sketch(
+    sketch: Sketch,
+    pooled: Tensor,
+    images: Callable[[int], tuple[Tensor, Tensor]],
+    steps: int,
+    progress: Callable[[int], object] | None = None,
+) -> None:
+    """Train ``sketch`` by squared error to draw an image from the pooled vector of its caption: the average of all such
+    images, which is what a denoiser has to predict of pure noise. A denoiser finds out last what decides few pixels;
+    here nothing is noise, and a step costs a sixth.
+
+    Args:
+        pooled: [n, width], a vector for each sample of the data.
+        images: step -> indices of the samples of a batch, int64 [b], and their images [b, c, s, s].
+        progress: called with 1 after every step.
+    """
+    sketch.requires_grad_(True).to(memory_format=torch.channels_last)
+    optimizer = Muon(*matrices_of(sketch), LR)
+    for step in range(steps):
+        _set_rate(optimizer, step, steps)
+        index, x0 = images(step)
+        loss = F.mse_loss(sketch(pooled[index]), x0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if progress is not None:
+            progress(1)
+    optimizer.zero_grad()
+    sketch.requires_grad_(False)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
+    """Up over a tenth of the steps, then straight down to 0."""
+    for group in optimizer.param_groups:
+        group["lr"] = LR * min(1.0, (step + 1) / max(1, steps // 10)) * (1 - step / steps)
 
 
 class _Labels(nn.Module):
