@@ -77,8 +77,8 @@ class TextInput(nn.Module):
         frozen: the encoder in here is not trained along; it has learnt to read before (``train.reading``).
         null: what stands for no text. "learned": one token and a pooled vector of the network's own; "empty": the
             encoder's states of the empty string, kept in the checkpoint (see :meth:`set_empty`).
-        sketch: (channels, size) of the images if a :class:`Sketch` of them is joined to the noisy image, as Grad-TTS does
-            with the average of a sound (2105.06337). It has learnt to draw before (``train.reading``) and is not
+        sketch: (channels, size) of the images if a :class:`Sketch` of them is joined to the noisy image, as Grad-TTS
+            does with the average of a sound (2105.06337). It has learnt to draw before (``train.reading``) and is not
             trained along. A learned null has one value a channel in its place.
     """
 
