@@ -80,7 +80,8 @@ class Follow(Common):
     """Give the prompt; --no-text with --label: the label alone."""
 
     def main(self) -> None:
-        model, (judge, held_out) = load(self.run), judged()
+        model = load(self.run)
+        judge, held_out = judged(model)
         evaluator = AttributeEvaluator(judge, held_out)
         prompts = held_out_prompts(self.n, self.seed, self.two, full=not self.varied)
         names = [name for name in SHOWN if name in evaluator.real]
@@ -119,7 +120,8 @@ class Composed(Common):
     """Images a pair."""
 
     def main(self) -> None:
-        model, (judge, _) = load(self.run), judged()
+        model = load(self.run)
+        judge, _ = judged(model)
         words = random.Random(self.seed)
         w, v = f"{self.scale:g}", f"{self.away:g}"
         inks = [words.choice(COLOURS) for _ in range(self.pairs)]
@@ -164,9 +166,10 @@ class Composed(Common):
         }  # fmt: skip
 
 
-def judged() -> tuple[AttributeJudge, Any]:
-    """The judge of scenes and the images that it was not trained on."""
-    return cached_attribute_judge(load_data("scenes")), load_data("scenes", "test")
+def judged(model: Model) -> tuple[AttributeJudge, Any]:
+    """The judge of scenes as large as what the model draws, and the images that it was not trained on."""
+    scenes = f"scenes(size={model.image_shape[-1]})"
+    return cached_attribute_judge(load_data(scenes)), load_data(scenes, "test")
 
 
 def percent(share: Estimate) -> str:

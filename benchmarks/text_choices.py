@@ -117,6 +117,7 @@ class Knows:
     """log-SNR."""
     n: int = 256
 
+    @torch.no_grad()
     def main(self) -> None:
         held_out = load_data(f"scenes(n={10 * self.n})", "test")
         one = (held_out.attributes["count"].labels == 0).nonzero()[: self.n, 0]
@@ -125,14 +126,20 @@ class Knows:
         for spec in self.runs:
             model, generator = load(spec), torch.Generator().manual_seed(0)
             told = {name: model.encode(captions(truth, name, generator)) for name in ("", *CHANGED)}
+            text = getattr(getattr(model.denoiser, "network", None), "text", None)
+            if text is not None and text.sketch is not None:
+                self._row(spec, "sketch", {k: text(c).sketch for k, c in told.items()}, x0)
             for level in self.levels:
                 t = model.schedule.t_of_log_snr(torch.tensor(level, dtype=torch.float64))
                 alpha, sigma = (expand_like(value, x0) for value in model.schedule.alpha_sigma(t))
                 x_t = alpha * x0 + sigma * torch.randn(x0.shape, generator=generator)
-                with torch.no_grad():
-                    error = {k: float((model.denoiser(x_t, t, c).x0 - x0).square().mean()) for k, c in told.items()}
-                more = [f"{100 * (error[name] / error[''] - 1):.0f} %" for name in CHANGED]
-                print(f"| {spec} | {level:g} | {error['']:.4f} | {' | '.join(more)} |", flush=True)
+                self._row(spec, f"{level:g}", {k: model.denoiser(x_t, t, c).x0 for k, c in told.items()}, x0)
+
+    @staticmethod
+    def _row(spec: str, level: str, drawn: dict[str, Tensor], x0: Tensor) -> None:
+        error = {name: float((x - x0).square().mean()) for name, x in drawn.items()}
+        more = [f"{100 * (error[name] / error[''] - 1):.0f} %" for name in CHANGED]
+        print(f"| {spec} | {level} | {error['']:.4f} | {' | '.join(more)} |", flush=True)
 
 
 def captions(truth: dict[str, Tensor], changed: str, generator: torch.Generator) -> list[str]:

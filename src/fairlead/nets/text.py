@@ -157,8 +157,13 @@ class TextInput(nn.Module):
     @torch.no_grad()
     def pooled(self, values: Tensor) -> Tensor:
         """The pooled vectors of ``values`` as the network sees them, [n, width]."""
-        parts = (v if v.is_floating_point() else self._states(v) for v in torch.split(values, 256))
-        return (torch.cat([unpack(part.float())[2] for part in parts]) - self.mean) / self.std
+        if values.is_floating_point():
+            found = unpack(values.float())[2]
+        else:
+            found = torch.empty(len(values), self.width, device=values.device)
+            for part in torch.split((values != PAD).sum(1).argsort(), 256):  # those of one length together
+                found[part] = unpack(self._states(_trimmed(values[part])))[2].float()
+        return (found - self.mean) / self.std
 
     def embed(self, condition: Condition) -> Condition:
         """The condition with its token ids replaced by states."""

@@ -189,15 +189,15 @@ RECIPES: dict[str, Recipe] = {
         "32x32 photographs; a GPU",
     ),
     "scenes": Recipe(
-        "scenes(n=60000)",
+        "scenes(n=100000)",
         "28x28-colour",
         {
-            "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 3800, "batch_size": 32,
+            "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 2600, "batch_size": 32,
             "checkpoint_every": 500,
         },
         "28x28 captioned digits in colour, told by text; 25 minutes on two cores",
         ("text",),
-        {"read": 500, "sketch": 4000},
+        {"read": 400, "sketch": 14_000},
     ),
     "lesson-mnist": Recipe(
         "mnist",
