@@ -11,7 +11,7 @@ from fairlead.cli import main
 from fairlead.models.load import load
 
 DATA = ["--data", "scenes(n=100)", "--steps", "3", "--channels", "8", "--batch-size", "16"]
-READ = ["--text-read", "2"]
+READ = ["--text-read", "2", "--text-sketch", "2"]
 PROMPT = "a small red seven at the top left on a white background"
 
 
