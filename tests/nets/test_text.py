@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
-from torch.nn.functional import silu
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.text import pack
-from fairlead.nets.blocks import ResidualBlock, SelfAttention, zeroed
+from fairlead.nets.blocks import ResidualBlock, SelfAttention
 from fairlead.nets.build import build_net
 from fairlead.nets.inputs import condition_names
 from fairlead.nets.text import CrossAttention, TextInput
@@ -107,20 +106,16 @@ def test_embedding_first_changes_nothing(name, text):
 
 
 @every
-def test_a_sketch_stands_beside_the_noisy_image_and_goes_past_the_network(name):
-    """Where no text is kept it is one value a channel. An output layer of zeros leaves what went past: the sketch,
-    times a number for each channel and time."""
-    network, (x, time) = net(name, SKETCHED), inputs(3)
+def test_a_sketch_is_joined_to_the_noisy_image_and_one_value_a_channel_where_no_text_is_kept(name):
+    network, (x, _) = net(name, SKETCHED), inputs(3)
     condition = Condition.of(text=IDS).drop(torch.tensor([False, True, False]))
     with torch.no_grad():
-        given = network.given(condition, x, network.time(time))
-        joined, drawn = given.inputs[:, CHANNELS:], network.text.sketch(network.text.pooled(IDS))
-        assert torch.equal(given.inputs[:, :CHANNELS], x)
-        torch.testing.assert_close(joined[[0, 2]], drawn[[0, 2]], rtol=0, atol=1e-6, check_dtype=False)
-        assert torch.equal(joined[1], network.text.no_sketch[:, None, None].expand(CHANNELS, SIZE, SIZE))
-        zeroed(network.out)
-        by_hand = network.past(silu(network.time(time)))[:, :, None, None] * joined
-        torch.testing.assert_close(network(x, time, condition), by_hand, rtol=0, atol=1e-11)
+        joined, _, _ = network.told(condition, x)
+        pooled = network.text.pooled(IDS)
+        drawn = network.text.sketch(pooled)
+    assert torch.equal(joined[:, :CHANNELS], x)
+    torch.testing.assert_close(joined[[0, 2], CHANNELS:], drawn[[0, 2]], rtol=0, atol=1e-6, check_dtype=False)
+    assert torch.equal(joined[1, CHANNELS:], network.text.no_sketch[:, None, None].expand(CHANNELS, SIZE, SIZE))
 
 
 def test_several_conditions_are_dropped_one_by_one():

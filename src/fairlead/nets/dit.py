@@ -108,17 +108,17 @@ class DiT(ConditionedNet):
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embedding = self.time(time)
-        given = self.given(condition, x, embedding)
         if self.label is not None:
             embedding = embedding + self.label(condition)
-        for vector in given.vectors:
+        noisy, vectors, text = self.told(condition, x)
+        for vector in vectors:
             embedding = embedding + vector
         embedding = F.silu(embedding)
-        patches = F.pixel_unshuffle(given.inputs, self.patch)
+        patches = F.pixel_unshuffle(noisy, self.patch)
         h = self.tokens(patches.flatten(2).transpose(1, 2)) + self.positions
         for block in self.blocks:
-            h = block(h, embedding, condition.perturb, given.text)
+            h = block(h, embedding, condition.perturb, text)
         shift, scale = self.modulate(embedding)[:, None].chunk(2, dim=-1)
         h = self.out(self.norm(h) * (1 + scale) + shift)
         edge = x.shape[-1] // self.patch
-        return given.onto(F.pixel_shuffle(h.transpose(1, 2).reshape(len(x), -1, edge, edge), self.patch))
+        return F.pixel_shuffle(h.transpose(1, 2).reshape(len(x), -1, edge, edge), self.patch)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.nets.blocks import zeroed
 from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding, read
 from fairlead.nets.text import TextInput
 
@@ -34,28 +31,6 @@ class ImageInput(nn.Module):
             raise UsageError(f"image condition: expected {list(wanted)} a sample, got {list(value.shape[1:])}")
         null = self.null.to(x.dtype)[:, None, None]
         return torch.cat([x, torch.where(keep[:, None, None, None], value.to(x.dtype), null)], dim=1)
-
-
-@dataclass(frozen=True, eq=False)
-class Given:
-    """What a network reads.
-
-    Attributes:
-        inputs: the noisy images with the ``joined`` channels of the conditions, [n, c + joined, s, s].
-        vectors: of attributes and text, to be added to the embedding, [n, embed] each.
-        text: states and mask for cross-attention.
-        past: what goes past the network, to be added to its output, [n, c, s, s]: the sketch, as much of each channel
-            as the time says, so that the network need not carry it through its width.
-    """
-
-    inputs: Tensor
-    vectors: list[Tensor]
-    text: tuple[Tensor, Tensor] | None = None
-    past: Tensor | None = None
-
-    def onto(self, out: Tensor) -> Tensor:
-        """The output of the network, with what went past it."""
-        return out if self.past is None else out + self.past
 
 
 class ConditionedNet(nn.Module):
@@ -96,20 +71,19 @@ class ConditionedNet(nn.Module):
         self.text = TextInput(embed, **{**text, "sketch": shape if sketched else None}) if text else None
         self.image = ImageInput(image) if image else None
         self.joined = image + (shape[0] if sketched else 0)
-        self.past = zeroed(nn.Linear(embed, shape[0])) if sketched else None
 
-    def given(self, condition: Condition, x: Tensor, time: Tensor) -> Given:
-        """What the network reads of noisy images x [n, c, s, s], beside the label; time: its embedding [n, embed]."""
+    def told(self, condition: Condition, x: Tensor) -> tuple[Tensor, list[Tensor], tuple[Tensor, Tensor] | None]:
+        """(x with the ``joined`` channels of its conditions; what attributes and text add to the embedding, each
+        [n, embed]; states and mask for cross-attention)."""
         vectors = [embedding(condition) for embedding in self.attributes.values()]
-        inputs = x if self.image is None else self.image(condition, x)
+        if self.image is not None:
+            x = self.image(condition, x)
         if self.text is None:
-            return Given(inputs, vectors)
+            return x, vectors, None
         told = self.text(condition)
-        past = None
-        if self.past is not None and told.sketch is not None:
-            inputs = torch.cat([inputs, told.sketch.to(x.dtype)], dim=1)
-            past = self.past(F.silu(time))[:, :, None, None] * told.sketch
-        return Given(inputs, [*vectors, told.vector], (told.states, told.real), past)
+        if told.sketch is not None:
+            x = torch.cat([x, told.sketch.to(x.dtype)], dim=1)
+        return x, [*vectors, told.vector], (told.states, told.real)
 
     def embed(self, condition: Condition) -> Condition:
         """The condition with labels and token ids replaced by their embeddings."""

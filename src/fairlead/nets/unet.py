@@ -141,15 +141,15 @@ class UNet(ConditionedNet):
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embedding = self.time(time)
-        given = self.given(condition, x, embedding)
-        h, text = F.pixel_unshuffle(given.inputs, self.patch), given.text
+        x, vectors, text = self.told(condition, x)
+        h = F.pixel_unshuffle(x, self.patch)
         if self.label is not None:
             label = self.label(condition)
             if self.conditioning == "concat":
                 h = torch.cat([h, label.to(h.dtype)[:, :, None, None].expand(-1, -1, *h.shape[2:])], dim=1)
             else:
                 embedding = embedding + label
-        for vector in given.vectors:
+        for vector in vectors:
             embedding = embedding + vector
         embedding = F.silu(embedding)
         h = self.stem(h)
@@ -166,4 +166,5 @@ class UNet(ConditionedNet):
                 h = stage(torch.cat([h, skips.pop()], dim=1), embedding, condition.perturb, text)
             if not isinstance(grow, nn.Identity):
                 h = grow(F.interpolate(h, scale_factor=2.0, mode="nearest"))
-        return given.onto(F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch))
+        out: Tensor = F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch)
+        return out

@@ -197,7 +197,7 @@ RECIPES: dict[str, Recipe] = {
         },
         "28x28 captioned digits in colour, told by text; 25 minutes on two cores",
         ("text",),
-        {"read": 400, "sketch": 18_000},
+        {"read": 400, "sketch": 14_000},
     ),
     "lesson-mnist": Recipe(
         "mnist",
