@@ -52,6 +52,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         DATA,
         "--text-read",
         "2",
+        "--text-sketch",
+        "2",
         "--steps",
         "2",
         "--channels",

@@ -148,22 +148,22 @@ class TextInput(nn.Module):
     def measure(self, values: Tensor) -> None:
         """Take the mean and the standard deviation of the pooled vectors of ``values``: token ids int64 [n, length], or
         what an encoder outside made, [n, 1 + length, width + 1]."""
-        self.mean.zero_()
-        self.std.fill_(1.0)
-        pooled = self.pooled(values)
+        pooled = self._pooled(values)
         self.mean.copy_(pooled.mean(0))
         self.std.copy_(pooled.std(0, correction=0).clamp(min=1e-3))
 
     @torch.no_grad()
     def pooled(self, values: Tensor) -> Tensor:
-        """The pooled vectors of ``values`` as the network sees them, [n, width]."""
+        """The pooled vectors of ``values`` (as :meth:`measure` takes them) as the network sees them, [n, width]."""
+        return (self._pooled(values) - self.mean) / self.std
+
+    def _pooled(self, values: Tensor) -> Tensor:
         if values.is_floating_point():
-            found = unpack(values.float())[2]
-        else:
-            found = torch.empty(len(values), self.width, device=values.device)
-            for part in torch.split((values != PAD).sum(1).argsort(), 256):  # those of one length together
-                found[part] = unpack(self._states(_trimmed(values[part])))[2].float()
-        return (found - self.mean) / self.std
+            return unpack(values.float())[2]
+        found = torch.empty(len(values), self.width, device=values.device)
+        for part in torch.split((values != PAD).sum(1).argsort(), 256):  # those of one length together
+            found[part] = unpack(self._states(_trimmed(values[part])))[2].float()
+        return found
 
     def embed(self, condition: Condition) -> Condition:
         """The condition with its token ids replaced by states."""

@@ -119,7 +119,7 @@ class Training:
         resume: continue from the last checkpoint in ``out``.
         trackers: names of accelerate trackers, e.g. ["tensorboard"]; logs go to ``out``.
         progress: called with numbers of images as an autoencoder encodes them.
-        reading: called with numbers of steps as a text encoder learns to read.
+        reading: called with numbers of steps as a text encoder learns to read and to sketch.
 
     Raises:
         UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
