@@ -2,6 +2,7 @@
 
     python benchmarks/mnist_choices.py --data ../shared/data/mnist --out runs/choices --run runs/mnist
     python benchmarks/mnist_choices.py --data ../shared/data/mnist --out runs/choices --only v "v, min-SNR"
+    python benchmarks/mnist_choices.py --data ../shared/data/mnist --out runs/choices --seconds 240 --only x0
 
 Training choices are compared at about equal wall time and equal seeds; sampling choices on one model, from the same
 noise.
@@ -10,26 +11,32 @@ noise.
 from __future__ import annotations
 
 import json
+import statistics
+import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from fairlead.data.hub import load_data
-from fairlead.data.images import stratified_order
+from fairlead.data.images import ImageData, stratified_order
 from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.judge import cached_classifier
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.nets.build import net_config
-from fairlead.sample.run import sample
+from fairlead.sample.run import Precision, sample
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
 
 SHOWN = ("distance", "accuracy", "saturation")
 COSINE: dict[str, Any] = {"name": "vp_cosine"}
+WIDE: dict[str, Any] = {"multipliers": (1, 4), "narrow": False}
+"""The network of the first recipe: all variants but those that name another."""
+X0: dict[str, Any] = {"objective": "x0", "weighting": "capped_v", "optimizer": "muon", "batch_size": 32}
 TRAINING: dict[str, dict[str, Any]] = {
     "v": {},
     "flow": {"objective": "flow", "schedule": {"name": "flow"}},
@@ -45,8 +52,19 @@ TRAINING: dict[str, dict[str, Any]] = {
     "v, narrow and deep": {"net": {"channels": 32, "multipliers": (1, 4)}, "steps": 1500},
     "v, wide at 14x14": {"net": {"channels": 64, "multipliers": (1, 2)}, "steps": 1100},
     "v, patches of 4": {"net": {"patch": 4, "channels": 128, "multipliers": (1,), "blocks": 2}, "steps": 1700},
+    "v, muon": {"optimizer": "muon", "batch_size": 32},
+    "x0, muon": {**X0},
+    "x0, muon, narrow (1, 2)": {**X0, "net": {"multipliers": (1, 2), "narrow": True}},
+    "x0, muon, narrow (1, 3)": {**X0, "net": {"multipliers": (1, 3), "narrow": True}},
+    "x0, muon, narrow (1, 3), uniform": {**X0, "weighting": "uniform", "net": {"multipliers": (1, 3), "narrow": True}},
+    "x0, muon, narrow (1, 3), batches of 48": {**X0, "batch_size": 48, "net": {"multipliers": (1, 3), "narrow": True}},
+    "x0, muon, (1, 3)": {**X0, "net": {"multipliers": (1, 3)}},
+    "x0, muon, 48 channels": {**X0, "net": {"channels": 48, "multipliers": (1, 2)}},
+    "x0, muon, 64 channels": {**X0, "net": {"channels": 64, "multipliers": (1, 2)}},
+    "x0, muon, patches of 4": {**X0, "net": {"patch": 4, "channels": 128, "multipliers": (1,), "blocks": 2}},
+    "x0, muon, batches of 16": {**X0, "batch_size": 16},
+    "x0, muon, twice the rate": {**X0, "lr": 4e-3},
 }
-QUICK: dict[str, Any] = {"sampler": "dpmpp_2m_sde", "precision": "bf16"}
 SAMPLING: dict[str, dict[str, Any]] = {
     "ddim trailing": {},
     "ddim log_snr": {"grid": "log_snr"},
@@ -74,8 +92,12 @@ class Options:
     out: Path = Path("runs/choices")
     steps: int = 1500
     """Steps of 64 images; variants of other networks and batch sizes have their own, for about the same wall time."""
+    seconds: float = 0.0
+    """Give every variant as many steps as take this long, by the time of its first ones; 0: ``steps``."""
     n: int = 1000
     scales: tuple[float, ...] = (1.0, 1.25)
+    precision: Precision = "bf16"
+    """Of sampling."""
     only: tuple[str, ...] = ()
     """Variants of training to run."""
     run: Path | None = None
@@ -99,8 +121,17 @@ def score(evaluator: Evaluator, model: Model, n: int, scale: float, finish: str 
     }
 
 
+def fitted(train: ImageData, config: TrainConfig, seconds: float) -> TrainConfig:
+    """With as many steps as take about ``seconds``."""
+    with tempfile.TemporaryDirectory() as folder:
+        stamps = [time.perf_counter() for _ in Training(train, replace(config, steps=24), folder).run()]
+    a_step = statistics.median(after - before for before, after in pairwise(stamps[3:]))
+    return replace(config, steps=max(1, round(seconds / a_step)))
+
+
 def main(options: Options) -> None:
     train, test = load_data(options.data), load_data(options.data, "test")
+    quick: dict[str, Any] = {"sampler": "dpmpp_2m_sde", "precision": options.precision}
     options.out.mkdir(parents=True, exist_ok=True)
     log = (options.out / "results.jsonl").open("a")
 
@@ -117,10 +148,12 @@ def main(options: Options) -> None:
         if name not in options.only:
             continue
         changes = dict(changes)
-        net = net_config("28x28", 1, 28, 10, **changes.pop("net", {}))
+        net = net_config("28x28", 1, 28, 10, **{**WIDE, **changes.pop("net", {})})
         config = TrainConfig(
             net, **{"schedule": COSINE, "ema": 0.995, "batch_size": 64, "steps": options.steps, **changes}
         )
+        if options.seconds:
+            config = fitted(train, config, options.seconds)
         folder = options.out / name.replace(" ", "-").replace(",", "")
         began, loss = time.perf_counter(), 0.0
         for step in Training(train, config, folder, resume=True).run():
@@ -128,15 +161,16 @@ def main(options: Options) -> None:
         record(train=name, steps=config.steps, seconds=round(time.perf_counter() - began, 1), loss=round(loss, 4))
         model = load(folder)
         for scale in options.scales:
-            record(train=name, **score(evaluator, model, options.n, scale, **QUICK))
+            record(train=name, **score(evaluator, model, options.n, scale, **quick))
         if config.objective == "eps":
             for scale in options.scales:
-                record(train=f"{name} | clip()", **score(evaluator, model, options.n, scale, " | clip()", **QUICK))
+                record(train=f"{name} | clip()", **score(evaluator, model, options.n, scale, " | clip()", **quick))
     if options.run is not None:
         model = load(options.run)
         for name, arguments in SAMPLING.items():
+            how = {"precision": options.precision, **arguments}
             for scale in options.scales:
-                record(sampling=name, **score(evaluator, model, options.n, scale, **{"precision": "bf16", **arguments}))
+                record(sampling=name, **score(evaluator, model, options.n, scale, **how))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,20 @@ def test_the_lessons_networks_have_their_parameters_and_flops(preset, shape, par
     assert counter.get_total_flops() == pytest.approx(flops, rel=1e-3)
 
 
+def test_narrow_saves_what_the_wide_convolutions_after_the_upsampling_cost():
+    """Widths a at 14x14 and b at 7x7: one 3x3 from b to a instead of b, and a block that reads 2a instead of a + b."""
+
+    def flops(narrow):
+        network = build_net(net_config("28x28", 1, 28, 10, multipliers=(1, 4), narrow=narrow))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, 1, 28, 28), torch.zeros(1), labels(3))
+        return counter.get_total_flops()
+
+    a, b, pixels = 32, 128, 14 * 14
+    convolution, block, skip = 9 * b * (b - a), 9 * (b - a) * a, (b - a) * a
+    assert flops(False) - flops(True) == 2 * pixels * (convolution + block + skip)
+
+
 @pytest.mark.parametrize("name", [name for name in TINY if not name.startswith("lesson")])
 def test_a_fresh_network_returns_exactly_zero(name):
     """Our own start at zero output: the first loss is that of the zero predictor."""

@@ -15,6 +15,7 @@ TINY: dict[str, dict[str, Any]] = {
     "unet-adaptive": {**UNET, "conditioning": "adaptive"},
     "unet-add": {**UNET, "conditioning": "add"},
     "unet-concat": {**UNET, "conditioning": "concat", "patch": 2, "attention": ()},
+    "unet-narrow": {**UNET, "narrow": True},
     "dit": {"kind": "dit", "dim": 16, "depth": 2, "heads": 2, "embed": 16},
     "lesson-mnist": {"kind": "lesson-mnist", "channels": 8},
     "lesson-cifar10": {"kind": "lesson-cifar10", "channels": 8, "embed": 16},

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "8x8": {"kind": "unet", "channels": 32, "multipliers": (1, 2), "blocks": 1},
-    "28x28": {"kind": "unet", "channels": 32, "multipliers": (1, 4), "blocks": 1, "patch": 2},
+    "28x28": {"kind": "unet", "channels": 32, "multipliers": (1, 3), "blocks": 1, "patch": 2, "narrow": True},
     "28x28-colour": {
         "kind": "unet", "channels": 64, "multipliers": (1, 2), "blocks": 1, "patch": 2, "cross": (),
     },

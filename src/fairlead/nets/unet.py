@@ -62,6 +62,8 @@ class UNet(ConditionedNet):
             added to the embedding; the image and a sketch of the text are joined to the input.
         cross: sizes (after patching) at which blocks are followed by cross-attention to the text; the middle always
             has it. None is all sizes up to 16.
+        narrow: the convolution after an upsampling already has the width of its new level, not of the one it comes from;
+            a quarter less work where the widths are (32, 128) and the levels 14x14 and 7x7.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class UNet(ConditionedNet):
         text: Mapping[str, Any] | None = None,
         image: int = 0,
         cross: Sequence[int] | None = None,
+        narrow: bool = False,
     ) -> None:
         if conditioning not in get_args(Conditioning):
             raise unknown("conditioning", conditioning, get_args(Conditioning))
@@ -125,8 +128,8 @@ class UNet(ConditionedNet):
         for level in reversed(range(len(widths))):
             wide, at = widths[level], sizes[level]
             self.up.append(nn.ModuleList([stage((width if i == 0 else wide) + wide, wide, at) for i in range(blocks)]))
-            self.grow.append(nn.Conv2d(wide, wide, 3, padding=1) if level else nn.Identity())
-            width = wide
+            width = widths[level - 1] if narrow and level else wide
+            self.grow.append(nn.Conv2d(wide, width, 3, padding=1) if level else nn.Identity())
         self.norm = nn.GroupNorm(groups_of(width), width)
         self.out = zeroed(nn.Conv2d(width, channels_in * patch**2, 3, padding=1))
         for name, module in self.named_modules():
