@@ -62,7 +62,7 @@ class UNet(ConditionedNet):
             added to the embedding; the image and a sketch of the text are joined to the input.
         cross: sizes (after patching) at which blocks are followed by cross-attention to the text; the middle always
             has it. None is all sizes up to 16.
-        narrow: the convolution after an upsampling already has the width of its new level, not of the one it comes from;
+        narrow: the convolution after an upsampling already has the width of its new level, not of the one before;
             a quarter less work where the widths are (32, 128) and the levels 14x14 and 7x7.
     """
 
