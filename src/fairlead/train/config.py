@@ -183,7 +183,7 @@ RECIPES: dict[str, Recipe] = {
             "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 4500, "batch_size": 32,
             "checkpoint_every": 500,
         },
-        "28x28 digits; under 12 minutes on two cores",
+        "28x28 digits; about 12 minutes on two cores",
     ),
     "cifar10": Recipe(
         "cifar10",
