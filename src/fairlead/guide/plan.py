@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -42,7 +43,7 @@ class Ask:
     index: tuple[Tensor | None, ...]
     sizes: tuple[int, ...]
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether every branch is evaluated for all samples."""
         return all(rows is None for rows in self.index)
