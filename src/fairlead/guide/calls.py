@@ -56,7 +56,7 @@ class Calls:
     def all(self, asks: Sequence[Ask], x_t: Tensor, t: Tensor, step: Step, mass: Recorded) -> dict[Branch, Tensor]:
         """x0 [n, ...] of every branch, with 0 in the rows that are not needed; ``mass`` is that of the conditional."""
         predictions: dict[Branch, Tensor] = {}
-        own = self.branches.kept(COND)
+        own = self.branches.kept(COND) if mass else COND
         for ask in asks:
             estimate = x0_of(self._denoiser_of(ask.model))
             index = ask.index if ask.whole else [None if rows is None else rows.to(x_t.device) for rows in ask.index]

@@ -189,7 +189,7 @@ class GuidedDenoiser:
         plan = self._plans.get(key) if own else None
         if plan is None:
             reads = step.memory.reads
-            plan = StepPlan.of(self.guidance, self.branches, step)
+            plan = StepPlan.of(self.guidance, self.branches, step, self._active)
             if own and step.memory.reads == reads:
                 self._plans[key] = plan
         return plan
@@ -197,7 +197,7 @@ class GuidedDenoiser:
     def _guide(self, x_t: Tensor, t: Tensor, condition: Condition, step: Step) -> Prediction:
         if condition is not self.condition:
             raise UsageError("a guided denoiser is made for one run: call it with the condition it was made with")
-        t = _one_time(t)
+        t = t if isinstance(t, Tensor) and not t.ndim else _one_time(t)
         if step.memory is not self._memory or step.shape != x_t.shape[1:]:
             step = replace(step, shape=tuple(x_t.shape[1:]), memory=self._memory)
         self._memory.begin(step.index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -72,8 +72,8 @@ class StepPlan:
     asks: tuple[Ask, ...]
 
     @classmethod
-    def of(cls, guidance: Guidance, branches: Branches, step: Step) -> StepPlan:
-        active = active_terms(guidance)
+    def of(cls, guidance: Guidance, branches: Branches, step: Step, active: Sequence[Term]) -> StepPlan:
+        """``active`` are the :func:`active_terms`."""
         weights, renoise = merged_coefficients(guidance, branches, step), renoising(guidance, branches, step)
         needed = _needed(guidance, branches, step, weights, renoise)
         differentiated = any(term.differentiates(step) for term in active)
