@@ -3,7 +3,8 @@
     python benchmarks/cost.py                       every table, a few minutes on two cores
     python benchmarks/cost.py --only sampling
 
-Rows are counted where the network is called; times are medians; a ratio is the median of the ratios of neighbours.
+Rows are counted where the network is called; times are medians; a ratio is the median of the ratios of neighbours. As
+after ``fl.load``, the process keeps the memory that it frees.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
@@ -22,11 +23,12 @@ from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser, expand_like
+from fairlead.core.memory import keep_freed_memory
 from fairlead.core.prediction import Objective, target
 from fairlead.core.schedule import NoiseSchedule, VPCosine, vp_linear
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.images import ImageData
-from fairlead.models.model import LabelEncoder, Model, identity
+from fairlead.models.model import LabelEncoder, Model, Spec, identity
 from fairlead.nets.build import build_net, net_config
 from fairlead.sample.run import Precision, sample
 from fairlead.train.config import TrainConfig
@@ -69,15 +71,27 @@ def timed(action: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+def rounds(actions: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
+    """Seconds of every action in every round, each second round in the other order; one warm-up each."""
+    for action in actions:
+        action()
+    taken = []
+    for i in range(repeats):
+        backwards = -1 if i % 2 else 1
+        taken.append([timed(action) for action in actions[::backwards]][::backwards])
+    return taken
+
+
+def ratio_of(taken: Sequence[Sequence[float]], a: int, b: int) -> float:
+    """The median over rounds of action a over action b."""
+    return statistics.median(times[a] / times[b] for times in taken)
+
+
 def interleaved(a: Callable[[], Any], b: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
-    """Median seconds of a and of b, and the median of a / b over neighbouring runs; one warm-up each."""
-    a(), b()
-    pairs = [(timed(a), timed(b)) for _ in range(repeats)]
-    return (
-        statistics.median(x for x, _ in pairs),
-        statistics.median(y for _, y in pairs),
-        statistics.median(x / y for x, y in pairs),
-    )
+    """Median seconds of a and of b, and the median of a / b over rounds."""
+    taken = rounds((a, b), repeats)
+    one, two = (statistics.median(times) for times in zip(*taken, strict=True))
+    return one, two, ratio_of(taken, 0, 1)
 
 
 def rows() -> None:
@@ -115,25 +129,36 @@ def fused(repeats: int) -> None:
             print(f"| {preset} | {batch} | {one * 1e3:.1f} | {two * 1e3:.1f} | {ratio:.2f} |")
 
 
-@torch.no_grad()
+def bare_calls(model: Model, sizes: Sequence[int]) -> Callable[[], None]:
+    """Calls of the model's network for so many rows each, with nothing around them."""
+    assert isinstance(model.denoiser, NetworkDenoiser)
+    network = model.denoiser.network
+    inputs = {
+        n: (
+            torch.randn(n, *model.shape),
+            torch.full((n,), 500.0),
+            Condition.of(label=torch.ones(n, dtype=torch.long)),
+        )
+        for n in set(sizes)
+    }
+
+    def call() -> None:
+        with torch.no_grad():
+            for n in sizes:
+                network(*inputs[n])
+
+    return call
+
+
 def sampling(repeats: int) -> None:
     """Guided sampling over the same network calls with nothing around them."""
     print("| network | batch | sampling ms | bare calls ms | ratio |\n| --- | --- | --- | --- | --- |")
     for preset, size in (("8x8", 8), ("28x28", 28)):
         model = model_for(preset, 1, size, VPCosine(), "v")
-        assert isinstance(model.denoiser, NetworkDenoiser)
-        network = model.denoiser.network
         for batch in (16, 64):
-            x, t = torch.randn(batch, *model.shape), torch.full((batch,), 500.0)
-            label = Condition.of(label=torch.ones(batch, dtype=torch.long))
-
-            def bare(x: torch.Tensor = x, t: torch.Tensor = t, label: Condition = label, net: Any = network) -> None:
-                for _ in range(2 * STEPS):
-                    net(x, t, label)
-
             full, alone, ratio = interleaved(
                 partial(sample, model, ["one"] * batch, guidance="cfg(3)", steps=STEPS, batching="sequential"),
-                bare,
+                bare_calls(model, [batch] * (2 * STEPS)),
                 repeats,
             )
             print(f"| {preset} | {batch} | {full * 1e3:.1f} | {alone * 1e3:.1f} | {ratio:.3f} |")
@@ -152,24 +177,26 @@ TEN_TERMS = (
 
 
 def guidance(repeats: int) -> None:
-    """What methods that save rows save in time, and what many methods at once add to the network's time."""
-    print("| network | batch | guidance | rows over `cfg(3)` | time over `cfg(3)` |\n| --- | --- | --- | --- | --- |")
+    """What methods that save rows save in time, and what many methods at once add to the network's time.
+
+    ``bare`` is the network called for the same rows with nothing around it.
+    """
+    print("| network | batch | guidance | rows over `cfg(3)` | time over `cfg(3)` | bare over bare | time over bare |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for preset, size, batch in (("8x8", 8, 64), ("28x28", 28, 16)):
         model = model_for(preset, 1, size, VPCosine(), "v")
-        seven = ["seven"] * batch
+        seven: list[Spec] = ["seven"] * batch
         plain = partial(sample, model, seven, guidance="cfg(3)", steps=STEPS, batching="sequential")
         for text in FEWER_ROWS:
             fewer = partial(sample, model, seven, guidance=text, steps=STEPS, batching="sequential")
-            share = fewer().cost.rows / plain().cost.rows
-            _, _, ratio = interleaved(fewer, plain, repeats)
-            print(f"| {preset} | {batch} | `{text}` | {share:.3f} | {ratio:.3f} |")
+            sizes = [call_sizes(model, seven, each) for each in (text, "cfg(3)")]
+            taken = rounds((fewer, plain, *(bare_calls(model, calls) for calls in sizes)), repeats)
+            times = " | ".join(f"{ratio_of(taken, a, b):.3f}" for a, b in ((0, 1), (2, 3), (0, 2)))
+            print(f"| {preset} | {batch} | `{text}` | {sum(sizes[0]) / sum(sizes[1]):.3f} | {times} |")
     print(
         "\n| guidance | network | calls a step | network ms a step | added ms a step |\n| --- | --- | --- | --- | --- |"
     )
-    model = model_for("8x8", 1, 8, VPCosine(), "v")
-    assert isinstance(model.denoiser, NetworkDenoiser)
-    clock = Clock(model.denoiser.network)
-    model = replace(model, denoiser=NetworkDenoiser(clock, model.schedule, "v"))
+    model, clock = clocked(model_for("8x8", 1, 8, VPCosine(), "v"))
     for text in ("none", "cfg(3)", TEN_TERMS):
         inside, beside, calls = [], [], 0
         for _ in range(repeats + 1):  # the first is a warm-up
@@ -183,16 +210,31 @@ def guidance(repeats: int) -> None:
 
 
 class Clock:
-    """A network that counts the seconds spent in it."""
+    """A network that counts the seconds spent in it, and the rows of every call."""
 
     def __init__(self, network: Callable[..., torch.Tensor]) -> None:
         self.network, self.seconds = network, 0.0
+        self.rows: list[int] = []
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
         began = time.perf_counter()
         output = self.network(x, t, condition)
         self.seconds += time.perf_counter() - began
+        self.rows.append(len(x))
         return output
+
+
+def clocked(model: Model) -> tuple[Model, Clock]:
+    assert isinstance(model.denoiser, NetworkDenoiser)
+    clock = Clock(model.denoiser.network)
+    return replace(model, denoiser=NetworkDenoiser(clock, model.schedule, model.denoiser.objective)), clock
+
+
+def call_sizes(model: Model, specs: list[Spec], guidance: str) -> list[int]:
+    """The rows of each network call of a run."""
+    model, clock = clocked(model)
+    sample(model, specs, guidance=guidance, steps=STEPS, batching="sequential")
+    return clock.rows
 
 
 def training(repeats: int) -> None:
@@ -266,6 +308,7 @@ def lesson(repeats: int, batch: int = 16) -> None:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     print(f"torch {torch.__version__}, {options.threads} threads of {os.cpu_count()} cores, {options.repeats} repeats")
     tables: dict[str, Callable[[], None]] = {
         "rows": rows,

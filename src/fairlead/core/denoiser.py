@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -38,10 +39,14 @@ def at_step(denoiser: Denoiser, step: int) -> Denoiser:
     return denoiser if at is None else at(step)
 
 
-def x0_of(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+Estimate = Callable[[Tensor, Tensor, Condition], Tensor]
+"""What a denoiser is, with the x0 alone for an answer."""
+
+
+def x0_of(denoiser: Denoiser) -> Estimate:
     """The x0 that a denoiser predicts, without the eps where it has a method ``x0`` that spares it."""
-    alone: Callable[[Tensor, Tensor, Condition], Tensor] | None = getattr(denoiser, "x0", None)
-    return denoiser(x_t, t, condition).x0 if alone is None else alone(x_t, t, condition)
+    alone: Estimate | None = getattr(denoiser, "x0", None)
+    return alone or (lambda x_t, t, condition: denoiser(x_t, t, condition).x0)
 
 
 @dataclass
@@ -75,9 +80,14 @@ def tally(rows: int) -> None:
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     """Networks inside the block compute in ``dtype``, None for that of their weights; free where that is so already."""
+    same = dtype == lowered(device)
+    return nullcontext() if same else torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
+def lowered(device: torch.device) -> torch.dtype | None:
+    """What networks compute in around this call, None for the precision of their weights."""
     kind = device.type
-    now = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    return nullcontext() if dtype == now else torch.autocast(kind, dtype, enabled=dtype is not None)
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def expand_like(value: Tensor, x: Tensor) -> Tensor:
@@ -95,20 +105,30 @@ class Level:
     input_scale: Tensor | None
     time: Tensor
 
+    def times(self, n: int) -> Tensor:
+        """``time`` of n samples, [n]; a run asks for it again and again."""
+        if n not in self._times:
+            self._times[n] = self.time.expand(n)
+        return self._times[n]
+
+    @cached_property
+    def _times(self) -> dict[int, Tensor]:
+        return {}
+
 
 def level_at(schedule: NoiseSchedule, t: Tensor, x_t: Tensor) -> Level:
     """The level of times t [] or [n] for x_t [n, ...], in its dtype and on its device. Single times are remembered: a
     run asks for each of them several times, and the arithmetic on single numbers would cost more than a small network.
     """
-    if t.ndim or t.device.type != "cpu":
+    if isinstance(t, Tensor) and (t.ndim or t.device.type != "cpu"):
         return _level(schedule, t, x_t)
-    key = float(t), x_t.dtype, x_t.device, x_t.ndim
-    if key not in schedule.remembered:
-        if len(schedule.remembered) >= 4096:
-            schedule.remembered.clear()
+    key, known = (float(t), x_t.dtype, x_t.device, x_t.ndim), schedule.remembered
+    level: Level | None = known.get(key)
+    if level is None:
+        if len(known) >= 4096:
+            known.clear()
         with torch.inference_mode(False):
-            schedule.remembered[key] = _level(schedule, t, x_t)
-    level: Level = schedule.remembered[key]
+            level = known[key] = _level(schedule, t, x_t)
     return level
 
 
@@ -164,8 +184,8 @@ class NetworkDenoiser:
         return mixing.x0_of(output, self.objective, x_t)
 
     def _asked(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Mixing]:
-        level = level_at(self.schedule, as_time(t), x_t)
+        level, n = level_at(self.schedule, t, x_t), x_t.shape[0]
         inputs = x_t if level.input_scale is None else x_t * level.input_scale
-        output = self.network(inputs, level.time.expand(x_t.shape[0]), condition).to(x_t.dtype)
-        tally(x_t.shape[0])  # after the call: one that ran out of memory evaluated nothing
-        return output, level.mixing
+        output = self.network(inputs, level.times(n), condition)
+        tally(n)  # after the call: one that ran out of memory evaluated nothing
+        return output if output.dtype == x_t.dtype else output.to(x_t.dtype), level.mixing

@@ -73,6 +73,19 @@ class Mixing:
             return (x_t - self.sigma * output) / (self.alpha + self.sigma)
         raise unknown("objective", objective, get_args(Objective))
 
+    def zero(self, objective: Objective, x_t: Tensor) -> Tensor:
+        """The x0 for which a network trained for ``objective`` returns 0: what it returns is a multiple of x0 - zero,
+        with a factor that is the same for all samples at a time."""
+        if objective == "eps":
+            return x_t / self.alpha
+        if objective == "x0":
+            return torch.zeros_like(x_t)
+        if objective == "v":
+            return self._of_v[0] * x_t
+        if objective == "flow":
+            return x_t / (self.alpha + self.sigma)
+        raise unknown("objective", objective, get_args(Objective))
+
     def eps_of(self, output: Tensor, objective: Objective, x_t: Tensor) -> Tensor:
         """eps from the raw output of a network trained for ``objective``."""
         if objective == "eps":

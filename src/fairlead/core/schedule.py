@@ -69,7 +69,7 @@ class NoiseSchedule(ABC):
 
 
 def as_time(t: Tensor | float) -> Tensor:
-    return torch.as_tensor(t, dtype=torch.float64)
+    return t if isinstance(t, Tensor) and t.dtype == torch.float64 else torch.as_tensor(t, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

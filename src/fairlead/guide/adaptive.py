@@ -31,6 +31,29 @@ from fairlead.guide.step import Step
 from fairlead.guide.text import is_number
 
 
+@dataclass(frozen=True, eq=False)
+class _Still:
+    """The samples that are still guided: bool [n], and whether these are all, or any."""
+
+    rows: Tensor
+    all: bool
+    any: bool
+
+    @classmethod
+    def of(cls, rows: Tensor) -> _Still:
+        return cls(rows, bool(rows.all()), bool(rows.any()))
+
+    def kept(self, weight: Weight) -> Weight:
+        """The weight of those samples, 0 for the others."""
+        if self.all:
+            return weight
+        if not self.any:
+            return 0.0
+        if not isinstance(weight, Tensor):
+            return self.rows.double() * weight
+        return weight * self.rows.to(weight).reshape(-1, *([1] * (weight.ndim - 1)))
+
+
 @dataclass(frozen=True)
 class Adaptive(Wrapper):
     """``adaptive(cfg(4))``, ``adaptive(cfg(4), 0.98)``, ``adaptive(cfg(4), space="eps")``.
@@ -53,11 +76,19 @@ class Adaptive(Wrapper):
             raise unknown("adaptive space", self.space, get_args(Space))
 
     def omega(self, step: Step) -> Weight:
-        return _kept(self.inner.omega(step), step.recall(self))
+        still: _Still | None = step.recall(self)
+        if still is not None and not still.any:
+            return 0.0
+        omega = self.inner.omega(step)
+        return omega if still is None else still.kept(omega)
 
     def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
-        kept = step.recall(self)
-        weights = {branch: _kept(weight, kept) for branch, weight in self.inner.coefficients(step).items()}
+        still: _Still | None = step.recall(self)
+        if still is not None and not still.any:
+            return {}
+        weights = self.inner.coefficients(step)
+        if still is not None:
+            weights = {branch: still.kept(weight) for branch, weight in weights.items()}
         return {} if all(map(is_zero, weights.values())) else weights
 
     def direction(self, seen: Seen) -> Tensor | None:
@@ -67,23 +98,16 @@ class Adaptive(Wrapper):
             seen.step.remember(self, self._still(seen))
         return direction
 
-    def _still(self, seen: Seen) -> Tensor:
-        """The samples to be guided in the next step, bool [n], on the CPU like every mask of rows."""
-        a, b = (seen.output(branch, self.space) for branch in self.pair(seen.step))
+    def _still(self, seen: Seen) -> _Still:
+        """The samples to be guided in the next step, on the CPU like every mask of rows."""
+        if seen.objective(self.space) == "eps":  # its zero is infinite where alpha is 0
+            a, b = (seen.eps(branch) for branch in self.pair(seen.step))
+        else:
+            zero = seen.zero(self.space)  # the cosine does not see what the difference is multiplied by
+            a, b = (seen.x0(branch) - zero for branch in self.pair(seen.step))
         cosine = ratio(dot(a, b), (dot(a, a) * dot(b, b)).sqrt(), otherwise=1.0).flatten()
         on, before = (cosine <= self.threshold).cpu() | (self.threshold == 1), seen.step.recall(self)
         looked = nonzero_rows(self.omega(seen.step))
         if isinstance(looked, Tensor):
             on = on | ~looked.cpu()
-        return on if before is None else on & before
-
-
-def _kept(weight: Weight, kept: Tensor | None) -> Weight:
-    """The weight where ``kept`` (bool [n], None for all), and 0 elsewhere."""
-    if kept is None or bool(kept.all()):
-        return weight
-    if not bool(kept.any()):
-        return 0.0
-    if not isinstance(weight, Tensor):
-        return kept.double() * weight
-    return weight * kept.to(weight).reshape(-1, *([1] * (weight.ndim - 1)))
+        return _Still.of(on if before is None else on & before.rows)

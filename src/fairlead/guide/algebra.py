@@ -255,7 +255,10 @@ class Directed(Term):
 
     def direction(self, seen: Seen) -> Tensor | None:
         omega = self.omega(seen.step)
-        return None if is_zero(omega) else weighted(omega, self.unit(seen))
+        if is_zero(omega):
+            return None
+        unit = self.unit(seen)
+        return unit if isinstance(omega, float) and omega == 1 else weighted(omega, unit)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Wrapper
-from fairlead.guide.seen import Seen, dot, ratio
+from fairlead.guide.seen import Seen, dot, parallel
 from fairlead.guide.text import is_number
 
 
@@ -61,12 +61,13 @@ class APG(Wrapper):
             move = move if before is None else move + self.momentum * before
             seen.step.remember(self, move)
         if self.norm is not None:
-            move = move * (self.norm / dot(move, move).sqrt().clamp(min=self.norm)).to(move)
+            wide = move.double()
+            move = move * (self.norm / dot(wide, wide).sqrt().clamp(min=self.norm)).to(move)
         along, _ = self.pair(seen.step)
         return without_parallel(move, seen.x0(along), self.eta)
 
 
 def without_parallel(move: Tensor, along: Tensor, eta: float) -> Tensor:
     """``move`` with its part parallel to ``along`` multiplied by ``eta``, per sample."""
-    parallel = ratio(dot(move, along), dot(along, along)).to(move) * along
-    return move - ((1 - eta) * parallel if eta else parallel)
+    part = parallel(move, along)
+    return move - ((1 - eta) * part if eta else part)

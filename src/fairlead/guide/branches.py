@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import TypeVar
@@ -137,23 +137,21 @@ class Branches:
         return self.around.embed(condition)
 
 
-class Merged(Mapping[Branch, Value]):
+class Merged(dict[Branch, Value]):
     """What is known of the branches that are evaluated (their predictions), under every name that they go by."""
 
     def __init__(self, values: Mapping[Branch, Value], kept: Callable[[Branch], Branch]) -> None:
-        self.values_of, self.kept = values, kept
+        super().__init__(values)
+        self.kept = kept
 
-    def __getitem__(self, branch: Branch) -> Value:
-        try:
-            return self.values_of[branch]
-        except KeyError:
-            return self.values_of[self.kept(branch)]
+    def __missing__(self, branch: Branch) -> Value:
+        kept = self.kept(branch)
+        if kept == branch:
+            raise KeyError(branch)
+        return self[kept]
 
-    def __iter__(self) -> Iterator[Branch]:
-        return iter(self.values_of)
-
-    def __len__(self) -> int:
-        return len(self.values_of)
+    def __contains__(self, branch: object) -> bool:
+        return super().__contains__(branch) or (isinstance(branch, Branch) and super().__contains__(self.kept(branch)))
 
 
 def _without(condition: Condition, names: Sequence[str], term: Term) -> Condition:

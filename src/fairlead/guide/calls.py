@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, autocast, x0_of
+from fairlead.core.denoiser import Denoiser, Estimate, autocast, x0_of
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.prediction import Prediction
 from fairlead.guide.algebra import COND, Branch
@@ -56,16 +56,19 @@ class Calls:
     def all(self, asks: Sequence[Ask], x_t: Tensor, t: Tensor, step: Step, mass: Recorded) -> dict[Branch, Tensor]:
         """x0 [n, ...] of every branch, with 0 in the rows that are not needed; ``mass`` is that of the conditional."""
         predictions: dict[Branch, Tensor] = {}
-        own = self.branches.kept(COND)
+        own = self.branches.kept(COND) if mass else COND
         for ask in asks:
-            denoiser = self._denoiser_of(ask.model)
-            index = [None if rows is None else rows.to(x_t.device) for rows in ask.index]
+            estimate = x0_of(self._denoiser_of(ask.model))
+            index = ask.index if ask.whole else [None if rows is None else rows.to(x_t.device) for rows in ask.index]
             if len(ask.branches) == 1 or self._apart(sum(ask.sizes), x_t.device):
                 for branch, rows in zip(ask.branches, index, strict=True):
-                    condition = self._rows_of(branch, rows, step)
-                    recorded = mass if branch == own else {}
-                    part = self._evaluate(denoiser, _pick(x_t, rows), t, condition, recorded)
-                    predictions[branch] = _spread(part, rows, x_t)
+                    recorded = mass if mass and branch == own else {}
+                    condition = self.branches.of(branch, step)
+                    if rows is None:
+                        predictions[branch] = self._evaluate(estimate, x_t, t, condition, recorded)
+                    else:
+                        part = self._evaluate(estimate, x_t[rows], t, condition[rows], recorded)
+                        predictions[branch] = _spread(part, rows, x_t)
                 continue
             if ask.whole:
                 x, together = torch.cat([x_t] * len(index)), self.branches.together(ask.branches, step)
@@ -74,11 +77,12 @@ class Calls:
                 parts = zip(ask.branches, index, strict=True)
                 together = Condition.cat([self._rows_of(branch, rows, step) for branch, rows in parts])
             recorded = {layer: [] for layer in mass} if own in ask.branches else {}
-            every = torch.split_with_sizes(self._evaluate(denoiser, x, t, together, recorded), ask.sizes)
+            every = torch.split_with_sizes(self._evaluate(estimate, x, t, together, recorded), ask.sizes)
             for layer, found in recorded.items():
-                mass[layer].append(torch.split_with_sizes(joined(found), ask.sizes)[ask.branches.index(own)])
+                place = ask.branches.index(own)
+                mass[layer].append(torch.split_with_sizes(joined(found), ask.sizes)[place])
             for branch, rows, part in zip(ask.branches, index, every, strict=True):
-                predictions[branch] = _spread(part, rows, x_t)
+                predictions[branch] = part if rows is None else _spread(part, rows, x_t)
         return predictions
 
     def graph(self, x_t: Tensor, t: Tensor, step: Step, mass: Recorded) -> tuple[Tensor, Tensor]:
@@ -86,14 +90,14 @@ class Calls:
         branch = self.branches.kept(COND)
         with torch.enable_grad():
             leaf = x_t.detach().requires_grad_()
-            denoiser = self._denoiser_of(branch.model)
-            return leaf, _recorded(denoiser, leaf, t, self.branches.of(branch, step), mass)
+            estimate = x0_of(self._denoiser_of(branch.model))
+            return leaf, _recorded(estimate, leaf, t, self.branches.of(branch, step), mass)
 
     def again(self, branch: Branch, x_t: Tensor, *, t: Tensor, step: Step, lower: torch.dtype | None) -> Tensor:
         """x0 of a branch at another x_t; ``lower`` is what the network computes in, None for that of its weights."""
         kept = self.branches.kept(branch)
         with autocast(x_t.device, lower):
-            return self._evaluate(self._denoiser_of(kept.model), x_t, t, self.branches.of(kept, step), {})
+            return self._evaluate(x0_of(self._denoiser_of(kept.model)), x_t, t, self.branches.of(kept, step), {})
 
     def _denoiser_of(self, model: str | None) -> Denoiser:
         if model is None:
@@ -111,11 +115,13 @@ class Calls:
             return device.type == "cpu" and rows > FUSED_ROWS_ON_CPU
         return self.batching == "sequential"
 
-    def _evaluate(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, mass: Recorded) -> Tensor:
+    def _evaluate(self, estimate: Estimate, x_t: Tensor, t: Tensor, condition: Condition, mass: Recorded) -> Tensor:
         """x0 of these rows, in one call, or in halves if that ran out of memory; ``mass`` gets the rows in order."""
         if self._max_rows is None or x_t.shape[0] <= self._max_rows:
             try:
-                return _recorded(denoiser, x_t, t, condition, mass)
+                if not mass:
+                    return estimate(x_t, t, condition)
+                return _recorded(estimate, x_t, t, condition, mass)
             except torch.OutOfMemoryError:
                 if self.batching != "auto" or len(x_t) == 1:
                     raise
@@ -123,7 +129,7 @@ class Calls:
                 torch.cuda.empty_cache()
         starts = range(0, len(x_t), self._max_rows)
         pieces = [slice(start, start + self._max_rows) for start in starts]
-        return torch.cat([self._evaluate(denoiser, x_t[piece], t, condition[piece], mass) for piece in pieces])
+        return torch.cat([self._evaluate(estimate, x_t[piece], t, condition[piece], mass) for piece in pieces])
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
@@ -132,13 +138,11 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _recorded(
-    denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, mass: Mapping[str, list[Tensor]]
+    estimate: Estimate, x_t: Tensor, t: Tensor, condition: Condition, mass: Mapping[str, list[Tensor]]
 ) -> Tensor:
     """x0 of one call; once it has succeeded, the attention of the layers in ``mass`` is appended there."""
-    if not mass:
-        return x0_of(denoiser, x_t, t, condition)
     with attention_mass(tuple(mass)) as layers:
-        x0 = x0_of(denoiser, x_t, t, condition)
+        x0 = estimate(x_t, t, condition)
     for layer, received in layers.items():
         if received is None:
             raise UsageError(f"layer {layer!r} recorded no attention; name another of the model's attention layers")
@@ -150,6 +154,6 @@ def _pick(x: Tensor, rows: Tensor | None) -> Tensor:
     return x if rows is None else x[rows]
 
 
-def _spread(part: Tensor, rows: Tensor | None, x_t: Tensor) -> Tensor:
+def _spread(part: Tensor, rows: Tensor, x_t: Tensor) -> Tensor:
     """These rows among zeros, as many rows as x_t."""
-    return part if rows is None else torch.zeros_like(x_t, dtype=part.dtype).index_copy(0, rows, part)
+    return torch.zeros_like(x_t, dtype=part.dtype).index_copy_(0, rows, part)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, autocast, level_at
+from fairlead.core.denoiser import Denoiser, autocast, level_at, lowered
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective, Prediction
 from fairlead.core.schedule import NoiseSchedule, as_time
@@ -151,19 +151,19 @@ class GuidedDenoiser:
         """The guided denoiser of this step of the grid, wherever inside the step it is called."""
         if self.grid is None:
             return self
-        here = self._step(step)
-        return lambda x_t, t, condition: self._guide(x_t, _one_time(t), condition, here)
+        return partial(self._guide, step=self._step(step))
 
     def _step(self, index: int) -> Step:
-        if index not in self._steps:
+        found = self._steps.get(index)
+        if found is None:
             assert self.grid is not None
-            self._steps[index] = Step.of(self.grid, index, self.samples, self.around.shape, self._memory)
-        return self._steps[index]
+            found = self._steps[index] = Step.of(self.grid, index, self.samples, self.around.shape, self._memory)
+        return found
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         first = _one_time(t)
         if self.grid is not None:
-            return self.at(self.grid.index(float(first)))(x_t, first, condition)
+            return self._guide(x_t, first, condition, self._step(self.grid.index(float(first))))
         level = float(self.schedule.ratio(first)), float(self.schedule.log_snr(first))
         return self._guide(x_t, first, condition, Step(float(first), *level, samples=self.samples))
 
@@ -185,18 +185,19 @@ class GuidedDenoiser:
     def _plan(self, step: Step) -> StepPlan:
         """What this step evaluates; kept for the run unless it depends on what the terms remember."""
         own = step.index is not None and step.grid is self.grid
-        key = (step.index, step.shape) if own else None
-        if key is not None and key in self._plans:
-            return self._plans[key]
-        reads = step.memory.reads
-        plan = StepPlan.of(self.guidance, self.branches, step)
-        if key is not None and step.memory.reads == reads:
-            self._plans[key] = plan
+        key = step.index, step.shape
+        plan = self._plans.get(key) if own else None
+        if plan is None:
+            reads = step.memory.reads
+            plan = StepPlan.of(self.guidance, self.branches, step, self._active)
+            if own and step.memory.reads == reads:
+                self._plans[key] = plan
         return plan
 
     def _guide(self, x_t: Tensor, t: Tensor, condition: Condition, step: Step) -> Prediction:
         if condition is not self.condition:
             raise UsageError("a guided denoiser is made for one run: call it with the condition it was made with")
+        t = t if isinstance(t, Tensor) and not t.ndim else _one_time(t)
         if step.memory is not self._memory or step.shape != x_t.shape[1:]:
             step = replace(step, shape=tuple(x_t.shape[1:]), memory=self._memory)
         self._memory.begin(step.index)
@@ -218,9 +219,7 @@ class GuidedDenoiser:
         x0 = _combination(predictions, plan.weights, x_t)
         if not active and not finishers and plan.renoise is None and self.observe is None:
             return Prediction(x0, mixing.eps(x0, x_t))
-        kind = x_t.device.type
-        lower = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        again = partial(self._calls.again, t=t, step=step, lower=lower)
+        again = partial(self._calls.again, t=t, step=step, lower=lowered(x_t.device))
         attention = {layer: joined(parts) for layer, parts in mass.items()}
         seen = Seen(step, x_t, t, mixing, condition, self.around, Merged(predictions, kept), again, graph, attention)
         with autocast(x_t.device, None):  # only the network runs in a lower precision

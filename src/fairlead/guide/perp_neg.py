@@ -26,7 +26,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import COND, NULL, Branch, Term, Wanted, Weight, is_zero, nonzero_rows, weighted
 from fairlead.guide.cfg import check_negative
 from fairlead.guide.scales import Scale, as_scale, scale_at
-from fairlead.guide.seen import Seen, dot, per_sample, ratio
+from fairlead.guide.seen import Seen, parallel, per_sample
 from fairlead.guide.step import Step
 
 
@@ -78,7 +78,7 @@ class PerpNeg(Term):
         null = seen.x0(NULL)
         p, q = seen.x0(COND) - null, seen.x0(Branch(self.negative)) - null
         p = p * per_sample(_conditioned(seen), p)  # else the rounding of a batched network would be a direction
-        away = q - ratio(dot(q, p), dot(p, p)).to(p) * p
+        away = q - parallel(q, p)
         for scale in self._scales.values():
             away = weighted(scale_at(scale, seen.step), away)
         return -away

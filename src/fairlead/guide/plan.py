@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -42,7 +43,7 @@ class Ask:
     index: tuple[Tensor | None, ...]
     sizes: tuple[int, ...]
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether every branch is evaluated for all samples."""
         return all(rows is None for rows in self.index)
@@ -71,8 +72,8 @@ class StepPlan:
     asks: tuple[Ask, ...]
 
     @classmethod
-    def of(cls, guidance: Guidance, branches: Branches, step: Step) -> StepPlan:
-        active = active_terms(guidance)
+    def of(cls, guidance: Guidance, branches: Branches, step: Step, active: Sequence[Term]) -> StepPlan:
+        """``active`` are the :func:`active_terms`."""
         weights, renoise = merged_coefficients(guidance, branches, step), renoising(guidance, branches, step)
         needed = _needed(guidance, branches, step, weights, renoise)
         differentiated = any(term.differentiates(step) for term in active)

@@ -56,13 +56,14 @@ class Rescale(Finisher):
     def finish(self, x0: Tensor, seen: Seen) -> Tensor:
         if not self.phi:
             return x0
-        guided, plain = seen.to(x0, self.space), seen.output(COND, self.space)
+        zero = seen.zero(self.space)
+        guided, plain = x0 - zero, seen.x0(COND) - zero  # multiples of what the network returns
         each = guided.flatten(1)
         rounding = _ROUNDING * torch.finfo(x0.dtype).eps * torch.linalg.vector_norm(each, torch.inf, 1)
         spread = _std(each)
         gain = (_std(plain.flatten(1)) / spread).masked_fill_(spread <= rounding, 1.0)
-        factor = self.phi * gain + (1 - self.phi)
-        return seen.back(guided * per_sample(factor, guided), self.space)
+        factor = gain.mul_(self.phi).add_(1 - self.phi)
+        return zero + guided * per_sample(factor, guided)
 
 
 def _std(x: Tensor) -> Tensor:

@@ -159,10 +159,12 @@ def scale_at(scale: Scale | Sequence[float] | Tensor, step: Step) -> float | Ten
 
     ``scale`` is a method's attribute, which its ``__post_init__`` has already turned into a :data:`Scale`.
     """
-    assert isinstance(scale, float | tuple | ScaleSchedule)
+    if isinstance(scale, float):
+        return scale
     if isinstance(scale, ScaleSchedule):
         return scale.value(step)
-    return step.pick(scale) if isinstance(scale, tuple) else scale
+    assert isinstance(scale, tuple)
+    return step.pick(scale)
 
 
 _LARGEST = 1e6

@@ -116,9 +116,10 @@ class Seen:
         return self.predictions[branch]
 
     def eps(self, branch: Branch) -> Tensor:
-        if branch not in self._eps:
-            self._eps[branch] = self.to(self.x0(branch), "eps")
-        return self._eps[branch]
+        found = self._eps.get(branch)
+        if found is None:
+            found = self._eps[branch] = self.mixing.eps(self.x0(branch), self.x_t)
+        return found
 
     @cached_property
     def _eps(self) -> dict[Branch, Tensor]:
@@ -137,6 +138,10 @@ class Seen:
     def back(self, value: Tensor, space: Space) -> Tensor:
         """The inverse of :meth:`to`: the x0 for which a network of ``space`` would have returned ``value``."""
         return self.mixing.x0_of(value, self.objective(space), self.x_t)
+
+    def zero(self, space: Space) -> Tensor:
+        """The x0 for which a network of ``space`` returns 0, see :meth:`Mixing.zero`."""
+        return self.mixing.zero(self.objective(space), self.x_t)
 
     def objective(self, space: Space) -> Objective:
         return self.around.objective if space == "output" else space
@@ -169,4 +174,10 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 def ratio(top: Tensor, bottom: Tensor, otherwise: float = 0.0) -> Tensor:
     """top / bottom, and ``otherwise`` where bottom is 0."""
-    return (top / bottom).masked_fill_(bottom == 0, otherwise)
+    return (top / bottom).masked_fill_(bottom.logical_not(), otherwise)
+
+
+def parallel(a: Tensor, b: Tensor) -> Tensor:
+    """The part of a that is parallel to b, per sample, [n, ...]; 0 where b is 0."""
+    wide = b.double()
+    return ratio(dot(wide, a), dot(wide, wide)).to(b) * b

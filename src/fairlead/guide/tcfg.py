@@ -45,7 +45,7 @@ class TCFG(Wrapper):
         spread = dot(delta, c + u)
         gap = seen.mixing.signal * spread  # uu - cc
         cu = dot(c, u)
-        twice = 2 * cu
+        twice = cu + cu
         length = torch.hypot(twice, gap)
         tilt = torch.atan2(gap, twice) / 2
         kept = 1 - ratio(cu, length)

@@ -23,12 +23,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import COND, Branch, Wanted, Weight, Wrapper, nonzero_rows, weighted
-from fairlead.guide.seen import Seen, dot, ratio
+from fairlead.guide.seen import Seen, parallel
 from fairlead.guide.step import Step
 from fairlead.guide.text import is_number
 
@@ -77,11 +76,10 @@ class ZeroStar(Wrapper):
         rows = nonzero_rows(self.omega(seen.step))
         if rows is False or not self.still(seen.step):
             return super().direction(seen)
-        resting = seen.back(torch.zeros_like(seen.x_t), "flow")
+        resting = seen.zero("flow")
         return weighted(rows.double(), resting) if isinstance(rows, Tensor) else resting
 
     def unit(self, seen: Seen) -> Tensor:
         a, b = self.pair(seen.step)
         v_a, v_b = seen.output(a, "flow"), seen.output(b, "flow")
-        rescaled = ratio(dot(v_a, v_b), dot(v_b, v_b)).to(v_b) * v_b
-        return seen.x0(a) - seen.back(rescaled, "flow")
+        return seen.x0(a) - seen.back(parallel(v_a, v_b), "flow")

@@ -90,7 +90,6 @@ class LabelEncoder:
 
     def index(self, spec: Spec) -> int:
         """The class index of one spec that is not None."""
-        known, last = ", ".join(self.classes), len(self.classes) - 1
         if isinstance(spec, str):
             if spec in self.classes:
                 return self.classes.index(spec)
@@ -99,8 +98,9 @@ class LabelEncoder:
                 return alike[0]
             if re.fullmatch("-?[0-9]{1,18}", spec):
                 spec = int(spec)
+        known, last = ", ".join(self.classes), len(self.classes) - 1
         if isinstance(spec, int) and not isinstance(spec, bool):
-            if 0 <= spec < len(self.classes):
+            if 0 <= spec <= last:
                 return spec
             raise UsageError(f"{self.name} index {spec} is out of range: expected 0 to {last} ({known})")
         raise UsageError(f"unknown {self.name} {spec!r} (known: {known}, or 0 to {last})")

@@ -60,14 +60,17 @@ class DDIM(Sampler):
         noise: Noise,
     ) -> Iterator[Frame]:
         alpha, sigma = schedule.alpha_sigma(times)
-        log_snr = schedule.log_snr(times)
-        spread = self.eta * sigma[1:] * (-torch.expm1(log_snr[:-1] - log_snr[1:])).sqrt()
-        renoise = (sigma[1:] ** 2 - spread**2).clamp(min=0).sqrt()
-        kept = alpha[:-1] / alpha[1:]
-        back = (sigma[:-1] ** 2 - kept**2 * sigma[1:] ** 2).clamp(min=0).sqrt()
-        steps, after = len(times) - 1, times[1:].tolist()
-        at, of_x0, of_eps, of_draw = times.unbind(), *(each_step(c, x_t) for c in (alpha[1:], renoise, spread))
-        of_x_t, of_back = each_step(kept, x_t), each_step(back, x_t)
+        renoise, steps, after = sigma[1:], len(times) - 1, times[1:].tolist()
+        if self.eta > 0:
+            log_snr = schedule.log_snr(times)
+            spread = self.eta * sigma[1:] * (-torch.expm1(log_snr[:-1] - log_snr[1:])).sqrt()
+            renoise = (sigma[1:] ** 2 - spread**2).clamp(min=0).sqrt()
+            of_draw = each_step(spread, x_t)
+        if self.recur > 1:
+            kept = alpha[:-1] / alpha[1:]
+            back = (sigma[:-1] ** 2 - kept**2 * sigma[1:] ** 2).clamp(min=0).sqrt()
+            of_x_t, of_back = each_step(kept, x_t), each_step(back, x_t)
+        at, of_x0, of_eps = times.unbind(), each_step(alpha[1:], x_t), each_step(renoise, x_t)
         for i in range(steps):
             draws = count(i * (2 * self.recur - 1))
             for again in reversed(range(self.recur)):

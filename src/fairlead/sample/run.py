@@ -17,7 +17,7 @@ from torch import Tensor
 
 import fairlead
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Cost, autocast, counting
+from fairlead.core.denoiser import Cost, autocast, counting, lowered
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
 from fairlead.data.images import to_uint8
@@ -212,7 +212,7 @@ class Plan:
             model, conds, guidance, all_seeds, sampler, steps, grid, times, batch_size, precision, batching, loaded
         )
         NoiseStream(all_seeds, model.shape)
-        check_condition(guidance, model.encode(conds))
+        check_condition(guidance, plan._condition)
         plan._checked.fresh()
         return plan
 
@@ -238,7 +238,10 @@ class Plan:
                 denoiser, noise.start() * float(sigma), self.times, model.schedule, denoiser.condition, noise
             )
             while True:
-                with torch.no_grad(), autocast(device, lower):
+                if torch.is_grad_enabled() or lowered(device) != lower:
+                    with torch.no_grad(), autocast(device, lower):
+                        frame = next(frames, None)
+                else:
                     frame = next(frames, None)
                 if frame is None:
                     break
@@ -255,6 +258,11 @@ class Plan:
                 yield batch, frame
 
     @cached_property
+    def _condition(self) -> Condition:
+        """Of all samples."""
+        return self.model.encode(self.conds)
+
+    @cached_property
     def _checked(self) -> GuidedDenoiser:
         """The guided denoiser of the first batch, which every run of this plan starts afresh."""
         return self._guided(self.batches[0])
@@ -264,7 +272,7 @@ class Plan:
         return GuidedDenoiser.of(
             model,
             self.guidance,
-            model.encode(self.conds[batch]).to(model.device),
+            (self._condition if len(self.batches) == 1 else model.encode(self.conds[batch])).to(model.device),
             resources=self.resources,
             draw=NoiseStream(self.seeds[batch], model.shape, model.device).extra,
             times=self.times,
@@ -277,7 +285,7 @@ class Plan:
         """Carry the plan out; ``on_frame`` sees every frame, e.g. for a progress bar."""
         finals: list[Tensor] = []
         began = time.perf_counter()
-        with counting() as cost:
+        with counting() as cost, torch.no_grad():
             for _, frame in self.frames():
                 if on_frame is not None:
                     on_frame(frame)
@@ -306,9 +314,8 @@ class Plan:
             "fairlead": fairlead.__version__,
             "torch": torch.__version__,
         }
-        condition = self.model.encode(self.conds)
         shown = decoded if images is not None else None
-        return Run(x0, images, self.conds, condition, self.seeds, cost, seconds, settings, self.guidance, shown)
+        return Run(x0, images, self.conds, self._condition, self.seeds, cost, seconds, settings, self.guidance, shown)
 
 
 def _with_vocabulary(model: Model, guidance: Guidance, resources: Mapping[str, Any]) -> Model:
