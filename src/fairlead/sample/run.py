@@ -268,11 +268,11 @@ class Plan:
         return self._guided(self.batches[0])
 
     def _guided(self, batch: slice, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
-        model = self.model
+        model, whole = self.model, batch == slice(0, len(self.conds))
         return GuidedDenoiser.of(
             model,
             self.guidance,
-            (self._condition if len(self.batches) == 1 else model.encode(self.conds[batch])).to(model.device),
+            (self._condition if whole else model.encode(self.conds[batch])).to(model.device),
             resources=self.resources,
             draw=NoiseStream(self.seeds[batch], model.shape, model.device).extra,
             times=self.times,
