@@ -4,7 +4,7 @@
 
 Four stages, each kept in OUT and not done again: ``vae``, ``clip``, ``unet``, ``pipeline``. Then a process that never
 imports fairlead loads the pipeline with plain ``StableDiffusionPipeline.from_pretrained`` and draws OUT/images.png. An
-interrupted stage goes on where it was saved. What comes of it, and what it takes: docs/results/pipeline.md.
+interrupted stage goes on where it was saved. ``benchmarks/pipeline_judged.py`` then judges guidances on it.
 
 Images have 32 pixels because the pipeline wants sides that 8 divides; latents are 8x8. The table is vp_linear: latents
 of flat colours keep their mean where noise does not end pure, and vp_scaled_linear ends at alpha 0.068.
