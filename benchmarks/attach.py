@@ -106,7 +106,7 @@ def main(options: Options) -> None:
     networks = {"32-64, 16 x 16": (32, 64), "64-128-256, 16 x 16": (64, 128, 256)}
     for name, widths in networks.items():
         pipe = pipeline(widths, options.device)
-        for images in (1, 4):
+        for images in (1, 4, 16):
             embeds = [torch.randn(images, 77, 768, device=options.device) for _ in range(2)]
             arguments = {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1]}
             arguments |= {"height": 16 * pipe.vae_scale_factor, "width": 16 * pipe.vae_scale_factor}

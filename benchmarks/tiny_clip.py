@@ -176,6 +176,8 @@ def readable(encoder: Any, tokenizer: Any, captions: Mapping[str, Sequence[str]]
         scenes[split] = [read_caption(text) for text in texts]
     found = {}
     for name, values in VALUES.items():
+        if not all(any(name in scene for scene in scenes[split]) for split in scenes):
+            continue  # no caption says it
         label = {s: torch.tensor([values.index(x[name]) if name in x else -1 for x in scenes[s]]) for s in scenes}
         rows = {s: F.pad(states[s][label[s] >= 0], (0, 1), value=1.0).double() for s in states}
         wanted = F.one_hot(label["train"][label["train"] >= 0], len(values)).double()

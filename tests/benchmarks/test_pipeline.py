@@ -60,7 +60,7 @@ def test_the_state_at_the_end_comes_to_say_what_a_caption_says() -> None:
 def test_the_stages_end_in_a_pipeline_that_diffusers_loads(tmp_path: Path) -> None:
     """And done again they do nothing but draw."""
     small = {"vae_steps": 2, "clip_steps": 2, "steps": 2, "batch_size": 4, "each": 2}
-    Pipeline(tmp_path, "scenes(size=32, n=60)", **small).main()
+    Pipeline(tmp_path, "scenes(size=32, n=60, two=0)", **small).main()
     with Image.open(tmp_path / "images.png") as image:
         assert image.size == (2 * 32, len(PROMPTS) * 32)
     run, pipe = load(tmp_path / "unet"), load(tmp_path / "pipeline")
@@ -68,5 +68,5 @@ def test_the_stages_end_in_a_pipeline_that_diffusers_loads(tmp_path: Path) -> No
     ours, theirs = (m.denoiser(x_t, at, m.encode([PROMPTS[0], None])).x0 for m in (run, pipe))
     assert apart(ours, theirs) < 1e-4
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    Pipeline(tmp_path, "scenes(size=32, n=60)", **small).main()
+    Pipeline(tmp_path, "scenes(size=32, n=60, two=0)", **small).main()
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before

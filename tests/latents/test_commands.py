@@ -45,6 +45,14 @@ def test_train_autoencoder_leaves_a_folder_for_diffusers_and_its_error(
     assert "l1 error and 1e-06 of the KL divergence" in capsys.readouterr().out
 
 
+def test_train_autoencoder_with_orthogonal_updates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train-autoencoder", "--data", "digits", "--out", str(tmp_path / "vae"), *TINY]
+    assert main([*command, "--optimizer", "muon"]) == 0
+    assert find_checkpoint(tmp_path / "vae").about["train"]["optimizer"] == "muon"
+    assert main([*command, "--resume"]) == 2
+    assert "optimizer was 'muon', now 'adamw'" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def model(vae: Path) -> str:
     out = vae.parent / "trained"

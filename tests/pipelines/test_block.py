@@ -79,6 +79,18 @@ def test_off_is_the_conditional_prediction_to_the_bit_and_costs_one_row() -> Non
             assert attached.cost.rows == 2 * 2 * 4
 
 
+def test_many_samples_take_as_many_network_calls_as_the_pipelines_own_guidance() -> None:
+    """On a processor too, where sampling by itself would give each of two branches of many rows a call of its own."""
+    case = FAMILIES["sd"]
+    pipe, arguments = case.make(), {**case.arguments(1), "num_images_per_prompt": 20}
+    with fl.attach(pipe, "cfg(4)") as attached:
+        run(pipe, arguments)
+    assert (attached.cost.rows, attached.cost.calls) == (2 * 20 * 4, 4)
+    with fl.attach(pipe, "cfg(4)", batching="sequential") as attached:
+        run(pipe, arguments)
+    assert attached.cost.calls == 2 * 4
+
+
 def test_a_block_inside_a_block_guides_and_then_the_outer_one_again() -> None:
     case = FAMILIES["sd"]
     pipe, arguments = case.make(), case.arguments(1)

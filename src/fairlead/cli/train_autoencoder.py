@@ -43,6 +43,9 @@ class TrainAutoencoder(TrainOptions):
     """Channels of the latents."""
     objective: Literal["l1", "l2"] | None = None
     """Error of the reconstruction: l1, absolute, or l2, squared."""
+    optimizer: str | None = None
+    """adamw, or muon: matrices by orthogonal updates, all else by adamw; small shapes come earlier, each step is
+    dearer."""
     kl: float | None = None
     """Weight of the KL divergence to N(0, 1) against the error summed over an image."""
 
