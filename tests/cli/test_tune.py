@@ -72,7 +72,8 @@ def test_the_same_command_samples_nothing_again(
     table = printed.partition("not beaten")[2].split("\n\n")[0].splitlines()
     assert [line.split()[:2] for line in table[1:]] == [[each["guidance"], str(each["n"])] for each in front]
     for line, each in zip(table[1:], front, strict=True):
-        assert str(Estimate(*each["metrics"]["distance_debiased"], each["n"])) in line
+        value, error = each["metrics"]["distance_debiased"]
+        assert str(Estimate(value, error, each["n"])) in line
 
 
 def test_sample_takes_what_was_found_and_says_so(

@@ -122,6 +122,29 @@ def test_a_best_beyond_the_range_is_said_and_found_where_the_range_may_grow():
 
 
 @dataclass
+class Hollow:
+    """A sample's feature is normal about m, with m^2 = 0.5 + 30 (1 - exp(-(log(scale / best) / 0.7)^2)) its distance to
+    N(0, 1): a parabola about the best only, hollow from twice the best on."""
+
+    best: float
+    seed: int = 0
+
+    def __call__(self, setting, seeds):
+        draw = torch.randn(1 << 13, dtype=torch.float64, generator=torch.Generator().manual_seed(self.seed))
+        loss = 0.5 + 30 * (1 - math.exp(-((math.log(setting[0] / self.best) / 0.7) ** 2)))
+        features = (draw[seeds.start : seeds.stop] + math.sqrt(loss))[:, None]
+        return Batch(features, {"accuracy": torch.ones(len(seeds))}, float(len(seeds)))
+
+
+@pytest.mark.parametrize("best", [1.05, 1.15, 0.9])
+def test_a_best_just_inside_a_wide_range_is_not_taken_for_its_end(best):
+    for seed in range(3):
+        found = search(Hollow(best, seed), NORMAL, Knob(1, 8), budget=4000)
+        assert (found.low, found.high) == pytest.approx((max(best, 1), max(best, 1)), rel=0.01)
+        assert ("end of the range" in "".join(found.notes)) == (best < 1)
+
+
+@dataclass
 class Hits:
     """Sample i is a hit if its uniform number is below peak - bend (x - at)^2, x = log(scale); features say nothing."""
 

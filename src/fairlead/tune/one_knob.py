@@ -211,11 +211,13 @@ class _Search:
                     self.window, self.widening = moved, 0.0
                     continue
             half = (vertex.high - vertex.low) / 2
-            if not vertex.flat and (half <= self.wanted or self.beyond(vertex)):
+            hollow = vertex.curvature.value < -self.z * vertex.curvature.error
+            bent = hollow if vertex.flat else vertex.widening > WIDENING * half
+            # a window that is no parabola says nothing of what lies beyond the end, or just inside of it
+            if not vertex.flat and (half <= self.wanted or (self.beyond(vertex) and not bent)):
                 if (found := self.settled(vertex, at, best)) is not None:
                     return found
                 continue
-            bent = not vertex.flat and vertex.widening > WIDENING * half
             if bent and self.halve(at):
                 continue
             self.widening = 0.0 if vertex.flat else vertex.widening
