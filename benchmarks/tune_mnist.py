@@ -21,6 +21,7 @@ from fairlead.cli.options import evaluator_for
 from fairlead.measure.estimate import Estimate
 from fairlead.models.load import load
 from fairlead.report.tune import summary
+from fairlead.sample.run import Precision
 from fairlead.tune.measurer import Measurer
 from fairlead.tune.objective import DISTANCE, Batch, Measured, together, z_of
 from fairlead.tune.parabola import parabola
@@ -54,6 +55,7 @@ class Options:
     sampler: str = "dpmpp_2m_sde"
     steps: int = 20
     batch_size: int = 128
+    precision: Precision = "fp32"
 
 
 class Compared:
@@ -68,8 +70,9 @@ class Compared:
 
     def search(self) -> Tuned:
         options, template = self.options, Template.of("cfg({scale})")
-        shared = Shared(n=options.budget, batch_size=options.batch_size)
-        folder = options.out / "searched" / f"{self.model.metadata['weights_hash']}-{options.sampler}-{options.steps}"
+        shared = Shared(n=options.budget, batch_size=options.batch_size, precision=options.precision)
+        asked = (self.model.metadata["weights_hash"], options.sampler, options.steps, options.precision)
+        folder = options.out / "searched" / "-".join(map(str, asked))
         measurer = Measurer(self.model, self.evaluator, template, shared, options.sampler, options.steps, folder)
         found = tune(measurer, self.evaluator.moments, template, budget=options.budget)
         print(f"tune: {summary(found, template, DISTANCE)}", flush=True)
@@ -79,7 +82,7 @@ class Compared:
         """Everything of the sweep's folder that these guidances ask for, as the search sees it."""
         options = self.options
         settings = all_settings([options.run], guidances, [options.sampler], [options.steps])
-        shared = Shared(n=options.n, seed=SWEEP_SEED, batch_size=options.batch_size)
+        shared = Shared(options.n, SWEEP_SEED, batch_size=options.batch_size, precision=options.precision)
         for event in Sweep(settings, shared, lambda run: self.model).measure(self.folder, self.evaluator):
             if isinstance(event, Point):
                 shown = {name: str(event.score.metrics[name]) for name in (DISTANCE, "accuracy")}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fairlead.cli import main
 from fairlead.cli.options import evaluator_for
@@ -13,6 +14,7 @@ from fairlead.cli.sweep import DEFAULT_SCALES
 from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
+from fairlead.measure.frechet import Moments
 from fairlead.measure.judge import Recipe
 
 SWEEP = [
@@ -145,16 +147,20 @@ def test_other_images_than_those_of_the_training_are_named_unless_it_was_limited
     assert "not the images the model was trained on" not in capsys.readouterr().err
 
 
-def test_a_bar_is_shown_only_while_training(
+def test_classifiers_and_features_of_real_images_are_made_once_behind_a_bar(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _given(monkeypatch, tmp_path)
-    evaluator_for(str(tiny_run), None)
+    made = evaluator_for(str(tiny_run), None)
     printed = capsys.readouterr().err
-    assert "training the judge" in printed
-    assert "training the feature network" in printed
-    evaluator_for(str(tiny_run), None)
+    for bar in ("training the judge", "training the feature network", "features of real images"):
+        assert bar in printed
+    read = evaluator_for(str(tiny_run), None)
     assert capsys.readouterr().err == ""
+    expected = Moments.of(made.extractor.features(made.reference.images))
+    for moments in (made.moments, read.moments):
+        assert torch.equal(moments.mean, expected.mean)
+        assert torch.equal(moments.scatter, expected.scatter)
 
 
 def test_a_class_without_real_images_is_refused(

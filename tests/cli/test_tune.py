@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fairlead.cli import main
+from fairlead.measure.estimate import Estimate
 from fairlead.measure.judge import Recipe
 from fairlead.sample.run import Plan
 from fairlead.tune.store import SweepFolder
@@ -65,7 +66,14 @@ def test_the_same_command_samples_nothing_again(
     assert main(command) == 0
     answer, there = json.loads(before), json.loads((tuned / "tuned.json").read_text())
     assert {**answer, "command": ""} == {**there, "command": ""}
-    assert f"Recommended: {answer['guidance']}, the " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"Recommended: {answer['guidance']}, the " in printed
+    front = [setting for setting in answer["settings"] if setting["on_front"]]
+    table = printed.partition("not beaten")[2].split("\n\n")[0].splitlines()
+    assert [line.split()[:2] for line in table[1:]] == [[each["guidance"], str(each["n"])] for each in front]
+    for line, each in zip(table[1:], front, strict=True):
+        value, error = each["metrics"]["distance_debiased"]
+        assert str(Estimate(value, error, each["n"])) in line
 
 
 def test_sample_takes_what_was_found_and_says_so(

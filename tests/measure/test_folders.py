@@ -134,7 +134,7 @@ def test_the_same_distribution_shows_no_difference_and_blur_and_collapse_are_nam
     real, fake = image_set(digits(600)), digits(300, 700)
     same = compare(real, image_set(fake), made)
     assert (same.protocol.block, same.protocol.half, same.protocol.real_n) == (300, 300, 600)
-    assert set(same.whole) == set(METRICS) - {"cmmd", "accuracy"}
+    assert set(same.whole) == set(METRICS) - {"cmmd", "accuracy", "inception_style"}
     text = findings(same)
     assert "no difference between the fakes and real images can be shown at this n" in text[0]
     assert text[1].startswith("No lack of precision or recall can be shown at this n")
@@ -216,7 +216,22 @@ def test_the_judge_sees_wrong_classes(monkeypatch):
     assert (rows["bright"].fake.value, rows["dark"].fake.value) == (1.0, 0.25)
     assert (found.floor["accuracy"].value, found.floor["accuracy"].n) == (1.0, 24)
     assert found.fake["accuracy"].value == 50 / 80
+    assert "inception_style" not in found.fake
     assert "Below the real images of their class: dark" in findings(found)[0]
+
+
+def test_the_inception_style_score_counts_the_classes_at_equal_n(monkeypatch):
+    """Of 80 fakes all are dark: one class; the 24 held-out real images are of two. Without classes there is none."""
+    monkeypatch.setattr("fairlead.measure.judge.recipe_for", lambda data, role: Recipe(seed=1, steps=60, width=8))
+    dark, bright = (torch.randint(low, low + 60, (60, 1, 8, 8)).byte() for low in (20, 170))
+    real = image_set(torch.cat([dark, bright]), torch.arange(2).repeat_interleave(60), ("dark", "bright"))
+    fake = image_set(torch.cat([dark, dark[:20].flip(-1)]), torch.arange(2).repeat_interleave(40), ("dark", "bright"))
+    found = compare(real, fake, PIXELS, metrics=["inception_style"])
+    columns = [part["inception_style"] for part in (found.whole, found.fake, found.floor)]
+    assert [round(column.value, 1) for column in columns] == [1.0, 1.0, 2.0]
+    assert [column.n for column in columns] == [80, 24, 24]
+    with pytest.raises(UsageError, match="inception_style needs class sub-folders in both"):
+        compare(image_set(digits(60)), image_set(digits(60)), PIXELS, metrics=["inception_style"])
 
 
 def test_protocols_differ_in_what_differs():

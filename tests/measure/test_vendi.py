@@ -78,6 +78,14 @@ def test_both_forms_agree_in_any_order_and_chunk(q, n, d):
     assert vendi_score(x[torch.randperm(n)], q, chunk=11) == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.parametrize("q", [0.5, 1, 2, 7, math.inf])
+def test_agrees_with_vendi_score(q):
+    oracle = pytest.importorskip("vendi_score.vendi", reason="pip install vendi-score")
+    x = torch.relu(torch.randn(300, 24) + 0.5).double()
+    expected = oracle.score_dual(x.numpy(), q="inf" if q == math.inf else q)
+    assert vendi_score(x, q) == pytest.approx(float(expected), rel=1e-12)
+
+
 def test_falls_with_the_order():
     x = torch.randn(50, 8)
     scores = [vendi_score(x, q) for q in ORDERS]

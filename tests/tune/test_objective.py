@@ -7,7 +7,7 @@ from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import Moments, frechet_jackknife, paired_difference
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.objective import DISTANCE, ROWS, Batch, Measured, Objective, Together, together, z_of
-from tests.tune.exact import REFERENCE, Linear
+from tests.tune.exact import REFERENCE, Linear, Toy
 
 
 def measured(scale, n, toy=None, start=0):
@@ -53,6 +53,22 @@ def test_differences_of_the_distance_are_those_of_the_pair(labelled):
             difference = found.difference(i, j)
             assert difference.value == pytest.approx(pair.value, abs=1e-12)
             assert difference.error == pytest.approx(pair.error, rel=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [200, 1000])
+def test_the_interval_of_a_paired_difference_holds_the_truth_on_the_exact_mixture(n):
+    pairs, draws = ((1.6, 1.5), (1.0, 1.5), (2.0, 1.5), (3.0, 1.5)), 1000
+    truth = {scale: Toy(0.3).distance(scale) for scale in (1.0, 1.5, 1.6, 2.0, 3.0)}
+    held = dict.fromkeys(pairs, 0)
+    for draw in range(draws):
+        toy = Toy(0.3, draw)
+        drawn = {scale: toy((scale,), range(n)) for scale in truth}
+        for a, b in pairs:
+            x, y, labels = drawn[a].features, drawn[b].features, drawn[a].labels
+            found = paired_difference(real=REFERENCE, a=x, b=y, labels=labels)
+            held[a, b] += abs(found.value - truth[a] + truth[b]) <= z_of(0.95) * found.error
+    assert {pair: 0.93 <= hits / draws <= 0.97 for pair, hits in held.items()} == dict.fromkeys(pairs, True), held
 
 
 def test_settings_of_different_numbers_of_seeds_compare_on_the_common_ones():

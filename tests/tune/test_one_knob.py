@@ -122,6 +122,41 @@ def test_a_best_beyond_the_range_is_said_and_found_where_the_range_may_grow():
 
 
 @dataclass
+class Hollow:
+    """A sample's feature is normal about m, with m^2 = 0.5 + 30 (1 - exp(-(log(scale / best) / 0.7)^2)) its distance to
+    N(0, 1): a parabola about the best only, hollow from twice the best on."""
+
+    best: float
+    seed: int = 0
+    own: float = 0.0
+    """Noise that every setting has for itself."""
+
+    def __call__(self, setting, seeds):
+        streams = (
+            torch.Generator().manual_seed(seed) for seed in (self.seed, 1000 * self.seed + int(1e6 * setting[0]))
+        )
+        draw, other = (torch.randn(1 << 13, dtype=torch.float64, generator=stream) for stream in streams)
+        loss = 0.5 + 30 * (1 - math.exp(-((math.log(setting[0] / self.best) / 0.7) ** 2)))
+        features = ((draw + self.own * other)[seeds.start : seeds.stop] + math.sqrt(loss))[:, None]
+        return Batch(features, {"accuracy": torch.ones(len(seeds))}, float(len(seeds)))
+
+
+@pytest.mark.parametrize("best", [1.05, 1.15, 0.9])
+def test_a_best_just_inside_a_wide_range_is_not_taken_for_its_end(best):
+    for seed in range(3):
+        found = search(Hollow(best, seed), NORMAL, Knob(1, 8), budget=4000)
+        assert (found.low, found.high) == pytest.approx((max(best, 1), max(best, 1)), rel=0.01)
+        assert ("end of the range" in "".join(found.notes)) == (best < 1)
+
+
+@pytest.mark.parametrize("best", [1.03, 1.1])
+def test_a_best_near_the_end_of_a_wide_range_is_held_by_an_interval_under_noise(best):
+    found = [search(Hollow(best, seed, own=1.0), NORMAL, Knob(1, 8), budget=3000) for seed in range(10)]
+    assert sum(f.low <= best <= f.high for f in found) >= 9
+    assert max(f.high / f.low for f in found) < 1.3
+
+
+@dataclass
 class Hits:
     """Sample i is a hit if its uniform number is below peak - bend (x - at)^2, x = log(scale); features say nothing."""
 

@@ -44,7 +44,8 @@ class Measure:
         ),
     ] = None
     metrics: tuple[str, ...] = ()
-    """Some of distance, kid, cmmd, precision, recall, density, coverage, vendi, accuracy; by default all that apply."""
+    """Some of distance, kid, cmmd, precision, recall, density, coverage, vendi, accuracy, inception_style; by default
+    all that apply."""
     prompts: Path | None = None
     """JSON lines or CSV with a file name and a prompt for each image of FAKE: how well they fit, by CLIP."""
     clip: str | None = None

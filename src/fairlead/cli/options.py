@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from fairlead.cli.training import counting_bar
 from fairlead.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ def evaluator_for(spec: str, data: str | None, labels: Sequence[int] = (), model
     import torch
 
     from fairlead.data.specs import data_specs
+    from fairlead.measure.cache import cached_features
     from fairlead.measure.evaluate import Evaluator
+    from fairlead.measure.extractors import of_classifier
+    from fairlead.measure.frechet import Moments
     from fairlead.models.diffusers import is_pipeline
 
     pipeline = model is not None and is_pipeline(spec)
@@ -60,7 +63,9 @@ def evaluator_for(spec: str, data: str | None, labels: Sequence[int] = (), model
                     f"data {name!r}: split {part.split!r} has no images of {part.classes[absent[0]]!r} to compare with"
                 )
         reference, held_out = (part.subset(torch.isin(part.labels, wanted)) for part in (reference, held_out))
-    return Evaluator(reference, held_out, judge, features, attributes)
+    with counting_bar("features of real images", len(reference)) as advance:
+        known = cached_features(of_classifier(features), reference.images, progress=advance)
+    return Evaluator(reference, held_out, judge, features, attributes, Moments.of(known))
 
 
 def _data_of(spec: str, data: str | None) -> tuple[ImageData, ImageData, str]:
@@ -146,8 +151,8 @@ def _classifier(data: ImageData, role: Role, title: str) -> Classifier:
     """The cached classifier; a bar if it has to be trained."""
     from fairlead.measure.judge import cached_classifier, recipe_for
 
-    with _training_bar(title, lambda: recipe_for(data, role).steps) as advance:
-        return cached_classifier(data, role, progress=advance)
+    with counting_bar(title, recipe_for(data, role).steps, "step") as advance:
+        return cached_classifier(data, role, progress=lambda step, loss: advance(1))
 
 
 def _attributes(reference: ImageData, held_out: ImageData, told: Sequence[str]) -> AttributeEvaluator | None:
@@ -159,27 +164,7 @@ def _attributes(reference: ImageData, held_out: ImageData, told: Sequence[str]) 
     if not attributes.is_scenes(reference) or not (asked := asked_for(told, held_out)):
         return None
     recipe = attributes.RECIPE
-    with _training_bar(
-        "training the judge of attributes", lambda: recipe.whole.steps + recipe.members * recipe.digits.steps
-    ) as advance:
-        judge = attributes.cached_attribute_judge(reference, progress=advance)
+    steps = recipe.whole.steps + recipe.members * recipe.digits.steps
+    with counting_bar("training the judge of attributes", steps, "step") as advance:
+        judge = attributes.cached_attribute_judge(reference, progress=lambda step, loss: advance(1))
     return AttributeEvaluator(judge, held_out, asked)
-
-
-@contextmanager
-def _training_bar(title: str, total: Callable[[], int]) -> Iterator[Callable[[int, float], None]]:
-    """A bar over steps that appears with the first."""
-    from tqdm import tqdm
-
-    bars: list[tqdm[NoReturn]] = []
-
-    def advance(step: int, loss: float) -> None:
-        if not bars:
-            bars.append(tqdm(total=total(), desc=title, unit="step", dynamic_ncols=True))
-        bars[0].update()
-
-    try:
-        yield advance
-    finally:
-        for bar in bars:
-            bar.close()

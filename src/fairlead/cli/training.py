@@ -205,7 +205,7 @@ def train_with_progress(training: Training, preview_every: int = 0) -> None:
 
 
 @contextmanager
-def counting_bar(title: str, total: int, unit: str = "image") -> Iterator[Callable[[int], object]]:
+def counting_bar(title: str, total: int, unit: str = "image") -> Iterator[Callable[[int], None]]:
     """A bar that appears with the first count."""
     from tqdm import tqdm
 

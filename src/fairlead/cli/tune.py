@@ -79,7 +79,7 @@ class Tune:
         from fairlead.measure.agreement import AGREEMENT
         from fairlead.models.diffusers import is_pipeline
         from fairlead.models.load import load
-        from fairlead.report.tune import summary
+        from fairlead.report.tune import front_lines, summary
         from fairlead.tune.measurer import Measurer
         from fairlead.tune.objective import DISTANCE, Objective
         from fairlead.tune.sweep import Shared
@@ -127,7 +127,7 @@ class Tune:
                 measurer, evaluator.moments, template, budget=self.budget, objective=objective,
                 constraints=constraints, seed=self.seed,
             )  # fmt: skip
-        print(summary(tuned, template, metric))
+        print("\n".join([summary(tuned, template, metric), "", *front_lines(tuned), ""]))
         about: dict[str, Any] = {
             "sampler": self.sampler,
             "steps": self.steps,

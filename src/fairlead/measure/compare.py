@@ -27,7 +27,7 @@ from fairlead.measure.judge import Classifier, cached_classifier
 from fairlead.measure.mmd import cmmd, kid
 from fairlead.measure.neighbours import precision_recall
 from fairlead.measure.prompts import text_score
-from fairlead.measure.scores import hits
+from fairlead.measure.scores import hits, inception_score
 from fairlead.measure.vendi import vendi_score
 
 ENOUGH = 500
@@ -90,15 +90,15 @@ def compare(
 
     judge: Classifier | None = None
     classes: tuple[ClassRow, ...] = ()
-    if "accuracy" in wanted:
+    if asked := [name for name in ("accuracy", "inception_style") if name in wanted]:
         try:
-            judge, classes, on_fake, on_real = _judged(real, fake, labels, progress)
-            whole["accuracy"] = part["accuracy"] = on_fake
-            floor["accuracy"] = on_real
+            judge, classes, columns = _judged(real, fake, labels, asked[0], progress)
+            for column, seen in zip((whole, part, floor), columns, strict=True):
+                column.update({name: seen[name] for name in asked})
         except UsageError as error:
-            if "accuracy" in metrics:
+            if asked[0] in metrics:
                 raise
-            missing["accuracy"] = str(error)
+            missing[asked[0]] = str(error)
 
     text = None
     if prompts:
@@ -226,16 +226,16 @@ def _others(order: Tensor, block: Tensor) -> Tensor:
 
 
 def _judged(
-    real: ImageSet, fake: ImageSet, labels: Tensor | None, progress: Callable[[str, int], None] | None
-) -> tuple[Classifier, tuple[ClassRow, ...], Estimate, Estimate]:
-    """(judge, rows, accuracy on the fakes, accuracy on held-out real images)"""
+    real: ImageSet, fake: ImageSet, labels: Tensor | None, asked: str, progress: Callable[[str, int], None] | None
+) -> tuple[Classifier, tuple[ClassRow, ...], list[dict[str, Estimate]]]:
+    """(judge, rows, what it says of all fakes, of fakes and of held-out real images to be compared)"""
     if labels is None:
-        raise UsageError("accuracy needs class sub-folders in both, of the same names; not measured")
+        raise UsageError(f"{asked} needs class sub-folders in both, of the same names; not measured")
     data = _small(real.data)
     counts = Counter(data.labels.tolist())
     if len(data.classes) < 2 or min(counts.values()) < 10:
         raise UsageError(
-            f"accuracy needs 2 classes and 10 real images of each, got {len(data.classes)} classes, the smallest of "
+            f"{asked} needs 2 classes and 10 real images of each, got {len(data.classes)} classes, the smallest of "
             f"{min(counts.values())}; not measured"
         )
     held_out, training = stratified_split(data, 0.2, SEED)
@@ -245,8 +245,9 @@ def _judged(
             progress("judge", 1)
 
     judge = cached_classifier(training, "judge", progress=advance)
-    fakes = hits(judge.logits(fitted(fake.data.images, data.shape)), labels)
-    reals = hits(judge.logits(held_out.images), held_out.labels)
+    said = [judge.logits(images) for images in (fitted(fake.data.images, data.shape), held_out.images)]
+    truth = [labels, held_out.labels]
+    fakes, reals = (hits(logits, wanted) for logits, wanted in zip(said, truth, strict=True))
     rows = []
     for index, name in enumerate(data.classes):
         ours, theirs = fakes[labels == index], reals[held_out.labels == index]
@@ -257,7 +258,13 @@ def _judged(
                 proportion_estimate(theirs) if len(theirs) else None,
             )
         )
-    return judge, tuple(rows), proportion_estimate(fakes), proportion_estimate(reals)
+    n = min(len(fakes), len(reals))  # the style of score grows with it
+    alike = [logits[stratified_order(wanted, SEED)[:n]] for logits, wanted in zip(said, truth, strict=True)]
+    columns = [
+        {"accuracy": proportion_estimate(found), "inception_style": inception_score(logits)}
+        for found, logits in ((fakes, said[0]), (fakes, alike[0]), (reals, alike[1]))
+    ]
+    return judge, tuple(rows), columns
 
 
 def _small(data: ImageData) -> ImageData:

@@ -25,6 +25,8 @@ METRICS: Mapping[str, str] = {
     "coverage": "share of the real images that have a fake in their neighbourhood",
     "vendi": "effective number of different images; grows with n",
     "accuracy": "share that a judge trained on REAL recognises as their class; beside it held-out real images",
+    "inception_style": "how sure the judge is of each, and how many classes there are in all: at most their number; "
+    "grows with n, and is compared at the number of held-out real images",
 }
 """Every metric of a :class:`Comparison`, in the order of tables, and what it means."""
 

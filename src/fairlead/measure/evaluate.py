@@ -29,6 +29,7 @@ class Evaluator:
         judge: for accuracy and confidence.
         features: for distance and diversity.
         attributes: for agreement with what is asked for, attribute by attribute; None leaves it out.
+        moments: of the reference's features, where they are known; else they are computed.
 
     Raises:
         UsageError: if judge and features are the same network, or shapes or classes differ.
@@ -41,6 +42,7 @@ class Evaluator:
         judge: Classifier,
         features: Classifier,
         attributes: AttributeEvaluator | None = None,
+        moments: Moments | None = None,
     ) -> None:
         if judge.weight_hash == features.weight_hash:
             raise UsageError(
@@ -61,7 +63,7 @@ class Evaluator:
         self.reference, self.held_out, self.judge, self.extractor = reference, held_out, judge, features
         self._judge_name, self._extractor_name = judge.name, features.name
         self.attributes, self._attributes_name = attributes, "" if attributes is None else attributes.judge.name
-        self.moments = Moments.of(features.features(reference.images))
+        self.moments = moments or Moments.of(features.features(reference.images))
 
     def score(
         self,

@@ -167,11 +167,14 @@ def classifier(argument: str, data: ImageData | None, device: torch.device) -> E
         raise UsageError("features 'classifier': no data set; say which, e.g. classifier:digits")
     data = load_data(argument) if argument else data
     assert data is not None
-    network: Classifier = cached_classifier(data, "features")
-    shape = data.shape
+    return of_classifier(cached_classifier(data, "features"))
+
+
+def of_classifier(network: Classifier) -> Extractor:
+    """What ``network.features`` gives, of images of any shape."""
 
     def embed(images: Tensor) -> Tensor:
-        return network.features(fitted(images, shape))
+        return network.features(fitted(images, network.data.shape))
 
     return Extractor("classifier", f"classifier:{network.name}", network.recipe.features, embed, chunk=512)
 

@@ -100,7 +100,7 @@ def measure_page(path: Path, found: Comparison, real: ImageSet, fake: ImageSet, 
 def _title(name: str, found: Comparison) -> str:
     if name.startswith("distance"):
         return found.distance + (", debiased" if name == "distance_debiased" else "")
-    return name
+    return "inception-style score" if name == "inception_style" else name
 
 
 def _on_distance(found: Comparison) -> str:

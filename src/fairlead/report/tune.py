@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from fairlead.report.columns import in_columns
 from fairlead.report.page import Block, Section, Svg, Table, Text
 from fairlead.report.plots import plot_style, to_svg
 from fairlead.tune.template import Template
@@ -44,6 +45,19 @@ def summary(tuned: Tuned, template: Template, metric: str) -> str:
     parts += [f"{note[0].upper()}{note[1:]}." for note in tuned.notes]
     parts.append(f"Recommended: {tuned.guidance}, the {tuned.why}.")
     return " ".join(parts)
+
+
+def front_lines(tuned: Tuned) -> list[str]:
+    """The settings of the search that no other surely beats, for a terminal: a row each, standard errors behind ±."""
+    rows = [row for row in tuned.rows if row.on_front]
+    return in_columns(
+        [
+            ("not beaten", [row.guidance for row in rows]),
+            ("images", [f"{row.n:,}" for row in rows]),
+            ("rows an image", [f"{row.rows:.3g}" for row in rows]),
+            *((name, [str(row.metrics[name]) for row in rows]) for name in rows[0].metrics),
+        ]
+    )
 
 
 def search_plot(tuned: Tuned, template: Template, metric: str) -> Figure | None:

@@ -32,6 +32,9 @@ CORE = 3
 WIDENING = 0.25
 """The part of the interval that the cubic term may add before the window is halved."""
 
+FINE = 0.025
+"""The part of the range between neighbours below which the spacing is not halved for want of a parabola."""
+
 PER_FEATURE = 4
 """Images a feature that a distance wants before it says anything: with 78 images of 64 features, -7.7 +- 3.7."""
 
@@ -153,7 +156,7 @@ class _Search:
     ) -> None:
         self.measure, self.reference, self.knob, self.objective = measure, reference, knob, objective
         self.constraints, self.budget, self.wanted, self.z, self.seed = constraints, budget, wanted, z, seed
-        self.n, self.kept = first, 0
+        self.n, self.kept, self.settings = first, 0, settings - 1
         self.origin = knob.place(knob.low)
         self.spacing = (knob.place(knob.high) - self.origin) / (settings - 1)
         self.step, self.widening = 1.0, 0.0
@@ -211,11 +214,16 @@ class _Search:
                     self.window, self.widening = moved, 0.0
                     continue
             half = (vertex.high - vertex.low) / 2
-            if not vertex.flat and (half <= self.wanted or self.beyond(vertex)):
+            bent = not vertex.flat and vertex.widening > WIDENING * half
+            # a window that is no parabola says nothing of what lies beyond the end of the range, or just inside of it
+            at_end = not vertex.flat and not bent and self.beyond(vertex)
+            alone = (vertex.flat or at_end) and self.alone(losses, at)
+            if alone and self.step > FINE * self.settings and self.halve(at):
+                continue
+            if not vertex.flat and (half <= self.wanted or alone):
                 if (found := self.settled(vertex, at, best)) is not None:
                     return found
                 continue
-            bent = not vertex.flat and vertex.widening > WIDENING * half
             if bent and self.halve(at):
                 continue
             self.widening = 0.0 if vertex.flat else vertex.widening
@@ -260,6 +268,12 @@ class _Search:
     def beyond(self, vertex: Vertex) -> bool:
         """Whether the whole interval lies outside the range."""
         return vertex.high < self.place(self.least) or vertex.low > self.place(self.most)
+
+    def alone(self, losses: Together, at: float) -> bool:
+        """Whether the settings next to ``at`` are surely worse: the best may lie between, and no more seeds show it."""
+        i = self.window.index(at)
+        differences = [losses.difference(j, i) for j in (i - 1, i + 1) if 0 <= j < len(self.window)]
+        return all(difference.value > self.z * difference.error for difference in differences)
 
     def barred(self) -> Edge | None:
         """Between the best setting that the constraints allow and one next to it that they do not and that may be
