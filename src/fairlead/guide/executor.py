@@ -8,6 +8,7 @@ allows (``calls.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -97,14 +98,26 @@ class GuidedDenoiser:
 
     def _check_steps(self) -> None:
         """Scales that a step cannot have are refused here, not in the middle of the run."""
-        for i in range(self.grid.steps if self.grid is not None else 0):
-            step = self._step(i)
-            if self.around.shape:  # maps over pixels depend on it
-                self._plan(step)
-                for term in self.guidance.terms:
-                    term.rows(step)
-            else:
-                renoising(self.guidance, self.branches, step)
+        if self.grid is None:
+            return
+        steps = range(self.grid.steps)
+        if not self.around.shape:  # maps over pixels depend on it
+            for i in steps:
+                renoising(self.guidance, self.branches, self._step(i))
+            return
+        with suppress(AttributeError):  # what can be planned without knowing the step is the plan of all
+            anywhere = Step.anywhere(self.samples, self.around.shape)
+            plan = StepPlan.of(self.guidance, self.branches, anywhere, self._active)
+            self._check_rows(anywhere)
+            self._plans = {(i, anywhere.shape): plan for i in steps}
+            return
+        for i in steps:
+            self._plan(self._step(i))
+            self._check_rows(self._step(i))
+
+    def _check_rows(self, step: Step) -> None:
+        for term in self.guidance.terms:
+            term.rows(step)
 
     def fresh(self, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
         """The same for another run: it remembers nothing, and shares what was worked out at the door."""
