@@ -20,7 +20,7 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, autocast, level_at, lowered
 from fairlead.core.errors import UsageError
-from fairlead.core.prediction import Objective, Prediction
+from fairlead.core.prediction import Objective, Prediction, Tied
 from fairlead.core.schedule import NoiseSchedule, as_time
 from fairlead.guide.algebra import COND, Branch, Guidance, Term, Weight, as_guidance, weighted
 from fairlead.guide.branches import Branches, Merged
@@ -231,7 +231,7 @@ class GuidedDenoiser:
         predictions |= self._calls.all(plan.asks, x_t, t, step, mass)
         x0 = _combination(predictions, plan.weights, x_t)
         if not active and not finishers and plan.renoise is None and self.observe is None:
-            return Prediction(x0, mixing.eps(x0, x_t))
+            return Tied(x0, x_t, mixing)
         again = partial(self._calls.again, t=t, step=step, lower=lowered(x_t.device))
         attention = {layer: joined(parts) for layer, parts in mass.items()}
         seen = Seen(step, x_t, t, mixing, condition, self.around, Merged(predictions, kept), again, graph, attention)
@@ -249,7 +249,7 @@ class GuidedDenoiser:
             self.observe(Observation(seen, parts, x0, finished, plan.weights, rows))
         if alone is not None and all(direction is None for _, direction in directions):
             return alone
-        return Prediction(finished, mixing.eps(finished, x_t) if plan.renoise is None else seen.eps(plan.renoise))
+        return Tied(finished, x_t, mixing) if plan.renoise is None else Prediction(finished, seen.eps(plan.renoise))
 
 
 def _combination(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, Weight], x_t: Tensor) -> Tensor:
