@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
-from fairlead.core.prediction import Mixing, Objective, Prediction, check_pair
+from fairlead.core.prediction import Mixing, Objective, Prediction, Tied, check_pair
 from fairlead.core.schedule import NoiseSchedule, as_time
 
 
@@ -105,15 +105,19 @@ class Level:
     input_scale: Tensor | None
     time: Tensor
 
-    def times(self, n: int) -> Tensor:
-        """``time`` of n samples, [n]; a run asks for it again and again."""
-        if n not in self._times:
-            self._times[n] = self.time.expand(n)
-        return self._times[n]
-
     @cached_property
-    def _times(self) -> dict[int, Tensor]:
-        return {}
+    def times(self) -> dict[int, Tensor]:
+        """``time`` of n samples, [n]; a run asks for it again and again."""
+        return _Times(self.time)
+
+
+class _Times(dict[int, Tensor]):
+    def __init__(self, time: Tensor) -> None:
+        self.time = time
+
+    def __missing__(self, n: int) -> Tensor:
+        self[n] = self.time.expand(n)
+        return self[n]
 
 
 def level_at(schedule: NoiseSchedule, t: Tensor, x_t: Tensor) -> Level:
@@ -176,7 +180,7 @@ class NetworkDenoiser:
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         output, mixing = self._asked(x_t, t, condition)
-        return Prediction(mixing.x0_of(output, self.objective, x_t), mixing.eps_of(output, self.objective, x_t))
+        return Tied(mixing.x0_of(output, self.objective, x_t), x_t, mixing)
 
     def x0(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The x0 of the prediction, without the eps; see :func:`x0_of`."""
@@ -186,6 +190,6 @@ class NetworkDenoiser:
     def _asked(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Mixing]:
         level, n = level_at(self.schedule, t, x_t), x_t.shape[0]
         inputs = x_t if level.input_scale is None else x_t * level.input_scale
-        output = self.network(inputs, level.times(n), condition)
+        output = self.network(inputs, level.times[n], condition)
         tally(n)  # after the call: one that ran out of memory evaluated nothing
         return output if output.dtype == x_t.dtype else output.to(x_t.dtype), level.mixing

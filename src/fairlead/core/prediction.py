@@ -68,9 +68,9 @@ class Mixing:
             return output
         if objective == "v":
             of_x_t, of_v, _, _ = self._of_v
-            return of_x_t * x_t - of_v * output
+            return torch.addcmul(of_x_t * x_t, of_v, output, value=-1)
         if objective == "flow":
-            return (x_t - self.sigma * output) / (self.alpha + self.sigma)
+            return torch.addcmul(x_t, self.sigma, output, value=-1) / (self.alpha + self.sigma)
         raise unknown("objective", objective, get_args(Objective))
 
     def zero(self, objective: Objective, x_t: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Mixing:
             return self.eps(output, x_t)
         if objective == "v":
             _, _, of_x_t, of_v = self._of_v
-            return of_x_t * x_t + of_v * output
+            return torch.addcmul(of_x_t * x_t, of_v, output)
         if objective == "flow":
             return (x_t + self.alpha * output) / (self.alpha + self.sigma)
         raise unknown("objective", objective, get_args(Objective))
@@ -118,19 +118,18 @@ class Mixing:
         raise unknown("objective", objective, get_args(Objective))
 
 
-@dataclass(frozen=True, eq=False)
 class Prediction:
     """The posterior mean ``x0`` of the data and the ``eps`` used to re-noise, both [n, ...] like x_t.
 
     They are tied by x_t = alpha x0 + sigma eps unless a method separates them on purpose.
     """
 
-    x0: Tensor
-    eps: Tensor
+    def __init__(self, x0: Tensor, eps: Tensor) -> None:
+        self.x0, self.eps = x0, eps
 
     @classmethod
     def from_x0(cls, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        return cls(x0, Mixing(alpha, sigma).eps(x0, x_t))
+        return Tied(x0, x_t, Mixing(alpha, sigma))
 
     @classmethod
     def from_output(cls, output: Tensor, objective: Objective, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
@@ -141,6 +140,17 @@ class Prediction:
     def output(self, objective: Objective, alpha: Tensor, sigma: Tensor) -> Tensor:
         """What a network trained for ``objective`` would have returned: the inverse of :meth:`from_output`."""
         return target(self.x0, self.eps, objective, alpha, sigma)
+
+
+class Tied(Prediction):
+    """A prediction whose eps follows from its x0, and is worked out when it is asked for."""
+
+    def __init__(self, x0: Tensor, x_t: Tensor, mixing: Mixing) -> None:
+        self.x0, self.x_t, self.mixing = x0, x_t, mixing
+
+    @cached_property
+    def eps(self) -> Tensor:  # type: ignore[override]
+        return self.mixing.eps(self.x0, self.x_t)
 
 
 def target(x0: Tensor, eps: Tensor, objective: Objective, alpha: Tensor, sigma: Tensor) -> Tensor:

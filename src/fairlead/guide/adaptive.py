@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.guide.algebra import Branch, Weight, Wrapper, is_zero, nonzero_rows
-from fairlead.guide.seen import Seen, Space, dot, ratio
+from fairlead.guide.seen import Seen, Space, dot, length, ratio
 from fairlead.guide.step import Step
 from fairlead.guide.text import is_number
 
@@ -105,7 +105,7 @@ class Adaptive(Wrapper):
         else:
             zero = seen.zero(self.space)  # the cosine does not see what the difference is multiplied by
             a, b = (seen.x0(branch) - zero for branch in self.pair(seen.step))
-        cosine = ratio(dot(a, b), (dot(a, a) * dot(b, b)).sqrt(), otherwise=1.0).flatten()
+        cosine = ratio(dot(a, b), length(a) * length(b), otherwise=1.0).flatten()
         on, before = (cosine <= self.threshold).cpu() | (self.threshold == 1), seen.step.recall(self)
         looked = nonzero_rows(self.omega(seen.step))
         if isinstance(looked, Tensor):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Wrapper
-from fairlead.guide.seen import Seen, dot, parallel
+from fairlead.guide.seen import Seen, length, parallel
 from fairlead.guide.text import is_number
 
 
@@ -61,8 +61,7 @@ class APG(Wrapper):
             move = move if before is None else move + self.momentum * before
             seen.step.remember(self, move)
         if self.norm is not None:
-            wide = move.double()
-            move = move * (self.norm / dot(wide, wide).sqrt().clamp(min=self.norm)).to(move)
+            move = move * (self.norm / length(move).clamp(min=self.norm)).to(move)
         along, _ = self.pair(seen.step)
         return without_parallel(move, seen.x0(along), self.eta)
 

@@ -39,7 +39,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import COND, Term, Wanted, Weight, is_zero, nonzero_rows, weighted
 from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.scores import Fn, Score, as_score
-from fairlead.guide.seen import Resource, Seen, Surroundings, dot
+from fairlead.guide.seen import Resource, Seen, Surroundings, length
 from fairlead.guide.step import Step
 from fairlead.guide.text import is_number
 
@@ -119,7 +119,7 @@ class Energy(Term):
         factor = seen.sigma**2 / seen.alpha if self.through else seen.noise_share
         shift = factor * gradient
         if self.clip is not None:
-            shift = shift * (self.clip / dot(shift, shift).sqrt().clamp(min=self.clip)).to(shift.dtype)
+            shift = shift * (self.clip / length(shift).clamp(min=self.clip)).to(shift.dtype)
         return weighted(omega, shift)
 
     def _smoothed(self, x0: Tensor, seen: Seen, rows: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ allows (``calls.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, autocast, level_at, lowered
 from fairlead.core.errors import UsageError
-from fairlead.core.prediction import Objective, Prediction
+from fairlead.core.prediction import Objective, Prediction, Tied
 from fairlead.core.schedule import NoiseSchedule, as_time
 from fairlead.guide.algebra import COND, Branch, Guidance, Term, Weight, as_guidance, weighted
 from fairlead.guide.branches import Branches, Merged
@@ -97,14 +98,26 @@ class GuidedDenoiser:
 
     def _check_steps(self) -> None:
         """Scales that a step cannot have are refused here, not in the middle of the run."""
-        for i in range(self.grid.steps if self.grid is not None else 0):
-            step = self._step(i)
-            if self.around.shape:  # maps over pixels depend on it
-                self._plan(step)
-                for term in self.guidance.terms:
-                    term.rows(step)
-            else:
-                renoising(self.guidance, self.branches, step)
+        if self.grid is None:
+            return
+        steps = range(self.grid.steps)
+        if not self.around.shape:  # maps over pixels depend on it
+            for i in steps:
+                renoising(self.guidance, self.branches, self._step(i))
+            return
+        with suppress(AttributeError):  # what can be planned without knowing the step is the plan of all
+            anywhere = Step.anywhere(self.samples, self.around.shape)
+            plan = StepPlan.of(self.guidance, self.branches, anywhere, self._active)
+            self._check_rows(anywhere)
+            self._plans = {(i, anywhere.shape): plan for i in steps}
+            return
+        for i in steps:
+            self._plan(self._step(i))
+            self._check_rows(self._step(i))
+
+    def _check_rows(self, step: Step) -> None:
+        for term in self.guidance.terms:
+            term.rows(step)
 
     def fresh(self, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
         """The same for another run: it remembers nothing, and shares what was worked out at the door."""
@@ -218,7 +231,7 @@ class GuidedDenoiser:
         predictions |= self._calls.all(plan.asks, x_t, t, step, mass)
         x0 = _combination(predictions, plan.weights, x_t)
         if not active and not finishers and plan.renoise is None and self.observe is None:
-            return Prediction(x0, mixing.eps(x0, x_t))
+            return Tied(x0, x_t, mixing)
         again = partial(self._calls.again, t=t, step=step, lower=lowered(x_t.device))
         attention = {layer: joined(parts) for layer, parts in mass.items()}
         seen = Seen(step, x_t, t, mixing, condition, self.around, Merged(predictions, kept), again, graph, attention)
@@ -236,7 +249,7 @@ class GuidedDenoiser:
             self.observe(Observation(seen, parts, x0, finished, plan.weights, rows))
         if alone is not None and all(direction is None for _, direction in directions):
             return alone
-        return Prediction(finished, mixing.eps(finished, x_t) if plan.renoise is None else seen.eps(plan.renoise))
+        return Tied(finished, x_t, mixing) if plan.renoise is None else Prediction(finished, seen.eps(plan.renoise))
 
 
 def _combination(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, Weight], x_t: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Wrapper
-from fairlead.guide.seen import Seen, dot, ratio
+from fairlead.guide.seen import Seen, length, ratio
 from fairlead.guide.text import is_number
 
 
@@ -49,5 +49,5 @@ class Mambo(Wrapper):
         a, b = self.pair(seen.step)
         v_a, v_b = seen.output(a, "flow"), seen.output(b, "flow")
         gap = v_a - v_b
-        relative = ratio(dot(gap, gap).sqrt(), dot(v_b, v_b).sqrt(), math.inf)
+        relative = ratio(length(gap), length(v_b), math.inf)
         return torch.exp(-self.alpha * relative).to(gap) * super().unit(seen)

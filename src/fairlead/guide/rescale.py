@@ -58,14 +58,8 @@ class Rescale(Finisher):
             return x0
         zero = seen.zero(self.space)
         guided, plain = x0 - zero, seen.x0(COND) - zero  # multiples of what the network returns
-        each = guided.flatten(1)
-        rounding = _ROUNDING * torch.finfo(x0.dtype).eps * torch.linalg.vector_norm(each, torch.inf, 1)
-        spread = _std(each)
-        gain = (_std(plain.flatten(1)) / spread).masked_fill_(spread <= rounding, 1.0)
+        rounding = _ROUNDING * torch.finfo(x0.dtype).eps * torch.linalg.vector_norm(guided.flatten(1), torch.inf, 1)
+        spread, wanted = torch.stack((guided, plain)).flatten(2).double().std(2, correction=0)
+        gain = (wanted / spread).masked_fill_(spread <= rounding, 1.0)
         factor = gain.mul_(self.phi).add_(1 - self.phi)
         return zero + guided * per_sample(factor, guided)
-
-
-def _std(x: Tensor) -> Tensor:
-    """Per sample, [n, d] -> float64 [n]."""
-    return x.double().std(1, correction=0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
@@ -170,6 +171,14 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     if a.ndim == 1:
         return a.double() * b
     return (a.double() * b).sum(tuple(range(1, a.ndim)), keepdim=True)  # b is widened in the product
+
+
+def length(a: Tensor) -> Tensor:
+    """Euclidean norm per sample, [n, ...] -> float64 [n, 1, ...]."""
+    if a.ndim == 1:
+        return a.double().abs()
+    norm: Tensor = torch.linalg.vector_norm(a, dim=tuple(range(1, a.ndim)), keepdim=True, dtype=torch.float64)
+    return norm
 
 
 def ratio(top: Tensor, bottom: Tensor, otherwise: float = 0.0) -> Tensor:

@@ -100,6 +100,17 @@ class Step:
         level = grid.times[index], grid.sigma[index], grid.log_snr[index]
         return cls(*level, index, grid, samples, shape, Memory() if memory is None else memory)
 
+    @classmethod
+    def anywhere(cls, samples: tuple[int, ...], shape: tuple[int, ...]) -> Step:
+        """A step that does not know where it is, for what holds at all of them.
+
+        Raises:
+            AttributeError: when it is asked for anything else than ``samples`` and ``shape``.
+        """
+        step = object.__new__(_Anywhere)
+        vars(step).update(samples=samples, shape=shape)
+        return step
+
     def pick(self, values: tuple[float, ...]) -> Tensor:
         """Per-sample values of the run -> those of this batch, float64 [n]."""
         return torch.tensor([values[i] for i in self.samples], dtype=torch.float64)
@@ -127,3 +138,12 @@ class Step:
         if self.log_snr >= finite[-1] or self.log_snr <= finite[0]:  # also where there is one finite level only
             return float(self.log_snr >= finite[-1])
         return (self.log_snr - finite[0]) / (finite[-1] - finite[0])
+
+
+class _Anywhere(Step):
+    """See :meth:`Step.anywhere`."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("t", "sigma", "log_snr", "index", "grid", "memory"):
+            raise AttributeError(name)
+        return super().__getattribute__(name)

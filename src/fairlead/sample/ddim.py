@@ -14,6 +14,7 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, at_step
 from fairlead.core.errors import UsageError
+from fairlead.core.prediction import Tied
 from fairlead.core.schedule import NoiseSchedule
 from fairlead.sample.sampler import Frame, Noise, Sampler, each_step
 
@@ -71,11 +72,16 @@ class DDIM(Sampler):
             back = (sigma[:-1] ** 2 - kept**2 * sigma[1:] ** 2).clamp(min=0).sqrt()
             of_x_t, of_back = each_step(kept, x_t), each_step(back, x_t)
         at, of_x0, of_eps = times.unbind(), each_step(alpha[1:], x_t), each_step(renoise, x_t)
+        share = renoise / sigma[:-1]  # of x_t, once eps = (x_t - alpha x0) / sigma is put in
+        tied_x0, tied_x_t = (alpha[1:] - share * alpha[:-1]).tolist(), each_step(share, x_t)
         for i in range(steps):
             draws = count(i * (2 * self.recur - 1))
             for again in reversed(range(self.recur)):
                 prediction = at_step(denoiser, i)(x_t, at[i], condition)
-                x_t = of_x0[i] * prediction.x0 + of_eps[i] * prediction.eps
+                if isinstance(prediction, Tied):
+                    x_t = torch.add(tied_x_t[i] * x_t, prediction.x0, alpha=tied_x0[i])
+                else:
+                    x_t = of_x0[i] * prediction.x0 + of_eps[i] * prediction.eps
                 if self.eta > 0:
                     x_t = x_t + of_draw[i] * noise(next(draws)).to(x_t)
                 if again:
