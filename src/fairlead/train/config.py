@@ -183,7 +183,7 @@ RECIPES: dict[str, Recipe] = {
             "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 7000, "batch_size": 64,
             "checkpoint_every": 500,
         },
-        "28x28 digits; 12 minutes on two cores with AMX, half an hour on older ones",
+        "28x28 digits; 12 minutes on two cores with AMX, about half an hour on others",
     ),
     "cifar10": Recipe(
         "cifar10",
