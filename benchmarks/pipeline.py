@@ -27,15 +27,12 @@ from fairlead.core.files import replacing
 
 UNET: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",
-    "block_out_channels": [64, 96],
-    "layers_per_block": 1,
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
     "attention_head_dim": 4,
     "norm_num_groups": 16,
 }
-"""2.5 million parameters, 115 MFLOP a row at 8x8. Attention is at 4x4 only, where a token reaches all of the image:
-the captions name one of 3x3 places."""
+"""Attention is at 4x4 only, where a token reaches all of the image: the captions name one of 3x3 places."""
 PROMPTS = (
     "a large red seven at the top left on a white background",
     "a small yellow three in the center on a black background",
@@ -73,6 +70,10 @@ class Pipeline:
     clip_steps: int = 500
     length: int = 24
     """Tokens of a prompt, start and end included."""
+    widths: tuple[int, int] = (64, 96)
+    """Of the U-Net's two levels; these have 2.5 million parameters and 113 MFLOP a row at 8x8."""
+    blocks: int = 1
+    """A level of the U-Net."""
     steps: int = 4000
     """Of the U-Net."""
     batch_size: int = 32
@@ -93,8 +94,9 @@ class Pipeline:
             TinyClip(clip, self.data, self.clip_steps, length=self.length).main()
         if not pipeline.is_dir():
             settings = self.out / "unet.json"
+            sized = {**UNET, "block_out_channels": list(self.widths), "layers_per_block": self.blocks}
             with replacing(settings) as partial:
-                partial.write_text(json.dumps(UNET, indent=1) + "\n")
+                partial.write_text(json.dumps(sized, indent=1) + "\n")
             told = ["--conditions", "text", "--text", f"clip:{clip}", "--latents", str(vae), "--drop", str(self.drop)]
             rate = ["--steps", str(self.steps), "--lr", str(self.lr)]
             rate += ["--optimizer", "muon", "--precision", "fp32"]  # at this width bf16 costs more than it gives

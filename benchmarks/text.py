@@ -30,7 +30,7 @@ from fairlead.measure.attributes import AttributeJudge, cached_attribute_judge
 from fairlead.measure.estimate import Estimate, mean_estimate
 from fairlead.models.load import load
 from fairlead.models.model import Model
-from fairlead.sample.run import Run, sample
+from fairlead.sample.run import Precision, Run, sample
 
 SHOWN = ("digit", "ink", "background", "position", "size", "slant", "count", "all")
 
@@ -41,8 +41,10 @@ class Common:
 
     run: Annotated[str, tyro.conf.Positional]
     """A run that reads text, trained on scenes."""
-    sampler: str = "dpmpp_2m_sde"
+    sampler: str = "ddim"
     steps: int = 20
+    precision: Precision = "fp32"
+    """fp32 or bf16, which a processor with bfloat16 units takes half the time for."""
     seed: int = 1_000_000
     """First seed of the images, and that of the prompts."""
     batch_size: int = 64
@@ -53,7 +55,7 @@ class Common:
         seeds = range(self.seed + first, self.seed + first + n)
         return sample(
             model, conds, guidance=guidance, n=n, seeds=seeds, sampler=self.sampler, steps=self.steps,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size, precision=self.precision,
         )  # fmt: skip
 
     def note(self, row: dict[str, Any]) -> None:

@@ -19,7 +19,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "8x8": {"kind": "unet", "channels": 32, "multipliers": (1, 2), "blocks": 1},
     "28x28": {"kind": "unet", "channels": 32, "multipliers": (1, 3), "blocks": 1, "patch": 2, "narrow": True},
     "28x28-colour": {
-        "kind": "unet", "channels": 64, "multipliers": (1, 2), "blocks": 1, "patch": 2, "cross": (),
+        "kind": "unet", "channels": 48, "multipliers": (1, 2), "blocks": 1, "patch": 2, "cross": (), "narrow": True,
+        "embed": 128,
     },
     "32x32": {
         "kind": "unet", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2, "attention": (8,),

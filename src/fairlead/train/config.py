@@ -195,12 +195,12 @@ RECIPES: dict[str, Recipe] = {
         "scenes(n=100000)",
         "28x28-colour",
         {
-            "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 2600, "batch_size": 32,
+            "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 7700, "batch_size": 64,
             "checkpoint_every": 500,
         },
         "28x28 captioned digits in colour, told by text; 25 minutes on two cores",
         ("text",),
-        {"read": 400, "sketch": 14_000},
+        {"read": 400, "sketch": 6000},
     ),
     "lesson-mnist": Recipe(
         "mnist",
