@@ -21,7 +21,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from fairlead.data.captions import COLOURS
+from fairlead.data.captions import COLOURS, full_caption
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.hub import load_data
 from fairlead.data.scenes import Prompts, held_out_prompts
@@ -128,6 +128,7 @@ class Composed(Common):
         w, v = f"{self.scale:g}", f"{self.away:g}"
         inks = [words.choice(COLOURS) for _ in range(self.pairs)]
         digits = [words.sample(DIGIT_NAMES, 2) for _ in range(self.pairs)]
+        others = [words.sample([colour for colour in COLOURS if colour != ink], 2) for ink in inks]
         rows: dict[str, list[dict[str, Tensor]]] = {}
 
         def look(name: str, k: int, cond: str | None, guidance: str) -> None:
@@ -135,7 +136,7 @@ class Composed(Common):
             assert run.images is not None
             rows.setdefault(name, []).append(self.seen(judge, run.images, inks[k], digits[k]))
 
-        for k, (ink, (one, other)) in enumerate(zip(inks, digits, strict=True)):
+        for k, (ink, (one, other), (second, ground)) in enumerate(zip(inks, digits, others, strict=True)):
             look("plain: a red seven", k, f"a {ink} {one}", f"cfg({w})")
             look("a red digit AND a seven", k, None, f'compose({{"a {ink} digit": {w}, "a {one}": {w}}})')
             look("plain: a seven", k, f"a {one}", f"cfg({w})")
@@ -143,8 +144,15 @@ class Composed(Common):
             look("a seven, negative: a red digit", k, f"a {one}", f'cfg({w}, negative="a {ink} digit")')
             left, right = f"a {one} on the left", f"a {other} on the right"
             look("plain: a seven on the left and a one on the right", k, f"{left} and {right}", f"cfg({w})")
-            boxes = f'"{left}": region({w}, 0, [0, 0, 1, 0.5]), "{right}": region({w}, 0, [0, 0.5, 1, 1])'
-            look("a seven on the left half, a one on the right half", k, None, f"compose({{{boxes}}})")
+            look("a seven on the left half, a one on the right half", k, None, _halves(left, right, w))
+            scene = {"size": "large", "slant": "upright", "background": ground}
+            here = {"digit": one, "ink": ink, "position": "left"}
+            there = {"digit": other, "ink": second, "position": "right"}
+            both = {f"second {name}": value for name, value in there.items()}
+            told = full_caption({**scene, **here, **both, "count": "two"})
+            look("plain, everything said of both", k, told, f"cfg({w})")
+            left, right = (full_caption({**scene, **one_of, "count": "one"}) for one_of in (here, there))
+            look("by halves, everything said of each", k, None, _halves(left, right, w))
         names = ("digit", "ink", "both", "left digit", "right digit", "both digits")
         n = self.pairs * self.each
         print(f"| prompt (n = {n}, scale {w}) | {' | '.join(names)} |\n|{' --- |' * (len(names) + 1)}")
@@ -166,6 +174,10 @@ class Composed(Common):
             "digit": digit, "ink": inked, "both": digit & inked, "left digit": left, "right digit": right,
             "both digits": left & right,
         }  # fmt: skip
+
+
+def _halves(left: str, right: str, scale: str) -> str:
+    return f'compose({{"{left}": region({scale}, 0, [0, 0, 1, 0.5]), "{right}": region({scale}, 0, [0, 0.5, 1, 1])}})'
 
 
 def judged(model: Model) -> tuple[AttributeJudge, Any]:

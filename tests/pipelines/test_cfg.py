@@ -64,6 +64,14 @@ def test_embeddings_in_the_place_of_prompts() -> None:
     check(pipe, case, arguments)
 
 
+FIVE = (
+    *("sd", "sd img2img", "sd inpaint", "sd controlnet", "sd controlnet img2img", "sd controlnet inpaint"),
+    *("sdxl", "sdxl img2img", "sdxl inpaint", "sdxl controlnet", "pixart alpha", "pixart sigma", "dit"),
+)
+FLOWS = (
+    *("sd3", "sd3 img2img", "sd3 inpaint", "sd3 controlnet", "flux", "flux without embedded guidance"),
+    *("flux img2img", "flux inpaint", "sana"),
+)
 SAMPLES = pytest.mark.parametrize(
     ("n", "negatives", "each"), [(1, False, 1), (1, True, 2), (3, True, 1), (3, False, 2)]
 )
@@ -72,7 +80,7 @@ SAMPLES = pytest.mark.parametrize(
 @pytest.mark.slow
 @SAMPLES
 @pytest.mark.parametrize("scheduler", list(SCHEDULERS)[:5])
-@pytest.mark.parametrize("family", ["sd", "sdxl", "pixart alpha", "dit", "sd img2img", "sd inpaint", "sd controlnet"])
+@pytest.mark.parametrize("family", FIVE)
 def test_five_schedulers(family: str, scheduler: str, n: int, negatives: bool, each: int) -> None:
     case = FAMILIES[family]
     arguments = case.arguments(n, negatives)
@@ -88,6 +96,15 @@ def test_every_scheduler(family: str, scheduler: str) -> None:
     case = FAMILIES[family]
     arguments = {**case.arguments(2, negatives=True), "num_images_per_prompt": 2}
     check(case.make(scheduler=SCHEDULERS[scheduler]()), case, arguments, steps=10)
+
+
+@pytest.mark.slow
+@SAMPLES
+@pytest.mark.parametrize("family", FLOWS)
+def test_every_flow_family(family: str, n: int, negatives: bool, each: int) -> None:
+    case = FAMILIES[family]
+    arguments = {**case.arguments(n, negatives), "num_images_per_prompt": each}
+    check(case.make(scheduler=FLOW_SCHEDULERS["flow euler"]()), case, arguments, steps=6)
 
 
 @pytest.mark.slow
