@@ -23,6 +23,9 @@ import tyro
 
 import fairlead as fl
 
+SMALL, LARGE = (((32, 64), 16), ((64, 128, 256), 16)), (((320, 640, 1280, 1280), 64),)
+"""Widths of the levels and size of the latents."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -57,7 +60,11 @@ def pipeline(widths: tuple[int, ...], size: int, device: str) -> Any:
         requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device, torch.bfloat16) if device == "cuda" else pipe
+    return pipe.to(device, torch.bfloat16 if _on_gpu(device) else torch.float32)
+
+
+def _on_gpu(device: str) -> bool:
+    return torch.device(device).type == "cuda"
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,7 @@ def main(options: Options) -> None:
     print(f"of {os.cpu_count()} cores, {options.steps} steps, {options.repeats} pairs of runs\n")
     print("| U-Net | images | guidance | own ms a step | wall time | processor time | added processor ms a step |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    cuda = options.device == "cuda"
-    for widths, size in ((((320, 640, 1280, 1280), 64),) if cuda else (((32, 64), 16), ((64, 128, 256), 16))):
+    for widths, size in LARGE if _on_gpu(options.device) else SMALL:
         name = f"{'-'.join(map(str, widths))}, {size} x {size}"
         pipe = pipeline(widths, size, options.device)
         for images in options.images:

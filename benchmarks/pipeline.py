@@ -65,18 +65,19 @@ class Pipeline:
     data: str = "scenes(size=32, two=0)"
     """A captioned set of images whose sides 8 divides."""
     vae_steps: int = 1000
+    vae_batch_size: int = 32
     latent: int = 8
     """Channels of the latents."""
     clip_steps: int = 500
     length: int = 24
     """Tokens of a prompt, start and end included."""
     widths: tuple[int, int] = (64, 96)
-    """Of the U-Net's two levels; these have 2.5 million parameters and 113 MFLOP a row at 8x8."""
+    """Of the U-Net's two levels; these have 2.5 million parameters and 115 MFLOP a row at 8x8."""
     blocks: int = 1
-    """A level of the U-Net."""
+    """Residual blocks a level of the U-Net."""
     steps: int = 4000
-    """Of the U-Net."""
     batch_size: int = 32
+    """Steps of the U-Net, and images of each."""
     lr: float = 2e-3
     drop: float = 0.1
     """Probability of the empty caption in training."""
@@ -85,9 +86,10 @@ class Pipeline:
 
     def main(self) -> None:
         vae, clip, unet, pipeline = (self.out / name for name in ("vae", "clip", "unet", "pipeline"))
-        shared = ["--data", self.data, "--batch-size", str(self.batch_size)]
+        shared = ["--data", self.data]
         if not (vae / "config.json").is_file():
             wide = ["--channels", "32", "--latent", str(self.latent), "--steps", str(self.vae_steps)]
+            wide += ["--batch-size", str(self.vae_batch_size)]
             rate = ["--objective", "l2", "--optimizer", "muon", "--lr", str(self.lr)]
             _run("train-autoencoder", *shared, "--recipe", "scenes", *wide, *rate, out=vae)
         if not (clip / "config.json").is_file():
@@ -98,8 +100,13 @@ class Pipeline:
             with replacing(settings) as partial:
                 partial.write_text(json.dumps(sized, indent=1) + "\n")
             told = ["--conditions", "text", "--text", f"clip:{clip}", "--latents", str(vae), "--drop", str(self.drop)]
-            rate = ["--steps", str(self.steps), "--lr", str(self.lr)]
-            rate += ["--optimizer", "muon", "--precision", "fp32"]  # at this width bf16 costs more than it gives
+            rate = ["--steps", str(self.steps), "--batch-size", str(self.batch_size), "--lr", str(self.lr)]
+            rate += [
+                "--optimizer",
+                "muon",
+                "--precision",
+                "fp32",
+            ]  # at the default widths bf16 costs more than it gives on a CPU
             trained = [*rate, "--snapshot-every", str(max(1, self.steps // 4))]
             often = ["--checkpoint-every", "500", "--net-config", str(settings), "--schedule", "vp_linear"]
             _run("train", *shared, *told, *trained, *often, out=unet)

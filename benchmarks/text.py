@@ -44,7 +44,7 @@ class Common:
     sampler: str = "ddim"
     steps: int = 20
     precision: Precision = "fp32"
-    """fp32 or bf16, which a processor with bfloat16 units takes half the time for."""
+    """fp32 or bf16."""
     seed: int = 1_000_000
     """First seed of the images, and that of the prompts."""
     batch_size: int = 64
@@ -62,7 +62,8 @@ class Common:
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             with self.out.open("a") as file:
-                file.write(json.dumps({"run": self.run, "sampler": self.sampler, "steps": self.steps, **row}) + "\n")
+                how = {"sampler": self.sampler, "steps": self.steps, "seed": self.seed, "precision": self.precision}
+                file.write(json.dumps({"run": self.run, **how, **row}) + "\n")
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,11 @@ class Composed(Common):
             scene = {"size": "large", "slant": "upright", "background": ground}
             here = {"digit": one, "ink": ink, "position": "left"}
             there = {"digit": other, "ink": second, "position": "right"}
-            both = {f"second {name}": value for name, value in there.items()}
-            told = full_caption({**scene, **here, **both, "count": "two"})
+            beside = {f"second {name}": value for name, value in there.items()}
+            told = full_caption({**scene, **here, **beside, "count": "two"})
             look("plain, everything said of both", k, told, f"cfg({w})")
-            left, right = (full_caption({**scene, **one_of, "count": "one"}) for one_of in (here, there))
-            look("by halves, everything said of each", k, None, _halves(left, right, w))
+            first, last = (full_caption({**scene, **digit, "count": "one"}) for digit in (here, there))
+            look("by halves, everything said of each", k, None, _halves(first, last, w))
         names = ("digit", "ink", "both", "left digit", "right digit", "both digits")
         n = self.pairs * self.each
         print(f"| prompt (n = {n}, scale {w}) | {' | '.join(names)} |\n|{' --- |' * (len(names) + 1)}")

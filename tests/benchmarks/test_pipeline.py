@@ -1,6 +1,7 @@
 """The trained case of the pipelines, at sizes of a test: a tokenizer and an encoder of captions, the stages."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_the_state_at_the_end_comes_to_say_what_a_caption_says() -> None:
 @pytest.mark.slow
 def test_the_stages_end_in_a_pipeline_that_diffusers_loads(tmp_path: Path) -> None:
     """And done again they do nothing but draw."""
-    small = {"vae_steps": 2, "clip_steps": 2, "steps": 2, "batch_size": 4, "each": 2}
+    small: dict[str, Any] = {"vae_steps": 2, "clip_steps": 2, "steps": 2, "batch_size": 4, "each": 2}
     Pipeline(tmp_path, "scenes(size=32, n=60, two=0)", **small).main()
     with Image.open(tmp_path / "images.png") as image:
         assert image.size == (2 * 32, len(PROMPTS) * 32)

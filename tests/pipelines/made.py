@@ -32,11 +32,12 @@ def clip_tokenizer() -> Any:
     return tokens
 
 
-def clip_text(seed: int = 1, projection: bool = False, width: int = 16) -> Any:
+def clip_text(seed: int = 1, projection: bool = False, width: int = 16, projected: int = 0) -> Any:
     end = len(clip_tokenizer()) - 1
     config = transformers.CLIPTextConfig(
         vocab_size=end + 1, hidden_size=width, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=TOKENS, projection_dim=width, eos_token_id=end, bos_token_id=end - 1, pad_token_id=end,
+        max_position_embeddings=TOKENS, projection_dim=projected or width, eos_token_id=end, bos_token_id=end - 1,
+        pad_token_id=end,
     )  # fmt: skip
     kind = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
     return spread(kind(config), seed)

@@ -64,14 +64,8 @@ def test_embeddings_in_the_place_of_prompts() -> None:
     check(pipe, case, arguments)
 
 
-FIVE = (
-    *("sd", "sd img2img", "sd inpaint", "sd controlnet", "sd controlnet img2img", "sd controlnet inpaint"),
-    *("sdxl", "sdxl img2img", "sdxl inpaint", "sdxl controlnet", "pixart alpha", "pixart sigma", "dit"),
-)
-FLOWS = (
-    *("sd3", "sd3 img2img", "sd3 inpaint", "sd3 controlnet", "flux", "flux without embedded guidance"),
-    *("flux img2img", "flux inpaint", "sana"),
-)
+FLOWS = [name for name in FAMILIES if name.split()[0] in ("sd3", "flux", "sana")]
+DIFFUSIONS = [name for name in FAMILIES if name not in FLOWS]
 SAMPLES = pytest.mark.parametrize(
     ("n", "negatives", "each"), [(1, False, 1), (1, True, 2), (3, True, 1), (3, False, 2)]
 )
@@ -80,7 +74,7 @@ SAMPLES = pytest.mark.parametrize(
 @pytest.mark.slow
 @SAMPLES
 @pytest.mark.parametrize("scheduler", list(SCHEDULERS)[:5])
-@pytest.mark.parametrize("family", FIVE)
+@pytest.mark.parametrize("family", DIFFUSIONS)
 def test_five_schedulers(family: str, scheduler: str, n: int, negatives: bool, each: int) -> None:
     case = FAMILIES[family]
     arguments = case.arguments(n, negatives)

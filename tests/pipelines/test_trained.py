@@ -15,14 +15,15 @@ from torch import Tensor
 import fairlead as fl
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.data.text import encoder_from_config
+from fairlead.data.text import encoder_from_config, make_encoder
 from fairlead.models.load import load
 from fairlead.models.model import Model
-from fairlead.nets.build import build_net
+from fairlead.nets.build import build_net, net_config
 from fairlead.nets.diffusers import diffusers_config
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.grids import trailing
 from fairlead.sample.noise import NoiseStream
+from fairlead.train.conditions import asked
 from tests.pipelines import made
 from tests.pipelines.families import apart
 from tests.pipelines.trained import NETWORKS, captioned, config_of, encoders, grey_vae, train
@@ -30,7 +31,10 @@ from tests.train.tiny import same_bits, tensors_of
 
 STEPS, SCALE = 5, 4.0
 PROMPTS = ["a red square", "blue"]
-EXPORTED = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "PixArtTransformer2DModel")
+EXPORTED = (
+    *("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "PixArtTransformer2DModel"),
+    "SD3Transformer2DModel",
+)
 QUICK = ("DiTTransformer2DModel",)
 """Networks that the fast tests train too; the others are in the slow ones."""
 TEXT = [name for name, (_, told, _) in NETWORKS.items() if told == ("text",)]
@@ -63,7 +67,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def texts(place: Path) -> dict[str, str]:
-    return {name: f"{name}:{place / name}" for name in ("clip", "t5")}
+    return {name: f"{name}:{place / name}" for name in ("clip", "t5", "sd3")}
 
 
 def sampled(model: Model, x_t: Tensor, conds: list[Any], guidance: str) -> Tensor:
@@ -86,8 +90,15 @@ def test_plain_diffusers_makes_the_images_that_our_sampler_makes(place: Path, tm
         "UNet2DConditionModel": {"prompt": PROMPTS, **latents},
         "DiTTransformer2DModel": {"class_labels": [3, 7], "guidance_scale": SCALE},
         "PixArtTransformer2DModel": {"prompt": PROMPTS, **latents, **square},
+        "SD3Transformer2DModel": {"prompt": PROMPTS, **latents, "sigmas": [1.0, 0.8, 0.6, 0.4, 0.2]},
     }
-    kinds = ("DDIMPipeline", "StableDiffusionPipeline", "DiTPipeline", "PixArtAlphaPipeline")
+    kinds = (
+        "DDIMPipeline",
+        "StableDiffusionPipeline",
+        "DiTPipeline",
+        "PixArtAlphaPipeline",
+        "StableDiffusion3Pipeline",
+    )
     jobs = []
     for network, kind in zip(EXPORTED, kinds, strict=True):
         folder = fl.export(place / network, tmp_path / network)
@@ -167,13 +178,26 @@ def test_no_text_is_the_empty_string(network: str, texts: dict[str, str]) -> Non
     encoder = encoder_from_config(config.text)
     net: Any = build_net(config.net).eval()
     made.spread(net, 1)
-    net.text.set_empty(encoder([""])[0])
+    net.text.set_empty(encoder(["", ""])[0])
     x, time = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 900.0])
     empty = Condition.of(text=encoder(["", ""]))
     null = Condition.of(text=encoder(["a red square", "blue"]))
     with torch.no_grad():
         assert torch.equal(net(x, time, empty), net(x, time, null.drop()))
         assert apart(net(x, time, null), net(x, time, empty)) > 1e-3
+
+
+def test_what_reads_as_stable_diffusion_3_does_is_for_its_network(texts: dict[str, str], tmp_path: Path) -> None:
+    data = captioned()
+    _, told, _ = asked(data, ["text"], texts["sd3"])
+    with pytest.raises(UsageError, match="sd3 is for SD3Transformer2DModel"):
+        build_net(net_config("8x8", 1, 8, 0, **told))
+    with pytest.raises(UsageError, match="UNet2DConditionModel is no network of Stable Diffusion 3"):
+        diffusers_config("UNet2DConditionModel", NETWORKS["UNet2DConditionModel"][0], 1, 8, 0, told["text"])
+    for part in (made.clip_text(projection=True, projected=8), made.clip_tokenizer()):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="expected a projection as wide as the states, got 8 and 16"):
+        make_encoder(f"sd3:{tmp_path}")
 
 
 def test_no_class_is_the_class_beyond_the_last(texts: dict[str, str]) -> None:
@@ -256,8 +280,12 @@ def test_runs_that_no_pipeline_calls_as_they_were_trained(place: Path, texts: di
     data = captioned()
     with pytest.raises(UsageError, match="is there already"):
         fl.export(place / "UNet2DModel", place / "clip")
-    train(config_of("SD3Transformer2DModel", data, texts), data, tmp_path / "sd3")
-    with pytest.raises(UsageError, match="no pipeline calls a SD3Transformer2DModel"):
+    train(config_of("SanaTransformer2DModel", data, texts), data, tmp_path / "sana")
+    with pytest.raises(UsageError, match="no pipeline calls a SanaTransformer2DModel"):
+        fl.export(tmp_path / "sana", tmp_path / "pipe")
+    curved: dict[str, Any] = {"schedule": {"name": "vp_linear"}, "objective": "v"}
+    train(config_of("SD3Transformer2DModel", data, texts, place / "vae", **curved), data, tmp_path / "sd3")
+    with pytest.raises(UsageError, match="StableDiffusion3Pipeline denoises flows, this run predicts v on vp_linear"):
         fl.export(tmp_path / "sd3", tmp_path / "pipe")
     train(config_of("UNet2DConditionModel", data, texts), data, tmp_path / "pixels")
     with pytest.raises(UsageError, match=r"StableDiffusionPipeline.*denoises latents, this one.*pixels"):

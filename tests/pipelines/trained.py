@@ -38,7 +38,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {  # -> setti
     "UNet2DConditionModel": (CROSS, ("text",), "clip"),
     "DiTTransformer2DModel": (TRANSFORMER, ("label",), ""),
     "PixArtTransformer2DModel": (PIXART, ("text",), "t5"),
-    "SD3Transformer2DModel": (SD3, ("text",), "clip"),
+    "SD3Transformer2DModel": (SD3, ("text",), "sd3"),
     "SanaTransformer2DModel": (SANA, ("text",), "t5"),
 }
 COLOURS = ("red", "green", "blue")
@@ -52,7 +52,11 @@ def captioned(n: int = 24) -> ImageData:
 
 def encoders(folder: Path) -> dict[str, str]:
     """Specs of text encoders, stored as transformers stores them."""
-    parts = {"clip": (made.clip_text(), made.clip_tokenizer()), "t5": (made.t5(), made.word_tokenizer())}
+    parts = {
+        "clip": (made.clip_text(), made.clip_tokenizer()),
+        "t5": (made.t5(), made.word_tokenizer()),
+        "sd3": (made.clip_text(projection=True), made.clip_tokenizer()),
+    }
     for name, stored in parts.items():
         for part in stored:
             part.save_pretrained(folder / name)
@@ -85,8 +89,10 @@ def config_of(
     channels, size, _ = latents["shape"] if latents else data.shape
     classes, more, text = asked(data, told, texts.get(kind, ""), settings=given if kind else None)
     net = diffusers_config(network, {**config, **(settings or {})}, channels, size, classes, more.get("text"))
+    flow = {"schedule": {"name": "flow"}, "objective": "flow"}
     fixed: dict[str, Any] = {
-        "net": net, "text": text, "latents": latents, "schedule": {"name": "vp_scaled_linear"}, "steps": 4,
+        "net": net, "text": text, "latents": latents, "steps": 4,
+        **(flow if kind == "sd3" else {"schedule": {"name": "vp_scaled_linear"}}),
         "batch_size": 8, "warmup": 1, "drop": 0.3, "ema": 0.5, "precision": "fp32",
     }  # fmt: skip
     return TrainConfig(**{**fixed, **changes})

@@ -76,8 +76,8 @@ class Train(TrainOptions):
         ),
     ] = None
     text: str | None = None
-    """Text encoder: words (a small one inside the network), clip:SOURCE, t5:SOURCE, sentence:SOURCE, with a folder or a
-    hub name as SOURCE."""
+    """Text encoder: words (a small one inside the network), clip:SOURCE, t5:SOURCE, sd3:SOURCE, sentence:SOURCE, with a
+    folder or a hub name as SOURCE."""
     text_read: int | None = None
     """Steps in which the encoder of words learns to read the captions before training, to stay as it is then; 0: it
     trains along."""

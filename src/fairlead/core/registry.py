@@ -97,6 +97,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "words": "fairlead.data.words:Words",
         "clip": "fairlead.data.encoders:clip",
         "t5": "fairlead.data.encoders:t5",
+        "sd3": "fairlead.data.encoders:SD3Text",
         "sentence": "fairlead.data.encoders:sentence",
     },
     "extractor": {

@@ -23,6 +23,8 @@ from fairlead.data.text import listed
 
 Long = Literal["refuse", "cut"]
 _BATCH = 64
+SD3_ZEROS = 256
+"""Tokens that ``StableDiffusion3Pipeline`` joins to those of its CLIPs where it has no T5 (``max_sequence_length``)."""
 _DEFAULT_LENGTH = 512
 """Tokens of an encoder that names no limit, such as T5."""
 
@@ -161,20 +163,23 @@ class PretrainedText:
         ids, real = batch["input_ids"], batch["attention_mask"].bool()
         attended = {"attention_mask": real.long()} if self.masked else {}
         with torch.no_grad():
-            states = self._model(input_ids=ids, **attended).last_hidden_state
-        if self.pool == "end":
-            assert self._end is not None
-            try:
-                pooled = pooled_at_end(states, ids, self._end, self._tokenizer.bos_token_id)
-            except ValueError as error:
-                raise UsageError(
-                    f"{self._what}: {error}, so there is no place to pool at; use sentence:{self.source}"
-                ) from error
-        else:
-            mask = real[..., None].to(states.dtype)
-            pooled = (states * mask).sum(1) / mask.sum(1)
+            states, pooled = self._read(ids, real, attended)
         real = (real.reshape(n, windows, -1) & used[..., None]).flatten(1) | (not self.masked)
         return pack(states.reshape(n, self.length, -1), real, pooled.reshape(n, windows, -1)[:, 0])
+
+    def _read(self, ids: Tensor, real: Tensor, attended: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """States [n, length, width] of token ids [n, length], pooled vectors [n, width]."""
+        states = self._model(input_ids=ids, **attended).last_hidden_state
+        if self.pool == "mean":
+            mask = real[..., None].to(states.dtype)
+            return states, (states * mask).sum(1) / mask.sum(1)
+        assert self._end is not None
+        try:
+            return states, pooled_at_end(states, ids, self._end, self._tokenizer.bos_token_id)
+        except ValueError as error:
+            raise UsageError(
+                f"{self._what}: {error}, so there is no place to pool at; use sentence:{self.source}"
+            ) from error
 
     def _stretches(self, prompt: str) -> list[str]:
         """The prompt in at most ``windows`` pieces that fit, cut between words.
@@ -210,6 +215,39 @@ class PretrainedText:
         if low == 0 and words:
             raise UsageError(f"{self._what}: the word {words[0][:40]!r}... alone is longer than {self.window} tokens")
         return low
+
+
+class SD3Text(PretrainedText):
+    """What ``StableDiffusion3Pipeline`` makes of a prompt with one CLIP in the place of both of its own and no T5: the
+    states before the last layer twice side by side, and twice the projection of the end token's last state. The
+    network is told the zeros that stand where a T5's states would beside, see ``nets.diffusers``.
+
+    Args:
+        source: a ``CLIPTextModelWithProjection`` whose projection is as wide as its states.
+        settings: of :class:`PretrainedText`.
+    """
+
+    def __init__(self, source: str, **settings: Any) -> None:
+        kind = "CLIPTextModelWithProjection"
+        super().__init__("sd3", source, kind, "end", **{"masked": False, **settings})
+        config: Any = self._model.config
+        if config.projection_dim != config.hidden_size:
+            raise UsageError(
+                f"{self._what}: expected a projection as wide as the states, got {config.projection_dim} and "
+                f"{config.hidden_size}"
+            )
+
+    @property
+    def width(self) -> int:
+        return 2 * super().width
+
+    def net(self) -> dict[str, Any]:
+        return {**super().net(), "zeros": SD3_ZEROS}
+
+    def _read(self, ids: Tensor, real: Tensor, attended: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        found = self._model(input_ids=ids, output_hidden_states=True)
+        states, pooled = found.hidden_states[-2], found.text_embeds
+        return torch.cat([states, states], dim=-1), torch.cat([pooled, pooled], dim=-1)
 
 
 def clip(source: str, **settings: Any) -> PretrainedText:

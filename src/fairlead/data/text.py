@@ -1,7 +1,8 @@
 """Text encoders behind one small interface: prompts -> the value of the condition "text".
 
 A spec names one: ``words`` (token ids for a small encoder inside the network), ``clip:SOURCE``,
-``t5:SOURCE``, ``sentence:SOURCE`` (pretrained ones through `transformers`; SOURCE is a folder or a hub name).
+``t5:SOURCE``, ``sd3:SOURCE``, ``sentence:SOURCE`` (pretrained ones through `transformers`; SOURCE is a folder or a hub
+name).
 """
 
 from __future__ import annotations

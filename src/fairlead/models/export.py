@@ -9,10 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fairlead.core.errors import UsageError
-from fairlead.core.pretrained import quiet, setting
+from fairlead.core.pretrained import library, quiet, setting
 from fairlead.core.schedule import NoiseSchedule, TableSchedule, schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.encoders import PretrainedText
@@ -40,6 +41,7 @@ class Target:
         latents: whether it has a VAE.
         encoder: kind of text encoder, "" for none.
         sides: what divides the sides of its images.
+        shifts: whether it shifts latents, and denoises flows only.
     """
 
     pipeline: str
@@ -48,6 +50,7 @@ class Target:
     latents: bool = True
     encoder: str = ""
     sides: int = 1
+    shifts: bool = False
 
 
 TARGETS: dict[str, Target] = {
@@ -55,6 +58,7 @@ TARGETS: dict[str, Target] = {
     "UNet2DConditionModel": Target("StableDiffusionPipeline", "unet", ("text",), encoder="clip", sides=8),
     "DiTTransformer2DModel": Target("DiTPipeline", "transformer", ("label",)),
     "PixArtTransformer2DModel": Target("PixArtAlphaPipeline", "transformer", ("text",), encoder="t5", sides=8),
+    "SD3Transformer2DModel": Target("StableDiffusion3Pipeline", "transformer", ("text",), encoder="sd3", shifts=True),
 }
 """Class of the network -> the pipeline that calls it as it was trained."""
 
@@ -143,6 +147,13 @@ def _target(net: Mapping[str, Any], latents: bool) -> Target:
 def _scheduler(schedule: NoiseSchedule, objective: str, target: Target) -> Any:
     library = diffusers()
     prediction = PREDICTIONS[objective]
+    if target.shifts:
+        if isinstance(schedule, TableSchedule) or objective != "flow":
+            raise UsageError(
+                f"{target.pipeline} denoises flows, this run predicts {objective} on {schedule.config()['name']}; "
+                "train with --schedule flow --objective flow"
+            )
+        return library.FlowMatchEulerDiscreteScheduler()
     if not isinstance(schedule, TableSchedule):
         if target.pipeline == "DDIMPipeline":
             raise UsageError("DDIMPipeline has no flow; train with --schedule vp_linear, or load the run with fl.load")
@@ -170,7 +181,7 @@ def _betas(schedule: TableSchedule) -> dict[str, Any]:
 
 
 def _vae(codec: Autoencoder, images: list[int], target: Target) -> nn.Module:
-    if codec.shift:
+    if codec.shift and not target.shifts:
         raise UsageError(f"{target.pipeline} shifts no latents, the autoencoder {codec.source!r} does; take another")
     if images[1] % target.sides:
         raise UsageError(
@@ -178,7 +189,7 @@ def _vae(codec: Autoencoder, images: list[int], target: Target) -> nn.Module:
             f"with --size {-(-images[1] // target.sides) * target.sides}"
         )
     network: Any = codec.network
-    network.register_to_config(scaling_factor=codec.scale)
+    network.register_to_config(scaling_factor=codec.scale, **({"shift_factor": codec.shift} if target.shifts else {}))
     vae: nn.Module = network
     return vae
 
@@ -192,7 +203,22 @@ def _text(config: Mapping[str, Any], target: Target) -> dict[str, Any]:
         )
     network, tokenizer = encoder.parts()
     tokenizer.model_max_length = encoder.window
-    return {"text_encoder": network, "tokenizer": tokenizer}
+    found = {"text_encoder": network, "tokenizer": tokenizer}
+    if target.encoder == "sd3":
+        found |= {f"{name}_2": part for name, part in found.items()}
+        found |= {"text_encoder_3": _silent(encoder.width, len(tokenizer)), "tokenizer_3": tokenizer}
+    return found
+
+
+def _silent(width: int, words: int) -> nn.Module:
+    """A T5 whose states are all 0, in the place of one that the network has not been told of: ``from_pretrained`` wants
+    some third text encoder."""
+    transformers = library("the pipeline's third text encoder")
+    settings = {"vocab_size": words, "d_model": width, "d_kv": 1, "d_ff": 1, "num_layers": 1, "num_heads": 1}
+    with torch.random.fork_rng(devices=[]):
+        network: nn.Module = transformers.T5EncoderModel(transformers.T5Config(**settings)).eval()
+    nn.init.zeros_(network.encoder.final_layer_norm.weight)  # type: ignore[union-attr,arg-type]
+    return network
 
 
 def _labels(network: Any, classes: list[str]) -> dict[str, Any]:

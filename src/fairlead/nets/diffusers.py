@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
@@ -76,7 +77,8 @@ class DiffusersNet(nn.Module):
         channels_in, size, classes: as for the U-Net.
         network: name of its class.
         config: its settings, from :func:`diffusers_config`.
-        text: "width" and "length" of the encoder's states; None: it is told no text.
+        text: "width" and "length" of the encoder's states, and "zeros", how many tokens of zeros follow them; None: it
+            is told no text.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class DiffusersNet(nn.Module):
                 module.dropout_prob = 0.0
         self.classes = classes
         self.text = EncodedText(text["width"], text["length"]) if text else None
+        self.zeros = int(text.get("zeros", 0)) if text else 0
         if latent_channels(self.network) != channels_in or setting(self.network, "sample_size") != size:
             raise UsageError(f"{network}: its settings are not for {channels_in}x{size}x{size}; see diffusers_config")
 
@@ -107,6 +110,7 @@ class DiffusersNet(nn.Module):
         flat: dict[str, Any] = {}
         if self.text is not None:
             states, real, pooled = self.text(condition)
+            states = F.pad(states, (0, 0, 0, self.zeros))
             flat = dict(zip((STATES, MASK, POOLED), (states, real.long(), pooled), strict=True))
             flat = {name: flat[name] for name in self.called.texts()}
         if self.classes:
@@ -200,6 +204,8 @@ def _check_told(network: str, told: Called, classes: int, text: Mapping[str, Any
         raise UsageError(f"{network} reads text; add text to the conditions")
     if text and not told.states:
         raise UsageError(f"{network} reads no text; leave text out of the conditions, or take UNet2DConditionModel")
+    if text and text.get("zeros") and network != "SD3Transformer2DModel":
+        raise UsageError(f"{network} is no network of Stable Diffusion 3; give clip:SOURCE or t5:SOURCE")
     if text and text.get("vocabulary"):
         raise UsageError(
             f"{network} reads the states of a text encoder, and 'words' trains inside a network of ours; give "

@@ -67,6 +67,8 @@ class ConditionedNet(nn.Module):
         self.attributes = nn.ModuleDict(
             {name: LabelEmbedding(count, embed, name) for name, count in (attributes or {}).items()}
         )
+        if text and text.get("zeros"):
+            raise UsageError("the text encoder sd3 is for SD3Transformer2DModel; give clip:SOURCE to a network of ours")
         sketched = bool(text and text.get("sketch"))
         self.text = TextInput(embed, **{**text, "sketch": shape if sketched else None}) if text else None
         self.image = ImageInput(image) if image else None

@@ -198,7 +198,7 @@ RECIPES: dict[str, Recipe] = {
             "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 7700, "batch_size": 64,
             "checkpoint_every": 500,
         },
-        "28x28 captioned digits in colour, told by text; 25 minutes on two cores",
+        "28x28 captioned digits in colour, told by text; 25 minutes on two cores with AMX",
         ("text",),
         {"read": 400, "sketch": 6000},
     ),

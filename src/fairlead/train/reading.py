@@ -77,7 +77,7 @@ def learn_to_sketch(
 ) -> None:
     """Train ``sketch`` by squared error to draw an image from the pooled vector of its caption: the average of all such
     images, which is what a denoiser has to predict of pure noise. A denoiser finds out last what decides few pixels;
-    here nothing is noise, and a step costs a tenth.
+    here nothing is noise, and a step costs a seventh.
 
     Args:
         pooled: [n, width], a vector for each sample of the data.
