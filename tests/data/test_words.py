@@ -65,7 +65,7 @@ def test_what_it_cannot_read_is_named(prompt, message):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("word", r"unknown text encoder 'word'; did you mean 'words'\? \(known: words, clip, t5, sentence\)"),
+        ("word", r"unknown text encoder 'word'; did you mean 'words'\? \(known: words, clip, t5, sd3, sentence\)"),
         ("words:x", "'words' takes its vocabulary from the captions, and no source"),
         ("clip", "expected a source, clip:FOLDER or clip:OWNER/NAME"),
         ("clip:nowhere", "'nowhere' is no folder and no hub name"),

@@ -39,13 +39,15 @@ _WHAT = "networks of diffusers"
 
 class EncodedText(nn.Module):
     """The condition "text" as an encoder outside made it, a value of :mod:`fairlead.core.text`; where it is not kept,
-    what that encoder makes of the empty string, which is kept in the checkpoint."""
+    what that encoder makes of the empty string, which is kept in the checkpoint. ``zeros`` tokens of zeros follow
+    its own."""
 
     empty: Tensor
     keeps_empty = True
 
-    def __init__(self, width: int, length: int) -> None:
+    def __init__(self, width: int, length: int, zeros: int = 0) -> None:
         super().__init__()
+        self.zeros = zeros
         self.register_buffer("empty", torch.zeros(1 + length, width + 1))
 
     def set_empty(self, value: Tensor) -> None:
@@ -54,10 +56,11 @@ class EncodedText(nn.Module):
         self.empty.copy_(value)
 
     def forward(self, condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
-        """(states [n, length, width], real bool [n, length], pooled [n, width])."""
+        """(states [n, length + zeros, width], real bool [n, length + zeros], pooled [n, width])."""
         value, keep = read(condition, "text")
         self._check(value)
-        return unpack(torch.where(keep[:, None, None], value.to(self.empty), self.empty))
+        states, real, pooled = unpack(torch.where(keep[:, None, None], value.to(self.empty), self.empty))
+        return F.pad(states, (0, 0, 0, self.zeros)), F.pad(real, (0, self.zeros), value=True), pooled
 
     def _check(self, value: Tensor) -> None:
         if value.shape[1:] != self.empty.shape:
@@ -97,8 +100,7 @@ class DiffusersNet(nn.Module):
             if hasattr(module, "dropout_prob"):  # labels are dropped by the condition, and never twice
                 module.dropout_prob = 0.0
         self.classes = classes
-        self.text = EncodedText(text["width"], text["length"]) if text else None
-        self.zeros = int(text.get("zeros", 0)) if text else 0
+        self.text = EncodedText(text["width"], text["length"], text.get("zeros", 0)) if text else None
         if latent_channels(self.network) != channels_in or setting(self.network, "sample_size") != size:
             raise UsageError(f"{network}: its settings are not for {channels_in}x{size}x{size}; see diffusers_config")
 
@@ -110,7 +112,6 @@ class DiffusersNet(nn.Module):
         flat: dict[str, Any] = {}
         if self.text is not None:
             states, real, pooled = self.text(condition)
-            states = F.pad(states, (0, 0, 0, self.zeros))
             flat = dict(zip((STATES, MASK, POOLED), (states, real.long(), pooled), strict=True))
             flat = {name: flat[name] for name in self.called.texts()}
         if self.classes:
