@@ -187,6 +187,12 @@ def test_no_text_is_the_empty_string(network: str, texts: dict[str, str]) -> Non
         assert apart(net(x, time, null), net(x, time, empty)) > 1e-3
 
 
+def test_positions_that_do_not_reach() -> None:
+    settings = {**NETWORKS["SD3Transformer2DModel"][0], "patch_size": 2, "pos_embed_max_size": 8}
+    with pytest.raises(UsageError, match=r"pos_embed_max_size 8, in patches of 2, is too few for 32x32; give 16"):
+        diffusers_config("SD3Transformer2DModel", settings, 4, 32, 0, {"width": 16, "length": 8})
+
+
 def test_what_reads_as_stable_diffusion_3_does_is_for_its_network(texts: dict[str, str], tmp_path: Path) -> None:
     data = captioned()
     _, told, _ = asked(data, ["text"], texts["sd3"])

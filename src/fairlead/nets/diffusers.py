@@ -163,6 +163,12 @@ def diffusers_config(
                 "leave it out"
             )
     settings |= wanted
+    most = settings.get("pos_embed_max_size")
+    if most and most * (patch := settings.get("patch_size", known["patch_size"].default)) < size:
+        raise UsageError(
+            f"{network}: pos_embed_max_size {most}, in patches of {patch}, is too few for {size}x{size}; give "
+            f"{-(-size // patch)} or more"
+        )
     embeddings = settings.get(told.labels, known[told.labels].default) if told.labels_beyond else classes
     if embeddings < classes:
         raise UsageError(f"{network}: {told.labels} is {embeddings}, the data has {classes} classes; leave it out")
