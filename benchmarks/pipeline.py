@@ -65,10 +65,13 @@ class Pipeline:
     data: str = "scenes(size=32, two=0)"
     """A captioned set of images whose sides 8 divides."""
     vae_steps: int = 1000
+    """Of the VAE."""
     vae_batch_size: int = 32
+    """Images of a step of the VAE."""
     latent: int = 8
     """Channels of the latents."""
     clip_steps: int = 500
+    """Of the text encoder."""
     length: int = 24
     """Tokens of a prompt, start and end included."""
     widths: tuple[int, int] = (64, 96)
@@ -76,8 +79,9 @@ class Pipeline:
     blocks: int = 1
     """Residual blocks a level of the U-Net."""
     steps: int = 4000
+    """Of the U-Net."""
     batch_size: int = 32
-    """Steps of the U-Net, and images of each."""
+    """Images of a step of the U-Net."""
     lr: float = 2e-3
     drop: float = 0.1
     """Probability of the empty caption in training."""
@@ -101,12 +105,8 @@ class Pipeline:
                 partial.write_text(json.dumps(sized, indent=1) + "\n")
             told = ["--conditions", "text", "--text", f"clip:{clip}", "--latents", str(vae), "--drop", str(self.drop)]
             rate = ["--steps", str(self.steps), "--batch-size", str(self.batch_size), "--lr", str(self.lr)]
-            rate += [
-                "--optimizer",
-                "muon",
-                "--precision",
-                "fp32",
-            ]  # at the default widths bf16 costs more than it gives on a CPU
+            # at the default widths bf16 costs more than it gives on a CPU
+            rate += ["--optimizer", "muon", "--precision", "fp32"]
             trained = [*rate, "--snapshot-every", str(max(1, self.steps // 4))]
             often = ["--checkpoint-every", "500", "--net-config", str(settings), "--schedule", "vp_linear"]
             _run("train", *shared, *told, *trained, *often, out=unet)

@@ -94,8 +94,8 @@ def test_every_scheduler(family: str, scheduler: str) -> None:
 
 @pytest.mark.slow
 @SAMPLES
-@pytest.mark.parametrize("family", FLOWS)
-def test_every_flow_family(family: str, n: int, negatives: bool, each: int) -> None:
+@pytest.mark.parametrize("family", [name for name in FLOWS if name not in ("sd3", "flux", "sana")])
+def test_every_other_flow_family(family: str, n: int, negatives: bool, each: int) -> None:
     case = FAMILIES[family]
     arguments = {**case.arguments(n, negatives), "num_images_per_prompt": each}
     check(case.make(scheduler=FLOW_SCHEDULERS["flow euler"]()), case, arguments, steps=6)

@@ -41,7 +41,8 @@ class Target:
         latents: whether it has a VAE.
         encoder: kind of text encoder, "" for none.
         sides: what divides the sides of its images.
-        shifts: whether it shifts latents, and denoises flows only.
+        shifts: whether it shifts latents as their autoencoder says.
+        flows: whether it denoises flows and nothing else.
     """
 
     pipeline: str
@@ -51,6 +52,7 @@ class Target:
     encoder: str = ""
     sides: int = 1
     shifts: bool = False
+    flows: bool = False
 
 
 TARGETS: dict[str, Target] = {
@@ -58,7 +60,9 @@ TARGETS: dict[str, Target] = {
     "UNet2DConditionModel": Target("StableDiffusionPipeline", "unet", ("text",), encoder="clip", sides=8),
     "DiTTransformer2DModel": Target("DiTPipeline", "transformer", ("label",)),
     "PixArtTransformer2DModel": Target("PixArtAlphaPipeline", "transformer", ("text",), encoder="t5", sides=8),
-    "SD3Transformer2DModel": Target("StableDiffusion3Pipeline", "transformer", ("text",), encoder="sd3", shifts=True),
+    "SD3Transformer2DModel": Target(
+        "StableDiffusion3Pipeline", "transformer", ("text",), encoder="sd3", shifts=True, flows=True
+    ),
 }
 """Class of the network -> the pipeline that calls it as it was trained."""
 
@@ -145,22 +149,22 @@ def _target(net: Mapping[str, Any], latents: bool) -> Target:
 
 
 def _scheduler(schedule: NoiseSchedule, objective: str, target: Target) -> Any:
-    library = diffusers()
+    kinds = diffusers()
     prediction = PREDICTIONS[objective]
-    if target.shifts:
+    if target.flows:
         if isinstance(schedule, TableSchedule) or objective != "flow":
             raise UsageError(
                 f"{target.pipeline} denoises flows, this run predicts {objective} on {schedule.config()['name']}; "
                 "train with --schedule flow --objective flow"
             )
-        return library.FlowMatchEulerDiscreteScheduler()
+        return kinds.FlowMatchEulerDiscreteScheduler()
     if not isinstance(schedule, TableSchedule):
         if target.pipeline == "DDIMPipeline":
             raise UsageError("DDIMPipeline has no flow; train with --schedule vp_linear, or load the run with fl.load")
-        return library.DPMSolverMultistepScheduler(
+        return kinds.DPMSolverMultistepScheduler(
             prediction_type=prediction, use_flow_sigmas=True, flow_shift=1.0, final_sigmas_type="zero"
         )
-    return library.DDIMScheduler(
+    return kinds.DDIMScheduler(
         num_train_timesteps=schedule.table_size,
         **_betas(schedule),
         prediction_type=prediction,
@@ -216,9 +220,10 @@ def _silent(width: int, words: int) -> nn.Module:
     transformers = library("the pipeline's third text encoder")
     settings = {"vocab_size": words, "d_model": width, "d_kv": 1, "d_ff": 1, "num_layers": 1, "num_heads": 1}
     with torch.random.fork_rng(devices=[]):
-        network: nn.Module = transformers.T5EncoderModel(transformers.T5Config(**settings)).eval()
-    nn.init.zeros_(network.encoder.final_layer_norm.weight)  # type: ignore[union-attr,arg-type]
-    return network
+        network: Any = transformers.T5EncoderModel(transformers.T5Config(**settings))
+    nn.init.zeros_(network.encoder.final_layer_norm.weight)
+    silent: nn.Module = network.eval()
+    return silent
 
 
 def _labels(network: Any, classes: list[str]) -> dict[str, Any]:
