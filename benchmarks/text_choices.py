@@ -3,11 +3,13 @@ run knows of its captions.
 
 python benchmarks/text_choices.py objective   # errors of x0 by noise level after a few hundred steps
 python benchmarks/text_choices.py encoder     # attributes read off a caption by a linear head
+python benchmarks/text_choices.py sketch      # what sketches alone know, by what they are made of
 python benchmarks/text_choices.py knows runs/scenes@step500 runs/scenes
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -20,6 +22,7 @@ from fairlead.core.denoiser import NetworkDenoiser, expand_like
 from fairlead.data.captions import VALUES, full_caption, read_caption
 from fairlead.data.hub import load_data
 from fairlead.data.images import to_float
+from fairlead.data.text import encoder_from_config
 from fairlead.data.words import END, Words
 from fairlead.models.load import load
 from fairlead.nets.build import net_config
@@ -119,27 +122,66 @@ class Knows:
 
     @torch.no_grad()
     def main(self) -> None:
-        held_out = load_data(f"scenes(n={10 * self.n})", "test")
-        one = (held_out.attributes["count"].labels == 0).nonzero()[: self.n, 0]
-        x0, truth = to_float(held_out.images[one]), {k: a.labels[one] for k, a in held_out.attributes.items()}
+        x0, truth = single_digits(self.n)
         print(f"| run | log-SNR | error | {' | '.join(CHANGED)} |\n|{' --- |' * (3 + len(CHANGED))}")
         for spec in self.runs:
             model, generator = load(spec), torch.Generator().manual_seed(0)
             told = {name: model.encode(captions(truth, name, generator)) for name in ("", *CHANGED)}
             text = getattr(getattr(model.denoiser, "network", None), "text", None)
             if text is not None and text.sketch is not None:
-                self._row(spec, "sketch", {k: text(c).sketch for k, c in told.items()}, x0)
+                print_row(f"{spec} | sketch", {k: text(c).sketch for k, c in told.items()}, x0)
             for level in self.levels:
                 t = model.schedule.t_of_log_snr(torch.tensor(level, dtype=torch.float64))
                 alpha, sigma = (expand_like(value, x0) for value in model.schedule.alpha_sigma(t))
                 x_t = alpha * x0 + sigma * torch.randn(x0.shape, generator=generator)
-                self._row(spec, f"{level:g}", {k: model.denoiser(x_t, t, c).x0 for k, c in told.items()}, x0)
+                print_row(f"{spec} | {level:g}", {k: model.denoiser(x_t, t, c).x0 for k, c in told.items()}, x0)
 
-    @staticmethod
-    def _row(spec: str, level: str, drawn: dict[str, Tensor], x0: Tensor) -> None:
-        error = {name: float((x - x0).square().mean()) for name, x in drawn.items()}
-        more = [f"{100 * (error[name] / error[''] - 1):.0f} %" for name in CHANGED]
-        print(f"| {spec} | {level} | {error['']:.4f} | {' | '.join(more)} |", flush=True)
+
+@dataclass(frozen=True)
+class Sketches:
+    """The same of sketches alone, made of the probabilities that readers give to the attributes, or of the pooled
+    vector as it is; no network is trained."""
+
+    steps: tuple[int, ...] = (6000, 20_000)
+    n: int = 512
+    data: str = "scenes(n=100000)"
+
+    def main(self) -> None:
+        x0, truth = single_digits(self.n)
+        data = load_data(self.data)
+        print(f"| made of | steps | processor | error | {' | '.join(CHANGED)} |\n|{' --- |' * (4 + len(CHANGED))}")
+        for steps in self.steps:
+            for of in ("probabilities", "vector"):
+                _, told, text = asked(data, ["text"], settings={"read": 400, "sketch": steps})
+                if of == "vector":
+                    told["text"].pop("says")
+                began: list[float] = []
+                net = net_config("28x28-colour", 3, 28, 0, **told)
+                training = Training(
+                    data, TrainConfig(net, text=text), None,
+                    reading=lambda done, began=began: began.append(time.process_time()),  # type: ignore[misc]
+                )  # fmt: skip
+                encode, generator = encoder_from_config(text), torch.Generator().manual_seed(0)
+                drawn = {}
+                with torch.no_grad():
+                    for name in ("", *CHANGED):
+                        pooled = training.network.text.pooled(encode(captions(truth, name, generator)))
+                        drawn[name] = training.network.text.sketch(pooled)
+                print_row(f"{of} | {steps} | {began[-1] - began[-steps]:.0f} s", drawn, x0)
+
+
+def single_digits(n: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Held-out scenes of one digit: images [n, 3, 28, 28] and labels [n] by attribute."""
+    held_out = load_data(f"scenes(n={10 * n})", "test")
+    one = (held_out.attributes["count"].labels == 0).nonzero()[:n, 0]
+    return to_float(held_out.images[one]), {k: a.labels[one] for k, a in held_out.attributes.items()}
+
+
+def print_row(head: str, drawn: dict[str, Tensor], x0: Tensor) -> None:
+    """The error of what was drawn for the true captions, "", and how much more of it there is for the others."""
+    error = {name: float((x - x0).square().mean()) for name, x in drawn.items()}
+    more = [f"{100 * (error[name] / error[''] - 1):.0f} %" for name in CHANGED]
+    print(f"| {head} | {error['']:.4f} | {' | '.join(more)} |", flush=True)
 
 
 def captions(truth: dict[str, Tensor], changed: str, generator: torch.Generator) -> list[str]:
@@ -166,5 +208,6 @@ def at_end(encoder: TextTransformer, ids: Tensor) -> Tensor:
 
 if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(
-        {"objective": Objective, "encoder": Encoder, "knows": Knows}, config=(tyro.conf.OmitArgPrefixes,)
+        {"objective": Objective, "encoder": Encoder, "sketch": Sketches, "knows": Knows},
+        config=(tyro.conf.OmitArgPrefixes,),
     ).main()

@@ -5,10 +5,12 @@ import itertools
 
 import pytest
 import torch
+from scipy.signal import convolve2d
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.data.hub import load_data
+from fairlead.data.images import Attribute
 from fairlead.data.words import END, Words
 from fairlead.nets.build import build_net, net_config
 from fairlead.nets.sketch import Sketch
@@ -43,10 +45,10 @@ def test_ink_and_background_stand_apart_after_reading(told):
     words = Words.of(CAPTIONS)
     ids = words(CAPTIONS)
     ink, ground = (torch.tensor([COLOURS.index(said[i]) for said in SAID]) for i in (0, 2))
-    labels = {"ink": ink[SEEN], "ground": ground[SEEN]} if told == "labels" else {}
+    known = {"ink": Attribute(COLOURS, ink[SEEN]), "ground": Attribute(COLOURS, ground[SEEN])}
     encoder = encoder_of(words)
     before = told_apart(encoder, ids, ink), told_apart(encoder, ids, ground)
-    learn_to_read(encoder, ids[SEEN], labels, 150, seed=0)
+    learn_to_read(encoder, ids[SEEN], known if told == "labels" else {}, 150, seed=0)
     after = told_apart(encoder, ids, ink), told_apart(encoder, ids, ground)
     assert sum(before) < 0.7
     assert sum(after) > 0.85
@@ -75,7 +77,7 @@ def test_training_leaves_an_encoder_that_can_read_as_it_is_and_resumes_to_the_sa
     }
     torch.manual_seed(config.seed)
     fresh = build_net(config.net).state_dict()
-    for moved in ("text.encoder.neighbours.weight", "text.sketch.places.weight"):
+    for moved in ("text.encoder.neighbours.weight", "text.sketch.read.weight", "text.sketch.embed.weight"):
         assert not torch.equal(reader[moved], fresh[moved])  # it has learnt, though it is frozen now
     records = []
     for record in training.run():
@@ -91,18 +93,54 @@ def test_training_leaves_an_encoder_that_can_read_as_it_is_and_resumes_to_the_sa
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_sketch_is_the_average_of_the_images_of_its_caption():
+@pytest.mark.parametrize("told", [True, False], ids=["told attributes", "told the vector"])
+def test_a_sketch_is_the_average_of_the_images_of_its_caption(told):
     """Three captions, two images each, which differ by 1 in all pixels: the error is the variance within a caption."""
     generator = torch.Generator().manual_seed(0)
     pooled = torch.randn(3, 16, generator=generator)
     means = torch.rand(3, 2, 6, 6, generator=generator) - 0.5
     images = torch.stack([means - 0.5, means + 0.5], dim=1).flatten(0, 1)
+    which = torch.arange(3).repeat_interleave(2)
+    attributes = {"which": Attribute(("one", "two", "three"), which)} if told else {}
     torch.manual_seed(0)
-    sketch = Sketch(16, 2, 6, wide=16, embed=16)
-    learn_to_sketch(sketch, pooled.repeat_interleave(2, 0), lambda step: (torch.arange(6), images), 200)
+    sketch = Sketch(16, 2, 6, says=[3] * told, hidden=32)
+    learn_to_sketch(sketch, pooled[which], attributes, lambda step: (torch.arange(6), images), 1000, seed=0)
     with torch.no_grad():
         torch.testing.assert_close(sketch(pooled), means, rtol=0, atol=0.05)
     assert not any(p.requires_grad or p.grad is not None for p in sketch.parameters())
+
+
+@pytest.mark.parametrize("size", [7, 8, 28])
+def test_a_sketch_draws_each_glyph_wherever_its_map_says(size):
+    """By scipy's convolution; what reaches over the border is cut off."""
+    torch.manual_seed(0)
+    sketch = Sketch(5, 3, size, shapes=2, hidden=16)
+    pooled = torch.randn(4, 5)
+    with torch.no_grad():
+        told = torch.nn.functional.silu(sketch.embed(pooled))
+        glyphs = sketch.what(told).reshape(4, 2, sketch.glyph, sketch.glyph)
+        places = sketch.where(told).reshape(4, 2, size, size)
+        colours = sketch.colours(told).reshape(4, 3, 3)
+        drawn = sketch(pooled)
+    for i in range(4):
+        wanted = colours[i, 0, :, None, None].expand(3, size, size).clone()
+        for k in range(2):
+            cover = torch.from_numpy(convolve2d(places[i, k].numpy(), glyphs[i, k].numpy(), mode="same"))
+            wanted += colours[i, 1 + k, :, None, None] * cover
+        torch.testing.assert_close(drawn[i], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_less_than_sure_is_mixed():
+    """A vector half way between two values: the sketch is told half of each."""
+    torch.manual_seed(0)
+    sketch = Sketch(4, 1, 6, says=[2, 3])
+    with torch.no_grad():
+        sketch.read.weight.zero_()
+        sketch.read.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0, -1e4]))
+    seen = []
+    sketch.embed.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    sketch(torch.randn(1, 4))
+    torch.testing.assert_close(seen[0][0], torch.tensor([0.0, 0.0, 2**-1.5, 2**-1.5, -(2**-0.5)]))
 
 
 def test_measured_pooled_vectors_have_mean_0_and_deviation_1():

@@ -2,37 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairlead.nets.blocks import ResidualBlock, groups_of
-
 
 class Sketch(nn.Module):
-    """Pooled vectors [n, width] -> [n, channels, size, size].
+    """Pooled vectors [n, width] -> [n, channels, size, size]: a ground of one colour, and ``shapes`` drawn on it.
 
-    The first layer may give each of its places other weights, so that "a seven" and "at the top left" meet in some of
-    them; blocks that are the same everywhere, told the vector once more, draw what stands there: ``layers`` maps,
-    each of one colour, which the vector decides by itself. Shapes are then learnt once for all colours.
+    The vector decides every part by itself: a glyph, a map of the places where it is drawn (the two are convolved), and
+    its colour. So each glyph is learnt once for all places and colours, and a place once for all glyphs.
+
+    Args:
+        width: of the vectors.
+        says: numbers of values of what readers tell of a text, e.g. (10, 7) for a digit and an ink. The sketch is then
+            made of their probabilities: that "a seven" and "an eight" are small steps apart in
+            the vector does not matter any more. (): of the vector as it is.
+        shapes: how many, of one colour each.
+        hidden: width of the layers in between.
     """
 
-    def __init__(self, width: int, channels: int, size: int, wide: int = 64, embed: int = 256, layers: int = 8) -> None:
+    def __init__(
+        self, width: int, channels: int, size: int, says: Sequence[int] = (), shapes: int = 2, hidden: int = 128
+    ) -> None:
         super().__init__()
-        self.size, self.edge = size, -(-size // 4)
-        self.embed = nn.Linear(width, embed)
-        self.places = nn.Linear(width, wide * self.edge**2)
-        self.coarse = ResidualBlock(wide, wide, embed)
-        self.fine = ResidualBlock(wide, wide, embed)
-        self.norm = nn.GroupNorm(groups_of(wide), wide)
-        self.maps = nn.Conv2d(wide, 4 * layers, 3, padding=1)
-        self.colours = nn.Linear(embed, layers * channels)
+        self.channels, self.size, self.says, self.shapes = channels, size, tuple(says), shapes
+        self.glyph = size // 2 + 1 | 1
+        self.read = nn.Linear(width, sum(says)) if says else None
+        self.embed = nn.Linear(sum(says) or width, hidden)
+        self.what, self.where = (
+            nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, shapes * edge**2))
+            for edge in (self.glyph, size)
+        )
+        self.colours = nn.Linear(hidden, (1 + shapes) * channels)
+
+    def logits(self, pooled: Tensor) -> tuple[Tensor, ...]:
+        """Of the values of each of ``says``, [n, k] each."""
+        found: tuple[Tensor, ...] = () if self.read is None else self.read(pooled).split(self.says, dim=1)
+        return found
 
     def forward(self, pooled: Tensor) -> Tensor:
-        embedding = F.silu(self.embed(pooled))
-        h = F.silu(self.places(pooled)).reshape(len(pooled), self.edge, self.edge, -1).permute(0, 3, 1, 2)
-        h = self.coarse(h, embedding)
-        h = self.fine(F.interpolate(h, scale_factor=2.0), embedding)
-        maps = F.pixel_shuffle(self.maps(F.silu(self.norm(h))), 2)[..., : self.size, : self.size]
-        colours = self.colours(embedding).reshape(len(pooled), maps.shape[1], -1)
-        return torch.einsum("nlhw,nlc->nchw", maps, colours)
+        n, edge = len(pooled), self.size + self.glyph - 1
+        if self.says:
+            pooled = torch.cat([_evened(logits) for logits in self.logits(pooled)], dim=1)
+        told = F.silu(self.embed(pooled))
+        what, where = (
+            torch.fft.rfft2(part(told).float().reshape(n, self.shapes, side, side), s=(edge, edge))
+            for part, side in ((self.what, self.glyph), (self.where, self.size))
+        )
+        half, size = self.glyph // 2, self.size
+        maps = torch.fft.irfft2(what * where, s=(edge, edge))[..., half : half + size, half : half + size]
+        ground, colours = self.colours(told).float().split([self.channels, self.shapes * self.channels], dim=1)
+        drawn = torch.einsum("nshw,nsc->nchw", maps, colours.reshape(n, self.shapes, self.channels))
+        out: Tensor = ground[:, :, None, None] + drawn
+        return out
+
+
+def _evened(logits: Tensor) -> Tensor:
+    """Probabilities of k values, moved and scaled to mean 0 and deviation 1 if each is as often the certain one."""
+    k = logits.shape[1]
+    evened: Tensor = (logits.softmax(dim=1) - 1 / k) * (k / max(k - 1, 1) ** 0.5)
+    return evened

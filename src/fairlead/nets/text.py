@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -80,6 +81,8 @@ class TextInput(nn.Module):
         sketch: (channels, size) of the images if a :class:`Sketch` of them is joined to the noisy image, as Grad-TTS
             does with the average of a sound (2105.06337). It has learnt to draw before (``train.reading``) and is not
             trained along. A learned null has one value a channel in its place.
+        says: of a sketch, see there: numbers of values of what the readers tell with which the encoder in here has
+            learnt to read.
     """
 
     empty: Tensor
@@ -97,6 +100,7 @@ class TextInput(nn.Module):
         frozen: bool = False,
         null: Null = "learned",
         sketch: tuple[int, int] | None = None,
+        says: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if null not in get_args(Null):
@@ -121,7 +125,7 @@ class TextInput(nn.Module):
         elif self.encoder is None:
             self.register_buffer("empty", torch.zeros(1 + length, width + 1))
         self.null_kind = null
-        self.sketch = Sketch(width, *sketch).requires_grad_(False) if sketch else None
+        self.sketch = Sketch(width, *sketch, says=says).requires_grad_(False) if sketch else None
         if sketch and null == "learned":
             self.no_sketch = nn.Parameter(torch.zeros(sketch[0]))
 

@@ -180,6 +180,8 @@ def asked(
         encoder = make_encoder(text, told, **(settings or {}))
         config = encoder.config()
         changes["text"] = {**encoder.net(), "null": null}
+        if changes["text"].get("sketch") and data.attributes:
+            changes["text"]["says"] = [len(attribute.values) for attribute in data.attributes.values()]
     return (len(data.classes) if "label" in names else 0), changes, config
 
 

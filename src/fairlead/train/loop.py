@@ -197,9 +197,8 @@ class Training:
         if not text.fixed:
             return
         if text.encoder is not None:
-            labels = {name: attribute.labels for name, attribute in self.data.attributes.items()}
             steps, seed = self.config.text.get("read", 0), self.config.seed
-            learn_to_read(text.encoder, captions[of_image[:, 0]], labels, steps, seed, reading)
+            learn_to_read(text.encoder, captions[of_image[:, 0]], self.data.attributes, steps, seed, reading)
         some = torch.randperm(len(captions), generator=stream("captions", self.config.seed, 0))[:MEASURED]
         text.measure(captions[some])
         if text.sketch is not None:
@@ -207,8 +206,10 @@ class Training:
             learn_to_sketch(
                 text.sketch,
                 text.pooled(captions)[of_image[:, 0]],
+                self.data.attributes,
                 lambda step: (batches.index(step), batches.batch(step)[0]),
                 self.config.text["sketch"],
+                self.config.seed,
                 reading,
             )
 
