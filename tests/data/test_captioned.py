@@ -84,6 +84,7 @@ def test_another_column_is_named_and_labels_stay_labels(tmp_path: Path) -> None:
     data = load_data(folder, "test", captions="said")
     assert [data.sentences(i) for i in range(4)] == [tuple(own) for own in LISTS]
     assert (data.classes, data.labels.tolist()) == (("a", "b"), [1, 0, 1, 0])
+    assert not data.flip  # in colour, but a caption may say where something stands
     part = data.subset(torch.tensor([2, 0]))
     assert [part.sentences(i) for i in range(2)] == [tuple(LISTS[2]), tuple(LISTS[0])]
     assert len({load_data(folder, captions=name).fingerprint for name in ("text", "said")}) == 2

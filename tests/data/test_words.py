@@ -40,6 +40,15 @@ def test_any_captions_can_be_encoded_by_their_own_vocabulary(captions):
     assert torch.equal(words([" ".join(split_words(caption)) for caption in captions]), ids)
 
 
+def test_a_message_about_many_words_stays_short():
+    words = Words(tuple(f"word{i}" for i in range(20_000)), 4)
+    for prompt in ("mauve", "m" * 5_000):
+        with pytest.raises(UsageError) as caught:
+            words([prompt])
+        assert len(str(caught.value)) < 1_000
+        assert "and 19,940 more" in str(caught.value)
+
+
 def test_the_configuration_makes_the_encoder_again():
     words = make_encoder("words", CAPTIONS)
     assert encoder_from_config(words.config()) == words

@@ -17,12 +17,17 @@ from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import VE, NoiseSchedule, RectifiedFlow, VPCosine, vp_linear, vp_scaled_linear
 from fairlead.data.digits import load_digits
+from fairlead.data.hub import load_data
 from fairlead.data.toys import Gaussian, GaussianMixture
 from fairlead.measure.doctor import Finding, doctor
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.models.toy import toy_model
+from fairlead.nets.build import net_config
 from fairlead.train.checkpoint import file_hash
+from fairlead.train.conditions import asked
+from fairlead.train.config import TrainConfig
+from fairlead.train.loop import Training
 from tests.train.tiny import tiny_config, tiny_net, trained
 
 QUESTIONS = ["condition", "null", "labels", "guidance", "schedule", "network", "weights"]
@@ -95,7 +100,7 @@ def test_a_trained_network_passes_every_question(model: Model) -> None:
     assert [str(finding) for finding in findings if finding.level != "PASS"] == []
     numbers = {finding.question: finding.numbers for finding in findings}
     null = numbers["null"]
-    assert null["drop"] == 0.15
+    assert null["drop"] == {"label": 0.15}
     assert null["loss_conditional"] < null["loss_null"] < null["loss_wrong_label"]
     assert numbers["guidance"]["rows_a_sample"] == 40
     assert "images of digits test" in findings[1].text
@@ -142,6 +147,22 @@ def test_a_model_that_hardly_hears_its_label() -> None:
 
     found = only(doctor(replace(TOY, denoiser=mostly_null)), "condition", "WARN")
     assert "the condition is hardly used, train longer" in found.text
+
+
+def test_the_null_of_each_condition_is_asked_for(tmp_path: Path) -> None:
+    data = load_data("scenes(n=60)")
+    _, told, text = asked(data, ["text", "ink"])
+    net = net_config("28x28", 3, 28, 0, channels=8, **told)
+    config = TrainConfig(net, text=text, steps=1, batch_size=8, drop=0.2, drops={"ink": 0.0})
+    assert len(list(Training(data, config, tmp_path / "run").run())) == 1
+    found = {f.question: f for f in doctor(load(tmp_path / "run", device="cpu"), data=data)}["null"]
+    assert found.level == "FAIL"
+    assert found.numbers["drop"] == {"text": 0.2, "ink": 0.0}
+    assert "'ink' was never dropped in training" in found.text
+    config = TrainConfig(net, text=text, steps=1, batch_size=8, drop=0.2, drops={"ink": 0.0}, drop_all=0.1)
+    assert len(list(Training(data, config, tmp_path / "all").run())) == 1
+    numbers = {f.question: f.numbers for f in doctor(load(tmp_path / "all", device="cpu"), data=data)}
+    assert numbers["null"]["drop"] == pytest.approx({"text": 1 - 0.8 * 0.9, "ink": 0.1})
 
 
 def test_a_null_token_that_was_never_trained(tmp_path: Path) -> None:

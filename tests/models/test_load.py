@@ -198,7 +198,7 @@ def copied(run: tuple, tmp_path: Path) -> tuple[Path, dict]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"channels": 16}, r"its weights do not fit its description \(Error\(s\) in loading state_dict for UNet"),
+        ({"channels": 16}, r"its weights do not fit its description \((size mismatch|Missing key)"),
         ({"novelty": 1}, r"checkpoint .*copy: network .* cannot be built: .*unexpected keyword argument 'novelty'"),
         ({"kind": "transformer"}, "checkpoint .*copy: unknown network kind 'transformer'"),
     ],

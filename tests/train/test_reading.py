@@ -2,6 +2,7 @@
 sketch is the average of the images of a caption."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.data.hub import load_data
-from fairlead.data.images import Attribute
+from fairlead.data.images import Attribute, ImageData
 from fairlead.data.words import END, Words
 from fairlead.nets.build import build_net, net_config
 from fairlead.nets.sketch import Sketch
@@ -18,7 +19,7 @@ from fairlead.nets.text import TextInput, TextTransformer
 from fairlead.train.conditions import asked
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
-from fairlead.train.reading import learn_to_read, learn_to_sketch
+from fairlead.train.reading import learn_to_read, learn_to_sketch, values_told
 
 COLOURS, DIGITS = ("red", "green", "blue", "black", "white", "pink"), ("one", "two", "seven", "eight", "nine")
 SAID = list(itertools.product(COLOURS, DIGITS, COLOURS))
@@ -77,7 +78,7 @@ def test_training_leaves_an_encoder_that_can_read_as_it_is_and_resumes_to_the_sa
     }
     torch.manual_seed(config.seed)
     fresh = build_net(config.net).state_dict()
-    for moved in ("text.encoder.neighbours.weight", "text.sketch.read.weight", "text.sketch.embed.weight"):
+    for moved in ("text.encoder.neighbours.weight", "text.sketch.read.weight", "text.sketch.where.weight"):
         assert not torch.equal(reader[moved], fresh[moved])  # it has learnt, though it is frozen now
     records = []
     for record in training.run():
@@ -93,18 +94,16 @@ def test_training_leaves_an_encoder_that_can_read_as_it_is_and_resumes_to_the_sa
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told attributes", "told the vector"])
-def test_a_sketch_is_the_average_of_the_images_of_its_caption(told):
+def test_a_sketch_is_the_average_of_the_images_of_its_caption():
     """Three captions, two images each, which differ by 1 in all pixels: the error is the variance within a caption."""
-    generator = torch.Generator().manual_seed(0)
-    pooled = torch.randn(3, 16, generator=generator)
-    means = torch.rand(3, 2, 6, 6, generator=generator) - 0.5
+    pooled = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    means = torch.full((3, 2, 8, 8), -0.25)
+    means[0, :, 3:5, 3:5], means[1, 0, 2:6, 3:5], means[2, 1, 3:5, 2:6] = 0.25, 0.25, 0.25
     images = torch.stack([means - 0.5, means + 0.5], dim=1).flatten(0, 1)
     which = torch.arange(3).repeat_interleave(2)
-    attributes = {"which": Attribute(("one", "two", "three"), which)} if told else {}
     torch.manual_seed(0)
-    sketch = Sketch(16, 2, 6, says=[3] * told, hidden=32)
-    learn_to_sketch(sketch, pooled[which], attributes, lambda step: (torch.arange(6), images), 1000, seed=0)
+    sketch = Sketch(16, 2, 8, hidden=32)
+    learn_to_sketch(sketch, pooled[which], {}, lambda step: (torch.arange(6), images), 1000, seed=0)
     with torch.no_grad():
         torch.testing.assert_close(sketch(pooled), means, rtol=0, atol=0.05)
     assert not any(p.requires_grad or p.grad is not None for p in sketch.parameters())
@@ -117,10 +116,9 @@ def test_a_sketch_draws_each_glyph_wherever_its_map_says(size):
     sketch = Sketch(5, 3, size, shapes=2, hidden=16)
     pooled = torch.randn(4, 5)
     with torch.no_grad():
-        told = torch.nn.functional.silu(sketch.embed(pooled))
-        glyphs = sketch.what(told).reshape(4, 2, sketch.glyph, sketch.glyph)
-        places = sketch.where(told).reshape(4, 2, size, size)
-        colours = sketch.colours(told).reshape(4, 3, 3)
+        glyphs = sketch.what(pooled).reshape(4, 2, sketch.glyph, sketch.glyph)
+        places = sketch.where(pooled).reshape(4, 2, size, size)
+        colours = sketch.colours(pooled).reshape(4, 3, 3)
         drawn = sketch(pooled)
     for i in range(4):
         wanted = colours[i, 0, :, None, None].expand(3, size, size).clone()
@@ -134,13 +132,84 @@ def test_what_is_less_than_sure_is_mixed():
     """A vector half way between two values: the sketch is told half of each."""
     torch.manual_seed(0)
     sketch = Sketch(4, 1, 6, says=[2, 3])
+    assert sketch.read is not None
     with torch.no_grad():
         sketch.read.weight.zero_()
         sketch.read.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0, -1e4]))
-    seen = []
-    sketch.embed.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    seen: list[Tensor] = []
+    sketch.where.register_forward_hook(lambda module, args, out: seen.append(args[0]))
     sketch(torch.randn(1, 4))
     torch.testing.assert_close(seen[0][0], torch.tensor([0.0, 0.0, 2**-1.5, 2**-1.5, -(2**-0.5)]))
+
+
+def test_further_captions_are_read_and_sketched_too():
+    """Words that only second captions have are learnt, and a sketch of a second caption is the image's."""
+    first = [f"a {ink} {digit}" for ink in COLOURS for digit in DIGITS]
+    second = [(f"{digit} again, once in {ink}",) for ink in COLOURS for digit in DIGITS]
+    n = len(first)
+    data = ImageData(
+        torch.zeros(n, 3, 28, 28, dtype=torch.uint8), torch.zeros(n, dtype=torch.int64), ("thing",), "twice", "train",
+        False, tuple(first), {"ink": Attribute(COLOURS, torch.arange(n) // len(DIGITS))}, more=tuple(second),
+    )  # fmt: skip
+    _, told, text = asked(data, ["text"], settings={"read": 20, "sketch": 2})
+    config = TrainConfig(net_config("28x28", 3, 28, 0, channels=8, **told), text=text, steps=1, batch_size=8)
+    training = Training(data, config, None)
+    assert training.conditions is not None
+    torch.manual_seed(config.seed)
+    fresh = build_net(config.net).state_dict()["text.encoder.tokens.weight"]
+    learnt = training.network.text.encoder.tokens.weight
+    index = {word: 2 + i for i, word in enumerate(text["vocabulary"])}
+    assert not any(torch.equal(learnt[index[word]], fresh[index[word]]) for word in ("again", "once", "red", "a"))
+    image, caption = training.conditions.pairs()
+    assert image.tolist() == [i for i in range(n) for _ in range(2)]
+    assert sorted(caption.tolist()) == list(range(2 * n))
+    drawn = [training._pair(torch.tensor([0, 5, 5]), image, step).tolist() for step in range(40)]
+    assert {row[0] for row in drawn} == {0, 1}
+    assert {value for row in drawn for value in row[1:]} == {10, 11}
+
+
+def test_what_never_applies_is_read_as_that():
+    words = Words.of(CAPTIONS)
+    labels = torch.full((len(CAPTIONS),), -1)
+    ids = words(CAPTIONS)
+    learn_to_read(encoder_of(words), ids, {"shadow": Attribute(("long", "short"), labels)}, 3, seed=0)
+    sometimes = Attribute(("long", "short"), torch.where(torch.arange(len(labels)) % 3 == 0, 1, labels))
+    assert values_told(sometimes) == 3
+    pooled = torch.nn.functional.one_hot(torch.arange(len(labels)) % 3, 3).float()
+    sketch = Sketch(3, 1, 6, says=[3])
+    images = torch.zeros(len(labels), 1, 6, 6)
+    learn_to_sketch(sketch, pooled, {"shadow": sometimes}, lambda step: (torch.arange(8), images[:8]), 300, seed=0)
+    (logits,) = sketch.logits(torch.eye(3))
+    assert logits.argmax(1).tolist() == [1, 2, 2]
+
+
+@pytest.mark.parametrize("net", ["28x28", "dit-small"])
+@pytest.mark.parametrize("null", ["learned", "empty"])
+def test_any_network_trains_with_a_sketch_and_leaves_torch_random_numbers_alone(net, null):
+    data = load_data("scenes(n=40)")
+    _, told, text = asked(data, ["text"], settings={"read": 1, "sketch": 1}, null=null)
+    narrow: dict[str, Any] = {"channels": 8} if net == "28x28" else {"dim": 32, "depth": 1}
+    config = TrainConfig(net_config(net, 3, 28, 0, **narrow, **told), text=text, steps=2, batch_size=8)
+    state = torch.get_rng_state()
+    assert [record.loss > 0 for record in Training(data, config, None).run()] == [True, True]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"says": [2, 3]}, r"the text of the network has says=\[2, 3\], data .* give \[10, 7,"),
+        ({"sketch": False, "says": []}, "has sketch=None, data .* give True"),
+        ({"frozen": False}, "has frozen=None, data .* give True"),
+    ],
+)
+def test_a_network_that_was_not_made_for_the_data(change, message):
+    data = load_data("scenes(n=40)")
+    _, told, text = asked(data, ["text"], settings={"read": 1, "sketch": 1})
+    told["text"] |= change
+    config = TrainConfig(net_config("28x28", 3, 28, 0, channels=8, **told), text=text, steps=1, batch_size=8)
+    with pytest.raises(UsageError, match=message):
+        Training(data, config, None)
 
 
 def test_measured_pooled_vectors_have_mean_0_and_deviation_1():
@@ -158,5 +227,5 @@ def test_steps_are_whole_numbers_and_a_sketch_is_of_what_can_be_read(steps):
         Words(("a",), 2, steps)
     with pytest.raises(UsageError, match="expected 0 or more steps of sketching"):
         Words(("a",), 2, 1, steps)
-    with pytest.raises(UsageError, match="got 0 steps of reading; give it some, or no sketch"):
+    with pytest.raises(UsageError, match="got 0 steps of reading; give it some"):
         Words(("a",), 2, 0, 1)

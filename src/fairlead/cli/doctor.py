@@ -32,7 +32,7 @@ class Doctor:
     guidance: str = "none"
     """An expression to examine on this model; four images are sampled with it."""
     cond: str | None = None
-    """Class name or index of these images; by default the first four classes."""
+    """Class name, index or prompt of these images; by default the first four classes or examples."""
     sampler: Annotated[
         str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
     ] = "ddim"

@@ -36,7 +36,7 @@ class Explain:
     guidance: str
     """An expression: cfg(4), cfg(ramp(1, 7)).during(sigma=(0.3, 2)), cfg(12) | threshold(0.995), ..."""
     cond: str | None = None
-    """A class name or index; nothing for unconditional samples."""
+    """A class name, an index or a prompt; nothing for unconditional samples."""
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     """A sample each; the table shows means over them."""
     compare: bool = False

@@ -22,7 +22,7 @@ class Interpolate:
 
     OUT gets strip.png (a row a seed, a column a frame) and interpolation.json. Printed is how evenly the images change
     (the largest change from a frame to the next over the mean one: 1 is perfectly even, frames - 1 is one jump), in
-    features and in pixels, and what a judge sees in each frame.
+    features and in pixels, and, between two classes, what a judge sees in each frame.
 
     Example: fairlead interpolate runs/digits --cond seven one --guidance "cfg(2)" --out seven-to-one
     """
@@ -32,7 +32,7 @@ class Interpolate:
     out: Path
     """Folder for the results; must not hold an interpolation yet."""
     cond: tuple[str, str]
-    """The two ends: class names or indices."""
+    """The two ends: class names, indices or prompts."""
     n: int = 4
     """Seeds: rows of the strip."""
     frames: int = 9
@@ -86,7 +86,7 @@ class Interpolate:
             precision=self.precision,  # type: ignore[arg-type]
         )
         evaluator = evaluator_for(self.model, self.data)
-        shares = found.recognised(evaluator.judge)
+        shares = found.recognised(evaluator.judge) if found.between_classes(evaluator.judge) else {}
         features, pixels = found.smoothness(evaluator.extractor), found.smoothness()
         about = self._about(found)
         about["smoothness"] = {"features": [features.value, features.error], "pixels": [pixels.value, pixels.error]}

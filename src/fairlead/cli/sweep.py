@@ -60,7 +60,8 @@ class Sweep:
     seed: int = 0
     """Seed of the first image; the same seeds for every setting."""
     cond: tuple[str, ...] = ()
-    """Conditions, taken in turn, and compared with real images of these classes; nothing for every class in turn."""
+    """Classes, taken in turn, and compared with real images of these; nothing for every class in turn. Models told more
+    than a label take what held-out images say of themselves."""
     sampler: Annotated[
         tuple[str, ...], tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
     ] = ("ddim",)

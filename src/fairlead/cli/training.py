@@ -110,7 +110,11 @@ class TrainOptions:
         )
         with (
             counting_bar("encoding images", len(data) * (2 if data.flip else 1)) as encoded,
-            counting_bar("learning to read", text.get("read", 0) + text.get("sketch", 0), "step") as read,
+            counting_bar(
+                "reading and sketching" if text.get("sketch") else "reading",
+                text.get("read", 0) + text.get("sketch", 0),
+                "step",
+            ) as read,
         ):
             trackers = [self.tracker] if self.tracker else None
             training = Training(data, config, self.out, self.resume, trackers, encoded, read)
@@ -259,7 +263,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def write_preview(training: Training) -> None:
-    """OUT/previews/step-N.png: four images of each class, or of eight captions, at scale 2, from the average."""
+    """OUT/previews/step-N.png: four images of each class, or of eight conditions, at scale 2, from the average."""
     from fairlead.core.files import replacing
     from fairlead.models.load import model_of
     from fairlead.report.pictures import class_grid
@@ -273,8 +277,8 @@ def write_preview(training: Training) -> None:
         training.accelerator.device,
         training.autoencoder,
     )
-    guidance = "cfg(2)" if model.conditions else None
-    conds = list(dict.fromkeys(training.data.captions))[:8] if "text" in model.conditions else []
+    conds = list(model.examples)[:8] if model.told != "label" else []
+    guidance = "cfg(2)" if conds or model.classes else None
     title = f"step {training.step}, {guidance or 'no guidance'}"
     picture = class_grid(model, guidance, conds=conds, rows=4, title=title)
     try:

@@ -5,15 +5,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_LISTED, LONGEST = 60, 60
+"""Names that a message lists, characters of what was given that it repeats."""
+
 
 class UsageError(ValueError):
     """Wrong input. The command line prints the message and exits with code 2, without a traceback."""
 
 
 def unknown(kind: str, given: object, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not among ``known``: lists them, nearest spelling first."""
-    names = list(known)
-    near = difflib.get_close_matches(str(given), names)
-    near.sort(key=lambda name: sorted(name) != sorted(str(given)))  # letters in another order are likeliest
+    """The error for a name that is not among ``known``: lists them, or the first of many, nearest spelling first."""
+    names, name = list(known), str(given)
+    near = difflib.get_close_matches(name[:LONGEST], names)
+    near.sort(key=lambda other: sorted(other) != sorted(name))  # letters in another order are likeliest
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"unknown {kind} {str(given)!r}{hint} (known: {', '.join(names)})")
+    more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
+    return UsageError(f"unknown {kind} {shortened(name)}{hint} (known: {', '.join(names[:MOST_LISTED])}{more})")
+
+
+def shortened(text: str) -> str:
+    """What was given, in quotes, for a message of one line."""
+    return repr(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")

@@ -194,8 +194,8 @@ class PretrainedText:
                 lost = f"{listed(words)} of the prompt {prompt[:40]!r}... would be lost"
                 if self.long == "refuse":
                     raise UsageError(
-                        f"{self._what} reads {self.windows} x {self.window} tokens: {lost}; shorten it, or encode it "
-                        "with more windows or long='cut'"
+                        f"{self._what} reads {self.windows} x {self.window} tokens: {lost}; shorten it, or train "
+                        "with more windows (--text-windows) or long='cut' (--text-long cut)"
                     )
                 warnings.warn(f"{self._what}: {lost}", stacklevel=2)
                 break
@@ -205,7 +205,11 @@ class PretrainedText:
         return found
 
     def _fitting(self, words: Sequence[str]) -> int:
-        """How many of the first words fit into a window; at least one, which the tokenizer then cuts."""
+        """How many of the first words fit into a window.
+
+        Raises:
+            UsageError: if the first alone does not.
+        """
         low, high = 0, min(len(words), self.window)  # a word is a token or more
         while low < high:
             middle = (low + high + 1) // 2

@@ -200,9 +200,9 @@ def _read(
     rows = sets[source].select(index.tolist())
     texts = [] if told is None else captions_of(rows, told, index.tolist(), what)
     images = decode_images(_files(rows, pictures, index, f"{source} row"), size, what)
-    # Colour images are taken for photographs, which may be mirrored; grey ones for digits or letters, which may not.
-    # `load_data(flip=...)` overrides.
-    flip = images.shape[1] == 3
+    # Colour images are taken for photographs, which may be mirrored; grey ones for digits or letters, which may not,
+    # and captions may say left and right. `load_data(flip=...)` overrides.
+    flip = images.shape[1] == 3 and not texts
     first, more = tuple(own[0] for own in texts), tuple(own[1:] for own in texts)
     return ImageData(
         images, labels[source][index], _words(classes), name, split, flip, first, more=more if any(more) else ()

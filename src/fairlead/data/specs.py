@@ -33,6 +33,11 @@ def data_specs(conditions: Sequence[str], data: ImageData, index: Tensor) -> lis
         elif name in data.attributes:
             attribute = data.attributes[name]
             said[name] = [attribute.values[i] if i >= 0 else None for i in attribute.labels[index].tolist()]
+        elif name == "image":
+            raise UsageError(
+                "the model is shown an image, and only sample, interpolate and explain take such conditions; "
+                "doctor, sweep and tune need a model without"
+            )
         else:
             raise UsageError(f"data {data.name!r} does not say {name!r} of its images, which the model is told")
     if len(said) == 1:

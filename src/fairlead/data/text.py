@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.core.registry import lookup, names
 
 
@@ -93,5 +93,5 @@ def encoder_from_config(config: Mapping[str, Any]) -> TextEncoder:
 
 def listed(words: Sequence[str], most: int = 8) -> str:
     """Words for a message, the first few of many."""
-    shown = ", ".join(repr(word) for word in words[:most])
+    shown = ", ".join(shortened(word) for word in words[:most])
     return shown if len(words) <= most else f"{shown} and {len(words) - most:,} more"

@@ -16,7 +16,7 @@ from unicodedata import normalize
 import torch
 from torch import Tensor
 
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.data.text import listed
 
 PAD, END, FIRST = 0, 1, 2
@@ -51,7 +51,7 @@ class Words:
         if self.sketch and not self.read:
             raise UsageError(
                 "text encoder 'words': a sketch is made of what the encoder has learnt to read before, got 0 steps of "
-                "reading; give it some, or no sketch"
+                "reading; give it some (--text-read), or no sketch (--text-sketch 0)"
             )
         if not self.vocabulary or len(self.vocabulary) > MOST:
             raise UsageError(
@@ -80,15 +80,28 @@ class Words:
             words = split_words(prompt)
             for word in words:
                 if word not in self._index:
-                    raise unknown(f"word in the prompt {_short(prompt)}:", word, self.vocabulary)
+                    raise unknown(f"word in the prompt {shortened(prompt)}:", word, self.vocabulary)
             if len(words) >= self.length:
                 lost = words[self.length - 1 :]
                 raise UsageError(
-                    f"prompt {_short(prompt)} has {len(words)} words, this text encoder reads {self.length - 1}: "
+                    f"prompt {shortened(prompt)} has {len(words)} words, this text encoder reads {self.length - 1}: "
                     f"{listed(lost)} would be lost; shorten it"
                 )
             ids[row, : len(words) + 1] = torch.tensor([*(self._index[word] for word in words), END])
         return ids
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts of which nothing would be read; the empty one means no text.
+
+        Raises:
+            UsageError: for a prompt of punctuation and symbols alone.
+        """
+        for prompt in prompts:
+            if prompt.strip() and not split_words(prompt):
+                raise UsageError(
+                    f"prompt {shortened(prompt)} has no word that could be read; give words such as "
+                    f"{listed(self.vocabulary, 3)}, or an empty prompt for no text"
+                )
 
     def config(self) -> dict[str, Any]:
         steps = {name: steps for name, steps in (("read", self.read), ("sketch", self.sketch)) if steps}
@@ -102,7 +115,3 @@ class Words:
 def split_words(text: str) -> list[str]:
     """Lower-case words in order; an accent may be written as one character with its letter or as two (NFC)."""
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*", normalize("NFC", text.casefold()))
-
-
-def _short(prompt: str) -> str:
-    return repr(prompt if len(prompt) <= 60 else f"{prompt[:57]}...")

@@ -149,26 +149,31 @@ def _null(
 ) -> Finding:
     if not model.conditional:
         return Finding("null", "PASS", "the model is unconditional: it has no null token, and needs none")
-    drop = checkpoint.about["train"].get("drop") if checkpoint is not None else model.metadata.get("drop")
+    chances = _dropped(model, model.metadata if checkpoint is None else checkpoint.about["train"])
+    never = [name for name, chance in chances.items() if chance == 0]
     tokens = {name: layer.null for name, layer in _embeddings(network).items()}
     initial = [name for name, token in tokens.items() if not bool(token.any())]
     numbers: dict[str, Any] = {
-        "drop": drop,
+        "drop": chances,
         "null_size": {name: float(token.norm()) for name, token in tokens.items()},
         "loss_conditional": float(seen.conditional.mean()),
         "loss_null": float(seen.null.mean()),
         "loss_wrong_label": float(seen.wrong.mean()),
     }
     reasons = []
-    if drop == 0:
-        reasons.append("the condition was never dropped in training (drop 0)")
+    if never:
+        what = "the condition" if len(never) == len(chances) else " and ".join(map(repr, never))
+        reasons.append(f"{what} was never dropped in training (drop 0)")
     if initial:
         reasons.append(f"the null parameter of {initial[0]!r} is still its initial zero")
     if reasons:
         return Finding(
             "null", "FAIL", f"{' and '.join(reasons)}: cfg would compare with noise; train with drop 0.1", numbers
         )
-    known = "" if drop is None else f"dropped with probability {drop:g} in training; "
+    known = ""
+    if chances:
+        said = [f"{chance:g}" if len(chances) == 1 else f"{chance:g} ({name})" for name, chance in chances.items()]
+        known = f"dropped with probability {', '.join(said)} in training; "
     if not used:
         return Finding("null", "PASS", f"{known}not judged by its predictions, they ignore the condition", numbers)
     losses = (
@@ -188,6 +193,16 @@ def _null(
         f"{known}it behaves like a mixture of the {'classes' if model.classes else 'conditions'}: {losses}",
         numbers,
     )
+
+
+def _dropped(model: Model, train: Mapping[str, Any]) -> dict[str, float]:
+    """The probability with which each condition was dropped, by itself or with all others; {}: not known."""
+    if train.get("drop") is None:
+        return {}
+    own, together = train.get("drops") or {}, train.get("drop_all") or 0.0
+    names = model.conditions or ("label",)
+    alone = {name: own.get(name, train["drop"]) for name in names}
+    return {name: drop if not together else 1 - (1 - drop) * (1 - together) for name, drop in alone.items()}
 
 
 def _labels(model: Model, network: nn.Module | None, checkpoint: Checkpoint | None) -> Finding:

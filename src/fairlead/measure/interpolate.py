@@ -23,12 +23,13 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
+from fairlead.data.specs import written
 from fairlead.guide.algebra import Guidance, Term
 from fairlead.guide.expression import to_guidance
 from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
 from fairlead.measure.judge import Classifier
 from fairlead.models.model import LabelEncoder, Model, Spec
-from fairlead.sample.run import Precision, Run, sample
+from fairlead.sample.run import Given, Precision, Run, sample
 from fairlead.sample.sampler import Sampler
 
 
@@ -84,6 +85,12 @@ class Interpolation:
         """The largest change over the mean one, mean over the seeds; see :func:`unevenness`."""
         return mean_estimate(unevenness(self.changes(features)))
 
+    def between_classes(self, judge: Classifier) -> bool:
+        """Whether both ends are classes of the judge, by name or by index; a prompt is none."""
+        classes = judge.data.classes
+        known = {name.casefold() for name in (*classes, *map(str, range(len(classes))))}
+        return all(str(end).casefold() in known for end in self.ends)
+
     def recognised(self, judge: Classifier) -> Mapping[str, list[Estimate]]:
         """For each frame the share of seeds in which the judge sees the first end, the second, and another class.
 
@@ -113,8 +120,8 @@ def _steps(frames: Tensor) -> Tensor:
 
 def interpolate(
     model: Model,
-    a: Spec,
-    b: Spec,
+    a: Given,
+    b: Given,
     *,
     n: int = 4,
     frames: int = 9,
@@ -142,6 +149,7 @@ def interpolate(
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise UsageError(f"interpolate: expected at least 1 seed, got {n!r}")
     guidance = to_guidance(guidance)
+    a, b = (written(end) if isinstance(end, Mapping) else end for end in (a, b))
     foreign = [resource for resource in guidance.resources() if resource.kind != "image"]
     if foreign:
         raise UsageError(
@@ -183,8 +191,12 @@ def _mixed(model: Model, a: Spec, b: Spec, frames: int) -> dict[str, Condition]:
         raise UsageError(f"interpolate: {a!r} and {b!r} are the same condition; expected two")
     for name, value in first.values.items():
         other = last.values[name]
-        kept = torch.equal(first.keep[name], last.keep[name])
-        if not kept or value.shape != other.shape or not (value.is_floating_point() or torch.equal(value, other)):
+        if not torch.equal(first.keep[name], last.keep[name]):
+            raise UsageError(
+                f"interpolate: {name!r} is null in one of {a!r} and {b!r}, and null has no embedding outside of the "
+                "network; give it in both or in neither"
+            )
+        if value.shape != other.shape or not (value.is_floating_point() or torch.equal(value, other)):
             raise UsageError(
                 f"interpolate: {name!r} of {a!r} and {b!r} cannot be mixed; expected floating embeddings of one shape, "
                 f"got {value.dtype} {list(value.shape)} and {other.dtype} {list(other.shape)}"

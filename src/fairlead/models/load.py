@@ -17,6 +17,7 @@ from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import read_degradation
 from fairlead.data.text import TextEncoder, encoder_from_config
+from fairlead.data.words import Words
 from fairlead.models.diffusers import is_pipeline, load_pipeline
 from fairlead.models.encoders import ConditionEncoder, ImageEncoder, PromptEncoder
 from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, identity
@@ -91,7 +92,7 @@ def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tu
     except UsageError as error:
         raise UsageError(f"checkpoint {checkpoint.folder}: {error}") from error
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(line.strip() for line in str(error).splitlines()[1:2])[:200]
         raise UsageError(
             f"checkpoint {checkpoint.folder}: its weights do not fit its description ({reason})"
         ) from error
@@ -192,6 +193,8 @@ def _states_of(network: nn.Module, encoder: TextEncoder, device: torch.device) -
     step."""
 
     def encode(prompts: Sequence[str]) -> Tensor:
+        if isinstance(encoder, Words):
+            encoder.check(prompts)
         value = encoder(prompts)
         if value.is_floating_point():
             return value

@@ -6,22 +6,22 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class Sketch(nn.Module):
-    """Pooled vectors [n, width] -> [n, channels, size, size]: a ground of one colour, and ``shapes`` drawn on it.
+    """Pooled vectors [n, width] -> images [n, channels, size, size]: a ground of one colour, and shapes drawn on it.
 
-    The vector decides every part by itself: a glyph, a map of the places where it is drawn (the two are convolved), and
-    its colour. So each glyph is learnt once for all places and colours, and a place once for all glyphs.
+    A shape is a glyph drawn wherever a map of places says so (the two are convolved), in one colour. Where, and in
+    which colours, is the sum of what each thing said adds to it; what the glyph is may hang on all things together.
 
     Args:
         width: of the vectors.
+        channels, size: of the images.
         says: numbers of values of what readers tell of a text, e.g. (10, 7) for a digit and an ink. The sketch is then
-            made of their probabilities: that "a seven" and "an eight" are small steps apart in
-            the vector does not matter any more. (): of the vector as it is.
-        shapes: how many, of one colour each.
-        hidden: width of the layers in between.
+            made of their probabilities: that "a seven" and "an eight" are small steps apart in the vector does not
+            matter any more. (): of the vector as it is.
+        shapes: how many.
+        hidden: width of the layers before the glyphs.
     """
 
     def __init__(
@@ -31,12 +31,14 @@ class Sketch(nn.Module):
         self.channels, self.size, self.says, self.shapes = channels, size, tuple(says), shapes
         self.glyph = size // 2 + 1 | 1
         self.read = nn.Linear(width, sum(says)) if says else None
-        self.embed = nn.Linear(sum(says) or width, hidden)
-        self.what, self.where = (
-            nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, shapes * edge**2))
-            for edge in (self.glyph, size)
-        )
-        self.colours = nn.Linear(hidden, (1 + shapes) * channels)
+        told = sum(says) or width
+        self.what = nn.Sequential(
+            nn.Linear(told, hidden), nn.SiLU(),
+            nn.Linear(hidden, hidden), nn.SiLU(),
+            nn.Linear(hidden, shapes * self.glyph**2),
+        )  # fmt: skip
+        self.where = nn.Linear(told, shapes * size**2)
+        self.colours = nn.Linear(told, (1 + shapes) * channels)
 
     def logits(self, pooled: Tensor) -> tuple[Tensor, ...]:
         """Of the values of each of ``says``, [n, k] each."""
@@ -44,10 +46,9 @@ class Sketch(nn.Module):
         return found
 
     def forward(self, pooled: Tensor) -> Tensor:
+        """Vectors [n, width] -> images [n, channels, size, size], float32."""
         n, edge = len(pooled), self.size + self.glyph - 1
-        if self.says:
-            pooled = torch.cat([_evened(logits) for logits in self.logits(pooled)], dim=1)
-        told = F.silu(self.embed(pooled))
+        told = torch.cat([_evened(logits) for logits in self.logits(pooled)], dim=1) if self.says else pooled
         what, where = (
             torch.fft.rfft2(part(told).float().reshape(n, self.shapes, side, side), s=(edge, edge))
             for part, side in ((self.what, self.glyph), (self.where, self.size))

@@ -81,8 +81,7 @@ class TextInput(nn.Module):
         sketch: (channels, size) of the images if a :class:`Sketch` of them is joined to the noisy image, as Grad-TTS
             does with the average of a sound (2105.06337). It has learnt to draw before (``train.reading``) and is not
             trained along. A learned null has one value a channel in its place.
-        says: of a sketch, see there: numbers of values of what the readers tell with which the encoder in here has
-            learnt to read.
+        says: of a sketch, see there: numbers of values of what its readers tell.
     """
 
     empty: Tensor

@@ -20,6 +20,7 @@ from fairlead.data.degrade import DRAWS, Degradation, read_degradation
 from fairlead.data.images import ImageData
 from fairlead.data.text import TextEncoder, encoder_from_config, make_encoder
 from fairlead.nets.inputs import condition_names
+from fairlead.train.reading import values_told
 
 _CHUNK = 256
 
@@ -49,14 +50,12 @@ class DataConditions:
         net: Mapping[str, Any],
         text: Mapping[str, Any],
         image: str = "",
-        progress: Callable[[int], object] | None = None,
     ) -> DataConditions:
         """
         Args:
             net: configuration of the network.
             text: configuration of the text encoder, {} if there is none.
             image: spec of the image condition, "" if there is none.
-            progress: called with a number of captions as they are encoded.
 
         Raises:
             UsageError: if the network reads what the data or the encoder does not give.
@@ -89,21 +88,36 @@ class DataConditions:
         if not data.captions:
             raise UsageError(f"data {data.name!r} has no captions to train on; take a captioned set, such as scenes")
         encoder = encoder_from_config(text)
-        made, gives = net["text"], encoder.net()
+        made, gives = net["text"], _text_net(encoder, data)
         unlike = [name for name in ("width", "length", "vocabulary") if made.get(name, 0) != gives.get(name, 0)]
         if unlike:
             raise UsageError(
                 f"the text encoder gives {_sizes(gives)}, the network is made for {_sizes(made)}; make it with what "
                 "asked(...) returns"
             )
+        for name in ("frozen", "sketch", "says"):
+            mine, theirs = made.get(name) or None, gives.get(name) or None
+            if mine != theirs and not (name == "says" and mine is None):  # a sketch may be of the vector as it is
+                raise UsageError(
+                    f"the text of the network has {name}={mine!r}, data {data.name!r} and the text encoder give "
+                    f"{theirs!r}; make it with what asked(...) returns"
+                )
         sentences = [data.sentences(i) for i in range(len(data))]
         different = sorted({sentence for own in sentences for sentence in own})
         row = {sentence: i for i, sentence in enumerate(different)}
         counts = torch.tensor([len(own) for own in sentences])
         most = int(counts.max())
         index = torch.tensor([[row[own[min(k, len(own) - 1)]] for k in range(most)] for own in sentences])
-        states = encoded(encoder, different, progress)
+        states = encoded(encoder, different)
         return cls(labels, states, index, kind, counts if most > 1 else None)
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """A row for each caption of each sample, in order: the sample and the row of ``text``, int64 [p] each."""
+        assert self.caption is not None
+        counts = torch.ones(len(self.caption), dtype=torch.int64) if self.captions is None else self.captions
+        sample = torch.arange(len(counts)).repeat_interleave(counts)
+        turn = torch.arange(len(sample)) - (counts.cumsum(0) - counts)[sample]
+        return sample, self.caption[sample, turn]
 
     def at(
         self,
@@ -179,10 +193,15 @@ def asked(
         told = [sentence for i in range(len(data)) for sentence in data.sentences(i)]
         encoder = make_encoder(text, told, **(settings or {}))
         config = encoder.config()
-        changes["text"] = {**encoder.net(), "null": null}
-        if changes["text"].get("sketch") and data.attributes:
-            changes["text"]["says"] = [len(attribute.values) for attribute in data.attributes.values()]
+        changes["text"] = {**_text_net(encoder, data), "null": null}
     return (len(data.classes) if "label" in names else 0), changes, config
+
+
+def _text_net(encoder: TextEncoder, data: ImageData) -> dict[str, Any]:
+    """Arguments of the network's ``TextInput``: the encoder's own, and what a sketch is told of the data."""
+    net = encoder.net()
+    says = [values_told(attribute) for attribute in data.attributes.values()] if net.get("sketch") else []
+    return net | ({"says": says} if says else {})
 
 
 def _sizes(text: Mapping[str, Any]) -> str:

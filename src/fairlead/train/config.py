@@ -195,12 +195,12 @@ RECIPES: dict[str, Recipe] = {
         "scenes(n=100000)",
         "28x28-colour",
         {
-            "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 11_000, "batch_size": 64,
+            "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 8000, "batch_size": 64,
             "checkpoint_every": 500,
         },
         "28x28 captioned digits in colour, told by text; 25 minutes on two cores with AMX",
         ("text",),
-        {"read": 400, "sketch": 20_000},
+        {"read": 400, "sketch": 30_000},
     ),
     "lesson-mnist": Recipe(
         "mnist",

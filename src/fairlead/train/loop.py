@@ -34,7 +34,7 @@ from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import DRAWS
-from fairlead.data.images import Batches, ImageData, stratified_order, stream
+from fairlead.data.images import Attribute, Batches, ImageData, stratified_order, stream
 from fairlead.data.latents import LatentBatches, Latents
 from fairlead.data.specs import Spec, data_specs
 from fairlead.data.text import encoder_from_config
@@ -145,10 +145,10 @@ class Training:
         _check_fit(config.net, data, self.autoencoder)
         names = condition_names(config.net) if config.objective not in OTHER_KINDS else []
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
-        self.conditions = DataConditions.of(data, config.net, config.text, config.image) if names else None
         checkpoint = self._previous(resume)
         if self.out is not None:
             _require_writable(self.out)
+        self.conditions = DataConditions.of(data, config.net, config.text, config.image) if names else None
         self.accelerator = _accelerator(trackers or [], self.out)
         world = self.accelerator.num_processes
         if config.batch_size % world:
@@ -191,27 +191,35 @@ class Training:
         """Let the text encoder in a fresh network learn to read, measure what it makes of captions, and learn to
         sketch from that."""
         assert self.conditions is not None
-        captions, of_image = self.conditions.text, self.conditions.caption
+        captions = self.conditions.text
         assert captions is not None
-        assert of_image is not None
         if not text.fixed:
             return
+        image, caption = self.conditions.pairs()
+        attributes = {name: Attribute(a.values, a.labels[image]) for name, a in self.data.attributes.items()}
         if text.encoder is not None:
             steps, seed = self.config.text.get("read", 0), self.config.seed
-            learn_to_read(text.encoder, captions[of_image[:, 0]], self.data.attributes, steps, seed, reading)
+            learn_to_read(text.encoder, captions[caption], attributes, steps, seed, reading)
         some = torch.randperm(len(captions), generator=stream("captions", self.config.seed, 0))[:MEASURED]
         text.measure(captions[some])
         if text.sketch is not None:
             batches = self._batches(SKETCH_BATCH, None)
             learn_to_sketch(
                 text.sketch,
-                text.pooled(captions)[of_image[:, 0]],
-                self.data.attributes,
-                lambda step: (batches.index(step), batches.batch(step)[0]),
+                text.pooled(captions)[caption],
+                attributes,
+                lambda step: (self._pair(batches.index(step), image, step), batches.batch(step)[0]),
                 self.config.text["sketch"],
                 self.config.seed,
                 reading,
             )
+
+    def _pair(self, index: Tensor, image: Tensor, step: int) -> Tensor:
+        """For each of the images ``index`` [b] one of its captions, by its place in ``image`` [p], the image of each
+        caption in order."""
+        first, after = torch.searchsorted(image, index), torch.searchsorted(image, index, right=True)
+        draw = torch.rand(len(index), generator=stream("sketch", self.config.seed, step))
+        return first + (draw * (after - first)).long()
 
     def _previous(self, resume: bool) -> Checkpoint | None:
         steps = steps_of(self.out) if self.out is not None else []
