@@ -126,7 +126,6 @@ def test_info_and_doctor_say_what_it_is_told(runs, capsys):
         ("text", ["--cond", "seven " * 10_000], "has 10000 words, this text encoder reads"),
         ("text", ["--cond", "@portrait"], "unknown word in the prompt"),
         ("text", ["--cond", "?!"], "prompt '?!' has no word that could be read"),
-        ("three", ["--cond", "pose=left; colour=red"], "unknown condition in 'pose=left; colour=red': 'pose'"),
         ("text", ["--cond", "all"], "--cond all: this model has no classes; give one, e.g. --cond"),
         ("text", ["--cond", PROMPT, "--guidance", 'cfg(3, drop="ink")'], "drops 'ink', the model has text"),
         ("text", ["--cond", PROMPT, "--guidance", "icg(2)"], "draws classes, and this model names none"),

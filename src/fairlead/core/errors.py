@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-MOST_LISTED, LONGEST = 60, 60
-"""Names that a message lists, characters of what was given that it repeats."""
+MOST_LISTED, LONGEST = 60, 200
+"""Names that a message lists, characters of a given name that it repeats."""
 
 
 class UsageError(ValueError):
@@ -20,9 +20,9 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> UsageError:
     near.sort(key=lambda other: sorted(other) != sorted(name))  # letters in another order are likeliest
     hint = f"; did you mean {near[0]!r}?" if near else ""
     more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
-    return UsageError(f"unknown {kind} {shortened(name)}{hint} (known: {', '.join(names[:MOST_LISTED])}{more})")
+    return UsageError(f"unknown {kind} {shortened(name, LONGEST)}{hint} (known: {', '.join(names[:MOST_LISTED])}{more})")
 
 
-def shortened(text: str) -> str:
-    """What was given, in quotes, for a message of one line."""
-    return repr(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")
+def shortened(text: str, most: int = 60) -> str:
+    """What was given, in quotes, for a message of one line: its first ``most`` characters."""
+    return repr(text if len(text) <= most else f"{text[: most - 3]}...")

@@ -113,9 +113,6 @@ class ConditionEncoder:
             return {}
         parts = parts_of(spec) if isinstance(spec, str) else []
         if not any(name in self.parts for name, _ in parts):
-            strange = [name for name, _ in parts if name is not None and len(name.split()) == 1]
-            if len(self.parts) > 1 and parts and len(strange) == len(parts):
-                raise unknown(f"condition in {spec!r}:", strange[0], self.parts)
             return {self.default: spec}
         named: dict[str, Spec] = {}
         for name, value in parts:
