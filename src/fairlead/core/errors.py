@@ -19,8 +19,9 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name[:LONGEST], names)
     near.sort(key=lambda other: sorted(other) != sorted(name))  # letters in another order are likeliest
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(names[:MOST_LISTED])
     more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
-    return UsageError(f"unknown {kind} {shortened(name, LONGEST)}{hint} (known: {', '.join(names[:MOST_LISTED])}{more})")
+    return UsageError(f"unknown {kind} {shortened(name, LONGEST)}{hint} (known: {listed}{more})")
 
 
 def shortened(text: str, most: int = 60) -> str:
