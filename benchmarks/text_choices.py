@@ -10,6 +10,7 @@ python benchmarks/text_choices.py knows runs/scenes@step500 runs/scenes
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -155,19 +156,22 @@ class Sketches:
                 _, told, text = asked(data, ["text"], settings={"read": 400, "sketch": steps})
                 if of == "vector":
                     told["text"].pop("says")
-                began: list[float] = []
+                ticks, tick = clock()
                 net = net_config("28x28-colour", 3, 28, 0, **told)
-                training = Training(
-                    data, TrainConfig(net, text=text), None,
-                    reading=lambda done, began=began: began.append(time.process_time()),  # type: ignore[misc]
-                )  # fmt: skip
+                training = Training(data, TrainConfig(net, text=text), None, reading=tick)
                 encode, generator = encoder_from_config(text), torch.Generator().manual_seed(0)
                 drawn = {}
                 with torch.no_grad():
                     for name in ("", *CHANGED):
                         pooled = training.network.text.pooled(encode(captions(truth, name, generator)))
                         drawn[name] = training.network.text.sketch(pooled)
-                print_row(f"{of} | {steps} | {began[-1] - began[399]:.0f} s", drawn, x0)
+                print_row(f"{of} | {steps} | {ticks[-1] - ticks[399]:.0f} s", drawn, x0)
+
+
+def clock() -> tuple[list[float], Callable[[int], None]]:
+    """The processor's times at which the second was called."""
+    ticks: list[float] = []
+    return ticks, lambda done: ticks.append(time.process_time())
 
 
 def single_digits(n: int) -> tuple[Tensor, dict[str, Tensor]]:

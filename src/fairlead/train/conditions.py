@@ -5,7 +5,7 @@ Text is encoded once, each different caption one time; what a pretrained encoder
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,7 +212,6 @@ def _sizes(text: Mapping[str, Any]) -> str:
 def encoded(
     encoder: TextEncoder,
     prompts: Sequence[str],
-    progress: Callable[[int], object] | None = None,
     folder: Path | None = None,
 ) -> Tensor:
     """What ``encoder`` makes of ``prompts``: ids as they are; states as float16, from the cache where they are there.
@@ -229,8 +228,6 @@ def encoded(
         for start in range(0, len(prompts), _CHUNK):
             part = encoder(prompts[start : start + _CHUNK])
             states[start : start + len(part)] = part.to(torch.float16)
-            if progress is not None:
-                progress(len(part))
         return states
 
     return cached("text", [encoder.config(), list(prompts)], shape, torch.float16, make, folder)
