@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "fairlead"
 
 
 def folder_of(module: str) -> str:
-    """fairlead.guide.cfg -> guide; fairlead -> ""."""
+    """fairlead.guide.methods.cfg -> guide; fairlead -> ""."""
     return [*module.split("."), ""][1]
 
 
@@ -70,7 +70,7 @@ def test_imports_point_down(module: str) -> None:
     ("module", "source", "complaint"),
     [
         ("fairlead.core.schedule", "from fairlead.data.toys import Gaussian", "imports data, which is above core"),
-        ("fairlead.guide.cfg", "import fairlead.sample.run", "imports sample, which is above guide"),
+        ("fairlead.guide.methods.cfg", "import fairlead.sample.run", "imports sample, which is above guide"),
         ("fairlead.train.loop", "def f():\n    from fairlead.models import load", "loop:2 imports models"),
         ("fairlead.data.hub", "from fairlead import train", "imports train, which is above data"),
         ("fairlead.cli.main", "from fairlead.app import page", "imports app, which is above cli"),

@@ -24,34 +24,34 @@ if TYPE_CHECKING:
     from fairlead.data.autoencoder import load_autoencoder as load_autoencoder
     from fairlead.data.hub import load_data as load_data
     from fairlead.data.toys import GaussianMixture as GaussianMixture
-    from fairlead.guide.adaptive import Adaptive
-    from fairlead.guide.apg import APG
-    from fairlead.guide.auto import Auto
-    from fairlead.guide.bands import Bands
-    from fairlead.guide.cached import Cached
-    from fairlead.guide.cads import CADS
-    from fairlead.guide.cfg import CFG
-    from fairlead.guide.cfgpp import CFGpp
-    from fairlead.guide.classifier import Classifier
-    from fairlead.guide.compose import Compose
-    from fairlead.guide.energy import Energy
-    from fairlead.guide.executor import GuidedDenoiser as GuidedDenoiser
+    from fairlead.guide.engine import GuidedDenoiser as GuidedDenoiser
     from fairlead.guide.expression import parse as parse
     from fairlead.guide.guiders import from_guider as from_guider
-    from fairlead.guide.icg import ICG
-    from fairlead.guide.mambo import Mambo
-    from fairlead.guide.pag import PAG
-    from fairlead.guide.perp_neg import PerpNeg
+    from fairlead.guide.methods.adaptive import Adaptive
+    from fairlead.guide.methods.apg import APG
+    from fairlead.guide.methods.auto import Auto
+    from fairlead.guide.methods.bands import Bands
+    from fairlead.guide.methods.cached import Cached
+    from fairlead.guide.methods.cads import CADS
+    from fairlead.guide.methods.cfg import CFG
+    from fairlead.guide.methods.cfgpp import CFGpp
+    from fairlead.guide.methods.classifier import Classifier
+    from fairlead.guide.methods.compose import Compose
+    from fairlead.guide.methods.energy import Energy
+    from fairlead.guide.methods.icg import ICG
+    from fairlead.guide.methods.mambo import Mambo
+    from fairlead.guide.methods.pag import PAG
+    from fairlead.guide.methods.perp_neg import PerpNeg
+    from fairlead.guide.methods.rescale import Rescale
+    from fairlead.guide.methods.sag import SAG
+    from fairlead.guide.methods.seg import SEG
+    from fairlead.guide.methods.slg import SLG
+    from fairlead.guide.methods.tcfg import TCFG
+    from fairlead.guide.methods.threshold import Clip, Threshold
+    from fairlead.guide.methods.zero_star import ZeroStar
     from fairlead.guide.region import Region
-    from fairlead.guide.rescale import Rescale
-    from fairlead.guide.sag import SAG
     from fairlead.guide.scales import Clamp, Pixels, Ramp
     from fairlead.guide.scores import Brightness, Color, Label, Match
-    from fairlead.guide.seg import SEG
-    from fairlead.guide.slg import SLG
-    from fairlead.guide.tcfg import TCFG
-    from fairlead.guide.threshold import Clip, Threshold
-    from fairlead.guide.zero_star import ZeroStar
     from fairlead.measure.doctor import Finding as Finding
     from fairlead.measure.doctor import doctor as doctor
     from fairlead.measure.interpolate import Interpolation as Interpolation
@@ -114,7 +114,7 @@ _PUBLIC = {
     "Explanation": "fairlead.report.explain:Explanation",
     "Finding": "fairlead.measure.doctor:Finding",
     "GaussianMixture": "fairlead.data.toys:GaussianMixture",
-    "GuidedDenoiser": "fairlead.guide.executor:GuidedDenoiser",
+    "GuidedDenoiser": "fairlead.guide.engine:GuidedDenoiser",
     "Guider": "fairlead.sample.guider:Guider",
     "Interpolation": "fairlead.measure.interpolate:Interpolation",
     "Model": "fairlead.models.model:Model",

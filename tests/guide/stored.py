@@ -9,7 +9,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like, tally
 from fairlead.core.prediction import Objective, Prediction
 from fairlead.core.schedule import NoiseSchedule
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
 from tests.guide.toy import SCHEDULE
 
@@ -61,7 +61,7 @@ def stored(
 def output(prediction: Prediction, denoiser: GuidedDenoiser, x_t: Tensor, t: Tensor) -> Tensor:
     """What a network of the denoiser's objective would have returned for the prediction."""
     alpha, sigma = (expand_like(value, x_t) for value in denoiser.schedule.alpha_sigma(t))
-    return prediction.output(denoiser.around.objective, alpha, sigma)
+    return prediction.output(denoiser.context.model.objective, alpha, sigma)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

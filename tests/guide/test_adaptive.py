@@ -9,7 +9,7 @@ from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import vp_linear
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
 from fairlead.guide.observation import Observation
 from fairlead.sample.grids import trailing

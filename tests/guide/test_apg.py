@@ -7,9 +7,9 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VE, RectifiedFlow, vp_linear
-from fairlead.guide.apg import without_parallel
 from fairlead.guide.expression import parse
-from fairlead.guide.seen import dot
+from fairlead.guide.methods.apg import without_parallel
+from fairlead.guide.per_sample import dot
 from fairlead.models.toy import toy_model
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.grids import trailing

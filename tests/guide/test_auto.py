@@ -12,10 +12,10 @@ from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import VPCosine, vp_linear
 from fairlead.data.toys import GaussianMixture
-from fairlead.guide.auto import Auto
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
-from fairlead.guide.seen import Resource
+from fairlead.guide.methods.auto import Auto
+from fairlead.guide.moment import Resource
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.models.toy import toy_model

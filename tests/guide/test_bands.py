@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.bands import split
 from fairlead.guide.expression import parse
+from fairlead.guide.methods.bands import split
 from tests.guide.stored import random, stored
 from tests.guide.toy import MODEL, N, call, close, images, steered
 

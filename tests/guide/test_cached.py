@@ -11,7 +11,7 @@ from fairlead.core.denoiser import counting, tally
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import VE, NoiseSchedule, RectifiedFlow, VPCosine, vp_linear
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
 from fairlead.sample.grids import trailing
 from fairlead.sample.sampler import parse_sampler

@@ -11,14 +11,15 @@ from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.text import pack
-from fairlead.guide.cads import _DRAW, CADS
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
-from fairlead.guide.seen import Surroundings
+from fairlead.guide.methods.cads import CADS
 from fairlead.guide.step import Step
 from fairlead.sample.grids import trailing
 from fairlead.sample.noise import NoiseStream
-from tests.guide.toy import NETWORK, SCHEDULE, N, T, call, close, guided, images, steered
+from tests.guide.toy import NETWORK, N, T, call, close, guided, images, moment, steered
+
+_DRAW = 620
 
 SPECS = [2, 0, 3, 2, 1]
 GRID = trailing(NETWORK.schedule, 20)  # flow: t = 1, 0.95, ...
@@ -148,7 +149,7 @@ def test_floating_values_of_any_name_are_noised_each_with_its_own_draw() -> None
     def draw(number: int, shape: tuple[int, ...]) -> Tensor:
         return NoiseStream((7, 8), shape).extra(number)
 
-    altered = term.alter(condition, Step(0.5, 1.0, 0.0, 2), Surroundings(SCHEDULE, draw=draw))
+    altered = term.annealed(condition, moment(Step(0.5, 1.0, 0.0, 2), condition, draws=draw))
     for number, name in enumerate(("label", "pose")):
         value = condition.values[name]
         draws = NoiseStream((7, 8), tuple(value.shape[1:])).extra(2000 + _DRAW + number)
@@ -162,9 +163,9 @@ def test_of_a_text_only_real_tokens_are_noised_and_counted() -> None:
     real = torch.tensor([[True, True, False], [True, True, False]])
     term, draws = CADS(0.5, low=0.1, high=0.9), torch.randn(2, 4, 5, dtype=torch.float64)
     value = pack(states, real, pooled)
-    around = Surroundings(SCHEDULE, draw=lambda number, shape: draws[:, : shape[0]])
-    long = term.alter(Condition.of(text=value), Step(0.5, 1.0, 0.0, 2), around).values["text"]
-    short = term.alter(Condition.of(text=value[:, :3]), Step(0.5, 1.0, 0.0, 2), around).values["text"]
+    at = moment(Step(0.5, 1.0, 0.0, 2), draws=lambda number, shape: draws[:, : shape[0]])
+    long = term.annealed(Condition.of(text=value), at).values["text"]
+    short = term.annealed(Condition.of(text=value[:, :3]), at).values["text"]
     assert torch.equal(long[..., -1], value[..., -1])
     assert not bool(long[:, 3].any())
     close(long[:, :3], short, 1e-12)
@@ -189,7 +190,7 @@ def test_of_a_text_only_real_tokens_are_noised_and_counted() -> None:
             "draws noise, which needs seeds and the sampler's grid",
         ),
         (
-            lambda: CADS(1).alter(Condition.of(tokens=torch.tensor([1])), Step(0.8, 1.0, 0.0), Surroundings(SCHEDULE)),
+            lambda: CADS(1).annealed(Condition.of(tokens=torch.tensor([1])), moment(Step(0.8, 1.0, 0.0))),
             "the condition 'tokens' is not an embedding",
         ),
     ],

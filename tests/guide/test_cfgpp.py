@@ -8,8 +8,8 @@ import fairlead as fl
 from fairlead.core.denoiser import at_step
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VE, RectifiedFlow, VPCosine, vp_linear
-from fairlead.guide.cfg import CFG
 from fairlead.guide.expression import parse
+from fairlead.guide.methods.cfg import CFG
 from fairlead.models.toy import toy_model
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.dpmpp import DPMpp2M

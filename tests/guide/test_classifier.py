@@ -11,9 +11,9 @@ import fairlead as fl
 from fairlead.core.denoiser import counting, expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VE, NoiseSchedule, RectifiedFlow, VPCosine, vp_linear
-from fairlead.guide.classifier import Classifier, gradient_of
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
+from fairlead.guide.methods.classifier import Classifier, gradient_of
 from fairlead.guide.step import Step
 from fairlead.models.model import LabelEncoder, Model, encode_nothing
 from fairlead.models.toy import toy_model
@@ -29,6 +29,7 @@ from tests.guide.toy import (
     close,
     exact,
     images,
+    moment,
     network_model,
     noisy_classifier,
     points,
@@ -151,8 +152,8 @@ def test_without_signal_it_is_off() -> None:
     close(call(denoiser, x_t, one)[0].x0, exact(x_t, None, one, schedule))
     assert posterior.asked == 0
     (term,) = denoiser.guidance.terms
-    assert term.rows(Step(1.0, math.inf, -math.inf)) == 0
-    assert term.rows(Step(0.9, 9.0, -2.0)) == 1
+    assert term.ask(moment(Step(1.0, math.inf, -math.inf))).rows == 0
+    assert term.ask(moment(Step(0.9, 9.0, -2.0))).rows == 1
 
 
 def test_it_adds_to_classifier_free_guidance() -> None:

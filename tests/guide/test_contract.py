@@ -1,17 +1,16 @@
 """What every registered term, finisher and scale must do, on a network. A new name needs one line in the tables."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from fairlead.core.registry import names
-from fairlead.guide.algebra import Guidance, as_guidance
 from fairlead.guide.expression import parse, to_guidance
+from fairlead.guide.plan import asked
 from fairlead.guide.scales import ScaleSchedule
 from fairlead.guide.step import Grid, Step
+from fairlead.guide.terms import Guidance, as_guidance
 from fairlead.sample.grids import trailing
-from tests.guide.toy import NETWORK, N, T, call, close, images, looking, steered
+from tests.guide.toy import NETWORK, N, T, call, close, images, looking, moment, steered
 
 LABELLED, UNLABELLED = [2, 0, 3, 2, 1], [None] * N
 
@@ -97,15 +96,15 @@ def test_the_row_formula(name: str) -> None:
     denoiser = denoiser_of(on, specs)
     step = Step(float(T), 1.0, 0.0, 3, denoiser.grid, tuple(range(N)), NETWORK.shape)
     announced = sum(N if rows is None else int(rows.sum()) for rows in denoiser.needed(step).values())
-    announced += N * sum(term.rows(step) for term in denoiser.guidance.terms)
+    announced += N * sum(ask.rows for ask in asked(denoiser.guidance, denoiser.moment(step)))
     _, cost = call(denoiser, X_T)
     assert cost.rows == announced
 
 
 def alone() -> list[str]:
     """Finishers that look at the guided x0 only; the others are held to the same by the permutation test."""
-    here = Step(float(T), 1.0, 0.0)
-    return [n for n, text in FINISHERS.items() if not to_guidance(f"none | {text}").finishers[0].wanted(here)]
+    here = moment(Step(float(T), 1.0, 0.0))
+    return [n for n, text in FINISHERS.items() if not to_guidance(f"none | {text}").finishers[0].ask(here).looks]
 
 
 @pytest.mark.parametrize("name", alone())
@@ -171,10 +170,7 @@ def test_one_sample_alone_is_that_sample_of_the_batch(text: str, specs: list) ->
 
 def single(one: Guidance, specs: list, i: int):
     """A run of sample i alone, with the stream that the sample has in the run of all."""
-    denoiser = denoiser_of("none", specs, [i])
-    own = steered(one, [specs[i]], times=GRID)
-    own.around = own.branches.around = replace(own.around, draw=denoiser.around.draw)
-    return own
+    return steered(one, [specs[i]], times=GRID, draws_of=[i])
 
 
 @pytest.mark.parametrize("name", SCALES)

@@ -9,9 +9,8 @@ from fairlead.core.denoiser import counting, tally
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import VPCosine
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
-from fairlead.guide.seen import Surroundings
 
 SCHEDULE = VPCosine()
 T = torch.tensor(0.5, dtype=torch.float64)
@@ -33,7 +32,7 @@ def condition() -> Condition:
 
 
 def guided(expression: str, run: Condition) -> tuple[list[float], int]:
-    denoiser = GuidedDenoiser(told, parse(expression), SCHEDULE, run, around=Surroundings(SCHEDULE, shape=(2,)))
+    denoiser = GuidedDenoiser(told, parse(expression), SCHEDULE, run)
     with counting() as cost:
         x0 = denoiser(torch.zeros(3, 2, dtype=torch.float64), T, run).x0
     return x0[:, 0].tolist(), cost.rows

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.bands import split
 from fairlead.guide.expression import to_guidance
+from fairlead.guide.methods.bands import split
 from fairlead.models.model import encode_nothing
 from fairlead.models.resources import load_resources
 from fairlead.sample.run import sample

@@ -12,11 +12,10 @@ from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VE, RectifiedFlow, VPCosine, vp_linear
 from fairlead.data.toys import Gaussian
-from fairlead.guide.algebra import Term
-from fairlead.guide.energy import FIRST_DRAW
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse, to_guidance
 from fairlead.guide.scores import fitted
+from fairlead.guide.terms import Term
 from fairlead.models.model import Model, encode_nothing, identity
 from fairlead.models.resources import load_resources
 from fairlead.models.toy import toy_model
@@ -151,7 +150,7 @@ def test_smoothing_by_hand_with_fixed_draws() -> None:
     c = sigma**2 / (alpha**2 + sigma**2)
     plain = model.denoiser(x_t, T, model.encode([None] * N)).x0
     step = len(options["times"]) - 2
-    z = torch.stack([options["draw"](1000 * step + FIRST_DRAW + i, (3,)).double() for i in range(4)])
+    z = torch.stack([options["draw"](1000 * step + i, (3,)).double() for i in range(4)])
     around = plain + 0.7 * c.sqrt() * z
     share = torch.stack([measured(one, T, None) for one in around]).softmax(0)
     gradient = (share[..., None] * (SEEN - around) / ERROR**2).sum(0)

@@ -7,9 +7,9 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import VE, RectifiedFlow, VPCosine, vp_linear
-from fairlead.guide.cfg import CFG
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
+from fairlead.guide.methods.cfg import CFG
 from fairlead.models.toy import ToyDenoiser, toy_model
 from tests.guide.toy import LABELS, MIXTURE, MODEL, SCHEDULE, SPECS, N, T, call, close, exact, guided, null, points
 

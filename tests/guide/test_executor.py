@@ -8,12 +8,14 @@ from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import RectifiedFlow
-from fairlead.guide.apg import APG
-from fairlead.guide.cfg import CFG
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
-from fairlead.guide.seen import Seen
+from fairlead.guide.methods.apg import APG
+from fairlead.guide.methods.cfg import CFG
+from fairlead.guide.moment import Seen
+from fairlead.guide.plan import asked
 from fairlead.guide.step import Step
+from fairlead.guide.terms import total_weights
 from fairlead.models.toy import toy_model
 from fairlead.sample.grids import trailing
 from fairlead.sample.sampler import parse_sampler
@@ -48,8 +50,8 @@ def test_equal_branches_are_evaluated_once(text: str, specs: list, rows: int) ->
     denoiser = guided(text, specs)
     prediction, cost = call(denoiser, x_t)
     assert cost.rows == rows
-    unmerged = denoiser.guidance.coefficients(HERE)
-    each = {branch: MODEL.denoiser(x_t, T, denoiser.branches.conditions[branch]).x0 for branch in unmerged}
+    unmerged = total_weights(asked(denoiser.guidance, denoiser.moment(HERE)))
+    each = {branch: MODEL.denoiser(x_t, T, denoiser.conditions.fixed(branch)).x0 for branch in unmerged}
     by_hand = torch.stack([weight * each[branch] for branch, weight in unmerged.items()]).sum(0)
     close(prediction.x0, by_hand, 1e-12)
 

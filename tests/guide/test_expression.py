@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
-from fairlead.guide.algebra import Guidance, Interval, Limited
-from fairlead.guide.cfg import CFG
-from fairlead.guide.compose import Compose
 from fairlead.guide.expression import parse, to_guidance
+from fairlead.guide.methods.cfg import CFG
+from fairlead.guide.methods.compose import Compose
+from fairlead.guide.methods.threshold import Clip, Threshold
 from fairlead.guide.scales import Clamp, Ramp
+from fairlead.guide.step import Interval
+from fairlead.guide.terms import Guidance, Limited
 from fairlead.guide.text import literal
-from fairlead.guide.threshold import Clip, Threshold
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective, Prediction
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse, to_guidance
-from fairlead.guide.seen import Surroundings
+from fairlead.models.model import Model, identity
 from fairlead.sample.grids import trailing
 from tests.guide.stored import random
 from tests.guide.toy import SCHEDULE
@@ -54,9 +54,9 @@ def assert_same(guider: Any, objective: Objective = "eps") -> str:
     assert to_guidance(parse(str(guidance))) == guidance
     denoiser = Outputs(objective)
     condition = Condition.of(label=torch.arange(N))
-    around = Surroundings(SCHEDULE, objective, encode=lambda specs: Condition.of(label=torch.arange(len(specs))),
-                          layers=LAYERS)  # fmt: skip
-    guided = GuidedDenoiser(denoiser, guidance, SCHEDULE, condition, around=around, times=TIMES)
+    model = Model(denoiser, SCHEDULE, (2, 4, 4), lambda specs: Condition.of(label=torch.arange(len(specs))), identity,
+                  objective=objective, layers=LAYERS)  # fmt: skip
+    guided = GuidedDenoiser.of(model, guidance, condition, times=TIMES)
     for i, t in enumerate(TIMES[:-1]):
         denoiser.step = i
         x_t = random(N, 2, 4, 4, seed=1000 + i)

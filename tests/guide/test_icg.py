@@ -4,24 +4,21 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
-from fairlead.guide.icg import ICG, IndependentClass
-from fairlead.guide.seen import Surroundings
+from fairlead.guide.methods.icg import ICG, IndependentClass
+from fairlead.guide.moment import Draw
 from fairlead.guide.step import Grid, Step
 from fairlead.sample.grids import trailing
 from fairlead.sample.noise import NoiseStream
-from tests.guide.toy import MODEL, SCHEDULE, SPECS, N, T, call, close, exact, guided, points, steered
+from tests.guide.toy import MODEL, SCHEDULE, SPECS, N, T, call, close, exact, guided, moment, points, steered
 
 GRID = trailing(SCHEDULE, 10)
 CLASSES = 4
 
 
-def around(seeds: tuple[int, ...], model=MODEL) -> Surroundings:
-    def draw(number: int, shape: tuple[int, ...]) -> torch.Tensor:
-        return NoiseStream(seeds, shape).extra(number)
-
-    return Surroundings(model.schedule, encode=model.encode, classes=model.classes, draw=draw)
+def drawing(seeds: tuple[int, ...]) -> Draw:
+    return lambda number, shape: NoiseStream(seeds, shape).extra(number)
 
 
 def at(index: int) -> Step:
@@ -30,12 +27,11 @@ def at(index: int) -> Step:
 
 
 def labels(seeds: tuple[int, ...], index: int = 3) -> torch.Tensor:
-    return IndependentClass().labels([at(index)], around(seeds))[0]
+    return IndependentClass().labels(moment(at(index), draws=drawing(seeds)))
 
 
 def icg(text: str, seeds: tuple[int, ...], specs: list, model=MODEL) -> GuidedDenoiser:
-    draw = around(seeds).draw
-    return GuidedDenoiser.of(model, parse(text), model.encode(specs), draw=draw, times=GRID)
+    return GuidedDenoiser.of(model, parse(text), model.encode(specs), draw=drawing(seeds), times=GRID)
 
 
 def test_the_class_is_a_pure_function_of_seed_and_step_whatever_the_batch() -> None:

@@ -16,12 +16,13 @@ from torch import Tensor
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import lookup, names
-from fairlead.guide.algebra import COND, Branch, Finisher, Guidance, Term, Wrapper, as_guidance
+from fairlead.guide.branch import COND, Branch, nonzero_rows
 from fairlead.guide.checks import check_condition
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.observation import Observation
 from fairlead.guide.step import Step
+from fairlead.guide.terms import Finisher, Guidance, Term, Wrapper, as_guidance
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.grids import trailing
 from tests.guide.test_contract import FINISHERS, TERMS
@@ -79,7 +80,7 @@ def run(
         nonlocal announced
         step = seen.seen.step
         rows = rows_of(denoiser, step)
-        announced += len(rows) + N * sum(term.rows(step) for term in guidance.terms)
+        announced += len(rows) + N * sum(ask.rows for ask in seen.asks)
         if watch:
             shared(denoiser, parts, rows, step)
 
@@ -100,15 +101,20 @@ def shared(denoiser: GuidedDenoiser, parts: list[GuidedDenoiser], rows: Rows, st
     """rows(a + b) = base + extra(a) + extra(b) - shared: what either term needs, once, save for rows of an affine
     branch whose weights cancel. The terms alone are asked in the state that they have in this run."""
     wanted = {(COND, i) for i in range(N)}
-    for part in parts:
-        part.branches.same = (
-            denoiser.branches.same
-        )  # which conditions are equal depends on whether any term alters the run's
-        wanted |= rows_of(part, step)
+    at = denoiser.moment(step)
+    altered = any(term.ask(at).alter is not None for term in denoiser.guidance.terms)
+    for part in parts:  # unmerged, for which conditions are equal depends on whether any term alters the run's
+        (term,) = part.guidance.terms
+        ask = term.ask(at)
+        for branch, weight in ask.weights.items():
+            rows_here = nonzero_rows(weight)
+            wanted |= {(branch, i) for i in range(N) if (rows_here if isinstance(rows_here, bool) else rows_here[i])}
+        wanted |= {(branch, i) for branch, mask in ask.looks.items() for i in range(N) if mask is None or mask[i]}
+        wanted |= {(ask.renoise, i) for i in range(N) if ask.renoise is not None}
     weights = denoiser.coefficients(step)
     for finisher in denoiser.guidance.finishers:
-        wanted |= {(denoiser.branches.kept(branch), i) for branch in finisher.wanted(step) for i in range(N)}
-    wanted = {(denoiser.branches.kept(branch), i) for branch, i in wanted}
+        wanted |= {(branch, i) for branch in finisher.ask(at).looks for i in range(N)}
+    wanted = {(denoiser.conditions.kept(branch, altered), i) for branch, i in wanted}
     assert rows <= wanted
     for branch, i in wanted - rows:
         weight = torch.as_tensor(weights.get(branch, 0.0))

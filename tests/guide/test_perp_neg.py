@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.expression import parse
-from fairlead.guide.seen import dot
+from fairlead.guide.per_sample import dot
 from tests.guide.stored import random, stored
 from tests.guide.toy import MODEL, SPECS, N, T, call, close, exact, guided, null, points
 

@@ -18,7 +18,7 @@ from fairlead.core.condition import Perturbation
 from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import RectifiedFlow
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
 from fairlead.guide.perturb import middle
 from fairlead.models.model import LabelEncoder, Model, identity

@@ -10,7 +10,7 @@ from fairlead.core.denoiser import tally
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import RectifiedFlow
-from fairlead.guide.algebra import added, nonzero_rows, weighted
+from fairlead.guide.branch import added, nonzero_rows, weighted
 from fairlead.guide.expression import parse
 from fairlead.guide.region import Region
 from fairlead.guide.scales import Pixels, Ramp, as_scale, scale_at

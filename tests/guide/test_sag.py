@@ -1,6 +1,7 @@
 """Self-attention guidance: the mask, the blur, the second evaluation and whose attention it is (2210.00939)."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,10 +13,11 @@ from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import RectifiedFlow, VPCosine, vp_linear
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
+from fairlead.guide.methods.sag import degraded
 from fairlead.guide.observation import Observation
-from fairlead.guide.sag import degraded
+from fairlead.guide.terms import Ask
 from fairlead.nets.blocks import attention_mass
 from tests.guide.toy import NETWORK, N, T, call, close, guided, images, network_model, steered
 
@@ -114,7 +116,7 @@ def test_a_call_in_pieces_hands_over_the_same_rows(text: str, most: int) -> None
         return prediction
 
     whole = steered(text, SPECS)
-    pieces = GuidedDenoiser(small, whole.guidance, NETWORK.schedule, whole.condition, around=whole.around)
+    pieces = GuidedDenoiser.of(replace(NETWORK, denoiser=small), whole.guidance, whole.condition)
     expected = call(whole, X_T)[0]
     for _ in range(2):
         close(pieces(X_T, T, pieces.condition).x0, expected.x0, 1e-10)
@@ -122,8 +124,8 @@ def test_a_call_in_pieces_hands_over_the_same_rows(text: str, most: int) -> None
 
 def test_beside_a_method_that_differentiates_the_attention_is_recorded_all_the_same() -> None:
     class Gradient(type(parse("sag(1)"))):  # type: ignore[misc]
-        def differentiates(self, step) -> bool:
-            return True
+        def ask(self, at) -> Ask:
+            return replace(super().ask(at), graph=True)
 
     plain, through = steered("sag(0.7)", SPECS), steered(Gradient(0.7), SPECS)
     close(call(through, X_T)[0].x0, call(plain, X_T)[0].x0, 1e-12)
@@ -172,9 +174,8 @@ def test_an_eps_network_gives_the_same_as_a_v_network() -> None:
         return Prediction.from_output(output, "v", x, alpha, sigma).eps
 
     x_t, guide = images(v), steered("sag(0.7)", SPECS, model=v)
-    eps = GuidedDenoiser(
-        NetworkDenoiser(as_eps, schedule, "eps"), guide.guidance, schedule, guide.condition, around=guide.around
-    )
+    as_eps_model = replace(v, denoiser=NetworkDenoiser(as_eps, schedule, "eps"))
+    eps = GuidedDenoiser.of(as_eps_model, guide.guidance, guide.condition)
     close(eps(x_t, T, eps.condition).x0, call(guide, x_t)[0].x0, 1e-8)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fairlead.core.prediction import Objective
 from fairlead.core.schedule import VE, RectifiedFlow, VPCosine, vp_linear
-from fairlead.guide.seen import dot
+from fairlead.guide.per_sample import dot
 from tests.guide.stored import output, random, stored
 from tests.guide.toy import N, T, call, close
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.threshold import Clip, Threshold
+from fairlead.guide.methods.threshold import Clip, Threshold
 from tests.guide.toy import MODEL, SCHEDULE, N, T, call, close, guided, looking, points
 
 UNIT = looking((-1.0, 1.0))

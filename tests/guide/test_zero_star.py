@@ -7,11 +7,11 @@ from diffusers.guiders import ClassifierFreeZeroStarGuidance
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import RectifiedFlow, VPCosine
-from fairlead.guide.cfg import CFG
 from fairlead.guide.expression import parse
-from fairlead.guide.seen import dot
+from fairlead.guide.methods.cfg import CFG
+from fairlead.guide.methods.zero_star import ZeroStar
+from fairlead.guide.per_sample import dot
 from fairlead.guide.step import Grid, Step
-from fairlead.guide.zero_star import ZeroStar
 from fairlead.models.toy import toy_model
 from fairlead.sample.euler import Euler
 from fairlead.sample.grids import trailing

@@ -1,5 +1,7 @@
 """What the tests guide: the exact mixture, an untrained network, and helpers to call them."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -8,11 +10,11 @@ from fairlead.core.denoiser import Cost, NetworkDenoiser, counting
 from fairlead.core.prediction import Mixing, Objective, Prediction
 from fairlead.core.schedule import NoiseSchedule, RectifiedFlow, vp_linear
 from fairlead.data.toys import GaussianMixture
-from fairlead.guide.algebra import Guidance, Term
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse, to_guidance
-from fairlead.guide.seen import Seen, Surroundings
+from fairlead.guide.moment import Draw, Moment, Seen
 from fairlead.guide.step import Step
+from fairlead.guide.terms import Guidance, Term
 from fairlead.models.classifier import NoisyClassifierModel
 from fairlead.models.model import LabelEncoder, Model, identity
 from fairlead.models.toy import toy_model
@@ -63,13 +65,27 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-9) -> None:
 
 def looking(data_range: tuple[float, float] | None = None) -> Seen:
     """What a finisher that needs only the data's range is shown."""
-    around = Surroundings(SCHEDULE, data_range=data_range)
+    model = replace(MODEL, data_range=data_range)
     x_t, one = points(), torch.ones((), dtype=torch.float64)
 
     def never(branch, x_t):
         raise AssertionError("no network here")
 
-    return Seen(Step(float(T), 1.0, 0.0), x_t, T, Mixing(one, one), null(), around, {}, never)
+    return Seen(
+        model=model,
+        condition=null(),
+        step=Step(float(T), 1.0, 0.0),
+        x_t=x_t,
+        t=T,
+        mixing=Mixing(one, one),
+        predictions={},
+        evaluate=never,
+    )
+
+
+def moment(step: Step, condition: Condition | None = None, model: Model = MODEL, draws: Draw | None = None) -> Moment:
+    """A step as a term sees it."""
+    return Moment(model=model, condition=null() if condition is None else condition, step=step, draws=draws)
 
 
 def null(n: int = N) -> Condition:
@@ -130,15 +146,21 @@ RESOURCES = {"weak": WEAK, "clf": noisy_classifier()}
 
 
 def steered(
-    text: Guidance | Term | str, specs: list, order: list[int] | None = None, model: Model = NETWORK, **options
+    text: Guidance | Term | str,
+    specs: list,
+    order: list[int] | None = None,
+    model: Model = NETWORK,
+    draws_of: list[int] | None = None,
+    **options,
 ) -> GuidedDenoiser:
-    """A model under guidance for a run of these specs; ``order`` picks the samples of the run that are in the batch."""
+    """A model under guidance for a run of these specs; ``order`` picks the samples of the run that are in the batch,
+    ``draws_of`` the streams of others."""
     guidance = to_guidance(text)
     order = list(range(len(specs))) if order is None else order
     resources = {r.name: RESOURCES[r.name] for r in guidance.resources()}
 
     def draw(number: int, shape: tuple[int, ...]) -> Tensor:
-        return NoiseStream(tuple(order), shape).extra(number)
+        return NoiseStream(tuple(order if draws_of is None else draws_of), shape).extra(number)
 
     condition = model.encode([specs[i] for i in order])
     return GuidedDenoiser.of(model, guidance, condition, resources=resources, draw=draw, samples=order, **options)

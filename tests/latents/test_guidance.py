@@ -12,7 +12,7 @@ from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VPCosine
 from fairlead.data.autoencoder import autoencoder_of
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
 from fairlead.models.model import Model, encode_nothing
 from tests.latents.conftest import floats, untrained

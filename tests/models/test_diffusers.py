@@ -57,7 +57,7 @@ def test_a_prediction_is_what_the_network_told_the_pipeline(family: str) -> None
 
 
 def fl_branches() -> tuple[Any, Any]:
-    from fairlead.guide.algebra import COND, NULL
+    from fairlead.guide.branch import COND, NULL
 
     return COND, NULL
 

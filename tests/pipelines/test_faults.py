@@ -9,7 +9,7 @@ import torch
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import COND, NULL
+from fairlead.guide.branch import COND, NULL
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, apart, run
 

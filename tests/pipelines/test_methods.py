@@ -16,7 +16,7 @@ from torch import Tensor
 import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
-from fairlead.guide.algebra import COND, NULL
+from fairlead.guide.branch import COND, NULL
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, FLOW_SCHEDULERS, SCHEDULERS, apart, picture, ratios, run
 

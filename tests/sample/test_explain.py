@@ -14,10 +14,10 @@ from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import vp_linear
 from fairlead.data.toys import GaussianMixture
-from fairlead.guide.algebra import Term
-from fairlead.guide.cfg import CFG
+from fairlead.guide.methods.cfg import CFG
+from fairlead.guide.moment import Moment, Seen
 from fairlead.guide.observation import Observation
-from fairlead.guide.seen import Seen
+from fairlead.guide.terms import Ask, Term
 from fairlead.models.toy import toy_model
 from fairlead.sample.explain import PER_STEP, Trace
 from fairlead.sample.run import Plan, sample
@@ -191,7 +191,7 @@ class Spoiler(Term):
     at: int
     name: ClassVar[str] = "spoiler"
 
-    def direction(self, seen: Seen) -> Tensor:
+    def add(self, seen: Seen) -> Tensor:
         added = torch.zeros_like(seen.x_t)
         if seen.step.index == self.at:
             added[1] = math.nan
@@ -215,8 +215,8 @@ class Relabel(Term):
 
     name: ClassVar[str] = "relabel"
 
-    def alters(self) -> bool:
-        return True
+    def ask(self, at: Moment) -> Ask:
+        return Ask(alter=lambda condition: condition)
 
 
 def test_the_share_of_a_term_that_changes_the_condition_is_unknown() -> None:

@@ -151,12 +151,6 @@ class Condition:
             perturb,
         )
 
-    def renewed(self, parts: Iterable[Condition]) -> Condition:
-        """What :meth:`cat` makes of ``parts`` if it made this of others with the same sizes and perturbations."""
-        parts = list(parts)
-        values = {name: torch.cat([part.values[name] for part in parts]) for name in self.values}
-        return replace(self, values=values, keep={k: torch.cat([part.keep[k] for part in parts]) for k in self.keep})
-
 
 def _count(index: Tensor) -> int:
     return int(index.sum()) if index.dtype == torch.bool else len(index)

@@ -4,7 +4,6 @@ too, for a perturbation is a mask of rows."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from typing import Literal, get_args
 
 import torch
@@ -14,10 +13,10 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, Estimate, autocast, x0_of
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.prediction import Prediction
-from fairlead.guide.algebra import COND, Branch
-from fairlead.guide.branches import Branches
-from fairlead.guide.plan import Ask
-from fairlead.guide.step import Step
+from fairlead.guide.branch import COND, Branch
+from fairlead.guide.conditions import StepConditions
+from fairlead.guide.moment import Context
+from fairlead.guide.plan import Group
 from fairlead.nets.blocks import attention_mass
 
 Batching = Literal["auto", "fused", "sequential"]
@@ -26,86 +25,81 @@ Recorded = dict[str, list[Tensor]]
 
 
 class Calls:
-    """Asks the networks of one run.
+    """Calls the networks of one run.
 
     Args:
-        denoiser: of the run.
-        branches: their conditions.
+        context: of the run, with the model and the others that are asked.
         batching: "fused" puts all branches of a network in one call, "sequential" makes one call per branch. "auto" is
             fused, and splits a call that runs out of memory. One call was never slower than two (docs/results/cost.md).
     """
 
-    def __init__(self, denoiser: Denoiser, branches: Branches, batching: Batching) -> None:
+    def __init__(self, context: Context, batching: Batching) -> None:
         if batching not in get_args(Batching):
             raise unknown("batching", batching, get_args(Batching))
-        self.denoiser, self.branches, self.batching = denoiser, branches, batching
+        self.context, self.batching = context, batching
         self._max_rows: int | None = None
 
-    def fresh(self, branches: Branches) -> Calls:
-        """The same for another run."""
-        other = copy(self)
-        other.branches = branches
-        return other
-
-    def alone(self, branch: Branch, x_t: Tensor, t: Tensor, step: Step) -> Prediction:
+    def alone(self, branch: Branch, x_t: Tensor, t: Tensor, conditions: StepConditions) -> Prediction:
         """The prediction of one branch for all samples."""
-        return self._denoiser_of(branch.model)(x_t, t, self.branches.of(branch, step))
+        return self._denoiser_of(branch.model)(x_t, t, conditions.of(branch))
 
-    def all(self, asks: Sequence[Ask], x_t: Tensor, t: Tensor, step: Step, mass: Recorded) -> dict[Branch, Tensor]:
+    def all(
+        self, groups: Sequence[Group], x_t: Tensor, t: Tensor, conditions: StepConditions, mass: Recorded
+    ) -> dict[Branch, Tensor]:
         """x0 [n, ...] of every branch, with 0 in the rows that are not needed; ``mass`` is that of the conditional."""
         predictions: dict[Branch, Tensor] = {}
-        own = self.branches.kept(COND) if mass else COND
-        for ask in asks:
-            estimate = x0_of(self._denoiser_of(ask.model))
-            index = ask.index if ask.whole else [None if rows is None else rows.to(x_t.device) for rows in ask.index]
-            if len(ask.branches) == 1 or self.batching == "sequential":
-                for branch, rows in zip(ask.branches, index, strict=True):
+        own = conditions.kept(COND) if mass else COND
+        for group in groups:
+            estimate = x0_of(self._denoiser_of(group.model))
+            index = (
+                group.index if group.whole else [None if rows is None else rows.to(x_t.device) for rows in group.index]
+            )
+            if len(group.branches) == 1 or self.batching == "sequential":
+                for branch, rows in zip(group.branches, index, strict=True):
                     recorded = mass if mass and branch == own else {}
-                    condition = self.branches.of(branch, step)
+                    condition = conditions.of(branch)
                     if rows is None:
                         predictions[branch] = self._evaluate(estimate, x_t, t, condition, recorded)
                     else:
                         part = self._evaluate(estimate, x_t[rows], t, condition[rows], recorded)
                         predictions[branch] = _spread(part, rows, x_t)
                 continue
-            if ask.whole:
-                x, together = torch.cat([x_t] * len(index)), self.branches.together(ask.branches, step)
+            if group.whole:
+                x, together = torch.cat([x_t] * len(index)), conditions.together(group.branches)
             else:
                 x = torch.cat([_pick(x_t, rows) for rows in index])
-                parts = zip(ask.branches, index, strict=True)
-                together = Condition.cat([self._rows_of(branch, rows, step) for branch, rows in parts])
-            recorded = {layer: [] for layer in mass} if own in ask.branches else {}
-            every = torch.split_with_sizes(self._evaluate(estimate, x, t, together, recorded), ask.sizes)
+                parts = zip(group.branches, index, strict=True)
+                together = Condition.cat([_rows_of(conditions.of(branch), rows) for branch, rows in parts])
+            recorded = {layer: [] for layer in mass} if own in group.branches else {}
+            every = torch.split_with_sizes(self._evaluate(estimate, x, t, together, recorded), group.sizes)
             for layer, found in recorded.items():
-                place = ask.branches.index(own)
-                mass[layer].append(torch.split_with_sizes(joined(found), ask.sizes)[place])
-            for branch, rows, part in zip(ask.branches, index, every, strict=True):
+                place = group.branches.index(own)
+                mass[layer].append(torch.split_with_sizes(joined(found), group.sizes)[place])
+            for branch, rows, part in zip(group.branches, index, every, strict=True):
                 predictions[branch] = part if rows is None else _spread(part, rows, x_t)
         return predictions
 
-    def graph(self, x_t: Tensor, t: Tensor, step: Step, mass: Recorded) -> tuple[Tensor, Tensor]:
+    def graph(self, x_t: Tensor, t: Tensor, conditions: StepConditions, mass: Recorded) -> tuple[Tensor, Tensor]:
         """x_t as a leaf and the conditional x0 as its function."""
-        branch = self.branches.kept(COND)
+        branch = conditions.kept(COND)
         with torch.enable_grad():
             leaf = x_t.detach().requires_grad_()
             estimate = x0_of(self._denoiser_of(branch.model))
-            return leaf, _recorded(estimate, leaf, t, self.branches.of(branch, step), mass)
+            return leaf, _recorded(estimate, leaf, t, conditions.of(branch), mass)
 
-    def again(self, branch: Branch, x_t: Tensor, *, t: Tensor, step: Step, lower: torch.dtype | None) -> Tensor:
+    def again(
+        self, branch: Branch, x_t: Tensor, *, t: Tensor, conditions: StepConditions, lower: torch.dtype | None
+    ) -> Tensor:
         """x0 of a branch at another x_t; ``lower`` is what the network computes in, None for that of its weights."""
-        kept = self.branches.kept(branch)
+        kept = conditions.kept(branch)
         with autocast(x_t.device, lower):
-            return self._evaluate(x0_of(self._denoiser_of(kept.model)), x_t, t, self.branches.of(kept, step), {})
+            return self._evaluate(x0_of(self._denoiser_of(kept.model)), x_t, t, conditions.of(kept), {})
 
     def _denoiser_of(self, model: str | None) -> Denoiser:
         if model is None:
-            return self.denoiser
-        denoiser: Denoiser = self.branches.around.resource(model).denoiser
+            return self.context.model.denoiser
+        denoiser: Denoiser = self.context.resource(model).denoiser
         return denoiser
-
-    def _rows_of(self, branch: Branch, rows: Tensor | None, step: Step) -> Condition:
-        condition = self.branches.of(branch, step)
-        return condition if rows is None else condition[rows]
 
     def _evaluate(self, estimate: Estimate, x_t: Tensor, t: Tensor, condition: Condition, mass: Recorded) -> Tensor:
         """x0 of these rows, in one call, or in halves if that ran out of memory; ``mass`` gets the rows in order."""
@@ -140,6 +134,10 @@ def _recorded(
             raise UsageError(f"layer {layer!r} recorded no attention; name another of the model's attention layers")
         mass[layer].append(received.detach())
     return x0
+
+
+def _rows_of(condition: Condition, rows: Tensor | None) -> Condition:
+    return condition if rows is None else condition[rows]
 
 
 def _pick(x: Tensor, rows: Tensor | None) -> Tensor:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import Guidance
+from fairlead.guide.terms import Guidance
 
 
 def check_condition(guidance: Guidance, condition: Condition) -> None:
     """Raise UsageError when the condition of a whole run is one that the guidance never uses, or lacks."""
-    replacing = next((term for term in guidance.terms if term.replaces_condition()), None)
+    replacing = next(iter(guidance.replacing()), None)
     steering = next((term for term in guidance.terms if term.needs_condition()), None)
     if replacing is not None and steering is not None:
         raise UsageError(
             f"{replacing} stands in place of the run's condition, and {steering} steers towards it; keep one of the two"
         )
+    if replacing is not None and not condition.is_null:
+        raise UsageError(f"{replacing} stands in place of the run's condition, but one was given too; leave it out")
     for term in guidance.terms:
-        if term.replaces_condition() and not condition.is_null:
-            raise UsageError(f"{term} stands in place of the run's condition, but one was given too; leave it out")
         if term.needs_condition() and condition.is_null:
             raise UsageError(
                 f"{term} steers towards the run's condition, but none was given; pass one or drop the term"

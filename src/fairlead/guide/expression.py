@@ -16,7 +16,7 @@ from typing import Any
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.registry import REGISTRY, lookup, names
-from fairlead.guide.algebra import Finisher, Guidance, Term, as_guidance
+from fairlead.guide.terms import Finisher, Guidance, Term, as_guidance
 from fairlead.guide.text import is_number
 
 _KINDS = ("term", "finisher", "scale", "score")

@@ -13,15 +13,15 @@ from typing import Any, get_args
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.prediction import Objective
-from fairlead.guide.algebra import Guidance, Term, as_guidance
-from fairlead.guide.apg import APG
-from fairlead.guide.cfg import CFG
-from fairlead.guide.pag import PAG
-from fairlead.guide.rescale import Rescale
-from fairlead.guide.seg import SEG
-from fairlead.guide.slg import SLG
-from fairlead.guide.tcfg import TCFG
-from fairlead.guide.zero_star import ZeroStar
+from fairlead.guide.methods.apg import APG
+from fairlead.guide.methods.cfg import CFG
+from fairlead.guide.methods.pag import PAG
+from fairlead.guide.methods.rescale import Rescale
+from fairlead.guide.methods.seg import SEG
+from fairlead.guide.methods.slg import SLG
+from fairlead.guide.methods.tcfg import TCFG
+from fairlead.guide.methods.zero_star import ZeroStar
+from fairlead.guide.terms import Guidance, Term, as_guidance
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fairlead.guide.algebra import Branch, Guidance, Term, Weight, weighted
-from fairlead.guide.seen import Seen
+from fairlead.guide.branch import Branch, Weight, weighted
+from fairlead.guide.moment import Seen
+from fairlead.guide.terms import Ask, Guidance, Term
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,13 +19,15 @@ class Observation:
 
     Attributes:
         seen: the step and the branches that were evaluated.
-        parts: term -> what it added to x0, in the order of the guidance.
+        asks: what each term asked for, in the order of the guidance.
+        parts: term -> what it added to x0, in the same order.
         guided: x0 before the finishers; ``finished`` after them.
         coefficients: of the affine part, merged.
         rows: branch -> the samples that it was evaluated for, bool [n], None for all; the other rows of its x0 are 0.
     """
 
     seen: Seen
+    asks: tuple[Ask, ...]
     parts: tuple[tuple[Term, Tensor], ...]
     guided: Tensor
     finished: Tensor
@@ -33,15 +36,14 @@ class Observation:
 
 
 def contributions(
-    guidance: Guidance, seen: Seen, directions: Mapping[Term, Tensor | None]
+    guidance: Guidance, seen: Seen, asks: Sequence[Ask], directions: Sequence[Tensor | None]
 ) -> tuple[tuple[Term, Tensor], ...]:
     """What each term added: its affine part and its direction."""
     parts = []
-    for term in guidance.terms:
+    for term, ask, direction in zip(guidance.terms, asks, directions, strict=True):
         total = torch.zeros_like(seen.x_t)
-        for branch, weight in term.coefficients(seen.step).items():
+        for branch, weight in ask.weights.items():
             if seen.has(branch):
                 total = total + weighted(weight, seen.x0(branch))
-        direction = directions.get(term)
         parts.append((term, total if direction is None else total + direction))
     return tuple(parts)

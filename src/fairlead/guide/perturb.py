@@ -15,9 +15,10 @@ from typing import ClassVar, Literal
 
 from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError, unknown
-from fairlead.guide.algebra import COND, Branch, Pair
-from fairlead.guide.seen import Surroundings
-from fairlead.guide.step import Step
+from fairlead.guide.branch import COND, Branch
+from fairlead.guide.moment import Context, Moment
+from fairlead.guide.terms import Pair
+from fairlead.models.model import Model
 
 LayerKind = Literal["attention", "block"]
 
@@ -41,11 +42,11 @@ class Perturbed(Pair):
         """Its ``layers`` are empty for the middle."""
         raise NotImplementedError
 
-    def pair(self, step: Step) -> tuple[Branch, Branch]:
+    def pair(self, at: Moment) -> tuple[Branch, Branch]:
         return COND, Branch(perturb=self.perturbation())
 
-    def check(self, around: Surroundings) -> None:
-        located(self.perturbation(), around, self.name)
+    def check(self, on: Context) -> None:
+        located(self.perturbation(), on.model, self.name)
 
 
 def as_layers(owner: str, layers: object) -> tuple[str, ...] | None:
@@ -58,19 +59,19 @@ def as_layers(owner: str, layers: object) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def located(perturbation: Perturbation, around: Surroundings, owner: str = "guidance") -> Perturbation:
+def located(perturbation: Perturbation, model: Model, owner: str = "guidance") -> Perturbation:
     """The perturbation with the layers of this model that it stands for; raises UsageError when there are none."""
     kind: LayerKind = "block" if perturbation.kind == "skip" else "attention"
-    return replace(perturbation, layers=chosen_layers(owner, perturbation.layers or None, kind, around))
+    return replace(perturbation, layers=chosen_layers(owner, perturbation.layers or None, kind, model))
 
 
-def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, around: Surroundings) -> tuple[str, ...]:
+def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, model: Model) -> tuple[str, ...]:
     """``layers`` once they are known to the model, the middle ones for None.
 
     Raises:
         UsageError: if the model has no layers of this kind, or not those.
     """
-    known = around.layers.get(kind, ())
+    known = model.layers.get(kind, ())
     if not known:
         raise UsageError(
             f"{owner}: this model names no {kind} layers that could be perturbed (closed forms, linear "

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import tally
 from fairlead.core.errors import UsageError
-from fairlead.guide.classifier import labels_of
-from fairlead.guide.seen import Resource, Surroundings
+from fairlead.guide.methods.classifier import labels_of
+from fairlead.guide.moment import Context, Resource
 from fairlead.guide.text import call_text, is_number
 
 Fn = Callable[[Tensor, Tensor, Condition], Tensor]
@@ -43,14 +43,14 @@ class Score:
         """Whether it wants images [n, c, h, w], decoded if the model has latents."""
         return True
 
-    def of(self, around: Surroundings) -> Fn:
+    def of(self, on: Context) -> Fn:
         """The function, for one model."""
         raise NotImplementedError
 
-    def check(self, around: Surroundings) -> None:
+    def check(self, on: Context) -> None:
         """Raise UsageError if it does not suit the model."""
-        if around.image_shape and len(around.image_shape) != 3:
-            raise UsageError(f"{self} is a score of images, this model's samples are {list(around.image_shape)}")
+        if on.model.image_shape and len(on.model.image_shape) != 3:
+            raise UsageError(f"{self} is a score of images, this model's samples are {list(on.model.image_shape)}")
 
     def resources(self) -> tuple[Resource, ...]:
         return ()
@@ -76,7 +76,7 @@ class Brightness(Score):
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", _share(self.name, "target", self.target))
 
-    def of(self, around: Surroundings) -> Fn:
+    def of(self, on: Context) -> Fn:
         def score(x0: Tensor, t: Tensor, condition: Condition) -> Tensor:
             pixels = x0.flatten(1)
             return -0.5 * pixels.shape[1] * (pixels.mean(1) - (2 * self.target - 1)) ** 2
@@ -115,7 +115,7 @@ class Color(Score):
         assert self.blue is not None
         return self.red, self.green, self.blue
 
-    def of(self, around: Surroundings) -> Fn:
+    def of(self, on: Context) -> Fn:
         def score(x0: Tensor, t: Tensor, condition: Condition) -> Tensor:
             if x0.ndim != 4 or x0.shape[1] != 3:
                 raise UsageError(f"{self} needs RGB images, this model's are {list(x0.shape[1:])}; try brightness(...)")
@@ -124,11 +124,11 @@ class Color(Score):
 
         return score
 
-    def check(self, around: Surroundings) -> None:
-        super().check(around)
-        if around.image_shape and around.image_shape[0] == 1:
+    def check(self, on: Context) -> None:
+        super().check(on)
+        if on.model.image_shape and on.model.image_shape[0] == 1:
             raise UsageError(
-                f"{self} needs RGB images, this model's are {list(around.image_shape)}; try brightness(...)"
+                f"{self} needs RGB images, this model's are {list(on.model.image_shape)}; try brightness(...)"
             )
 
 
@@ -160,8 +160,8 @@ class Match(Score):
             raise UsageError(f"match: expected box [top, left, bottom, right] that is not empty, got {list(box)}")
         object.__setattr__(self, "box", (top, left, bottom, right))
 
-    def of(self, around: Surroundings) -> Fn:
-        image = around.resource(self.image)
+    def of(self, on: Context) -> Fn:
+        image = on.resource(self.image)
 
         def score(x0: Tensor, t: Tensor, condition: Condition) -> Tensor:
             h, w = x0.shape[2:]
@@ -173,9 +173,9 @@ class Match(Score):
 
         return score
 
-    def check(self, around: Surroundings) -> None:
-        super().check(around)
-        image = around.resource(self.image)
+    def check(self, on: Context) -> None:
+        super().check(on)
+        image = on.resource(self.image)
         if not isinstance(image, Tensor) or image.ndim != 3 or len(image) not in (1, 3):
             given = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
             raise UsageError(f"{self}: expected an image as a tensor [1 or 3, h, w] in [-1, 1], got {given}")
@@ -199,8 +199,8 @@ class Label(Score):
         if not isinstance(self.classifier, str):
             raise UsageError(f'label: expected the path of a classifier such as "runs/clf", got {self.classifier!r}')
 
-    def of(self, around: Surroundings) -> Fn:
-        model = around.resource(self.classifier)
+    def of(self, on: Context) -> Fn:
+        model = on.resource(self.classifier)
 
         def score(x0: Tensor, t: Tensor, condition: Condition) -> Tensor:
             if tuple(x0.shape[1:]) != tuple(model.shape):
@@ -214,8 +214,8 @@ class Label(Score):
 
         return score
 
-    def check(self, around: Surroundings) -> None:
-        if not hasattr(around.resource(self.classifier), "log_prob"):
+    def check(self, on: Context) -> None:
+        if not hasattr(on.resource(self.classifier), "log_prob"):
             raise UsageError(f"{self}: {self.classifier!r} is no classifier, it has no log_prob(x_t, t)")
 
     def resources(self) -> tuple[Resource, ...]:
@@ -235,10 +235,10 @@ class Given(Score):
 
     function: Fn
 
-    def of(self, around: Surroundings) -> Fn:
+    def of(self, on: Context) -> Fn:
         return self.function
 
-    def check(self, around: Surroundings) -> None:
+    def check(self, on: Context) -> None:
         """It is the caller's."""
 
     @property

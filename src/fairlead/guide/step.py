@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule
+from fairlead.guide.text import literal
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,6 @@ class Memory:
 
     def __init__(self) -> None:
         self._slots: dict[Hashable, tuple[int | None, Any, Any]] = {}
-        self.reads = 0
-        """How often it was asked, so that one can tell what depends on it."""
 
     def begin(self, step: int | None) -> None:
         """Called at every evaluation, before anything is read."""
@@ -55,7 +55,6 @@ class Memory:
 
     def read(self, key: Hashable, step: int | None) -> Any:
         """What was written under ``key`` in the steps before this one, None at first."""
-        self.reads += 1
         at, before, after = self._slots.get(key, (None, None, None))
         return before if step is not None and at == step else after
 
@@ -100,17 +99,6 @@ class Step:
         level = grid.times[index], grid.sigma[index], grid.log_snr[index]
         return cls(*level, index, grid, samples, shape, Memory() if memory is None else memory)
 
-    @classmethod
-    def anywhere(cls, samples: tuple[int, ...], shape: tuple[int, ...]) -> Step:
-        """A step that does not know where it is, for what holds at all of them.
-
-        Raises:
-            AttributeError: when it is asked for anything else than ``samples`` and ``shape``.
-        """
-        step = object.__new__(_Anywhere)
-        vars(step).update(samples=samples, shape=shape)
-        return step
-
     def pick(self, values: tuple[float, ...]) -> Tensor:
         """Per-sample values of the run -> those of this batch, float64 [n]."""
         return torch.tensor([values[i] for i in self.samples], dtype=torch.float64)
@@ -140,10 +128,35 @@ class Step:
         return (self.log_snr - finite[0]) / (finite[-1] - finite[0])
 
 
-class _Anywhere(Step):
-    """See :meth:`Step.anywhere`."""
+@dataclass(frozen=True)
+class Interval:
+    """The noise levels at which a term is on: low < level <= high in sigma and t (2404.07724).
 
-    def __getattribute__(self, name: str) -> Any:
-        if name in ("t", "sigma", "log_snr", "index", "grid", "memory"):
-            raise AttributeError(name)
-        return super().__getattribute__(name)
+    The noisy end is included and the clean end is not, in every unit; in log-SNR, which falls as noise grows, that is
+    low <= level < high.
+
+    Attributes:
+        unit: "sigma" is the ratio sigma / alpha (EDM's sigma; also on VP and flow models), "log_snr", or "t".
+    """
+
+    unit: str
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("sigma", "log_snr", "t"):
+            raise UsageError(f"interval: unknown unit {self.unit!r} (known: sigma, log_snr, t)")
+        if math.isnan(self.low) or math.isnan(self.high) or not self.low < self.high:
+            raise UsageError(
+                f"interval {self.unit}=({self.low:g}, {self.high:g}) is empty: expected (low, high) with low < high"
+            )
+
+    def contains(self, step: Step) -> bool:
+        return self.holds(getattr(step, self.unit))
+
+    def holds(self, level: float) -> bool:
+        """Whether a level, in this interval's unit, lies inside."""
+        return self.low <= level < self.high if self.unit == "log_snr" else self.low < level <= self.high
+
+    def __str__(self) -> str:
+        return f".during({self.unit}=({literal(self.low)}, {literal(self.high)}))"

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError
 from fairlead.data.images import ImageData
-from fairlead.guide.algebra import Guidance, Limited, Term, Wrapper
 from fairlead.guide.expression import to_guidance
+from fairlead.guide.terms import Guidance, Limited, Term, Wrapper
 from fairlead.measure.probe import Probe, Seen, look, surely_above
 from fairlead.models.load import load
 from fairlead.models.model import Model, Spec
@@ -244,7 +244,7 @@ def _guidance(
         return Finding("guidance", "PASS", "none was given; name one to find out whether it does anything")
     counts = [count for term in guidance.terms if (count := term.samples()) is not None]
     n = counts[0] if counts else 4
-    brings = any(term.replaces_condition() for term in guidance.terms)
+    brings = bool(guidance.replacing())
     classes = model.classes or next((r.classes for r in resources.values() if hasattr(r, "log_prob")), ())
     conds: list[Spec] = [cond] * n
     if cond is None and not brings:
@@ -267,7 +267,7 @@ def _guidance(
     idle: dict[str, str] = {}
     for k, term in enumerate(guidance.terms):
         largest = numbers["largest_size"][k]
-        if largest is not None and largest <= NOTHING * scale and not term.alters():
+        if largest is not None and largest <= NOTHING * scale and not trace.alters[k]:
             idle[str(term)] = _why_idle(term, k, trace, largest)
     numbers["idle"] = idle
     if idle:

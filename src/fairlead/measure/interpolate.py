@@ -24,8 +24,8 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.data.specs import written
-from fairlead.guide.algebra import Guidance, Term
 from fairlead.guide.expression import to_guidance
+from fairlead.guide.terms import Guidance, Term
 from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
 from fairlead.measure.judge import Classifier
 from fairlead.models.model import LabelEncoder, Model, Spec

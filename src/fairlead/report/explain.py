@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
-from fairlead.guide.algebra import Guidance, Term
+from fairlead.guide.terms import Guidance, Term
 from fairlead.models.model import Model, Spec
 from fairlead.report.columns import WIDTH, as_text, in_columns
 from fairlead.report.grids import image_grid

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from fairlead.core.condition import Condition
@@ -24,19 +25,20 @@ from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule
 from fairlead.data.negatives import expanded
-from fairlead.guide.algebra import Finisher, Guidance, Term
 from fairlead.guide.calls import Batching
 from fairlead.guide.checks import check_condition
 from fairlead.guide.expression import to_guidance
+from fairlead.guide.moment import Context
 from fairlead.guide.observation import Observation
-from fairlead.guide.seen import Surroundings
+from fairlead.guide.terms import Guidance, Term
 from fairlead.models.levels import objective_of, schedule_of
-from fairlead.models.model import LabelEncoder
+from fairlead.models.model import LabelEncoder, Model, encode_nothing, identity
 from fairlead.models.pipelines import decoded, has_text_encoder, label_encoder, wiring_of
 from fairlead.models.resources import load_resources
 from fairlead.nets.perturbed import layers_of, plain
 from fairlead.sample.attached import PipelineRun
-from fairlead.sample.calls import Weak
+from fairlead.sample.calls import Weak, unasked
+from fairlead.sample.feed import samples_condition
 from fairlead.sample.request import Requests
 from fairlead.sample.standin import StandIn, behind, guided_kind, own_kind
 
@@ -140,7 +142,8 @@ class Attachment:
                 raise UsageError(f"resources: {name!r} lives on another noise schedule than the pipeline")
         return Weak(behind(network))
 
-    def _around(self) -> Surroundings:
+    def _model(self) -> Model:
+        """What is known of the pipeline before a call; its denoiser, shape and encoder are those of each call."""
         pipe, scheduler = self._pipe, self._pipe.scheduler
         objective = objective_of(scheduler)
         source = getattr(scheduler, "alphas_cumprod", None) if objective != "flow" else scheduler
@@ -148,17 +151,22 @@ class Attachment:
             self._schedules = source, schedule_of(scheduler)
         classes = label_encoder(pipe, self._network).classes if self._wiring.labels else ()
         latent = getattr(pipe, "vae", None) is not None
-        return Surroundings(
+        return Model(
+            unasked,
             self._schedules[1],
-            objective,
-            decode=functools.partial(decoded, pipe) if latent else None,
+            (),
+            LabelEncoder(classes) if classes else encode_nothing,
+            functools.partial(decoded, pipe) if latent else identity,
             embed=(lambda condition: condition) if self._wiring.texts else None,
-            encode=LabelEncoder(classes) if classes else None,
             classes=classes,
+            objective=objective,
             layers=self.layers,
             data_range=None if latent else (-1.0, 1.0),
-            resources=self._resources,
         )
+
+    def _conditions(self) -> tuple[str, ...]:
+        """Names of what the network is conditioned on, as the guidance sees it."""
+        return ("label",) if self._wiring.labels else ("prompt",) if self._wiring.texts else ()
 
     def _check(self) -> None:
         pipe, guidance, wiring = self._pipe, self.guidance, self._wiring
@@ -176,10 +184,8 @@ class Attachment:
         if dropping:
             name = wiring.network
             raise UsageError(f"pipe.{name} is in training mode, so dropout is on; call pipe.{name}.eval() first")
-        around = self._around()
-        parts: tuple[Term | Finisher, ...] = (*guidance.terms, *guidance.finishers)
-        for part in parts:
-            part.check(around)
+        names = samples_condition(1, **dict.fromkeys(self._conditions(), (torch.zeros(1), torch.ones(1) > 0)))
+        guidance.check(Context(model=self._model(), condition=names, resources=self._resources))
         if wiring.texts:
             for resource in guidance.resources():
                 if "classifier" in resource.kind:
@@ -243,7 +249,7 @@ class Attachment:
         request = self._requests.of(bound)
         outer = self._run
         self._run = PipelineRun(
-            pipe, self._wiring, self.guidance, self._around(), request, self._batching, self._observe
+            pipe, self._wiring, self.guidance, self._model(), self._resources, request, self._batching, self._observe
         )
         try:
             with counting() as cost:

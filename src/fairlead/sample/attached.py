@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from fairlead.core.denoiser import level_at, remember_levels
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
-from fairlead.guide.algebra import NULL, Guidance
+from fairlead.guide.branch import NULL
 from fairlead.guide.calls import Batching
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.observation import Observation
-from fairlead.guide.seen import Surroundings
+from fairlead.guide.terms import Guidance
 from fairlead.models.levels import Levels, level_after, objective_of, position_of
-from fairlead.models.model import LabelEncoder
+from fairlead.models.model import LabelEncoder, Model
 from fairlead.models.pipelines import Wiring, image_scale
 from fairlead.nets.called import time_scale
 from fairlead.sample.calls import Control, Network, NetworkCall, PipelineDenoiser, Weak
@@ -34,7 +34,8 @@ class PipelineRun:
         pipe: the pipeline.
         wiring: how it calls its network.
         guidance: what to do.
-        around: what is known of the pipeline before the call.
+        model: what is known of the pipeline before the call.
+        resources: what the guidance names, by name.
         request: what this call asked for.
         batching: as of :class:`GuidedDenoiser`.
         observe: likewise.
@@ -45,12 +46,14 @@ class PipelineRun:
         pipe: Any,
         wiring: Wiring,
         guidance: Guidance,
-        around: Surroundings,
+        model: Model,
+        resources: Mapping[str, Any],
         request: Request,
         batching: Batching,
         observe: Callable[[Observation], object] | None,
     ) -> None:
-        self.pipe, self.wiring, self.guidance, self.around, self.request = pipe, wiring, guidance, around, request
+        self.pipe, self.wiring, self.guidance, self.request = pipe, wiring, guidance, request
+        self.model, self.resources = model, resources
         self.batching, self.observe = batching, observe
         self._guided: tuple[GuidedDenoiser, PipelineDenoiser, Levels, int] | None = None
         self._control: NetworkCall | None = None
@@ -70,15 +73,15 @@ class PipelineRun:
         t = self._entries[position]
         x_t = denoiser.receive(call, self._controlled())
         prediction = guided.at((position - start) // levels.stages)(x_t, t, guided.condition)
-        if self.guidance.unties():
+        if self.guidance.renoising():
             after = level_after(self.pipe.scheduler, levels, position)
-            mixing = level_at(self.around.schedule, t, x_t).mixing
+            mixing = level_at(self.model.schedule, t, x_t).mixing
             prediction = tied(prediction, x_t, mixing.alpha, mixing.sigma, after)
         output = denoiser.output(prediction, x_t, t)
         return call.answered(torch.cat([output, output]) if self.request.doubled else output)
 
     def _begin(self, call: NetworkCall, position: int) -> tuple[GuidedDenoiser, PipelineDenoiser, Levels, int]:
-        scheduler, schedule, wiring = self.pipe.scheduler, self.around.schedule, self.wiring
+        scheduler, schedule, wiring = self.pipe.scheduler, self.model.schedule, self.wiring
         halves = self._halves(len(call.x))
         denoiser = PipelineDenoiser(call.network, wiring, schedule, objective_of(scheduler), self._feed(halves))
         x_t = denoiser.receive(call, None)
@@ -87,27 +90,26 @@ class PipelineRun:
         own = None if labels is None else labels[halves.own : halves.own + halves.n]
         resources = {
             name: replace(thing, beside=denoiser) if isinstance(thing, Weak) else thing
-            for name, thing in self.around.resources.items()
+            for name, thing in self.resources.items()
         }
         seeds = seeds_of(self.request.generator, halves.n)
-        around = replace(
-            self.around,
+        model = replace(
+            self.model,
+            denoiser=denoiser,
             shape=tuple(x_t.shape[1:]),
             image_shape=self._image_shape(x_t),
             encode=specs,
             embed=denoiser.embedded if wiring.texts else None,
-            resources=resources,
-            draw=lambda number, shape: NoiseStream(seeds, shape).extra(number),
         )
         levels = Levels.of(scheduler)
         self._entries = levels.entries(schedule)
         remember_levels(schedule, self._entries, x_t)
-        guided = GuidedDenoiser(
-            denoiser,
+        guided = GuidedDenoiser.of(
+            model,
             self.guidance,
-            schedule,
             specs.own(halves.n, own, self.request.empty),
-            around=around,
+            resources=resources,
+            draw=lambda number, shape: NoiseStream(seeds, shape).extra(number),
             times=levels.times(schedule, position),
             batching=self.batching,
             observe=self.observe,
@@ -151,7 +153,7 @@ class PipelineRun:
 
     def _specs(self) -> Specs:
         if self.wiring.labels:
-            return LabelSpecs(LabelEncoder(self.around.classes))
+            return LabelSpecs(LabelEncoder(self.model.classes))
         return PromptSpecs(tuple(self.request.named)) if self.wiring.texts else NoSpecs()
 
     def _check_null(self, guided: GuidedDenoiser, halves: Halves) -> None:

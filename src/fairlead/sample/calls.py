@@ -104,6 +104,11 @@ def _placed(old: Any, new: Any, rows: Tensor) -> Any:
     return [_placed(a, b, rows) for a, b in zip(old, new, strict=True)]
 
 
+def unasked(x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+    """The denoiser of a pipeline between its calls."""
+    raise AssertionError("a pipeline denoises inside its calls only")
+
+
 class PipelineDenoiser:
     """The pipeline's network as a denoiser, with the arguments of the network call that the pipeline makes now."""
 

@@ -17,11 +17,12 @@ from torch import Tensor
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.data.images import to_uint8
-from fairlead.guide.algebra import COND, NULL, Branch, Directed, Limited, Term, Weight, Wrapper, is_zero
+from fairlead.guide.branch import COND, NULL, Branch, Weight, is_zero
+from fairlead.guide.moment import Moment
 from fairlead.guide.observation import Observation
+from fairlead.guide.per_sample import dot, ratio
 from fairlead.guide.scales import ScaleSchedule, scale_at
-from fairlead.guide.seen import dot, ratio
-from fairlead.guide.step import Step
+from fairlead.guide.terms import Ask, Directed, Limited, Term, Wrapper
 from fairlead.models.model import Spec
 from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Frame
@@ -67,6 +68,7 @@ class Trace:
         guidance: the expression; ``terms`` and ``finishers`` one by one.
         t, sigma, log_snr: of every step; ``sigma`` is sigma / alpha.
         rows: network rows of every step, of all samples, as without watching.
+        alters: whether a term acts through the condition, so that its share cannot be told apart (nan there).
         compared_rows: further rows, evaluated only to compare with.
         step: name -> [steps, n], see ``PER_STEP``.
         term: name -> [terms, steps, n], see ``PER_TERM``.
@@ -88,6 +90,7 @@ class Trace:
     sigma: tuple[float, ...]
     log_snr: tuple[float, ...]
     rows: tuple[int, ...]
+    alters: tuple[bool, ...]
     compared_rows: int
     step: Mapping[str, Tensor]
     term: Mapping[str, Tensor]
@@ -133,6 +136,7 @@ class Trace:
             sigma=tuple(plan.model.schedule.ratio(times).tolist()),
             log_snr=tuple(plan.model.schedule.log_snr(times).tolist()),
             rows=tuple(rows),
+            alters=tuple(watcher.alters),
             compared_rows=watcher.compared_rows,
             step=watcher.step,
             term=watcher.term,
@@ -207,6 +211,7 @@ class _Watcher:
         self.term = {name: _unknown(terms, steps, n) for name in PER_TERM}
         self.between = _unknown(terms, terms, steps, n)
         self.coefficients: dict[str, Tensor] = {}
+        self.alters = [False] * terms
         columns = min(steps, FILM_COLUMNS)
         self.film_steps = tuple(round(k * (steps - 1) / max(1, columns - 1)) for k in range(columns))
         self._film = _unknown(min(n, FILM_ROWS), 2, columns, *self.plan.model.shape)
@@ -221,9 +226,10 @@ class _Watcher:
         for branch, weight in observed.coefficients.items():
             everywhere = self.coefficients.setdefault(_name(branch), torch.zeros_like(self.step["condition"]))
             everywhere[i, batch] = _mean(weight)
-        parts = [self._part(term, part, observed) for term, part in observed.parts]
+        parts = [self._part(ask, part, observed) for ask, (_, part) in zip(observed.asks, observed.parts, strict=True)]
         for k, (term, _) in enumerate(observed.parts):
-            scale = _scale(term, observed.seen.step)
+            self.alters[k] |= observed.asks[k].alter is not None
+            scale = _scale(term, observed.seen)
             if scale is not None:
                 self.term["scale"][k, i, batch] = scale
             self.term["size"][k, i, batch] = _size(parts[k])
@@ -267,13 +273,13 @@ class _Watcher:
         return x0
 
     @staticmethod
-    def _part(term: Term, part: Tensor, observed: Observation) -> Tensor:
+    def _part(ask: Ask, part: Tensor, observed: Observation) -> Tensor:
         """What the term added; nan for samples that one of its branches was left out for, and for a term that acts
         through the condition, whose share cannot be told apart."""
         total = part.detach().double().cpu()
-        if term.alters():
+        if ask.alter is not None:
             return torch.full_like(total, math.nan)
-        for branch, weight in term.coefficients(observed.seen.step).items():
+        for branch, weight in ask.weights.items():
             if is_zero(weight):
                 continue
             if not observed.seen.has(branch):
@@ -322,21 +328,21 @@ class _Watcher:
         return images.reshape(*film.shape[:3], *images.shape[1:])
 
 
-def _scale(term: Term, step: Step) -> Tensor | float | None:
+def _scale(term: Term, at: Moment) -> Tensor | float | None:
     """The scale of a term as its expression writes it: 1 is off for those that count from a base, else 0."""
     inner, on = term, True
     while isinstance(inner, Limited):
-        on = on and inner.limits.contains(step)
+        on = on and inner.limits.contains(at.step)
         inner = inner.term
     if isinstance(inner, Directed):
         base: Term = inner
         while isinstance(base, Wrapper):
             base = base.term
-        return _mean(inner.omega(step) if on else 0.0) + float(getattr(base, "off", 0.0))
+        return _mean(inner.omega(at) if on else 0.0) + float(getattr(base, "off", 0.0))
     scale = getattr(inner, "scale", None)
     if isinstance(scale, bool) or not isinstance(scale, float | int | tuple | ScaleSchedule):
         return None
-    return _mean(scale_at(scale, step)) if on else 0.0
+    return _mean(scale_at(scale, at.step)) if on else 0.0
 
 
 def _mean(weight: Weight) -> Tensor | float:
@@ -385,7 +391,7 @@ def _name(branch: Branch) -> str:
     base = "null" if branch.null else "condition" if branch.spec is None else str(branch.spec)
     more = [f"{branch.perturb.kind} in {'/'.join(branch.perturb.layers)}"] if branch.perturb is not None else []
     more += [f"of {branch.model}"] if branch.model is not None else []
-    more += [f"from {branch.source}"] if branch.source is not None else []
+    more += [f"from {branch.make}"] if branch.make is not None else []
     return ", ".join([base, *more])
 
 

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import Finisher, Guidance, Term
 from fairlead.guide.expression import to_guidance
-from fairlead.guide.seen import Surroundings
+from fairlead.guide.terms import Guidance, Term
 from fairlead.models.levels import objective_of, schedule_of
+from fairlead.models.model import Model, encode_nothing, identity
 from fairlead.models.pipelines import Wiring, diffusers
 from fairlead.nets.called import CALLED, POOLED_XL
 from fairlead.nets.perturbed import layers_of, plain
 from fairlead.sample.attached import PipelineRun
-from fairlead.sample.calls import NetworkCall
+from fairlead.sample.calls import NetworkCall, unasked
 from fairlead.sample.request import Request
 
 _Base: Any = diffusers().guiders.guider_utils.BaseGuidance
@@ -61,7 +61,7 @@ class Guider(_Base):  # type: ignore[misc]
         wanted = self.guidance.resources()
         if wanted:
             raise UsageError(f"{self.guidance} needs {wanted[0].name!r}, which a guider cannot load; use fl.attach")
-        if self.guidance.unties():
+        if self.guidance.renoising():
             raise UsageError(f"{self.guidance} has to be told where a step leads, which guiders are not; use fl.attach")
         objective_of(scheduler)
         self._run: PipelineRun | None = None
@@ -142,16 +142,17 @@ class Guider(_Base):  # type: ignore[misc]
         wiring = Wiring(component, 0, dict.fromkeys([*CALLED[kind].texts(), *pooled], (0, 1)))
         parts = SimpleNamespace(scheduler=self.scheduler, vae=None)
         found = {k: tuple(v) for k, v in (self.layers or layers_of(network)).items()}
-        around = Surroundings(
+        model = Model(
+            unasked,
             schedule_of(self.scheduler),
-            objective_of(self.scheduler),
+            (),
+            encode_nothing,
+            identity,
             embed=lambda condition: condition,
+            objective=objective_of(self.scheduler),
             layers=found,
         )
-        checked: tuple[Term | Finisher, ...] = (*self.guidance.terms, *self.guidance.finishers)
-        for part in checked:
-            part.check(around)
-        return PipelineRun(parts, wiring, self.guidance, around, Request(None, True), "auto", None)
+        return PipelineRun(parts, wiring, self.guidance, model, {}, Request(None, True), "auto", None)
 
 
 def _joined(null: Any, own: Any, rows: int) -> Any:

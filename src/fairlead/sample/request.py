@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.core.pretrained import setting
-from fairlead.guide.algebra import Guidance
+from fairlead.guide.terms import Guidance
 from fairlead.models.pipelines import Wiring, encoded
 
 _OWN_GUIDANCE = {"guidance_rescale": "| rescale(...)", "skip_guidance_layers": "slg(...)"}
@@ -109,7 +109,7 @@ class Requests:
         return f"guidance_scale={scale} lets {kind} prepare none; pass anything above 1, it changes nothing else"
 
     def _check_untied(self, given: Mapping[str, Any]) -> None:
-        untied = self.guidance.unties()
+        untied = self.guidance.renoising()
         if not untied:
             return
         scheduler = self.pipe.scheduler
@@ -168,7 +168,7 @@ class Requests:
 
     def _empty(self, arguments: Mapping[str, Any]) -> bool:
         """Whether the call is one without a condition, as a guidance in place of the condition needs it."""
-        replacing = next((term for term in self.guidance.terms if term.replaces_condition()), None)
+        replacing = next(iter(self.guidance.replacing()), None)
         if replacing is None or not self.wiring.texts:
             return False
         prompt = arguments.get("prompt")

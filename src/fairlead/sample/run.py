@@ -22,12 +22,12 @@ from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
 from fairlead.data.images import to_uint8
 from fairlead.data.specs import written
-from fairlead.guide.algebra import Guidance, Term
 from fairlead.guide.calls import Batching
 from fairlead.guide.checks import check_condition, check_samples
-from fairlead.guide.executor import GuidedDenoiser
+from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.observation import Observation
+from fairlead.guide.terms import Guidance, Term
 from fairlead.models.model import LabelEncoder, Model, Spec
 from fairlead.models.resources import load_resources
 from fairlead.sample.grids import make_grid
@@ -200,9 +200,9 @@ class Plan:
         sampler = parse_sampler(sampler) if isinstance(sampler, str) else sampler
         if not isinstance(sampler, Sampler):
             raise UsageError(f"sampler: expected an expression such as 'ddim' or a sampler object, got {sampler!r}")
-        if guidance.unties() and not sampler.renoises:
+        if guidance.renoising() and not sampler.renoises:
             raise UsageError(
-                f"{guidance.unties()[0]} re-noises with another prediction than it denoises with, which sampler "
+                f"{guidance.renoising()[0]} re-noises with another prediction than it denoises with, which sampler "
                 f"'{sampler}' cannot do: take ddim, ddim(eta=1) for ddpm, or dpmpp_2m"
             )
         times = make_grid(grid, model.schedule, steps)

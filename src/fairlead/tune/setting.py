@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from itertools import product
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.cfg import CFG
 from fairlead.guide.expression import parse, to_guidance
+from fairlead.guide.methods.cfg import CFG
 from fairlead.sample.sampler import parse_sampler
 
 

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import Wrapper
-from fairlead.guide.seen import Seen, length, ratio
+from fairlead.guide.moment import Seen
+from fairlead.guide.per_sample import length, ratio
+from fairlead.guide.terms import Wrapper
 from fairlead.guide.text import is_number
 
 
@@ -46,7 +47,7 @@ class Mambo(Wrapper):
     def unit(self, seen: Seen) -> Tensor:
         if self.alpha == 0:
             return super().unit(seen)
-        a, b = self.pair(seen.step)
+        a, b = self.pair(seen)
         v_a, v_b = seen.output(a, "flow"), seen.output(b, "flow")
         gap = v_a - v_b
         relative = ratio(length(gap), length(v_b), math.inf)

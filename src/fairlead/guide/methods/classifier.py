@@ -31,10 +31,10 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import autocast, tally
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import Term, Weight, is_zero, nonzero_rows, weighted
+from fairlead.guide.branch import Weight, is_zero, nonzero_rows, weighted
+from fairlead.guide.moment import Context, Moment, Resource, Seen
 from fairlead.guide.scales import Scale, as_scale, scale_at
-from fairlead.guide.seen import Resource, Seen, Surroundings
-from fairlead.guide.step import Step
+from fairlead.guide.terms import NOTHING, Ask, Term
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,22 @@ class Classifier(Term):
                 "an object goes by a name of your own into resources="
             )
 
-    def omega(self, step: Step) -> Weight:
+    def omega(self, at: Moment) -> Weight:
         """The scale; 0 where there is no signal in x_t."""
-        return 0.0 if step.sigma == math.inf else scale_at(self.scale, step)
+        return 0.0 if at.step.sigma == math.inf else scale_at(self.scale, at.step)
 
-    def direction(self, seen: Seen) -> Tensor | None:
-        omega = self.omega(seen.step)
+    def ask(self, at: Moment) -> Ask:
+        return NOTHING if is_zero(self.omega(at)) else Ask(rows=1)
+
+    def add(self, seen: Seen) -> Tensor | None:
+        omega = self.omega(seen)
         if is_zero(omega):
             return None
         label, keep = labels_of(seen.condition, str(self))
         rows = keep if isinstance(on := nonzero_rows(omega), bool) else keep & on.to(keep.device)
         if not bool(rows.any()):
             return None
-        own, model = rows.nonzero()[:, 0], seen.around.resource(self.classifier)
+        own, model = rows.nonzero()[:, 0], seen.resource(self.classifier)
 
         def log_p(x_t: Tensor) -> Tensor:
             chosen: Tensor = model.log_prob(x_t, seen.t)
@@ -81,15 +84,11 @@ class Classifier(Term):
         gradient = torch.zeros_like(seen.x_t).index_copy(0, own, gradient_of(log_p, seen.x_t[own]).to(seen.x_t))
         return weighted(omega, seen.sigma**2 / seen.alpha * gradient)
 
-    def rows(self, step: Step) -> int:
-        """At most: samples without a label, or with scale 0, cost none."""
-        return 0 if is_zero(self.omega(step)) else 1
-
     def resources(self) -> tuple[Resource, ...]:
         return (Resource("classifier", self.classifier),)
 
-    def check(self, around: Surroundings) -> None:
-        if not hasattr(around.resource(self.classifier), "log_prob"):
+    def check(self, on: Context) -> None:
+        if not hasattr(on.resource(self.classifier), "log_prob"):
             raise UsageError(f"{self}: {self.classifier!r} is no classifier, it has no log_prob(x_t, t)")
 
     def needs_condition(self) -> bool:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
-from fairlead.guide.algebra import COND, Finisher, Wanted
-from fairlead.guide.seen import Seen, Space, Surroundings, per_sample
-from fairlead.guide.step import Step
+from fairlead.guide.branch import COND
+from fairlead.guide.moment import Context, Moment, Seen, Space
+from fairlead.guide.per_sample import per_sample
+from fairlead.guide.terms import NOTHING, Ask, Finisher
 from fairlead.guide.text import is_number
 
 _ROUNDING = 16  # a std of so many units in the last place of the largest value is rounding
@@ -46,12 +47,12 @@ class Rescale(Finisher):
         if self.space not in get_args(Space):
             raise unknown("space", self.space, get_args(Space))
 
-    def check(self, around: Surroundings) -> None:
-        if self.space == "eps" and around.schedule.zero_terminal_snr:
+    def check(self, on: Context) -> None:
+        if self.space == "eps" and on.model.schedule.zero_terminal_snr:
             raise UsageError(f"{self}: alpha is 0 at t = 1, where eps does not say what x0 is; use another space")
 
-    def wanted(self, step: Step) -> Wanted:
-        return {COND: None} if self.phi else {}
+    def ask(self, at: Moment) -> Ask:
+        return Ask(looks={COND: None}) if self.phi else NOTHING
 
     def finish(self, x0: Tensor, seen: Seen) -> Tensor:
         if not self.phi:

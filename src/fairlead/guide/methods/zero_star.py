@@ -19,16 +19,17 @@ It goes around ``cfg`` and other plain differences of two predictions, and no wr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import COND, Branch, Wanted, Weight, Wrapper, nonzero_rows, weighted
-from fairlead.guide.seen import Seen, parallel
+from fairlead.guide.branch import COND, nonzero_rows, weighted
+from fairlead.guide.moment import Moment, Seen
+from fairlead.guide.per_sample import parallel
 from fairlead.guide.step import Step
+from fairlead.guide.terms import Ask, Wrapper
 from fairlead.guide.text import is_number
 
 
@@ -62,24 +63,21 @@ class ZeroStar(Wrapper):
             raise UsageError(f"{self} needs the sampler's grid: sample with fl.sample, or use zero=0")
         return step.index < math.ceil(self.zero * step.grid.steps - 1e-9)
 
-    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
-        """Minus the base while v is 0, and so not summing to 0: the direction is the whole of x0 then."""
-        rows = nonzero_rows(self.omega(step))
-        if rows is False or not self.still(step):
-            return {}
-        return {COND: -rows.double() if isinstance(rows, Tensor) else -1.0}
+    def ask(self, at: Moment) -> Ask:
+        """Minus the base while v is 0, and so not summing to 0: what is added is the whole of x0 then."""
+        rows = nonzero_rows(self.omega(at))
+        if rows is False or not self.still(at.step):
+            return super().ask(at)
+        return Ask({COND: -rows.double() if isinstance(rows, Tensor) else -1.0})
 
-    def wanted(self, step: Step) -> Wanted:
-        return {} if nonzero_rows(self.omega(step)) is False or self.still(step) else super().wanted(step)
-
-    def direction(self, seen: Seen) -> Tensor | None:
-        rows = nonzero_rows(self.omega(seen.step))
+    def add(self, seen: Seen) -> Tensor | None:
+        rows = nonzero_rows(self.omega(seen))
         if rows is False or not self.still(seen.step):
-            return super().direction(seen)
+            return super().add(seen)
         resting = seen.zero("flow")
         return weighted(rows.double(), resting) if isinstance(rows, Tensor) else resting
 
     def unit(self, seen: Seen) -> Tensor:
-        a, b = self.pair(seen.step)
+        a, b = self.pair(seen)
         v_a, v_b = seen.output(a, "flow"), seen.output(b, "flow")
         return seen.x0(a) - seen.back(parallel(v_a, v_b), "flow")

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import COND, NULL, Branch, Term, Wanted, Weight, is_zero, nonzero_rows, weighted
-from fairlead.guide.cfg import check_negative
+from fairlead.guide.branch import COND, NULL, Branch, Looks, is_zero, nonzero_rows, weighted
+from fairlead.guide.methods.cfg import check_negative
+from fairlead.guide.moment import Moment, Seen
+from fairlead.guide.per_sample import parallel, per_sample
 from fairlead.guide.scales import Scale, as_scale, scale_at
-from fairlead.guide.seen import Seen, parallel, per_sample
-from fairlead.guide.step import Step
+from fairlead.guide.terms import Ask, Term
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,21 @@ class PerpNeg(Term):
     def _scales(self) -> Mapping[str, Scale]:
         return {"scale": cast(Scale, self.scale), "weight": cast(Scale, self.weight)}
 
-    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
-        omega = scale_at(self._scales["scale"], step) - 1
-        return {} if is_zero(omega) else {COND: omega, NULL: -omega}
+    def ask(self, at: Moment) -> Ask:
+        omega, looks = scale_at(self._scales["scale"], at.step) - 1, self._looks(at)
+        return Ask({} if is_zero(omega) else {COND: omega, NULL: -omega}, looks)
 
-    def wanted(self, step: Step) -> Wanted:
+    def _looks(self, at: Moment) -> Looks:
         rows: Tensor | bool = True
         for scale in self._scales.values():
-            own = nonzero_rows(scale_at(scale, step))
+            own = nonzero_rows(scale_at(scale, at.step))
             rows = own if rows is True else rows if own is True else rows & own
         if rows is False or (isinstance(rows, Tensor) and not bool(rows.any())):
             return {}
         return dict.fromkeys((COND, NULL, Branch(self.negative)), rows if isinstance(rows, Tensor) else None)
 
-    def direction(self, seen: Seen) -> Tensor | None:
-        if not self.wanted(seen.step):
+    def add(self, seen: Seen) -> Tensor | None:
+        if not self._looks(seen):
             return None
         null = seen.x0(NULL)
         p, q = seen.x0(COND) - null, seen.x0(Branch(self.negative)) - null

@@ -25,8 +25,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import Wrapper
-from fairlead.guide.seen import Seen, length, parallel
+from fairlead.guide.moment import Seen
+from fairlead.guide.per_sample import length, parallel
+from fairlead.guide.terms import Wrapper
 from fairlead.guide.text import is_number
 
 
@@ -57,12 +58,12 @@ class APG(Wrapper):
     def unit(self, seen: Seen) -> Tensor:
         move = super().unit(seen)
         if self.momentum:
-            before = seen.step.recall(self)
+            before = seen.recall(self)
             move = move if before is None else move + self.momentum * before
-            seen.step.remember(self, move)
+            seen.remember(self, move)
         if self.norm is not None:
             move = move * (self.norm / length(move).clamp(min=self.norm)).to(move)
-        along, _ = self.pair(seen.step)
+        along, _ = self.pair(seen)
         return without_parallel(move, seen.x0(along), self.eta)
 
 

@@ -34,11 +34,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import COND, Term, Wanted, Weight, is_zero, weighted
+from fairlead.guide.branch import COND, is_zero, weighted
+from fairlead.guide.moment import Context, Moment, Seen
 from fairlead.guide.perturb import as_layers, chosen_layers
 from fairlead.guide.scales import Scale, as_scale, scale_at
-from fairlead.guide.seen import Seen, Surroundings
-from fairlead.guide.step import Step
+from fairlead.guide.terms import NOTHING, Ask, Term
 from fairlead.guide.text import is_number
 from fairlead.nets.blocks import blurred_images
 
@@ -65,36 +65,28 @@ class SAG(Term):
             raise UsageError(f"sag: expected blur to be a number of pixels > 0, got {self.blur!r}; scale 0 is off")
         object.__setattr__(self, "blur", float(self.blur))
 
-    def check(self, around: Surroundings) -> None:
-        self._layers(around)
-        if around.shape and len(around.shape) != 3:
-            raise UsageError(f"{self}: blurs images [c, h, w], this model's samples are {list(around.shape)}")
+    def check(self, on: Context) -> None:
+        self._layers(on)
+        if on.model.shape and len(on.model.shape) != 3:
+            raise UsageError(f"{self}: blurs images [c, h, w], this model's samples are {list(on.model.shape)}")
 
-    def wanted(self, step: Step) -> Wanted:
-        return {} if is_zero(self._scale(step)) else {COND: None}
+    def ask(self, at: Moment) -> Ask:
+        off = is_zero(scale_at(self.scale, at.step))
+        return NOTHING if off else Ask(looks={COND: None}, layers=self._layers(at), rows=1)
 
-    def rows(self, step: Step) -> int:
-        return 0 if is_zero(self._scale(step)) else 1
-
-    def attention(self, step: Step, around: Surroundings) -> tuple[str, ...]:
-        return () if is_zero(self._scale(step)) else self._layers(around)
-
-    def direction(self, seen: Seen) -> Tensor | None:
-        scale = self._scale(seen.step)
+    def add(self, seen: Seen) -> Tensor | None:
+        scale = scale_at(self.scale, seen.step)
         if is_zero(scale):
             return None
         x0 = seen.x0(COND)
-        received = [seen.attention[layer] for layer in self._layers(seen.around)]
+        received = [seen.attention[layer] for layer in self._layers(seen)]
         lost = x0 - degraded(x0, received, self.blur)
         again = seen.evaluate(COND, seen.x_t - seen.alpha * lost)
         return weighted(scale, (x0 - again) - lost)
 
-    def _scale(self, step: Step) -> Weight:
-        return scale_at(self.scale, step)
-
-    def _layers(self, around: Surroundings) -> tuple[str, ...]:
+    def _layers(self, on: Context) -> tuple[str, ...]:
         assert self.layers is None or isinstance(self.layers, tuple)
-        return chosen_layers(self.name, self.layers, "attention", around)
+        return chosen_layers(self.name, self.layers, "attention", on.model)
 
 
 def degraded(x0: Tensor, received: Sequence[Tensor], blur: float) -> Tensor:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import COND, NULL, Branch, Term, Weight, added
+from fairlead.guide.branch import COND, NULL, Branch, Weight, added
+from fairlead.guide.moment import Moment
 from fairlead.guide.scales import Scale, as_scale, scale_at
-from fairlead.guide.step import Step
+from fairlead.guide.terms import Ask, Term
 from fairlead.guide.text import literal
 
 
@@ -25,6 +26,7 @@ class Compose(Term):
 
     weights: Mapping[str | int, Any]
     name: ClassVar[str] = "compose"
+    replaces_condition: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.weights, Mapping) or not self.weights:
@@ -38,20 +40,17 @@ class Compose(Term):
             raise UsageError(f"compose: per-sample weights must be of one length, got {sorted(counts)}")
         object.__setattr__(self, "weights", checked)
 
-    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
+    def ask(self, at: Moment) -> Ask:
         at_step: dict[Branch, Weight] = {}
         rest: Weight = 1.0
         for spec, scale in self._scales.items():
-            weight = scale_at(scale, step)
+            weight = scale_at(scale, at.step)
             at_step[Branch(spec)] = weight
             rest = added(rest, -weight)
-        return {COND: -1.0, NULL: rest, **at_step}
+        return Ask({COND: -1.0, NULL: rest, **at_step})
 
     def specs(self) -> tuple[str | int, ...]:
         return tuple(self.weights)
-
-    def replaces_condition(self) -> bool:
-        return True
 
     def samples(self) -> int | None:
         return next((len(scale) for scale in self._scales.values() if isinstance(scale, tuple)), None)

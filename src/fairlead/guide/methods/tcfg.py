@@ -21,8 +21,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fairlead.guide.algebra import Wrapper
-from fairlead.guide.seen import Seen, dot, ratio
+from fairlead.guide.moment import Seen
+from fairlead.guide.per_sample import dot, ratio
+from fairlead.guide.terms import Wrapper
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class TCFG(Wrapper):
         that leaves (1 - p) Delta - (sigma / alpha) (1 - p - q) u, whose last factor is small like alpha: cc - uu is
         -(alpha / sigma) <Delta, c + u>, so alpha cancels.
         """
-        a, b = self.pair(seen.step)
+        a, b = self.pair(seen)
         delta, c, u = seen.x0(a) - seen.x0(b), seen.eps(a), seen.eps(b)
         spread = dot(delta, c + u)
         gap = seen.mixing.signal * spread  # uu - cc

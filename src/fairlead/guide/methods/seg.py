@@ -23,9 +23,9 @@ from typing import ClassVar
 
 from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import Weight
+from fairlead.guide.branch import Weight
+from fairlead.guide.moment import Moment
 from fairlead.guide.perturb import Perturbed
-from fairlead.guide.step import Step
 from fairlead.guide.text import is_number
 
 
@@ -48,8 +48,8 @@ class SEG(Perturbed):
             raise UsageError(f"seg: expected blur to be a number of positions from 0 to inf, got {self.blur!r}")
         object.__setattr__(self, "blur", float(self.blur))
 
-    def omega(self, step: Step) -> Weight:
-        return super().omega(step) if self.blur else 0.0
+    def omega(self, at: Moment) -> Weight:
+        return super().omega(at) if self.blur else 0.0
 
     def perturbation(self) -> Perturbation:
         return Perturbation("blur_queries", tuple(self.layers or ()), self.blur)

@@ -14,7 +14,7 @@ that came before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
 from typing import Any, ClassVar
@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import COND, Branch, Term, Wanted, Weight, is_zero, nonzero_rows, weighted
-from fairlead.guide.cfg import base_branch, check_negative
+from fairlead.guide.branch import COND, Weight, is_zero, nonzero_rows, weighted
+from fairlead.guide.methods.cfg import base_branch, check_negative
+from fairlead.guide.moment import Context, Moment, Seen
 from fairlead.guide.scales import Scale, as_scale, scale_at
-from fairlead.guide.seen import Seen, Surroundings
-from fairlead.guide.step import Step
+from fairlead.guide.terms import NOTHING, Ask, Term
 from fairlead.nets.blocks import along_axes
 
 _SMALLEST = 3  # a side that a 5-tap blur can reflect
@@ -59,9 +59,9 @@ class Bands(Term):
         if self.negative is not None and all(scale == 1.0 for scale in scales):
             raise UsageError(f"{self}: weights of 1 never look at the negative; use other weights or drop it")
 
-    def check(self, around: Surroundings) -> None:
-        if around.shape:
-            self._check(around.shape)
+    def check(self, on: Context) -> None:
+        if on.model.shape:
+            self._check(on.model.shape)
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 3:
@@ -75,30 +75,24 @@ class Bands(Term):
                 "give fewer weights"
             )
 
-    def _omegas(self, step: Step) -> list[Weight]:
-        return [scale_at(scale, step) - 1 for scale in self._scales]
+    def _omegas(self, at: Moment) -> list[Weight]:
+        return [scale_at(scale, at.step) - 1 for scale in self._scales]
 
-    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
-        first, *rest = self._omegas(step)
-        if not all(_same(first, omega) for omega in rest) or is_zero(first):
-            return {}
-        return {COND: first, base_branch(self.negative): -first}
-
-    def wanted(self, step: Step) -> Wanted:
-        first, *rest = self._omegas(step)
+    def ask(self, at: Moment) -> Ask:
+        first, *rest = self._omegas(at)
         if all(_same(first, omega) for omega in rest):
-            return {}
+            return NOTHING if is_zero(first) else Ask({COND: first, base_branch(self.negative): -first})
         rows: Tensor | bool = False
         for omega in (first, *rest):
             own = nonzero_rows(omega)
             rows = own if rows is False else rows if own is False else rows | own
-        return dict.fromkeys((COND, base_branch(self.negative)), rows if isinstance(rows, Tensor) else None)
+        return Ask(looks=dict.fromkeys((COND, base_branch(self.negative)), rows if isinstance(rows, Tensor) else None))
 
-    def direction(self, seen: Seen) -> Tensor | None:
-        omegas = self._omegas(seen.step)
+    def add(self, seen: Seen) -> Tensor | None:
+        omegas = self._omegas(seen)
         if all(_same(omegas[0], omega) for omega in omegas[1:]):
             return None
-        if not seen.around.shape:
+        if not seen.model.shape:
             self._check(tuple(seen.x_t.shape[1:]))
         parts = split(seen.x0(COND) - seen.x0(base_branch(self.negative)), len(self.weights))
         directions = [weighted(omega, part) for omega, part in zip(omegas, parts, strict=True)]

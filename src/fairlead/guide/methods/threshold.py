@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import Finisher
-from fairlead.guide.seen import Seen, Surroundings
+from fairlead.guide.moment import Context, Seen
+from fairlead.guide.terms import Finisher
 from fairlead.guide.text import is_number
 
 _QUANTILE_LIMIT = 2**24  # torch.quantile refuses larger inputs
@@ -22,15 +22,15 @@ _QUANTILE_LIMIT = 2**24  # torch.quantile refuses larger inputs
 
 @dataclass(frozen=True)
 class _Ranged(Finisher):
-    def check(self, around: Surroundings) -> None:
-        self._bounds(around)
+    def check(self, on: Context) -> None:
+        self._bounds(on)
 
-    def _bounds(self, around: Surroundings) -> tuple[float, float]:
-        if around.data_range is None:
+    def _bounds(self, on: Context) -> tuple[float, float]:
+        if on.model.data_range is None:
             raise UsageError(
                 f"{self}: this model's data has no fixed range (latents, toys); thresholding is for pixels"
             )
-        return around.data_range
+        return on.model.data_range
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Clip(_Ranged):
     name: ClassVar[str] = "clip"
 
     def finish(self, x0: Tensor, seen: Seen) -> Tensor:
-        return x0.clamp(*self._bounds(seen.around))
+        return x0.clamp(*self._bounds(seen))
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Threshold(_Ranged):
             raise UsageError(f"threshold: expected a quantile in (0, 1], such as 0.995, got {self.quantile!r}")
 
     def finish(self, x0: Tensor, seen: Seen) -> Tensor:
-        low, high = self._bounds(seen.around)
+        low, high = self._bounds(seen)
         middle, half = (low + high) / 2, (high - low) / 2
         unit = (x0 - middle) / half
         rows = unit.flatten(1).abs().float()

@@ -27,12 +27,10 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import Term
-from fairlead.guide.seen import Surroundings, drawn, ratio
-from fairlead.guide.step import Step
+from fairlead.guide.moment import Context, Moment
+from fairlead.guide.per_sample import ratio
+from fairlead.guide.terms import NOTHING, Ask, Term
 from fairlead.guide.text import is_number
-
-_DRAW = 620
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,13 @@ class CADS(Term):
         """How much of the condition is left, 1 to 0."""
         return min(1.0, max(0.0, (self.high - t) / (self.high - self.low)))
 
-    def alters(self) -> bool:
-        return self.noise > 0
+    def ask(self, at: Moment) -> Ask:
+        whole = self.noise == 0 or self.gamma(at.step.t) == 1
+        return NOTHING if whole else Ask(alter=lambda condition: self.annealed(condition, at))
 
-    def alter(self, condition: Condition, step: Step, around: Surroundings) -> Condition:
-        gamma = self.gamma(step.t)
-        if self.noise == 0 or gamma == 1:
-            return condition
+    def annealed(self, condition: Condition, at: Moment) -> Condition:
+        """The condition at this step, with noise in its embeddings."""
+        gamma = self.gamma(at.step.t)
         values = dict(condition.values)
         embeddings = {name: value for name, value in sorted(values.items()) if value.is_floating_point()}
         if values and not embeddings:
@@ -83,7 +81,7 @@ class CADS(Term):
                 f"{self}: the condition {next(iter(values))!r} is not an embedding, so it cannot be noised"
             )
         for number, (name, value) in enumerate(embeddings.items()):
-            draw = drawn(step, around, _DRAW + number, tuple(value.shape[1:])).to(value)
+            draw = at.draw(self.name, tuple(value.shape[1:]), number).to(value)
             if name == "text":  # its last channel tells real rows from padding, which stays as it is
                 real = value[..., -1:] > 0
                 values[name] = torch.cat(
@@ -107,8 +105,8 @@ class CADS(Term):
     def needs_condition(self) -> bool:
         return True
 
-    def check(self, around: Surroundings) -> None:
-        if around.embed is None:
+    def check(self, on: Context) -> None:
+        if on.model.embed is None:
             raise UsageError(f"{self}: noises embeddings, and this model has none of its conditions; drop the term")
 
 

@@ -36,15 +36,15 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import COND, Term, Wanted, Weight, is_zero, nonzero_rows, weighted
+from fairlead.guide.branch import COND, Weight, is_zero, nonzero_rows, weighted
+from fairlead.guide.moment import Context, Moment, Resource, Seen
+from fairlead.guide.per_sample import length
 from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.scores import Fn, Score, as_score
-from fairlead.guide.seen import Resource, Seen, Surroundings, length
-from fairlead.guide.step import Step
+from fairlead.guide.terms import NOTHING, Ask, Term
 from fairlead.guide.text import is_number
 
-FIRST_DRAW, MOST_DRAWS = 0, 400
-"""Where its noise is numbered in a step, so that it is not that of another method."""
+MOST_DRAWS = 400
 
 
 @dataclass(frozen=True)
@@ -89,21 +89,19 @@ class Energy(Term):
         assert isinstance(self.score, Score)
         return self.score
 
-    def omega(self, step: Step) -> Weight:
+    def omega(self, at: Moment) -> Weight:
         """The scale; through the network 0 where there is no signal in x_t."""
-        return 0.0 if self.through and step.sigma == math.inf else scale_at(self.scale, step)
+        return 0.0 if self.through and at.step.sigma == math.inf else scale_at(self.scale, at.step)
 
-    def wanted(self, step: Step) -> Wanted:
-        rows = nonzero_rows(self.omega(step))
+    def ask(self, at: Moment) -> Ask:
+        rows = nonzero_rows(self.omega(at))
         if rows is False:
-            return {}
-        return {COND: None if self.through or not isinstance(rows, Tensor) else rows}
+            return NOTHING
+        mask = None if self.through or not isinstance(rows, Tensor) else rows
+        return Ask(looks={COND: mask}, graph=self.through, rows=self.draws * self.named.rows())
 
-    def differentiates(self, step: Step) -> bool:
-        return self.through and not is_zero(self.omega(step))
-
-    def direction(self, seen: Seen) -> Tensor | None:
-        omega = self.omega(seen.step)
+    def add(self, seen: Seen) -> Tensor | None:
+        omega = self.omega(seen)
         if is_zero(omega):
             return None
         on = nonzero_rows(omega)
@@ -127,13 +125,16 @@ class Energy(Term):
         if not self.spread:
             return self._value(x0, seen, rows)
         spread = self.spread * seen.noise_share.sqrt().to(x0.dtype)
-        around = [x0 + spread * seen.draw(FIRST_DRAW + i)[rows].to(x0.dtype) for i in range(self.draws)]
+        around = [
+            x0 + spread * seen.draw(self.name, tuple(seen.x_t.shape[1:]), i).to(seen.x_t)[rows].to(x0.dtype)
+            for i in range(self.draws)
+        ]
         return torch.stack([self._value(one, seen, rows) for one in around]).logsumexp(0) - math.log(self.draws)
 
     def _value(self, x0: Tensor, seen: Seen, rows: Tensor) -> Tensor:
-        score, decode = self.named, seen.around.decode
-        seen_by_it = decode(x0) if score.pixels and decode is not None else x0
-        value = score.of(seen.around)(seen_by_it, seen.t, seen.condition[rows.to("cpu")])
+        score, decode = self.named, seen.model.decode
+        seen_by_it = decode(x0) if score.pixels else x0
+        value = score.of(seen)(seen_by_it, seen.t, seen.condition[rows.to("cpu")])
         if not isinstance(value, Tensor) or value.shape != (len(x0),) or not value.requires_grad:
             given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise UsageError(
@@ -142,14 +143,11 @@ class Energy(Term):
             )
         return value
 
-    def rows(self, step: Step) -> int:
-        return 0 if is_zero(self.omega(step)) else self.draws * self.named.rows()
-
     def resources(self) -> tuple[Resource, ...]:
         return self.named.resources()
 
-    def check(self, around: Surroundings) -> None:
-        self.named.check(around)
+    def check(self, on: Context) -> None:
+        self.named.check(on)
 
     def needs_condition(self) -> bool:
         return self.named.needs_condition()

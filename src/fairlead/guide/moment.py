@@ -1,28 +1,33 @@
-"""What a term may look at: the surroundings of a run, known at the door, and the predictions of one step."""
+"""What a method sees: the surroundings of a run, one step of it, and the predictions of that step.
+
+Context     model, condition, what is loaded beside the model, draws: known before sampling starts
+  Moment    and a step: what ``Term.ask`` sees
+    Seen    and x_t with the predictions that were asked for: what ``Term.add`` sees
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Mixing, Objective
-from fairlead.core.schedule import NoiseSchedule
+from fairlead.guide.branch import Branch
 from fairlead.guide.step import Step
-
-if TYPE_CHECKING:
-    from fairlead.guide.algebra import Branch
+from fairlead.models.model import Model
 
 Space = Literal["x0", "eps", "v", "flow", "output"]
 """Where a norm, a projection or a deviation is taken; "output" is what the network was trained to return."""
 Draw = Callable[[int, tuple[int, ...]], Tensor]
 """(number >= 0, shape) -> unit normal noise [n, *shape], each row from the stream of its own sample."""
+_NUMBERS = {"energy": 0, "icg": 610, "cads": 620}
+"""Where the noise of these methods lay in a step before names told draws apart: their images stay what they were."""
 
 
 @dataclass(frozen=True)
@@ -34,30 +39,21 @@ class Resource:
     name: str
 
 
-@dataclass(frozen=True, eq=False)
-class Surroundings:
-    """What a guidance may know of the model it guides; see ``Model`` for the fields of the same name.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Context:
+    """What a guidance is applied to.
 
     Attributes:
-        objective: what the network returns.
-        shape: of one sample; () where it is not known.
-        image_shape: of what ``decode`` returns for one; () where it is not known.
+        model: the guided model.
+        condition: of the run, for the samples of this batch.
         resources: loaded weak models and classifiers: a ``Model`` or a ``NoisyClassifierModel`` for each name.
-        draw: noise of the samples for terms that need some; None where the caller gave no seeds.
+        draws: noise of the samples for terms that draw some; None where the caller gave no seeds.
     """
 
-    schedule: NoiseSchedule
-    objective: Objective = "eps"
-    shape: tuple[int, ...] = ()
-    image_shape: tuple[int, ...] = ()
-    encode: Callable[[Sequence[Any]], Condition] | None = None
-    embed: Callable[[Condition], Condition] | None = None
-    decode: Callable[[Tensor], Tensor] | None = None
-    classes: tuple[str, ...] = ()
-    layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    data_range: tuple[float, float] | None = None
+    model: Model
+    condition: Condition
     resources: Mapping[str, Any] = field(default_factory=dict)
-    draw: Draw | None = None
+    draws: Draw | None = None
 
     def resource(self, name: str) -> Any:
         if name not in self.resources:
@@ -67,33 +63,65 @@ class Surroundings:
         return self.resources[name]
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Moment(Context):
+    """One step of a run.
+
+    Attributes:
+        step: where in the run this is.
+    """
+
+    step: Step
+
+    def draw(self, owner: str, shape: tuple[int, ...], part: int = 0) -> Tensor:
+        """Unit normal noise float32 [n, *shape] from the samples' own streams, a pure function of (seed, step).
+
+        Args:
+            owner: name of the method: methods of different names have independent draws.
+            shape: of one sample.
+            part: tells several draws of one method and step apart, 0 to 399.
+
+        Raises:
+            UsageError: without seeds or without a grid.
+        """
+        if self.draws is None or self.step.index is None:
+            raise UsageError(
+                "this guidance draws noise, which needs seeds and the sampler's grid: sample with fl.sample"
+            )
+        if owner in _NUMBERS:
+            return self.draws(self.step.index * 1000 + _NUMBERS[owner] + part, shape)
+        return self.draws(((zlib.crc32(owner.encode()) + 1) << 31) + self.step.index * 1000 + part, shape)
+
+    def recall(self, key: Hashable) -> Any:
+        """What was remembered under ``key`` in earlier steps, None at first."""
+        return self.step.recall(key)
+
+    def remember(self, key: Hashable, value: Any) -> None:
+        """Keep a value for later steps; within a step the first call counts."""
+        self.step.remember(key, value)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Seen(Moment):
     """One evaluation of a guided denoiser: x_t and the branches that were evaluated. Rows of a branch that were not
     asked for are 0.
 
     Attributes:
-        step: where in the run this is.
         x_t: [n, ...].
         mixing: ``alpha`` and ``sigma``, which broadcast against x_t, and what follows from them.
-        condition: of the run, for these samples.
-        around: what surrounds the run.
         evaluate: (branch, x_t) -> x0 [n, ...]: a further network call, for methods whose input depends on an output.
+        graph: (x_t as a leaf, x0 of the conditional branch as its function), when a term asked to differentiate.
+        attention: layer -> [n, h, w], the attention that each position received during the conditional prediction, 1 in
+            the mean; of the layers that a term asked for.
     """
 
-    step: Step
     x_t: Tensor
     t: Tensor
     mixing: Mixing
-    condition: Condition
-    around: Surroundings
     predictions: Mapping[Branch, Tensor]
     evaluate: Callable[[Branch, Tensor], Tensor]
     graph: tuple[Tensor, Tensor] | None = None
-    """(x_t as a leaf, x0 of the conditional branch as its function), when a term asked to differentiate."""
     attention: Mapping[str, Tensor] = field(default_factory=dict)
-    """Layer -> [n, h, w], the attention that each position received during the conditional prediction, 1 in the mean;
-    of the layers that a term asked for."""
 
     @property
     def alpha(self) -> Tensor:
@@ -145,48 +173,4 @@ class Seen:
         return self.mixing.zero(self.objective(space), self.x_t)
 
     def objective(self, space: Space) -> Objective:
-        return self.around.objective if space == "output" else space
-
-    def draw(self, number: int, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Unit normal noise [n, *shape] (default: like x_t) from the samples' own streams; ``number`` tells several
-        draws of one step apart and is below 1000."""
-        return drawn(self.step, self.around, number, self.x_t.shape[1:] if shape is None else shape).to(self.x_t)
-
-
-def drawn(step: Step, around: Surroundings, number: int, shape: tuple[int, ...]) -> Tensor:
-    """See :meth:`Seen.draw`."""
-    if around.draw is None or step.index is None:
-        raise UsageError("this guidance draws noise, which needs seeds and the sampler's grid: sample with fl.sample")
-    return around.draw(step.index * 1000 + number, shape)
-
-
-def per_sample(value: Tensor, x: Tensor) -> Tensor:
-    """[n] -> [n, 1, ...] to multiply x [n, ...]; anything of more axes as it is."""
-    value = value.to(device=x.device, dtype=x.dtype)
-    return value.reshape(-1, *([1] * (x.ndim - 1))) if value.ndim == 1 else value
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product per sample, [n, ...] -> [n, 1, ...], in float64 for the length of a sample."""
-    if a.ndim == 1:
-        return a.double() * b
-    return (a.double() * b).sum(tuple(range(1, a.ndim)), keepdim=True)  # b is widened in the product
-
-
-def length(a: Tensor) -> Tensor:
-    """Euclidean norm per sample, [n, ...] -> float64 [n, 1, ...]."""
-    if a.ndim == 1:
-        return a.double().abs()
-    norm: Tensor = torch.linalg.vector_norm(a, dim=tuple(range(1, a.ndim)), keepdim=True, dtype=torch.float64)
-    return norm
-
-
-def ratio(top: Tensor, bottom: Tensor, otherwise: float = 0.0) -> Tensor:
-    """top / bottom, and ``otherwise`` where bottom is 0."""
-    return (top / bottom).masked_fill_(bottom.logical_not(), otherwise)
-
-
-def parallel(a: Tensor, b: Tensor) -> Tensor:
-    """The part of a that is parallel to b, per sample, [n, ...]; 0 where b is 0."""
-    wide = b.double()
-    return ratio(dot(wide, a), dot(wide, wide)).to(b) * b
+        return self.model.objective if space == "output" else space

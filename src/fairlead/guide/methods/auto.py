@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import COND, Branch, Pair
-from fairlead.guide.seen import Resource, Surroundings
-from fairlead.guide.step import Step
+from fairlead.guide.branch import COND, Branch
+from fairlead.guide.moment import Context, Moment, Resource
+from fairlead.guide.terms import Pair
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Auto(Pair):
                 f"auto: expected weak to be the path of a checkpoint such as 'runs/small@step500', got {self.weak!r}"
             )
 
-    def pair(self, step: Step) -> tuple[Branch, Branch]:
+    def pair(self, at: Moment) -> tuple[Branch, Branch]:
         return COND, Branch(model=self.weak)
 
     def resources(self) -> tuple[Resource, ...]:
         return (Resource("model", self.weak),)
 
-    def check(self, around: Surroundings) -> None:
-        around.resource(self.weak)
+    def check(self, on: Context) -> None:
+        on.resource(self.weak)

@@ -23,16 +23,16 @@ to see both branches at every step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import Branch, Wanted, Weight, Wrapper, is_zero, weighted
-from fairlead.guide.seen import Seen, ratio
-from fairlead.guide.step import Step
+from fairlead.guide.branch import is_zero, weighted
+from fairlead.guide.moment import Moment, Seen
+from fairlead.guide.per_sample import ratio
+from fairlead.guide.terms import NOTHING, Ask, Wrapper
 
 
 @dataclass(frozen=True)
@@ -65,33 +65,30 @@ class Cached(Wrapper):
         if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order not in (0, 1):
             raise UsageError(f"cached: expected order 0 (hold) or 1 (extrapolate), got {self.order!r}")
 
-    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
-        return self.inner.coefficients(step) if self._refreshes(step) else {}
+    def ask(self, at: Moment) -> Ask:
+        return super().ask(at) if self._refreshes(at) else NOTHING
 
-    def wanted(self, step: Step) -> Wanted:
-        return super().wanted(step) if self._refreshes(step) else {}
-
-    def direction(self, seen: Seen) -> Tensor | None:
-        step = seen.step
-        omega = self.omega(step)
+    def add(self, seen: Seen) -> Tensor | None:
+        omega = self.omega(seen)
         if is_zero(omega):
             return None
-        if not self._refreshes(step):
+        if not self._refreshes(seen):
             return weighted(omega, self._carried(seen))
-        assert step.index is not None
+        assert seen.step.index is not None
         unit = self.unit(seen)
-        anchors: tuple[_Anchor, ...] = step.recall(self) or ()
-        step.remember(self, (_Anchor(step.index, seen.noise_share, unit), *anchors[: self.order]))
-        return None if self.inner.coefficients(step) else weighted(omega, unit)
+        anchors: tuple[_Anchor, ...] = seen.recall(self) or ()
+        seen.remember(self, (_Anchor(seen.step.index, seen.noise_share, unit), *anchors[: self.order]))
+        return None if self.is_difference() else weighted(omega, unit)
 
-    def _refreshes(self, step: Step) -> bool:
-        if step.index is None:
+    def _refreshes(self, at: Moment) -> bool:
+        index = at.step.index
+        if index is None:
             raise UsageError(f"{self} counts the sampler's steps: sample with fl.sample, or give the denoiser times=")
-        anchors: tuple[_Anchor, ...] | None = step.recall(self)
-        return anchors is None or step.index - anchors[0].index >= self.every
+        anchors: tuple[_Anchor, ...] | None = at.recall(self)
+        return anchors is None or index - anchors[0].index >= self.every
 
     def _carried(self, seen: Seen) -> Tensor:
-        anchors: tuple[_Anchor, ...] = seen.step.recall(self)
+        anchors: tuple[_Anchor, ...] = seen.recall(self)
         last, before = anchors[0], anchors[-1]
         if last is before:
             return last.direction

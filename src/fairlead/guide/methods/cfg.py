@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import COND, NULL, Branch, Pair
-from fairlead.guide.step import Step
+from fairlead.guide.branch import COND, NULL, Branch
+from fairlead.guide.moment import Context, Moment
+from fairlead.guide.terms import Pair
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,14 @@ class CFG(Pair):
         """From the other convention, (1 + omega) D_c - omega D_u."""
         return cls(omega + 1, negative=negative)
 
-    def pair(self, step: Step) -> tuple[Branch, Branch]:
+    def pair(self, at: Moment) -> tuple[Branch, Branch]:
         return COND, base_branch(self.negative, self.drop)
 
-    def drops(self) -> tuple[tuple[str, ...], ...]:
-        return () if self.drop is None else (_names(self.drop),)
+    def check(self, on: Context) -> None:
+        for name in () if self.drop is None else _names(self.drop):
+            if name not in on.condition.values:
+                has = ", ".join(sorted(on.condition.values)) or "no conditions"
+                raise UsageError(f"{self}: drops {name!r}, the model has {has}; drop one of those")
 
     def specs(self) -> tuple[str | int, ...]:
         return () if self.negative is None else (self.negative,)

@@ -18,16 +18,16 @@ returns ("output": v, flow or x0 where it does not predict noise) has no such en
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
-from fairlead.guide.algebra import Branch, Weight, Wrapper, is_zero, nonzero_rows
-from fairlead.guide.seen import Seen, Space, dot, length, ratio
-from fairlead.guide.step import Step
+from fairlead.guide.branch import Weight, is_zero, nonzero_rows
+from fairlead.guide.moment import Moment, Seen, Space
+from fairlead.guide.per_sample import dot, length, ratio
+from fairlead.guide.terms import Wrapper
 from fairlead.guide.text import is_number
 
 
@@ -75,39 +75,28 @@ class Adaptive(Wrapper):
         if self.space not in get_args(Space):
             raise unknown("adaptive space", self.space, get_args(Space))
 
-    def omega(self, step: Step) -> Weight:
-        still: _Still | None = step.recall(self)
+    def omega(self, at: Moment) -> Weight:
+        still: _Still | None = at.recall(self)
         if still is not None and not still.any:
             return 0.0
-        omega = self.inner.omega(step)
+        omega = self.inner.omega(at)
         return omega if still is None else still.kept(omega)
 
-    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
-        still: _Still | None = step.recall(self)
-        if still is not None and not still.any:
-            return {}
-        weights = self.inner.coefficients(step)
-        if still is not None:
-            weights = {branch: still.kept(weight) for branch, weight in weights.items()}
-        return {} if all(map(is_zero, weights.values())) else weights
-
-    def direction(self, seen: Seen) -> Tensor | None:
-        affine = bool(self.coefficients(seen.step))
-        direction = None if affine else super().direction(seen)
-        if affine or direction is not None:
-            seen.step.remember(self, self._still(seen))
-        return direction
+    def add(self, seen: Seen) -> Tensor | None:
+        if not is_zero(self.omega(seen)):
+            seen.remember(self, self._still(seen))
+        return super().add(seen)
 
     def _still(self, seen: Seen) -> _Still:
         """The samples to be guided in the next step, on the CPU like every mask of rows."""
         if seen.objective(self.space) == "eps":  # its zero is infinite where alpha is 0
-            a, b = (seen.eps(branch) for branch in self.pair(seen.step))
+            a, b = (seen.eps(branch) for branch in self.pair(seen))
         else:
             zero = seen.zero(self.space)  # the cosine does not see what the difference is multiplied by
-            a, b = (seen.x0(branch) - zero for branch in self.pair(seen.step))
+            a, b = (seen.x0(branch) - zero for branch in self.pair(seen))
         cosine = ratio(dot(a, b), length(a) * length(b), otherwise=1.0).flatten()
-        on, before = (cosine <= self.threshold).cpu() | (self.threshold == 1), seen.step.recall(self)
-        looked = nonzero_rows(self.omega(seen.step))
+        on, before = (cosine <= self.threshold).cpu() | (self.threshold == 1), seen.recall(self)
+        looked = nonzero_rows(self.omega(seen))
         if isinstance(looked, Tensor):
             on = on | ~looked.cpu()
         return _Still.of(on if before is None else on & before.rows)

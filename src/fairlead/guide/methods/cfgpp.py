@@ -17,7 +17,7 @@ direction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.algebra import COND, NULL, Branch, Term, Weight, is_zero
+from fairlead.guide.branch import COND, NULL, is_zero
+from fairlead.guide.moment import Moment
 from fairlead.guide.scales import Scale, as_scale, scale_at
-from fairlead.guide.step import Step
+from fairlead.guide.terms import Ask, Term
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,19 @@ class CFGpp(Term):
 
     scale: Scale | Sequence[float] | Tensor
     name: ClassVar[str] = "cfgpp"
+    renoises: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", as_scale(self.name, self.scale))
         if isinstance(self.scale, float | tuple):
             _check_range(torch.tensor(self.scale))
 
-    def coefficients(self, step: Step) -> Mapping[Branch, Weight]:
-        scale = scale_at(cast(Scale, self.scale), step)
+    def ask(self, at: Moment) -> Ask:
+        scale = scale_at(cast(Scale, self.scale), at.step)
         if not isinstance(self.scale, float | tuple):
             _check_range(torch.as_tensor(scale))
         omega = scale - 1
-        return {} if is_zero(omega) else {COND: omega, NULL: -omega}
-
-    def renoise(self, step: Step) -> Branch | None:
-        return NULL
+        return Ask({} if is_zero(omega) else {COND: omega, NULL: -omega}, renoise=NULL)
 
     def needs_condition(self) -> bool:
         return True

@@ -1,0 +1,274 @@
+"""The one engine: turns a guidance and a denoiser into a guided denoiser, evaluating only the branches needed now.
+
+In every step the terms are asked what they want evaluated (``Term.ask``). Branches that are equal for this run are
+merged (``conditions.py``), branches with coefficient 0 that nobody looks at are not evaluated (per sample, when scales
+are; ``plan.py``), the rest of one network ride in as few calls as memory allows (``calls.py``), the terms add what is
+not affine (``Term.add``), and the finishers run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import Denoiser, autocast, level_at, lowered
+from fairlead.core.errors import UsageError
+from fairlead.core.prediction import Prediction, Tied
+from fairlead.core.schedule import NoiseSchedule, as_time
+from fairlead.guide.branch import COND, Branch, Weight, weighted
+from fairlead.guide.calls import Batching, Calls, Recorded, joined
+from fairlead.guide.checks import check_condition, check_samples
+from fairlead.guide.conditions import Conditions, Merged
+from fairlead.guide.moment import Context, Draw, Moment, Seen
+from fairlead.guide.observation import Observation, contributions
+from fairlead.guide.plan import StepPlan, asked
+from fairlead.guide.step import Grid, Memory, Step
+from fairlead.guide.terms import Guidance, Term, as_guidance
+from fairlead.models.model import Model, identity
+
+Encode = Callable[[Sequence[Any]], Condition]
+
+
+class GuidedDenoiser:
+    """A denoiser again: ``(x_t, t, condition) -> Prediction``. Holds the state of one run; make a new one for each.
+
+    Args:
+        denoiser: any function ``(x_t, t, condition) -> Prediction``.
+        guidance: what to do with it.
+        schedule: the denoiser's noise schedule.
+        condition: the run's condition; calls must pass this object.
+        encode: turns specs inside the guidance (negatives, composed conditions) into conditions.
+        data_range: of clean data, for finishers that need it.
+        times: the sampler's grid; ramps by progress need it.
+        samples: which samples of a longer run this batch holds, for per-sample scales; the run then answers for
+            :func:`check_samples` and :func:`check_condition` (default: this is the whole run).
+        batching: "fused" puts all branches in one network call, "sequential" makes one call per branch. "auto" is
+            fused, and splits a call that runs out of memory.
+        observe: called with an :class:`Observation` after every evaluation.
+
+    Raises:
+        UsageError: for a spec the model does not know, a condition that the guidance never uses, a method or finisher
+            that does not suit the model, per-sample scales of the wrong number.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        guidance: Guidance | Term,
+        schedule: NoiseSchedule,
+        condition: Condition,
+        *,
+        encode: Encode | None = None,
+        data_range: tuple[float, float] | None = None,
+        times: Tensor | None = None,
+        samples: Sequence[int] | None = None,
+        batching: Batching = "auto",
+        observe: Callable[[Observation], object] | None = None,
+    ) -> None:
+        objective = getattr(denoiser, "objective", "eps")
+        model = Model(
+            denoiser, schedule, (), encode or _no_encode, identity, data_range=data_range, objective=objective
+        )
+        self._begin(as_guidance(guidance), Context(model=model, condition=condition), times, samples, batching, observe)
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        guidance: Guidance | Term,
+        condition: Condition,
+        *,
+        resources: Mapping[str, Any] | None = None,
+        draw: Draw | None = None,
+        times: Tensor | None = None,
+        samples: Sequence[int] | None = None,
+        batching: Batching = "auto",
+        observe: Callable[[Observation], object] | None = None,
+    ) -> GuidedDenoiser:
+        """A model under guidance.
+
+        Args:
+            resources: what ``guidance.resources()`` names, loaded.
+            draw: the samples' own noise, for methods that draw some.
+        """
+        self = cls.__new__(cls)
+        context = Context(model=model, condition=condition, resources=resources or {}, draws=draw)
+        self._begin(as_guidance(guidance), context, times, samples, batching, observe)
+        return self
+
+    def _begin(
+        self,
+        guidance: Guidance,
+        context: Context,
+        times: Tensor | None,
+        samples: Sequence[int] | None,
+        batching: Batching,
+        observe: Callable[[Observation], object] | None,
+    ) -> None:
+        self.guidance, self.context, self.observe = guidance, context, observe
+        self.schedule, self.condition = context.model.schedule, context.condition
+        self.grid = None if times is None else Grid.of(times, self.schedule)
+        self.samples = tuple(range(self.condition.n)) if samples is None else tuple(samples)
+        if samples is None:
+            check_samples(guidance, self.condition.n)
+            check_condition(guidance, self.condition)
+        elif len(self.samples) != self.condition.n:
+            raise UsageError(f"samples: expected the indices of {self.condition.n} samples, got {len(self.samples)}")
+        guidance.check(context)
+        self.conditions = Conditions(guidance, context)
+        self._calls = Calls(context, batching)
+        self._memory = Memory()
+        self._steps: dict[int, Step] = {}
+        if self.grid is not None and context.model.shape:  # maps over pixels depend on the shape
+            for i in range(self.grid.steps):  # what a step cannot do is refused here, not in the middle of the run
+                self._plan(self._step(i))
+
+    def fresh(self, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
+        """The same for another run: it remembers nothing, and shares the encoded conditions."""
+        other = copy(self)
+        other.observe, other._memory, other._steps = observe, Memory(), {}
+        other._calls = copy(self._calls)
+        return other
+
+    def at(self, step: int) -> Denoiser:
+        """The guided denoiser of this step of the grid, wherever inside the step it is called."""
+        if self.grid is None:
+            return self
+        return partial(self._guide, step=self._step(step))
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        first = _one_time(t)
+        if self.grid is not None:
+            return self._guide(x_t, first, condition, self._step(self.grid.index(float(first))))
+        level = float(self.schedule.ratio(first)), float(self.schedule.log_snr(first))
+        return self._guide(x_t, first, condition, Step(float(first), *level, samples=self.samples))
+
+    def moment(self, step: Step) -> Moment:
+        """This step of the run, as the terms see it."""
+        context = self.context
+        return Moment(
+            model=context.model,
+            condition=context.condition,
+            resources=context.resources,
+            draws=context.draws,
+            step=step,
+        )
+
+    def coefficients(self, step: Step) -> dict[Branch, Weight]:
+        """The affine coefficients at a step after equal branches have been merged; what has none is left out."""
+        return dict(self._plan(step).weights)
+
+    def needed(self, step: Step) -> dict[Branch, Tensor | None]:
+        """The branches evaluated at this step -> for which samples (bool [n]); None is all. The row formula: rows are
+        the samples counted here, plus ``ask.rows`` for each sample and term."""
+        return dict(self._plan(step).needed)
+
+    def looks_at(self, branch: Branch) -> bool:
+        """Whether any step of the grid evaluates this branch, rather than one that is equal to it in this run."""
+        plans = [self._plan(self._step(i)) for i in range(self.grid.steps)] if self.grid is not None else []
+        return any(plan.conditions.kept(branch) == branch and branch in plan.needed for plan in plans)
+
+    def _step(self, index: int) -> Step:
+        found = self._steps.get(index)
+        if found is None:
+            assert self.grid is not None
+            shape = self.context.model.shape
+            found = self._steps[index] = Step.of(self.grid, index, self.samples, shape, self._memory)
+        return found
+
+    def _plan(self, step: Step) -> StepPlan:
+        """What this step evaluates."""
+        at = self.moment(step)
+        asks = asked(self.guidance, at)
+        alters = [ask.alter for ask in asks if ask.alter is not None]
+        return StepPlan.of(self.guidance, asks, self.conditions.at(at, alters))
+
+    def _guide(self, x_t: Tensor, t: Tensor, condition: Condition, step: Step) -> Prediction:
+        if condition is not self.condition:
+            raise UsageError("a guided denoiser is made for one run: call it with the condition it was made with")
+        t = t if isinstance(t, Tensor) and not t.ndim else _one_time(t)
+        if step.memory is not self._memory or step.shape != x_t.shape[1:]:
+            step = replace(step, shape=tuple(x_t.shape[1:]), memory=self._memory)
+        self._memory.begin(step.index)
+        plan, calls, finishers = self._plan(step), self._calls, self.guidance.finishers
+        alone: Prediction | None = None
+        predictions: dict[Branch, Tensor] = {}
+        mass: Recorded = {layer: [] for layer in plan.layers}
+        if plan.alone is not None:
+            alone = calls.alone(plan.alone, x_t, t, plan.conditions)
+            predictions[plan.alone] = alone.x0
+            if not self.guidance.terms and self.observe is None:
+                return alone
+        mixing = level_at(self.schedule, t, x_t).mixing
+        graph = calls.graph(x_t, t, plan.conditions, mass) if plan.graph else None
+        kept = plan.conditions.kept
+        if graph is not None:
+            predictions[kept(COND)] = graph[1].detach()
+        predictions |= calls.all(plan.groups, x_t, t, plan.conditions, mass)
+        x0 = _combination(predictions, plan.weights, x_t)
+        at = plan.conditions.moment
+        seen = Seen(
+            model=at.model,
+            condition=at.condition,
+            resources=at.resources,
+            draws=at.draws,
+            step=step,
+            x_t=x_t,
+            t=t,
+            mixing=mixing,
+            predictions=Merged(predictions, kept),
+            evaluate=partial(calls.again, t=t, conditions=plan.conditions, lower=lowered(x_t.device)),
+            graph=graph,
+            attention={layer: joined(parts) for layer, parts in mass.items()},
+        )
+        with autocast(x_t.device, None):  # only the network runs in a lower precision
+            directions = [term.add(seen) for term in self.guidance.terms]
+            for direction in directions:
+                if direction is not None:
+                    x0 = x0 + direction
+            finished = x0
+            for finisher in finishers:
+                finished = finisher.finish(finished, seen)
+        if self.observe is not None:
+            rows = Merged({**plan.needed, **({} if graph is None else {kept(COND): None})}, kept)
+            parts = contributions(self.guidance, seen, plan.asks, directions)
+            self.observe(Observation(seen, plan.asks, parts, x0, finished, plan.weights, rows))
+        if alone is not None and all(direction is None for direction in directions):
+            return alone
+        return Tied(finished, x_t, mixing) if plan.renoise is None else Prediction(finished, seen.eps(plan.renoise))
+
+
+def _no_encode(specs: Sequence[Any]) -> Condition:
+    raise UsageError(f"the guidance names the condition {specs[0]!r}, but no encode function was given to read it")
+
+
+def _combination(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, Weight], x_t: Tensor) -> Tensor:
+    """sum_b weight_b x0_b."""
+    if not weights:
+        return torch.zeros_like(x_t)
+    (branch, weight), *rest = weights.items()
+    total = weighted(weight, predictions[branch])
+    for branch, weight in rest:
+        if isinstance(weight, Tensor):
+            total = total + weighted(weight, predictions[branch])
+        else:
+            total.add_(predictions[branch], alpha=weight)
+    return total
+
+
+def _one_time(t: Tensor) -> Tensor:
+    """t of shape [] or [n] -> the one time of the whole batch, []."""
+    times = as_time(t)
+    if not times.ndim:
+        return times
+    times = times.flatten()
+    if not bool((times == times[0]).all()):
+        raise UsageError("a guided denoiser takes one time for the whole batch, got several")
+    return times[0]

@@ -1,0 +1,1 @@
+"""One file per guidance method, and nothing else; the registry names them."""

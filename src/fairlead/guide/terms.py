@@ -1,0 +1,404 @@
+"""The algebra of guidance. The carrier is x0, the base is the conditional prediction, every weight is 0 when off:
+
+    x0_guided = finish( x0_cond + sum_k omega_k T_k(x0_a - x0_b) + sum_j kappa_j grad_j )
+
+A term answers two questions: what it wants evaluated in this step, and what it adds to x0 beyond its weights. An affine
+term asks with weights of branches that sum to zero. They are XX
+
+    Term        one method
+      Directed  a weight times one direction, so that it can be wrapped
+        Pair    omega (x0_a - x0_b), affine: cfg, auto, pag, ...
+        Wrapper a method around another: apg, adaptive, during, ...
+    Finisher    a map of the guided x0: clip, threshold, rescale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from fairlead.core.condition import Condition
+from fairlead.core.errors import UsageError
+from fairlead.guide.branch import COND, Branch, Looks, Weight, added, is_zero, nonzero_rows, weighted
+from fairlead.guide.moment import Context, Moment, Resource, Seen
+from fairlead.guide.scales import Scale, as_scale, scale_at
+from fairlead.guide.step import Interval
+from fairlead.guide.text import call_text, is_number
+
+Alter = Callable[[Condition], Condition]
+"""The run's own condition -> what the network is shown in its place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """What a term wants evaluated in one step. The default is nothing: the term is off.
+
+    Attributes:
+        weights: branches -> their coefficients, which sum to zero: the affine part.
+        looks: branches that ``add`` will read, beside those that have a weight.
+        renoise: the branch whose eps re-noises in place of that of the guided x0 (CFG++).
+        alter: changes the run's own condition in this step (with embeddings for labels and token ids).
+        layers: whose attention during the conditional prediction ``add`` reads (``seen.attention``).
+        graph: ``add`` differentiates through the conditional prediction (``seen.graph``).
+        rows: rows per sample of network calls that ``add`` makes itself: a classifier, a second evaluation. At most so
+            many: samples that are off may cost none.
+    """
+
+    weights: Mapping[Branch, Weight] = field(default_factory=dict)
+    looks: Looks = field(default_factory=dict)
+    renoise: Branch | None = None
+    alter: Alter | None = None
+    layers: tuple[str, ...] = ()
+    graph: bool = False
+    rows: int = 0
+
+
+NOTHING = Ask()
+
+
+@dataclass(frozen=True)
+class Term:
+    """One guidance method. Subclasses are frozen dataclasses; their fields are the arguments of the expression.
+
+    ``a + b`` adds terms, ``a | f`` appends a finisher, ``a.during(sigma=(lo, hi))`` limits a term to an interval.
+    """
+
+    name: ClassVar[str]
+    renoises: ClassVar[bool] = False
+    """True if ``ask`` may name a branch to re-noise with, so that the sampler has to use ``Prediction.eps``."""
+    replaces_condition: ClassVar[bool] = False
+    """True if the run's own condition never enters, so that supplying one is an error."""
+
+    # the two questions
+
+    def ask(self, at: Moment) -> Ask:
+        """What it wants evaluated in this step."""
+        return NOTHING
+
+    def add(self, seen: Seen) -> Tensor | None:
+        """What it adds to x0 beyond its weights, [n, ...], None for nothing. Called once per evaluation."""
+        return None
+
+    # what it needs before sampling starts
+
+    def check(self, on: Context) -> None:
+        """Raise UsageError if it cannot be applied to this model or condition."""
+
+    def resources(self) -> tuple[Resource, ...]:
+        """What has to be loaded for it."""
+        return ()
+
+    def specs(self) -> tuple[str | int, ...]:
+        """Condition specs of its own (negatives, composed conditions), encoded once."""
+        return ()
+
+    def needs_condition(self) -> bool:
+        """True if it steers towards the run's own condition, and so does nothing for a sample that has none."""
+        return False
+
+    def samples(self) -> int | None:
+        """How many samples its per-sample scales are for; None when it has none."""
+        counts = {len(value) for value in _per_sample_fields(self).values()}
+        return max(counts, default=None)
+
+    def of_sample(self, index: int) -> Term:
+        """This term for a run of sample ``index`` alone: its per-sample scales cut down to one entry."""
+        mine = {name: value[index : index + 1] for name, value in _per_sample_fields(self).items()}
+        return replace(self, **mine) if mine else self
+
+    def nested(self) -> Iterator[Term]:
+        """This term and the terms inside it."""
+        yield self
+        for each in fields(self):
+            if isinstance(inner := getattr(self, each.name), Term):
+                yield from inner.nested()
+
+    # how it is written
+
+    def during(
+        self,
+        *,
+        sigma: tuple[float, float] | None = None,
+        log_snr: tuple[float, float] | None = None,
+        t: tuple[float, float] | None = None,
+    ) -> Limited:
+        """This term inside one interval of noise levels, off outside; exactly one unit must be given."""
+        given = {name: v for name, v in (("sigma", sigma), ("log_snr", log_snr), ("t", t)) if v is not None}
+        if len(given) != 1:
+            raise UsageError("during(...): expected exactly one of sigma=(low, high), log_snr=(...), t=(...)")
+        ((unit, pair),) = given.items()
+        if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(is_number(v) for v in pair)):
+            raise UsageError(f"during({unit}=...): expected a pair of numbers (low, high), got {pair!r}")
+        return Limited(self, Interval(unit, float(pair[0]), float(pair[1])))
+
+    def __add__(self, other: Term | Guidance) -> Guidance:
+        return as_guidance(self) + other
+
+    def __or__(self, finisher: Finisher) -> Guidance:
+        return as_guidance(self) | finisher
+
+    def __str__(self) -> str:
+        return call_text(self.name, self)
+
+
+class Directed(Term):
+    """A term that is a weight times one direction, so that it can be wrapped: omega(at) * unit(seen)."""
+
+    def omega(self, at: Moment) -> Weight:
+        """The weight, 0 when off."""
+        raise NotImplementedError
+
+    def pair(self, at: Moment) -> tuple[Branch, Branch]:
+        """(a, b): the direction is made from the predictions of a and of b."""
+        raise NotImplementedError
+
+    def unit(self, seen: Seen) -> Tensor:
+        """The direction at weight 1, [n, ...]."""
+        raise NotImplementedError
+
+    def is_difference(self) -> bool:
+        """True if :meth:`unit` is x0_a - x0_b."""
+        return False
+
+    def reads(self) -> bool:
+        """True if ``add`` reads both predictions, also where one of them has no weight."""
+        return True
+
+    def ask(self, at: Moment) -> Ask:
+        omega = self.omega(at)
+        rows = nonzero_rows(omega)
+        if rows is False:
+            return NOTHING
+        a, b = self.pair(at)
+        weights = {a: omega, b: -omega} if self.is_difference() else {}
+        mask = None if rows is True else rows
+        return Ask(weights, {a: mask, b: mask} if self.reads() else {})
+
+    def add(self, seen: Seen) -> Tensor | None:
+        if self.is_difference():
+            return None
+        omega = self.omega(seen)
+        if is_zero(omega):
+            return None
+        unit = self.unit(seen)
+        return unit if isinstance(omega, float) and omega == 1 else weighted(omega, unit)
+
+
+@dataclass(frozen=True)
+class Pair(Directed):
+    """omega (x0_a - x0_b), the affine method of two branches, omega = scale - off.
+
+    A subclass may make another direction of the difference in ``unit``; it is then no longer affine.
+
+    Attributes:
+        scale: a number, one number per sample, a schedule or a map over pixels. Off at 1 where it counts from b (cfg,
+            auto), at 0 where it is added to a (pag).
+        off: the scale at which it is off.
+    """
+
+    scale: Scale | Sequence[float] | Tensor
+    off: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", as_scale(self.name, self.scale))
+
+    def omega(self, at: Moment) -> Weight:
+        return scale_at(self.scale, at.step) - self.off
+
+    def unit(self, seen: Seen) -> Tensor:
+        a, b = self.pair(seen)
+        return seen.x0(a) - seen.x0(b)
+
+    def is_difference(self) -> bool:
+        return type(self).unit is Pair.unit
+
+    def reads(self) -> bool:
+        return not self.is_difference()
+
+
+@dataclass(frozen=True)
+class Wrapper(Directed):
+    """A method around another method of two branches; subclasses change its ``unit``, its ``omega`` or both.
+
+    Attributes:
+        term: the method inside.
+        of_predictions: its rule reads the predictions of the pair, so the method inside must be their plain difference.
+        outermost: why no other wrapper but ``during`` may go around it; empty if one may.
+    """
+
+    term: Term
+    of_predictions: ClassVar[bool] = False
+    outermost: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        inner = self.term
+        while isinstance(inner, Limited):
+            inner = inner.term
+        if not isinstance(inner, Directed):
+            raise UsageError(
+                f"{self.name}(...) goes around one method of two branches such as cfg(4) or pag(2), got {self.term}"
+            )
+        if isinstance(inner, Wrapper) and inner.outermost:
+            swaps = not (self.outermost or inner.of_predictions)
+            instead = f"write {inner.name}({self.name}(...))" if swaps else "keep one of the two"
+            raise UsageError(f"{self.name}(...) cannot go around {inner.name}(...), which {inner.outermost}; {instead}")
+        if self.of_predictions and not inner.is_difference():
+            raise UsageError(
+                f"{self.name}(...) is a rule of two predictions, but {inner} makes another direction than their "
+                f"difference; put {self.name}(...) inside of it, or keep one of the two"
+            )
+
+    @property
+    def inner(self) -> Directed:
+        assert isinstance(self.term, Directed)
+        return self.term
+
+    def omega(self, at: Moment) -> Weight:
+        return self.inner.omega(at)
+
+    def pair(self, at: Moment) -> tuple[Branch, Branch]:
+        return self.inner.pair(at)
+
+    def unit(self, seen: Seen) -> Tensor:
+        return self.inner.unit(seen)
+
+    def is_difference(self) -> bool:
+        return type(self).unit is Wrapper.unit and self.inner.is_difference()
+
+    def needs_condition(self) -> bool:
+        return self.term.needs_condition()
+
+    def samples(self) -> int | None:
+        return self.term.samples()
+
+    def of_sample(self, index: int) -> Term:
+        return replace(self, term=self.term.of_sample(index))
+
+
+@dataclass(frozen=True)
+class Limited(Wrapper):
+    """A term inside an interval; made by ``during``. Outside it is off and nothing of it is evaluated."""
+
+    limits: Interval
+    name: ClassVar[str] = "during"
+
+    def __post_init__(self) -> None:
+        """Any term can be limited."""
+
+    def ask(self, at: Moment) -> Ask:
+        return self.term.ask(at) if self.limits.contains(at.step) else NOTHING
+
+    def add(self, seen: Seen) -> Tensor | None:
+        return self.term.add(seen) if self.limits.contains(seen.step) else None
+
+    def omega(self, at: Moment) -> Weight:
+        return self.inner.omega(at) if self.limits.contains(at.step) else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.term}{self.limits}"
+
+
+@dataclass(frozen=True)
+class Finisher:
+    """A map of the guided x0 [n, ...], per sample; eps is re-derived from what it returns."""
+
+    name: ClassVar[str]
+
+    def check(self, on: Context) -> None:
+        """Raise UsageError when it cannot be applied to this model's data."""
+
+    def ask(self, at: Moment) -> Ask:
+        """The branches it compares the guided x0 with, as ``looks``."""
+        return NOTHING
+
+    def finish(self, x0: Tensor, seen: Seen) -> Tensor:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return call_text(self.name, self)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Terms and finishers. Immutable: running it twice gives the same bits. ``str`` parses back to an equal one."""
+
+    terms: tuple[Term, ...] = ()
+    finishers: tuple[Finisher, ...] = field(default=())
+
+    def __add__(self, other: Term | Guidance) -> Guidance:
+        other = as_guidance(other)
+        if self.finishers or other.finishers:
+            raise UsageError("guidance: finishers come last; write (a + b) | finisher")
+        return Guidance(self.terms + other.terms)
+
+    def __or__(self, finisher: Finisher) -> Guidance:
+        if not isinstance(finisher, Finisher):
+            raise UsageError(f"guidance: only a finisher can follow '|', got {finisher}")
+        return replace(self, finishers=(*self.finishers, finisher))
+
+    def during(
+        self,
+        *,
+        sigma: tuple[float, float] | None = None,
+        log_snr: tuple[float, float] | None = None,
+        t: tuple[float, float] | None = None,
+    ) -> Guidance:
+        """Every term inside the same interval."""
+        return replace(self, terms=tuple(term.during(sigma=sigma, log_snr=log_snr, t=t) for term in self.terms))
+
+    def of_sample(self, index: int) -> Guidance:
+        """This guidance for a run of sample ``index`` alone."""
+        return replace(self, terms=tuple(term.of_sample(index) for term in self.terms))
+
+    def nested(self) -> Iterator[Term]:
+        """All terms and the terms inside them."""
+        for term in self.terms:
+            yield from term.nested()
+
+    def replacing(self) -> tuple[Term, ...]:
+        """The terms that stand in place of the run's own condition."""
+        return tuple(term for term in self.terms if any(inner.replaces_condition for inner in term.nested()))
+
+    def renoising(self) -> tuple[Term, ...]:
+        """The terms for which the sampler has to re-noise with ``Prediction.eps``."""
+        return tuple(term for term in self.terms if any(inner.renoises for inner in term.nested()))
+
+    def resources(self) -> tuple[Resource, ...]:
+        """What its terms need to have loaded, each once."""
+        return tuple(dict.fromkeys(resource for term in self.nested() for resource in term.resources()))
+
+    def specs(self) -> tuple[tuple[Term, str | int], ...]:
+        """The conditions that its terms name, with the term that does."""
+        return tuple((term, spec) for term in self.nested() for spec in term.specs())
+
+    def check(self, on: Context) -> None:
+        """Raise UsageError where a term or finisher does not suit the model or the condition."""
+        for part in (*self.nested(), *self.finishers):
+            part.check(on)
+
+    def __str__(self) -> str:
+        text = " + ".join(map(str, self.terms)) or "none"
+        return " | ".join([text, *map(str, self.finishers)])
+
+
+def as_guidance(value: Guidance | Term | None) -> Guidance:
+    if value is None:
+        return Guidance()
+    return Guidance((value,)) if isinstance(value, Term) else value
+
+
+def total_weights(asks: Sequence[Ask]) -> dict[Branch, Weight]:
+    """The weights of the base and of all terms, added up; they sum to one."""
+    total: dict[Branch, Weight] = {COND: 1.0}
+    for ask in asks:
+        for branch, weight in ask.weights.items():
+            total[branch] = added(total.get(branch, 0.0), weight)
+    return {branch: weight for branch, weight in total.items() if not is_zero(weight)}
+
+
+def _per_sample_fields(term: Term) -> dict[str, tuple[Any, ...]]:
+    scale = getattr(term, "scale", None)
+    return {"scale": scale} if isinstance(scale, tuple) else {}
