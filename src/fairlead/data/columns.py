@@ -137,7 +137,7 @@ def class_names(values: Sequence[object], what: str) -> tuple[str, ...]:
     names = tuple(map(str, values))
     broken = next((name for name in names if has_control(name)), None)
     if broken is not None:
-        raise UsageError(f"{what}: the class name {printable(broken)!r:.100} has control characters; rename it")
+        raise UsageError(f"{what}: the class name '{printable(broken)[:80]}' has control characters; rename it")
     return DIGIT_NAMES if names == tuple("0123456789") else names
 
 

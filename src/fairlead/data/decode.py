@@ -46,7 +46,7 @@ def open_image(source: str | Path | bytes) -> Image.Image:
         Exception: whatever PIL raises for a broken file.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound is below
+        warnings.simplefilter("ignore")  # the bound is below
         try:
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
         except UnidentifiedImageError:
@@ -110,6 +110,15 @@ def resize_images(images: Tensor, size: int, what: str = "images") -> Tensor:
     return resized[:, None] if grey else resized.permute(0, 3, 1, 2).contiguous()
 
 
+def saved_in_colour(path: Path) -> bool:
+    """Whether a file would be read with three channels, by its head; False for one that cannot be opened."""
+    try:
+        with warnings.catch_warnings(), open_image(path) as image:
+            return image.mode not in ("1", "L", "LA", "La") and not image.mode.startswith(("I", "F"))
+    except Exception:  # it is named when it is read itself
+        return False
+
+
 def in_colour(images: Tensor) -> Tensor:
     """bool [n]: which of uint8 ``images`` [n, c, h, w] have a pixel whose channels differ; grey ones saved as RGB do
     not."""
@@ -132,15 +141,16 @@ def check_memory(count: int, shape: tuple[int, ...], what: str) -> None:
     there, wanted = machine_memory(), 2 * count * int(np.prod(shape))
     if there is not None and wanted > there:
         raise UsageError(
-            f"{what}: {count:,} images of {shape[1]}x{shape[0]} need {wanted / 1e9:,.1f} GB of memory, this machine "
-            f"has {there / 1e9:,.1f}; give a smaller size or a limit"
+            f"{what}: {count:,} images of {shape[1]}x{shape[0]} need {wanted / 1e6:,.1f} MB of memory, this machine "
+            f"has {there / 1e6:,.1f} MB; give a smaller size or a limit"
         )
 
 
 def _decode(name: str, content: bytes | None, size: int | None, what: str) -> NDArray[np.uint8]:
     """uint8 [h, w] or [h, w, 3]."""
     try:
-        with open_image(name if content is None else content) as image:
+        with warnings.catch_warnings(), open_image(name if content is None else content) as image:
+            warnings.simplefilter("ignore")  # of a broken part that is not needed; what is needed raises
             image.load()
             plain = _plain(image)
     except UsageError as error:

@@ -100,7 +100,7 @@ def read_folder(folder: Path, captions: str | None = None, what: str = "data") -
     found = list_folder(folder, what)
     what = f"{what} {str(folder)!r}"
     _check_known(found, what)
-    if found.parquet and not (found.images and found.metadata):
+    if not (found.images and found.metadata) and found.tables:
         return _parquet(found)
     if not found.images:
         raise UsageError(
@@ -110,7 +110,7 @@ def read_folder(folder: Path, captions: str | None = None, what: str = "data") -
     found.others.extend(found.parquet)
     roots = _roots(found, what)
     metadata = {split: [path for root in own for path in _below(found.metadata, root)] for split, own in roots.items()}
-    if not any(metadata.values()):
+    if not found.metadata:
         return _by_folders(found, roots, what)
     _check_metadata(found, metadata, roots, what)
     return _by_metadata(found, roots, metadata, captions, what)
@@ -138,7 +138,8 @@ def _check_known(found: Listing, what: str) -> None:
 def _parquet(found: Listing) -> ParquetFiles:
     files: dict[str, list[str]] = {}
     nameless = []
-    for path in [*found.parquet, *[path for path in found.metadata if path.suffix == ".parquet"]]:
+    found.others.extend(path for path in found.metadata if path.suffix != ".parquet")
+    for path in found.tables:
         split = split_of_file(path.relative_to(found.folder))
         if split is None:
             nameless.append(path)
@@ -169,8 +170,8 @@ def _roots(found: Listing, what: str) -> dict[str, list[Path]]:
         return whole
     if others := [top for top in inside if top not in splits]:
         raise UsageError(
-            f"{what}: {_and(splits)} would be splits, but {_and(top or 'images without a folder' for top in others)} "
-            "beside them would not; move what does not belong, or rename it"
+            f"{what}: folders called like splits ({_and(splits)}) lie beside "
+            f"{_and(top or 'images' for top in others)}; move what does not belong, or rename it"
         )
     roots: dict[str, list[Path]] = {}
     for top, split in splits.items():

@@ -19,7 +19,7 @@ from fairlead.core.errors import UsageError, unknown
 from fairlead.core.printable import printable
 from fairlead.core.registry import lookup, names
 from fairlead.data.columns import caption_column, captions_of, image_column, label_column, labels_of, no_labels
-from fairlead.data.decode import check_side, decode_images, in_colour, resize_images
+from fairlead.data.decode import check_side, decode_images, in_colour, resize_images, saved_in_colour
 from fairlead.data.folders import ParquetFiles, Pictures, read_folder, unlabelled
 from fairlead.data.images import ImageData, stratified_order
 from fairlead.data.spec import arguments_of, read_call
@@ -148,9 +148,16 @@ def _of_pictures(found: Pictures, what: str, wanted: Wanted) -> ImageData:
     files = ((str(image.path), None) for image in rows)
     texts = [image.captions for image in rows] if found.captioned else []
     said = [*found.notes, *_share(labels, source, index, wanted.split)]
-    return _image_data(
+    data = _image_data(
         files, labels[source][index], found.classes, texts, what, printable(found.folder.name), wanted, said
     )
+    used = set(index.tolist())
+    others = (image.path for i, image in enumerate(own[source]) if i not in used)
+    if data.shape[0] == 1 and not found.splits and (path := next(filter(saved_in_colour, others), None)):
+        # both parts of a set that is divided here have the same channels
+        note = f"read with three channels, as {printable(path.name)}, which is not in this split, is in colour"
+        return replace(data, images=data.images.expand(-1, 3, -1, -1).contiguous(), notes=(*data.notes, note))
+    return data
 
 
 def _load(what: str, path: str, **options: Any) -> dict[str, Any]:

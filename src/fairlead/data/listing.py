@@ -57,6 +57,11 @@ class Listing:
     hidden: dict[Path, int] = field(default_factory=dict)
     loops: list[Path] = field(default_factory=list)
 
+    @property
+    def tables(self) -> list[Path]:
+        """All parquet files, also one called metadata.parquet."""
+        return sorted([*self.parquet, *(path for path in self.metadata if path.suffix == ".parquet")])
+
     def relative(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
@@ -88,7 +93,8 @@ class Listing:
     def _hint(self) -> str:
         stems = {path.with_suffix("") for path in self.images}
         beside = [p for p in self.others if p.suffix.lower() in _SIDECARS and p.with_suffix("") in stems]
-        unknown = [path for path in self.others if path.suffix.lower() not in _SIDECARS and path.is_file()]
+        known = (*_SIDECARS, *ENDINGS, ".parquet")
+        unknown = [path for path in self.others if path.suffix.lower() not in known and path.is_file()]
         images = sum(map(_is_image, unknown[:_MOST_OPENED]))
         hints = [
             f"{len(beside):,} lie beside images of the same names and are not read: put labels or captions into a "
@@ -135,6 +141,7 @@ def list_folder(folder: Path, what: str) -> Listing:
             found.unopened.append(path)
         else:
             (found.archives if ending in _ARCHIVES else found.others).append(path)
+    found.others.sort(key=str)
     overview = found.folder / "grid.png"
     if overview in found.images and found.folder / "run.json" in found.others:
         found.images.remove(overview)  # of the images that `fairlead sample` made

@@ -107,6 +107,8 @@ def stylegan_rows(path: Path) -> list[tuple[int, Any]] | None:
 def _lines(file: Path, there: Mapping[str, Path], what: str) -> list[Line]:
     rows = stylegan_rows(file) if file.name == STYLEGAN else read_rows(file, "metadata")
     unit = "line" if file.suffix in (".jsonl", ".csv") else "row"
+    if file.name == STYLEGAN and not rows:  # images without labels
+        return [Line(path, file.name, {}) for path in there.values()]
     found = []
     for number, row in rows or []:
         where = f"{file.name}, {unit} {number}"

@@ -70,8 +70,8 @@ def _csv(text: str) -> list[tuple[int, Any]]:
 
 
 def _parquet(path: Path) -> list[tuple[int, Any]]:
-    import pyarrow
-    from pyarrow import parquet  # type: ignore[import-untyped]
+    import pyarrow  # type: ignore[import-untyped]
+    from pyarrow import parquet
 
     try:
         return list(enumerate(parquet.read_table(path).to_pylist(), 1))

@@ -6,6 +6,7 @@ Beside the pixels it keeps what a comparison must know of the files: their names
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,8 +105,9 @@ def _read_folder(folder: Path, resize: int | None, what: str) -> ImageSet | None
     found = read_folder(folder, what=what)
     if isinstance(found, ParquetFiles) or found.splits:
         return None
-    paths = [image.path for image in found.images]
-    lacking = [image.where for image in found.images if image.label < 0]
+    rows = sorted(found.images, key=lambda image: image.path)
+    paths = [image.path for image in rows]
+    lacking = [image.where for image in rows if image.label < 0]
     if lacking:
         raise UsageError(
             f"{what} {str(folder)!r}: {len(lacking)} of {len(paths)} images have no label, first {lacking[0]}; fill "
@@ -113,7 +115,7 @@ def _read_folder(folder: Path, resize: int | None, what: str) -> ImageSet | None
         )
     encodings, asked = _headers(paths, resize, what, folder)
     images = decode_images([(str(path), None) for path in paths], resize, str(folder), len(paths))
-    labels, classes = torch.tensor([image.label for image in found.images]), found.classes
+    labels, classes = torch.tensor([image.label for image in rows]), found.classes
     labelled, notes = found.labelled, found.notes[1:]  # the first counts the images, as measure does itself
     if not labelled and (known := _asked(asked)):
         labels, classes, labelled = torch.tensor([known.index(str(name)) for name in asked]), known, True
@@ -143,7 +145,8 @@ def _headers(
     asked: list[str | None] = []
     for path in paths:
         try:
-            with open_image(path) as image:
+            with warnings.catch_warnings(), open_image(path) as image:
+                warnings.simplefilter("ignore")
                 encodings[image.format or "?"] += 1
                 turned = image.getexif().get(0x0112, 1) >= 5  # camera rotation by 90 degrees
                 sizes.setdefault(image.size[::-1] if turned else image.size, []).append(path)
@@ -164,7 +167,7 @@ def _headers(
 def _condition(note: object) -> str | None:
     try:
         made = json.loads(str(note)) if note else {}
-        return str(made["cond"]) if made.get("cond") is not None else None
+        return printable(str(made["cond"])) if made.get("cond") is not None else None
     except (ValueError, AttributeError, RecursionError):
         return None
 
