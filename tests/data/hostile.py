@@ -153,7 +153,7 @@ def hostile_metadata(seed: int) -> Iterator[tuple[str, str, bytes, str]]:
         "no caption": {"text": " "},
     }.items():
         yield name, "metadata.jsonl", _changed(**values), REFUSED
-    yield "numbers as captions", "metadata.jsonl", _changed(text=[1]), READ  # the column is no caption, labels stay
+    yield "one number among captions", "metadata.jsonl", _changed(text=[1]), REFUSED
     yield "caption of escapes", "metadata.jsonl", _changed(text="\x1b[31m red \n two"), READ
     yield "brackets", "metadata.jsonl", b"[" * 100_000, REFUSED
     yield "nested", "metadata.jsonl", b'{"a":' * 50_000, REFUSED

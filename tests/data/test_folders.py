@@ -256,9 +256,33 @@ def test_labels_of_a_csv_are_what_is_written(tmp_path: Path) -> None:
         refused("1 of 6 rows of split 'train' have no label, first metadata.csv, line 4; fill", folder)
         with pytest.raises(UsageError, match=r"1 of 6 images have no label, first metadata\.csv, line 4"):
             read_images(str(folder))
+    pandas = csv(tmp_path / "pandas", "3.0", "10.0", "3.0", "10.0", "3.0", "")
+    refused(r"1 of 6 rows .* first metadata\.csv, line 7", pandas)
+    assert load_data(str(csv(tmp_path / "pandas", *["3.0", "10.0"] * 4))).classes == ("3", "10")
     scores = load_data(str(csv(tmp_path / "scores", *["0.5", "0.75"] * 3)))
     assert scores.classes == ("image",)
     assert "column 'label' holds '0.5': not taken for labels" in scores.notes
+
+
+def test_one_odd_value_does_not_drop_a_column(tmp_path: Path) -> None:
+    save(*(tmp_path / f"{i}.png" for i in range(6)))
+
+    def written(**odd: object) -> None:
+        rows = [{"file_name": f"{i}.png", "text": f"t{i}", "label": i % 2 + 8, "licence": "free"} for i in range(6)]
+        rows[3] |= odd
+        (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    written(text=7)
+    refused(r"column 'text' holds captions, but 7 in metadata\.jsonl, line 4; expected text", tmp_path)
+    written(label="a")
+    refused("column 'label' holds both int and str, expected one kind of label", tmp_path)
+    for nothing in (None, float("nan"), -1):
+        written(label=nothing)
+        refused(r"1 of 6 rows .* have no label, first metadata\.jsonl, line 4", tmp_path)
+    written(label=8.0)
+    data = load_data(str(tmp_path))
+    assert (data.classes, len(data.captions)) == (("8", "9"), 5)
+    assert "columns not used: licence" in data.notes
 
 
 def test_missing_labels_of_parquet_are_refused_with_their_row(tmp_path: Path) -> None:

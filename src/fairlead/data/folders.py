@@ -264,6 +264,8 @@ def _by_metadata(
     ]
     captioned = f"captions by column {read.caption!r}" if read.caption else "no captions"
     more = [f"column {name!r} holds {value}: not taken for labels" for name, value in read.unused.items()]
+    idle = [name for name in read.columns[1:] if name not in (read.label, read.caption, *read.unused)]
+    more += [f"columns not used: {', '.join(map(printable, idle))}"] if idle else []
     again = len(read.lines) - len({line.path for line in read.lines})
     more += [f"{again:,} lines name an image that another line names too: it is there once for each"] if again else []
     names = ", ".join(dict.fromkeys(path.name for path in order))

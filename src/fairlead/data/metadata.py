@@ -139,7 +139,15 @@ def _lines(file: Path, there: Mapping[str, Path], what: str) -> list[Line]:
 
 def _caption_column(lines: Sequence[Line], columns: Sequence[str], name: str | None, what: str) -> str | None:
     if name is None:
-        return next((column for column in CAPTION_COLUMNS if column in columns and not _no_text(lines, column)), None)
+        for column in [column for column in CAPTION_COLUMNS if column in columns]:
+            if (other := _no_text(lines, column)) is None:
+                return column
+            odd = next((line.where for line in lines if not _is_text(line.values.get(column))), "")
+            if odd and any(_is_text(line.values.get(column)) and line.values.get(column) for line in lines):
+                raise UsageError(
+                    f"{what}: column {column!r} holds captions, but {other} in {odd}; expected text, or lists of text"
+                )
+        return None
     if name not in columns:
         raise UsageError(f"{what}: {unknown('column of captions', name, ('image', *columns))}")
     if other := _no_text(lines, name):
@@ -150,9 +158,13 @@ def _caption_column(lines: Sequence[Line], columns: Sequence[str], name: str | N
 def _no_text(lines: Sequence[Line], column: str) -> str | None:
     """What a column holds that is neither text nor lists of text, or "nothing"; None if it is one of captions."""
     values = [line.values.get(column) for line in lines]
-    texts = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
-    other = next((type(entry).__name__ for entry in texts if not isinstance(entry, str | None)), None)
-    return other or (None if any(texts) else "nothing")
+    odd = next((value for value in values if not _is_text(value)), None)
+    return repr(odd)[:40] if odd is not None else None if any(values) else "nothing"
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it may be a caption: text, a list of text, or nothing."""
+    return all(isinstance(entry, str | None) for entry in (value if isinstance(value, list) else [value]))
 
 
 def _label_column(lines: Sequence[Line], columns: Sequence[str], what: str) -> tuple[str | None, dict[str, str]]:
@@ -161,13 +173,15 @@ def _label_column(lines: Sequence[Line], columns: Sequence[str], what: str) -> t
     for column in LABEL_COLUMNS:
         if column not in columns:
             continue
-        values = [line.values.get(column) for line in lines]
-        given = [value for value in values if value is not None and value != ""]
+        given = [value for line in lines if (value := _whole(line.values.get(column))) not in (None, "")]
         kinds = {type(value) for value in given}
         if not given:
             raise UsageError(f"{what}: the label column {column!r} is empty; fill it in or remove it")
-        if kinds == {str, int}:
-            raise UsageError(f"{what}: column {column!r} holds both text and numbers, expected one kind of label")
+        if len(kinds) > 1 and kinds != {int, float}:
+            names = " and ".join(sorted(kind.__name__ for kind in kinds))
+            raise UsageError(
+                f"{what}: column {column!r} holds both {names}, expected one kind of label: text or numbers"
+            )
         if kinds <= {int} or (kinds == {str} and not any(_FRACTION.fullmatch(value) for value in given)):
             return column, unused
         unused[column] = next(
@@ -178,20 +192,28 @@ def _label_column(lines: Sequence[Line], columns: Sequence[str], what: str) -> t
     return None, unused
 
 
-_FRACTION = re.compile(r"[+-]?\d*\.\d*(?:e[+-]?\d+)?", re.IGNORECASE)
+_FRACTION = re.compile(r"[+-]?\d*\.\d*[1-9]\d*(?:e[+-]?\d+)?", re.IGNORECASE)
 
 
 def _label(value: Any) -> str | int | None:
-    if isinstance(value, str):
-        value = value.strip()
+    value = _whole(value.strip() if isinstance(value, str) else value)
     return None if is_no_label(value) else value
 
 
+def _whole(value: Any) -> Any:
+    """pandas turns whole numbers into fractions, and none into nan, where one of a column is missing."""
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() else None if value != value else value
+
+
 def _numbers(labels: tuple[str | int | None, ...]) -> tuple[str | int | None, ...]:
-    """Labels of a CSV, whose values are all text: numbers if every one is written as such, "7" but not "07"."""
-    if any(label is not None and not re.fullmatch(r"0|[1-9]\d*", str(label), re.ASCII) for label in labels):
+    """Labels of a CSV, whose values are all text: numbers if every one is written as such, "7" or "7.0", not "07"."""
+    number = re.compile(r"(0|[1-9]\d{0,17})(?:\.0*)?", re.ASCII)
+    found = [number.fullmatch(str(label)) for label in labels if label is not None]
+    if None in found:
         return labels
-    return tuple(None if label is None else int(label) for label in labels)
+    return tuple(None if label is None else int(str(label).partition(".")[0]) for label in labels)
 
 
 def _half(value: Any) -> bool:
