@@ -406,7 +406,7 @@ class SweepFolder:
 
     def _lines(self) -> list[dict[str, Any]]:
         try:
-            return [json.loads(line) for line in (self.folder / "sweep.jsonl").read_text().splitlines()]
+            return [json.loads(line) for line in (self.folder / "sweep.jsonl").read_text().split("\n") if line]
         except _DAMAGED as error:
             raise self._damaged(error) from error
 
