@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.pretrained import setting
-from fairlead.nets.perturbed import Tokens
+from fairlead.nets.attention import Tokens
 
 STATES, MASK = "encoder_hidden_states", "encoder_attention_mask"
 POOLED, POOLED_XL = "pooled_projections", "added_cond_kwargs.text_embeds"
