@@ -186,5 +186,8 @@ def test_a_layer_that_the_network_does_not_call_is_no_layer_that_was_perturbed()
     middle = pipe.unet.mid_block
     middle.forward = lambda hidden_states, *_, **__: hidden_states
     for text in ("pag(2)", "slg(2)", "seg(1)", "sag(1)"):
-        with pytest.raises(UsageError, match="mid_block.*did not call it|recorded no attention"), fl.attach(pipe, text):
+        with (
+            pytest.raises(UsageError, match=r"mid_block.*did not call it|recorded no attention"),
+            fl.attach(pipe, text),
+        ):
             run(pipe, arguments, 1)

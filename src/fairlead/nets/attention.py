@@ -91,7 +91,7 @@ def unreachable(part: Any) -> str:
     kind = processor_of(part)
     if any(word in kind for word in _FOREIGN):
         return f"{kind} computes attention outside of torch, or perturbs it by itself"
-    processor = getattr(part, "processor", None)
+    processor: Any = getattr(part, "processor", None)
     if hasattr(processor, "_attention_backend"):
         backend = processor._attention_backend or _active_backend()
         name = str(getattr(backend, "value", backend or "native"))

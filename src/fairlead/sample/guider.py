@@ -29,6 +29,7 @@ from fairlead.sample.attached import PipelineRun
 from fairlead.sample.calls import NetworkCall
 from fairlead.sample.request import Request
 
+_ELSE = "or load the model as a DiffusionPipeline, not a modular one"
 _Base: Any = diffusers().guiders.guider_utils.BaseGuidance
 
 
@@ -60,12 +61,17 @@ class Guider(_Base):  # type: ignore[misc]
         self.register_to_config(guidance=str(self.guidance))
         named = [spec for term in self.guidance.terms for spec in term.specs()]
         if named:
-            raise UsageError(f"{self.guidance} names {named[0]!r}, and a guider has no text encoder; use fl.attach")
+            raise UsageError(
+                f"{self.guidance} names {named[0]!r}, which a guider cannot encode; leave it out (the call's negative "
+                f"prompt is the null), {_ELSE}"
+            )
         wanted = self.guidance.resources()
         if wanted:
-            raise UsageError(f"{self.guidance} needs {wanted[0].name!r}, which a guider cannot load; use fl.attach")
+            raise UsageError(
+                f"{self.guidance} needs {wanted[0].name!r}, which a guider cannot load; leave it out, {_ELSE}"
+            )
         if self.guidance.unties():
-            raise UsageError(f"{self.guidance} has to be told where a step leads, which guiders are not; use fl.attach")
+            raise UsageError(f"{self.guidance} has to know where a step leads, which guiders do not; take cfg, {_ELSE}")
         objective_of(scheduler)
         self._run: PipelineRun | None = None
         self._pairs: list[tuple[Tensor, Tensor]] = []
@@ -150,7 +156,10 @@ class Guider(_Base):  # type: ignore[misc]
     def _begin(self, network: Any, kwargs: Mapping[str, Any]) -> PipelineRun:
         kind = type(plain(network)).__name__
         if kind not in CALLED or not CALLED[kind].states:
-            raise UsageError(f"how {kind} is told its text is not known here; use fl.attach on a pipeline")
+            known = ", ".join(name for name, called in CALLED.items() if called.states)
+            raise UsageError(
+                f"how {kind} is told its text is not known here (known: {known}); take a guider of diffusers"
+            )
         pooled = [POOLED_XL] if "text_embeds" in (kwargs.get("added_cond_kwargs") or {}) else []
         component = "unet" if kind.startswith("UNet") else "transformer"
         check_uncached(network, f"pipe.{component}")
