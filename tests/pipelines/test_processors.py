@@ -15,7 +15,7 @@ from fairlead.core.errors import UsageError
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, apart, run
 
-TERMS = ("pag(2)", "seg(2)", "seg(2, blur=0.8)", "sag(0.7)", "cfg(3) + pag(2) + seg(1, blur=1) + sag(0.3)")
+TERMS = ("pag(2)", "seg(2, blur=0.8)", "sag(0.7)")
 
 
 class Products:
@@ -100,23 +100,20 @@ def test_a_perturbation_is_the_same_whatever_computes_attention(setting: str) ->
     """Two samples, so that heads, rows and slices are told apart; all layers and the middle."""
     case = FAMILIES["sd"]
     pipe, arguments = case.make(), case.arguments(2)
-    plain = run(pipe, arguments, 2)
-    wanted = {}
-    for text in TERMS:
-        with fl.attach(pipe, text) as attached:
-            wanted[text] = run(pipe, arguments, 2)
-    layers = list(attached.layers["attention"])
+    plain = run(pipe, arguments, 1)
+    layers = list(fl.load(pipe).layers["attention"])
     everywhere = f"pag(1, layers={layers}) + seg(1, blur=1, layers={layers}) + sag(1, layers={layers})"
-    with fl.attach(pipe, everywhere):
-        wanted[everywhere] = run(pipe, arguments, 2)
-    SETTINGS[setting](pipe)
-    assert apart(run(pipe, arguments, 2), plain) < 1e-4
-    before = [str(type(part)) for part in pipe.unet.attn_processors.values()]
-    for text, latents in wanted.items():
-        assert apart(latents, plain) > 1e-3
+    wanted = {}
+    for text in ("pag(2)", "seg(2)", everywhere):
         with fl.attach(pipe, text):
-            assert apart(run(pipe, arguments, 2), latents) < 1e-4, text
-    assert [str(type(part)) for part in pipe.unet.attn_processors.values()] == before
+            wanted[text] = run(pipe, arguments, 1)
+        assert apart(wanted[text], plain) > 1e-3
+    SETTINGS[setting](pipe)
+    before = [type(part) for part in pipe.unet.attn_processors.values()]
+    for text, latents in wanted.items():
+        with fl.attach(pipe, text):
+            assert apart(run(pipe, arguments, 1), latents) < 1e-4, text
+    assert [type(part) for part in pipe.unet.attn_processors.values()] == before
 
 
 @pytest.mark.parametrize("family", ["pixart alpha", "dit", "unconditional"])
@@ -125,7 +122,7 @@ def test_other_networks(family: str) -> None:
     more = {"batch_size": 2, "output_type": "pt"} if family == "unconditional" else FAMILIES[family].arguments(2)
     network = pipe.unet if family == "unconditional" else pipe.transformer
     wanted = {}
-    for text in TERMS[:4]:
+    for text in TERMS:
         with fl.attach(pipe, text):
             wanted[text] = run(pipe, more, 2)
     for part in network.modules():
@@ -137,7 +134,7 @@ def test_other_networks(family: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [Opaque, ByQuery])
-@pytest.mark.parametrize("text", ["pag(2)", "seg(2)", "sag(0.7)", "cfg(3) + pag(1)"])
+@pytest.mark.parametrize("text", ["pag(2)", "sag(0.7)"])
 def test_attention_that_cannot_be_reached_is_refused(kind: type[Products], text: str) -> None:
     case = FAMILIES["sd"]
     pipe, arguments = case.make(), case.arguments(1)
