@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -168,9 +169,9 @@ def test_what_else_reads_folders_refuses_pickles(folder: Path) -> None:
     pickled(folder / "vae")
     refused(lambda: load_autoencoder(folder), r"vae.*is pickled.*safe_serialization=True")
     pickled(folder / "text_encoder")
-    text = lambda source: PretrainedText("clip", str(source), "CLIPTextModel", "end")  # noqa: E731
     for source in (folder, folder / "text_encoder"):
-        refused(lambda source=source: text(source), r"pytorch_model.bin is pickled.*safe_serialization=True")
+        read = partial(PretrainedText, "clip", str(source), "CLIPTextModel", "end")
+        refused(read, r"pytorch_model.bin is pickled.*safe_serialization=True")
     (folder / "text_encoder" / "preprocessor_config.json").write_text("{}")
     refused(lambda: extractor(f"clip:{folder / 'text_encoder'}", device="cpu"), r"is pickled.*safe_serialization=True")
 
@@ -255,4 +256,4 @@ def test_a_missing_local_folder_is_not_asked_of_the_hub(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pipes").mkdir()
     for source in ("pipes/sd", str(tmp_path / "sd"), "./sd", "../sd", "~/no-such-sd"):
-        refused(lambda source=source: files_of(source, "it", lambda folder: folder, list), "no folder")
+        refused(partial(files_of, source, "it", Path, list), "no folder")

@@ -204,15 +204,10 @@ def test_a_cache_that_was_put_in_by_hand() -> None:
         pass
 
 
-REFINER = {
-    "text_encoder": None, "tokenizer": None, "requires_aesthetics_score": True,
-    "unet": lambda: made.unet(8, cross=16, **{**made.XL, "projection_class_embeddings_input_dim": 16 + 5 * 8}),
-}  # fmt: skip
-
-
 def test_the_refiner_of_sdxl_is_guided_and_not_sampled_from_noise() -> None:
     """It has one text encoder and five numbers in the place of six, of which the null half has others."""
-    parts = {name: value() if name == "unet" else value for name, value in REFINER.items()}
+    network = made.unet(8, cross=16, **{**made.XL, "projection_class_embeddings_input_dim": 16 + 5 * 8})
+    parts = {"text_encoder": None, "tokenizer": None, "requires_aesthetics_score": True, "unet": network}
     pipe = made.sdxl("StableDiffusionXLImg2ImgPipeline", **parts)
     arguments = FAMILIES["sdxl img2img"].arguments(2)
     own = run(pipe, arguments, guidance_scale=4.0)
@@ -226,9 +221,9 @@ def test_the_refiner_of_sdxl_is_guided_and_not_sampled_from_noise() -> None:
 def test_a_refusal_of_an_unknown_family_is_short() -> None:
     parts = made.sd().components
     other = diffusers.StableDiffusionPAGPipeline(**parts, requires_safety_checker=False)
-    for use in (fl.load, lambda pipe: fl.attach(pipe, "cfg(3)").__enter__()):
+    for use in (lambda: fl.load(other), lambda: fl.attach(other, "cfg(3)").__enter__()):
         with pytest.raises(UsageError, match="of no family that is known here") as caught:
-            use(other)
+            use()
         assert len(str(caught.value)) < 200
 
 
