@@ -157,6 +157,7 @@ class GuidedDenoiser:
             data_range=model.data_range,
             resources=resources or {},
             draw=draw,
+            reachable=getattr(model.denoiser, "reachable", None),
         )
         return cls(model.denoiser, guidance, model.schedule, condition, around=around, **options)
 

@@ -100,7 +100,9 @@ def _text_embeddings(prompts: Sequence[str], clip: Extractor) -> tuple[Tensor, i
     network = pretrained(clip.source, "CLIPTextModelWithProjection", what)
     try:
         with quiet():
-            tokens = library(what).AutoTokenizer.from_pretrained(clip.source, local_files_only=True)
+            tokens = library(what).AutoTokenizer.from_pretrained(
+                clip.source, local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # json, the library's own checks
         raise UsageError(
             f"{what}: the tokens of {clip.source} cannot be loaded ({' '.join(str(error).split())[:160]})"
