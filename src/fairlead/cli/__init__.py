@@ -24,6 +24,7 @@ from fairlead.cli.train_autoencoder import TrainAutoencoder
 from fairlead.cli.train_classifier import TrainClassifier
 from fairlead.cli.tune import Tune
 from fairlead.core.errors import UsageError
+from fairlead.core.printable import printable, printable_output
 
 ABOUT = """Train, guide, measure and tune conditional diffusion models.
 
@@ -61,9 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
-        code = command.run()
+        with printable_output():
+            code = command.run()
     except UsageError as error:
-        print(f"fairlead: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"fairlead: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fairlead: interrupted", file=sys.stderr)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from fairlead.core.printable import printable
+
 _KINDS = {
     "model": "diffusion model",
     "classifier": "classifier of noisy images, p(class | x_t, t)",
@@ -78,7 +80,7 @@ class Info:
         }
         for name, value in rows.items():
             if value:
-                print(f"{name:<12} {value}")
+                print(f"{name:<12} {printable(str(value))}")
 
 
 def _objective(about: dict[str, Any], kind: str) -> str:

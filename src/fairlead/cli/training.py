@@ -127,6 +127,8 @@ class TrainOptions:
                 f"{told_text}; {training.parameters:,} parameters, {config.objective} objective, "
                 f"{training.precision}; {self.out}"
             )
+            for note in data.notes:
+                print(f"  {note}")
         return training
 
     def _recipe(self, recipes: Mapping[str, Recipe]) -> Recipe:

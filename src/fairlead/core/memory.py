@@ -1,9 +1,11 @@
-"""How freed memory is kept on a CPU."""
+"""How freed memory is kept on a CPU, and how much there is."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+from pathlib import Path
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 
@@ -21,3 +23,18 @@ def keep_freed_memory() -> bool:
     settings = ((_MMAP_THRESHOLD, 2**30), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26))
     done = [libc.mallopt(parameter, value) == 1 for parameter, value in settings]
     return all(done)
+
+
+def machine_memory() -> int | None:
+    """Bytes that this process may have: the machine's memory, or less where its control group is limited; None where
+    that cannot be asked."""
+    try:
+        bytes_there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            bytes_there = min(bytes_there, int(Path(limit).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return bytes_there

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
+from fairlead.core.foreign import how_to_convert, pickles_of, place_of, variant_of
 from fairlead.core.pretrained import files_of, library, weight_hash
 from fairlead.data.images import to_float
 
@@ -130,10 +131,16 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
             f"autoencoder {str(source)!r}: {folder} holds a {kind}, expected an AutoencoderKL of diffusers"
         )
     diffusers = library(_WHAT, "diffusers")
+    variant = variant_of(folder, f"autoencoder {str(source)!r}")
     try:
         with torch.random.fork_rng(devices=[]):
             network, report = diffusers.AutoencoderKL.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                low_cpu_mem_usage=False,
+                variant=variant,
             )
     except Exception as error:  # safetensors, json, the library's own checks
         raise UsageError(f"autoencoder {folder} cannot be loaded ({' '.join(str(error).split())[:200]})") from error
@@ -168,15 +175,13 @@ def autoencoder_from_config(config: Mapping[str, Any], owner: str, near: Path | 
     Args:
         config: from :meth:`Autoencoder.config`.
         owner: who needs it, for messages.
-        near: a relative source is looked for from the working directory, then in the folders above this one.
+        near: a source that is not there is looked for in the folders above this one, see ``place_of``.
 
     Raises:
         UsageError: if it is not there, or has other weights than in training.
     """
     source, was = str(config["source"]), config["hash"]
-    found = source
-    if near is not None and not Path(source).is_absolute() and not Path(source).expanduser().is_dir():
-        found = next((str(above / source) for above in near.resolve().parents if (above / source).is_dir()), source)
+    found = source if near is None else place_of(source, near)
     try:
         autoencoder = load_autoencoder(found)
     except UsageError as error:
@@ -197,7 +202,8 @@ def _complete(folder: Path) -> Path:
             f"train-autoencoder --out {folder}`"
         )
     if not any(inside.glob(f"{_WEIGHTS}*.safetensors")):
-        raise UsageError(f"autoencoder: {inside} has no {_WEIGHTS}.safetensors; pickled weights are never loaded")
+        pickled = next((f"; {file} is pickled, {how_to_convert(file)}" for file in pickles_of(inside)), "")
+        raise UsageError(f"autoencoder: {inside} has no {_WEIGHTS}.safetensors{pickled}")
     return inside
 
 

@@ -9,21 +9,18 @@ The condition "image" is joined to the network's input, so it has the size of th
 from __future__ import annotations
 
 import ast
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import lookup
-from fairlead.data.decode import decode_images
+from fairlead.data.decode import decode_images, open_image
 from fairlead.data.images import to_float
 
 DRAWS = 4
@@ -119,9 +116,11 @@ class Inpaint:
 
     def read(self, path: str, shape: Sequence[int]) -> Tensor:
         try:
-            with Image.open(io.BytesIO(Path(path).read_bytes())) as file:
+            with open_image(path) as file:
                 alpha = np.asarray(file.convert("RGBA"))[..., 3]
-        except (OSError, SyntaxError, ValueError) as error:
+        except UsageError as error:
+            raise UsageError(f"image condition {path}: {error}") from None
+        except Exception as error:  # a broken file makes PIL raise anything
             raise UsageError(f"image condition {path}: cannot be read ({' '.join(str(error).split())})") from error
         known = torch.from_numpy(alpha >= 128).float()[None, None]
         if bool(known.all()):

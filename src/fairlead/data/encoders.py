@@ -102,7 +102,9 @@ class PretrainedText:
     def _tokenizer(self) -> Any:
         try:
             with quiet():
-                return library(self._what).AutoTokenizer.from_pretrained(self._folders[1], local_files_only=True)
+                return library(self._what).AutoTokenizer.from_pretrained(
+                    self._folders[1], local_files_only=True, trust_remote_code=False
+                )
         except Exception as error:  # json, sentencepiece, the library's own checks
             reason = " ".join(str(error).split())[:160]
             raise UsageError(f"{self._what}: its tokenizer cannot be loaded ({reason})") from error

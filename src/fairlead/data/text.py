@@ -8,11 +8,13 @@ name).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, shortened, unknown
+from fairlead.core.foreign import place_of
 from fairlead.core.registry import lookup, names
 
 
@@ -77,8 +79,11 @@ def make_encoder(spec: str, captions: Sequence[str] = (), **settings: Any) -> Te
     return made
 
 
-def encoder_from_config(config: Mapping[str, Any]) -> TextEncoder:
+def encoder_from_config(config: Mapping[str, Any], near: Path | None = None) -> TextEncoder:
     """The encoder of a checkpoint.
+
+    Args:
+        near: a source that is not there is looked for in the folders above this one, see ``place_of``.
 
     Raises:
         UsageError: if it is of an unknown kind, or its source cannot be had, or has other weights than in training.
@@ -87,6 +92,8 @@ def encoder_from_config(config: Mapping[str, Any]) -> TextEncoder:
     name = arguments.pop("name", None)
     if name not in names("text"):
         raise unknown("text encoder", name, names("text"))
+    if near is not None and isinstance(arguments.get("source"), str):
+        arguments["source"] = place_of(arguments["source"], near)
     made: TextEncoder = lookup("text", name)(**arguments)
     return made
 

@@ -69,7 +69,7 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, m
     """``layers`` once they are known to the model, the middle ones for None.
 
     Raises:
-        UsageError: if the model has no layers of this kind, or not those.
+        UsageError: if the model has no layers of this kind, or not those, or their attention cannot be reached.
     """
     known = model.layers.get(kind, ())
     if not known:
@@ -80,7 +80,11 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, m
     for layer in layers or ():
         if layer not in known:
             raise unknown(f"{kind} layer", layer, known)
-    return layers or middle(known)
+    chosen = layers or middle(known)
+    if kind == "attention" and model.reachable is not None:
+        for layer in chosen:
+            model.reachable(layer)
+    return chosen
 
 
 def middle(names: Sequence[str]) -> tuple[str, ...]:

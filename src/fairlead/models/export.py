@@ -109,7 +109,7 @@ def export(
         codec = autoencoder_from_config(given, f"checkpoint {checkpoint.folder}", checkpoint.folder)
         parts["vae"] = _vae(codec, about["data"]["shape"], target)
     if target.encoder:
-        parts |= _text(train["text"], target)
+        parts |= _text(train["text"], target, checkpoint.folder)
     if target.told == ("label",):
         parts |= _labels(network.network, about["data"]["classes"])
     if target.pipeline == "StableDiffusionPipeline":
@@ -198,8 +198,8 @@ def _vae(codec: Autoencoder, images: list[int], target: Target) -> nn.Module:
     return vae
 
 
-def _text(config: Mapping[str, Any], target: Target) -> dict[str, Any]:
-    encoder = encoder_from_config(config)
+def _text(config: Mapping[str, Any], target: Target, near: Path) -> dict[str, Any]:
+    encoder = encoder_from_config(config, near)
     if not isinstance(encoder, PretrainedText) or encoder.name != target.encoder or encoder.windows != 1:
         raise UsageError(
             f"{target.pipeline} reads prompts with one window of {target.encoder}, this model with {config['name']}, "

@@ -20,6 +20,7 @@ from fairlead.data.text import TextEncoder, encoder_from_config
 from fairlead.data.words import Words
 from fairlead.models.diffusers import is_pipeline, load_pipeline
 from fairlead.models.encoders import ConditionEncoder, ImageEncoder, PromptEncoder
+from fairlead.models.lora import relocated
 from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, identity
 from fairlead.nets.build import build_net
 from fairlead.nets.diffusers import DiffusersNet
@@ -70,7 +71,8 @@ def load(
             f"checkpoint {checkpoint.folder} is an {kind}, expected a diffusion model; train one on its latents: "
             f"fairlead train --latents {spec}"
         )
-    latents = dict(checkpoint.about["train"].get("latents") or {})
+    about = relocated(checkpoint.about, checkpoint.folder)
+    latents = dict(about["train"].get("latents") or {})
     if autoencoder is not None and not latents:
         raise UsageError(f"checkpoint {checkpoint.folder} is a model of pixels; drop the autoencoder {autoencoder!r}")
     codec = None
@@ -78,7 +80,7 @@ def load(
         given = latents if autoencoder is None else {**latents, "source": str(autoencoder)}
         codec = autoencoder_from_config(given, f"checkpoint {checkpoint.folder}", checkpoint.folder)
     network, metadata = network_of(checkpoint, spec, weights)
-    return model_of(network, checkpoint.about, metadata, device, codec)
+    return model_of(network, about, metadata, device, codec, near=checkpoint.folder)
 
 
 def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tuple[nn.Module, dict[str, Any]]:
@@ -87,7 +89,7 @@ def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tu
     tensors = checkpoint.tensors(weights)
     try:
         with torch.random.fork_rng(devices=[]):  # the initialisation is thrown away; the caller's stream stays put
-            network = build_net(checkpoint.about["net"])
+            network = build_net(relocated(checkpoint.about, checkpoint.folder)["net"])
         network.load_state_dict(tensors)
     except UsageError as error:
         raise UsageError(f"checkpoint {checkpoint.folder}: {error}") from error
@@ -112,11 +114,13 @@ def model_of(
     metadata: dict[str, Any],
     device: str | torch.device = "auto",
     autoencoder: Autoencoder | None = None,
+    near: Path | None = None,
 ) -> Model:
     """A network and the description of its training (``Training.about()``) as a Model, in eval mode.
 
     Args:
         autoencoder: whose latents the network denoises; None: the one that ``about`` names, if any.
+        near: the folder of its checkpoint, around which a text encoder is looked for that is not where it was.
     """
     latents = about["train"].get("latents") or {}
     if autoencoder is None and latents:
@@ -141,7 +145,7 @@ def model_of(
         denoiser=NetworkDenoiser(network, schedule, about["objective"]),
         schedule=schedule,
         shape=images if autoencoder is None else autoencoder.latent_shape(images),
-        encode=_encoder(network, names, about, device),
+        encode=_encoder(network, names, about, device, near),
         decode=identity if autoencoder is None else autoencoder.decode,
         classes=classes,
         conditions=tuple(names),
@@ -170,7 +174,7 @@ def _embedded(condition: Condition) -> Condition:
 
 
 def _encoder(
-    network: nn.Module, names: Sequence[str], about: dict[str, Any], device: torch.device
+    network: nn.Module, names: Sequence[str], about: dict[str, Any], device: torch.device, near: Path | None
 ) -> Callable[[Sequence[Spec]], Condition]:
     """The encoder of the conditions ``names`` that ``network`` reads."""
     if not names:
@@ -180,7 +184,7 @@ def _encoder(
         if name == "label":
             parts[name] = LabelEncoder(tuple(about["data"]["classes"]))
         elif name == "text":
-            parts[name] = PromptEncoder(_states_of(network, encoder_from_config(about["train"]["text"]), device))
+            parts[name] = PromptEncoder(_states_of(network, encoder_from_config(about["train"]["text"], near), device))
         elif name == "image":
             parts[name] = ImageEncoder(read_degradation(about["train"]["image"]), tuple(about["data"]["shape"]))
         elif name in about["data"].get("attributes", {}):

@@ -44,6 +44,7 @@ class Model:
         device: where x_t must live.
         to_space: images [n, c, h, w] in [-1, 1] -> x0 [n, *shape], the other way; the identity for pixel models.
         image_shape: of what ``decode`` returns for one sample; default: ``shape``.
+        reachable: raises UsageError for an attention layer that cannot be perturbed now; None: all can.
     """
 
     denoiser: Denoiser
@@ -62,6 +63,7 @@ class Model:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it is immutable)
     to_space: Callable[[Tensor], Tensor] = identity
     image_shape: tuple[int, ...] = ()
+    reachable: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         if not self.image_shape:

@@ -158,7 +158,8 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
     if path.is_file():
         raise UsageError(
             f"{name!r} is a single file: fairlead's checkpoints are folders of safetensors + JSON, and pickled ones "
-            "(.pt, .pth, .ckpt) are never loaded; pass a folder written by `fairlead train`"
+            "(.pt, .pth, .ckpt) are never loaded; pass a folder written by `fairlead train`, or make a folder of a "
+            "pipeline that you trust: PIPELINE.from_single_file(FILE).save_pretrained(FOLDER)"
         )
     if not (path / "model.json").is_file():
         steps = steps_of(path)

@@ -499,9 +499,11 @@ def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: Autoencoder | 
 
 
 def _compared(name: str, value: Any) -> Any:
-    """A setting as a resumed run must have it again; an autoencoder may lie elsewhere by now."""
-    if name == "latents" and value:
-        value = {key: part for key, part in value.items() if key != "source"}
+    """A setting as a resumed run must have it again. What is known by the hash of its weights may lie elsewhere by now:
+    an autoencoder, a pretrained text encoder, the pipeline of adapters."""
+    places = {"latents": "hash", "text": "weights", "net": "base"}
+    if name in places and isinstance(value, dict) and value.get(places[name]):
+        value = {key: part for key, part in value.items() if key not in ("source", "pipeline")}
     return _plain(value)
 
 
