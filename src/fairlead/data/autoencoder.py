@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairlead.core.arguments import as_path
+from fairlead.core.brief import brief
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
 from fairlead.core.pretrained import files_of, library, weight_hash
@@ -41,6 +43,8 @@ class Autoencoder:
     hash: str
     scale: float
     shift: float = 0.0
+
+    __repr__ = brief
 
     @property
     def _config(self) -> Any:
@@ -117,7 +121,7 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
         UsageError: if diffusers is not installed, there is no such autoencoder, it is of another class, its weights
             are incomplete or pickled, or it has no scale.
     """
-    here = Path(source).expanduser()
+    here = as_path("autoencoder", source).expanduser()
     if not here.is_dir() and here.parent.name and here.parent.is_dir():  # nobody's hub name
         raise UsageError(
             f"autoencoder {str(source)!r}: there is no such folder; train one with `fairlead train-autoencoder --out "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
+from fairlead.data.names import composed
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
@@ -132,11 +133,18 @@ def captions_of(rows: Any, column: str, numbers: Sequence[int], what: str) -> li
 
 
 def _indexed(raw: Mapping[str, Sequence[Any]], known: Sequence[Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    position = {value: i for i, value in enumerate(known)}
+    classes: dict[Any, Any] = {}
+    for value in known:  # names that look alike, from disks of different systems, are one class
+        classes.setdefault(_composed(value), value)
+    position = {value: i for i, value in enumerate(classes)}
     return {
-        split: torch.tensor([position.get(value, -1) for value in values], dtype=torch.int64)
+        split: torch.tensor([position.get(_composed(value), -1) for value in values], dtype=torch.int64)
         for split, values in raw.items()
-    }, tuple(map(str, known))
+    }, tuple(map(str, classes.values()))
+
+
+def _composed(value: Any) -> Any:
+    return composed(value) if isinstance(value, str) else value
 
 
 def _is_text(feature: Any) -> bool:

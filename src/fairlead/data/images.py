@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 
 
@@ -28,6 +29,8 @@ class Attribute:
 
     values: tuple[str, ...]
     labels: Tensor
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,8 @@ class ImageData:
     captions: tuple[str, ...] = ()
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     more: tuple[tuple[str, ...], ...] = ()
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:

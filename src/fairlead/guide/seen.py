@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Mixing, Objective
@@ -59,6 +60,8 @@ class Surroundings:
     resources: Mapping[str, Any] = field(default_factory=dict)
     draw: Draw | None = None
 
+    __repr__ = brief
+
     def resource(self, name: str) -> Any:
         if name not in self.resources:
             raise UsageError(
@@ -94,6 +97,8 @@ class Seen:
     attention: Mapping[str, Tensor] = field(default_factory=dict)
     """Layer -> [n, h, w], the attention that each position received during the conditional prediction, 1 in the mean;
     of the layers that a term asked for."""
+
+    __repr__ = brief
 
     @property
     def alpha(self) -> Tensor:

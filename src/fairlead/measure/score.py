@@ -12,6 +12,7 @@ from typing import Any, Self
 from torch import Tensor
 
 import fairlead
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate, mean_estimate
 from fairlead.measure.frechet import Moments, paired_difference, paired_jackknife
@@ -109,6 +110,8 @@ class Samples:
     labels: Tensor
     values: Mapping[str, Tensor]
 
+    __repr__ = brief
+
     def tensors(self) -> dict[str, Tensor]:
         """All but the reference, by name, for a file."""
         return {
@@ -131,6 +134,8 @@ class Score:
     metrics: Mapping[str, Estimate]
     protocol: Protocol
     samples: Samples | None = field(default=None, repr=False)
+
+    __repr__ = brief
 
     def compare(self, other: Score) -> dict[str, Difference]:
         """This minus ``other``, for every metric that both have.

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fairlead.core.arguments import as_path
 from fairlead.core.errors import UsageError
 from fairlead.core.pretrained import library, quiet, setting
 from fairlead.core.schedule import NoiseSchedule, TableSchedule, schedule_from_config
@@ -85,7 +86,7 @@ def export(
     Raises:
         UsageError: if no pipeline calls such a network as it was trained, or the folder cannot be written.
     """
-    folder = Path(folder)
+    folder = as_path("export", folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already; choose another folder for the pipeline")
     checkpoint = find_checkpoint(spec)

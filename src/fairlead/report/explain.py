@@ -20,7 +20,7 @@ from torch import Tensor
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.guide.algebra import Guidance, Term
-from fairlead.models.model import Model, Spec
+from fairlead.models.model import Given, Model
 from fairlead.report.columns import WIDTH, as_text, in_columns
 from fairlead.report.grids import image_grid
 from fairlead.report.page import Block, Code, Png, Section, Svg, Text, write_page
@@ -42,8 +42,8 @@ _LEGEND = (
 
 
 def explain(
-    model: Model,
-    cond: Spec | Sequence[Spec] = None,
+    model: Model | str | Path,
+    cond: Given | Sequence[Given] = None,
     *,
     guidance: Guidance | Term | str,
     seeds: int | Sequence[int] = (0, 1, 2, 3),

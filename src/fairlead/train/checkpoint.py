@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 
@@ -42,6 +43,8 @@ class Checkpoint:
 
     folder: Path
     about: dict[str, Any]
+
+    __repr__ = brief
 
     @property
     def step(self) -> int:
