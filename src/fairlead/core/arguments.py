@@ -85,3 +85,10 @@ def as_tensor(what: str, value: Any) -> Tensor:
         return torch.as_tensor(plain_list(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{what}: expected numbers, a tensor or a list of those, got {shown(value)}") from error
+
+
+def as_names(what: str, value: Any) -> tuple[str, ...]:
+    """A tuple of texts; raises UsageError for one text, and for anything but a list of them."""
+    if isinstance(value, str) or not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+        raise UsageError(f"{what}: expected a list of texts, got {shown(value)}")
+    return tuple(value)

@@ -93,10 +93,14 @@ class Condition:
 
     def drop(self, mask: Tensor | None = None, names: Iterable[str] | None = None) -> Condition:
         """Null the given ``names`` (default: all) of the samples where ``mask`` (bool [n]; default: all) is True."""
-        chosen = set(self.values if names is None else names)
+        if not isinstance(names, Iterable | None):
+            raise UsageError(f"drop: expected names of conditions, got {shown(names)}")
+        chosen = set(self.values if names is None else [names] if isinstance(names, str) else names)
         missing = chosen - set(self.values)
         if missing:
             raise UsageError(f"condition has no {sorted(missing)}; it has {sorted(self.values)}")
+        if mask is not None and not isinstance(mask, Tensor):
+            mask = as_tensor("drop", mask)
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (self.n,)):
             raise UsageError(f"drop: expected a bool mask [{self.n}], got {mask.dtype} {list(mask.shape)}")
         keep = {
@@ -128,7 +132,7 @@ class Condition:
             return slice(place, place + 1)
         if not isinstance(index, list | tuple | range) or not all(isinstance(place, int) for place in index):
             raise UsageError(f"condition[...]: expected a slice, a number or a list of numbers, got {shown(index)}")
-        return torch.tensor(index)
+        return torch.tensor(index, dtype=None if index else torch.int64)
 
     @property
     def device(self) -> torch.device:
@@ -145,6 +149,8 @@ class Condition:
 
     def equals(self, other: Condition) -> bool:
         """Same samples for the network: equal keep masks, and equal values where kept."""
+        if not isinstance(other, Condition):
+            raise UsageError(f"condition: expected another one to compare with, got {shown(other)}")
         if self.n != other.n or set(self.values) != set(other.values) or set(self.perturb) != set(other.perturb):
             return False
         return all(torch.equal(mask, other.perturb[name]) for name, mask in self.perturb.items()) and all(
@@ -156,7 +162,9 @@ class Condition:
     @staticmethod
     def cat(parts: Iterable[Condition]) -> Condition:
         """One after the other along the sample axis; all parts must have the same names."""
-        parts = list(parts)
+        parts = list(parts) if isinstance(parts, Iterable) else []
+        if not parts or not all(isinstance(part, Condition) for part in parts):
+            raise UsageError(f"conditions to join: expected a list of them, got {shown(parts)}")
         names = parts[0].values.keys()
         if any(part.values.keys() != names for part in parts):
             raise UsageError(f"conditions to join have different names: {[sorted(p.values) for p in parts]}")

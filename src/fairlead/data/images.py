@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import as_mapping, as_names, shown
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 
@@ -66,6 +67,16 @@ class ImageData:
     __repr__ = brief
 
     def __post_init__(self) -> None:
+        for name in ("images", "labels"):
+            if not isinstance(getattr(self, name), Tensor):
+                raise UsageError(f"data: expected {name} to be a tensor, got {shown(getattr(self, name))}")
+        for name in ("classes", "captions"):
+            object.__setattr__(self, name, as_names(f"data {self.name!r}: {name}", getattr(self, name)))
+        as_mapping(f"data {self.name!r}: attributes", self.attributes)
+        if wrong := [a for a in self.attributes.values() if not isinstance(a, Attribute)]:
+            raise UsageError(f"data {self.name!r}: expected attributes by name, got {shown(wrong[0])}")
+        if not isinstance(self.more, list | tuple):
+            raise UsageError(f"data {self.name!r}: expected further captions of each image, got {shown(self.more)}")
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise UsageError(
                 f"data {self.name!r}: expected images uint8 [n, c, h, w], "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fairlead.core.arguments import as_tensor
+from fairlead.core.arguments import as_tensor, is_count, plain, shown
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 
@@ -120,6 +120,13 @@ class GaussianMixture:
     @classmethod
     def ring(cls, classes: int = 4, radius: float = 2.0, std: float = 0.3) -> GaussianMixture:
         """One component per class, equally weighted and spaced on a circle in two dimensions."""
+        classes, radius, std = plain(classes), plain(radius), plain(std)
+        numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in (radius, std))
+        if not is_count(classes) or not numbers:
+            raise UsageError(
+                "toy mixture: expected a number of classes, a radius and a std > 0, got "
+                f"{shown((classes, radius, std))}"
+            )
         angle = 2 * math.pi * torch.arange(classes, dtype=torch.float64) / classes
         means = radius * torch.stack([angle.cos(), angle.sin()], dim=1)
         ones = torch.ones(classes, dtype=torch.float64)

@@ -223,11 +223,11 @@ class Term:
         if len(given) != 1:
             raise UsageError("during(...): expected exactly one of sigma=(low, high), log_snr=(...), t=(...)")
         ((unit, pair),) = given.items()
-        pair = plain_list(pair)
-        pair = [*map(plain, pair)] if isinstance(pair, tuple | list) else pair
-        if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(is_number(v) for v in pair)):
-            raise UsageError(f"during({unit}=...): expected a pair of numbers (low, high), got {pair!r}")
-        return Limited(self, Interval(unit, float(pair[0]), float(pair[1])))
+        ends = plain_list(pair)
+        ends = [*map(plain, ends)] if isinstance(ends, tuple | list) else ends
+        if not (isinstance(ends, tuple | list) and len(ends) == 2 and all(is_number(v) for v in ends)):
+            raise UsageError(f"during({unit}=...): expected a pair of numbers (low, high), got {shown(pair)}")
+        return Limited(self, Interval(unit, float(ends[0]), float(ends[1])))
 
     def __add__(self, other: Term | Guidance) -> Guidance:
         return as_guidance(self) + other
@@ -329,10 +329,11 @@ class Wrapper(Directed):
     outermost: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.term, str):
-            parts = as_guidance(self.term)
+        given: Any = self.term
+        if isinstance(given, str):
+            parts = as_guidance(given)
             if len(parts.terms) != 1 or parts.finishers:
-                raise UsageError(f"{self.name}(...) goes around one method such as cfg(4) or pag(2), got {self.term!r}")
+                raise UsageError(f"{self.name}(...) goes around one method such as cfg(4) or pag(2), got {given!r}")
             object.__setattr__(self, "term", parts.terms[0])
         inner = self.term
         while isinstance(inner, Limited):

@@ -16,6 +16,7 @@ from fairlead.core.arguments import plain, shown
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import COND, NULL, Branch, Pair
 from fairlead.guide.step import Step
+from fairlead.guide.text import is_number
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class CFG(Pair):
     @classmethod
     def from_omega(cls, omega: float, *, negative: str | int | None = None) -> CFG:
         """From the other convention, (1 + omega) D_c - omega D_u."""
-        return cls(omega + 1, negative=negative)
+        omega = plain(omega)
+        return cls(omega + 1 if is_number(omega) else omega, negative=negative)
 
     def pair(self, step: Step) -> tuple[Branch, Branch]:
         return COND, base_branch(self.negative, self.drop)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead.core.arguments import as_mapping, plain_list, shown
+from fairlead.core.arguments import as_mapping, as_tensor, plain_list, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, autocast, counted, level_at, lowered
 from fairlead.core.errors import UsageError
@@ -231,6 +231,8 @@ class GuidedDenoiser:
     def _guide(self, x_t: Tensor, t: Tensor, condition: Condition, step: Step) -> Prediction:
         if condition is not self.condition:
             raise UsageError("a guided denoiser is made for one run: call it with the condition it was made with")
+        if not isinstance(x_t, Tensor) or not x_t.ndim:
+            raise UsageError(f"x_t: expected a tensor [{condition.n}, ...], one row a sample, got {shown(x_t)}")
         t = t if isinstance(t, Tensor) and not t.ndim else _one_time(t)
         if step.memory is not self._memory or step.shape != x_t.shape[1:]:
             step = replace(step, shape=tuple(x_t.shape[1:]), memory=self._memory)
@@ -289,10 +291,12 @@ def _combination(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, 
 
 def _one_time(t: Tensor) -> Tensor:
     """t of shape [] or [n] -> the one time of the whole batch, []."""
-    times = as_time(t)
+    times = as_time(as_tensor("t", t))
     if not times.ndim:
         return times
     times = times.flatten()
+    if not len(times):
+        raise UsageError("t: expected a time, got none")
     if not bool((times == times[0]).all()):
         raise UsageError("a guided denoiser takes one time for the whole batch, got several")
     return times[0]

@@ -24,7 +24,7 @@ from fairlead.core.prediction import Prediction
 from fairlead.core.pretrained import setting, weight_hash
 from fairlead.core.schedule import NoiseSchedule, as_time
 from fairlead.models.levels import is_flow, objective_of, schedule_of
-from fairlead.models.model import Given, LabelEncoder, Model, Spec, encode_nothing, only_texts
+from fairlead.models.model import Given, LabelEncoder, Model, Spec, encode_nothing, listed, only_texts
 from fairlead.models.pipelines import (
     Wiring,
     decoded,
@@ -205,6 +205,7 @@ class PipelinePrompts:
 
     def __call__(self, specs: Sequence[Spec]) -> Condition:
         """Raises UsageError for a spec that is no text."""
+        specs = listed(specs)
         rows = [self.row(self.named(spec)) for spec in specs]
         keep = torch.tensor([spec is not None for spec in specs])
         values = {name: torch.cat([row[name] for row in rows]) for name in self.row(None)}

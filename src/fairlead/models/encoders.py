@@ -24,7 +24,7 @@ from fairlead.data.degrade import Degradation
 from fairlead.data.names import composed
 from fairlead.data.negatives import expanded
 from fairlead.data.specs import Given, Spec, parts_of, written
-from fairlead.models.model import LabelEncoder, only_texts
+from fairlead.models.model import LabelEncoder, listed, only_texts
 
 _MOST = 4096
 """Prompts whose values are remembered: a run encodes each of its prompts once a batch and branch."""
@@ -44,6 +44,7 @@ class PromptEncoder:
     __repr__ = brief
 
     def __call__(self, specs: Sequence[Spec]) -> Condition:
+        specs = listed(specs)
         prompts = [expanded((self.named(spec) or "").strip()) for spec in specs]
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         if new:
@@ -73,6 +74,7 @@ class ImageEncoder:
     __repr__ = brief
 
     def __call__(self, specs: Sequence[Spec]) -> Condition:
+        specs = listed(specs)
         empty = torch.zeros(self.kind.channels(self.shape[0]), *self.shape[1:])
         values = [empty if spec is None else self._read(spec) for spec in specs]
         keep = torch.tensor([spec is not None for spec in specs])
@@ -107,6 +109,7 @@ class ConditionEncoder:
         return next((name for name in ("text", "label") if name in self.parts), next(iter(self.parts)))
 
     def __call__(self, specs: Sequence[Spec]) -> Condition:
+        specs = listed(specs)
         read = [self.read(spec) for spec in specs]
         values: dict[str, Tensor] = {}
         keep: dict[str, Tensor] = {}
@@ -119,7 +122,7 @@ class ConditionEncoder:
     def named(self, spec: Given) -> str | None:
         """Raises UsageError as :meth:`read`, and for a class or value that there is not."""
         given = self.read(spec)
-        found = {name: self.parts[name].named(value) for name, value in given.items()}
+        found = {name: self.parts[name].named(value) for name, value in given.items() if value is not None}
         value = found.get(self.default)
         if value is not None and len(found) == 1 and self.read(value) == {self.default: value}:
             return value

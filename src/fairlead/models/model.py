@@ -144,6 +144,7 @@ class LabelEncoder:
         return None if spec is None else self._names.written(self.index(spec))
 
     def __call__(self, specs: Sequence[Spec]) -> Condition:
+        specs = listed(specs)
         label = torch.tensor([0 if spec is None else self.index(spec) for spec in specs])
         keep = torch.tensor([spec is not None for spec in specs])
         return Condition(len(specs), {"label": label}, {"label": keep})
@@ -151,6 +152,14 @@ class LabelEncoder:
     @cached_property
     def _names(self) -> Names:
         return Names(self.classes, self.name)
+
+
+def listed(specs: Any) -> Sequence[Spec]:
+    """Specs, one a sample; raises UsageError for a single one, whose letters would be taken for specs."""
+    specs = plain_list(specs)
+    if isinstance(specs, str | bytes) or not isinstance(specs, Sequence):
+        raise UsageError(f"encode: expected a list with one condition a sample, such as ['seven'], got {shown(specs)}")
+    return specs
 
 
 def only_texts(what: str, spec: Given) -> str | None:
@@ -166,7 +175,7 @@ def only_texts(what: str, spec: Given) -> str | None:
 
 def encode_nothing(specs: Sequence[Spec]) -> Condition:
     """The encoder of an unconditional model: only None is legal."""
-    given = [spec for spec in specs if spec is not None]
+    given = [spec for spec in listed(specs) if spec is not None]
     if given:
         raise UsageError(f"this model is unconditional, but the condition {given[0]!r} was given; leave it out")
     return Condition(len(specs))

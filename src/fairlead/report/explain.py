@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fairlead.core.arguments import as_path
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.guide.algebra import Guidance, Term
@@ -237,7 +238,7 @@ class Explanation(Trace):
         Raises:
             UsageError: if the folder holds an explanation already, or a file cannot be written.
         """
-        folder = Path(folder)
+        folder = as_path("folder", folder)
         check_free(folder)
         film = self.film_png()
         contents: dict[str, bytes] = {"explain.json": json.dumps(self.to_json(), indent=1).encode()}

@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 import fairlead
-from fairlead.core.arguments import as_mapping, chosen, is_count, plain, plain_list, shown
+from fairlead.core.arguments import as_mapping, as_path, chosen, is_count, plain, plain_list, shown
 from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, autocast, counting, lowered
@@ -73,6 +73,9 @@ class Run:
 
     def provenance(self, index: int | None = None) -> dict[str, Any]:
         """What made image ``index``, or the whole run."""
+        index = plain(index)
+        if index is not None and not (is_count(index, 0) and index < len(self.conds)):
+            raise UsageError(f"index: expected 0 to {len(self.conds) - 1}, an image of this run, got {shown(index)}")
         if index is not None:
             guidance = self.guidance.of_sample(index)
             if self.conds[index] is None:  # among others such terms do nothing here; alone they would be refused
@@ -88,7 +91,7 @@ class Run:
             UsageError: if there are no images, the folder already holds a run, or a file cannot be written; every file
                 is whole or absent.
         """
-        folder = Path(folder)
+        folder = as_path("folder", folder)
         if self.images is None:
             raise UsageError("this run's samples are not images; use run.x0")
         if (folder / "run.json").exists():

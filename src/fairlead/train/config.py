@@ -162,10 +162,11 @@ class TrainConfig:
 
         for name in [f.name for f in fields(self)]:
             object.__setattr__(self, name, plain(getattr(self, name)))
-        if not isinstance(self.schedule, dict):
-            object.__setattr__(self, "schedule", as_schedule(self.schedule).config())
+        schedule: Any = self.schedule
+        if not isinstance(schedule, dict):
+            object.__setattr__(self, "schedule", as_schedule(schedule).config())
         for name in ("net", "data", "drops", "text", "latents"):
-            as_mapping(name, getattr(self, name))
+            object.__setattr__(self, name, as_mapping(name, getattr(self, name)))
         for name in ("objective", "image"):
             if not isinstance(getattr(self, name), str):
                 raise UsageError(f"{name}: expected a name, got {shown(getattr(self, name))}")
@@ -175,10 +176,10 @@ class TrainConfig:
                 raise UsageError(f"{name}: expected an integer, got {shown(value)}")
         for name in ("lr", "weight_decay", "drop", "drop_all", "kl", "ema", "clip"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < math.inf:
                 raise UsageError(f"{name}: expected a number, got {shown(value)}")
         for name, value in self.drops.items():
-            if not isinstance(value, int | float):
+            if not isinstance(value, int | float) or isinstance(value, bool):
                 raise UsageError(f"drops: expected a number for {name!r}, got {shown(value)}")
         if not isinstance(self.betas, list | tuple) or not all(isinstance(beta, int | float) for beta in self.betas):
             raise UsageError(f"betas: expected two numbers, got {shown(self.betas)}")
