@@ -228,5 +228,5 @@ def test_every_argument_is_taken_or_refused_in_one_line(name: str, monkeypatch, 
                 called(**{**right, argument: wrong})
             except fl.UsageError as error:
                 refused.append(str(error))
-    assert refused
+    assert refused or not right
     assert not [message for message in refused if "\n" in message or "object has no attribute" in message]

@@ -93,9 +93,12 @@ class Condition:
 
     def drop(self, mask: Tensor | None = None, names: Iterable[str] | None = None) -> Condition:
         """Null the given ``names`` (default: all) of the samples where ``mask`` (bool [n]; default: all) is True."""
-        if not isinstance(names, Iterable | None):
+        given: Any = [names] if isinstance(names, str) else names
+        if isinstance(given, Iterable) and not isinstance(given, Tensor):
+            given = list(given)
+        if not isinstance(given, list | None) or not all(isinstance(name, str) for name in given or ()):
             raise UsageError(f"drop: expected names of conditions, got {shown(names)}")
-        chosen = set(self.values if names is None else [names] if isinstance(names, str) else names)
+        chosen = set(self.values if given is None else given)
         missing = chosen - set(self.values)
         if missing:
             raise UsageError(f"condition has no {sorted(missing)}; it has {sorted(self.values)}")

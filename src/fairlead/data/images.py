@@ -72,7 +72,8 @@ class ImageData:
                 raise UsageError(f"data: expected {name} to be a tensor, got {shown(getattr(self, name))}")
         for name in ("classes", "captions"):
             object.__setattr__(self, name, as_names(f"data {self.name!r}: {name}", getattr(self, name)))
-        as_mapping(f"data {self.name!r}: attributes", self.attributes)
+        attributes = as_mapping(f"data {self.name!r}: attributes", self.attributes)
+        object.__setattr__(self, "attributes", attributes)
         if wrong := [a for a in self.attributes.values() if not isinstance(a, Attribute)]:
             raise UsageError(f"data {self.name!r}: expected attributes by name, got {shown(wrong[0])}")
         if not isinstance(self.more, list | tuple):

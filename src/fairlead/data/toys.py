@@ -121,7 +121,7 @@ class GaussianMixture:
     def ring(cls, classes: int = 4, radius: float = 2.0, std: float = 0.3) -> GaussianMixture:
         """One component per class, equally weighted and spaced on a circle in two dimensions."""
         classes, radius, std = plain(classes), plain(radius), plain(std)
-        numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in (radius, std))
+        numbers = all(isinstance(value, int | float) and abs(value) < 1e300 for value in (radius, std))
         if not is_count(classes) or not numbers:
             raise UsageError(
                 "toy mixture: expected a number of classes, a radius and a std > 0, got "

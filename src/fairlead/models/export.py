@@ -86,7 +86,8 @@ def export(
     Raises:
         UsageError: if no pipeline calls such a network as it was trained, or the folder cannot be written.
     """
-    folder = as_path("export", folder)
+    folder = as_path("export: folder", folder)
+    as_path("export: run", spec)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already; choose another folder for the pipeline")
     checkpoint = find_checkpoint(spec)

@@ -58,7 +58,8 @@ def load(
             raise UsageError(f"weights={weights!r}: a diffusers pipeline has one kind of weights; leave it out")
         if autoencoder is not None:
             raise UsageError(f"autoencoder={str(autoencoder)!r}: a diffusers pipeline brings its own; leave it out")
-        return load_pipeline(spec, device="auto" if device == "auto" else usable_device(device))
+        stays = isinstance(device, str) and device == "auto"
+        return load_pipeline(spec, device="auto" if stays else usable_device(device))
     device = usable_device(device)
     checkpoint = find_checkpoint(spec)
     kind = OTHER_KINDS.get(checkpoint.about["objective"])

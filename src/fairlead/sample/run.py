@@ -351,12 +351,13 @@ def _with_vocabulary(model: Model, guidance: Guidance, resources: Mapping[str, A
 def _named(model: Model, specs: Sequence[Given]) -> tuple[Spec, ...]:
     """The specs by name; a run has few different ones."""
     known: dict[Any, Spec] = {}
+    named: list[Spec] = []
     for spec in specs:
-        if isinstance(spec, Mapping):
-            return tuple(map(model.named, specs))
-        if (type(spec), spec) not in known:
-            known[type(spec), spec] = model.named(spec)
-    return tuple(known[type(spec), spec] for spec in specs)  # 1 and True are equal
+        key = (type(spec), spec) if isinstance(spec, str | int | None) else None  # 1 and True are equal
+        if key is None or key not in known:
+            known[key] = model.named(spec)
+        named.append(known[key])
+    return tuple(named)
 
 
 def _samples(cond: Any, n: Any, seeds: Any) -> tuple[list[Given], tuple[int, ...]]:
