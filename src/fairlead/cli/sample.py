@@ -34,7 +34,7 @@ class Sample:
     out: Path
     """Folder for the images; must not hold a run yet."""
     cond: tuple[str, ...] = ()
-    """Class names or indices, prompts, or several conditions by name, "label=seven; text=a red digit"; "all" for every
+    """Class names or indices (refused where they could be names: "index 1"), prompts, or several conditions by name, "label=seven; text=a red digit"; "all" for every
     class; nothing for unconditional samples."""
     n: int = 8
     """Images for each condition."""
