@@ -34,8 +34,8 @@ class Sample:
     out: Path
     """Folder for the images; must not hold a run yet."""
     cond: tuple[str, ...] = ()
-    """Class names or indices (refused where they could be names: "index 1"), prompts, or several conditions by name, "label=seven; text=a red digit"; "all" for every
-    class; nothing for unconditional samples."""
+    """Class names or indices (refused where they could be names; "index 1" says so), prompts, or several conditions by
+    name, "label=seven; text=a red digit"; "all" for every class; nothing for unconditional samples."""
     n: int = 8
     """Images for each condition."""
     guidance: str = "none"
@@ -63,6 +63,7 @@ class Sample:
 
         from fairlead.cli.options import guidance_of
         from fairlead.models.load import load
+        from fairlead.models.model import LabelEncoder
         from fairlead.sample.run import Plan
 
         if self.n < 1:
@@ -77,6 +78,8 @@ class Sample:
             raise UsageError(
                 f"--cond all: this model {'has no classes' if model.examples else 'is unconditional'}; {instead}"
             )
+        if self.cond == ("all",) and LabelEncoder(model.classes).find("all") is not None:
+            raise UsageError("--cond all: a class is called so too; name each class, or that one by 'index N'")
         wanted: Sequence[str | None] = model.classes if self.cond == ("all",) else self.cond or (None,)
         plan = Plan.of(
             model,
@@ -110,7 +113,7 @@ class Sample:
         picture = image_grid(
             images,
             row_labels=[str(self.seed + i) for i in range(rows)],
-            col_labels=["null" if cond is None else str(cond) for cond in wanted[:columns]],
+            col_labels=["null" if cond is None else str(cond) for cond in run.conds[:: self.n][:columns]],
             title=f"{run.settings['guidance']}, {run.settings['sampler']}, {self.steps} steps",
             provenance={"fairlead": json.dumps(run.provenance())},
         )

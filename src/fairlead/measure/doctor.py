@@ -256,7 +256,7 @@ def _guidance(
         conds = [known[i % len(known)] for i in range(n)] if known else conds
     try:
         plan = Plan.of(model, conds, guidance, sampler=sampler, steps=steps, grid=grid, resources=resources)
-        trace = Trace.of(plan)
+        guidance, trace = plan.guidance, Trace.of(plan)
     except UsageError as error:
         return Finding("guidance", "FAIL", f"it cannot be used on this model: {error}")
     sizes = trace.step["condition"].nan_to_num(0).mean(1)
