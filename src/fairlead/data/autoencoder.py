@@ -3,12 +3,11 @@ folder of ``fairlead train-autoencoder`` or of diffusers, a pipeline with one in
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +15,24 @@ from torch import Tensor, nn
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
 from fairlead.core.pretrained import files_of, library, weight_hash
+from fairlead.core.strict_json import read_json
+from fairlead.core.typed import Size
 from fairlead.data.images import to_float
 
 _WHAT = "autoencoders"
 _WEIGHTS = "diffusion_pytorch_model"
 _PIXELS = 2**18
 """Encoded at once: 334 images of 28 x 28."""
+
+
+class LatentsConfig(TypedDict):
+    """What a checkpoint records of the latents it is trained on, see :meth:`Autoencoder.config`."""
+
+    source: str
+    hash: str
+    scale: float
+    shift: float
+    shape: list[Size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +219,6 @@ def _wanted(files: Sequence[str]) -> list[str]:
 
 def _class_of(folder: Path) -> str:
     try:
-        return str(json.loads((folder / "config.json").read_text()).get("_class_name"))
+        return str(read_json(folder / "config.json").get("_class_name"))
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"autoencoder: {folder}/config.json cannot be read ({error})") from error

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.core.registry import lookup, names
+from fairlead.core.typed import check_arguments
 
 
 class TextEncoder(Protocol):
@@ -81,14 +82,26 @@ def encoder_from_config(config: Mapping[str, Any]) -> TextEncoder:
     """The encoder of a checkpoint.
 
     Raises:
-        UsageError: if it is of an unknown kind, or its source cannot be had, or has other weights than in training.
+        UsageError: if it is of an unknown kind, or its source cannot be had, or has other weights than in training; for
+            settings that it does not have.
+    """
+    check_encoder(config)
+    arguments = dict(config)
+    made: TextEncoder = lookup("text", arguments.pop("name"))(**arguments)
+    return made
+
+
+def check_encoder(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that no encoder has; nothing is loaded.
+
+    Raises:
+        UsageError: for an unknown kind, and for settings that it does not have.
     """
     arguments = dict(config)
     name = arguments.pop("name", None)
-    if name not in names("text"):
+    if not isinstance(name, str) or name not in names("text"):
         raise unknown("text encoder", name, names("text"))
-    made: TextEncoder = lookup("text", name)(**arguments)
-    return made
+    check_arguments(lookup("text", name), arguments, f"text encoder {name!r}")
 
 
 def listed(words: Sequence[str], most: int = 8) -> str:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.core.registry import lookup, names
+from fairlead.core.typed import check_arguments
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 PRESETS: dict[str, dict[str, Any]] = {
     "8x8": {"kind": "unet", "channels": 32, "multipliers": (1, 2), "blocks": 1},
@@ -86,26 +88,114 @@ def net_config(
     return config
 
 
-def build_net(config: dict[str, Any]) -> nn.Module:
+def build_net(config: Mapping[str, Any]) -> nn.Module:
     """The network of a configuration, freshly initialised from torch's global generator.
 
     Raises:
         UsageError: for an unknown kind, or a configuration that no network can have.
     """
-    if config.get("kind") not in names("net"):
-        raise unknown("network kind", config.get("kind"), names("net"))
+    kind = lookup("net", _kind(config))
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "kind"}
+    what = f"network {dict(config)} cannot be built"
+    check_arguments(kind, arguments, what)
     try:
-        for width in ("channels", "dim"):
-            if config.get(width, 1) < 1:  # torch builds a network of width 0
-                raise ValueError(f"{width}: expected at least 1, got {config[width]}")
-        network: nn.Module = lookup("net", config["kind"])(**arguments)
+        network: nn.Module = kind(**arguments)
     except UsageError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"network {config} cannot be built: {str(error).splitlines()[0]}") from error
+    # what torch, diffusers and Python say of sizes: ZeroDivisionError, OverflowError, IndexError, ...
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AssertionError) as error:
+        raise UsageError(f"{what}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
     return network
+
+
+def build_for(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network of a configuration with the weights ``tensors``, which must be exactly those that it has.
+
+    Whether they are is found out before anything of the configuration's sizes takes memory.
+
+    Raises:
+        UsageError: as :func:`build_net`, and for weights of other names, shapes or types.
+    """
+    if _kind(config) == "lora":  # its network is the pipeline's, and as large as that
+        ranks = {len(value) for name, value in tensors.items() if ".lora_A." in name}
+        if ranks != {config.get("rank")}:
+            raise UsageError(f"{UNFIT} (adapters of rank {config.get('rank')!r}, tensors of {sorted(ranks)})")
+    else:
+        _check_built(config, tensors)
+    import torch
+
+    with torch.random.fork_rng(devices=[]):  # the initialisation is thrown away; the caller's stream stays put
+        network = build_net(config)
+    load_weights(network, tensors)
+    return network
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a network its weights.
+
+    Raises:
+        UsageError: for tensors that are not its own by name, shape and type.
+    """
+    from torch.nn.modules.module import _IncompatibleKeys
+
+    wanted = network.state_dict()
+    _check_alike(wanted, tensors)
+    found: _IncompatibleKeys = network.load_state_dict(dict(tensors))
+    assert not found.missing_keys
+    assert not found.unexpected_keys
 
 
 def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+UNFIT = "its weights do not fit its description"
+_ROOM = 4
+"""Networks may make parameters, while they are built, that they put others in the place of."""
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    kind = config.get("kind")
+    if not isinstance(kind, str) or kind not in names("net"):
+        raise unknown("network kind", kind, names("net"))
+    return kind
+
+
+def _check_built(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Build the network without memory for its weights, and stop where it becomes larger than ``tensors``."""
+    import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    most, count = _ROOM * sum(value.numel() for value in tensors.values()), 0
+    mine = get_ident()
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        if get_ident() == mine:
+            count += max(1, parameter.numel())
+            if count > most:
+                raise UsageError(f"{UNFIT} (a network of more than {most // _ROOM:,} values, as many as there are)")
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        with torch.device("meta"):
+            network = build_net(config)
+    finally:
+        hook.remove()
+    _check_alike(network.state_dict(), tensors)
+
+
+def _check_alike(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    for name, value in wanted.items():
+        if name not in found:
+            raise UsageError(f"{UNFIT} (Missing key {name!r})")
+        given = found[name]
+        if given.shape != value.shape:
+            raise UsageError(
+                f"{UNFIT} (size mismatch for {name}: expected {list(value.shape)}, got {list(given.shape)})"
+            )
+        if given.dtype != value.dtype:
+            raise UsageError(f"{UNFIT} ({name} is {given.dtype}, expected {value.dtype})")
+    for name in found:
+        if name not in wanted:
+            raise UsageError(f"{UNFIT} (Unexpected key {shortened(name)})")
