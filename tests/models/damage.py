@@ -157,7 +157,9 @@ def _tensors(folder: Path, draw: random.Random, others: list[Path]) -> str:
         "a length of 10**9": lambda: (10**9).to_bytes(8, "little") + bytes(data[8:]),
         "a header of brackets": lambda: (10**5).to_bytes(8, "little") + b"[" * 10**5,
         "a huge shape": lambda: with_header(lambda h: h[name].update(shape=[10**9, 10**9])),
-        "another type": lambda: with_header(lambda h: h[name].update(dtype=draw.choice(["I32", "F16", "X", "F8_E4M3"]))),
+        "another type": lambda: with_header(
+            lambda h: h[name].update(dtype=draw.choice(["I32", "F16", "X", "F8_E4M3"]))
+        ),
         "another name": lambda: with_header(lambda h: h.update({"other": h.pop(name)})),
         "another place": lambda: with_header(lambda h: h[name].update(data_offsets=[0, 4])),
         "turned": lambda: with_header(lambda h: h[name].update(shape=h[name]["shape"][::-1])),

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import fairlead as fl
-from fairlead.cli import main
 from fairlead.core.errors import UsageError
 from fairlead.core.strict_json import seal_of
 from fairlead.models.classifier import load_classifier

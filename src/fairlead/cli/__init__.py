@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, TextIO
 
 import tyro
 
@@ -57,11 +57,18 @@ def _notes_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if issubclass(category, Note):
                 print(f"fairlead: {message}", file=sys.stderr)
             else:
-                shown(message, category, *where)
+                shown(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         yield

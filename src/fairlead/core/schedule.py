@@ -154,8 +154,10 @@ class TableSchedule(NoiseSchedule):
 
 
 def _table_steps(steps: int) -> int:
-    if not isinstance(steps, int) or isinstance(steps, bool) or not 2 <= steps <= _LONGEST:
-        raise UsageError(f"schedule table: expected at least 2 steps and at most {_LONGEST:,}, got {steps!r}")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 2:
+        raise UsageError(f"schedule table: expected at least 2 steps, got {steps!r}")
+    if steps > _LONGEST:
+        raise UsageError(f"schedule table: expected at most {_LONGEST:,} steps, got {steps!r}")
     return steps
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 DEEPEST, LARGEST = 64, 2**28
 """Brackets inside brackets, bytes of a file."""
-SEAL = "hash"
+SEAL = "seal"
 """Where a description keeps its seal."""
 
 
@@ -75,6 +75,21 @@ def seal_of(described: Mapping[str, Any]) -> str:
 def sealed(described: Mapping[str, Any]) -> dict[str, Any]:
     """The description with its seal, last."""
     return {**{key: value for key, value in described.items() if key != SEAL}, SEAL: seal_of(described)}
+
+
+def opened(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The description without its seal, which is checked where there is one: version 0.1.0 wrote none.
+
+    Raises:
+        ValueError: if it was changed after it was written.
+    """
+    plain = dict(described)
+    seal = plain.pop(SEAL, None)
+    if seal is not None and seal != (of := seal_of(plain)):
+        raise ValueError(
+            f"it was changed after it was written: it says {SEAL} {str(seal)[:40]!r}, its content has {of}"
+        )
+    return plain
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,23 +4,28 @@ folder of ``fairlead train-autoencoder`` or of diffusers, a pipeline with one in
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
+from fairlead.core.memory import weightless
 from fairlead.core.pretrained import files_of, library, weight_hash
-from fairlead.core.strict_json import read_json
+from fairlead.core.strict_json import opened, read_json
 from fairlead.core.typed import Size
 from fairlead.data.images import to_float
 
 _WHAT = "autoencoders"
 _WEIGHTS = "diffusion_pytorch_model"
+OURS = "autoencoder.json"
+"""What `fairlead train-autoencoder` says of the files of diffusers beside it."""
 _PIXELS = 2**18
 """Encoded at once: 334 images of 28 x 28."""
 
@@ -142,6 +147,8 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
         )
     diffusers = library(_WHAT, "diffusers")
     try:
+        with weightless(sum(_values(path) for path in folder.glob(f"{_WEIGHTS}*.safetensors"))):
+            diffusers.AutoencoderKL.from_config(read_json(folder / "config.json"))
         with torch.random.fork_rng(devices=[]):
             network, report = diffusers.AutoencoderKL.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
@@ -151,7 +158,33 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
     lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lost:
         raise UsageError(f"autoencoder {folder} has no weights for {len(lost)} of its parts, e.g. {lost[0]}")
-    return autoencoder_of(network.float(), str(source))
+    autoencoder = autoencoder_of(network.float(), str(source))
+    if os.path.exists(folder / OURS):
+        _check_ours(folder, autoencoder)
+    return autoencoder
+
+
+def _check_ours(folder: Path, autoencoder: Autoencoder) -> None:
+    """Refuse a scale that is not the one that `fairlead train-autoencoder` measured for these weights."""
+    try:
+        described = opened(read_json(folder / OURS))
+        weights, scale = described["hash"], described["scale"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UsageError(
+            f"autoencoder {folder}: {OURS} is damaged ({error}); train it again, or remove the file if config.json is "
+            "right"
+        ) from error
+    if weights == autoencoder.hash and scale != autoencoder.scale:
+        raise UsageError(
+            f"autoencoder {folder}: its scale is {scale!r:.40} by {OURS} and {autoencoder.scale!r} by config.json; "
+            f"correct scaling_factor there, or remove {OURS} if the change is meant"
+        )
+
+
+def _values(path: Path) -> int:
+    """Numbers in a file of tensors."""
+    with safe_open(path, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def autoencoder_of(network: nn.Module, source: str) -> Autoencoder:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.core.pretrained import weight_hash
+from fairlead.core.strict_json import read_json
 from fairlead.models.levels import objective_of, schedule_of
 from fairlead.models.pipelines import diffusers
 from fairlead.nets.lora import base_network, pipeline_folder
@@ -42,7 +42,7 @@ class Base:
         """
         folder = pipeline_folder(source)
         try:
-            index = json.loads((folder / "model_index.json").read_text())
+            index = read_json(folder / "model_index.json")
             kind, (_, scheduler) = index["_class_name"], index["scheduler"]
             made = getattr(diffusers(), scheduler).from_pretrained(folder, subfolder="scheduler")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from fairlead.core.errors import UsageError, shortened, unknown
@@ -94,18 +93,27 @@ def build_net(config: Mapping[str, Any]) -> nn.Module:
     Raises:
         UsageError: for an unknown kind, or a configuration that no network can have.
     """
-    kind = lookup("net", _kind(config))
+    check_net(config)
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "kind"}
-    what = f"network {dict(config)} cannot be built"
-    check_arguments(kind, arguments, what)
     try:
-        network: nn.Module = kind(**arguments)
+        network: nn.Module = lookup("net", _kind(config))(**arguments)
     except UsageError:
         raise
     # what torch, diffusers and Python say of sizes: ZeroDivisionError, OverflowError, IndexError, ...
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AssertionError) as error:
-        raise UsageError(f"{what}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"network {dict(config)} cannot be built: {reason}") from error
     return network
+
+
+def check_net(config: Mapping[str, Any]) -> None:
+    """Refuse an unknown kind, and arguments that the network does not take, or not of that type; nothing is built.
+
+    Raises:
+        UsageError: as :func:`build_net`.
+    """
+    arguments = {key: value for key, value in config.items() if key != "kind"}
+    check_arguments(lookup("net", _kind(config)), arguments, f"network {dict(config)} cannot be built")
 
 
 def build_for(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -150,8 +158,6 @@ def parameter_count(network: nn.Module) -> int:
 
 
 UNFIT = "its weights do not fit its description"
-_ROOM = 4
-"""Networks may make parameters, while they are built, that they put others in the place of."""
 
 
 def _kind(config: Mapping[str, Any]) -> str:
@@ -162,27 +168,24 @@ def _kind(config: Mapping[str, Any]) -> str:
 
 
 def _check_built(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Build the network without memory for its weights, and stop where it becomes larger than ``tensors``."""
-    import torch
-    from torch.nn.modules.module import register_module_parameter_registration_hook
+    """Build the network without memory for its weights, and compare them."""
+    from fairlead.core.memory import weightless
 
-    most, count = _ROOM * sum(value.numel() for value in tensors.values()), 0
-    mine = get_ident()
-
-    def counted(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal count
-        if get_ident() == mine:
-            count += max(1, parameter.numel())
-            if count > most:
-                raise UsageError(f"{UNFIT} (a network of more than {most // _ROOM:,} values, as many as there are)")
-
-    hook = register_module_parameter_registration_hook(counted)
-    try:
-        with torch.device("meta"):
-            network = build_net(config)
-    finally:
-        hook.remove()
+    values = sum(value.numel() for value in tensors.values())
+    _check_table(config, values)
+    with weightless(values):
+        network = build_net(config)
     _check_alike(network.state_dict(), tensors)
+
+
+def _check_table(config: Mapping[str, Any], values: int) -> None:
+    """Tables of positions of networks of diffusers are made by numpy, with memory, before they can be compared."""
+    settings = config.get("config")
+    if isinstance(settings, Mapping):
+        for name, most in (("pos_embed_max_size", values), ("sample_size", 2**22)):
+            edge = settings.get(name)
+            if edge is not None and not (isinstance(edge, int) and 0 < edge**2 <= most):
+                raise UsageError(f"{UNFIT} ({name} is {edge!r:.40})")
 
 
 def _check_alike(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -257,7 +257,7 @@ def _check(path: Path, described: Mapping[str, Any]) -> None:
     try:
         check_description(described)
     except UsageError as error:
-        raise UsageError(f"checkpoint {path}: model.json contradicts itself or this version: {error}") from error
+        raise UsageError(f"checkpoint {path}: {error}") from error
     named = _STEP.fullmatch(path.name)
     if named and int(named[1]) != described["step"]:
         raise UsageError(

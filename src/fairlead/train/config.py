@@ -156,15 +156,17 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> TrainConfig:
-        """The inverse of :meth:`to_json`.
+        """The inverse of :meth:`to_json`. Settings that this version lacks are left out: only who goes on with the
+        training needs them, and is refused then.
 
         Raises:
-            UsageError: for settings that there are none of, or of another type, or that no training can have.
+            UsageError: for settings of another type, or that no training can have.
         """
         from fairlead.core.prediction import Objective
 
-        check_arguments(cls, stored, "train", {"Objective": Objective})
-        return cls(**stored)
+        known = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
+        check_arguments(cls, known, "train", {"Objective": Objective})
+        return cls(**known)
 
     def to_json(self) -> dict[str, Any]:
         return {**{f.name: getattr(self, f.name) for f in fields(self)}, "betas": list(self.betas)}

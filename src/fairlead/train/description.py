@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from fairlead.core.errors import UsageError, shortened
-from fairlead.core.registry import lookup
 from fairlead.core.schedule import schedule_from_config
-from fairlead.core.typed import Count, Size, check_arguments, problem_in
+from fairlead.core.typed import Count, Size, problem_in
 from fairlead.data.autoencoder import LatentsConfig
 from fairlead.data.degrade import read_degradation
 from fairlead.data.text import check_encoder
 from fairlead.data.words import Words
+from fairlead.nets.build import check_net
 from fairlead.nets.inputs import condition_names
 from fairlead.train.config import OTHER_KINDS, TrainConfig
 
@@ -91,7 +91,7 @@ def check_description(about: Mapping[str, Any]) -> TrainConfig:
     Raises:
         UsageError: with what contradicts what.
     """
-    check_arguments(lookup("net", about["net"].get("kind")), _without(about["net"], "kind"), "net")
+    check_net(about["net"])
     config = TrainConfig.from_json(about["train"])
     said_twice = {
         "net": config.net,
@@ -100,12 +100,12 @@ def check_description(about: Mapping[str, Any]) -> TrainConfig:
     }
     for name, value in said_twice.items():
         if _plain(about[name]) != _plain(value):
-            raise UsageError(f"{name} is {_short(about[name])}, the training had {_short(value)}")
+            raise _wrong(f"{name} is {_short(about[name])}, the training had {_short(value)}")
     if about["precision"] not in ("fp32", "bf16") or config.precision not in ("auto", about["precision"]):
-        raise UsageError(f"precision is {about['precision']!r}, the training had {config.precision!r}")
+        raise _wrong(f"precision is {about['precision']!r}, the training had {config.precision!r}")
     shape = about["data"]["shape"]
     if len(shape) != 3 or math.prod(shape) > MOST_VALUES:
-        raise UsageError(f"data: shape is {_short(shape)}, expected channels, height and width")
+        raise _wrong(f"data: shape is {_short(shape)}, expected channels, height and width")
     _check_names(config.net, about["data"])
     _check_sizes(config, shape)
     _check_text(config)
@@ -119,10 +119,10 @@ def _check_names(net: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         told[f"attribute {name!r}"] = (data.get("attributes", {}).get(name, []), count)
     for what, (names, count) in told.items():
         if len(names) != count:
-            raise UsageError(f"{what}: {len(names)} names, the network has embeddings of {count}")
+            raise _wrong(f"{what}: {len(names)} names, the network has embeddings of {count}")
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise UsageError(f"{what}: {twice!r} is there twice")
+            raise _wrong(f"{what}: {twice!r} is there twice")
 
 
 def _check_sizes(config: TrainConfig, shape: Sequence[int]) -> None:
@@ -131,28 +131,26 @@ def _check_sizes(config: TrainConfig, shape: Sequence[int]) -> None:
     if latents:
         problem = problem_in(latents, LatentsConfig, "latents")
         if problem is not None:
-            raise UsageError(f"latents: {problem}")
+            raise _wrong(f"latents: {problem}")
         if not 0 < latents["scale"] < math.inf or not math.isfinite(latents["shift"]):
-            raise UsageError(
-                f"latents: scale {latents['scale']!r} and shift {latents['shift']!r} are no usable numbers"
-            )
+            raise _wrong(f"latents: scale {latents['scale']!r} and shift {latents['shift']!r} are no usable numbers")
     made_for = [net.get("channels_in"), net.get("size"), net.get("size")]
     has = latents["shape"] if latents else list(shape)
     if list(has) != made_for:
         what = "latents" if latents else "images"
-        raise UsageError(f"{what} are {_short(has)}, the network is made for {_short(made_for)}")
+        raise _wrong(f"{what} are {_short(has)}, the network is made for {_short(made_for)}")
     if config.objective in OTHER_KINDS:
         return
     channels = read_degradation(config.image).channels(shape[0]) if config.image else 0
     if channels != (net.get("image") or 0):
-        raise UsageError(f"image condition {config.image!r}: {channels} channels, the network reads {net.get('image')}")
+        raise _wrong(f"image condition {config.image!r}: {channels} channels, the network reads {net.get('image')}")
 
 
 def _check_text(config: TrainConfig) -> None:
     """The text encoder and what the network reads of it."""
     reads = "text" in condition_names(config.net)
     if reads != bool(config.text):
-        raise UsageError(f"the network reads {'a' if reads else 'no'} text, and there is {_short(config.text)} for it")
+        raise _wrong(f"the network reads {'a' if reads else 'no'} text, and there is {_short(config.text)} for it")
     if not reads:
         return
     check_encoder(config.text)
@@ -160,10 +158,14 @@ def _check_text(config: TrainConfig) -> None:
         return
     words, net = Words(**_without(config.text, "name")), config.net["text"]
     if len(set(words.vocabulary)) < len(words.vocabulary):
-        raise UsageError("text: a word of the vocabulary is there twice")
+        raise _wrong("text: a word of the vocabulary is there twice")
     for name, value in words.net().items():
         if net.get(name, value if name == "depth" else None) != value:
-            raise UsageError(f"text: the encoder's {name} is {value!r}, the network's {net.get(name)!r}")
+            raise _wrong(f"text: the encoder's {name} is {value!r}, the network's {net.get(name)!r}")
+
+
+def _wrong(text: str) -> UsageError:
+    return UsageError(f"model.json: {text}; use another checkpoint")
 
 
 def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.core.strict_json import opened, read_json, sealed
 from fairlead.measure.agreement import adherence_of
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.frechet import Moments
@@ -226,7 +227,7 @@ def save(path: Path, tuned: Tuned, about: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            partial.write_text(json.dumps(answer, indent=1) + "\n")
+            partial.write_text(json.dumps(sealed(answer), indent=1) + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error}; the batches of the search are kept") from error
 
@@ -262,7 +263,7 @@ def read_tuned(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"guidance 'tuned': {run} has no tuned.json; make it with `fairlead tune {run}`")
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = opened(read_json(path))
         _ = found["guidance"] + found["sampler"], found["steps"] + 1
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UsageError(f"{path} is damaged ({error!r}); run `fairlead tune` again") from error
