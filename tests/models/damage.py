@@ -19,10 +19,13 @@ MODES = ("as it is", "resealed", "of 0.1.0")
 
 STRANGE: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 7, 10**9, 2**31, 2**63, 2**64, -(10**9), 10**18, 10**400, 0.5, -1.5, 1e308, 1e-320,
-    float("nan"), float("inf"), -float("inf"), "", "x", "8", "-inf", "words", "classifier", "label", "é\u0301", "\u0000",
-    "a" * 100_000, "../../etc/passwd", [], {}, [1, 8, "x"], [[]], {"name": "x"}, {"": {}}, [None] * 3, [10**9] * 4,
-    {"width": 10**9, "length": 10**9}, [1] * 200, {"kind": "dit"}, ["zero"] * 10,
+    float("nan"), float("inf"), -float("inf"), "", "x", "8", "-inf", "words", "classifier", "label", "é\u0301",
+    "\u0000", "a" * 100_000, "../../etc/passwd", [], {}, [1, 8, "x"], [[]], {"name": "x"}, {"": {}}, [None] * 3,
+    [10**9] * 4, {"width": 10**9, "length": 10**9}, [1] * 200, {"kind": "dit"}, ["zero"] * 10,
 )  # fmt: skip
+
+
+TYPES = ("I32", "F16", "X", "F8_E4M3")
 
 
 def damaged(source: Path, folder: Path, seed: int, others: list[Path]) -> str:
@@ -157,9 +160,7 @@ def _tensors(folder: Path, draw: random.Random, others: list[Path]) -> str:
         "a length of 10**9": lambda: (10**9).to_bytes(8, "little") + bytes(data[8:]),
         "a header of brackets": lambda: (10**5).to_bytes(8, "little") + b"[" * 10**5,
         "a huge shape": lambda: with_header(lambda h: h[name].update(shape=[10**9, 10**9])),
-        "another type": lambda: with_header(
-            lambda h: h[name].update(dtype=draw.choice(["I32", "F16", "X", "F8_E4M3"]))
-        ),
+        "another type": lambda: with_header(lambda h: h[name].update(dtype=draw.choice(TYPES))),
         "another name": lambda: with_header(lambda h: h.update({"other": h.pop(name)})),
         "another place": lambda: with_header(lambda h: h[name].update(data_offsets=[0, 4])),
         "turned": lambda: with_header(lambda h: h[name].update(shape=h[name]["shape"][::-1])),

@@ -35,7 +35,7 @@ def parse_json(text: str | bytes, *, lines: bool = False) -> Any:
         raise ValueError(f"brackets are nested deeper than {DEEPEST}") from None
     level, depth = [value], 0
     while level:
-        if depth > DEEPEST:
+        if depth >= DEEPEST and any(isinstance(part, dict | list) for part in level):
             raise ValueError(f"brackets are nested deeper than {DEEPEST}")
         inside: list[Any] = []
         for part in level:

@@ -99,8 +99,12 @@ def check_description(about: Mapping[str, Any]) -> TrainConfig:
         "schedule": schedule_from_config(config.schedule).config(),
     }
     for name, value in said_twice.items():
-        if _plain(about[name]) != _plain(value):
-            raise _wrong(f"{name} is {_short(about[name])}, the training had {_short(value)}")
+        here, there = _plain(about[name]), _plain(value)
+        if here != there:
+            if isinstance(here, dict) and isinstance(there, dict):
+                key = next(key for key in {**here, **there} if here.get(key) != there.get(key))
+                name, here, there = f"{name}: {key}", here.get(key), there.get(key)
+            raise _wrong(f"{name} is {_short(here)}, the training had {_short(there)}")
     if about["precision"] not in ("fp32", "bf16") or config.precision not in ("auto", about["precision"]):
         raise _wrong(f"precision is {about['precision']!r}, the training had {config.precision!r}")
     shape = about["data"]["shape"]
