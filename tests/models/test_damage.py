@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 import fairlead as fl
+from fairlead.cli.info import Info
 from fairlead.core.errors import UsageError
 from fairlead.core.strict_json import seal_of
 from fairlead.models.classifier import load_classifier
@@ -19,6 +22,7 @@ from fairlead.train.loop import Training
 from tests.models.damage import damaged, no_more_memory_than
 from tests.models.kinds import KINDS, data_of, run_of
 
+pytestmark = pytest.mark.filterwarnings("ignore::fairlead.core.errors.Note")
 QUICK = ("model", "classifier", "autoencoder", "text", "attributes")
 
 
@@ -37,6 +41,11 @@ def folders(place: Path, kinds: tuple[str, ...]) -> dict[str, Path]:
 
 def use(kind: str, folder: Path, config: TrainConfig, seed: int) -> bool:
     """Load, sample from or resume a checkpoint; whether that could be done."""
+    if seed % 4 == 1:
+        with redirect_stdout(StringIO()):
+            Info(str(folder)).run()
+    if kind == "lora" and seed % 4 == 2:
+        fl.export(folder, folder.parent / "exported")
     if kind == "classifier":
         classifier = load_classifier(folder)
         assert len(classifier.classes) == classifier.network.head.out_features  # type: ignore[union-attr]
