@@ -52,7 +52,7 @@ def test_a_run_that_may_not_be_read(place: Path, name: str) -> None:
             find_checkpoint(spec)
         assert "\n" not in str(caught.value)
     if name == "run":
-        with pytest.raises(UsageError, match="cannot be read .*Permission denied"):
+        with pytest.raises(UsageError, match=r"cannot be read .*Permission denied"):
             steps_of(place / "run")
 
 

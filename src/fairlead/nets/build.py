@@ -102,7 +102,7 @@ def build_net(config: Mapping[str, Any]) -> nn.Module:
     # what torch, diffusers and Python say of sizes: ZeroDivisionError, OverflowError, IndexError, ...
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"network {dict(config)} cannot be built: {reason}") from error
+        raise UsageError(f"{_called(config)} cannot be built: {reason}") from error
     return network
 
 
@@ -113,7 +113,7 @@ def check_net(config: Mapping[str, Any]) -> None:
         UsageError: as :func:`build_net`.
     """
     arguments = {key: value for key, value in config.items() if key != "kind"}
-    check_arguments(lookup("net", _kind(config)), arguments, f"network {dict(config)} cannot be built")
+    check_arguments(lookup("net", _kind(config)), arguments, f"{_called(config)} cannot be built")
 
 
 def build_for(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -157,7 +157,15 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+_LISTED = 24
+"""Settings of a network that a message repeats."""
 UNFIT = "its weights do not fit its description"
+
+
+def _called(config: Mapping[str, Any]) -> str:
+    """The network for a message; what is long in it is left out."""
+    parts = [(key, value) for key, value in config.items() if len(key) <= 40][:_LISTED]
+    return f"network { {key: value if len(repr(value)) <= 80 else '...' for key, value in parts} }"
 
 
 def _kind(config: Mapping[str, Any]) -> str:

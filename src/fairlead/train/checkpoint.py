@@ -30,6 +30,8 @@ from fairlead.train.description import check_description, check_types
 
 FORMAT, UNSEALED = 2, 1
 """Of what is written here, and of version 0.1.0, whose descriptions have no seal."""
+_LONGEST = 1000
+"""Characters of a message that may come from a damaged file."""
 _STEP = re.compile(r"step-(\d{6,})$")
 
 
@@ -257,7 +259,9 @@ def _check(path: Path, described: Mapping[str, Any]) -> None:
     try:
         check_description(described)
     except UsageError as error:
-        raise UsageError(f"checkpoint {path}: {error}") from error
+        text = str(error)
+        text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+        raise UsageError(f"checkpoint {path}: {text}") from error
     named = _STEP.fullmatch(path.name)
     if named and int(named[1]) != described["step"]:
         raise UsageError(
