@@ -62,8 +62,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         done.append(("rename", Path(target).name))
         replace(source, target)
 
-    monkeypatch.setattr(files.os, "fsync", note_fsync)
-    monkeypatch.setattr(files.os, "replace", note_replace)
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
     return done
 
 
@@ -122,10 +122,10 @@ def test_where_a_folder_cannot_be_synced_its_files_still_are(tmp_path: Path, mon
             raise OSError(22, "Invalid argument")
         fsync(handle)
 
-    monkeypatch.setattr(files.os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     (tmp_path / "a").write_text("x")
     settle(tmp_path)
-    monkeypatch.setattr(files.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(5, "Input/output error")))
     with pytest.raises(OSError, match="Input/output error"):
         settle(tmp_path)
 

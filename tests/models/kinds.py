@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fairlead.data.autoencoder import load_autoencoder
 from fairlead.data.digits import load_digits
@@ -93,10 +94,9 @@ def _lora(place: Path) -> Path:
     base = Base.of(str(pipeline))
     _, told, text = asked(data, ["text"], base.text, settings={"masked": False})
     latents = load_autoencoder(base.folder).config(data.shape)
-    config = TrainConfig(
-        net=base.net(latents["shape"][0], latents["shape"][1], 4, told["text"]), text=text, latents=latents,
-        schedule=base.schedule, objective=base.objective, steps=2, batch_size=4, warmup=1, precision="fp32",
-    )  # fmt: skip
+    fixed: dict[str, Any] = {"schedule": base.schedule, "objective": base.objective, "text": text, "latents": latents}
+    net = base.net(latents["shape"][0], latents["shape"][1], 4, told["text"])
+    config = TrainConfig(net=net, steps=2, batch_size=4, warmup=1, precision="fp32", **fixed)
     _train(config, data, place / "lora")
     return place / "lora"
 

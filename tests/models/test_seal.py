@@ -52,10 +52,9 @@ def written(folder: Path, about: dict[str, Any], how: str) -> None:
     (folder / "model.json").write_text(json.dumps(about, indent=1))
 
 
-def both(about: dict[str, Any], **change: Any) -> None:
+def both(about: dict[str, Any], **change: Any) -> list[None]:
     """The network is described twice."""
-    about["net"].update(change)
-    about["train"]["net"].update(change)
+    return [part["net"].update(change) for part in (about, about["train"])]
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {

@@ -83,4 +83,4 @@ def store_tensor(path: Path, name: str, of: str, value: Tensor) -> None:
 def digest(values: Tensor) -> str:
     """sha256 of the bytes of a tensor."""
     plain = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(memoryview(plain.numpy())).hexdigest()
+    return hashlib.sha256(plain.numpy().data).hexdigest()
