@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, TextIO
 
 import tyro
 
@@ -23,7 +25,7 @@ from fairlead.cli.train import Train
 from fairlead.cli.train_autoencoder import TrainAutoencoder
 from fairlead.cli.train_classifier import TrainClassifier
 from fairlead.cli.tune import Tune
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import Note, UsageError
 from fairlead.core.printable import printable, printable_output
 
 ABOUT = """Train, guide, measure and tune conditional diffusion models.
@@ -50,6 +52,29 @@ Command = (
 )
 
 
+@contextmanager
+def _notes_in_one_line() -> Iterator[None]:
+    """Notes on standard error as errors are, without the place in the code."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, Note):
+                print(f"fairlead: {message}", file=sys.stderr)
+            else:
+                shown(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or what the command itself says (``doctor``: 1 if something fails).
     Argument errors exit with 2 from the parser itself."""
@@ -62,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
-        with printable_output():
+        with printable_output(), _notes_in_one_line():
             code = command.run()
     except UsageError as error:
         print(f"fairlead: {printable(' '.join(str(error).split()))}", file=sys.stderr)

@@ -95,7 +95,7 @@ class Interpolate:
         about["recognised"] = {name: [share.value for share in row] for name, row in shares.items()}
         about |= evaluator.described()
         try:
-            with replacing(self.out / "strip.png") as partial:
+            with replacing(self.out / "strip.png", durable=False) as partial:
                 partial.write_bytes(strip(found, {"fairlead": json.dumps(found.run.provenance())}))
             with replacing(self.out / "interpolation.json") as partial:
                 partial.write_text(json.dumps(about, indent=1) + "\n")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairlead.cli.training import counting_bar
 from fairlead.core.errors import UsageError
+from fairlead.core.typed import check_arguments
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
@@ -115,6 +116,7 @@ def _data_of(spec: str, data: str | None) -> tuple[ImageData, ImageData, str]:
     if "spec" not in given:
         raise UsageError(f"checkpoint {spec!r} does not say where its data is; pass --data")
     limit = given.pop("limit", None)
+    check_arguments(load_data, {**given, "split": "train"}, f"checkpoint {spec!r}: its data")
     reference, held_out = load_data(**given, split="train"), load_data(**given, split="test")
     _check_data(reference, about["data"]["shape"], about["data"]["classes"], given["spec"])
     if limit is None and reference.fingerprint != about["data"]["fingerprint"]:

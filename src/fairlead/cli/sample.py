@@ -120,7 +120,7 @@ class Sample:
         )
         path = self.out / "grid.png"
         try:
-            with replacing(path) as partial:
+            with replacing(path, durable=False) as partial:
                 partial.write_bytes(picture)
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error}; the images themselves are saved") from error

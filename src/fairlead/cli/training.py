@@ -284,7 +284,8 @@ def write_preview(training: Training) -> None:
     title = f"step {training.step}, {guidance or 'no guidance'}"
     picture = class_grid(model, guidance, conds=conds, rows=4, title=title)
     try:
-        with replacing(training.out / "previews" / f"step-{training.step:06d}.png") as path:
+        preview = training.out / "previews" / f"step-{training.step:06d}.png"
+        with replacing(preview, durable=False) as path:
             path.write_bytes(picture)
     except OSError as error:
         raise UsageError(f"cannot write a preview to {training.out}: {error}; the last checkpoint is whole") from error

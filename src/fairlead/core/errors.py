@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 MOST_LISTED, LONGEST = 60, 200
@@ -11,6 +12,20 @@ MOST_LISTED, LONGEST = 60, 200
 
 class UsageError(ValueError):
     """Wrong input. The command line prints the message and exits with code 2, without a traceback."""
+
+
+class Note(UserWarning):
+    """What a user should know, in one line; nothing is wrong. The command line prints it as it prints an error."""
+
+
+_SAID: set[str] = set()
+
+
+def note(text: str) -> None:
+    """Say something once a process, as a warning of class :class:`Note`."""
+    if text not in _SAID:
+        _SAID.add(text)
+        warnings.warn_explicit(text, Note, "fairlead", 0)  # no line of source behind it
 
 
 def unknown(kind: str, given: object, known: Iterable[str]) -> UsageError:

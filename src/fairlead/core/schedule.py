@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.registry import REGISTRY, lookup
+from fairlead.core.typed import check_arguments
 
 
 class NoiseSchedule(ABC):
@@ -66,6 +67,10 @@ class NoiseSchedule(ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """JSON-ready keyword arguments, with ``name``, from which :func:`schedule_from_config` rebuilds this."""
+
+
+_LONGEST = 1_000_000
+"""Steps of a table."""
 
 
 def as_time(t: Tensor | float) -> Tensor:
@@ -151,6 +156,8 @@ class TableSchedule(NoiseSchedule):
 def _table_steps(steps: int) -> int:
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 2:
         raise UsageError(f"schedule table: expected at least 2 steps, got {steps!r}")
+    if steps > _LONGEST:
+        raise UsageError(f"schedule table: expected at most {_LONGEST:,} steps, got {steps!r}")
     return steps
 
 
@@ -286,8 +293,6 @@ def schedule_from_config(config: dict[str, Any]) -> NoiseSchedule:
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "name"}
     arguments = {key: float(v) if v == "-inf" else v for key, v in values.items()}
     make = lookup("schedule", config.get("name"))
-    try:
-        schedule: NoiseSchedule = make(**arguments)
-    except TypeError as error:
-        raise UsageError(f"schedule {config['name']!r}: {error}") from error
+    check_arguments(make, arguments, f"schedule {config['name']!r}")
+    schedule: NoiseSchedule = make(**arguments)
     return schedule

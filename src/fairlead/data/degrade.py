@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import UsageError, shortened
 from fairlead.core.registry import lookup
 from fairlead.data.decode import decode_images, open_image
 from fairlead.data.images import to_float
@@ -144,12 +144,14 @@ def read_degradation(text: str) -> Degradation:
     """
     try:
         node = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: too many brackets
         node = ast.Constant(None)
     if isinstance(node, ast.Name):
         node = ast.Call(node, [], [])
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
-        raise UsageError(f"image condition {text!r}: expected a name with settings, such as superres(factor=4)")
+        raise UsageError(
+            f"image condition {shortened(text)}: expected a name with settings, such as superres(factor=4)"
+        )
     kind = lookup("degradation", node.func.id)
     known = [f.name for f in fields(kind)]
     settings: dict[str, Any] = {}

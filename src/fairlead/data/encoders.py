@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.pretrained import fetched, library, pretrained, quiet, weight_hash
 from fairlead.core.text import pack, pooled_at_end
+from fairlead.core.typed import Between
 from fairlead.data.text import listed
 
 Long = Literal["refuse", "cut"]
@@ -27,6 +28,16 @@ SD3_ZEROS = 256
 """Tokens that ``StableDiffusion3Pipeline`` joins to those of its CLIPs where it has no T5 (``max_sequence_length``)."""
 _DEFAULT_LENGTH = 512
 """Tokens of an encoder that names no limit, such as T5."""
+
+
+class Settings(TypedDict, total=False):
+    """Of a pretrained encoder, see :class:`PretrainedText`."""
+
+    tokens: Annotated[int, Between(3)] | None
+    windows: Annotated[int, Between(1)]
+    long: Long
+    weights: str | None
+    masked: bool
 
 
 @dataclass(frozen=True)
@@ -233,9 +244,10 @@ class SD3Text(PretrainedText):
         settings: of :class:`PretrainedText`.
     """
 
-    def __init__(self, source: str, **settings: Any) -> None:
+    def __init__(self, source: str, **settings: Unpack[Settings]) -> None:
         kind = "CLIPTextModelWithProjection"
-        super().__init__("sd3", source, kind, "end", **{"masked": False, **settings})
+        settings.setdefault("masked", False)
+        super().__init__("sd3", source, kind, "end", **settings)
         config: Any = self._model.config
         if config.projection_dim != config.hidden_size:
             raise UsageError(
@@ -256,16 +268,16 @@ class SD3Text(PretrainedText):
         return torch.cat([states, states], dim=-1), torch.cat([pooled, pooled], dim=-1)
 
 
-def clip(source: str, **settings: Any) -> PretrainedText:
+def clip(source: str, **settings: Unpack[Settings]) -> PretrainedText:
     """CLIP's text network (2103.00020), 77 tokens; states after the last norm, pooled at the end token."""
     return PretrainedText("clip", source, "CLIPTextModel", "end", **settings)
 
 
-def t5(source: str, **settings: Any) -> PretrainedText:
+def t5(source: str, **settings: Unpack[Settings]) -> PretrainedText:
     """The encoder of a T5 (1910.10683), pooled at its end token."""
     return PretrainedText("t5", source, "T5EncoderModel", "end", **settings)
 
 
-def sentence(source: str, **settings: Any) -> PretrainedText:
+def sentence(source: str, **settings: Unpack[Settings]) -> PretrainedText:
     """Any sentence encoder with token states, pooled by the mean over real tokens (1908.10084)."""
     return PretrainedText("sentence", source, "AutoModel", "mean", **settings)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
+from fairlead.core.typed import check_arguments
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, stratified_order, to_float
 from fairlead.data.specs import data_specs
@@ -164,6 +165,7 @@ def _data_of(checkpoint: Checkpoint) -> ImageData | None:
     if "spec" not in given:
         return None
     try:
+        check_arguments(load_data, {**given, "split": "test"}, "its data")
         return load_data(**given, split="test")
     except UsageError:
         return None

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fairlead.core.errors import UsageError
+from fairlead.core.files import settle, synced
 from fairlead.core.pretrained import library, quiet, setting
 from fairlead.core.schedule import NoiseSchedule, TableSchedule, schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
@@ -242,8 +243,10 @@ def _whole(folder: Path, write: Callable[[Path], object]) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as above, quiet():
             partial = Path(above) / "pipeline"
             write(partial)
+            settle(partial)
             if folder.exists():
                 folder.rmdir()
             partial.rename(folder)
+            synced(folder.parent)
     except OSError as error:
         raise UsageError(f"cannot write the pipeline {folder}: {error}; choose another folder") from error

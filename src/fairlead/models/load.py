@@ -22,10 +22,10 @@ from fairlead.models.diffusers import is_pipeline, load_pipeline
 from fairlead.models.encoders import ConditionEncoder, ImageEncoder, PromptEncoder
 from fairlead.models.lora import relocated
 from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, identity
-from fairlead.nets.build import build_net
+from fairlead.nets.build import build_for, parameter_count
 from fairlead.nets.diffusers import DiffusersNet
 from fairlead.nets.inputs import ConditionedNet, condition_names
-from fairlead.train.checkpoint import Checkpoint, find_checkpoint
+from fairlead.train.checkpoint import Checkpoint, find_checkpoint, seal_checkpoint, unsealed_checkpoint
 from fairlead.train.config import OTHER_KINDS
 
 Weights = Literal["ema", "raw"]
@@ -80,7 +80,28 @@ def load(
         given = latents if autoencoder is None else {**latents, "source": str(autoencoder)}
         codec = autoencoder_from_config(given, f"checkpoint {checkpoint.folder}", checkpoint.folder)
     network, metadata = network_of(checkpoint, spec, weights)
+    if codec is not None and list(codec.latent_shape(tuple(about["data"]["shape"]))) != latents["shape"]:
+        raise UsageError(
+            f"checkpoint {checkpoint.folder}: images {about['data']['shape']} have no latents "
+            f"{latents['shape']} in {codec.source!r}; model.json contradicts the autoencoder"
+        )
     return model_of(network, about, metadata, device, codec, near=checkpoint.folder)
+
+
+def seal(spec: str | Path) -> Checkpoint:
+    """Accept what ``model.json`` of a checkpoint says now: after a change by hand that is meant, such as other names of
+    classes, or of a checkpoint of version 0.1.0, which has no seal.
+
+    Raises:
+        UsageError: as of ``load``, but for a seal that is not right; if it cannot be written.
+    """
+    checkpoint = unsealed_checkpoint(spec)
+    for part in checkpoint.about["files"]:
+        checkpoint.tensors(part)
+    if checkpoint.about["net"]["kind"] != "lora":  # its network is in a pipeline, which need not be here
+        network_of(checkpoint, spec, "ema")
+    seal_checkpoint(checkpoint)
+    return checkpoint
 
 
 def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tuple[nn.Module, dict[str, Any]]:
@@ -88,16 +109,14 @@ def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tu
     _check_weights(weights)
     tensors = checkpoint.tensors(weights)
     try:
-        with torch.random.fork_rng(devices=[]):  # the initialisation is thrown away; the caller's stream stays put
-            network = build_net(relocated(checkpoint.about, checkpoint.folder)["net"])
-        network.load_state_dict(tensors)
+        network = build_for(relocated(checkpoint.about, checkpoint.folder)["net"], tensors)
+        count = parameter_count(network)
+        if count != checkpoint.about["parameters"]:
+            raise UsageError(
+                f"model.json says {checkpoint.about['parameters']:,} parameters, the network has {count:,}; use another"
+            )
     except UsageError as error:
         raise UsageError(f"checkpoint {checkpoint.folder}: {error}") from error
-    except RuntimeError as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines()[1:2])[:200]
-        raise UsageError(
-            f"checkpoint {checkpoint.folder}: its weights do not fit its description ({reason})"
-        ) from error
     metadata = {
         "checkpoint": str(spec),
         "step": checkpoint.step,

@@ -246,7 +246,7 @@ class Explanation(Trace):
             contents["film.png"] = film
         try:
             for name, content in contents.items():
-                with replacing(folder / name) as partial:
+                with replacing(folder / name, durable=name.endswith(".json")) as partial:
                     partial.write_bytes(content)
             page = self._page(folder / "explain.html", film, command)
         except OSError as error:

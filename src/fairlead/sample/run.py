@@ -97,7 +97,7 @@ class Run:
                 path = folder / f"{i:05d}.png"
                 _save_png(image, self.provenance(i), path)
                 paths.append(path)
-            with replacing(folder / "run.json") as partial:
+            with replacing(folder / "run.json", durable=False) as partial:
                 partial.write_text(json.dumps(self.summary(), indent=1))
         except OSError as error:
             raise UsageError(
@@ -375,5 +375,5 @@ def _save_png(image: Tensor, provenance: dict[str, Any], path: Path) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("fairlead", json.dumps(provenance))
     array = image.permute(1, 2, 0).numpy() if len(image) == 3 else image[0].numpy()
-    with replacing(path) as partial:
+    with replacing(path, durable=False) as partial:
         Image.fromarray(array).save(partial, format="PNG", pnginfo=text)

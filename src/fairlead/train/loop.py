@@ -38,7 +38,7 @@ from fairlead.data.images import Attribute, Batches, ImageData, stratified_order
 from fairlead.data.latents import LatentBatches, Latents
 from fairlead.data.specs import Spec, data_specs
 from fairlead.data.text import encoder_from_config
-from fairlead.nets.build import build_net, parameter_count
+from fairlead.nets.build import build_net, load_weights, parameter_count
 from fairlead.nets.inputs import condition_names
 from fairlead.nets.text import TextInput
 from fairlead.train.checkpoint import (
@@ -53,7 +53,7 @@ from fairlead.train.checkpoint import (
 from fairlead.train.conditions import DataConditions
 from fairlead.train.config import OTHER_KINDS, Precision, TrainConfig
 from fairlead.train.objective import Draw, diffusion_loss, drop_condition, reconstruction_loss
-from fairlead.train.optimizer import Muon, matrices_of
+from fairlead.train.optimizer import Muon, matrices_of, optimizer_state
 from fairlead.train.reading import SKETCH_BATCH, learn_to_read, learn_to_sketch
 
 EXAMPLES = 8
@@ -258,17 +258,18 @@ class Training:
                 f"pass --precision {was}"
             )
         raw, average = checkpoint.tensors("raw"), checkpoint.tensors("ema")
-        self.accelerator.unwrap_model(self.network).load_state_dict(raw)
-        self.average.module.load_state_dict(average)
+        try:
+            load_weights(self.accelerator.unwrap_model(self.network), raw)
+            load_weights(self.average.module, average)
+        except UsageError as error:
+            raise UsageError(f"cannot resume {self.out}: {error}; resume another checkpoint") from error
         self.average.n_averaged.fill_(checkpoint.step)
         groups = self.optimizer.state_dict()["param_groups"]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in checkpoint.tensors("training").items():
-            index, key = name.split(".", 1)
-            if tensor.ndim:  # moments in another memory format than their parameter are off the fast path
-                tensor = torch.empty_like(parameters[int(index)], device="cpu", requires_grad=False).copy_(tensor)
-            state.setdefault(int(index), {})[key] = tensor
+        try:
+            state = optimizer_state(checkpoint.tensors("training"), parameters)
+        except ValueError as error:
+            raise UsageError(f"cannot resume {self.out}: its training.safetensors is damaged ({error})") from error
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.step = checkpoint.step
 

@@ -100,9 +100,13 @@ class Measurer:
         file = self.folder / f"{key}.safetensors"
         if file.exists():
             try:
-                return load_file(file)
-            except (OSError, SafetensorError):
-                pass  # torn: measured again
+                stored = load_file(file)
+                if {"features", "labels", "rows"} <= set(stored) and {len(part) for part in stored.values()} == {
+                    len(seeds)
+                }:
+                    return stored
+            except (OSError, SafetensorError, TypeError):
+                pass  # torn or foreign: measured again
         run = self.plan(guidance, seeds).run()
         if run.images is None:
             raise UsageError("tune measures images, and this model's samples are not images")
