@@ -1,4 +1,4 @@
-"""The command line. Bad input is one line on standard error and exit code 2; Ctrl-C is 130."""
+"""The command line. Bad input is one line on standard error and exit code 2; Ctrl-C is 130, SIGTERM 143."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from fairlead.cli.train_autoencoder import TrainAutoencoder
 from fairlead.cli.train_classifier import TrainClassifier
 from fairlead.cli.tune import Tune
 from fairlead.core.errors import UsageError
+from fairlead.core.launch import refuse_several
+from fairlead.core.signals import Ended, ending
 
 ABOUT = """Train, guide, measure and tune conditional diffusion models.
 
@@ -48,6 +50,9 @@ Command = (
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 
+_SHARED = (Train, TrainClassifier, TrainAutoencoder, Sweep)
+"""Commands whose work several processes share, as torchrun starts them."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or what the command itself says (``doctor``: 1 if something fails).
@@ -61,11 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
-        code = command.run()
+        with ending():
+            if not isinstance(command, _SHARED):
+                refuse_several(type(command).__name__.lower())
+            code = command.run()
     except UsageError as error:
         print(f"fairlead: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("fairlead: interrupted", file=sys.stderr)
-        return 130
+        return interruption.code if isinstance(interruption, Ended) else 130
     return code or 0

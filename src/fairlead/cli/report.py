@@ -31,6 +31,7 @@ def write_report(folder: Path, extra: tuple[Section, ...] = ()) -> Path:
     """FOLDER/report.html; ``extra`` sections stand between the sweep's pictures and its table. FOLDER/tradeoff.png
     beside it, where there is a trade-off over a scale to draw."""
     from fairlead.core.errors import UsageError
+    from fairlead.core.files import replacing
     from fairlead.measure.score import Floor
     from fairlead.report.sweep import sweep_page, sweep_plot
     from fairlead.tune.front import sweep_front
@@ -42,7 +43,8 @@ def write_report(folder: Path, extra: tuple[Section, ...] = ()) -> Path:
         sweep_page(path, about, points, extra, sweep_front(SweepFolder(folder), points))
         figure = sweep_plot(points, Floor.from_dict(about["floor"]))
         if figure is not None:
-            figure.savefig(folder / "tradeoff.png", dpi=110)
+            with replacing(folder / "tradeoff.png") as partial:
+                figure.savefig(partial, dpi=110, format="png")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error}; the sweep itself is whole") from error
     return path

@@ -215,4 +215,5 @@ class Train(TrainOptions):
         return str(read_degradation(self.image or "superres"))
 
     def run(self) -> None:
-        train_with_progress(self.start(RECIPES, PRESETS, ("conditioning", "channels")), self.preview_every)
+        with self.started(RECIPES, PRESETS, ("conditioning", "channels")) as training:
+            train_with_progress(training, self.preview_every)

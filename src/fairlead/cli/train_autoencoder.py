@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fairlead.cli.training import TrainOptions, train_with_progress
+from fairlead.cli.training import TrainOptions, finishing, train_with_progress
 from fairlead.core.errors import UsageError
 from fairlead.nets.build import AUTOENCODER_PRESETS, autoencoder_preset
 from fairlead.train.config import AUTOENCODER_RECIPES, Recipe
@@ -58,10 +58,11 @@ class TrainAutoencoder(TrainOptions):
         return self.net or autoencoder_preset(size)
 
     def run(self) -> None:
-        training = self.start(AUTOENCODER_RECIPES, AUTOENCODER_PRESETS, ("channels", "latent"))
-        train_with_progress(training)
-        if training.accelerator.is_main_process:
-            self._finish(training)
+        with self.started(AUTOENCODER_RECIPES, AUTOENCODER_PRESETS, ("channels", "latent")) as training:
+            train_with_progress(training)
+            if training.accelerator.is_main_process:
+                with finishing(self.out):
+                    self._finish(training)
 
     def _finish(self, training: Training) -> None:
         from fairlead.core.files import replacing

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fairlead.cli.training import ScheduleName, TrainOptions, train_with_progress
+from fairlead.cli.training import ScheduleName, TrainOptions, finishing, train_with_progress
 from fairlead.core.errors import UsageError
 from fairlead.nets.build import CLASSIFIER_PRESETS
 from fairlead.train.config import CLASSIFIER_RECIPES
@@ -32,10 +32,11 @@ class TrainClassifier(TrainOptions):
     schedule: ScheduleName = None
 
     def run(self) -> None:
-        training = self.start(CLASSIFIER_RECIPES, CLASSIFIER_PRESETS)
-        train_with_progress(training)
-        if training.accelerator.is_main_process:
-            self._measure(training)
+        with self.started(CLASSIFIER_RECIPES, CLASSIFIER_PRESETS) as training:
+            train_with_progress(training)
+            if training.accelerator.is_main_process:
+                with finishing(self.out):
+                    self._measure(training)
 
     def _measure(self, training: Training) -> None:
         from fairlead.core.files import replacing

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from fairlead.core.errors import UsageError
+from fairlead.core.hold import Hold
 from fairlead.core.registry import names
+from fairlead.core.signals import unbroken
 
 if TYPE_CHECKING:
     from fairlead.measure.evaluate import Evaluator
     from fairlead.models.model import Model
+    from fairlead.tune.constraint import Constraint
+    from fairlead.tune.objective import Objective
     from fairlead.tune.sweep import Shared
     from fairlead.tune.template import Template
     from fairlead.tune.tuning import Tuned
@@ -73,18 +78,10 @@ class Tune:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
-        from tqdm import tqdm
-
-        from fairlead.cli.options import evaluator_for
         from fairlead.measure.agreement import AGREEMENT
-        from fairlead.models.diffusers import is_pipeline
-        from fairlead.models.load import load
-        from fairlead.report.tune import front_lines, summary
-        from fairlead.tune.measurer import Measurer
         from fairlead.tune.objective import DISTANCE, Objective
-        from fairlead.tune.sweep import Shared
         from fairlead.tune.template import Template
-        from fairlead.tune.tuning import REPORT_SEED, check_search, folder_of, parse_constraints, save, tune
+        from fairlead.tune.tuning import check_search, parse_constraints
 
         if self.objective not in (*METRICS, *AGREEMENT):
             raise UsageError(
@@ -97,6 +94,21 @@ class Tune:
         constraints = parse_constraints(self.constraint, self.steps, (*METRICS[1:], *AGREEMENT))
         metric = DISTANCE if self.objective == "distance" else self.objective
         objective = Objective(metric, maximise=self.objective not in ("distance", "saturation"))
+        with Hold(self.out), _going_on(self.out):
+            self._search(template, constraints, metric, objective)
+
+    def _search(self, template: Template, constraints: list[Constraint], metric: str, objective: Objective) -> None:
+        from tqdm import tqdm
+
+        from fairlead.cli.options import evaluator_for
+        from fairlead.measure.agreement import AGREEMENT
+        from fairlead.models.diffusers import is_pipeline
+        from fairlead.models.load import load
+        from fairlead.report.tune import front_lines, summary
+        from fairlead.tune.measurer import Measurer
+        from fairlead.tune.sweep import Shared
+        from fairlead.tune.tuning import REPORT_SEED, folder_of, save, tune
+
         model = load(self.model, device=self.device)
         if not model.conditional:
             raise UsageError("tune measures how well images follow their condition, and this model is unconditional")
@@ -141,10 +153,11 @@ class Tune:
             **evaluator.described(),
             "command": f"fairlead {shlex.join(sys.argv[1:])}",
         }
-        save(self.out / "tuned.json", tuned, about)
         kept = not is_pipeline(self.model) or Path(self.model).is_dir()
-        if kept:
-            save(folder_of(self.model) / "tuned.json", tuned, about)
+        with unbroken():
+            save(self.out / "tuned.json", tuned, about)
+            if kept:
+                save(folder_of(self.model) / "tuned.json", tuned, about)
         if self.report:
             self._report(tuned.reported(), evaluator, partial(load, device=self.device), template, tuned, metric)
         found = "tuned" if kept else shlex.quote(tuned.guidance)
@@ -194,6 +207,17 @@ class Tune:
         folder = SweepFolder(self.out / "report")
         measure_with_progress(sweep, folder, evaluator)
         print(f"report: {write_report(folder.folder, (search_section(tuned, template, metric),))}")
+
+
+@contextmanager
+def _going_on(out: Path) -> Iterator[None]:
+    """An interruption says what is kept, where something is."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if any(out.glob("searched/*/*.safetensors")):
+            print(f"finished batches are in {out}; the same command goes on", file=sys.stderr)
+        raise
 
 
 def check_judged(wanted: Sequence[str], evaluator: Evaluator) -> None:
