@@ -94,9 +94,13 @@ class TrainOptions:
         """
         from fairlead.data.hub import load_data
         from fairlead.train.conditions import asked
+        from fairlead.train.environment import check_environment, resolve_precision, training_device
         from fairlead.train.loop import Training
 
-        recipe, changes = self._recipe(recipes), self._given([field.name for field in fields(TrainConfig)])
+        recipe, device = self._recipe(recipes), training_device()
+        precision: Any = self.precision or recipe.train.get("precision", "auto")
+        check_environment(resolve_precision(precision, device), device)
+        changes = self._given([field.name for field in fields(TrainConfig)])
         put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
