@@ -177,7 +177,7 @@ def test_another_thread_of_the_process_is_another_run(tmp_path: Path) -> None:
         thread.start()
         thread.join()
     assert refused == [
-        f"{tmp_path} is held by another thread of this process; wait until it ends, or choose another --out"
+        f"{tmp_path} is held by another thread of this process; wait until it ends, or choose another folder"
     ]
 
 

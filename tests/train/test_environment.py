@@ -1,9 +1,11 @@
 """The environment decides nothing about the weights: what it asks for beside the settings is refused."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from fairlead.core.errors import UsageError
@@ -19,6 +21,19 @@ LAUNCHED = {  # what `accelerate launch --cpu` sets, without another option
     "ACCELERATE_DYNAMO_USE_DYNAMIC": "False", "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "False",
     "OMP_NUM_THREADS": "1", "KMP_BLOCKTIME": "1",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    """What accelerate keeps for the process is of this test alone."""
+    _forget()
+    yield
+    _forget()
+
+
+def _forget() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 @pytest.mark.parametrize(
@@ -83,8 +98,6 @@ def test_what_accelerate_is_given_is_not_read_from_the_environment(monkeypatch):
         ("ACCELERATE_DYNAMO_BACKEND", "EAGER"),
     ):
         monkeypatch.setenv(name, value)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
     accelerator, precision = accelerator_for("fp32", [], None)
     assert (str(accelerator.mixed_precision), accelerator.gradient_accumulation_steps, precision) == ("no", 1, "fp32")
     network = torch.nn.Linear(2, 2)
@@ -93,7 +106,7 @@ def test_what_accelerate_is_given_is_not_read_from_the_environment(monkeypatch):
 
 
 def test_an_accelerator_of_the_program_with_other_settings_is_refused(monkeypatch):
-    monkeypatch.setattr(AcceleratorState(_from_accelerator=True), "_mixed_precision", "bf16")
+    Accelerator(mixed_precision="bf16", cpu=training_device() == CPU)
     with pytest.raises(UsageError, match=r"accelerate cannot start here: .*; train in a process of its own"):
         accelerator_for("fp32", [], None)
 

@@ -32,8 +32,8 @@ _OF_PIPELINE = (
 class Train(TrainOptions):
     """Train a conditional model with condition dropout.
 
-    A recipe names the data, the network and the settings; every option overrides its part. Ctrl-C saves a checkpoint
-    and stops; the same command with --resume goes on to the same bits as an uninterrupted run.
+    A recipe names the data, the network and the settings; every option overrides its part. Ctrl-C or SIGTERM saves a
+    checkpoint and stops; the same command with --resume goes on to the same bits as an uninterrupted run.
 
     Example: fairlead train --recipe digits --out runs/digits
     """

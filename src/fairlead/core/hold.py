@@ -77,7 +77,7 @@ class Hold:
                 if own.thread != me and any(thread.ident == own.thread for thread in threading.enumerate()):
                     raise UsageError(
                         f"{self.folder} is held by another thread of this process; wait until it ends, or choose "
-                        "another --out"
+                        "another folder"
                     )
                 own.thread, own.count = me, own.count + 1
                 return
@@ -168,7 +168,7 @@ class Hold:
         what = f"{self.folder} is held by {'a process that is starting' if holder is None else _named(holder)}"
         if holder is not None and not _on_this_host(holder):
             what += f", whose last sign of life is {max(0.0, age):.0f} s old (dead after {STALE:.0f} s)"
-        return f"{what}; wait until it ends, or choose another --out"
+        return f"{what}; wait until it ends, or choose another folder"
 
 
 @contextmanager
