@@ -158,6 +158,11 @@ class Hold:
                 return  # another one has cleared it, and there is a new one
             age = _now(self._path.parent) - there.st_mtime
             holder = _read(self._path)
+            for _ in range(25):  # most often it is just being written
+                if holder is not None or abs(age) >= TORN:
+                    break
+                time.sleep(0.02)
+                holder = _read(self._path)
             if _alive(holder, abs(age)):
                 raise UsageError(self._refusal(holder, age))
             self._path.unlink(missing_ok=True)
