@@ -71,8 +71,8 @@ class Demo:
         )
         train_with_progress(training)
         print(f"2/3 measuring {self.n} images at each of {len(SCALES)} scales, from the same noise")
-        evaluator = evaluator_for(str(run), None)
         model = load(run)
+        evaluator = evaluator_for(str(run), None, (), model, (self.n,))
         settings = all_settings([str(run)], expand(["cfg({scale})"], SCALES), ["ddim"], [20])
         sweep, folder = Sweep(settings, Shared(n=self.n, seed=self.seed), load), SweepFolder(self.out)
         points = measure_with_progress(sweep, folder, evaluator)
@@ -101,7 +101,7 @@ class Demo:
                 ],
             ),
         )
-        path = write_report(self.out, extra)
+        path, _ = write_report(self.out, extra)
         print(f"\n{text}\n\nreport: {path}   (whole demo: {time.perf_counter() - began:.0f} s)")
         print(f'next: fairlead sample {run} --cond seven --guidance "{best.guidance}" --out {self.out / "sevens"}')
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -76,10 +76,13 @@ class Explain:
 
         check_free(self.out)
         model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
+        guidance, chosen = guidance_of(
+            self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
+        )
         plan = Plan.of(
             model,
             self.cond,
-            guidance_of(self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")),
+            guidance,
             seeds=self.seeds,
             sampler=self.sampler,
             steps=self.steps,
@@ -89,6 +92,7 @@ class Explain:
         )
         with tqdm(total=len(plan.batches) * plan.steps, unit="step", dynamic_ncols=True) as bar:
             explanation = Explanation.of(plan, self.compare, on_frame=lambda _: bar.update())
+        explanation = replace(explanation, settings={**explanation.settings, **chosen})
         explanation.save(self.out, f"fairlead {shlex.join(sys.argv[1:])}")
         text = textwrap.fill(explanation.findings(), WIDTH)
         print(f"{explanation.table()}\n\n{text}\n\n{self.out / 'explain.html'}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,14 +76,15 @@ class Interpolate:
         if (self.out / "interpolation.json").exists():
             raise UsageError(f"{self.out} already holds an interpolation; choose another --out")
         model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
+        guidance, chosen = guidance_of(
+            self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
+        )
         found = interpolate(
             model,
             *self.cond,
             n=self.n,
             frames=self.frames,
-            guidance=guidance_of(
-                self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
-            ),
+            guidance=guidance,
             seed=self.seed,
             sampler=self.sampler,
             steps=self.steps,
@@ -94,6 +95,7 @@ class Interpolate:
         evaluator = evaluator_for(self.model, self.data)
         shares = found.recognised(evaluator.judge) if found.between_classes(evaluator.judge) else {}
         features, pixels = found.smoothness(evaluator.extractor), found.smoothness()
+        found = replace(found, run=replace(found.run, settings={**found.run.settings, **chosen}))
         about = self._about(found)
         about["smoothness"] = {"features": [features.value, features.error], "pixels": [pixels.value, pixels.error]}
         about["recognised"] = {name: [share.value for share in row] for name, row in shares.items()}

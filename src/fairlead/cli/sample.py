@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,10 +84,13 @@ class Sample:
                 f"--cond all: this model {'has no classes' if model.examples else 'is unconditional'}; {instead}"
             )
         wanted: Sequence[str | None] = model.classes if self.cond == ("all",) else self.cond or (None,)
+        guidance, chosen = guidance_of(
+            self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
+        )
         plan = Plan.of(
             model,
             [cond for cond in wanted for _ in range(self.n)],
-            guidance_of(self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")),
+            guidance,
             seeds=[self.seed + i for _ in wanted for i in range(self.n)],
             sampler=self.sampler,
             steps=self.steps,
@@ -97,6 +100,7 @@ class Sample:
         )
         with tqdm(total=len(plan.batches) * plan.steps, unit="step", dynamic_ncols=True) as bar:
             run = plan.run(on_frame=lambda _: bar.update())
+        run = replace(run, settings={**run.settings, **chosen})
         with unbroken():
             run.save(self.out)
             glance = self._save_grid(run, wanted)

@@ -116,11 +116,13 @@ class Sweep:
         folder.check(measuring.described())
         evaluator = None
         if workers.main:
-            evaluator = evaluator_for(self.model[0], self.data, measuring.labels if self.cond else (), measuring.first)
+            chosen = measuring.labels if self.cond else ()
+            evaluator = evaluator_for(self.model[0], self.data, chosen, measuring.first, (self.n,))
             self._say_other_data(measuring)
         points = measure_with_progress(measuring, folder, evaluator, budget, self.keep_images, workers)
         if points:
-            print(f"report: {write_report(self.out)}")
+            path, text = write_report(self.out)
+            print(f"{text}\nreport: {path}")
 
     def _say_other_data(self, measuring: Measuring) -> None:
         first = measuring.models[self.model[0]]
@@ -210,9 +212,11 @@ def _outlook(event: Outlook, budget: Budget | None) -> str:
 
 def _line(name: str, metrics: Mapping[str, Estimate], cost: str, width: int) -> str:
     from fairlead.measure.agreement import AGREEMENT, adherence_of
+    from fairlead.measure.metrics import DEBIASED, RAW, title_of
 
-    shown = ("distance", adherence_of(metrics), "diversity")
-    line = f"{name:<{width}} " + "  ".join(f"{key} {metrics[key]}" for key in shown if key in metrics) + f"  {cost}"
+    shown = (DEBIASED, RAW, adherence_of(metrics), "diversity")
+    values = "  ".join(f"{title_of(key)} {metrics[key]}" for key in shown if key in metrics)
+    line = f"{name:<{width}} {values}  {cost}"
     each = [f"{key.removeprefix('agreement_')} {metrics[key]}" for key in list(AGREEMENT)[1:] if key in metrics]
     return "\n".join([line, *(textwrap.wrap(", ".join(each), 110, initial_indent="    ", subsequent_indent="    "))])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from fairlead.nets.build import CLASSIFIER_PRESETS
 from fairlead.train.config import CLASSIFIER_RECIPES
 
 if TYPE_CHECKING:
+    from fairlead.data.images import ImageData
     from fairlead.train.loop import Training
 
 
@@ -33,14 +35,26 @@ class TrainClassifier(TrainOptions):
 
     def run(self) -> None:
         with self.started(CLASSIFIER_RECIPES, CLASSIFIER_PRESETS) as training:
+            held_out = self._held_out(training)
             train_with_progress(training)
             if training.accelerator.is_main_process:
                 with finishing(self.out):
-                    self._measure(training)
+                    self._measure(training, held_out)
 
-    def _measure(self, training: Training) -> None:
-        from fairlead.core.files import replacing
+    def _held_out(self, training: Training) -> ImageData:
+        """The test images; what is too few is refused or said, before anything is trained."""
         from fairlead.data.hub import load_data
+        from fairlead.measure.enough import check_classes
+
+        held_out = load_data(**training.config.data, split="test")
+        notes = check_classes(training.data, held_out)
+        if training.accelerator.is_main_process:
+            for note in notes:
+                print(note, file=sys.stderr)
+        return held_out
+
+    def _measure(self, training: Training, data: ImageData) -> None:
+        from fairlead.core.files import replacing
         from fairlead.measure.noisy import accuracy_by_noise
         from fairlead.models.classifier import classifier_of
         from fairlead.report.accuracy import accuracy_plot
@@ -48,7 +62,6 @@ class TrainClassifier(TrainOptions):
         classifier = classifier_of(
             training.averaged_network(), training.about(), {"step": training.step}, training.accelerator.device
         )
-        data = load_data(**training.config.data, split="test")
         bins = accuracy_by_noise(classifier, data)
         print(f"{'log-SNR':>10}  accuracy on {len(data):,} test images")
         for entry in bins:

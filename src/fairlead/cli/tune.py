@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,13 +20,11 @@ from fairlead.core.signals import unbroken
 if TYPE_CHECKING:
     from fairlead.measure.evaluate import Evaluator
     from fairlead.models.model import Model
-    from fairlead.tune.constraint import Constraint
-    from fairlead.tune.objective import Objective
     from fairlead.tune.sweep import Shared
-    from fairlead.tune.template import Template
+    from fairlead.tune.sweep import Sweep as Measuring
     from fairlead.tune.tuning import Tuned
 
-METRICS = ("distance", "accuracy", "confidence", "saturation")
+METRICS = ("distance_debiased", "accuracy", "confidence", "saturation")
 """Of every model; agreement comes to them where a model is told more than a label."""
 
 
@@ -45,19 +42,21 @@ class Tune:
     model: Annotated[str, tyro.conf.Positional]
     """A training run, RUN@step500, a checkpoint folder, or a diffusers pipeline (with --data)."""
     out: Path
-    """Folder for everything measured; the answer is also written to RUN/tuned.json, for `sample --guidance tuned`."""
+    """Folder for everything measured; the answer is also written to RUN/tuned.json, for `sample --guidance tuned`,
+    beside those for other objectives, constraints, samplers, ..."""
     guidance: str = "cfg({scale})"
     """An expression with the numbers to be found in braces: cfg({scale}).during(sigma=({low}, {high}))."""
     range: tuple[str, ...] = ()
     """NAME=LOW:HIGH for every open number; scale=1:8 if it is not given."""
     budget: int = 10000
     """Images of the search."""
-    objective: str = "distance"
-    """distance (without the bias of few images), accuracy, confidence, saturation, or for text models of scenes
-    agreement (with all that the prompt says) or agreement_ink, ...; distance and saturation are to be low, the others
-    high."""
+    objective: str = "distance_debiased"
+    """distance_debiased (without the bias of few images), accuracy, confidence, saturation, or for text models of
+    scenes agreement (with all that the prompt says) or agreement_ink, ...; distance_debiased and saturation are to be
+    low, the others high."""
     constraint: tuple[str, ...] = ()
-    """What a recommended setting must satisfy: "accuracy >= 0.99", "agreement >= 0.9", "rows_per_step <= 1.5"."""
+    """What a recommended setting must satisfy: "accuracy >= 0.99", "agreement >= 0.9", "distance_debiased <= 3",
+    "rows_per_step <= 1.5"."""
     report: int = 1000
     """Images of each reported setting, on seeds that the search has not seen; 0 for no report."""
     sampler: Annotated[
@@ -78,11 +77,34 @@ class Tune:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
-        from fairlead.measure.agreement import AGREEMENT
-        from fairlead.tune.objective import DISTANCE, Objective
-        from fairlead.tune.template import Template
-        from fairlead.tune.tuning import check_search, parse_constraints
+        with Hold(self.out), _going_on(self.out):
+            self._run()
 
+    def _run(self) -> None:
+        from tqdm import tqdm
+
+        from fairlead.cli.options import evaluator_for
+        from fairlead.measure.agreement import AGREEMENT
+        from fairlead.measure.metrics import check_distance, maximised
+        from fairlead.models.diffusers import is_pipeline
+        from fairlead.models.load import load
+        from fairlead.report.tune import front_lines, summary
+        from fairlead.tune.measurer import Measurer
+        from fairlead.tune.objective import Objective
+        from fairlead.tune.store import SweepFolder
+        from fairlead.tune.sweep import Shared
+        from fairlead.tune.template import Template
+        from fairlead.tune.tuning import (
+            REPORT_SEED,
+            check_search,
+            folder_of,
+            parse_constraints,
+            read_answers,
+            save,
+            tune,
+        )
+
+        check_distance(self.objective, f"--objective {self.objective!r}")
         if self.objective not in (*METRICS, *AGREEMENT):
             raise UsageError(
                 f"--objective {self.objective!r}: expected one of {', '.join((*METRICS, next(iter(AGREEMENT))))}"
@@ -91,24 +113,9 @@ class Tune:
             raise UsageError(f"--budget and --report: expected numbers of images, got {self.budget} and {self.report}")
         template = Template.of(self.guidance, self.range)
         check_search(template, self.budget)
-        constraints = parse_constraints(self.constraint, self.steps, (*METRICS[1:], *AGREEMENT))
-        metric = DISTANCE if self.objective == "distance" else self.objective
-        objective = Objective(metric, maximise=self.objective not in ("distance", "saturation"))
-        with Hold(self.out), _going_on(self.out):
-            self._search(template, constraints, metric, objective)
-
-    def _search(self, template: Template, constraints: list[Constraint], metric: str, objective: Objective) -> None:
-        from tqdm import tqdm
-
-        from fairlead.cli.options import evaluator_for
-        from fairlead.measure.agreement import AGREEMENT
-        from fairlead.models.diffusers import is_pipeline
-        from fairlead.models.load import load
-        from fairlead.report.tune import front_lines, summary
-        from fairlead.tune.measurer import Measurer
-        from fairlead.tune.sweep import Shared
-        from fairlead.tune.tuning import REPORT_SEED, folder_of, save, tune
-
+        constraints = parse_constraints(self.constraint, self.steps, (*METRICS, *AGREEMENT))
+        metric = self.objective
+        objective = Objective(metric, maximised(metric))
         model = load(self.model, device=self.device)
         if not model.conditional:
             raise UsageError("tune measures how well images follow their condition, and this model is unconditional")
@@ -121,7 +128,14 @@ class Tune:
             raise UsageError(
                 f"{wanted[0]}: this model is told a label only, whose agreement is accuracy; write e.g. accuracy >= 0.9"
             )
-        evaluator = evaluator_for(self.model, self.data, model=model)
+        kept = not is_pipeline(self.model) or Path(self.model).is_dir()
+        places = [self.out / "tuned.json", *([folder_of(self.model) / "tuned.json"] if kept else [])]
+        for path in (*places, self.out / "report" / "tuned.json"):
+            if path.is_file():
+                read_answers(path)  # a damaged one is refused before the search, not after it
+        if self.report:
+            SweepFolder(self.out / "report").check(self._sweep(model, load).described())
+        evaluator = evaluator_for(self.model, self.data, (), model, (self.report,) if self.report else ())
         check_judged(wanted, evaluator)
         question = self._question(model, evaluator, shared)
         with tqdm(total=self.budget, unit="img", dynamic_ncols=True) as bar:
@@ -141,9 +155,11 @@ class Tune:
             )  # fmt: skip
         print("\n".join([summary(tuned, template, metric), "", *front_lines(tuned), ""]))
         about: dict[str, Any] = {
+            "model": self.model,
             "sampler": self.sampler,
             "steps": self.steps,
             "grid": self.grid,
+            "precision": self.precision,
             "objective": metric,
             "constraints": list(self.constraint),
             "template": template.text,
@@ -153,14 +169,15 @@ class Tune:
             **evaluator.described(),
             "command": f"fairlead {shlex.join(sys.argv[1:])}",
         }
-        kept = not is_pipeline(self.model) or Path(self.model).is_dir()
         with unbroken():
-            save(self.out / "tuned.json", tuned, about)
-            if kept:
-                save(folder_of(self.model) / "tuned.json", tuned, about)
+            for path in places:
+                save(path, tuned, about)
         if self.report:
-            self._report(tuned.reported(), evaluator, partial(load, device=self.device), template, tuned, metric)
-        found = "tuned" if kept else shlex.quote(tuned.guidance)
+            self._report(tuned, evaluator, model, load, about)
+        found = shlex.quote(tuned.guidance)
+        if kept:
+            answers = read_answers(places[-1])
+            found = "tuned" if len(answers) == 1 else f"tuned:{answers[0]['key']}"
         cond = "all" if model.classes else shlex.quote(str(model.examples[0]))
         print(
             f"take it: fairlead sample {self.model} --guidance {found} --sampler {shlex.quote(self.sampler)} "
@@ -182,31 +199,37 @@ class Tune:
         ]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
-    def _report(
-        self,
-        guidances: list[str],
-        evaluator: Evaluator,
-        load: Callable[[str], Model],
-        template: Template,
-        tuned: Tuned,
-        metric: str,
-    ) -> None:
-        from fairlead.cli.report import write_report
-        from fairlead.cli.sweep import measure_with_progress
-        from fairlead.report.tune import search_section
+    def _sweep(self, model: Model, load: Callable[..., Model], guidances: Sequence[str] = ("none",)) -> Measuring:
+        """Of the settings that are reported; with none of them yet, it refuses what could not be."""
         from fairlead.tune.setting import all_settings
-        from fairlead.tune.store import SweepFolder
-        from fairlead.tune.sweep import Shared, Sweep
+        from fairlead.tune.sweep import Shared
+        from fairlead.tune.sweep import Sweep as Measuring
         from fairlead.tune.tuning import REPORT_SEED
 
         shared = Shared(
             self.report, REPORT_SEED + self.seed, (), self.grid, self.batch_size,
             self.precision,  # type: ignore[arg-type]
         )  # fmt: skip
-        sweep = Sweep(all_settings([self.model], guidances, [self.sampler], [self.steps]), shared, load)
+        loaded = [model]  # the first time it is there already
+
+        def again(name: str) -> Model:
+            return loaded.pop() if loaded else load(name, device=self.device)
+
+        return Measuring(all_settings([self.model], guidances, [self.sampler], [self.steps]), shared, again, "--report")
+
+    def _report(
+        self, tuned: Tuned, evaluator: Evaluator, model: Model, load: Callable[..., Model], about: Mapping[str, Any]
+    ) -> None:
+        from fairlead.cli.report import write_report
+        from fairlead.cli.sweep import measure_with_progress
+        from fairlead.tune.store import SweepFolder
+        from fairlead.tune.tuning import save
+
         folder = SweepFolder(self.out / "report")
-        measure_with_progress(sweep, folder, evaluator)
-        print(f"report: {write_report(folder.folder, (search_section(tuned, template, metric),))}")
+        measure_with_progress(self._sweep(model, load, tuned.reported()), folder, evaluator)
+        save(folder.folder / "tuned.json", tuned, about)
+        path, _ = write_report(folder.folder)
+        print(f"report: {path}")
 
 
 @contextmanager

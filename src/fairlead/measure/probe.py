@@ -35,6 +35,11 @@ class Probe:
     others: list[Spec]
     source: str
 
+    @property
+    def contrasts(self) -> bool:
+        """Whether any two of the conditions differ."""
+        return self.others != self.specs
+
     @classmethod
     def of(cls, model: Model, data: ImageData | None, checkpoint: Checkpoint | None) -> Probe:
         """From ``data``, else from the data of the checkpoint, else drawn from the model.

@@ -44,7 +44,12 @@ class Constraint:
 
     def violation(self, one: Measured) -> float:
         """By how much the estimate misses the bound; 0 or less if it does not."""
-        value = one.estimate(self.metric).value
+        return self._missed(one.estimate(self.metric).value)
+
+    def holds(self, value: float) -> bool:
+        return self._missed(value) <= 0
+
+    def _missed(self, value: float) -> float:
         return self.bound - value if self.at_least else value - self.bound
 
     def spread(self, one: Measured) -> float:

@@ -118,6 +118,7 @@ class SweepFolder:
         reference: Moments,
         floor: Floor,
         command: str,
+        notes: Sequence[str] = (),
     ) -> None:
         """Begin a sweep, or go on with one: settings are added, never taken away.
 
@@ -131,6 +132,7 @@ class SweepFolder:
             reference: moments of the real images.
             floor: real images measured like generated ones.
             command: that started it.
+            notes: what the reader has to be told of all settings, a sentence each.
 
         Raises:
             UsageError: if the sweep that is here was measured in another way, or nothing can be written.
@@ -161,6 +163,7 @@ class SweepFolder:
             "measured_with": dict(measured_with),
             "classes": list(classes),
             "prompts": list(prompts),
+            "notes": list(notes),
             "models": {**about["models"], **{name: dict(model) for name, model in models.items()}},
             "settings": [*({"key": key, **asdict(setting)} for key, setting in settings.items()), *others],
             "floor": floor.as_dict(),
@@ -184,6 +187,19 @@ class SweepFolder:
     def floor(self) -> Floor | None:
         """Of the sweep that is here, if one is."""
         return Floor.from_dict(self._about()["floor"]) if (self.folder / "sweep.json").exists() else None
+
+    @property
+    def reference(self) -> Moments:
+        """Of the real images.
+
+        Raises:
+            UsageError: if they are not stored, or damaged.
+        """
+        try:
+            stored = load_file(self.folder / "reference.safetensors")
+            return Moments(int(stored["n"]), stored["mean"], stored["scatter"])
+        except _DAMAGED as error:
+            raise self._damaged(error) from error
 
     # work that is not measured yet
 
@@ -282,9 +298,7 @@ class SweepFolder:
             UsageError: if it is not stored, or damaged.
         """
         try:
-            stored = load_file(self.folder / "reference.safetensors")
-            reference = Moments(int(stored["n"]), stored["mean"], stored["scatter"])
-            return Samples.from_tensors(reference, load_file(self._of(key) / "samples.safetensors"))
+            return Samples.from_tensors(self.reference, load_file(self._of(key) / "samples.safetensors"))
         except _DAMAGED as error:
             raise UsageError(f"{self._of(key)} holds no samples that can be read ({error!r})") from error
 
@@ -379,8 +393,9 @@ class SweepFolder:
                     f"measure it again into another folder: {about['command']}"
                 )
             about.setdefault("prompts", [])
+            about.setdefault("notes", [])
             _ = (
-                [*about["classes"], *about["prompts"]],
+                [*about["classes"], *about["prompts"], *about["notes"]],
                 {**about["models"]},
                 [*about["commands"]],
                 {**about["measured_with"]},

@@ -26,11 +26,12 @@ from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 from fairlead.data.images import to_uint8
 from fairlead.guide.expression import to_guidance
+from fairlead.measure.enough import FEWEST, OF_A_CLASS, rare_classes, rare_said
 from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.scores import shares_at_limits
 from fairlead.models.model import Model, Spec
 from fairlead.sample.run import Plan, Precision
-from fairlead.tune.asked import Asked, counts
+from fairlead.tune.asked import Asked, counts, labels_in_order
 from fairlead.tune.budget import Budget, Work
 from fairlead.tune.setting import Setting, baselines
 from fairlead.tune.store import Images, Point, SweepFolder, key_of
@@ -144,13 +145,16 @@ class Sweep:
         settings: from ``all_settings``.
         shared: what they share.
         load: checkpoint -> model; called again for every checkpoint when its turn comes, so that one is in memory.
+        called: the name by which the user gave ``shared.n``.
 
     Raises:
         UsageError: for anything that cannot be sampled, or not be scored because there are too few images; before any
             network call.
     """
 
-    def __init__(self, settings: Sequence[Setting], shared: Shared, load: Callable[[str], Model]) -> None:
+    def __init__(
+        self, settings: Sequence[Setting], shared: Shared, load: Callable[[str], Model], called: str = "n"
+    ) -> None:
         self.shared, self._load = shared, load
         self._held: tuple[str, Model] | None = None
         self._resources: dict[tuple[str, str], Any] = {}
@@ -174,10 +178,10 @@ class Sweep:
         self.first = first
         """The model of the first checkpoint; all others are told the same and give images of the same shape."""
         self._asked: Asked | None = None
+        self._left_out: tuple[int, ...] = ()
         self.labels: list[int] = []
         """Of the conditions that were chosen, to compare with real images of these; empty for all."""
-        if first.told == "label":
-            self._check_counts(first.encode(conds).values["label"])
+        self._check_n(called)
         if shared.conds:
             if first.told != "label":
                 raise UsageError(
@@ -189,6 +193,23 @@ class Sweep:
         if twice:
             checkpoints = " and ".join(dict.fromkeys(setting.checkpoint for setting in twice))
             raise UsageError(f"sweep: {checkpoints} are the same weights and would be measured twice; give each once")
+
+    def _check_n(self, called: str) -> None:
+        """Raise UsageError if n (by the name ``called``) is less than 3 of every condition, shared evenly.
+
+        What classes that are rarer get is said by ``enough.rare_said``.
+        """
+        kinds, n = 1, self.shared.n
+        if self.first.told == "label":
+            some = list(self.shared.conds or self.first.classes or self.first.examples)
+            kinds = len(counts(self.first.encode(some).values["label"])) if some else 1
+        least = max(FEWEST, OF_A_CLASS * kinds)
+        if n < least:
+            over = "" if kinds == 1 else f" over {kinds} conditions"
+            more = "" if kinds == 1 else f", {OF_A_CLASS} of every condition"
+            raise UsageError(
+                f"sweep: {called} = {n} images{over} are too few to score; expected at least {least}{more}"
+            )
 
     def described(self) -> dict[str, Any]:
         """What a folder must share for this sweep to go on there."""
@@ -290,20 +311,23 @@ class Sweep:
         if evaluator is None:
             raise UsageError("sweep: the main process needs an evaluator")
         self._asked = asked = Asked.of(self.first, evaluator, self.shared.n)
-        self._check_counts(asked.labels)
+        real, held_out = evaluator.reference, evaluator.held_out
+        rare = rare_classes(asked.labels, held_out.labels, labels_in_order(self.first, real, held_out))
+        self._left_out = tuple(one.label for one in rare)
         shown = sorted(set(asked.labels.tolist()))
         prompts = [str(asked.conds[i]) for i in pictured(asked.labels, EXAMPLES).tolist()]
-        floor = folder.floor or evaluator.floor(self.shared.n)
+        floor = folder.floor or evaluator.floor(self.shared.n, self._left_out)
         folder.open(
             self.described(),
             {**evaluator.described(), "fairlead": fairlead.__version__},
             self.models,
             {key: setting for setting, key in self.keys.items()},
-            [evaluator.reference.classes[label] for label in shown],
+            [real.classes[label] for label in shown],
             [] if self.first.told == "label" else prompts,
             evaluator.moments,
             floor,
             command,
+            rare_said(rare, real.classes, self.shared.n),
         )
         return list(asked.conds)
 
@@ -342,6 +366,7 @@ class Sweep:
                 block=min(n, floor.n if floor else n),
                 saturation=made.saturation,
                 asked=asked.attributes,
+                left_out=self._left_out,
             )
             waiting.remove(setting)
             yield folder.add(key, score, made, made.images[pictured(asked.labels, EXAMPLES)], keep_images)
@@ -385,15 +410,6 @@ class Sweep:
                     f"sweep: checkpoint {checkpoint!r} has {what} {list(mine)}, the first one {list(theirs)}; they "
                     "must agree, as all are measured against the same images"
                 )
-
-    def _check_counts(self, labels: Tensor) -> None:
-        each = counts(labels)
-        if self.shared.n < 4 or min(each) < 3:
-            count = len(self.shared.conds or self.first.classes or each)
-            raise UsageError(
-                f"sweep: n = {self.shared.n} images over {count} conditions are too few to score; expected at least "
-                f"{max(4, 3 * count)}, 3 of every condition"
-            )
 
 
 def _weights(checkpoint: str, model: Model) -> str:
