@@ -1,4 +1,4 @@
-"""The command line. Bad input is one line on standard error and exit code 2; Ctrl-C is 130."""
+"""The command line. Bad input is one line on standard error and exit code 2; Ctrl-C is 130, SIGTERM 143."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from fairlead.cli.train_autoencoder import TrainAutoencoder
 from fairlead.cli.train_classifier import TrainClassifier
 from fairlead.cli.tune import Tune
 from fairlead.core.errors import Note, UsageError
+from fairlead.core.launch import refuse_several
 from fairlead.core.printable import printable, printable_output
+from fairlead.core.signals import Ended, ending
 
 ABOUT = """Train, guide, measure and tune conditional diffusion models.
 
@@ -50,6 +52,9 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
+
+_SHARED = (Train, TrainClassifier, TrainAutoencoder, Sweep)
+"""Commands whose work several processes share, as torchrun starts them."""
 
 
 @contextmanager
@@ -87,12 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
-        with printable_output(), _notes_in_one_line():
+        with printable_output(), _notes_in_one_line(), ending():
+            if not isinstance(command, _SHARED):
+                refuse_several(type(command).__name__.lower())
             code = command.run()
     except UsageError as error:
         print(f"fairlead: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("fairlead: interrupted", file=sys.stderr)
-        return 130
+        return interruption.code if isinstance(interruption, Ended) else 130
     return code or 0

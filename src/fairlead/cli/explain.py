@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from fairlead.core.hold import Hold
 from fairlead.core.registry import names
 
 
@@ -58,6 +59,13 @@ class Explain:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
+        from fairlead.report.explain import check_free
+
+        check_free(self.out)
+        with Hold(self.out):
+            self._run()
+
+    def _run(self) -> None:
         from tqdm import tqdm
 
         from fairlead.cli.options import guidance_of

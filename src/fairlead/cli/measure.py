@@ -7,6 +7,7 @@ import math
 import shlex
 import sys
 import textwrap
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from fairlead.core.errors import UsageError
+from fairlead.core.hold import Hold
 from fairlead.core.registry import names
+from fairlead.core.signals import unbroken
 
 if TYPE_CHECKING:
     from fairlead.measure.comparison import Comparison
@@ -62,12 +65,17 @@ class Measure:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
-        from fairlead.measure.compare import compare
         from fairlead.measure.comparison import CHOICES
+
+        self._check(CHOICES)
+        with nullcontext() if self.out is None else Hold(self.out):
+            self._run()
+
+    def _run(self) -> None:
+        from fairlead.measure.compare import compare
         from fairlead.measure.folders import read_images
         from fairlead.measure.prompts import read_prompts
 
-        self._check(CHOICES)
         real = read_images(self.real, self.resize, "REAL")
         fake = read_images(self.fake, self.resize, "FAKE")
         prompts = [] if self.prompts is None else read_prompts(self.prompts, fake.files)
@@ -151,12 +159,13 @@ class Measure:
         paths = [path for path in (self.json, self.out and self.out / "measure.json") if path is not None]
         path = None
         try:
-            for path in paths:
-                with replacing(path) as partial:
-                    partial.write_text(text + "\n")
-            if self.out is not None:
-                path = self.out / "measure.html"
-                print(f"report: {measure_page(path, found, real, fake, command)}")
+            with unbroken():
+                for path in paths:
+                    with replacing(path) as partial:
+                        partial.write_text(text + "\n")
+                if self.out is not None:
+                    path = self.out / "measure.html"
+                    print(f"report: {measure_page(path, found, real, fake, command)}")
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error}") from error
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fairlead.core.errors import UsageError
+from fairlead.core.hold import Hold
 from fairlead.core.registry import names
+from fairlead.core.signals import unbroken
 
 if TYPE_CHECKING:
     from fairlead.sample.run import Run
@@ -59,16 +61,20 @@ class Sample:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
+        if self.n < 1:
+            raise UsageError(f"--n: expected at least 1 image, got {self.n}")
+        if self.out.exists() and not self.out.is_dir():
+            raise UsageError(f"{self.out} is a file; choose another --out")
+        with Hold(self.out):
+            self._run()
+
+    def _run(self) -> None:
         from tqdm import tqdm
 
         from fairlead.cli.options import guidance_of
         from fairlead.models.load import load
         from fairlead.sample.run import Plan
 
-        if self.n < 1:
-            raise UsageError(f"--n: expected at least 1 image, got {self.n}")
-        if self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"{self.out} is a file; choose another --out")
         if (self.out / "run.json").exists():
             raise UsageError(f"{self.out} already holds a run; choose another --out")
         model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
@@ -95,8 +101,9 @@ class Sample:
         with tqdm(total=len(plan.batches) * plan.steps, unit="step", dynamic_ncols=True) as bar:
             run = plan.run(on_frame=lambda _: bar.update())
         run = replace(run, settings={**run.settings, **chosen})
-        run.save(self.out)
-        glance = self._save_grid(run, wanted)
+        with unbroken():
+            run.save(self.out)
+            glance = self._save_grid(run, wanted)
         n = len(run.seeds)
         print(
             f"{n} images in {self.out} "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fairlead.core.hold import shared_hold
 from fairlead.core.registry import names
 
 if TYPE_CHECKING:
@@ -82,6 +83,10 @@ class Sweep:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
+        with shared_hold(self.out):
+            self._run()
+
+    def _run(self) -> None:
         from fairlead.cli.options import evaluator_for
         from fairlead.cli.report import write_report
         from fairlead.models.load import load
@@ -189,7 +194,7 @@ def measure_with_progress(
                         f"({event.work}); the same command goes on"
                     )
         except KeyboardInterrupt:
-            if workers.main:
+            if workers.main and folder.started():
                 bar.write(f"finished batches are in {folder.folder}; the same command goes on", file=sys.stderr)
             raise
     return folder.read()[1] if workers.main else []

@@ -32,8 +32,8 @@ _OF_PIPELINE = (
 class Train(TrainOptions):
     """Train a conditional model with condition dropout.
 
-    A recipe names the data, the network and the settings; every option overrides its part. Ctrl-C saves a checkpoint
-    and stops; the same command with --resume goes on to the same bits as an uninterrupted run.
+    A recipe names the data, the network and the settings; every option overrides its part. Ctrl-C or SIGTERM saves a
+    checkpoint and stops; the same command with --resume goes on to the same bits as an uninterrupted run.
 
     Example: fairlead train --recipe digits --out runs/digits
     """
@@ -215,4 +215,5 @@ class Train(TrainOptions):
         return str(read_degradation(self.image or "superres"))
 
     def run(self) -> None:
-        train_with_progress(self.start(RECIPES, PRESETS, ("conditioning", "channels")), self.preview_every)
+        with self.started(RECIPES, PRESETS, ("conditioning", "channels")) as training:
+            train_with_progress(training, self.preview_every)

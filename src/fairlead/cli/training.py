@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import tyro
 
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.hold import shared_hold
 from fairlead.core.registry import lookup, names
+from fairlead.core.signals import Ended, noting, saving_ignored
 from fairlead.nets.build import net_config
 from fairlead.train.config import OTHER_KINDS, Recipe, TrainConfig
 
@@ -75,6 +76,14 @@ class TrainOptions:
     resume: bool = False
     """Continue the run in OUT from its last checkpoint."""
 
+    @contextmanager
+    def started(
+        self, recipes: Mapping[str, Recipe], presets: Mapping[str, dict[str, Any]], net: Sequence[str] = ("channels",)
+    ) -> Iterator[Training]:
+        """The training, with its folder held until the block is through. See :meth:`start`."""
+        with shared_hold(self.out), saving_ignored():
+            yield self.start(recipes, presets, net)
+
     def start(
         self, recipes: Mapping[str, Recipe], presets: Mapping[str, dict[str, Any]], net: Sequence[str] = ("channels",)
     ) -> Training:
@@ -85,9 +94,13 @@ class TrainOptions:
         """
         from fairlead.data.hub import load_data
         from fairlead.train.conditions import asked
+        from fairlead.train.environment import check_environment, resolve_precision, training_device
         from fairlead.train.loop import Training
 
-        recipe, changes = self._recipe(recipes), self._given([field.name for field in fields(TrainConfig)])
+        recipe, device = self._recipe(recipes), training_device()
+        precision: Any = self.precision or recipe.train.get("precision", "auto")
+        check_environment(resolve_precision(precision, device), device)
+        changes = self._given([field.name for field in fields(TrainConfig)])
         put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
@@ -129,6 +142,8 @@ class TrainOptions:
             )
             for note in data.notes:
                 print(f"  {note}")
+            for note in training.notes:
+                print(f"{self.out} {note}", file=sys.stderr)
         return training
 
     def _recipe(self, recipes: Mapping[str, Recipe]) -> Recipe:
@@ -181,18 +196,19 @@ class TrainOptions:
 
 
 def train_with_progress(training: Training, preview_every: int = 0) -> None:
-    """Train to the end behind a progress bar. Ctrl-C finishes the step, saves, and raises KeyboardInterrupt."""
+    """Train to the end behind a progress bar. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and raise ``Ended``;
+    SIGUSR1 finishes the step, saves, and goes on."""
     from tqdm import tqdm
 
     main = training.accelerator.is_main_process
     loss: float | None = None
     with (
-        interruptible() as interrupted,
+        noting() as noted,
         tqdm(
             total=training.config.steps, initial=training.step, unit="step", disable=not main, dynamic_ncols=True
         ) as bar,
     ):
-        if training.step == training.config.steps:
+        if training.step == training.config.steps and main:
             print(f"{training.out} is trained already: step {training.step} of {training.config.steps}")
         for record in training.run():
             loss = record.loss if loss is None else 0.98 * loss + 0.02 * record.loss
@@ -202,12 +218,32 @@ def train_with_progress(training: Training, preview_every: int = 0) -> None:
             )
             if main and preview_every and record.step % preview_every == 0:
                 write_preview(training)
-            if training.anywhere(interrupted()):
-                saved = record.saved or training.save()
+            asked = training.anywhere(_ASKED_END + noted.ended if noted.ended else int(noted.wants_save()))
+            if not asked:
+                continue
+            saved = record.saved or training.save()
+            if asked > _ASKED_END:
                 bar.close()
                 if main:
-                    print(f"stopped after step {record.step}; saved {saved}; go on with --resume", file=sys.stderr)
-                raise KeyboardInterrupt
+                    left = "trained to the end" if record.step == training.config.steps else "go on with --resume"
+                    print(f"stopped after step {record.step}; saved {saved}; {left}", file=sys.stderr)
+                raise Ended(asked - _ASKED_END)
+            if main:
+                bar.write(f"saved {saved}", file=sys.stderr)
+
+
+_ASKED_END = 1000
+"""More than that: the number of a signal that asks to end; 1: a save."""
+
+
+@contextmanager
+def finishing(out: Path) -> Iterator[None]:
+    """For what a command measures and draws once its network is trained: an interruption says what is there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"{out} is trained and saved; the same command with --resume finishes it", file=sys.stderr)
+        raise
 
 
 @contextmanager
@@ -244,24 +280,6 @@ def _as_latents(training: Training) -> str:
             file=sys.stderr,
         )
     return f", as latents {'x'.join(map(str, latents.shape))} of standard deviation {std:.2f}"
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """While inside, the first Ctrl-C is only noted, so that a step is never half done; the second one interrupts."""
-    pressed = False
-
-    def note(signum: int, frame: object) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def write_preview(training: Training) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from fairlead.core.errors import UsageError
+from fairlead.core.hold import Hold
 from fairlead.core.registry import names
+from fairlead.core.signals import unbroken
 
 if TYPE_CHECKING:
     from fairlead.measure.evaluate import Evaluator
@@ -74,6 +77,10 @@ class Tune:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
+        with Hold(self.out), _going_on(self.out):
+            self._run()
+
+    def _run(self) -> None:
         from tqdm import tqdm
 
         from fairlead.cli.options import evaluator_for
@@ -162,8 +169,9 @@ class Tune:
             **evaluator.described(),
             "command": f"fairlead {shlex.join(sys.argv[1:])}",
         }
-        for path in places:
-            save(path, tuned, about)
+        with unbroken():
+            for path in places:
+                save(path, tuned, about)
         if self.report:
             self._report(tuned, evaluator, model, load, about)
         found = shlex.quote(tuned.guidance)
@@ -222,6 +230,17 @@ class Tune:
         save(folder.folder / "tuned.json", tuned, about)
         path, _ = write_report(folder.folder)
         print(f"report: {path}")
+
+
+@contextmanager
+def _going_on(out: Path) -> Iterator[None]:
+    """An interruption says what is kept, where something is."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if any(out.glob("searched/*/*.safetensors")):
+            print(f"finished batches are in {out}; the same command goes on", file=sys.stderr)
+        raise
 
 
 def check_judged(wanted: Sequence[str], evaluator: Evaluator) -> None:

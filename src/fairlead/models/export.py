@@ -14,6 +14,7 @@ from torch import nn
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import settle, synced
+from fairlead.core.hold import Hold
 from fairlead.core.pretrained import library, quiet, setting
 from fairlead.core.schedule import NoiseSchedule, TableSchedule, schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
@@ -87,6 +88,11 @@ def export(
         UsageError: if no pipeline calls such a network as it was trained, or the folder cannot be written.
     """
     folder = Path(folder)
+    with Hold(folder, beside=True):
+        return _exported(spec, folder, weights, autoencoder)
+
+
+def _exported(spec: str | Path, folder: Path, weights: Weights, autoencoder: str | Path | None) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already; choose another folder for the pipeline")
     checkpoint = find_checkpoint(spec)

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.core.hold import Hold
+from fairlead.core.signals import unbroken
 from fairlead.guide.algebra import Guidance, Term
 from fairlead.models.model import Model, Spec
 from fairlead.report.columns import WIDTH, as_text, in_columns
@@ -245,10 +247,12 @@ class Explanation(Trace):
         if film is not None:
             contents["film.png"] = film
         try:
-            for name, content in contents.items():
-                with replacing(folder / name, durable=name.endswith(".json")) as partial:
-                    partial.write_bytes(content)
-            page = self._page(folder / "explain.html", film, command)
+            with Hold(folder), unbroken():
+                check_free(folder)
+                for name, content in contents.items():
+                    with replacing(folder / name, durable=name.endswith(".json")) as partial:
+                        partial.write_bytes(content)
+                page = self._page(folder / "explain.html", film, command)
         except OSError as error:
             raise UsageError(f"cannot write the explanation to {folder}: {error}") from error
         return [*(folder / name for name in contents), page]

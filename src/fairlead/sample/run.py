@@ -20,6 +20,8 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, autocast, counting, lowered
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
+from fairlead.core.hold import Hold
+from fairlead.core.signals import unbroken
 from fairlead.data.images import to_uint8
 from fairlead.data.specs import written
 from fairlead.guide.algebra import Guidance, Term
@@ -82,18 +84,21 @@ class Run:
         """Write ``00000.png``, ... with their provenance in the PNG text field "fairlead", and ``run.json``.
 
         Raises:
-            UsageError: if there are no images, the folder already holds a run, or a file cannot be written; every file
-                is whole or absent.
+            UsageError: if there are no images, the folder already holds a run or another run works in it, or a file
+                cannot be written; every file is whole or absent.
         """
         folder = Path(folder)
         if self.images is None:
             raise UsageError("this run's samples are not images; use run.x0")
+        with Hold(folder), unbroken():
+            return self._save(folder, self.images)
+
+    def _save(self, folder: Path, images: Tensor) -> list[Path]:
         if (folder / "run.json").exists():
             raise UsageError(f"{folder} already holds a run; choose another folder")
-        paths = []
+        paths: list[Path] = []
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for i, image in enumerate(self.images):
+            for i, image in enumerate(images):
                 path = folder / f"{i:05d}.png"
                 _save_png(image, self.provenance(i), path)
                 paths.append(path)
@@ -101,7 +106,7 @@ class Run:
                 partial.write_text(json.dumps(self.summary(), indent=1))
         except OSError as error:
             raise UsageError(
-                f"cannot save images to {folder}: {error}; {len(paths)} of {len(self.images)} are written"
+                f"cannot save images to {folder}: {error}; {len(paths)} of {len(images)} are written"
             ) from error
         return paths
 

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +135,11 @@ def steps_of(run: Path) -> list[int]:
 def resumable_steps(run: Path) -> list[int]:
     """Those of them that hold all that training goes on from."""
     return [step for step in steps_of(run) if "training" in _described(step_folder(run, step))["files"]]
+
+
+def snapshots(run: Path) -> list[int]:
+    """Those of them that hold averaged weights only."""
+    return [step for step in steps_of(run) if set(find_checkpoint(step_folder(run, step)).about["files"]) == {"ema"}]
 
 
 def find_checkpoint(spec: str | Path) -> Checkpoint:
@@ -271,14 +276,14 @@ def _check(path: Path, described: Mapping[str, Any]) -> None:
         )
 
 
-def prune(run: Path, keep: int, snapshot_every: int) -> None:
-    """Remove all checkpoints but step ``keep`` and the snapshots; of these only the averaged weights stay.
+def prune(run: Path, keep: int, snapshot_every: int, kept: Collection[int] = ()) -> None:
+    """Remove all checkpoints but step ``keep``, the snapshots, of which only the averaged weights stay, and ``kept``.
 
     What cannot be removed now stays for the next save to remove: step ``keep`` has just been saved, so nothing is lost
     but space, and a disk that is really full stops the run at the next save.
     """
     for step in steps_of(run):
-        if step == keep:
+        if step == keep or step in kept:
             continue
         folder = step_folder(run, step)
         with suppress(OSError, UsageError):

@@ -99,6 +99,10 @@ class SweepFolder:
 
     # what the sweep is
 
+    def started(self) -> bool:
+        """Whether anything is there to go on with."""
+        return any(self.folder.glob("settings/*/*.safetensors"))
+
     def check(self, shared: Mapping[str, Any]) -> None:
         """Raise UsageError if a sweep is here whose settings share something else."""
         if (self.folder / "sweep.json").exists():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 import fairlead
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
+from fairlead.core.hold import Hold
 from fairlead.data.images import to_uint8
 from fairlead.guide.expression import to_guidance
 from fairlead.measure.enough import FEWEST, OF_A_CLASS, rare_classes, rare_said
@@ -235,10 +237,22 @@ class Sweep:
             workers: this process among those that share the work.
 
         Raises:
-            UsageError: if the folder holds another kind of sweep or cannot be written; if the budget covers nothing; at
-                the first step whose samples are not finite.
+            UsageError: if the folder holds another kind of sweep, another sweep works in it, or it cannot be written;
+                if the budget covers nothing; at the first step whose samples are not finite.
         """
         workers = workers or Workers()
+        with Hold(folder.folder) if workers.main else nullcontext():
+            yield from self._events(folder, evaluator, command, budget, keep_images, workers)
+
+    def _events(
+        self,
+        folder: SweepFolder,
+        evaluator: Evaluator | None,
+        command: str,
+        budget: Budget | None,
+        keep_images: bool,
+        workers: Workers,
+    ) -> Iterator[Event]:
         began = time.perf_counter()
         conds: list[Spec] = workers.share(self._open(folder, evaluator, command) if workers.main else None)
         order = sorted(self.keys, key=lambda setting: setting not in baselines(list(self.keys)).values())
