@@ -184,9 +184,11 @@ def guidance_of(
 
 def _check_data(data: ImageData, shape: Sequence[int], classes: Sequence[str], spec: str) -> None:
     """Raise UsageError unless ``data`` has the image shape and the classes (if there are any) of a model."""
+    from fairlead.data.names import same_names
+
     if data.shape != tuple(shape):
         raise UsageError(f"data {spec!r}: images are {list(data.shape)}, the model's are {list(shape)}; pass its data")
-    if classes and data.classes != tuple(classes):
+    if classes and not same_names(data.classes, classes):
         raise UsageError(
             f"data {spec!r}: classes are {', '.join(data.classes)}; the model's are {', '.join(classes)}; pass its data"
         )

@@ -36,8 +36,8 @@ class Sample:
     out: Path
     """Folder for the images; must not hold a run yet."""
     cond: tuple[str, ...] = ()
-    """Class names or indices, prompts, or several conditions by name, "label=seven; text=a red digit"; "all" for every
-    class; nothing for unconditional samples."""
+    """Class names or indices (refused where they could be names; "index 1" says so), prompts, or several conditions by
+    name, "label=seven; text=a red digit"; "all" for every class; nothing for unconditional samples."""
     n: int = 8
     """Images for each condition."""
     guidance: str = "none"
@@ -73,6 +73,7 @@ class Sample:
 
         from fairlead.cli.options import guidance_of
         from fairlead.models.load import load
+        from fairlead.models.model import LabelEncoder
         from fairlead.sample.run import Plan
 
         if (self.out / "run.json").exists():
@@ -83,6 +84,8 @@ class Sample:
             raise UsageError(
                 f"--cond all: this model {'has no classes' if model.examples else 'is unconditional'}; {instead}"
             )
+        if self.cond == ("all",) and LabelEncoder(model.classes).find("all") is not None:
+            raise UsageError("--cond all: a class is called so too; name each class, or that one by 'index N'")
         wanted: Sequence[str | None] = model.classes if self.cond == ("all",) else self.cond or (None,)
         guidance, chosen = guidance_of(
             self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
@@ -121,7 +124,7 @@ class Sample:
         picture = image_grid(
             images,
             row_labels=[str(self.seed + i) for i in range(rows)],
-            col_labels=["null" if cond is None else str(cond) for cond in wanted[:columns]],
+            col_labels=["null" if cond is None else str(cond) for cond in run.conds[:: self.n][:columns]],
             title=f"{run.settings['guidance']}, {run.settings['sampler']}, {self.steps} steps",
             provenance={"fairlead": json.dumps(run.provenance())},
         )

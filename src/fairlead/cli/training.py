@@ -93,7 +93,7 @@ class TrainOptions:
             net: options that are arguments of the network.
         """
         from fairlead.data.hub import load_data
-        from fairlead.train.conditions import asked
+        from fairlead.train.conditions import asked, rule_of_words
         from fairlead.train.environment import check_environment, resolve_precision, training_device
         from fairlead.train.loop import Training
 
@@ -110,7 +110,9 @@ class TrainOptions:
         if height != width:
             raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
         image = self._image(recipe)
-        classes, told, text = asked(data, self._names(recipe), *self._text(), image=image or "superres")
+        encoder, null, settings = self._text()
+        settings = settings | (rule_of_words(self.out) if self.resume else {})
+        classes, told, text = asked(data, self._names(recipe), encoder, null, settings, image or "superres")
         latents = self._latents(data)
         channels_in, size, _ = latents["shape"] if latents else data.shape
         config = TrainConfig(

@@ -119,6 +119,7 @@ class Tune:
         model = load(self.model, device=self.device)
         if not model.conditional:
             raise UsageError("tune measures how well images follow their condition, and this model is unconditional")
+        template = template.named(model.named)
         shared = Shared(
             self.budget, self.seed, (), self.grid, self.batch_size,
             self.precision,  # type: ignore[arg-type]  # planning refuses others
@@ -189,6 +190,8 @@ class Tune:
         import hashlib
         import json
 
+        from fairlead.tune.asked import by_name
+
         asked = [
             str(model.metadata.get("weights_hash") or self.model),
             self.sampler,
@@ -196,6 +199,7 @@ class Tune:
             shared.grid,
             shared.precision,
             evaluator.described(),
+            *by_name(model),
         ]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 

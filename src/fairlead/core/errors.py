@@ -11,7 +11,11 @@ MOST_LISTED, LONGEST = 60, 200
 
 
 class UsageError(ValueError):
-    """Wrong input. The command line prints the message and exits with code 2, without a traceback."""
+    """Wrong input. The command line prints the message and exits with code 2, without a traceback. It is one line,
+    whatever is quoted in it."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(" ".join(str(message).splitlines()) if "\n" in str(message) else message)
 
 
 class Note(UserWarning):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import plain, shown
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.registry import REGISTRY, lookup
 from fairlead.core.typed import check_arguments
@@ -154,6 +156,7 @@ class TableSchedule(NoiseSchedule):
 
 
 def _table_steps(steps: int) -> int:
+    steps = plain(steps)
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 2:
         raise UsageError(f"schedule table: expected at least 2 steps, got {steps!r}")
     if steps > _LONGEST:
@@ -282,6 +285,24 @@ class VE(NoiseSchedule):
 
     def config(self) -> dict[str, Any]:
         return {"name": "ve", "sigma_max": self.sigma_max, "rho": self.rho}
+
+
+def as_schedule(value: Any) -> NoiseSchedule:
+    """A schedule, or the one that a registered name ("ve") or a configuration ({"name": "flow", "shift": 3}) means.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if isinstance(value, NoiseSchedule):
+        return value
+    if isinstance(value, str):
+        return schedule_from_config({"name": value})
+    if isinstance(value, Mapping):
+        return schedule_from_config(dict(value))
+    raise UsageError(
+        f"schedule: expected a name ({', '.join(REGISTRY['schedule'])}) or an object such as VPCosine(), got "
+        f"{shown(value)}"
+    )
 
 
 def schedule_from_config(config: dict[str, Any]) -> NoiseSchedule:

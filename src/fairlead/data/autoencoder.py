@@ -14,6 +14,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from fairlead.core.arguments import as_path
+from fairlead.core.brief import brief
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
 from fairlead.core.foreign import how_to_convert, pickles_of, place_of, variant_of
@@ -58,6 +60,8 @@ class Autoencoder:
     hash: str
     scale: float
     shift: float = 0.0
+
+    __repr__ = brief
 
     @property
     def _config(self) -> Any:
@@ -134,7 +138,7 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
         UsageError: if diffusers is not installed, there is no such autoencoder, it is of another class, its weights
             are incomplete or pickled, or it has no scale.
     """
-    here = Path(source).expanduser()
+    here = as_path("autoencoder", source).expanduser()
     if not here.is_dir() and here.parent.name and here.parent.is_dir():  # nobody's hub name
         raise UsageError(
             f"autoencoder {str(source)!r}: there is no such folder; train one with `fairlead train-autoencoder --out "

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import as_path, is_count, plain, shown
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.printable import printable
 from fairlead.core.registry import lookup, names
@@ -51,7 +52,7 @@ def load_cifar10(split: str = "train") -> ImageData:
 
 
 def load_data(
-    spec: str,
+    spec: str | Path,
     split: str = "train",
     size: int | None = None,
     limit: int | None = None,
@@ -77,9 +78,16 @@ def load_data(
     Raises:
         UsageError: one line, for anything wrong with the arguments, the folder, the connection, a column or an image.
     """
+    spec = str(as_path("data", spec)) if not isinstance(spec, str) else spec
+    size, limit = plain(size), plain(limit)
     for name, value in (("size", size), ("limit", limit)):
-        if value is not None and value < 1:
-            raise UsageError(f"data {spec!r}: expected {name} of at least 1, got {value}")
+        if value is not None and not is_count(value):
+            raise UsageError(f"data {spec!r}: expected {name} of at least 1, got {shown(value)}")
+    for name, text in (("split", split), ("captions", captions)):
+        if not isinstance(text, str | None):
+            raise UsageError(f"data {spec!r}: expected {name} to be a name, got {shown(text)}")
+    if not isinstance(flip, bool | None):
+        raise UsageError(f"data {spec!r}: expected flip to be True, False or None, got {shown(flip)}")
     check_side(size, f"data {spec!r}")
     wanted = Wanted(split, size, limit, flip, captions)
     is_folder = spec not in names("data") and Path(spec).expanduser().is_dir()

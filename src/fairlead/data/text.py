@@ -64,7 +64,7 @@ def make_encoder(spec: str, captions: Sequence[str] = (), **settings: Any) -> Te
         raise unknown("text encoder", name, names("text"))
     kind = lookup("text", name)
     if name == "words":
-        other = set(settings) - {"read", "sketch"}
+        other = set(settings) - {"read", "sketch", "rule"}
         if source or other:
             what = f"no {sorted(other)[0]}" if other else "no source"
             raise UsageError(f"text encoder {spec!r}: 'words' takes its vocabulary from the captions, and {what}")
@@ -74,6 +74,7 @@ def make_encoder(spec: str, captions: Sequence[str] = (), **settings: Any) -> Te
         raise UsageError(f"text encoder {spec!r}: expected a source, {name}:FOLDER or {name}:OWNER/NAME of the hub")
     if "read" in settings:
         raise UsageError(f"text encoder {spec!r}: it can read already; leave out its steps of reading")
+    settings.pop("rule", None)  # of words
     if "sketch" in settings:
         raise UsageError(f"text encoder {spec!r}: only 'words' has a sketch; leave out its steps")
     made = kind(source, **settings)

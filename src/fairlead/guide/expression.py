@@ -51,10 +51,6 @@ def parse(text: str) -> Term | Guidance:
 
 def to_guidance(value: Guidance | Term | str | None) -> Guidance:
     """What the public functions accept as ``guidance``: an object, an expression, or None for none."""
-    if isinstance(value, str):
-        value = parse(value)
-    if value is not None and not isinstance(value, Guidance | Term):
-        raise UsageError(f"guidance: expected an expression such as 'cfg(4)' or fl.cfg(4), got {value!r}")
     return as_guidance(value)
 
 

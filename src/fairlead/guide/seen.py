@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Mixing, Objective
@@ -61,6 +62,8 @@ class Surroundings:
     draw: Draw | None = None
     reachable: Callable[[str], None] | None = None
 
+    __repr__ = brief
+
     def resource(self, name: str) -> Any:
         if name not in self.resources:
             raise UsageError(
@@ -96,6 +99,8 @@ class Seen:
     attention: Mapping[str, Tensor] = field(default_factory=dict)
     """Layer -> [n, h, w], the attention that each position received during the conditional prediction, 1 in the mean;
     of the layers that a term asked for."""
+
+    __repr__ = brief
 
     @property
     def alpha(self) -> Tensor:

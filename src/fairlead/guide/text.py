@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from fairlead.core.arguments import plain
+
 
 def is_number(value: object) -> bool:
     """A float, or an int that fits in one; not a bool."""
@@ -17,6 +19,14 @@ def is_number(value: object) -> bool:
     except OverflowError:
         return False
     return True
+
+
+def plain_fields(instance: Any) -> None:
+    """Numbers of numpy and torch among the fields of a frozen dataclass become Python's own."""
+    for field in fields(instance):
+        value = getattr(instance, field.name)
+        if (number := plain(value)) is not value:
+            object.__setattr__(instance, field.name, number)
 
 
 def literal(value: Any) -> str:

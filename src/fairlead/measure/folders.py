@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.core.printable import printable
 from fairlead.core.registry import names
@@ -24,6 +25,7 @@ from fairlead.data.decode import check_side, decode_images, in_colour, open_imag
 from fairlead.data.folders import ParquetFiles, read_folder
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
+from fairlead.data.names import Names
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,8 @@ class ImageSet:
     files: tuple[str, ...]
     encodings: Mapping[str, int]
     notes: tuple[str, ...]
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.data)
@@ -167,7 +171,9 @@ def _headers(
 def _condition(note: object) -> str | None:
     try:
         made = json.loads(str(note)) if note else {}
-        return printable(str(made["cond"])) if made.get("cond") is not None else None
+        given = made.get("cond")
+        # a number that is no text was the place of a class; this version writes names only
+        return f"index {given}" if isinstance(given, int) else None if given is None else printable(str(given))
     except (ValueError, AttributeError, RecursionError):
         return None
 
@@ -180,12 +186,11 @@ def _asked(conditions: Sequence[str | None]) -> tuple[str, ...]:
 
 def common_labels(real: ImageSet, fake: ImageSet) -> Tensor | None:
     """int64 [n]: the labels of ``fake`` as indices into the classes of ``real``; None unless both are labelled and
-    every class of the fakes is one of the real images, by name or, as in ``--cond 3``, by number."""
+    every class of the fakes is one of the real images, read as conditions are (:mod:`fairlead.data.names`)."""
     if not (real.labelled and fake.labelled):
         return None
-    known = {name: index for index, name in enumerate(real.data.classes)}
-    numbers = {str(index): index for index in range(len(known))} if not set(known) & set("0123456789") else {}
-    index = [known.get(name, numbers.get(name)) for name in fake.data.classes]
+    known = Names(real.data.classes)
+    index = [known.find(name) for name in fake.data.classes]
     if any(index[label] is None for label in set(fake.data.labels.tolist())):
         return None
     return torch.tensor([-1 if i is None else i for i in index])[fake.data.labels]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
@@ -25,7 +26,7 @@ from fairlead.core.prediction import Prediction
 from fairlead.core.pretrained import setting, weight_hash
 from fairlead.core.schedule import NoiseSchedule, as_time
 from fairlead.models.levels import is_flow, objective_of, schedule_of
-from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing
+from fairlead.models.model import Given, LabelEncoder, Model, Spec, encode_nothing, listed, only_texts
 from fairlead.models.pipelines import (
     FAMILIES,
     Wiring,
@@ -220,15 +221,18 @@ class PipelinePrompts:
     wiring: Wiring
     _known: dict[Spec, Mapping[str, Tensor]] = field(default_factory=dict)
 
+    __repr__ = brief
+
     def __call__(self, specs: Sequence[Spec]) -> Condition:
         """Raises UsageError for a spec that is no text."""
-        wrong = next((spec for spec in specs if spec is not None and not isinstance(spec, str)), None)
-        if wrong is not None:
-            raise UsageError(f"condition {wrong!r}: this model takes prompts, write one as text")
-        rows = [self.row(spec) for spec in specs]
+        specs = listed(specs)
+        rows = [self.row(self.named(spec)) for spec in specs]
         keep = torch.tensor([spec is not None for spec in specs])
         values = {name: torch.cat([row[name] for row in rows]) for name in self.row(None)}
         return Condition(len(specs), values, {name: keep.to(value.device) for name, value in values.items()})
+
+    def named(self, spec: Given) -> str | None:
+        return only_texts("takes prompts, write one as text", spec)
 
     def row(self, spec: Spec) -> Mapping[str, Tensor]:
         """Name -> [1, ...] of one prompt."""
@@ -258,6 +262,8 @@ class PipelinePrompts:
 
 class LoadedNetwork:
     """A pipeline's network as a denoiser of conditions by :class:`PipelinePrompts` or of labels."""
+
+    counts = True
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fairlead.core.arguments import as_path
 from fairlead.core.errors import UsageError
 from fairlead.core.files import settle, synced
 from fairlead.core.hold import Hold
@@ -87,7 +88,8 @@ def export(
     Raises:
         UsageError: if no pipeline calls such a network as it was trained, or the folder cannot be written.
     """
-    folder = Path(folder)
+    folder = as_path("export: folder", folder)
+    as_path("export: run", spec)
     with Hold(folder, beside=True):
         return _exported(spec, folder, weights, autoencoder)
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from fairlead.core.arguments import chosen, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.errors import UsageError
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import read_degradation
+from fairlead.data.names import Index
 from fairlead.data.text import TextEncoder, encoder_from_config
 from fairlead.data.words import Words
 from fairlead.models.diffusers import is_pipeline, load_pipeline
@@ -57,7 +59,8 @@ def load(
             raise UsageError(f"weights={weights!r}: a diffusers pipeline has one kind of weights; leave it out")
         if autoencoder is not None:
             raise UsageError(f"autoencoder={str(autoencoder)!r}: a diffusers pipeline brings its own; leave it out")
-        return load_pipeline(spec, device="auto" if device == "auto" else usable_device(device))
+        stays = isinstance(device, str) and device == "auto"
+        return load_pipeline(spec, device="auto" if stays else usable_device(device))
     device = usable_device(device)
     checkpoint = find_checkpoint(spec)
     kind = OTHER_KINDS.get(checkpoint.about["objective"])
@@ -102,6 +105,22 @@ def seal(spec: str | Path) -> Checkpoint:
         network_of(checkpoint, spec, "ema")
     seal_checkpoint(checkpoint)
     return checkpoint
+
+
+def as_model(model: Any) -> Model:
+    """The model, or the one that is at a path, as :func:`load` reads it.
+
+    Raises:
+        UsageError: for anything else, and as :func:`load`.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str | Path):
+        return load(model)
+    raise UsageError(
+        f"model: expected one from fl.load(...) or fl.toy(...), or the path of a run such as 'runs/digits', got "
+        f"{shown(model)}"
+    )
 
 
 def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tuple[nn.Module, dict[str, Any]]:
@@ -156,6 +175,7 @@ def model_of(
     embed = conditioned.embed if conditioned is not None and names else None
     if isinstance(network, DiffusersNet) and "text" in names:
         embed = _embedded
+    encode = _encoder(network, names, about, device, near)
     images = tuple(about["data"]["shape"])
     if autoencoder is not None:
         autoencoder = autoencoder.to(device)
@@ -164,11 +184,11 @@ def model_of(
         denoiser=NetworkDenoiser(network, schedule, about["objective"]),
         schedule=schedule,
         shape=images if autoencoder is None else autoencoder.latent_shape(images),
-        encode=_encoder(network, names, about, device, near),
+        encode=encode,
         decode=identity if autoencoder is None else autoencoder.decode,
         classes=classes,
         conditions=tuple(names),
-        examples=classes if names == ["label"] else tuple(about["data"].get("examples", ())),
+        examples=classes if names == ["label"] else _examples(about["data"], encode),
         data_range=(-1.0, 1.0) if autoencoder is None else None,
         objective=about["objective"],
         layers=layers() if (layers := getattr(network, "layers", None)) is not None else {},
@@ -185,6 +205,20 @@ def model_of(
         to_space=identity if autoencoder is None else autoencoder.encode,
         image_shape=images,
     )
+
+
+def _examples(data: Mapping[str, Any], encode: Callable[[Sequence[Spec]], Condition]) -> tuple[Spec, ...]:
+    """The examples of a checkpoint; those of the first version have the place of a class as text."""
+    examples: tuple[Spec, ...] = tuple(data.get("examples", ()))
+    if data.get("by_name") or not isinstance(encode, ConditionEncoder):
+        return examples
+    named: list[Spec] = []
+    for spec in examples:
+        given = encode.read(spec)
+        if isinstance(place := given.get("label"), str) and place.isdecimal():
+            given["label"] = Index(place)
+        named.append(encode.named(given))
+    return tuple(named)
 
 
 def _embedded(condition: Condition) -> Condition:
@@ -229,12 +263,13 @@ def _states_of(network: nn.Module, encoder: TextEncoder, device: torch.device) -
 
 
 def _check_weights(weights: str) -> None:
-    if weights not in get_args(Weights):
-        raise unknown("weights", weights, get_args(Weights))
+    chosen("weights", weights, get_args(Weights))
 
 
 def usable_device(device: str | torch.device) -> torch.device:
     """A device by name; "auto" takes a GPU when there is one. Raises UsageError if it cannot be used."""
+    if not isinstance(device, str | torch.device):
+        raise UsageError(f"device: expected a name such as 'cpu' or 'cuda', got {shown(device)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

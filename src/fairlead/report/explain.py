@@ -17,12 +17,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fairlead.core.arguments import as_path
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.hold import Hold
 from fairlead.core.signals import unbroken
 from fairlead.guide.algebra import Guidance, Term
-from fairlead.models.model import Model, Spec
+from fairlead.models.model import Given, Model
 from fairlead.report.columns import WIDTH, as_text, in_columns
 from fairlead.report.grids import image_grid
 from fairlead.report.page import Block, Code, Png, Section, Svg, Text, write_page
@@ -44,8 +45,8 @@ _LEGEND = (
 
 
 def explain(
-    model: Model,
-    cond: Spec | Sequence[Spec] = None,
+    model: Model | str | Path,
+    cond: Given | Sequence[Given] = None,
     *,
     guidance: Guidance | Term | str,
     seeds: int | Sequence[int] = (0, 1, 2, 3),
@@ -239,7 +240,7 @@ class Explanation(Trace):
         Raises:
             UsageError: if the folder holds an explanation already, or a file cannot be written.
         """
-        folder = Path(folder)
+        folder = as_path("folder", folder)
         check_free(folder)
         film = self.film_png()
         contents: dict[str, bytes] = {"explain.json": json.dumps(self.to_json(), indent=1).encode()}

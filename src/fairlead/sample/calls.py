@@ -107,6 +107,8 @@ def _placed(old: Any, new: Any, rows: Tensor) -> Any:
 class PipelineDenoiser:
     """The pipeline's network as a denoiser, with the arguments of the network call that the pipeline makes now."""
 
+    counts = True
+
     def __init__(
         self, network: Network, wiring: Wiring, schedule: NoiseSchedule, objective: Objective, feed: Feed
     ) -> None:

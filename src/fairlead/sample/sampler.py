@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fairlead.core.arguments import shown
+from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser
 from fairlead.core.errors import UsageError, unknown
@@ -39,6 +41,8 @@ class Frame:
     t: float
     x_t: Tensor
     prediction: Prediction
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ def parse_sampler(text: str) -> Sampler:
     Raises:
         UsageError: not such an expression, an unknown name or setting, or a value that is not a number.
     """
+    if not isinstance(text, str):
+        raise UsageError(f"sampler: expected an expression such as 'ddim' or 'ddim(eta=0.5)', got {shown(text)}")
     name, keywords = _call(text)
     sampler_type: type[Sampler] = lookup("sampler", name)
     settings = [f.name for f in fields(sampler_type)]

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, note, shortened
 from fairlead.core.files import replacing, settle, synced
 from fairlead.core.strict_json import SEAL, read_json, seal_of, sealed
@@ -45,6 +46,8 @@ class Checkpoint:
 
     folder: Path
     about: dict[str, Any]
+
+    __repr__ = brief
 
     @property
     def step(self) -> int:

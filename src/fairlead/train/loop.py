@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from fairlead.core.arguments import as_path, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
@@ -124,7 +125,13 @@ class Training:
         progress: Callable[[int], object] | None = None,
         reading: Callable[[int], object] | None = None,
     ) -> None:
-        self.data, self.config, self.out = data, config, None if out is None else Path(out)
+        if not isinstance(data, ImageData):
+            raise UsageError(f"training: expected data from fl.load_data(...), got {shown(data)}")
+        if not isinstance(config, TrainConfig):
+            raise UsageError(f"training: expected a configuration fl.TrainConfig(...), got {shown(config)}")
+        if not isinstance(trackers, list | tuple | None) or not all(isinstance(name, str) for name in trackers or ()):
+            raise UsageError(f"training: expected trackers to be a list of names, got {shown(trackers)}")
+        self.data, self.config, self.out = data, config, None if out is None else as_path("training: out", out)
         self.autoencoder: Autoencoder | None = None
         self._latents: Latents | None = None
         if config.latents:
@@ -255,6 +262,7 @@ class Training:
                 "classes": list(data.classes),
                 "attributes": {name: list(data.attributes[name].values) for name in net_attributes},
                 "examples": self._examples(),
+                "by_name": True,
             },
             "train": self.config.to_json(),
             "parameters": self.parameters,

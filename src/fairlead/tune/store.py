@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.strict_json import opened, read_json, sealed
@@ -58,6 +59,8 @@ class Point:
     baseline: Setting | None = None
     differences: Mapping[str, Difference] | None = None
 
+    __repr__ = brief
+
     @property
     def guidance(self) -> str:
         return self.setting.guidance
@@ -83,6 +86,8 @@ class Images:
     saturation: Tensor
     rows: int
     seconds: float
+
+    __repr__ = brief
 
 
 def key_of(weights: str, setting: Setting, named: Mapping[str, Any]) -> str:
