@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fairlead.cli.progress import working
 from fairlead.core.errors import UsageError
+from fairlead.core.places import check_folder
 from fairlead.core.registry import names
 
 if TYPE_CHECKING:
@@ -65,11 +67,9 @@ class Interpolate:
         from fairlead.models.load import load
         from fairlead.report.interpolate import strip, table
 
-        if self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"{self.out} is a file; choose another --out")
-        if (self.out / "interpolation.json").exists():
-            raise UsageError(f"{self.out} already holds an interpolation; choose another --out")
-        model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
+        check_folder(self.out, fresh={"interpolation.json": "an interpolation", "strip.png": "strip.png"})
+        with working(f"loading {self.model}"):
+            model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
         found = interpolate(
             model,
             *self.cond,

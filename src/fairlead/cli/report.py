@@ -31,12 +31,14 @@ def write_report(folder: Path, extra: tuple[Section, ...] = ()) -> Path:
     """FOLDER/report.html; ``extra`` sections stand between the sweep's pictures and its table. FOLDER/tradeoff.png
     beside it, where there is a trade-off over a scale to draw."""
     from fairlead.core.errors import UsageError
+    from fairlead.core.places import check_folder
     from fairlead.measure.score import Floor
     from fairlead.report.sweep import sweep_page, sweep_plot
     from fairlead.tune.front import sweep_front
     from fairlead.tune.store import SweepFolder
 
     about, points = SweepFolder(folder).read()
+    check_folder(folder, "copy the sweep to a folder that can be written", files=["report.html", "tradeoff.png"])
     path = folder / "report.html"
     try:
         sweep_page(path, about, points, extra, sweep_front(SweepFolder(folder), points))

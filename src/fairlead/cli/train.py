@@ -13,6 +13,7 @@ import tyro
 
 from fairlead.cli.training import ScheduleName, TrainOptions, train_with_progress
 from fairlead.core.errors import UsageError
+from fairlead.core.places import is_folder, read_text
 from fairlead.core.registry import names
 from fairlead.nets.build import PRESETS, latent_preset
 from fairlead.train.config import RECIPES, Recipe, Weighting
@@ -189,10 +190,12 @@ class Train(TrainOptions):
     def _of_diffusers(self) -> tuple[str, dict[str, Any]]:
         """Class and settings of the network of diffusers."""
         assert self.net_config is not None
-        path = self.net_config / "config.json" if self.net_config.is_dir() else self.net_config
+        path = self.net_config / "config.json" if is_folder(self.net_config) else self.net_config
         try:
-            config = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            config = json.loads(read_text(path, "--net-config"))
+        except UsageError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"--net-config {path} cannot be read as JSON ({error})") from error
         network = self.net or (config.get("_class_name") if isinstance(config, dict) else None)
         if not isinstance(config, dict) or network is None:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fairlead.cli.progress import Bar, counting_bar, working
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.places import check_folder
 from fairlead.core.registry import lookup, names
 from fairlead.nets.build import net_config
 from fairlead.train.config import OTHER_KINDS, Recipe, TrainConfig
@@ -88,11 +90,13 @@ class TrainOptions:
         from fairlead.train.loop import Training
 
         recipe, changes = self._recipe(recipes), self._given([field.name for field in fields(TrainConfig)])
+        check_folder(self.out)
         put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
         given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip", "captions"))}
-        data = load_data(**given)
+        with working(f"reading data {given['spec']!r}"):
+            data = load_data(**given)
         _, height, width = data.shape
         if height != width:
             raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
@@ -117,7 +121,8 @@ class TrainOptions:
             ) as read,
         ):
             trackers = [self.tracker] if self.tracker else None
-            training = Training(data, config, self.out, self.resume, trackers, encoded, read)
+            with working("preparing the training"):
+                training = Training(data, config, self.out, self.resume, trackers, encoded, read)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if config.objective in OTHER_KINDS else f", told {told_names}"
@@ -180,24 +185,18 @@ class TrainOptions:
 
 def train_with_progress(training: Training, preview_every: int = 0) -> None:
     """Train to the end behind a progress bar. Ctrl-C finishes the step, saves, and raises KeyboardInterrupt."""
-    from tqdm import tqdm
-
     main = training.accelerator.is_main_process
     loss: float | None = None
     with (
         interruptible() as interrupted,
-        tqdm(
-            total=training.config.steps, initial=training.step, unit="step", disable=not main, dynamic_ncols=True
-        ) as bar,
+        Bar(training.config.steps, "step", initial=training.step, shown=main) as bar,
     ):
         if training.step == training.config.steps:
             print(f"{training.out} is trained already: step {training.step} of {training.config.steps}")
         for record in training.run():
             loss = record.loss if loss is None else 0.98 * loss + 0.02 * record.loss
+            bar.note(f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s")
             bar.update()
-            bar.set_postfix_str(
-                f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s", refresh=False
-            )
             if main and preview_every and record.step % preview_every == 0:
                 write_preview(training)
             if training.anywhere(interrupted()):
@@ -206,25 +205,6 @@ def train_with_progress(training: Training, preview_every: int = 0) -> None:
                 if main:
                     print(f"stopped after step {record.step}; saved {saved}; go on with --resume", file=sys.stderr)
                 raise KeyboardInterrupt
-
-
-@contextmanager
-def counting_bar(title: str, total: int, unit: str = "image") -> Iterator[Callable[[int], None]]:
-    """A bar that appears with the first count."""
-    from tqdm import tqdm
-
-    bars: list[tqdm[NoReturn]] = []
-
-    def advance(count: int) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, desc=title, unit=unit, dynamic_ncols=True))
-        bars[0].update(count)
-
-    try:
-        yield advance
-    finally:
-        for bar in bars:
-            bar.close()
 
 
 def _as_latents(training: Training) -> str:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fairlead.cli.progress import Bar, working
 from fairlead.core.errors import UsageError
+from fairlead.core.places import check_folder, is_folder
 from fairlead.core.registry import names
 
 if TYPE_CHECKING:
@@ -73,18 +75,15 @@ class Tune:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
-        from tqdm import tqdm
-
         from fairlead.cli.options import evaluator_for
         from fairlead.measure.agreement import AGREEMENT
-        from fairlead.models.diffusers import is_pipeline
         from fairlead.models.load import load
         from fairlead.report.tune import front_lines, summary
         from fairlead.tune.measurer import Measurer
         from fairlead.tune.objective import DISTANCE, Objective
         from fairlead.tune.sweep import Shared
         from fairlead.tune.template import Template
-        from fairlead.tune.tuning import REPORT_SEED, check_search, folder_of, parse_constraints, save, tune
+        from fairlead.tune.tuning import REPORT_SEED, check_search, parse_constraints, save, tune
 
         if self.objective not in (*METRICS, *AGREEMENT):
             raise UsageError(
@@ -97,7 +96,10 @@ class Tune:
         constraints = parse_constraints(self.constraint, self.steps, (*METRICS[1:], *AGREEMENT))
         metric = DISTANCE if self.objective == "distance" else self.objective
         objective = Objective(metric, maximise=self.objective not in ("distance", "saturation"))
-        model = load(self.model, device=self.device)
+        check_folder(self.out, files=["tuned.json"])
+        kept = self._kept()
+        with working(f"loading {self.model}"):
+            model = load(self.model, device=self.device)
         if not model.conditional:
             raise UsageError("tune measures how well images follow their condition, and this model is unconditional")
         shared = Shared(
@@ -112,7 +114,7 @@ class Tune:
         evaluator = evaluator_for(self.model, self.data, model=model)
         check_judged(wanted, evaluator)
         question = self._question(model, evaluator, shared)
-        with tqdm(total=self.budget, unit="img", dynamic_ncols=True) as bar:
+        with Bar(self.budget, "image") as bar:
             measurer = Measurer(
                 model,
                 evaluator,
@@ -142,17 +144,32 @@ class Tune:
             "command": f"fairlead {shlex.join(sys.argv[1:])}",
         }
         save(self.out / "tuned.json", tuned, about)
-        kept = not is_pipeline(self.model) or Path(self.model).is_dir()
-        if kept:
-            save(folder_of(self.model) / "tuned.json", tuned, about)
+        if kept is not None:
+            save(kept / "tuned.json", tuned, about)
         if self.report:
             self._report(tuned.reported(), evaluator, partial(load, device=self.device), template, tuned, metric)
-        found = "tuned" if kept else shlex.quote(tuned.guidance)
+        found = "tuned" if kept is not None else shlex.quote(tuned.guidance)
         cond = "all" if model.classes else shlex.quote(str(model.examples[0]))
         print(
             f"take it: fairlead sample {self.model} --guidance {found} --sampler {shlex.quote(self.sampler)} "
             f"--steps {self.steps} --cond {cond} --out samples"
         )
+
+    def _kept(self) -> Path | None:
+        """The folder where the answer is kept for ``--guidance tuned``: the model's own; None where it cannot be."""
+        from fairlead.models.diffusers import is_pipeline
+        from fairlead.tune.tuning import folder_of
+
+        if is_pipeline(self.model) and not is_folder(self.model):
+            return None
+        folder = folder_of(self.model)
+        try:
+            check_folder(folder, files=["tuned.json"])
+        except UsageError:
+            only = self.out / "tuned.json"
+            print(f"{folder} cannot be written, so the answer is kept in {only} only", file=sys.stderr)
+            return None
+        return folder
 
     def _question(self, model: Model, evaluator: Evaluator, shared: Shared) -> str:
         """A short hash of everything but the setting and the seed that decides a batch."""

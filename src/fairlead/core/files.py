@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: as the block or the file system does; ``path`` is then as it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")  # names have 255 bytes at most
     os.close(handle)
     partial = Path(name)
     try:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from fairlead.core.errors import UsageError
+from fairlead.core.places import expanded, is_folder
 
 _WAIT = 5.0
 """Seconds in which the hub must answer at all."""
@@ -52,9 +53,8 @@ def files_of(
         complete: a folder -> the folder to use; raises UsageError if something is missing in it.
         wanted: the files of a hub entry -> patterns of those to download.
     """
-    here = Path(source).expanduser()
-    if here.is_dir():
-        return complete(here)
+    if is_folder(source):
+        return complete(expanded(source))
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         raise UsageError(f"{what}: {source!r} is no folder and no hub name owner/name")
     import huggingface_hub

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
+from fairlead.core.places import expanded, is_folder
 from fairlead.core.pretrained import files_of, library, weight_hash
 from fairlead.data.images import to_float
 
@@ -117,8 +118,8 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
         UsageError: if diffusers is not installed, there is no such autoencoder, it is of another class, its weights
             are incomplete or pickled, or it has no scale.
     """
-    here = Path(source).expanduser()
-    if not here.is_dir() and here.parent.name and here.parent.is_dir():  # nobody's hub name
+    here = expanded(source)
+    if not is_folder(source) and here.parent.name and is_folder(here.parent):  # nobody's hub name
         raise UsageError(
             f"autoencoder {str(source)!r}: there is no such folder; train one with `fairlead train-autoencoder --out "
             f"{source}`, or give a folder of diffusers or a hub name"
@@ -175,7 +176,7 @@ def autoencoder_from_config(config: Mapping[str, Any], owner: str, near: Path | 
     """
     source, was = str(config["source"]), config["hash"]
     found = source
-    if near is not None and not Path(source).is_absolute() and not Path(source).expanduser().is_dir():
+    if near is not None and not Path(source).is_absolute() and not is_folder(source):
         found = next((str(above / source) for above in near.resolve().parents if (above / source).is_dir()), source)
     try:
         autoencoder = load_autoencoder(found)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
+from fairlead.core.places import read_bytes
 from fairlead.core.registry import lookup
 from fairlead.data.decode import decode_images
 from fairlead.data.images import to_float
@@ -74,7 +75,7 @@ class SuperResolution:
         return small.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
 
     def read(self, path: str, shape: Sequence[int]) -> Tensor:
-        image = to_float(decode_images([(path, None)], None, path))
+        image = to_float(decode_images([(path, read_bytes(Path(path), "image condition"))], None, path))
         side = shape[-1]
         image = _channels(image, shape[0], path)
         if tuple(image.shape[2:]) == (side, side):
@@ -118,15 +119,16 @@ class Inpaint:
         return _masked(x0, self.known(draws, x0.shape[-1]).to(x0))
 
     def read(self, path: str, shape: Sequence[int]) -> Tensor:
+        content = read_bytes(Path(path), "image condition")
         try:
-            with Image.open(io.BytesIO(Path(path).read_bytes())) as file:
+            with Image.open(io.BytesIO(content)) as file:
                 alpha = np.asarray(file.convert("RGBA"))[..., 3]
         except (OSError, SyntaxError, ValueError) as error:
             raise UsageError(f"image condition {path}: cannot be read ({' '.join(str(error).split())})") from error
         known = torch.from_numpy(alpha >= 128).float()[None, None]
         if bool(known.all()):
             raise UsageError(f"image condition {path}: nothing in it is transparent, so there is nothing to fill in")
-        image = _channels(to_float(decode_images([(path, None)], None, path)), shape[0], path)
+        image = _channels(to_float(decode_images([(path, content)], None, path)), shape[0], path)
         if tuple(image.shape[2:]) != tuple(shape[1:]):
             raise UsageError(
                 f"image condition {path}: expected {shape[2]}x{shape[1]} pixels, got {image.shape[3]}x{image.shape[2]}"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.places import expanded, is_folder, is_there
 from fairlead.core.registry import lookup, names
 from fairlead.data.columns import (
     caption_column,
@@ -76,8 +77,8 @@ def load_data(
     for name, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:
             raise UsageError(f"data {spec!r}: expected {name} of at least 1, got {value}")
-    is_folder = spec not in names("data") and Path(spec).expanduser().is_dir()
-    if not is_folder and (called := read_call(spec)) is not None:
+    local = spec not in names("data") and is_folder(spec)
+    if not local and (called := read_call(spec)) is not None:
         name, arguments = called
         if captions is not None:
             raise UsageError(
@@ -92,9 +93,9 @@ def load_data(
             data = data.subset(_limited(data.labels, limit))
         if size is not None and data.shape[1:] != (size, size):
             data = replace(data, images=resize_images(data.images, size))
-    elif is_folder:
-        data = _from_folder(Path(spec).expanduser(), split, size, limit, captions)
-    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not Path(spec).exists():
+    elif local:
+        data = _from_folder(expanded(spec), split, size, limit, captions)
+    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not is_there(spec):
         data = _from_hub(spec, split, size, limit, captions)
     else:
         raise UsageError(

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
+from fairlead.core.places import read_text
 from fairlead.core.pretrained import library, pretrained, quiet, weight_hash
 from fairlead.measure.estimate import Estimate, mean_estimate
 from fairlead.measure.extractors import Extractor
@@ -51,12 +52,14 @@ def read_prompts(path: Path, files: Sequence[str]) -> list[str]:
     if not files:
         raise UsageError(f"prompts {path}: FAKE is a data set, whose images have no file names; give a folder")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "prompts")
         if path.suffix.lower() == ".csv":
             rows: list[Mapping[str, Any]] = list(csv.DictReader(text.splitlines()))
         else:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError, csv.Error) as error:
+    except UsageError:
+        raise
+    except (ValueError, csv.Error) as error:
         raise UsageError(f"prompts {path}: cannot be read ({error}); expected JSON lines or a .csv") from error
     found: dict[str, str] = {}
     for number, row in enumerate(rows, 1):

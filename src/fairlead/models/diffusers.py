@@ -19,6 +19,7 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
+from fairlead.core.places import is_there
 from fairlead.core.prediction import Prediction
 from fairlead.core.pretrained import setting, weight_hash
 from fairlead.core.schedule import NoiseSchedule, as_time
@@ -67,9 +68,9 @@ def is_pipeline(spec: Any) -> bool:
     if not isinstance(spec, str | Path):
         return True
     path = Path(spec)
-    if path.exists():
+    if is_there(path):
         return (path / "model_index.json").is_file()
-    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not path.parent.exists()
+    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not is_there(path.parent)
 
 
 def load_pipeline(
@@ -134,7 +135,7 @@ def _from_files(spec: str | Path) -> Any:
         raise
     except Exception as error:  # whatever a hub, a file or a component raises
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if not Path(spec).exists():
+        if not is_there(spec):
             raise UsageError(
                 f"no checkpoint {str(spec)!r}: the path does not exist, and the hub gives no pipeline of that name "
                 f"({reason}); train one with `fairlead train --out {spec}`, or pass a folder"

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fairlead.core.errors import UsageError
+from fairlead.core.places import check_folder, is_folder
 from fairlead.core.pretrained import library, quiet, setting
 from fairlead.core.schedule import NoiseSchedule, TableSchedule, schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
@@ -86,8 +87,12 @@ def export(
         UsageError: if no pipeline calls such a network as it was trained, or the folder cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already; choose another folder for the pipeline")
+    instead = "choose another folder for the pipeline"
+    check_folder(folder, instead)
+    if is_folder(folder):
+        if any(folder.iterdir()):
+            raise UsageError(f"{folder} is there already; {instead}")
+        check_folder(folder.parent, instead)  # where it is put together
     checkpoint = find_checkpoint(spec)
     about, train, net = checkpoint.about, checkpoint.about["train"], checkpoint.about["net"]
     if net.get("kind") == "lora":
@@ -239,7 +244,7 @@ def _whole(folder: Path, write: Callable[[Path], object]) -> None:
     """All of what ``write`` writes to a folder, or nothing."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as above, quiet():
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:40]}.") as above, quiet():
             partial = Path(above) / "pipeline"
             write(partial)
             if folder.exists():

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.core.places import is_there
 
 FORMAT = 1
 _STEP = re.compile(r"step-(\d{6,})$")
@@ -148,10 +149,10 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
     """
     text = str(spec)
     name, at = text, ""
-    if not Path(text).exists() and "@" in Path(text).name:
+    if not is_there(text) and "@" in Path(text).name:
         name, _, at = text.rpartition("@")
     path = Path(name)
-    if not path.exists():
+    if not is_there(path):
         raise UsageError(
             f"no checkpoint {name!r}: the path does not exist; train one with `fairlead train --out {name}`"
         )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.memory import keep_freed_memory
+from fairlead.core.places import check_folder
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import DRAWS
@@ -138,6 +138,8 @@ class Training:
         reading: Callable[[int], object] | None = None,
     ) -> None:
         self.data, self.config, self.out = data, config, None if out is None else Path(out)
+        if self.out is not None:
+            check_folder(self.out)
         self.autoencoder: Autoencoder | None = None
         self._latents: Latents | None = None
         if config.latents:
@@ -146,8 +148,6 @@ class Training:
         names = condition_names(config.net) if config.objective not in OTHER_KINDS else []
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
         checkpoint = self._previous(resume)
-        if self.out is not None:
-            _require_writable(self.out)
         self.conditions = DataConditions.of(data, config.net, config.text, config.image) if names else None
         self.accelerator = _accelerator(trackers or [], self.out)
         world = self.accelerator.num_processes
@@ -470,16 +470,6 @@ def _accelerator(trackers: list[str], out: Path | None) -> Accelerator:
             f"cannot log with {', '.join(trackers)}: {error}; choose another or drop the option"
         ) from error
     return accelerator
-
-
-def _require_writable(out: Path) -> None:
-    """At the door, not at the first checkpoint after hours of training."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error}; choose another --out") from error
 
 
 def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: Autoencoder | None) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 import fairlead
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
+from fairlead.core.places import check_folder
 from fairlead.data.images import to_uint8
 from fairlead.guide.expression import to_guidance
 from fairlead.measure.evaluate import Evaluator
@@ -217,6 +218,7 @@ class Sweep:
             UsageError: if the folder holds another kind of sweep or cannot be written; if the budget covers nothing; at
                 the first step whose samples are not finite.
         """
+        check_folder(folder.folder, "choose another folder")
         workers = workers or Workers()
         began = time.perf_counter()
         conds: list[Spec] = workers.share(self._open(folder, evaluator, command) if workers.main else None)
