@@ -26,6 +26,7 @@ from fairlead.data.columns import (
     labels_of,
     labels_of_folders,
 )
+from fairlead.data.connection import cache_at_once_if_offline
 from fairlead.data.decode import decode_images, resize_images
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.folders import find_files, images_below
@@ -147,7 +148,7 @@ def _load(what: str, path: str, **options: Any) -> dict[str, Any]:
     import datasets
 
     try:
-        with _quiet():
+        with _quiet(), cache_at_once_if_offline(path):
             return dict(datasets.load_dataset(path, **options))
     except datasets.exceptions.DatasetNotFoundError as error:
         raise UsageError(

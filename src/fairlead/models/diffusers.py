@@ -70,7 +70,8 @@ def is_pipeline(spec: Any) -> bool:
     path = Path(spec)
     if is_there(path):
         return (path / "model_index.json").is_file()
-    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not is_there(path.parent)
+    local = is_there(path.parent) or path.parent.is_symlink()
+    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not local
 
 
 def load_pipeline(
