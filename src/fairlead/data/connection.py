@@ -12,7 +12,7 @@ WAIT = 5.0
 
 @contextmanager
 def cache_at_once_if_offline(path: str) -> Iterator[None]:
-    """Within the block `datasets` reads only what it has, if ``path`` is a data set of the hub, which does not answer."""
+    """Within the block `datasets` reads only what it has, if ``path`` is a set of the hub and that does not answer."""
     import datasets
     from huggingface_hub import constants
 
@@ -30,7 +30,7 @@ def cache_at_once_if_offline(path: str) -> Iterator[None]:
 def hub_answers(name: str) -> bool:
     """Whether the hub says anything of this data set, be it that it does not exist."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         HfApi().dataset_info(name, timeout=WAIT)

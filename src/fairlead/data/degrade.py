@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 from fairlead.core.errors import UsageError
 from fairlead.core.places import read_bytes
 from fairlead.core.registry import lookup
+from fairlead.core.syntax import keywords, number, parsed, quoted
 from fairlead.data.decode import decode_images
 from fairlead.data.images import to_float
 
@@ -145,22 +147,20 @@ def read_degradation(text: str) -> Degradation:
     Raises:
         UsageError: for an unknown name or argument, or a value that is no number.
     """
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
-        node = ast.Constant(None)
+    advice = "expected a name with settings, such as superres(factor=4)"
+    node = parsed(text, "image condition", advice)
     if isinstance(node, ast.Name):
         node = ast.Call(node, [], [])
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
-        raise UsageError(f"image condition {text!r}: expected a name with settings, such as superres(factor=4)")
+        raise UsageError(f"image condition {quoted(text)}: {advice}")
     kind = lookup("degradation", node.func.id)
     known = [f.name for f in fields(kind)]
     settings: dict[str, Any] = {}
-    for keyword in node.keywords:
-        value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
-        if keyword.arg not in known or isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"image condition {text!r}: {node.func.id} takes numbers for {', '.join(known)}")
-        settings[keyword.arg] = value
+    for key, given in keywords(node, node.func.id, "image condition", text).items():
+        value = number(given)
+        if key not in known or value is None or not math.isfinite(value):
+            raise UsageError(f"image condition {quoted(text)}: {node.func.id} takes numbers for {', '.join(known)}")
+        settings[key] = value
     made: Degradation = kind(**settings)
     return made
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.errors import UsageError, shortened, unknown
+from fairlead.core.syntax import shown
 from fairlead.guide.step import Step
 from fairlead.guide.text import call_text, is_number
 
@@ -173,7 +174,7 @@ _LARGEST = 1e6
 
 def _shown(value: Any) -> str:
     """An expression as it is written, anything else as Python shows it."""
-    return str(value) if hasattr(value, "name") else repr(value)
+    return shortened(str(value), 160)[1:-1] if hasattr(value, "name") else shown(value)
 
 
 def _require_number(owner: str, argument: str, value: Any) -> None:
