@@ -63,9 +63,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["sample", "x", "--out", "nu\0ll"], "fairlead: --out holds a null character"),
     ],
 )
-def test_wrong_arguments_are_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_arguments_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert message in said

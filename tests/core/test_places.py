@@ -24,7 +24,7 @@ def test_what_a_folder_must_not_hold(tmp_path: Path) -> None:
     (tmp_path / "grid.png").mkdir()
     with pytest.raises(UsageError, match="already holds a run; choose another --out"):
         check_folder(tmp_path, fresh={"run.json": "a run"})
-    with pytest.raises(UsageError, match="holds a folder 'grid.png', where a file is to be written"):
+    with pytest.raises(UsageError, match=r"holds a folder 'grid\.png', where a file is to be written"):
         check_folder(tmp_path, files=["grid.png"])
     check_folder(tmp_path, fresh={"other.json": "a run"}, files=["run.json"])
 
@@ -88,7 +88,11 @@ def test_text_is_read_from_files_and_pipes_of_the_shell_only(tmp_path: Path) -> 
     (tmp_path / "marked").write_bytes(b"\xef\xbb\xbfwords")
     (tmp_path / "other").write_bytes(b"\xff\xfe")
     assert read_text(tmp_path / "marked", "prompts") == "words"
-    for name, reason in (("pipe", "is a pipe; expected a file"), ("", "is a folder"), ("other", "is not text in UTF-8")):
+    for name, reason in (
+        ("pipe", "is a pipe; expected a file"),
+        ("", "is a folder"),
+        ("other", "is not text in UTF-8"),
+    ):
         with pytest.raises(UsageError, match=reason):
             read_text(tmp_path / name, "prompts")
     read, write = os.pipe()

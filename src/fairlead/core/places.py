@@ -69,11 +69,11 @@ def read_bytes(path: Path, what: str) -> bytes:
         if not stat.S_ISREG(mode) and not piped:
             raise UsageError(f"{what} {shortened(str(path), LONGEST)} is {_kind(mode)}; expected a file")
         return path.read_bytes()
+    except UsageError:
+        raise
     except OSError as error:
         shown, reason = shortened(str(path), LONGEST)[1:-1], (error.strerror or str(error)).lower()
-        raise UsageError(
-            f"{what} {shown} cannot be read ({reason}); check the path and its permissions"
-        ) from error
+        raise UsageError(f"{what} {shown} cannot be read ({reason}); check the path and its permissions") from error
     except ValueError as error:
         raise UsageError(f"{what}: {shortened(str(path), LONGEST)} holds a null character") from error
 

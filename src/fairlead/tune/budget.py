@@ -51,7 +51,8 @@ class Budget:
             amount = math.nan
         if not match or match[2] not in units or not 0 < amount < math.inf:
             raise UsageError(
-                f"budget {shortened(text, 160)}: expected a positive number and images, rows or minutes, e.g. '20000 images'"
+                f"budget {shortened(text, 160)}: expected a positive number and images, rows or minutes, e.g. '20000 "
+                "images'"
             )
         return cls(amount, units[match[2]])
 
