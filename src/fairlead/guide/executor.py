@@ -48,8 +48,8 @@ class GuidedDenoiser:
         times: the sampler's grid; ramps by progress need it.
         samples: which samples of a longer run this batch holds, for per-sample scales; the run then answers for
             :func:`check_samples` and :func:`check_condition` (default: this is the whole run).
-        batching: "fused" puts all branches in one network call, "sequential" makes one call a branch. "auto" is fused
-            on a GPU, and on a CPU for calls of few rows; it splits a call that runs out of memory.
+        batching: "fused" puts all branches in one network call, "sequential" makes one call per branch. "auto" is
+            fused, and splits a call that runs out of memory.
         around: what else is known of the model, in place of ``encode`` and ``data_range``; see :meth:`of`.
         observe: called with an :class:`Observation` after every evaluation.
 

@@ -63,8 +63,7 @@ def attach(
         negative: what the null prediction is made of, in place of the empty prompt; the same as ``negative_prompt`` in
             the call. A preset by its domain, such as "@portrait", stands for its prompt.
         resources: what the guidance calls by name; a weak model is a pipeline or network of the same kind.
-        batching: how branches share network calls, see ``GuidedDenoiser``; "auto" is fused wherever the pipeline itself
-            puts both halves in one call.
+        batching: how branches share network calls, see ``GuidedDenoiser``.
         observe: called with an ``Observation`` after every evaluation.
 
     Yields:

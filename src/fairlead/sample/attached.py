@@ -99,8 +99,6 @@ class PipelineRun:
             resources=resources,
             draw=lambda number, shape: NoiseStream(seeds, shape).extra(number),
         )
-        # as the pipeline itself calls its network, though on a processor many rows may be slower together
-        together = self.batching == "auto" and self.request.doubled and x_t.device.type == "cpu"
         levels = Levels.of(scheduler)
         self._entries = levels.entries(schedule)
         remember_levels(schedule, self._entries, x_t)
@@ -111,7 +109,7 @@ class PipelineRun:
             specs.own(halves.n, own, self.request.empty),
             around=around,
             times=levels.times(schedule, position),
-            batching="fused" if together else self.batching,
+            batching=self.batching,
             observe=self.observe,
         )
         self._check_null(guided, halves)
