@@ -30,7 +30,7 @@ def test_what_is_no_number_is_refused_in_one_short_line(kind: str, value: str) -
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UsageError) as error:
-            read(form.format(value))  # type: ignore[operator]
+            read(form.format(value))
     assert len(str(error.value).splitlines()) == 1
     assert len(str(error.value)) < 1000
 
@@ -39,9 +39,9 @@ def test_what_is_no_number_is_refused_in_one_short_line(kind: str, value: str) -
 def test_an_argument_is_given_once(kind: str) -> None:
     read, form, value = READERS[kind]
     twice = form.format(f"{value}, {form.split('(')[1].split('=')[0]}={value}")
-    assert read(form.format(value)) == read(form.format(f"--{value}"))  # type: ignore[operator]
+    assert read(form.format(value)) == read(form.format(f"--{value}"))
     with pytest.raises(UsageError, match="twice"):
-        read(twice)  # type: ignore[operator]
+        read(twice)
 
 
 @pytest.mark.parametrize("text", ["accuracy >= 0.99", "rows <= 30", "a >= 0.123456789012", "a <= -1e-300"])
