@@ -67,7 +67,7 @@ class Sample:
 
         if self.n < 1:
             raise UsageError(f"--n: expected at least 1 image, got {self.n}")
-        check_folder(self.out, fresh={"run.json": "a run", "00000.png": "images"}, files=["grid.png"])
+        check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
         with working(f"loading {self.model}"):
             model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
         if self.cond == ("all",) and not model.classes:

@@ -20,7 +20,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, autocast, counting, lowered
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
-from fairlead.core.places import check_folder
+from fairlead.core.places import is_there
 from fairlead.data.images import to_uint8
 from fairlead.data.specs import written
 from fairlead.guide.algebra import Guidance, Term
@@ -89,13 +89,13 @@ class Run:
         folder = Path(folder)
         if self.images is None:
             raise UsageError("this run's samples are not images; use run.x0")
-        names = [f"{i:05d}.png" for i in range(len(self.images))]
-        check_folder(folder, "choose another folder", fresh={"run.json": "a run", **dict.fromkeys(names, "images")})
+        if is_there(folder / "run.json"):
+            raise UsageError(f"{folder} already holds a run; choose another folder")
         paths = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for i, image in enumerate(self.images):
-                path = folder / names[i]
+                path = folder / f"{i:05d}.png"
                 _save_png(image, self.provenance(i), path)
                 paths.append(path)
             with replacing(folder / "run.json") as partial:
