@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fairlead.cli.training import counting_bar
+from fairlead.cli.progress import counting_bar, working
 from fairlead.core.errors import UsageError
 from fairlead.core.typed import check_arguments
 
@@ -47,7 +47,8 @@ def evaluator_for(
     from fairlead.models.diffusers import is_pipeline
 
     pipeline = model is not None and is_pipeline(spec)
-    reference, held_out, name = _data_of_pipeline(spec, model, data) if pipeline else _data_of(spec, data)
+    with working("reading the real images"):
+        reference, held_out, name = _data_of_pipeline(spec, model, data) if pipeline else _data_of(spec, data)
     told = () if model is None or model.told == "label" else tuple(model.conditions)
     if told:
         data_specs(told, held_out, torch.arange(1))  # refuses data that does not say it, before anything is trained

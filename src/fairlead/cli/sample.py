@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fairlead.cli.progress import Bar, working
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder
 from fairlead.core.registry import names
 from fairlead.core.signals import unbroken
 
@@ -63,22 +65,19 @@ class Sample:
     def run(self) -> None:
         if self.n < 1:
             raise UsageError(f"--n: expected at least 1 image, got {self.n}")
-        if self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"{self.out} is a file; choose another --out")
+        check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
         with Hold(self.out):
             self._run()
 
     def _run(self) -> None:
-        from tqdm import tqdm
-
         from fairlead.cli.options import guidance_of
         from fairlead.models.load import load
         from fairlead.models.model import LabelEncoder
         from fairlead.sample.run import Plan
 
-        if (self.out / "run.json").exists():
-            raise UsageError(f"{self.out} already holds a run; choose another --out")
-        model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
+        check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
+        with working(f"loading {self.model}"):
+            model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
         if self.cond == ("all",) and not model.classes:
             instead = f"give one, e.g. --cond {model.examples[0]!r}" if model.examples else "leave --cond out"
             raise UsageError(
@@ -101,7 +100,7 @@ class Sample:
             batch_size=self.batch_size,
             precision=self.precision,  # type: ignore[arg-type]
         )
-        with tqdm(total=len(plan.batches) * plan.steps, unit="step", dynamic_ncols=True) as bar:
+        with Bar(len(plan.batches) * plan.steps, "step") as bar:
             run = plan.run(on_frame=lambda _: bar.update())
         run = replace(run, settings={**run.settings, **chosen})
         with unbroken():

@@ -12,6 +12,7 @@ import tyro
 
 from fairlead.cli.training import ScheduleName, TrainOptions, train_with_progress
 from fairlead.core.errors import UsageError
+from fairlead.core.places import is_folder
 from fairlead.core.registry import names
 from fairlead.core.strict_json import read_json
 from fairlead.nets.build import PRESETS, latent_preset
@@ -189,7 +190,7 @@ class Train(TrainOptions):
     def _of_diffusers(self) -> tuple[str, dict[str, Any]]:
         """Class and settings of the network of diffusers."""
         assert self.net_config is not None
-        path = self.net_config / "config.json" if self.net_config.is_dir() else self.net_config
+        path = self.net_config / "config.json" if is_folder(self.net_config) else self.net_config
         try:
             config = read_json(path)
         except (OSError, ValueError) as error:

@@ -20,6 +20,7 @@ from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
 from fairlead.core.foreign import how_to_convert, pickles_of, place_of, variant_of
 from fairlead.core.memory import weightless
+from fairlead.core.places import expanded, is_folder
 from fairlead.core.pretrained import files_of, library, weight_hash
 from fairlead.core.strict_json import opened, read_json
 from fairlead.core.typed import Size
@@ -138,8 +139,8 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
         UsageError: if diffusers is not installed, there is no such autoencoder, it is of another class, its weights
             are incomplete or pickled, or it has no scale.
     """
-    here = as_path("autoencoder", source).expanduser()
-    if not here.is_dir() and here.parent.name and here.parent.is_dir():  # nobody's hub name
+    here = expanded(as_path("autoencoder", source))
+    if not is_folder(here) and here.parent.name and is_folder(here.parent):  # nobody's hub name
         raise UsageError(
             f"autoencoder {str(source)!r}: there is no such folder; train one with `fairlead train-autoencoder --out "
             f"{source}`, or give a folder of diffusers or a hub name"

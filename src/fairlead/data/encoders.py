@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.places import expanded
 from fairlead.core.pretrained import fetched, library, pretrained, quiet, weight_hash
 from fairlead.core.text import pack, pooled_at_end
 from fairlead.core.typed import Between
@@ -95,7 +96,7 @@ class PretrainedText:
     @cached_property
     def _folders(self) -> tuple[Path, Path]:
         """Of the network and of the tokenizer."""
-        pipeline = Path(self.source).expanduser()
+        pipeline = expanded(self.source)
         if (pipeline / "text_encoder" / "config.json").is_file():
             return pipeline / "text_encoder", pipeline / "tokenizer"
         folder = fetched(self.source, self._what)

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from fairlead.core.arguments import as_path, is_count, plain, shown
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.places import expanded, is_folder, is_there
 from fairlead.core.printable import printable
 from fairlead.core.registry import lookup, names
 from fairlead.data.columns import caption_column, captions_of, image_column, label_column, labels_of, no_labels
+from fairlead.data.connection import cache_at_once_if_offline
 from fairlead.data.decode import check_side, decode_images, in_colour, resize_images, saved_in_colour
 from fairlead.data.folders import ParquetFiles, Pictures, read_folder, unlabelled
 from fairlead.data.images import ImageData, stratified_order
@@ -90,8 +92,8 @@ def load_data(
         raise UsageError(f"data {spec!r}: expected flip to be True, False or None, got {shown(flip)}")
     check_side(size, f"data {spec!r}")
     wanted = Wanted(split, size, limit, flip, captions)
-    is_folder = spec not in names("data") and Path(spec).expanduser().is_dir()
-    if not is_folder and (called := read_call(spec)) is not None:
+    local = spec not in names("data") and is_folder(spec)
+    if not local and (called := read_call(spec)) is not None:
         name, arguments = called
         if captions is not None:
             raise UsageError(
@@ -107,9 +109,9 @@ def load_data(
         if size is not None and data.shape[1:] != (size, size):
             data = replace(data, images=resize_images(data.images, size, spec))
         return data if flip is None else replace(data, flip=flip)
-    if is_folder:
-        return _from_folder(Path(spec).expanduser(), wanted)
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not Path(spec).exists():
+    if local:
+        return _from_folder(expanded(spec), wanted)
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not is_there(spec):
         return _from_hub(spec, wanted)
     raise UsageError(
         f"{unknown('data', spec, names('data'))!s}; or give an existing local folder, or a hub name owner/name"
@@ -173,7 +175,7 @@ def _load(what: str, path: str, **options: Any) -> dict[str, Any]:
     import datasets
 
     try:
-        with _quiet():
+        with _quiet(), cache_at_once_if_offline(path):
             return dict(datasets.load_dataset(path, **options))
     except datasets.exceptions.DatasetNotFoundError as error:
         raise UsageError(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
+from fairlead.core.places import expanded, is_folder, is_there
 from fairlead.core.printable import printable
 from fairlead.core.registry import names
 from fairlead.data.columns import ONE_CLASS
@@ -86,12 +87,13 @@ def read_images(spec: str, resize: int | None = None, what: str = "images") -> I
     if resize is not None and resize < 1:
         raise UsageError(f"resize: expected at least 1 pixel, got {resize}")
     check_side(resize, "resize")
-    folder = Path(spec).expanduser()
-    if folder.is_file():
+    folder = expanded(spec)
+    local = is_folder(spec)
+    if is_there(folder) and not local:
         raise UsageError(f"{what} {spec!r} is a file; expected a folder of images or the name of a data set")
-    found = _read_folder(folder, resize, what) if folder.is_dir() and spec not in names("data") else None
+    found = _read_folder(folder, resize, what) if local and spec not in names("data") else None
     if found is None:
-        name, _, split = (spec, "", "") if folder.is_dir() else spec.partition("@")
+        name, _, split = (spec, "", "") if local else spec.partition("@")
         try:
             data = load_data(name, split=split or "train", size=resize)
         except UsageError as error:

@@ -22,6 +22,7 @@ from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
 from fairlead.core.evaluating import evaluating, gradients_of
 from fairlead.core.foreign import check_pipeline
+from fairlead.core.places import is_there
 from fairlead.core.prediction import Prediction
 from fairlead.core.pretrained import setting, weight_hash
 from fairlead.core.schedule import NoiseSchedule, as_time
@@ -74,9 +75,10 @@ def is_pipeline(spec: Any) -> bool:
     if not isinstance(spec, str | Path):
         return True
     path = Path(spec)
-    if path.exists():
+    if is_there(path):
         return (path / "model_index.json").is_file()
-    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not path.parent.exists()
+    local = is_there(path.parent) or path.parent.is_symlink()
+    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not local
 
 
 def load_pipeline(
@@ -146,7 +148,7 @@ def _from_files(spec: str | Path) -> Any:
         raise
     except Exception as error:  # whatever a hub, a file or a component raises
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        if not Path(spec).exists():
+        if not is_there(spec):
             raise UsageError(
                 f"no checkpoint {str(spec)!r}: the path does not exist, and the hub gives no pipeline of that name "
                 f"({reason}); train one with `fairlead train --out {spec}`, or pass a folder"

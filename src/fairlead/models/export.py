@@ -16,6 +16,7 @@ from fairlead.core.arguments import as_path
 from fairlead.core.errors import UsageError
 from fairlead.core.files import settle, synced
 from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder, is_folder
 from fairlead.core.pretrained import library, quiet, setting
 from fairlead.core.schedule import NoiseSchedule, TableSchedule, schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
@@ -70,6 +71,9 @@ TARGETS: dict[str, Target] = {
 """Class of the network -> the pipeline that calls it as it was trained."""
 
 
+_INSTEAD = "choose another folder for the pipeline"
+
+
 def export(
     spec: str | Path, folder: str | Path, weights: Weights = "ema", *, autoencoder: str | Path | None = None
 ) -> Path:
@@ -90,13 +94,16 @@ def export(
     """
     folder = as_path("export: folder", folder)
     as_path("export: run", spec)
+    check_folder(folder, _INSTEAD)
+    if is_folder(folder):
+        check_folder(folder.parent, _INSTEAD)  # where it is put together
     with Hold(folder, beside=True):
         return _exported(spec, folder, weights, autoencoder)
 
 
 def _exported(spec: str | Path, folder: Path, weights: Weights, autoencoder: str | Path | None) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already; choose another folder for the pipeline")
+    if is_folder(folder) and any(folder.iterdir()):
+        raise UsageError(f"{folder} is there already; {_INSTEAD}")
     checkpoint = find_checkpoint(spec)
     about, train, net = checkpoint.about, checkpoint.about["train"], checkpoint.about["net"]
     if net.get("kind") == "lora":
@@ -248,7 +255,7 @@ def _whole(folder: Path, write: Callable[[Path], object]) -> None:
     """All of what ``write`` writes to a folder, or nothing."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as above, quiet():
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:40]}.") as above, quiet():
             partial = Path(above) / "pipeline"
             write(partial)
             settle(partial)

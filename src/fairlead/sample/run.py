@@ -23,6 +23,7 @@ from fairlead.core.denoiser import Cost, autocast, counting, lowered
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.hold import Hold
+from fairlead.core.places import is_there
 from fairlead.core.signals import unbroken
 from fairlead.data.images import to_uint8
 from fairlead.data.names import same_names
@@ -100,7 +101,7 @@ class Run:
             return self._save(folder, self.images)
 
     def _save(self, folder: Path, images: Tensor) -> list[Path]:
-        if (folder / "run.json").exists():
+        if is_there(folder / "run.json"):
             raise UsageError(f"{folder} already holds a run; choose another folder")
         paths: list[Path] = []
         try:

@@ -26,6 +26,7 @@ from torch import Tensor
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, note, shortened
 from fairlead.core.files import replacing, settle, synced
+from fairlead.core.places import is_there
 from fairlead.core.strict_json import SEAL, read_json, seal_of, sealed
 from fairlead.train.description import check_description, check_types
 
@@ -201,10 +202,10 @@ def checkpoint_folder(spec: str | Path) -> Path:
     """
     text = str(spec)
     name, at = text, ""
-    if "@" in Path(text).name and not _exists(text):
+    if not is_there(text) and "@" in Path(text).name:
         name, _, at = text.rpartition("@")
     path = Path(name)
-    if not _exists(path):
+    if not is_there(path):
         raise UsageError(
             f"no checkpoint {shortened(name, 300)}: the path does not exist; train one with `fairlead train --out "
             f"{name[:300]}`"
@@ -231,16 +232,6 @@ def checkpoint_folder(spec: str | Path) -> Path:
             raise UsageError(f"run {name!r} has no checkpoint {at!r}; it has steps {', '.join(map(str, steps))}")
         wanted = int(digits)
     return step_folder(path, wanted)
-
-
-def _exists(path: str | Path) -> bool:
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte in a name
-        return False
-    except OSError as error:
-        raise UsageError(f"checkpoint {shortened(str(path), 300)} cannot be read ({error.strerror})") from error
-    return True
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 from fairlead.core.launch import Launch
 from fairlead.core.memory import keep_freed_memory
+from fairlead.core.places import check_folder
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import DRAWS
@@ -132,6 +132,8 @@ class Training:
         if not isinstance(trackers, list | tuple | None) or not all(isinstance(name, str) for name in trackers or ()):
             raise UsageError(f"training: expected trackers to be a list of names, got {shown(trackers)}")
         self.data, self.config, self.out = data, config, None if out is None else as_path("training: out", out)
+        if self.out is not None:
+            check_folder(self.out)
         self.autoencoder: Autoencoder | None = None
         self._latents: Latents | None = None
         if config.latents:
@@ -140,11 +142,9 @@ class Training:
         names = condition_names(config.net) if config.objective not in OTHER_KINDS else []
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
         self._hold: Hold | None = None
-        if self.out is not None:
-            _require_writable(self.out)
-            if Launch.here().main:
-                self._hold = Hold(self.out)
-                weakref.finalize(self, self._hold.release)
+        if self.out is not None and Launch.here().main:
+            self._hold = Hold(self.out)
+            weakref.finalize(self, self._hold.release)
         self.accelerator, self.precision = accelerator_for(config.precision, trackers or [], self.out)
         world = self.accelerator.num_processes
         if config.batch_size % world:
@@ -431,16 +431,6 @@ def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
     if config.optimizer == "muon":
         return Muon(*matrices_of(network), lr, weight_decay, betas)
     return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
-
-
-def _require_writable(out: Path) -> None:
-    """At the door, not at the first checkpoint after hours of training."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error}; choose another --out") from error
 
 
 def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: Autoencoder | None) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.core.places import check_folder
 from fairlead.guide.expression import to_guidance
 from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.score import Samples
@@ -49,6 +50,7 @@ class Measurer:
         folder: Path,
         on_batch: Callable[[int], object] = lambda images: None,
     ) -> None:
+        check_folder(folder, "choose another folder")
         self.model, self.evaluator, self.template, self.shared = model, evaluator, template, shared
         self.sampler, self.steps, self.folder, self.on_batch = sampler, steps, folder, on_batch
         self.sampled = 0

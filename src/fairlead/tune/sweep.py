@@ -24,6 +24,7 @@ import fairlead
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder
 from fairlead.data.images import to_uint8
 from fairlead.data.names import same_names
 from fairlead.guide.expression import to_guidance
@@ -245,6 +246,7 @@ class Sweep:
             UsageError: if the folder holds another kind of sweep, another sweep works in it, or it cannot be written;
                 if the budget covers nothing; at the first step whose samples are not finite.
         """
+        check_folder(folder.folder, "choose another folder")
         workers = workers or Workers()
         with Hold(folder.folder) if workers.main else nullcontext():
             yield from self._events(folder, evaluator, command, budget, keep_images, workers)
