@@ -43,13 +43,14 @@ def is_count(value: object, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < MOST
 
 
-def shown(value: Any) -> str:
-    """What was given, on one line, for a message: its start where it is long."""
+def shown(value: object, most: int = 160) -> str:
+    """What was given, on one line, for a message: its ``repr``, cut; an integer that is too long to be written is
+    described."""
     try:
         text = " ".join(repr(value).split())
-    except ValueError:  # an integer of thousands of digits
-        text = f"a number of {value.bit_length()} bits"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    except ValueError:  # more digits than Python writes, inside containers too
+        return f"an integer of {value.bit_length():,} bits" if isinstance(value, int) else "a number of too many digits"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def chosen(what: str, value: Any, choices: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from fairlead.core.arguments import plain, shown
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.registry import REGISTRY, lookup
+from fairlead.core.typed import check_arguments
 
 
 class NoiseSchedule(ABC):
@@ -68,6 +69,10 @@ class NoiseSchedule(ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """JSON-ready keyword arguments, with ``name``, from which :func:`schedule_from_config` rebuilds this."""
+
+
+_LONGEST = 1_000_000
+"""Steps of a table."""
 
 
 def as_time(t: Tensor | float) -> Tensor:
@@ -154,6 +159,8 @@ def _table_steps(steps: int) -> int:
     steps = plain(steps)
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 2:
         raise UsageError(f"schedule table: expected at least 2 steps, got {steps!r}")
+    if steps > _LONGEST:
+        raise UsageError(f"schedule table: expected at most {_LONGEST:,} steps, got {steps!r}")
     return steps
 
 
@@ -307,8 +314,6 @@ def schedule_from_config(config: dict[str, Any]) -> NoiseSchedule:
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "name"}
     arguments = {key: float(v) if v == "-inf" else v for key, v in values.items()}
     make = lookup("schedule", config.get("name"))
-    try:
-        schedule: NoiseSchedule = make(**arguments)
-    except TypeError as error:
-        raise UsageError(f"schedule {config['name']!r}: {error}") from error
+    check_arguments(make, arguments, f"schedule {config['name']!r}")
+    schedule: NoiseSchedule = make(**arguments)
     return schedule

@@ -49,6 +49,7 @@ class ImageData:
         more: none, or the further sentences of each image, of which training draws one at every visit; everything else
             goes by ``captions``.
         attributes: by name, what else is known of the images.
+        notes: what the reader of a folder or a hub set found, used and left out, a sentence each.
 
     Raises:
         UsageError: if dtypes, shapes, labels, captions or attributes do not fit each other.
@@ -63,6 +64,7 @@ class ImageData:
     captions: tuple[str, ...] = ()
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     more: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
     __repr__ = brief
 

@@ -28,6 +28,7 @@ from fairlead.data.captions import (
     read_caption,
     varied_caption,
 )
+from fairlead.data.decode import check_memory
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.glyphs import draw_glyphs, frame_glyphs
 from fairlead.data.hub import load_data
@@ -93,6 +94,7 @@ def load_scenes(
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"))
     _check(source, size, n, two, seed)
+    check_memory(n, (size, size, 3), "data 'scenes'")
     glyphs = load_data(source, split)
     frames = frame_glyphs(glyphs)
     count = n if split == "train" else n // TEST_SHARE

@@ -178,6 +178,7 @@ class GuidedDenoiser:
             data_range=model.data_range,
             resources=as_mapping("resources", resources),
             draw=draw,
+            reachable=getattr(model.denoiser, "reachable", None),
         )
         return cls(model.denoiser, guidance, model.schedule, condition, around=around, **options)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.arguments import chosen, plain, plain_list, shown
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import UsageError, shortened
 from fairlead.guide.step import Step
 from fairlead.guide.text import call_text, is_number, plain_fields
 
@@ -176,7 +176,7 @@ _LARGEST = 1e6
 
 def _shown(value: Any) -> str:
     """An expression as it is written, anything else as Python shows it."""
-    return str(value) if hasattr(value, "name") else shown(value)
+    return shortened(str(value), 160)[1:-1] if hasattr(value, "name") else shown(value)
 
 
 def _require_number(owner: str, argument: str, value: Any) -> None:

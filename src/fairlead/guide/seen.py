@@ -45,6 +45,7 @@ class Surroundings:
         image_shape: of what ``decode`` returns for one; () where it is not known.
         resources: loaded weak models and classifiers: a ``Model`` or a ``NoisyClassifierModel`` for each name.
         draw: noise of the samples for terms that need some; None where the caller gave no seeds.
+        reachable: raises UsageError for an attention layer that cannot be perturbed now; None: all can.
     """
 
     schedule: NoiseSchedule
@@ -59,6 +60,7 @@ class Surroundings:
     data_range: tuple[float, float] | None = None
     resources: Mapping[str, Any] = field(default_factory=dict)
     draw: Draw | None = None
+    reachable: Callable[[str], None] | None = None
 
     __repr__ = brief
 

@@ -115,7 +115,7 @@ def doctor(
     whole = _network(network, seen)
     if whole.level == "FAIL":
         return [whole, schedule]
-    condition = _condition(model, seen)
+    condition = _condition(model, seen, probe)
     return [
         condition,
         _null(model, network, checkpoint, seen, probe, used=condition.level != "FAIL"),
@@ -127,11 +127,14 @@ def doctor(
     ]
 
 
-def _condition(model: Model, seen: Seen) -> Finding:
+def _condition(model: Model, seen: Seen, probe: Probe) -> Finding:
     if not model.conditional:
         return Finding("condition", "PASS", "the model is unconditional: there is no condition to depend on")
     if len(model.classes) == 1 and model.told == "label":
         return Finding("condition", "PASS", "the model has one class: there is no other label to compare with")
+    if not probe.contrasts:
+        text = f"not judged: {probe.source} all have one {model.told}; pass --data with others to compare with"
+        return Finding("condition", "WARN", text)
     shares = [math.sqrt(change) for change in seen.change]
     at = max(range(len(shares)), key=lambda i: shares[i])
     noise = max(math.sqrt(max(seen.batch)), 8 * torch.finfo(torch.float32).eps)
@@ -184,7 +187,7 @@ def _null(
         f"denoising loss {numbers['loss_conditional']:.4f} with the {model.told}, {numbers['loss_null']:.4f} without, "
         f"{numbers['loss_wrong_label']:.4f} with a wrong one ({probe.source})"
     )
-    if len(model.classes) != 1 and surely_above(seen.null, seen.wrong):
+    if len(model.classes) != 1 and probe.contrasts and surely_above(seen.null, seen.wrong):
         text = (
             f"null predicts worse than a wrong {model.told} does: {losses}; drop the condition more often in training"
         )

@@ -13,6 +13,7 @@ from fairlead.core.arguments import shown
 from fairlead.core.brief import brief
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
+from fairlead.core.typed import check_arguments
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, stratified_order, to_float
 from fairlead.data.names import Index, same_names
@@ -39,6 +40,11 @@ class Probe:
     source: str
 
     __repr__ = brief
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether any two of the conditions differ."""
+        return self.others != self.specs
 
     @classmethod
     def of(cls, model: Model, data: ImageData | None, checkpoint: Checkpoint | None) -> Probe:
@@ -169,6 +175,7 @@ def _data_of(checkpoint: Checkpoint) -> ImageData | None:
     if "spec" not in given:
         return None
     try:
+        check_arguments(load_data, {**given, "split": "test"}, "its data")
         return load_data(**given, split="test")
     except UsageError:
         return None

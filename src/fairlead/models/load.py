@@ -22,11 +22,12 @@ from fairlead.data.text import TextEncoder, encoder_from_config
 from fairlead.data.words import Words
 from fairlead.models.diffusers import is_pipeline, load_pipeline
 from fairlead.models.encoders import ConditionEncoder, ImageEncoder, PromptEncoder
+from fairlead.models.lora import relocated
 from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, identity
-from fairlead.nets.build import build_net
+from fairlead.nets.build import build_for, parameter_count
 from fairlead.nets.diffusers import DiffusersNet
 from fairlead.nets.inputs import ConditionedNet, condition_names
-from fairlead.train.checkpoint import Checkpoint, find_checkpoint
+from fairlead.train.checkpoint import Checkpoint, find_checkpoint, seal_checkpoint, unsealed_checkpoint
 from fairlead.train.config import OTHER_KINDS
 
 Weights = Literal["ema", "raw"]
@@ -73,7 +74,8 @@ def load(
             f"checkpoint {checkpoint.folder} is an {kind}, expected a diffusion model; train one on its latents: "
             f"fairlead train --latents {spec}"
         )
-    latents = dict(checkpoint.about["train"].get("latents") or {})
+    about = relocated(checkpoint.about, checkpoint.folder)
+    latents = dict(about["train"].get("latents") or {})
     if autoencoder is not None and not latents:
         raise UsageError(f"checkpoint {checkpoint.folder} is a model of pixels; drop the autoencoder {autoencoder!r}")
     codec = None
@@ -81,7 +83,28 @@ def load(
         given = latents if autoencoder is None else {**latents, "source": str(autoencoder)}
         codec = autoencoder_from_config(given, f"checkpoint {checkpoint.folder}", checkpoint.folder)
     network, metadata = network_of(checkpoint, spec, weights)
-    return model_of(network, checkpoint.about, metadata, device, codec)
+    if codec is not None and list(codec.latent_shape(tuple(about["data"]["shape"]))) != latents["shape"]:
+        raise UsageError(
+            f"checkpoint {checkpoint.folder}: images {about['data']['shape']} have no latents "
+            f"{latents['shape']} in {codec.source!r}; model.json contradicts the autoencoder"
+        )
+    return model_of(network, about, metadata, device, codec, near=checkpoint.folder)
+
+
+def seal(spec: str | Path) -> Checkpoint:
+    """Accept what ``model.json`` of a checkpoint says now: after a change by hand that is meant, such as other names of
+    classes, or of a checkpoint of version 0.1.0, which has no seal.
+
+    Raises:
+        UsageError: as of ``load``, but for a seal that is not right; if it cannot be written.
+    """
+    checkpoint = unsealed_checkpoint(spec)
+    for part in checkpoint.about["files"]:
+        checkpoint.tensors(part)
+    if checkpoint.about["net"]["kind"] != "lora":  # its network is in a pipeline, which need not be here
+        network_of(checkpoint, spec, "ema")
+    seal_checkpoint(checkpoint)
+    return checkpoint
 
 
 def as_model(model: Any) -> Model:
@@ -105,16 +128,14 @@ def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tu
     _check_weights(weights)
     tensors = checkpoint.tensors(weights)
     try:
-        with torch.random.fork_rng(devices=[]):  # the initialisation is thrown away; the caller's stream stays put
-            network = build_net(checkpoint.about["net"])
-        network.load_state_dict(tensors)
+        network = build_for(relocated(checkpoint.about, checkpoint.folder)["net"], tensors)
+        count = parameter_count(network)
+        if count != checkpoint.about["parameters"]:
+            raise UsageError(
+                f"model.json says {checkpoint.about['parameters']:,} parameters, the network has {count:,}; use another"
+            )
     except UsageError as error:
         raise UsageError(f"checkpoint {checkpoint.folder}: {error}") from error
-    except RuntimeError as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines()[1:2])[:200]
-        raise UsageError(
-            f"checkpoint {checkpoint.folder}: its weights do not fit its description ({reason})"
-        ) from error
     metadata = {
         "checkpoint": str(spec),
         "step": checkpoint.step,
@@ -131,11 +152,13 @@ def model_of(
     metadata: dict[str, Any],
     device: str | torch.device = "auto",
     autoencoder: Autoencoder | None = None,
+    near: Path | None = None,
 ) -> Model:
     """A network and the description of its training (``Training.about()``) as a Model, in eval mode.
 
     Args:
         autoencoder: whose latents the network denoises; None: the one that ``about`` names, if any.
+        near: the folder of its checkpoint, around which a text encoder is looked for that is not where it was.
     """
     latents = about["train"].get("latents") or {}
     if autoencoder is None and latents:
@@ -152,7 +175,7 @@ def model_of(
     embed = conditioned.embed if conditioned is not None and names else None
     if isinstance(network, DiffusersNet) and "text" in names:
         embed = _embedded
-    encode = _encoder(network, names, about, device)
+    encode = _encoder(network, names, about, device, near)
     images = tuple(about["data"]["shape"])
     if autoencoder is not None:
         autoencoder = autoencoder.to(device)
@@ -204,7 +227,7 @@ def _embedded(condition: Condition) -> Condition:
 
 
 def _encoder(
-    network: nn.Module, names: Sequence[str], about: dict[str, Any], device: torch.device
+    network: nn.Module, names: Sequence[str], about: dict[str, Any], device: torch.device, near: Path | None
 ) -> Callable[[Sequence[Spec]], Condition]:
     """The encoder of the conditions ``names`` that ``network`` reads."""
     if not names:
@@ -214,7 +237,7 @@ def _encoder(
         if name == "label":
             parts[name] = LabelEncoder(tuple(about["data"]["classes"]))
         elif name == "text":
-            parts[name] = PromptEncoder(_states_of(network, encoder_from_config(about["train"]["text"]), device))
+            parts[name] = PromptEncoder(_states_of(network, encoder_from_config(about["train"]["text"], near), device))
         elif name == "image":
             parts[name] = ImageEncoder(read_degradation(about["train"]["image"]), tuple(about["data"]["shape"]))
         elif name in about["data"].get("attributes", {}):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
+from fairlead.core.typed import Depth, Size
 from fairlead.nets.blocks import ResidualBlock, SelfAttention, groups_of
 from fairlead.nets.embeddings import TimeEmbedding
 
@@ -21,13 +22,13 @@ class NoisyClassifier(nn.Module):
 
     def __init__(
         self,
-        channels_in: int,
-        size: int,
-        classes: int,
-        channels: int = 32,
-        multipliers: Sequence[int] = (1, 2),
-        blocks: int = 1,
-        patch: int = 1,
+        channels_in: Size,
+        size: Size,
+        classes: Size,
+        channels: Size = 32,
+        multipliers: Sequence[Size] = (1, 2),
+        blocks: Depth = 1,
+        patch: Size = 1,
         embed: int = 128,
     ) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.pretrained import library, setting
 from fairlead.core.schedule import NoiseSchedule, RectifiedFlow
 from fairlead.core.text import unpack
+from fairlead.core.typed import Count, Size
 from fairlead.nets.called import (
     MASK,
     POOLED,
@@ -36,6 +37,14 @@ from fairlead.nets.embeddings import read
 from fairlead.nets.perturbed import layers_of, perturbing
 
 _WHAT = "networks of diffusers"
+
+
+class EncodedShape(TypedDict):
+    """Of the text that a network is told: ``length`` tokens of ``width``, and ``zeros`` tokens of zeros behind them."""
+
+    width: Size
+    length: Size
+    zeros: NotRequired[Count]
 
 
 class EncodedText(nn.Module):
@@ -87,12 +96,12 @@ class DiffusersNet(nn.Module):
 
     def __init__(
         self,
-        channels_in: int,
-        size: int,
-        classes: int,
+        channels_in: Size,
+        size: Size,
+        classes: Count,
         network: str,
         config: Mapping[str, Any],
-        text: Mapping[str, Any] | None = None,
+        text: EncodedShape | None = None,
     ) -> None:
         super().__init__()
         self.called = called(network)

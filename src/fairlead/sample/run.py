@@ -22,6 +22,9 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, autocast, counting, lowered
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.core.hold import Hold
+from fairlead.core.places import is_there
+from fairlead.core.signals import unbroken
 from fairlead.data.images import to_uint8
 from fairlead.data.names import same_names
 from fairlead.guide.algebra import Guidance, Term
@@ -88,26 +91,29 @@ class Run:
         """Write ``00000.png``, ... with their provenance in the PNG text field "fairlead", and ``run.json``.
 
         Raises:
-            UsageError: if there are no images, the folder already holds a run, or a file cannot be written; every file
-                is whole or absent.
+            UsageError: if there are no images, the folder already holds a run or another run works in it, or a file
+                cannot be written; every file is whole or absent.
         """
         folder = as_path("folder", folder)
         if self.images is None:
             raise UsageError("this run's samples are not images; use run.x0")
-        if (folder / "run.json").exists():
+        with Hold(folder), unbroken():
+            return self._save(folder, self.images)
+
+    def _save(self, folder: Path, images: Tensor) -> list[Path]:
+        if is_there(folder / "run.json"):
             raise UsageError(f"{folder} already holds a run; choose another folder")
-        paths = []
+        paths: list[Path] = []
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for i, image in enumerate(self.images):
+            for i, image in enumerate(images):
                 path = folder / f"{i:05d}.png"
                 _save_png(image, self.provenance(i), path)
                 paths.append(path)
-            with replacing(folder / "run.json") as partial:
+            with replacing(folder / "run.json", durable=False) as partial:
                 partial.write_text(json.dumps(self.summary(), indent=1))
         except OSError as error:
             raise UsageError(
-                f"cannot save images to {folder}: {error}; {len(paths)} of {len(self.images)} are written"
+                f"cannot save images to {folder}: {error}; {len(paths)} of {len(images)} are written"
             ) from error
         return paths
 
@@ -394,5 +400,5 @@ def _save_png(image: Tensor, provenance: dict[str, Any], path: Path) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("fairlead", json.dumps(provenance))
     array = image.permute(1, 2, 0).numpy() if len(image) == 3 else image[0].numpy()
-    with replacing(path) as partial:
+    with replacing(path, durable=False) as partial:
         Image.fromarray(array).save(partial, format="PNG", pnginfo=text)

@@ -6,12 +6,14 @@ Importing this costs no torch: the command line's help is made from it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fairlead.core.arguments import as_mapping, chosen, plain, shown
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.typed import check_arguments
 
 if TYPE_CHECKING:
     from fairlead.core.prediction import Objective
@@ -155,6 +157,20 @@ class TrainConfig:
         object.__setattr__(self, "betas", tuple(self.betas))  # JSON has only lists
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"betas: expected two numbers from 0 to below 1, got {self.betas}")
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> TrainConfig:
+        """The inverse of :meth:`to_json`. Settings that this version lacks are left out: only who goes on with the
+        training needs them, and is refused then.
+
+        Raises:
+            UsageError: for settings of another type, or that no training can have.
+        """
+        from fairlead.core.prediction import Objective
+
+        known = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
+        check_arguments(cls, known, "train", {"Objective": Objective})
+        return cls(**known)
 
     def _check_types(self) -> None:
         """Numbers become Python's own, a schedule its configuration; what is of another type is refused."""

@@ -54,7 +54,7 @@ class Template:
         Steps between settings are ratios where the range is above 0, else differences.
         """
         knobs = dict(DEFAULT_RANGES)
-        open_names = _OPEN.findall(text)
+        open_names, given_names = _OPEN.findall(text), set[str]()
         for given in ranges:
             name, _, span = given.partition("=")
             low, _, high = span.partition(":")
@@ -68,6 +68,9 @@ class Template:
                 )
             if not ends[0] < ends[1]:
                 raise UsageError(f"range {given!r}: expected LOW below HIGH")
+            if name in given_names:
+                raise UsageError(f"range {given!r}: {{{name}}} has a range already; give one for each name")
+            given_names.add(name)
             knobs[name] = Knob(*ends, log=ends[0] > 0)
         return cls(text, {name: knobs[name] for name in dict.fromkeys(open_names) if name in knobs})
 
