@@ -18,6 +18,8 @@ from fairlead.nets.build import net_config
 from fairlead.train.config import OTHER_KINDS, Recipe, TrainConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fairlead.data.images import ImageData
     from fairlead.train.loop import Training
 
@@ -88,11 +90,12 @@ class TrainOptions:
         from fairlead.train.loop import Training
 
         recipe, changes = self._recipe(recipes), self._given([field.name for field in fields(TrainConfig)])
-        put_together = ("net", "data", "schedule", "text", "image", "latents")
+        put_together = ("net", "data", "schedule", "text", "image", "latents", "guides")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
         given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip", "captions"))}
         data = load_data(**given)
+        guides, guided = self._guides(data)
         _, height, width = data.shape
         if height != width:
             raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
@@ -106,6 +109,7 @@ class TrainOptions:
             text=text,
             latents=latents,
             image=image,
+            guides=guides,
             **{**recipe.train, **changes},
         )
         with (
@@ -117,7 +121,7 @@ class TrainOptions:
             ) as read,
         ):
             trackers = [self.tracker] if self.tracker else None
-            training = Training(data, config, self.out, self.resume, trackers, encoded, read)
+            training = Training(data, config, self.out, self.resume, trackers, encoded, read, guided)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if config.objective in OTHER_KINDS else f", told {told_names}"
@@ -164,6 +168,10 @@ class TrainOptions:
     def _latents(self, data: ImageData) -> dict[str, Any]:
         """Configuration of the autoencoder, {} for pixels."""
         return {}
+
+    def _guides(self, data: ImageData) -> tuple[dict[str, Any], Callable[[Tensor, Tensor], Tensor] | None]:
+        """What a classifier is trained to guide, and the unconditional x0 of it."""
+        return {}, None
 
     def _text(self) -> tuple[str, str, dict[str, Any]]:
         """Text encoder, what stands for no text, settings of the encoder."""

@@ -15,6 +15,11 @@ from fairlead.core.schedule import NoiseSchedule
 from fairlead.train.config import Reconstruction, Weighting
 
 
+def level_of(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+    """Alpha and sigma of a network's input, x_t times the schedule's input scale: float64 [..., 2] for times [...]."""
+    return torch.stack(schedule.alpha_sigma(t), dim=-1) * schedule.input_scale(t)[..., None]
+
+
 @dataclass(frozen=True, eq=False)
 class Draw:
     """The random part of one global batch: times [n] float64, noise [n, ...], and who loses the condition [n]."""
@@ -91,6 +96,26 @@ def diffusion_loss(
     alpha, sigma = (expand_like(value, x0) for value in schedule.alpha_sigma(draw.t))
     error = (output.float() - target(x0, draw.eps.to(x0.device), objective, alpha, sigma)).square()
     weight = loss_weight(weighting, objective, schedule.log_snr(draw.t)).to(x0.device, torch.float32)
+    return (error.flatten(1).mean(1) * weight).mean()
+
+
+def guided_error(
+    logits: Tensor, x: Tensor, labels: Tensor, x0: Tensor, unconditional: Tensor, draw: Draw, schedule: NoiseSchedule
+) -> Tensor:
+    """Mean squared error, weighted as "capped_v", of the x0 that classifier guidance of scale 1 gives: denoising
+    likelihood score matching (Chao 2022, 2203.14206), in x0. Its minimum is the conditional posterior mean.
+
+    Args:
+        logits: of ``x`` [n, ...], the network's input, which requires a gradient.
+        labels: int64 [n], the classes of ``x0`` [n, ...].
+        unconditional: what the model to be guided makes of the same samples, x0 [n, ...].
+    """
+    chosen = logits.float().log_softmax(1).gather(1, labels[:, None]).sum()
+    (gradient,) = torch.autograd.grad(chosen, x, create_graph=True)
+    alpha, sigma = schedule.alpha_sigma(draw.t)
+    factor = torch.where(alpha > 0, sigma**2 / alpha * schedule.input_scale(draw.t), 0.0)
+    error = (x0 - unconditional - expand_like(factor, x0) * gradient.float()).square()
+    weight = loss_weight("capped_v", "x0", schedule.log_snr(draw.t)).to(x0.device, torch.float32)
     return (error.flatten(1).mean(1) * weight).mean()
 
 
