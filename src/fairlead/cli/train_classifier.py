@@ -29,7 +29,7 @@ class TrainClassifier(TrainOptions):
     With --model it is trained for this model: besides telling the classes apart, its gradient is to lead the model's
     unconditional prediction to the image. Without, it must be trained on the noise schedule of the model that it is to
     guide. At the end its accuracy on the test split is measured by noise level, printed, and drawn to OUT/accuracy.png.
-    Ctrl-C saves a checkpoint and stops; the same command with --resume goes on to the same bits as an uninterrupted run.
+    Ctrl-C saves a checkpoint and stops; the same command with --resume goes on to the bits of an uninterrupted run.
 
     Example: fairlead train-classifier --recipe digits --out runs/digits-classifier
     """

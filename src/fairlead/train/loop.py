@@ -531,8 +531,8 @@ def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: Autoencoder | 
 
 
 def _compared(name: str, value: Any) -> Any:
-    """A setting as a resumed run must have it again; an autoencoder may lie elsewhere by now."""
-    if name == "latents" and value:
+    """A setting as a resumed run must have it again; an autoencoder or a guided model may lie elsewhere by now."""
+    if name in ("latents", "guides") and value:
         value = {key: part for key, part in value.items() if key != "source"}
     return _plain(value)
 
