@@ -9,8 +9,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like
 from fairlead.core.prediction import Prediction, target
 from fairlead.core.schedule import RectifiedFlow, VPCosine, vp_linear
-from fairlead.data.toys import GaussianMixture
-from fairlead.train.objective import Draw, diffusion_loss, drop_condition, guided_error, loss_weight
+from fairlead.train.objective import Draw, diffusion_loss, drop_condition, loss_weight
 
 OBJECTIVES = ("eps", "x0", "v", "flow")
 
@@ -165,21 +164,3 @@ def test_the_loss_is_the_mean_over_samples_of_weight_times_mean_square():
     capped = [min(math.exp(float(value)), 5.0) for value in schedule.log_snr(some.t)]
     loss = diffusion_loss(output, x0, some, schedule, "x0", "min_snr")
     assert float(loss) == pytest.approx((capped[0] * 5 + capped[1] * 10) / 2, rel=1e-6)
-
-
-def test_the_guided_error_of_the_exact_classifier_is_that_of_the_conditional_posterior_mean() -> None:
-    """D_u + (sigma^2 / alpha) grad log p(y | x_t) is D_c, by Bayes' rule; and the error can be differentiated again."""
-    schedule, mixture, labels = VPCosine(), GaussianMixture.ring(classes=3), torch.arange(60) % 3
-    x0 = mixture.sample(60, labels)
-    draw = Draw.of(60, (2,), {}, seed=0, step=0)
-    alpha, sigma = (value[:, None] for value in schedule.alpha_sigma(draw.t))
-    x_t = (alpha * x0 + sigma * draw.eps).requires_grad_()
-    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
-    logits = weight * mixture.class_log_posterior(x_t, alpha, sigma)
-    unconditional = mixture.denoise(x_t, alpha, sigma).detach()
-    found = guided_error(logits, x_t, labels, x0, unconditional, draw, schedule)
-    each = (x0 - mixture.denoise(x_t, alpha, sigma, labels)).square().mean(1)
-    capped = (1 + schedule.log_snr(draw.t).exp()).clamp(max=5)
-    torch.testing.assert_close(float(found), float((each * capped).mean()), rtol=1e-4, atol=0)
-    (slope,) = torch.autograd.grad(found, weight)
-    assert bool(slope.isfinite())

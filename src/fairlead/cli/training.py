@@ -18,8 +18,6 @@ from fairlead.nets.build import net_config
 from fairlead.train.config import OTHER_KINDS, Recipe, TrainConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fairlead.data.images import ImageData
     from fairlead.train.loop import Training
 
@@ -90,12 +88,11 @@ class TrainOptions:
         from fairlead.train.loop import Training
 
         recipe, changes = self._recipe(recipes), self._given([field.name for field in fields(TrainConfig)])
-        put_together = ("net", "data", "schedule", "text", "image", "latents", "guides")
+        put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
         given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip", "captions"))}
         data = load_data(**given)
-        guides, guided = self._guides(data)
         _, height, width = data.shape
         if height != width:
             raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
@@ -109,7 +106,6 @@ class TrainOptions:
             text=text,
             latents=latents,
             image=image,
-            guides=guides,
             **{**recipe.train, **changes},
         )
         with (
@@ -121,7 +117,7 @@ class TrainOptions:
             ) as read,
         ):
             trackers = [self.tracker] if self.tracker else None
-            training = Training(data, config, self.out, self.resume, trackers, encoded, read, guided)
+            training = Training(data, config, self.out, self.resume, trackers, encoded, read)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if config.objective in OTHER_KINDS else f", told {told_names}"
@@ -168,10 +164,6 @@ class TrainOptions:
     def _latents(self, data: ImageData) -> dict[str, Any]:
         """Configuration of the autoencoder, {} for pixels."""
         return {}
-
-    def _guides(self, data: ImageData) -> tuple[dict[str, Any], Callable[[Tensor, Tensor], Tensor] | None]:
-        """What a classifier is trained to guide, and the unconditional x0 of it."""
-        return {}, None
 
     def _text(self) -> tuple[str, str, dict[str, Any]]:
         """Text encoder, what stands for no text, settings of the encoder."""

@@ -53,8 +53,6 @@ class TrainConfig:
         image: what the condition "image" shows of an image, see :mod:`fairlead.data.degrade`; "" if there is none.
         latents: configuration of the autoencoder whose latents are denoised, from ``Autoencoder.config``; {}: pixels.
         kl: weight of an autoencoder's KL divergence against the error summed over an image (2112.10752: 1e-6).
-        guides: of a classifier, the model it is trained to guide: "source" and the hash of its "weights"; {}: none.
-        guided: weight of the error of the x0 that the classifier guides that model to, beside the cross-entropy.
         ema: decay of the weight average at the end; it warms up as (1 + k) / (10 + k).
         clip: largest norm of the gradient.
         precision: "bf16" autocasts the network; "auto" does so where the processor has bf16 matrix units.
@@ -82,8 +80,6 @@ class TrainConfig:
     image: str = ""
     latents: dict[str, Any] = field(default_factory=dict)
     kl: float = 0.0
-    guides: dict[str, Any] = field(default_factory=dict)
-    guided: float = 10.0
     ema: float = 0.999
     clip: float = 1.0
     precision: Precision = "auto"
@@ -113,12 +109,6 @@ class TrainConfig:
             )
         if not (self.kl >= 0 and (self.kl == 0 or expected == "autoencoder")):
             raise UsageError(f"kl: expected 0 or more for an autoencoder and 0 for other networks, got {self.kl}")
-        if self.guides and not (kind == "classifier" and self.net.get("anchor")):
-            raise UsageError(
-                "guides: only a classifier with an anchor can be trained to guide a model; take another network preset"
-            )
-        if not self.guided > 0:
-            raise UsageError(f"guided: expected a positive number, got {self.guided}")
         if expected is None:
             check_pair(self.objective, schedule)
             if kind in ("diffusers", "lora"):

@@ -16,7 +16,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +24,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 
 import fairlead
@@ -56,14 +54,7 @@ from fairlead.train.checkpoint import (
 from fairlead.train.conditions import DataConditions
 from fairlead.train.config import OTHER_KINDS, Precision, TrainConfig
 from fairlead.train.moments import class_moments
-from fairlead.train.objective import (
-    Draw,
-    diffusion_loss,
-    drop_condition,
-    guided_error,
-    level_of,
-    reconstruction_loss,
-)
+from fairlead.train.objective import Draw, diffusion_loss, drop_condition, level_of, reconstruction_loss
 from fairlead.train.optimizer import Muon, matrices_of
 from fairlead.train.reading import SKETCH_BATCH, learn_to_read, learn_to_sketch
 
@@ -131,7 +122,6 @@ class Training:
         trackers: names of accelerate trackers, e.g. ["tensorboard"]; logs go to ``out``.
         progress: called with numbers of images as an autoencoder encodes them.
         reading: called with numbers of steps as a text encoder learns to read and to sketch.
-        guided: the unconditional x0 of the model that ``config.guides`` names, of x_t [n, ...] and times [n].
 
     Raises:
         UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
@@ -148,11 +138,7 @@ class Training:
         trackers: list[str] | None = None,
         progress: Callable[[int], object] | None = None,
         reading: Callable[[int], object] | None = None,
-        guided: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
-        if bool(config.guides) != (guided is not None):
-            raise UsageError("a classifier that guides a model needs both: its name in `guides` and its x0 as `guided`")
-        self.guided = guided
         self.data, self.config, self.out = data, config, None if out is None else Path(out)
         self.autoencoder: Autoencoder | None = None
         self._latents: Latents | None = None
@@ -173,7 +159,7 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_net(config.net)
-        if isinstance(network, NoisyClassifier) and network.gaussians is not None:
+        if isinstance(network, NoisyClassifier) and network.gaussians is not None and checkpoint is None:
             network.gaussians.set_moments(class_moments(data, network.gaussians.axes.shape[1]))
         text = getattr(network, "text", None)
         if text is not None and text.keeps_empty:
@@ -346,15 +332,9 @@ class Training:
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=self._dropout):
             if self._dropout:
                 torch.manual_seed(((config.seed * 1_000_003 + self.step) * world + rank) % 2**63)
-            # the fused kernels of attention cannot be differentiated twice
-            with (
-                torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"),
-                sdpa_kernel(SDPBackend.MATH) if self.guided is not None else nullcontext(),
-            ):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 output = self.network(*inputs)
         loss = self._loss(output, x0, labels.to(device), draw)
-        if self.guided is not None:
-            loss = loss + config.guided * self._guided_error(output, inputs[0], x0, labels.to(device), draw)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
@@ -382,8 +362,7 @@ class Training:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
         time_input = self.schedule.network_time(draw.t).to(device, torch.float32)
         if self.config.objective == "label":
-            level = level_of(self.schedule, draw.t).to(device, torch.float32)
-            return x_t.requires_grad_(self.guided is not None), time_input, level
+            return x_t, time_input, level_of(self.schedule, draw.t).to(device, torch.float32)
         return x_t, time_input, condition.to(device)
 
     def _loss(self, output: Any, x0: Tensor, labels: Tensor, draw: Draw) -> Tensor:
@@ -393,13 +372,6 @@ class Training:
         if config.objective == "l1" or config.objective == "l2":
             return reconstruction_loss(output, x0, config.objective, config.kl)
         return diffusion_loss(output, x0, draw, self.schedule, config.objective, config.weighting)
-
-    def _guided_error(self, logits: Tensor, x: Tensor, x0: Tensor, labels: Tensor, draw: Draw) -> Tensor:
-        assert self.guided is not None
-        with torch.no_grad():
-            x_t = x.detach() / expand_like(self.schedule.input_scale(draw.t), x)
-            unconditional = self.guided(x_t, draw.t)
-        return guided_error(logits, x, labels, x0, unconditional, draw, self.schedule)
 
     def _draws(self, rank: int, world: int) -> Tensor | None:
         """This process's share of the numbers that decide what is shown of the images of this step."""
@@ -531,8 +503,8 @@ def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: Autoencoder | 
 
 
 def _compared(name: str, value: Any) -> Any:
-    """A setting as a resumed run must have it again; an autoencoder or a guided model may lie elsewhere by now."""
-    if name in ("latents", "guides") and value:
+    """A setting as a resumed run must have it again; an autoencoder may lie elsewhere by now."""
+    if name == "latents" and value:
         value = {key: part for key, part in value.items() if key != "source"}
     return _plain(value)
 

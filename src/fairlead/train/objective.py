@@ -99,26 +99,6 @@ def diffusion_loss(
     return (error.flatten(1).mean(1) * weight).mean()
 
 
-def guided_error(
-    logits: Tensor, x: Tensor, labels: Tensor, x0: Tensor, unconditional: Tensor, draw: Draw, schedule: NoiseSchedule
-) -> Tensor:
-    """Mean squared error, weighted as "capped_v", of the x0 that classifier guidance of scale 1 gives: denoising
-    likelihood score matching (Chao 2022, 2203.14206), in x0. Its minimum is the conditional posterior mean.
-
-    Args:
-        logits: of ``x`` [n, ...], the network's input, which requires a gradient.
-        labels: int64 [n], the classes of ``x0`` [n, ...].
-        unconditional: what the model to be guided makes of the same samples, x0 [n, ...].
-    """
-    chosen = logits.float().log_softmax(1).gather(1, labels[:, None]).sum()
-    (gradient,) = torch.autograd.grad(chosen, x, create_graph=True)
-    alpha, sigma = schedule.alpha_sigma(draw.t)
-    factor = torch.where(alpha > 0, sigma**2 / alpha * schedule.input_scale(draw.t), 0.0)
-    error = (x0 - unconditional - expand_like(factor, x0) * gradient.float()).square()
-    weight = loss_weight("capped_v", "x0", schedule.log_snr(draw.t)).to(x0.device, torch.float32)
-    return (error.flatten(1).mean(1) * weight).mean()
-
-
 def reconstruction_loss(output: tuple[Tensor, Tensor], x: Tensor, error: Reconstruction, kl: float) -> Tensor:
     """Loss of an autoencoder a value of its images, scalar float32: the absolute ("l1") or squared ("l2") error of the
     reconstruction and ``kl`` times the divergence (2112.10752, equation 25, without its perceptual and adversarial
