@@ -116,17 +116,16 @@ def rows() -> None:
 
 
 def fused(repeats: int) -> None:
-    """One call with both branches over two calls with one each."""
-    print("| network | batch | fused ms | two calls ms | fused / two calls |\n| --- | --- | --- | --- | --- |")
-    for preset, size in (("8x8", 8), ("28x28", 28)):
-        model = model_for(preset, 1, size, VPCosine(), "v")
-        for batch in (1, 16, 64):
+    """One bare network call with both branches beside two calls with one each."""
+    print("| network | batch | one call ms | two calls ms | two / one |\n| --- | --- | --- | --- | --- |")
+    for preset, size in (("8x8", 8), ("28x28", 28), ("32x32", 32)):
+        model = model_for(preset, 3 if size == 32 else 1, size, VPCosine(), "v")
+        for batch in (1, 4, 16, 32, 64, 128):
+            calls = max(1, 64 // batch)  # small calls are timed together
             one, two, ratio = interleaved(
-                partial(sample, model, ["one"] * batch, guidance="cfg(3)", steps=4, batching="fused"),
-                partial(sample, model, ["one"] * batch, guidance="cfg(3)", steps=4, batching="sequential"),
-                repeats,
+                bare_calls(model, [2 * batch] * calls), bare_calls(model, [batch] * (2 * calls)), repeats
             )
-            print(f"| {preset} | {batch} | {one * 1e3:.1f} | {two * 1e3:.1f} | {ratio:.2f} |")
+            print(f"| {preset} | {batch} | {one * 1e3 / calls:.1f} | {two * 1e3 / calls:.1f} | {1 / ratio:.2f} |")
 
 
 def bare_calls(model: Model, sizes: Sequence[int]) -> Callable[[], None]:
@@ -150,18 +149,54 @@ def bare_calls(model: Model, sizes: Sequence[int]) -> Callable[[], None]:
     return call
 
 
+def by_hand(model: Model, batch: int, scale: float, calls: int) -> Callable[[], torch.Tensor]:
+    """Guided sampling as one writes it down: a loop over diffusers' DDIM with one or two network calls per step."""
+    from diffusers import DDIMScheduler
+
+    assert isinstance(model.denoiser, NetworkDenoiser)
+    network = model.denoiser.network
+    scheduler = DDIMScheduler(
+        1000, prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
+    )
+    scheduler.set_timesteps(STEPS)
+    cond = Condition.of(label=torch.ones(batch, dtype=torch.long))
+    null = cond.drop()
+    both = Condition.cat([cond, null])
+
+    @torch.no_grad()
+    def loop() -> torch.Tensor:
+        x = torch.randn(batch, *model.shape)
+        for k in scheduler.timesteps:
+            if calls == 1:
+                c, u = network(torch.cat([x, x]), k.float().expand(2 * batch), both).chunk(2)
+            else:
+                time = k.float().expand(batch)
+                c, u = network(x, time, cond), network(x, time, null)
+            x = scheduler.step(u + scale * (c - u), k, x).prev_sample
+        return x
+
+    return loop
+
+
 def sampling(repeats: int) -> None:
-    """Guided sampling over the same network calls with nothing around them."""
-    print("| network | batch | sampling ms | bare calls ms | ratio |\n| --- | --- | --- | --- | --- |")
+    """Guided sampling beside loops written by hand and beside the bare calls of its network, all in one run."""
+    print("| network | batch | `fl.sample` ms | over a hand loop, one call | over one, two calls | over bare calls |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for preset, size in (("8x8", 8), ("28x28", 28)):
         model = model_for(preset, 1, size, VPCosine(), "v")
-        for batch in (16, 64):
-            full, alone, ratio = interleaved(
-                partial(sample, model, ["one"] * batch, guidance="cfg(3)", steps=STEPS, batching="sequential"),
-                bare_calls(model, [batch] * (2 * STEPS)),
+        for batch in (1, 16, 64):
+            taken = rounds(
+                (
+                    partial(sample, model, ["one"] * batch, guidance="cfg(3)", steps=STEPS),
+                    by_hand(model, batch, 3.0, calls=1),
+                    by_hand(model, batch, 3.0, calls=2),
+                    bare_calls(model, [2 * batch] * STEPS),
+                ),
                 repeats,
             )
-            print(f"| {preset} | {batch} | {full * 1e3:.1f} | {alone * 1e3:.1f} | {ratio:.3f} |")
+            full = statistics.median(times[0] for times in taken)
+            ratios = " | ".join(f"{ratio_of(taken, 0, other):.3f}" for other in (1, 2, 3))
+            print(f"| {preset} | {batch} | {full * 1e3:.1f} | {ratios} |")
 
 
 FEWER_ROWS = (
@@ -186,9 +221,9 @@ def guidance(repeats: int) -> None:
     for preset, size, batch in (("8x8", 8, 64), ("28x28", 28, 16)):
         model = model_for(preset, 1, size, VPCosine(), "v")
         seven: list[Spec] = ["seven"] * batch
-        plain = partial(sample, model, seven, guidance="cfg(3)", steps=STEPS, batching="sequential")
+        plain = partial(sample, model, seven, guidance="cfg(3)", steps=STEPS)
         for text in FEWER_ROWS:
-            fewer = partial(sample, model, seven, guidance=text, steps=STEPS, batching="sequential")
+            fewer = partial(sample, model, seven, guidance=text, steps=STEPS)
             sizes = [call_sizes(model, seven, each) for each in (text, "cfg(3)")]
             taken = rounds((fewer, plain, *(bare_calls(model, calls) for calls in sizes)), repeats)
             times = " | ".join(f"{ratio_of(taken, a, b):.3f}" for a, b in ((0, 1), (2, 3), (0, 2)))
@@ -233,7 +268,7 @@ def clocked(model: Model) -> tuple[Model, Clock]:
 def call_sizes(model: Model, specs: list[Spec], guidance: str) -> list[int]:
     """The rows of each network call of a run."""
     model, clock = clocked(model)
-    sample(model, specs, guidance=guidance, steps=STEPS, batching="sequential")
+    sample(model, specs, guidance=guidance, steps=STEPS)
     return clock.rows
 
 

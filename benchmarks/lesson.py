@@ -77,7 +77,7 @@ def main(options: Options) -> None:
     lesson_steps = options.lesson_steps or max(100, int(seconds / speed("lesson-mnist", train)))
     lesson, seconds, steps = trained("lesson-mnist", train, options.out / "lesson", lesson_steps)
     print(f"lesson: {steps} steps, {seconds:.0f} s")
-    print(f"real images, N = {floor.n}: distance {floor.metrics['distance']}, accuracy {floor.metrics['accuracy']}")
+    print(f"real images, N = {floor.n}: raw distance {floor.metrics['distance']}, accuracy {floor.metrics['accuracy']}")
 
     def measured(model: Model, scale: float, name: str, **how: object) -> tuple[Score, float]:
         run = sample(model, conds, guidance=f"cfg({scale:g})", seeds=options.seed, **how)  # type: ignore[arg-type]
@@ -85,7 +85,8 @@ def main(options: Options) -> None:
         score = evaluator.score(run.images, run.condition.values["label"], run.x0, run.seeds)
         each = 1000 * run.seconds / options.n
         print(
-            f"{name:<28} cfg({scale:<4g}) distance {score.metrics['distance']}  accuracy {score.metrics['accuracy']}  "
+            f"{name:<28} cfg({scale:<4g}) raw distance {score.metrics['distance']}  "
+            f"accuracy {score.metrics['accuracy']}  "
             f"{run.cost.rows / options.n:5.0f} rows  {each:8.2f} ms an image",
             flush=True,
         )
@@ -102,7 +103,7 @@ def main(options: Options) -> None:
     for count in options.steps:
         score, each = measured(ours, best, f"ours, {options.sampler} {count}", sampler=options.sampler, steps=count)
         difference = score.compare(their_score)["distance"]
-        print(f"  {their_ms / each:6.0f} times less time an image; distance minus the lesson's: {difference}")
+        print(f"  {their_ms / each:6.0f} times less time an image; raw distance minus the lesson's: {difference}")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from fairlead.data.images import ImageData, to_float, to_uint8
 from fairlead.data.scenes import Prompts, held_out_prompts
 from fairlead.measure.agreement import AGREEMENT
 from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.metrics import title_of
 from fairlead.measure.score import Score
 from fairlead.models.load import load
 from fairlead.models.pipelines import decoded, latents_of
@@ -200,7 +201,7 @@ def _first(data: ImageData, n: int) -> ImageData:
 
 
 def _table(title: str, names: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> str:
-    short = [name.removeprefix("agreement_").replace("agreement", "all").replace("_", " ") for name in names]
+    short = [title_of(name).removeprefix("agreement ").replace("agreement", "all") for name in names]
     lines = [f"| {title} | {' | '.join(short)} |", "| --- |" + " --- |" * len(names)]
     for row, values in rows.items():
         cells = [_cell(name, values[name]) if name in values else "" for name in names]

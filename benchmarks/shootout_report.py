@@ -27,6 +27,7 @@ from PIL import Image
 from benchmarks.shootout import METHODS, Result, short
 from fairlead.core.registry import names
 from fairlead.data.hub import load_data
+from fairlead.measure.metrics import title_of
 from fairlead.models.load import load
 from fairlead.report.grids import image_grid
 from fairlead.sample.run import sample
@@ -125,8 +126,8 @@ class Options:
 
 
 def read(folder: Path) -> tuple[list[Result], dict[str, Any]]:
-    lines = (folder / "results.jsonl").read_text().splitlines()
-    return [Result(**json.loads(line)) for line in lines], json.loads((folder / "floor.json").read_text())
+    lines = (folder / "results.jsonl").read_text().split("\n")
+    return [Result(**json.loads(line)) for line in lines if line], json.loads((folder / "floor.json").read_text())
 
 
 def table(results: Sequence[Result], floor: dict[str, Any], options: Options) -> str:
@@ -135,7 +136,7 @@ def table(results: Sequence[Result], floor: dict[str, Any], options: Options) ->
     matched = any(result.effective is not None for result in results)
     heads = ["setting", "steps", *(["effective scale"] if matched else [])]
     for name in shown:
-        heads += [name, "to `cfg`"]
+        heads += [title_of(name), "to `cfg`"]
     real = [_pm((floor["metrics"][name]["value"], floor["metrics"][name]["error"])) for name in shown]
     lines = [_line(heads), _line(["---"] * len(heads))]
     lines.append(_line(["real test images", "", *([""] if matched else []), *(cell for r in real for cell in (r, ""))]))
@@ -161,7 +162,7 @@ def _pm(measured: Sequence[float], sign: bool = False) -> str:
 
 
 def front(results: Sequence[Result], floor: dict[str, Any], options: Options) -> Figure:
-    """Accuracy over distance, one point a method at its best."""
+    """Accuracy over raw distance, one point a method at its best."""
     figure, axes = plt.subplots(figsize=(11, 7.5), layout="constrained")
     for result in results:
         (x, dx), (y, dy) = result.metrics["distance"], result.metrics["accuracy"]
@@ -170,7 +171,7 @@ def front(results: Sequence[Result], floor: dict[str, Any], options: Options) ->
     axes.axvline(floor["metrics"]["distance"]["value"], color="black", ls="--", lw=0.8, label="real test images")
     axes.axhline(100 * floor["metrics"]["accuracy"]["value"], color="black", ls="--", lw=0.8)
     axes.set_xscale("log")
-    axes.set_xlabel(f"Fréchet distance of features, N = {floor['n']} (lower is better)")
+    axes.set_xlabel(f"raw Fréchet distance of features, N = {floor['n']} (lower is better)")
     axes.set_ylabel("recognised by the judge, %")
     axes.set_title(f"{options.title}: every method at its own best setting, equal rows an image")
     axes.legend(loc="lower left")

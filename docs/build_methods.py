@@ -19,6 +19,7 @@ from typing import Any
 
 from fairlead.core.registry import REGISTRY, lookup
 from fairlead.guide.text import literal
+from fairlead.measure.metrics import title_of
 
 FOLDER = Path(__file__).parent / "methods"
 KINDS = {
@@ -102,7 +103,8 @@ def _default(field: Field[Any]) -> str:
 
 def _measured(result: dict[str, Any]) -> list[str]:
     shown = ("distance", "accuracy", "diversity", "saturation")
-    lines = [result["about"], "", f"| setting | rows an image | {' | '.join(shown)} |", "| --- | --- |" + " --- |" * 4]
+    heads = " | ".join(map(title_of, shown))
+    lines = [result["about"], "", f"| setting | rows an image | {heads} |", "| --- | --- |" + " --- |" * 4]
     for row in result["rows"]:
         cells = [f"{value:.3g} ± {error:.2g}" for value, error in (row["metrics"][name] for name in shown)]
         lines.append(f"| `{_cell(row['guidance'])}` | {row['rows']:.0f} | {' | '.join(cells)} |")

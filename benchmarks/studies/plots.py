@@ -16,7 +16,11 @@ from fairlead.report.plots import GREY, plot_style
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-TITLES = {"distance_debiased": "Fréchet distance", "accuracy": "accuracy of the judge", "diversity": "diversity"}
+TITLES = {
+    "distance_debiased": "debiased Fréchet distance",
+    "accuracy": "accuracy of the judge",
+    "diversity": "diversity",
+}
 
 
 def picture(name: str, figure: Figure, alt: str) -> Picture:

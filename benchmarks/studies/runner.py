@@ -18,10 +18,10 @@ from fairlead.cli.options import evaluator_for
 from fairlead.guide.expression import parse
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.metrics import percent, title_of
 from fairlead.measure.score import Difference, Floor, Samples, Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
-from fairlead.report.sweep import percent
 from fairlead.sample.sampler import parse_sampler
 from fairlead.tune.setting import Setting
 from fairlead.tune.store import Point, SweepFolder
@@ -241,8 +241,8 @@ def scores(
     one."""
     against = against or {}
     paired = any(against.get(case, case) != case for case in cases)
-    head = ["setting", "distance", "accuracy", "diversity", *(["rows an image"] if cost else [])]
-    head += ["distance against", "difference", "of accuracy"] if paired else []
+    head = ["setting", "debiased distance", "accuracy", "diversity", *(["rows an image"] if cost else [])]
+    head += ["debiased distance against", "difference", "of accuracy"] if paired else []
     rows = []
     for case in cases:
         row = [
@@ -287,7 +287,8 @@ def protocol(found: Found, more: str = "") -> str:
         f"8x8 digits, the `digits` recipe at half its width (`--channels {CHANNELS}`), {k} training{many} a model "
         f"(seed{many} {', '.join(map(str, found.trainings))}), N = {measured.n:,} images a training and setting, "
         f"sampling seeds {measured.seeds}, {how}. "
-        f"Distance: Fréchet distance of a classifier's features to the {measured.reference_n:,} training images "
+        "Distance here is the debiased distance, the Fréchet distance of a classifier's features to the "
+        f"{measured.reference_n:,} training images "
         f"without its finite-N bias; real images: {found.floor.n} held out. ± is one standard error: {errors}. "
         "Differences are paired image by image; bold: beyond three standard errors."
     )
@@ -295,5 +296,5 @@ def protocol(found: Found, more: str = "") -> str:
 
 
 def _line(point: Point) -> str:
-    shown = ", ".join(f"{name} {point.score.metrics[name]}" for name in ("distance_debiased", "accuracy"))
+    shown = ", ".join(f"{title_of(name)} {point.score.metrics[name]}" for name in ("distance_debiased", "accuracy"))
     return f"  {point.setting.checkpoint} {point.guidance} {point.setting.sampler} {point.setting.steps}: {shown}"

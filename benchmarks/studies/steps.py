@@ -44,7 +44,7 @@ def run(bench: Bench) -> list[Block]:
     found = bench.measure("steps", cases)
     off = errors(bench.load(BASE, bench.trainings[0]))
     distance = {
-        f"Fréchet distance at scale {w:g}": {
+        f"debiased Fréchet distance at scale {w:g}": {
             sampler: [(s, found.estimate(case(w, sampler, s), "distance_debiased")) for s in STEPS]
             for sampler in SAMPLERS
         }

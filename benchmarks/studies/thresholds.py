@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.studies.models import BASE
 from benchmarks.studies.plots import dots
 from benchmarks.studies.runner import Bench, Block, Case, Study, protocol, scores, table
-from fairlead.report.sweep import percent
+from fairlead.measure.metrics import percent
 
 SCALES = (5.0, 10.0, 20.0)
 FINISHERS = {

@@ -7,8 +7,8 @@ import math
 from benchmarks.studies.models import BASE
 from benchmarks.studies.plots import over_scale
 from benchmarks.studies.runner import Bench, Block, Case, Study, mean, protocol, scores, table
+from fairlead.measure.metrics import percent
 from fairlead.measure.neighbours import Neighbours
-from fairlead.report.sweep import percent
 from fairlead.report.tune import summary
 from fairlead.tune.measurer import Measurer
 from fairlead.tune.sweep import Shared

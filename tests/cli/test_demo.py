@@ -12,12 +12,12 @@ def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--seconds", "1", "--n", "100"]) == 0
     printed = capsys.readouterr().out
-    assert "Best: cfg(" in printed
+    assert "Recommended: cfg(" in printed
     assert f"report: {out / 'report.html'}" in printed
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert page.count("<svg") == 2
-    assert "Best: cfg(" in page
+    assert "Recommended: cfg(" in page
     assert main(["demo", "--out", str(out), "--seconds", "1", "--n", "100"]) == 0
 
 

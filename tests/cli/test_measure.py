@@ -38,7 +38,15 @@ def test_two_folders_with_classes(
     printed = capsys.readouterr().out
     assert "100 fake to 240 real" in printed
     assert "100 real to 120 real" in printed
-    for line in ("Fréchet distance, debiased", "precision", "vendi", "accuracy", "seven", "mind: only 100 images"):
+    for line in (
+        "raw Fréchet distance",
+        "debiased Fréchet distance",
+        "precision",
+        "vendi",
+        "accuracy",
+        "seven",
+        "mind: only 100 images",
+    ):
         assert line in printed
     assert "FID" not in printed
     numbers = json.loads((tmp_path / "numbers.json").read_text())

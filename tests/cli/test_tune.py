@@ -1,6 +1,8 @@
 """``fairlead tune`` on a tiny run: the answer is where it is looked for, and is used; bad input is one line."""
 
+import html
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from fairlead.measure.estimate import Estimate
 from fairlead.measure.judge import Recipe
 from fairlead.sample.run import Plan
 from fairlead.tune.store import SweepFolder
+from fairlead.tune.tuning import read_answers
 
 QUICK = ["--budget", "480", "--report", "40", "--steps", "2"]
 
@@ -88,8 +91,62 @@ def test_sample_takes_what_was_found_and_says_so(
     assert f"tuned: {guidance} (found with --steps 2, not 3)\n" in capsys.readouterr().err
 
 
+def test_answers_to_several_questions_are_kept_and_chosen_by_key(
+    tuned: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "t"
+    shutil.copytree(tiny_run, run)
+    shutil.copytree(tuned, out)
+    first = json.loads((out / "tuned.json").read_text())
+    command = ["tune", str(run), "--constraint", "accuracy >= 0", "saturation <= 1"]
+    assert main([*command, *QUICK, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    second = json.loads((out / "tuned.json").read_text())
+    assert second["key"] != first["key"]
+    assert f"--guidance tuned:{second['key']} " in printed
+    for place in (out, run, out / "report"):
+        found = read_answers(place / "tuned.json")
+        assert [answer["key"] for answer in found] == [second["key"], first["key"]]
+        assert found[1]["settings"] == first["settings"]
+
+    page = (out / "report" / "report.html").read_text()
+    box = page.partition('<div class="findings">')[2].partition("</div>")[0]
+    assert second["recommendation"] in html.unescape(box)
+    assert second["recommendation"] in printed
+    assert "<summary>Another search: distance_debiased of cfg({scale}) with accuracy &gt;= 0, ddim" in page
+    assert main(["report", str(out / "report")]) == 0
+    assert second["recommendation"] in capsys.readouterr().out
+    assert (out / "report" / "report.html").read_text() == page
+
+    sample = ["sample", str(run), "--cond", "7", "--n", "1", "--steps", "2"]
+    assert main([*sample, "--guidance", "tuned", "--out", str(tmp_path / "none")]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert all(f"tuned:{answer['key']} is {answer['guidance']}" in line for answer in (first, second))
+    assert main([*sample, "--guidance", f"tuned:{first['key']}", "--out", str(tmp_path / "a")]) == 0
+    about = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert about["guidance"] == first["guidance"]
+    assert about["tuned"]["key"] == first["key"]
+    assert about["tuned"]["question"] == "distance_debiased of cfg({scale}) with accuracy >= 0, ddim, 2 steps"
+
+
+def test_another_report_in_the_folder_is_refused_before_the_search(
+    tuned: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr("fairlead.tune.tuning.tune", never)
+    command = ["tune", str(tiny_run), "--constraint", "accuracy >= 0", *QUICK, "--report", "50", "--out", str(tuned)]
+    assert main(command) == 2
+    assert "n: 40 there, 50 now" in capsys.readouterr().err
+
+
 BAD = [
-    (["--objective", "fid"], "--objective 'fid': expected one of distance, accuracy, confidence, saturation"),
+    (["--objective", "fid"], "--objective 'fid': expected one of distance_debiased, accuracy, confidence, saturation"),
+    (["--objective", "distance"], "--objective 'distance': the raw distance falls with the number of images"),
+    (["--constraint", "distance <= 3"], "constraint 'distance <= 3': the raw distance falls with the number of images"),
+    (["--report", "29"], "--report = 29 images over 10 conditions are too few to score; expected at least 30"),
     (["--constraint", "acuracy >= 0.9"], "unknown metric 'acuracy'"),
     (["--constraint", "accuracy > 0.9"], "expected METRIC >= NUMBER or METRIC <= NUMBER"),
     (["--guidance", "cfg(3)"], "nothing is open in 'cfg(3)'; write a name in braces"),
@@ -122,8 +179,6 @@ def test_bad_input_is_one_line(
 def test_a_run_that_was_not_tuned_says_what_to_do(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("tuned.json"))
     capsys.readouterr()

@@ -134,7 +134,7 @@ def test_score_table_prints_values_errors_and_n():
     rows = [("cfg(1)", _score(5.0)), ("cfg(2)", _score(3.0, diversity=Estimate(9.0, 0.5, 1200)))]
     floor = {"distance": Estimate(1.0, 0.1, 300), "accuracy": Estimate(0.997, 0.003, 359)}
     table = score_table(rows, floor, highlight="cfg(2)")
-    assert table.header == ["setting", "distance", "accuracy", "diversity", "N"]
+    assert table.header == ["setting", "raw distance", "accuracy", "diversity", "N"]
     assert [list(row) for row in table.rows] == [
         ["cfg(1)", "5.00 ± 0.25", "0.9800 ± 0.0040", "n/a", "1,200"],
         ["cfg(2)", "3.00 ± 0.25", "0.9800 ± 0.0040", "9.00 ± 0.50", "1,200"],

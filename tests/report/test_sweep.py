@@ -1,5 +1,6 @@
 """The page of a sweep: the rule that recommends a setting, what is said of it, curves, differences."""
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from matplotlib.lines import Line2D
 from fairlead.measure.score import Difference
 from fairlead.report.curves import curves_of, curves_plot, form_of, front_plot
 from fairlead.report.page import Table
-from fairlead.report.sweep import _differences, findings, recommend, sweep_page, sweep_plot
+from fairlead.report.sweep import _differences, findings, sweep_page, sweep_plot
+from fairlead.tune.constraint import Constraint
+from fairlead.tune.recommend import Choice, recommend_swept, sentence
 from tests.tune.made import floor, point
 
 
@@ -21,9 +24,9 @@ def places(line: Line2D) -> list[tuple[float, float]]:
 
 def test_the_rule_takes_the_smallest_distance_among_the_accurate() -> None:
     points = [point("cfg(1)", 1, 0.95), point("cfg(1.5)", 2, 0.992), point("cfg(2)", 3, 1.0)]
-    assert recommend(points).guidance == "cfg(1.5)"
-    assert recommend(points[:1]).guidance == "cfg(1)"
-    assert recommend([point("a", 1, 0.5), point("b", 9, 0.7)]).guidance == "b"
+    assert recommend_swept(points).guidance == "cfg(1.5)"
+    assert recommend_swept(points[:1]).guidance == "cfg(1)"
+    assert recommend_swept([point("a", 1, 0.5), point("b", 9, 0.7)]).guidance == "b"
 
 
 def test_findings_say_the_ratio_to_real_images_and_the_rule() -> None:
@@ -42,7 +45,7 @@ def test_findings_and_report_say_the_difference_and_whether_it_is_paired() -> No
     change = {"distance": Difference(-2.0, 0.5, 60, True), "accuracy": Difference(0.045, 0.01, 60, False)}
     points = [plain, replace(point("cfg(2)", 2, 0.995), baseline=plain.setting, differences=change)]
     _, text = findings(points, floor())
-    assert "The distance is 2.00 ± 0.50 less than without guidance (paired, same seeds)." in text
+    assert "The raw distance is 2.00 ± 0.50 less than without guidance (paired, same seeds)." in text
     [table] = _differences(points)
     assert isinstance(table, Table)
     assert list(table.rows) == [["cfg(2)", "-2.00 ± 0.50", "+0.045 ± 0.010 *"]]
@@ -61,7 +64,7 @@ def test_without_guidance_means_the_same_checkpoint_sampler_and_steps() -> None:
         point("cfg(2)", 2, 0.995, steps=20, rows=40),
     ]
     _, text = findings(points, floor())
-    assert text.startswith("Best: cfg(2), 20 steps.")
+    assert text.startswith("Recommended: cfg(2), 20 steps, the smallest debiased distance among settings with an")
     assert "at 20 instead of 40 network rows" in text
     assert "Without guidance" not in findings([points[0], points[2]], floor())[1]
 
@@ -103,7 +106,7 @@ def test_a_curve_for_each_checkpoint_sampler_steps_and_form() -> None:
     figure = curves_plot(curves, floor().metrics)
     assert figure is not None
     panels = [axes for axes in figure.axes if axes.get_visible()]
-    assert [axes.get_ylabel() for axes in panels] == ["Fréchet distance", "accuracy of the judge", "diversity"]
+    assert [axes.get_ylabel() for axes in panels] == ["debiased Fréchet distance", "accuracy of the judge", "diversity"]
     drawn = [places(bars[0]) for bars in panels[0].containers if isinstance(bars, ErrorbarContainer)]
     assert drawn == [[(1, 3), (3, 3)], [(2, 3), (4, 3)]] * 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [curve.label for curve in curves]
@@ -180,3 +183,44 @@ def test_many_settings_show_no_guidance_the_recommended_and_the_front_on_top_and
     assert top.count("data:image/png") == 1
     assert "<summary>The same noise under all settings</summary>" in end
     assert end.count("data:image/png") == 1
+
+
+def test_what_a_search_recommends_is_the_only_recommendation_of_its_page(tmp_path: Path) -> None:
+    points = [point("cfg(1)", 4, 0.995), point("cfg(1.5)", 2, 0.985), point("cfg(2)", 3, 1.0)]
+    by_rule = findings(points, floor())[1]
+    assert by_rule.startswith("Recommended: cfg(2), the smallest debiased distance among settings with an accuracy")
+    choice = Choice(points[1], sentence("cfg(1.5)", "cheapest of 2 settings"))
+    best, text = findings(points, floor(), choice, [Constraint.parse("accuracy >= 0.99")])
+    assert best is points[1]
+    assert text.startswith(
+        "Recommended: cfg(1.5), the cheapest of 2 settings. It was chosen on the seeds of the search"
+    )
+    assert "On these seeds accuracy >= 0.99 does not hold: it is 98.5 ± 1.0 %." in text
+    about = {
+        "settings": [asdict(each.setting) for each in points], "models": {"runs/a": {}}, "shared": {"n": 60},
+        "classes": ["zero"], "floor": asdict(floor()), "commands": [],
+    }  # fmt: skip
+    beaten = {each.setting: () for each in points}
+    page = sweep_page(tmp_path / "report.html", about, points, (), beaten, choice, features=64).read_text()
+    assert page.count("Recommended: ") == 1
+    assert "Best" not in page
+    assert page.count('<tr class="chosen"><th scope="row">cfg(1.5)</th>') == 2
+    assert page.count('class="chosen"') == 2
+    assert "Few images for features of 64 dimensions: 60 where 256 are wanted; no more images than features" in page
+    figure = sweep_plot(points, floor(), points[1])
+    assert figure is not None
+    rings = [line for axes in figure.axes for line in axes.get_lines() if line.get_markersize() == 15]
+    assert [places(ring) for ring in rings] == [[(2, 9)]]
+
+
+def test_raw_and_debiased_distance_never_share_a_name_on_the_page(tmp_path: Path) -> None:
+    points = [point("cfg(1)", 4, 0.95), point("cfg(2)", 2, 0.995)]
+    about = {
+        "settings": [asdict(each.setting) for each in points], "models": {"runs/a": {}}, "shared": {"n": 60},
+        "classes": ["zero"], "floor": asdict(floor()), "commands": [],
+    }  # fmt: skip
+    beaten = {each.setting: () for each in points}
+    page = sweep_page(tmp_path / "report.html", about, points, (), beaten).read_text()
+    words = re.sub(r"<svg.*?</svg>|<[^>]*>", " ", page, flags=re.DOTALL)
+    bare = re.findall(r"(?<!raw )(?<!debiased )(?<!L2 )(?<!Fréchet )distance\b.{0,30}", words, flags=re.IGNORECASE)
+    assert bare == []

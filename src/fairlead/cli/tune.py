@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fairlead.cli.progress import Bar, working
 from fairlead.core.errors import UsageError
+from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder, is_folder
 from fairlead.core.registry import names
+from fairlead.core.signals import unbroken
 
 if TYPE_CHECKING:
     from fairlead.measure.evaluate import Evaluator
     from fairlead.models.model import Model
     from fairlead.tune.sweep import Shared
-    from fairlead.tune.template import Template
+    from fairlead.tune.sweep import Sweep as Measuring
     from fairlead.tune.tuning import Tuned
 
-METRICS = ("distance", "accuracy", "confidence", "saturation")
+METRICS = ("distance_debiased", "accuracy", "confidence", "saturation")
 """Of every model; agreement comes to them where a model is told more than a label."""
 
 
@@ -40,19 +44,21 @@ class Tune:
     model: Annotated[str, tyro.conf.Positional]
     """A training run, RUN@step500, a checkpoint folder, or a diffusers pipeline (with --data)."""
     out: Path
-    """Folder for everything measured; the answer is also written to RUN/tuned.json, for `sample --guidance tuned`."""
+    """Folder for everything measured; the answer is also written to RUN/tuned.json, for `sample --guidance tuned`,
+    beside those for other objectives, constraints, samplers, ..."""
     guidance: str = "cfg({scale})"
     """An expression with the numbers to be found in braces: cfg({scale}).during(sigma=({low}, {high}))."""
     range: tuple[str, ...] = ()
     """NAME=LOW:HIGH for every open number; scale=1:8 if it is not given."""
     budget: int = 10000
     """Images of the search."""
-    objective: str = "distance"
-    """distance (without the bias of few images), accuracy, confidence, saturation, or for text models of scenes
-    agreement (with all that the prompt says) or agreement_ink, ...; distance and saturation are to be low, the others
-    high."""
+    objective: str = "distance_debiased"
+    """distance_debiased (without the bias of few images), accuracy, confidence, saturation, or for text models of
+    scenes agreement (with all that the prompt says) or agreement_ink, ...; distance_debiased and saturation are to be
+    low, the others high."""
     constraint: tuple[str, ...] = ()
-    """What a recommended setting must satisfy: "accuracy >= 0.99", "agreement >= 0.9", "rows_per_step <= 1.5"."""
+    """What a recommended setting must satisfy: "accuracy >= 0.99", "agreement >= 0.9", "distance_debiased <= 3",
+    "rows_per_step <= 1.5"."""
     report: int = 1000
     """Images of each reported setting, on seeds that the search has not seen; 0 for no report."""
     sampler: Annotated[
@@ -73,19 +79,31 @@ class Tune:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
-        from tqdm import tqdm
+        check_folder(self.out, files=["tuned.json"])
+        with Hold(self.out), _going_on(self.out):
+            self._run()
 
+    def _run(self) -> None:
         from fairlead.cli.options import evaluator_for
         from fairlead.measure.agreement import AGREEMENT
-        from fairlead.models.diffusers import is_pipeline
+        from fairlead.measure.metrics import check_distance, maximised
         from fairlead.models.load import load
         from fairlead.report.tune import front_lines, summary
         from fairlead.tune.measurer import Measurer
-        from fairlead.tune.objective import DISTANCE, Objective
+        from fairlead.tune.objective import Objective
+        from fairlead.tune.store import SweepFolder
         from fairlead.tune.sweep import Shared
         from fairlead.tune.template import Template
-        from fairlead.tune.tuning import REPORT_SEED, check_search, folder_of, parse_constraints, save, tune
+        from fairlead.tune.tuning import (
+            REPORT_SEED,
+            check_search,
+            parse_constraints,
+            read_answers,
+            save,
+            tune,
+        )
 
+        check_distance(self.objective, f"--objective {self.objective!r}")
         if self.objective not in (*METRICS, *AGREEMENT):
             raise UsageError(
                 f"--objective {self.objective!r}: expected one of {', '.join((*METRICS, next(iter(AGREEMENT))))}"
@@ -94,12 +112,15 @@ class Tune:
             raise UsageError(f"--budget and --report: expected numbers of images, got {self.budget} and {self.report}")
         template = Template.of(self.guidance, self.range)
         check_search(template, self.budget)
-        constraints = parse_constraints(self.constraint, self.steps, (*METRICS[1:], *AGREEMENT))
-        metric = DISTANCE if self.objective == "distance" else self.objective
-        objective = Objective(metric, maximise=self.objective not in ("distance", "saturation"))
-        model = load(self.model, device=self.device)
+        constraints = parse_constraints(self.constraint, self.steps, (*METRICS, *AGREEMENT))
+        metric = self.objective
+        objective = Objective(metric, maximised(metric))
+        beside = self._kept()
+        with working(f"loading {self.model}"):
+            model = load(self.model, device=self.device)
         if not model.conditional:
             raise UsageError("tune measures how well images follow their condition, and this model is unconditional")
+        template = template.named(model.named)
         shared = Shared(
             self.budget, self.seed, (), self.grid, self.batch_size,
             self.precision,  # type: ignore[arg-type]  # planning refuses others
@@ -109,10 +130,16 @@ class Tune:
             raise UsageError(
                 f"{wanted[0]}: this model is told a label only, whose agreement is accuracy; write e.g. accuracy >= 0.9"
             )
-        evaluator = evaluator_for(self.model, self.data, model=model)
+        places = [self.out / "tuned.json", *([] if beside is None else [beside / "tuned.json"])]
+        for path in (*places, self.out / "report" / "tuned.json"):
+            if path.is_file():
+                read_answers(path)  # a damaged one is refused before the search, not after it
+        if self.report:
+            SweepFolder(self.out / "report").check(self._sweep(model, load).described())
+        evaluator = evaluator_for(self.model, self.data, (), model, (self.report,) if self.report else ())
         check_judged(wanted, evaluator)
         question = self._question(model, evaluator, shared)
-        with tqdm(total=self.budget, unit="img", dynamic_ncols=True) as bar:
+        with Bar(self.budget, "image") as bar:
             measurer = Measurer(
                 model,
                 evaluator,
@@ -129,9 +156,11 @@ class Tune:
             )  # fmt: skip
         print("\n".join([summary(tuned, template, metric), "", *front_lines(tuned), ""]))
         about: dict[str, Any] = {
+            "model": self.model,
             "sampler": self.sampler,
             "steps": self.steps,
             "grid": self.grid,
+            "precision": self.precision,
             "objective": metric,
             "constraints": list(self.constraint),
             "template": template.text,
@@ -141,23 +170,43 @@ class Tune:
             **evaluator.described(),
             "command": f"fairlead {shlex.join(sys.argv[1:])}",
         }
-        save(self.out / "tuned.json", tuned, about)
-        kept = not is_pipeline(self.model) or Path(self.model).is_dir()
-        if kept:
-            save(folder_of(self.model) / "tuned.json", tuned, about)
+        with unbroken():
+            for path in places:
+                save(path, tuned, about)
         if self.report:
-            self._report(tuned.reported(), evaluator, partial(load, device=self.device), template, tuned, metric)
-        found = "tuned" if kept else shlex.quote(tuned.guidance)
+            self._report(tuned, evaluator, model, load, about)
+        found = shlex.quote(tuned.guidance)
+        if beside is not None:
+            answers = read_answers(places[-1])
+            found = "tuned" if len(answers) == 1 else f"tuned:{answers[0]['key']}"
         cond = "all" if model.classes else shlex.quote(str(model.examples[0]))
         print(
             f"take it: fairlead sample {self.model} --guidance {found} --sampler {shlex.quote(self.sampler)} "
             f"--steps {self.steps} --cond {cond} --out samples"
         )
 
+    def _kept(self) -> Path | None:
+        """The folder where the answer is kept for ``--guidance tuned``: the model's own; None where it cannot be."""
+        from fairlead.models.diffusers import is_pipeline
+        from fairlead.tune.tuning import folder_of
+
+        if is_pipeline(self.model) and not is_folder(self.model):
+            return None
+        folder = folder_of(self.model)
+        try:
+            check_folder(folder, files=["tuned.json"])
+        except UsageError:
+            only = self.out / "tuned.json"
+            print(f"{folder} cannot be written, so the answer is kept in {only} only", file=sys.stderr)
+            return None
+        return folder
+
     def _question(self, model: Model, evaluator: Evaluator, shared: Shared) -> str:
         """A short hash of everything but the setting and the seed that decides a batch."""
         import hashlib
         import json
+
+        from fairlead.tune.asked import by_name
 
         asked = [
             str(model.metadata.get("weights_hash") or self.model),
@@ -166,34 +215,52 @@ class Tune:
             shared.grid,
             shared.precision,
             evaluator.described(),
+            *by_name(model),
         ]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
-    def _report(
-        self,
-        guidances: list[str],
-        evaluator: Evaluator,
-        load: Callable[[str], Model],
-        template: Template,
-        tuned: Tuned,
-        metric: str,
-    ) -> None:
-        from fairlead.cli.report import write_report
-        from fairlead.cli.sweep import measure_with_progress
-        from fairlead.report.tune import search_section
+    def _sweep(self, model: Model, load: Callable[..., Model], guidances: Sequence[str] = ("none",)) -> Measuring:
+        """Of the settings that are reported; with none of them yet, it refuses what could not be."""
         from fairlead.tune.setting import all_settings
-        from fairlead.tune.store import SweepFolder
-        from fairlead.tune.sweep import Shared, Sweep
+        from fairlead.tune.sweep import Shared
+        from fairlead.tune.sweep import Sweep as Measuring
         from fairlead.tune.tuning import REPORT_SEED
 
         shared = Shared(
             self.report, REPORT_SEED + self.seed, (), self.grid, self.batch_size,
             self.precision,  # type: ignore[arg-type]
         )  # fmt: skip
-        sweep = Sweep(all_settings([self.model], guidances, [self.sampler], [self.steps]), shared, load)
+        loaded = [model]  # the first time it is there already
+
+        def again(name: str) -> Model:
+            return loaded.pop() if loaded else load(name, device=self.device)
+
+        return Measuring(all_settings([self.model], guidances, [self.sampler], [self.steps]), shared, again, "--report")
+
+    def _report(
+        self, tuned: Tuned, evaluator: Evaluator, model: Model, load: Callable[..., Model], about: Mapping[str, Any]
+    ) -> None:
+        from fairlead.cli.report import write_report
+        from fairlead.cli.sweep import measure_with_progress
+        from fairlead.tune.store import SweepFolder
+        from fairlead.tune.tuning import save
+
         folder = SweepFolder(self.out / "report")
-        measure_with_progress(sweep, folder, evaluator)
-        print(f"report: {write_report(folder.folder, (search_section(tuned, template, metric),))}")
+        measure_with_progress(self._sweep(model, load, tuned.reported()), folder, evaluator)
+        save(folder.folder / "tuned.json", tuned, about)
+        path, _ = write_report(folder.folder)
+        print(f"report: {path}")
+
+
+@contextmanager
+def _going_on(out: Path) -> Iterator[None]:
+    """An interruption says what is kept, where something is."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if any(out.glob("searched/*/*.safetensors")):
+            print(f"finished batches are in {out}; the same command goes on", file=sys.stderr)
+        raise
 
 
 def check_judged(wanted: Sequence[str], evaluator: Evaluator) -> None:

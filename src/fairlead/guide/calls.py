@@ -10,9 +10,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import chosen
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, Estimate, autocast, x0_of
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.denoiser import Denoiser, Estimate, autocast, counted, x0_of
+from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.guide.algebra import COND, Branch
 from fairlead.guide.branches import Branches
@@ -21,8 +22,6 @@ from fairlead.guide.step import Step
 from fairlead.nets.blocks import attention_mass
 
 Batching = Literal["auto", "fused", "sequential"]
-FUSED_ROWS_ON_CPU = 16
-"""Larger calls spill out of a processor's caches: measured in benchmarks/cost.py, table "fused"."""
 Recorded = dict[str, list[Tensor]]
 """Layer -> the attention that its positions received in successive network calls, each [rows, h, w]."""
 
@@ -33,13 +32,12 @@ class Calls:
     Args:
         denoiser: of the run.
         branches: their conditions.
-        batching: "fused" puts all branches of a network in one call, "sequential" makes one call a branch. "auto" is
-            fused on a GPU, and on a CPU for calls of few rows; it splits a call that runs out of memory.
+        batching: "fused" puts all branches of a network in one call, "sequential" makes one call per branch. "auto" is
+            fused, and splits a call that runs out of memory. One call was never slower than two (docs/results/cost.md).
     """
 
     def __init__(self, denoiser: Denoiser, branches: Branches, batching: Batching) -> None:
-        if batching not in get_args(Batching):
-            raise unknown("batching", batching, get_args(Batching))
+        chosen("batching", batching, get_args(Batching))
         self.denoiser, self.branches, self.batching = denoiser, branches, batching
         self._max_rows: int | None = None
 
@@ -60,7 +58,7 @@ class Calls:
         for ask in asks:
             estimate = x0_of(self._denoiser_of(ask.model))
             index = ask.index if ask.whole else [None if rows is None else rows.to(x_t.device) for rows in ask.index]
-            if len(ask.branches) == 1 or self._apart(sum(ask.sizes), x_t.device):
+            if len(ask.branches) == 1 or self.batching == "sequential":
                 for branch, rows in zip(ask.branches, index, strict=True):
                     recorded = mass if mass and branch == own else {}
                     condition = self.branches.of(branch, step)
@@ -103,17 +101,11 @@ class Calls:
         if model is None:
             return self.denoiser
         denoiser: Denoiser = self.branches.around.resource(model).denoiser
-        return denoiser
+        return counted(denoiser)
 
     def _rows_of(self, branch: Branch, rows: Tensor | None, step: Step) -> Condition:
         condition = self.branches.of(branch, step)
         return condition if rows is None else condition[rows]
-
-    def _apart(self, rows: int, device: torch.device) -> bool:
-        """Whether each branch gets a network call of its own, rather than all of them one of ``rows`` rows."""
-        if self.batching == "auto":
-            return device.type == "cpu" and rows > FUSED_ROWS_ON_CPU
-        return self.batching == "sequential"
 
     def _evaluate(self, estimate: Estimate, x_t: Tensor, t: Tensor, condition: Condition, mass: Recorded) -> Tensor:
         """x0 of these rows, in one call, or in halves if that ran out of memory; ``mass`` gets the rows in order."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.data.images import ImageData, stratified_order, stratified_split
+from fairlead.measure import enough
 from fairlead.measure.cache import cached_features
 from fairlead.measure.comparison import CHOICES, METRICS, SEED, ClassRow, Comparison, FolderProtocol
 from fairlead.measure.estimate import Estimate, proportion_estimate
@@ -74,15 +75,23 @@ def compare(
         if progress is not None:
             progress("features", count)
 
-    x, y = (cached_features(extractor, part.data.images, progress=advance) for part in (real, fake))
     labels = common_labels(real, fake)
+    missing: dict[str, str] = {}
+    asked, jury = [name for name in ("accuracy", "inception_style") if name in wanted], None
+    if asked:
+        try:
+            jury = _jury(real, labels, asked[0])
+        except UsageError as error:
+            if asked[0] in metrics:
+                raise
+            missing[asked[0]] = str(error)
+    x, y = (cached_features(extractor, part.data.images, progress=advance) for part in (real, fake))
     truth = None if labels is None else real.data.labels
     order, chosen = _order(len(real), truth), _order(len(fake), labels)
     first, second = order[: len(real) // 2], order[len(real) // 2 :]
     block = min(len(second), len(fake))
     chosen, second = chosen[:block], second[:block]
 
-    missing: dict[str, str] = {}
     whole = _measured(x, y, labels, wanted, k, missing, "")
     at = f"at the {block} images that are compared: "
     part = _measured(x[first], y[chosen], None if labels is None else labels[chosen], wanted, k, missing, at)
@@ -90,15 +99,10 @@ def compare(
 
     judge: Classifier | None = None
     classes: tuple[ClassRow, ...] = ()
-    if asked := [name for name in ("accuracy", "inception_style") if name in wanted]:
-        try:
-            judge, classes, columns = _judged(real, fake, labels, asked[0], progress)
-            for column, seen in zip((whole, part, floor), columns, strict=True):
-                column.update({name: seen[name] for name in asked})
-        except UsageError as error:
-            if asked[0] in metrics:
-                raise
-            missing[asked[0]] = str(error)
+    if jury is not None:
+        judge, classes, columns = _judged(jury, fake, progress)
+        for column, seen in zip((whole, part, floor), columns, strict=True):
+            column.update({name: seen[name] for name in asked})
 
     text = None
     if prompts:
@@ -120,9 +124,9 @@ def compare(
         judge=None if judge is None else judge.name,
         text=None if text is None else f"{text.name}, {(clip or extractor).name}, prompts#{text.prompts}",
     )
-    return Comparison(
-        whole, part, floor, classes, text, missing, _warnings(real, fake), extractor.distance, protocol, (x, y)
-    )
+    warnings = [*_few(min(block, len(first)), extractor.d, labels, real, wanted), *(jury.notes if jury else ())]
+    warnings += _warnings(real, fake)
+    return Comparison(whole, part, floor, classes, text, missing, tuple(warnings), extractor.distance, protocol, (x, y))
 
 
 def nearest_pairs(real: Tensor, fake: Tensor, count: int, chunk: int = 1024) -> list[tuple[int, int, float]]:
@@ -225,19 +229,57 @@ def _others(order: Tensor, block: Tensor) -> Tensor:
     return order[~torch.isin(order, block)]
 
 
-def _judged(
-    real: ImageSet, fake: ImageSet, labels: Tensor | None, asked: str, progress: Callable[[str, int], None] | None
-) -> tuple[Classifier, tuple[ClassRow, ...], list[dict[str, Estimate]]]:
-    """(judge, rows, what it says of all fakes, of fakes and of held-out real images to be compared)"""
+@dataclass(frozen=True, eq=False)
+class _Jury:
+    """What a judge can be asked of two sets.
+
+    Attributes:
+        data: the real images of the classes that it can tell, which alone are its classes.
+        kept: int64, the labels of these classes among all of the real images.
+        labels: int64 [n], of the fakes, among all.
+        classes: names of all.
+        notes: which classes it leaves out.
+    """
+
+    data: ImageData
+    kept: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _jury(real: ImageSet, labels: Tensor | None, asked: str) -> _Jury:
+    """From counts alone.
+
+    Raises:
+        UsageError: if a judge has nothing to tell apart.
+    """
     if labels is None:
         raise UsageError(f"{asked} needs class sub-folders in both, of the same names; not measured")
     data = _small(real.data)
-    counts = Counter(data.labels.tolist())
-    if len(data.classes) < 2 or min(counts.values()) < 10:
+    names, (judged, notes) = data.classes, enough.judged(data.labels, data.classes)
+    kept = torch.tensor(judged, dtype=torch.int64)
+    if len(judged) < 2 or int(torch.isin(labels, kept).sum()) < 2:
+        counts = sorted(Counter(data.labels.tolist()).items(), key=lambda pair: pair[1])
+        had = enough.listed([f"{names[label]} ({count})" for label, count in counts])
         raise UsageError(
-            f"{asked} needs 2 classes and 10 real images of each, got {len(data.classes)} classes, the smallest of "
-            f"{min(counts.values())}; not measured"
+            f"{asked} needs 2 classes with {enough.JUDGED} real images of each, and 2 fakes of them; got {len(judged)} "
+            f"such classes of {len(counts)}, real images of each: {had}; not measured"
         )
+    if len(judged) < len(names):
+        index = torch.isin(data.labels, kept)
+        chosen = data.subset(index)
+        data = replace(
+            chosen, labels=torch.searchsorted(kept, chosen.labels), classes=tuple(names[label] for label in judged)
+        )
+    return _Jury(data, kept, labels, names, tuple(notes))
+
+
+def _judged(
+    jury: _Jury, fake: ImageSet, progress: Callable[[str, int], None] | None
+) -> tuple[Classifier, tuple[ClassRow, ...], list[dict[str, Estimate]]]:
+    """(judge, rows, what it says of all fakes, of fakes and of held-out real images to be compared)"""
+    data, kept = jury.data, jury.kept
     held_out, training = stratified_split(data, 0.2, SEED)
 
     def advance(step: int, loss: float) -> None:
@@ -245,11 +287,14 @@ def _judged(
             progress("judge", 1)
 
     judge = cached_classifier(training, "judge", progress=advance)
-    said = [judge.logits(images) for images in (fitted(fake.data.images, data.shape), held_out.images)]
+    mine = torch.isin(jury.labels, kept)
+    labels = torch.searchsorted(kept, jury.labels[mine])
+    said = [judge.logits(images) for images in (fitted(fake.data.images[mine], data.shape), held_out.images)]
     truth = [labels, held_out.labels]
     fakes, reals = (hits(logits, wanted) for logits, wanted in zip(said, truth, strict=True))
-    rows = []
-    for index, name in enumerate(data.classes):
+    rows, places = [], dict(zip(kept.tolist(), range(len(kept)), strict=True))
+    for label, name in enumerate(jury.classes):
+        index = places.get(label, -1)
         ours, theirs = fakes[labels == index], reals[held_out.labels == index]
         rows.append(
             ClassRow(
@@ -319,6 +364,22 @@ def _warnings(real: ImageSet, fake: ImageSet) -> tuple[str, ...]:
         if repeated:
             found.append(f"{repeated:,} of {len(part):,} images of {what} repeat another one of it")
     return (*found, *real.notes, *fake.notes)
+
+
+def _few(n: int, d: int, labels: Tensor | None, real: ImageSet, wanted: Sequence[str]) -> list[str]:
+    """What is said of distances of ``n`` images of ``d`` features, and of classes with one fake image."""
+    found = []
+    if "distance" in wanted and (few := enough.few_for_features(n, d, "images on either side")):
+        found.append(few)
+    if labels is not None and any(name in wanted for name in ("distance", "kid", "cmmd")):
+        counts = Counter(labels.tolist())
+        alone = [real.data.classes[label] for label, count in sorted(counts.items()) if count == 1]
+        if alone:
+            found.append(
+                f"one fake image of {enough.listed(alone)}: distance, kid and cmmd are taken as if the classes of the "
+                "fakes had been drawn by chance"
+            )
+    return found
 
 
 def _shape(images: ImageSet) -> str:

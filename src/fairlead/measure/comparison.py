@@ -10,13 +10,14 @@ from typing import Any
 from torch import Tensor
 
 import fairlead
+from fairlead.core.brief import brief
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.prompts import TextScore
 from fairlead.measure.score import Conditions
 
 METRICS: Mapping[str, str] = {
-    "distance": "Fréchet distance of the features; biased upwards by about 1/n on either side",
-    "distance_debiased": "the same without the bias of a finite number of fakes (delete-block jackknife)",
+    "distance": "Fréchet distance of the features, biased upwards by about 1/n on either side",
+    "distance_debiased": "Fréchet distance without the bias of a finite number of fakes (delete-block jackknife)",
     "kid": "kernel distance of the features, unbiased; may be below 0 when the truth is near 0",
     "cmmd": "1000 times the squared MMD of CLIP embeddings of length 1, Gaussian kernel, unbiased",
     "precision": "share of the fakes that lie near a real image",
@@ -113,6 +114,8 @@ class Comparison:
     distance: str
     protocol: FolderProtocol
     features: tuple[Tensor, Tensor] = field(repr=False)
+
+    __repr__ = brief
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, nan as None; features are not in it."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.data.images import Attribute, ImageData, stratified_order, to_float
+from fairlead.data.names import composed
 from fairlead.measure.agreement import AGREEMENT, AttributeEvaluator, hash_of, metric_of
+from fairlead.measure.enough import OF_A_CLASS
 from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
 from fairlead.measure.judge import Classifier
@@ -50,7 +53,8 @@ class Evaluator:
                 "cached_classifier(data, 'judge') and cached_classifier(data, 'features')"
             )
         kinds = {what.shape: None for what in (reference, held_out, judge.data, features.data)}
-        vocabularies = {what.classes: None for what in (reference, held_out, judge.data, features.data)}
+        named = (what.classes for what in (reference, held_out, judge.data, features.data))
+        vocabularies = {tuple(map(composed, classes)): None for classes in named}
         if len(kinds) > 1 or len(vocabularies) > 1:
             raise UsageError(
                 f"evaluator: reference, held-out images and both classifiers must share image shape and classes; "
@@ -75,17 +79,20 @@ class Evaluator:
         *,
         saturation: Tensor | None = None,
         asked: Mapping[str, Attribute] | None = None,
+        left_out: Collection[int] = (),
     ) -> Score:
         """Measure generated images.
 
         Args:
-            images: uint8 [n, c, h, w], at least 3 of every label that occurs.
+            images: uint8 [n, c, h, w], n >= 4.
             labels: int64 [n], what was asked for.
             x0: float [n, ...] in the data range [-1, 1], before clipping and rounding; None leaves saturation out.
             seeds: one per sample.
             block: take the raw distance at so many images, so that it compares with a floor of as many; default n.
             saturation: float64 [n], ``shares_at_limits`` of an x0 that is no longer there; instead of ``x0``.
             asked: what the images should show, for agreement; needs ``attributes``.
+            left_out: labels that diversity leaves out, beside those with fewer than 3 images; the protocol names all of
+                them.
 
         Raises:
             UsageError: if lengths, dtypes or counts do not fit.
@@ -105,7 +112,7 @@ class Evaluator:
             raise UsageError(f"score: expected a block of 2 to {n} images, got {block}")
         if x0 is not None:
             saturation = shares_at_limits(x0.detach().to("cpu", torch.float32))
-        return self._score(images, labels, saturation, _seeds(seeds), block or n, asked)
+        return self._score(images, labels, saturation, _seeds(seeds), block or n, asked, left_out)
 
     def described(self) -> dict[str, str]:
         """What of a protocol the evaluator itself decides."""
@@ -113,11 +120,15 @@ class Evaluator:
         own = {"features": self._extractor_name, "judge": self._judge_name, "reference": _described(self.reference)}
         return {**own, **more}
 
-    def floor(self, n: int) -> Floor:
+    def floor(self, n: int, left_out: Collection[int] = ()) -> Floor:
         """Held-out real images scored as if they had been generated, ``n`` at a time.
 
         As many disjoint blocks of n as there are, spread evenly over the classes; if n is more than there are, all of
-        them as one block, and the note says so.
+        them as one block, and the note says so. Diversity, which does not depend on n, is that of all held-out images
+        where a block has fewer than 3 of a class.
+
+        Args:
+            left_out: labels that diversity leaves out, as for :meth:`score`.
 
         Raises:
             UsageError: if n is not positive, or blocks are too small to score.
@@ -129,12 +140,24 @@ class Evaluator:
         scores = []
         for index in stratified_order(data.labels, seed=0)[: size * blocks].chunk(blocks):
             shares = shares_at_limits(to_float(data.images[index]))
-            scores.append(self._score(data.images[index], data.labels[index], shares, "real images", size))
+            scores.append(
+                self._score(data.images[index], data.labels[index], shares, "real images", size, None, left_out)
+            )
         metrics = dict(scores[0].metrics)
         if blocks > 1:
-            for name in metrics:
-                metrics[name] = mean_estimate(torch.tensor([score.metrics[name].value for score in scores]))
-                metrics[name] = Estimate(metrics[name].value, metrics[name].error, size * blocks)
+            for name in [name for name in metrics if name != "diversity"]:
+                metrics[name] = _mean_of([score.metrics[name] for score in scores], size * blocks)
+        diverse = sorted({*rare_labels(data.labels), *left_out})
+        if all(score.protocol.left_out == _numbers(diverse) for score in scores):
+            if blocks > 1 and "diversity" in metrics:
+                metrics["diversity"] = _mean_of([score.metrics["diversity"] for score in scores], size * blocks)
+        else:
+            metrics.pop("diversity", None)
+            counted = ~torch.isin(data.labels, torch.tensor(diverse, dtype=torch.int64))
+            if bool(counted.any()):
+                features = self.extractor.features(data.images[counted])
+                metrics["diversity"] = pairwise_diversity(features, data.labels[counted])
+        metrics = {name: metrics[name] for name in METRICS if name in metrics}
         logits = self.judge.logits(data.images)
         metrics["accuracy"] = accuracy(logits, data.labels)
         metrics["confidence"] = confidence(logits, data.labels)
@@ -177,6 +200,7 @@ class Evaluator:
         seeds: str,
         block: int,
         asked: Mapping[str, Attribute] | None = None,
+        left_out: Collection[int] = (),
     ) -> Score:
         samples = self.samples(images, labels, saturation=saturation, asked=asked)
         features, labels, values = samples.features, samples.labels, samples.values
@@ -191,7 +215,14 @@ class Evaluator:
                 found[name] = proportion_estimate(hits_there)
         found["distance"] = Estimate(sum(each) / len(each), debiased.error, len(images))
         found["distance_debiased"] = debiased
-        found["diversity"] = pairwise_diversity(features, labels)
+        rare = sorted({*rare_labels(labels), *left_out})
+        if rare:
+            counted = ~torch.isin(labels, torch.tensor(rare, dtype=torch.int64))
+            samples = replace(samples, diverse=counted)
+            if bool(counted.any()):
+                found["diversity"] = pairwise_diversity(features[counted], labels[counted])
+        else:
+            found["diversity"] = pairwise_diversity(features, labels)
         protocol = Protocol(
             features=self._extractor_name,
             judge=self._judge_name,
@@ -203,8 +234,25 @@ class Evaluator:
             seeds=seeds,
             attributes=self._attributes_name if asked else "",
             asked=hash_of(asked) if asked else "",
+            left_out=_numbers(rare),
         )
         return Score({name: found[name] for name in (*METRICS, *AGREEMENT) if name in found}, protocol, samples)
+
+
+def rare_labels(labels: Tensor) -> list[int]:
+    """The labels with fewer than 3 samples, which diversity leaves out."""
+    which, counts = torch.unique(labels, return_counts=True)
+    rare: list[int] = which[counts < OF_A_CLASS].tolist()
+    return rare
+
+
+def _mean_of(values: Sequence[Estimate], n: int) -> Estimate:
+    mean = mean_estimate(torch.tensor([value.value for value in values]))
+    return Estimate(mean.value, mean.error, n)
+
+
+def _numbers(labels: Sequence[int]) -> str:
+    return ", ".join(map(str, labels))
 
 
 def _described(data: ImageData) -> str:

@@ -12,17 +12,18 @@ from typing import Any, Self
 from torch import Tensor
 
 import fairlead
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate, mean_estimate
 from fairlead.measure.frechet import Moments, paired_difference, paired_jackknife
 from fairlead.measure.scores import paired_diversity
 
 METRICS: Mapping[str, str] = {
-    "distance": "Fréchet distance of the features to the reference, at block images (biased upwards by about 1/block)",
-    "distance_debiased": "the same without the bias of a finite n (delete-block jackknife)",
+    "distance": "Fréchet distance of the features to the reference, at block images, biased upwards by about 1/block",
+    "distance_debiased": "Fréchet distance without the bias of a finite n (delete-block jackknife)",
     "accuracy": "share that the judge recognises as what was asked for (error: Wilson score interval)",
     "confidence": "mean probability the judge gives to what was asked for",
-    "diversity": "mean L2 distance of the features of two samples of one condition",
+    "diversity": "mean L2 distance of the features of two samples of one condition, over the conditions with 3 or more",
     "saturation": "share of pixel values at or beyond the data range",
 }
 """Metrics of a :class:`Score`, in the order of tables, and what they mean."""
@@ -60,6 +61,7 @@ class Protocol(Conditions):
         seeds: the seeds of the samples.
         attributes: name and weight hash of the judge behind agreement, and ``asked`` a hash of what it should see; both
             empty, and not in the hash, where agreement is not measured.
+        left_out: the labels that diversity leaves out, "2, 5"; empty, and not in the hash, where there are none.
         quantised: what images are rounded to before they are measured.
         dtype: of the networks; moments and metrics are float64.
         version: of fairlead.
@@ -78,6 +80,7 @@ class Protocol(Conditions):
     version: str = fairlead.__version__
     attributes: str = ""
     asked: str = ""
+    left_out: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {name: value for name, value in super().as_dict().items() if value != ""}
@@ -102,12 +105,16 @@ class Samples:
         labels: int64 [n].
         values: metric -> float64 [n], for the metrics that are plain means; nan where a sample is not asked for what is
             measured.
+        diverse: bool [n], the samples whose class diversity counts; None for all.
     """
 
     reference: Moments
     features: Tensor
     labels: Tensor
     values: Mapping[str, Tensor]
+    diverse: Tensor | None = None
+
+    __repr__ = brief
 
     def tensors(self) -> dict[str, Tensor]:
         """All but the reference, by name, for a file."""
@@ -115,13 +122,14 @@ class Samples:
             "features": self.features.contiguous(),
             "labels": self.labels.contiguous(),
             **{f"value {name}": value.contiguous() for name, value in self.values.items()},
+            **({} if self.diverse is None else {"diverse": self.diverse.contiguous()}),
         }
 
     @classmethod
     def from_tensors(cls, reference: Moments, stored: Mapping[str, Tensor]) -> Samples:
         """The inverse of :meth:`tensors`; other names are left alone."""
         values = {name.removeprefix("value "): part for name, part in stored.items() if name.startswith("value ")}
-        return cls(reference, stored["features"], stored["labels"], values)
+        return cls(reference, stored["features"], stored["labels"], values, stored.get("diverse"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +139,8 @@ class Score:
     metrics: Mapping[str, Estimate]
     protocol: Protocol
     samples: Samples | None = field(default=None, repr=False)
+
+    __repr__ = brief
 
     def compare(self, other: Score) -> dict[str, Difference]:
         """This minus ``other``, for every metric that both have.
@@ -155,7 +165,10 @@ class Score:
                 return Difference(pair.value, pair.error, pair.n, True)
             a, b = self.samples.features, other.samples.features
             if name == "diversity":
-                pair = paired_diversity(a, b, self.samples.labels)
+                labels, counted = self.samples.labels, self.samples.diverse
+                if counted is not None:
+                    a, b, labels = a[counted], b[counted], labels[counted]
+                pair = paired_diversity(a, b, labels)
                 return Difference(pair.value, pair.error, pair.n, True)
             if name in ("distance", "distance_debiased") and len(a) > a.shape[1]:
                 try:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairlead.core.brief import brief
 from fairlead.core.denoiser import autocast, expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule, as_time, schedule_from_config
@@ -40,6 +41,8 @@ class NoisyClassifierModel:
     classes: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it is immutable)
+
+    __repr__ = brief
 
     def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
         """log p(y | x_t, t), [n, classes], float32 (float64 from a float64 network), differentiable in x_t [n, *shape].

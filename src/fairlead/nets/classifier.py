@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
+from fairlead.core.typed import Count, Depth, Size
 from fairlead.nets.blocks import ResidualBlock, SelfAttention, groups_of, zeroed
 from fairlead.nets.embeddings import TimeEmbedding
 
@@ -93,15 +94,15 @@ class NoisyClassifier(nn.Module):
 
     def __init__(
         self,
-        channels_in: int,
-        size: int,
-        classes: int,
-        channels: int = 32,
-        multipliers: Sequence[int] = (1, 2),
-        blocks: int = 1,
-        patch: int = 1,
+        channels_in: Size,
+        size: Size,
+        classes: Size,
+        channels: Size = 32,
+        multipliers: Sequence[Size] = (1, 2),
+        blocks: Depth = 1,
+        patch: Size = 1,
         embed: int = 128,
-        anchor: int = 0,
+        anchor: Count = 0,
     ) -> None:
         super().__init__()
         smallest = patch * 2 ** (len(multipliers) - 1)

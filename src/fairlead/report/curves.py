@@ -26,7 +26,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _QUIET = "#4A505A"
 _PANELS = {
-    "distance_debiased": "Fréchet distance",
+    "distance_debiased": "debiased Fréchet distance",
     "accuracy": "accuracy of the judge",
     "agreement": "agreement with all that is asked",
     "diversity": "diversity",
@@ -254,7 +254,7 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, dict[str, str]]]) -> No
 
 def _note(figure: Figure, curves: Sequence[Curve], floor: Mapping[str, Estimate] | None, more: str = "") -> None:
     n = curves[0].points[0].score.protocol.n
-    parts = [f"N = {n:,} images a setting", "bars: ± 1 standard error", "distance without its finite-N bias"]
+    parts = [f"N = {n:,} images a setting", "bars: ± 1 standard error", "debiased: without the bias of a finite N"]
     parts += ["dashed: held-out real images"] if floor else []
     parts += [more] if more else []
     figure.supxlabel(textwrap.fill("; ".join(parts), 120), fontsize=8.5, color=_QUIET)

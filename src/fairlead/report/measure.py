@@ -14,10 +14,10 @@ from fairlead.measure.comparison import METRICS, Comparison, clear
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.extractors import fitted
 from fairlead.measure.folders import ImageSet
+from fairlead.measure.metrics import percent, title_of
 from fairlead.report.columns import in_columns
 from fairlead.report.grids import image_grid
 from fairlead.report.page import Block, Png, Section, Table, Text, write_page
-from fairlead.report.sweep import percent
 
 _SHOWN = 12
 """Pictures a row."""
@@ -98,9 +98,7 @@ def measure_page(path: Path, found: Comparison, real: ImageSet, fake: ImageSet, 
 
 
 def _title(name: str, found: Comparison) -> str:
-    if name.startswith("distance"):
-        return found.distance + (", debiased" if name == "distance_debiased" else "")
-    return "inception-style score" if name == "inception_style" else name
+    return title_of(name, found.distance)
 
 
 def _on_distance(found: Comparison) -> str:

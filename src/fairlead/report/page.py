@@ -12,6 +12,7 @@ from pathlib import Path
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.measure.estimate import Estimate
+from fairlead.measure.metrics import title_of
 from fairlead.measure.score import METRICS, Difference, Score
 
 
@@ -151,7 +152,7 @@ def write_page(
         f"<h1>{escape(title)}</h1>\n{lead}\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
     )
     path = Path(path)
-    with replacing(path) as partial:
+    with replacing(path, durable=False) as partial:
         partial.write_text(page, encoding="utf-8")
     return path
 
@@ -178,7 +179,7 @@ def score_table(
         lines.append(["held-out real images", *(_cell(floor, name) for name in present), f"{count:,}"])
     labels = [label for label, _ in rows]
     chosen = labels.index(highlight) if highlight in labels else None
-    return Table(["setting", *(name.replace("_", " ") for name in present), "N"], lines, caption, chosen)
+    return Table(["setting", *map(title_of, present), "N"], lines, caption, chosen)
 
 
 def _cell(metrics: Mapping[str, Estimate], name: str) -> str:

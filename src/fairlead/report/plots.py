@@ -67,9 +67,10 @@ def tradeoff_plot(
     recommended: float | None = None,
     scale_label: str = "guidance scale (1 = off)",
 ) -> Figure:
-    """Two panels: distance (left axis), accuracy and confidence (right axis) over the scale; diversity over distance.
+    """Two panels: debiased distance (left axis), accuracy and confidence (right axis) over the scale; diversity over
+    that distance.
 
-    Error bars are one standard error. The distance is the debiased one.
+    Error bars are one standard error.
 
     Args:
         rows: at least two scales, each with distance_debiased, accuracy, confidence and diversity.
@@ -95,7 +96,7 @@ def tradeoff_plot(
         _front(front, rows, floor, recommended)
         counts = sorted({row.metrics["distance_debiased"].n for row in rows})
         n = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
-        note = f"N = {n} images per setting; bars: ± 1 standard error; distance without its finite-N bias"
+        note = f"N = {n} images per setting; bars: ± 1 standard error; debiased: without the bias of a finite N"
         figure.supxlabel(note + ("; dashed: held-out real images" if floor else ""), fontsize=8.5, color="#4A505A")
     return figure
 
@@ -122,7 +123,7 @@ def _over_scale(
     right = axes.twinx()
     right.grid(False)
     lines = [
-        _line(axes, scales, [row.metrics["distance_debiased"] for row in rows], BLUE, "o", "Fréchet distance (left)"),
+        _line(axes, scales, [row.metrics["distance_debiased"] for row in rows], BLUE, "o", "debiased distance (left)"),
         _line(right, scales, [row.metrics["accuracy"] for row in rows], _ORANGE, "s", "accuracy (right)"),
         _line(right, scales, [row.metrics["confidence"] for row in rows], _GREEN, "^", "confidence (right)"),
     ]
@@ -138,7 +139,7 @@ def _over_scale(
         axes.xaxis.set_major_locator(FixedLocator(_spaced(scales)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel(scale_label)
-    axes.set_ylabel("Fréchet distance (squared feature units)", color=BLUE)
+    axes.set_ylabel("debiased Fréchet distance (squared feature units)", color=BLUE)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     right.set_ylabel("judge's accuracy, confidence", color=_ORANGE)
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
@@ -161,7 +162,7 @@ def _front(
     floor: Mapping[str, Estimate] | None,
     recommended: float | None,
 ) -> None:
-    axes.set_title("Diversity against distance", pad=26)
+    axes.set_title("Diversity against debiased distance", pad=26)
     axes.spines["right"].set_visible(False)
     x = [row.metrics["distance_debiased"] for row in rows]
     y = [row.metrics["diversity"] for row in rows]
@@ -192,7 +193,7 @@ def _front(
         axes.axhline(floor["diversity"].value, color=_INK, linestyle=(0, (5, 3)), linewidth=1)
         axes.axvline(floor["distance_debiased"].value, color=BLUE, linestyle=(0, (5, 3)), linewidth=1)
     axes.margins(0.1)
-    axes.set_xlabel("Fréchet distance (squared feature units)")
+    axes.set_xlabel("debiased Fréchet distance (squared feature units)")
     axes.set_ylabel("diversity (feature units)")
     axes.annotate(
         "number at a point: guidance scale",

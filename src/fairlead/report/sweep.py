@@ -9,78 +9,74 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from fairlead.measure.agreement import adherence_of
+from fairlead.measure.enough import few_for_features
 from fairlead.measure.estimate import Estimate
+from fairlead.measure.metrics import DEBIASED, RAW, SHARES, percent, shown_as, title_of
 from fairlead.measure.score import METRICS, Floor
 from fairlead.report.agreement import agreement_section
 from fairlead.report.curves import curves_of, curves_plot, front_plot
 from fairlead.report.grids import image_grid
 from fairlead.report.page import Png, Section, Svg, Table, Text, change_cell, score_table, write_page
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
+from fairlead.tune.constraint import Constraint
+from fairlead.tune.recommend import Choice, adherence, recommend_swept
 from fairlead.tune.setting import Setting, labels_of, name_of, varying
 from fairlead.tune.store import Point
 
-ENOUGH = {"accuracy": 0.99, "agreement": 0.9}
-"""Adherence that a recommended setting must reach, if any does: of the class, or of all that a condition says."""
 PROMPTS = 8
 """Columns of pictures that are headed by whole prompts."""
 GLANCE = 10
 """Most settings of which pictures stand on top."""
 
 
-def recommend(points: Sequence[Point]) -> Point:
-    """The setting of smallest debiased distance among those whose adherence is at least ``ENOUGH``; if none is, the
-    one of the highest."""
-    name = adherence(points)
-    good = [point for point in points if point.score.metrics[name].value >= ENOUGH[name]]
-    if good:
-        return min(good, key=lambda point: point.score.metrics["distance_debiased"].value)
-    return max(points, key=lambda point: point.score.metrics[name].value)
+def findings(
+    points: Sequence[Point], floor: Floor, choice: Choice | None = None, rules: Sequence[Constraint] = ()
+) -> tuple[Point, str]:
+    """The recommended setting and a paragraph that says what was found.
 
-
-def adherence(points: Sequence[Point]) -> str:
-    """The metric of :func:`adherence_of` that all points have."""
-    return adherence_of(set.intersection(*(set(point.score.metrics) for point in points)))
-
-
-def findings(points: Sequence[Point], floor: Floor) -> tuple[Point, str]:
-    """The recommended setting and a paragraph that says what was found."""
-    best, name = recommend(points), adherence(points)
+    Args:
+        choice: what was recommended, by a search; default: see ``recommend_swept``.
+        rules: what the search asked of it; said where the numbers here break one.
+    """
+    searched, choice = choice is not None, choice or recommend_swept(points)
+    best, name = choice.point, adherence(points)
     metrics, real = best.score.metrics, floor.metrics
-    times = metrics["distance"].value / real["distance"].value
-    shown = (
+    raw, debiased = title_of(RAW), title_of(DEBIASED)
+    times = metrics[RAW].value / real[RAW].value
+    text = choice.text + " "
+    if searched:
+        text += "It was chosen on the seeds of the search; the numbers here are of other seeds. "
+    text += (
         f"The judge sees everything that was asked for in {percent(metrics[name])} of its images"
         if name == "agreement"
         else f"The judge recognises {percent(metrics[name])} of its images as what was asked for"
     )
-    text = (
-        f"Best: {_names(points)[points.index(best)]}. "
-        f"{shown} (real images: {percent(real[name])}). "
-        f"Their distance to the training images is {metrics['distance']}, "
-        f"{times:.2f} times that of held-out real images ({real['distance']}, both at N = {floor.n:,}). "
+    text += (
+        f" (real images: {percent(real[name])}). "
+        f"Their {debiased} to the training images is {metrics[DEBIASED]}, that of held-out real images "
+        f"{real[DEBIASED]}; their {raw} is {metrics[RAW]}, "
+        f"{times:.2f} times that of held-out real images ({real[RAW]}, both at N = {floor.n:,}). "
     )
     plain = next((point for point in points if _group(point) == _group(best) and point.scale == 1.0), None)
     if plain is not None and plain is not best:
         before = plain.score.metrics
         text += (
-            f"Without guidance: {percent(before[name])} and {before['distance']}, "
+            f"Without guidance: {percent(before[name])} and a {raw} of {before[RAW]}, "
             f"at {plain.rows_per_image:g} instead of {best.rows_per_image:g} network rows an image. "
         )
         if best.baseline == plain.setting and best.differences is not None:
-            change = best.differences["distance"]
+            change = best.differences[RAW]
             size = Estimate(abs(change.value), change.error, change.n)
             how = "paired" if change.paired else "not paired: the errors of both added in squares"
             text += (
-                f"The distance is {size} {'less' if change.value < 0 else 'more'} than without guidance "
+                f"The {raw} is {size} {'less' if change.value < 0 else 'more'} than without guidance "
                 f"({how}, same seeds). "
             )
-    enough = f"{ENOUGH[name]:.0%}"
-    text += (
-        f"Rule: the smallest distance among settings with an {name} of at least {enough}."
-        if metrics[name].value >= ENOUGH[name]
-        else f"No setting reaches an {name} of {enough}, so the one of the highest {name} is named."
+    broken = [rule for rule in rules if rule.metric in metrics and not rule.holds(metrics[rule.metric].value)]
+    text += "".join(
+        f"On these seeds {rule} does not hold: it is {shown_as(rule.metric, metrics[rule.metric])}. " for rule in broken
     )
-    return best, text
+    return best, text.strip()
 
 
 def _names(points: Sequence[Point]) -> list[str]:
@@ -91,17 +87,15 @@ def _group(point: Point) -> tuple[str, str, int]:
     return point.setting.checkpoint, point.setting.sampler, point.setting.steps
 
 
-def percent(estimate: Estimate) -> str:
-    """``99.954 ± 0.046 %``, as ``str(estimate)``."""
-    return f"{Estimate(100 * estimate.value, 100 * estimate.error, estimate.n)} %"
-
-
 def sweep_page(
     path: Path,
     about: Mapping[str, Any],
     points: Sequence[Point],
     extra: Sequence[Section] = (),
     beaten: Mapping[Setting, Sequence[Setting]] | None = None,
+    choice: Choice | None = None,
+    rules: Sequence[Constraint] = (),
+    features: int = 0,
 ) -> Path:
     """Write the report of a sweep as one HTML file.
 
@@ -109,21 +103,24 @@ def sweep_page(
         about: what ``SweepFolder.read`` returns beside the points.
         extra: sections to put between the sweep's pictures and its table.
         beaten: setting -> those that beat it in everything, see ``tune.front.sweep_front``; None leaves the front out.
+        choice, rules: see :func:`findings`.
+        features: dimensions of the features that the distance is of; 0: not known.
     """
     floor = Floor.from_dict(about["floor"])
-    best, text = findings(points, floor)
+    best, text = findings(points, floor, choice, rules)
     left = len(about["settings"]) - len(points)
     if left:
         text += f" {left} of {len(about['settings'])} settings are not measured yet; the command at the end goes on."
-    shown = _at_a_glance(points, best, beaten)
+    glance = _at_a_glance(points, best, beaten)
     sections = [
-        _rows("The same noise under each setting", points, shown, about),
-        *_pictures(points, floor, beaten),
+        *_mind(about, points, features),
+        _rows("The same noise under each setting", points, glance, about),
+        *_pictures(points, floor, best, beaten),
         *agreement_section(points, _names(points), floor, best),
         *extra,
         _numbers(points, floor, best, beaten),
     ]
-    if len(shown) < len(points):
+    if len(glance) < len(points):
         sections.append(_rows("The same noise under all settings", points, points, about, folded=True))
     first = points[0].setting
     one_model = len(about["models"]) == 1
@@ -176,35 +173,48 @@ def _rows(
     ]
     caption = (
         f"Every row starts from the same noise; scale 0 ignores the {'prompt' if prompts else 'class'}, 1 is the "
-        f"conditional model alone. Beside a setting: its distance without bias, and {told}."
+        f"conditional model alone. Beside a setting: its {title_of(DEBIASED)}, and {told}."
     )
     if len(shown) < len(points):
         caption += f" Here are {len(shown)} of {len(points)} settings; all of them are at the end."
     return Section(title, [Png(image_grid(images, rows, labels), "one row of samples a setting", caption)], folded)
 
 
-def sweep_plot(points: Sequence[Point], floor: Floor) -> Figure | None:
+def sweep_plot(points: Sequence[Point], floor: Floor, best: Point | None = None) -> Figure | None:
     """The metrics over the scale: one trade-off where the settings are one curve of ``cfg(w)``, else a line for each
-    checkpoint, sampler, steps and form of guidance; None where nothing lies on a line."""
-    curves = curves_of(points)
+    checkpoint, sampler, steps and form of guidance; None where nothing lies on a line.
+
+    Args:
+        best: what is recommended; default: see ``recommend_swept``.
+    """
+    curves, best = curves_of(points), best or recommend_swept(points).point
     rows = [TradeoffRow(point.scale, point.score.metrics) for point in points if point.scale is not None]
-    if len(curves) == 1 and len(rows) == len(points) == len({row.scale for row in rows}) > 1:
-        return tradeoff_plot(rows, floor.metrics, recommended=recommend(points).scale)
+    alike = len(curves) == 1 and len(rows) == len(points) == len({row.scale for row in rows}) > 1
+    if alike and all("diversity" in row.metrics for row in rows):
+        return tradeoff_plot(rows, floor.metrics, recommended=best.scale)
     return curves_plot(curves, floor.metrics)
 
 
+def _mind(about: Mapping[str, Any], points: Sequence[Point], features: int) -> list[Section]:
+    """What makes the numbers less than they look."""
+    protocol = points[0].score.protocol
+    few = [few_for_features(protocol.n, features), few_for_features(protocol.reference_n, features, "real images")]
+    if protocol.block < protocol.n:
+        few.append(few_for_features(protocol.block, features, "images in a block of the raw distance"))
+    notes = [note for note in few if note is not None] + list(about.get("notes", ()))
+    return [Section("Mind", [Text("\n\n".join(f"{note[0].upper()}{note[1:]}." for note in notes))])] if notes else []
+
+
 def _pictures(
-    points: Sequence[Point], floor: Floor, beaten: Mapping[Setting, Sequence[Setting]] | None
+    points: Sequence[Point], floor: Floor, best: Point, beaten: Mapping[Setting, Sequence[Setting]] | None
 ) -> list[Section]:
-    figure, blocks = sweep_plot(points, floor), []
+    figure, blocks = sweep_plot(points, floor, best), []
     if figure is not None:
-        blocks.append(Svg(to_svg(figure), "distance, accuracy and diversity over the guidance scale"))
+        blocks.append(Svg(to_svg(figure), f"{title_of(DEBIASED)}, accuracy and diversity over the guidance scale"))
     sections = [Section("The trade-off", blocks)] if blocks else []
     if len(points) > 1 and beaten is not None:
-        front = front_plot(
-            curves_of(points, alone=True), floor.metrics, recommend(points), _dominated(beaten), adherence(points)
-        )
-        alt = f"{adherence(points)} and network rows against distance, a point a setting with its error bars"
+        front = front_plot(curves_of(points, alone=True), floor.metrics, best, _dominated(beaten), adherence(points))
+        alt = f"{adherence(points)} and network rows against {title_of(DEBIASED)}, a point a setting with error bars"
         sections.append(Section("The front", [Text(front_said(points, beaten)), Svg(to_svg(front), alt)]))
     return sections
 
@@ -213,7 +223,7 @@ def front_said(points: Sequence[Point], beaten: Mapping[Setting, Sequence[Settin
     """Which settings are worth a look, in a paragraph."""
     on = [name for name, point in zip(_names(points), points, strict=True) if not beaten[point.setting]]
     return (
-        f"{len(on)} of {len(points)} settings are on the front: no other is surely better in distance and "
+        f"{len(on)} of {len(points)} settings are on the front: no other is surely better in {title_of(DEBIASED)} and "
         f"{adherence(points)} at "
         f"no more network rows. They are {'; '.join(on)}. Surely means beyond 1.96 paired standard errors in each, so "
         "with more images the front gets shorter."
@@ -232,7 +242,7 @@ def _numbers(
         [(name, point.score) for name, point in zip(names, points, strict=True)],
         floor.metrics,
         highlight=names[points.index(best)],
-        caption="value ± one standard error; " + floor.note,
+        caption=f"value ± one standard error, {SHARES}; {floor.note}",
     )
     named = dict(zip((point.setting for point in points), names, strict=True))
     costs = Table(
@@ -248,7 +258,7 @@ def _numbers(
         ],
         highlight=points.index(best),
     )
-    meanings = "\n\n".join(f"{name.replace('_', ' ')}: {meaning}." for name, meaning in METRICS.items())
+    meanings = "\n\n".join(f"{title_of(name)}: {meaning}." for name, meaning in METRICS.items())
     return Section("All numbers", [scores, *_differences(points), costs, Text(meanings)])
 
 
@@ -269,8 +279,8 @@ def _differences(points: Sequence[Point]) -> list[Table]:
         ]
         present = [metric for metric in METRICS if any(metric in differences for _, differences in compared)]
         rows = [[row, *(change_cell(differences.get(metric)) for metric in present)] for row, differences in compared]
-        caption = f"difference to {name[baseline]}, same seeds; ± one standard error, paired sample by sample"
+        caption = f"difference to {name[baseline]}, same seeds; ± one standard error, paired sample by sample; {SHARES}"
         if any(not change.paired for _, differences in compared for change in differences.values()):
             caption += "; * not paired: the errors of both settings added in squares, too large rather than too small"
-        tables.append(Table(["setting", *(metric.replace("_", " ") for metric in present)], rows, caption))
+        tables.append(Table(["setting", *map(title_of, present)], rows, caption))
     return tables

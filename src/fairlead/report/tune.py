@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from fairlead.measure.metrics import SHARES, maximised, title_of
 from fairlead.report.columns import in_columns
 from fairlead.report.page import Block, Section, Svg, Table, Text
-from fairlead.report.plots import plot_style, to_svg
+from fairlead.report.plots import GREY, plot_style, to_svg
+from fairlead.tune.answers import Answer, said
+from fairlead.tune.recommend import Choice
+from fairlead.tune.setting import Setting
+from fairlead.tune.store import Point
 from fairlead.tune.template import Template
-from fairlead.tune.tuning import Tuned
+from fairlead.tune.tuning import Tuned, tuned_of
 
 
-def search_section(tuned: Tuned, template: Template, metric: str) -> Section:
+def choice_of(answer: Mapping[str, Any], points: Sequence[Point]) -> Choice | None:
+    """What a search recommended, among the points of its report; None if it is not there."""
+    wanted = Setting(answer.get("model", ""), answer["guidance"], answer["sampler"], answer["steps"])
+    text = answer.get("recommendation", "")
+    return next((Choice(point, text) for point in points if point.setting == wanted and text), None)
+
+
+def search_sections(answers: Sequence[Answer]) -> list[Section]:
+    """The latest search, and, folded, those that asked other questions before."""
+    found = []
+    for index, answer in enumerate(answers):
+        tuned, template = tuned_of(answer)
+        title = "The search" if index == 0 else f"Another search: {said(answer)}"
+        found.append(search_section(tuned, template, answer["objective"], title, folded=index > 0))
+    return found
+
+
+def search_section(
+    tuned: Tuned, template: Template, metric: str, title: str = "The search", folded: bool = False
+) -> Section:
     """What was searched, the curve of one knob with the interval of its best, and every setting that was measured."""
     body: list[Block] = [Text(summary(tuned, template, metric))]
     figure = search_plot(tuned, template, metric)
     if figure is not None:
         body.append(
-            Svg(to_svg(figure), f"{metric} over {next(iter(template.knobs))}; shaded: 95 % interval of the best")
+            Svg(
+                to_svg(figure),
+                f"{title_of(metric)} over {next(iter(template.knobs))}; line and shade: where it is {_end(metric)}, "
+                "with the 95 % interval; ring: recommended",
+            )
         )
-    heads = ["guidance", "images", "rows an image", "front", *tuned.rows[0].metrics]
+    heads = ["guidance", "images", "rows an image", "front", *map(title_of, tuned.rows[0].metrics)]
     rows = [
         [
             row.guidance,
@@ -31,8 +62,17 @@ def search_section(tuned: Tuned, template: Template, metric: str) -> Section:
         ]
         for row in tuned.rows
     ]
-    body.append(Table(heads, rows, "settings of different numbers of images compare on the seeds that both have"))
-    return Section("The search", body)
+    chosen = next((index for index, row in enumerate(tuned.rows) if row.guidance == tuned.guidance), None)
+    caption = (
+        f"values of the seeds of the search, ± one standard error, {SHARES}; settings of different numbers of images "
+        "compare on the seeds that both have"
+    )
+    body.append(Table(heads, rows, caption, chosen))
+    return Section(title, body, folded)
+
+
+def _end(metric: str) -> str:
+    return "highest" if maximised(metric) else "lowest"
 
 
 def summary(tuned: Tuned, template: Template, metric: str) -> str:
@@ -41,9 +81,10 @@ def summary(tuned: Tuned, template: Template, metric: str) -> str:
     if tuned.best is not None:
         value, low, high = tuned.best
         name = next(iter(template.knobs))
-        parts.append(f"Best {metric} at {name} {value:.3g}, 95 % interval {low:.3g} to {high:.3g}.")
+        where = f"The {title_of(metric)} is {_end(metric)} at {name} {value:.3g}"
+        parts.append(f"{where}, 95 % interval of that place {low:.3g} to {high:.3g}.")
     parts += [f"{note[0].upper()}{note[1:]}." for note in tuned.notes]
-    parts.append(f"Recommended: {tuned.guidance}, the {tuned.why}.")
+    parts.append(tuned.recommendation)
     return " ".join(parts)
 
 
@@ -55,7 +96,7 @@ def front_lines(tuned: Tuned) -> list[str]:
             ("not beaten", [row.guidance for row in rows]),
             ("images", [f"{row.n:,}" for row in rows]),
             ("rows an image", [f"{row.rows:.3g}" for row in rows]),
-            *((name, [str(row.metrics[name]) for row in rows]) for name in rows[0].metrics),
+            *((title_of(name), [str(row.metrics[name]) for row in rows]) for name in rows[0].metrics),
         ]
     )
 
@@ -76,10 +117,14 @@ def search_plot(tuned: Tuned, template: Template, metric: str) -> Figure | None:
             places, [e.value for e in found], yerr=[e.error for e in found], fmt="o", markersize=4, color="#1F3B63",
             ecolor="#A9AEB7", elinewidth=1,
         )  # fmt: skip
+        for row in tuned.rows:
+            if row.guidance == tuned.guidance:
+                at = row.setting[0], row.metrics[metric].value
+                axes.plot(*at, "o", markersize=15, color=GREY, alpha=0.35, zorder=0)
         if knob.log:
             axes.set_xscale("log")
             axes.set_xticks(places, [f"{place:.3g}" for place in places], rotation=60, fontsize=7)
             axes.minorticks_off()
         axes.set_xlabel(next(iter(template.knobs)))
-        axes.set_ylabel(metric)
+        axes.set_ylabel(title_of(metric))
     return figure

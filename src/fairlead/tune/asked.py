@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fairlead.data.images import Attribute, stratified_order
+from fairlead.core.brief import brief
+from fairlead.data.images import Attribute, ImageData, stratified_order
+from fairlead.data.names import Names
 from fairlead.data.specs import data_specs
 from fairlead.measure.evaluate import Evaluator
 from fairlead.models.model import Model, Spec
@@ -26,6 +28,8 @@ class Asked:
     conds: tuple[Spec, ...]
     labels: Tensor
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+    __repr__ = brief
 
     def part(self, which: slice) -> Asked:
         """Of some of the samples."""
@@ -52,6 +56,24 @@ class Asked:
         return cls(tuple(data_specs(model.conditions, data, index)), data.labels[index], attributes)
 
 
+def labels_in_order(model: Model, reference: ImageData, held_out: ImageData) -> Tensor:
+    """The labels in the order in which :meth:`Asked.of` asks for them, int64 [m]; from the beginning again after m."""
+    labels = reference.labels if model.told == "label" else held_out.labels
+    return labels[stratified_order(labels, seed=0)]
+
+
+def first_of(order: Tensor, n: int) -> Tensor:
+    """The first n of ``order`` [m], from the beginning again where there are fewer."""
+    return order.repeat(-(-n // len(order)))[:n]
+
+
+def by_name(model: Model) -> list[str]:
+    """A word for what a sweep or search must share where names of classes are numbers beside other conditions: the
+    first version asked such models for other classes than it judged by."""
+    several = "label" in model.conditions and model.told != "label"
+    return ["classes by name"] if several and Names(model.classes).numbered else []
+
+
 def shared_out(classes: Sequence[str], labels: Tensor, n: int) -> list[str]:
     """n class names in the proportions of real ``labels`` (int64, indices into ``classes``); so is every prefix."""
     return [classes[label] for label in labels[spread(labels, n)].tolist()]
@@ -59,8 +81,7 @@ def shared_out(classes: Sequence[str], labels: Tensor, n: int) -> list[str]:
 
 def spread(labels: Tensor, n: int) -> Tensor:
     """Indices int64 [n] of samples in a stratified order, from the beginning again where there are fewer than n."""
-    order: Tensor = stratified_order(labels, seed=0)
-    return order.repeat(-(-n // len(order)))[:n]
+    return first_of(stratified_order(labels, seed=0), n)
 
 
 def counts(labels: Tensor) -> list[int]:

@@ -20,8 +20,9 @@ from torch import Tensor
 from fairlead.core.errors import UsageError, unknown
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife, influence, pseudovalues
+from fairlead.measure.metrics import DEBIASED
 
-DISTANCE = "distance_debiased"
+DISTANCE = DEBIASED
 ROWS = "rows"
 BLOCKS = 60
 """Blocks of the jackknife that stands in where influence values say nothing: as many degrees of freedom, less one."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fairlead.core.errors import UsageError
+from fairlead.measure.enough import PER_FEATURE, few_for_features
 from fairlead.measure.frechet import Moments
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.edge import Edge
@@ -34,9 +35,6 @@ WIDENING = 0.25
 
 FINE = 0.025
 """The part of the range between neighbours below which the spacing is not halved for want of a parabola."""
-
-PER_FEATURE = 4
-"""Images a feature that a distance wants before it says anything: with 78 images of 64 features, -7.7 +- 3.7."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +127,9 @@ def _grid(budget: int, width: int, settings: int | None, first: int | None) -> t
             return size, first, []
     size = sizes[-1]
     first = budget // (2 * size)
-    wanted = PER_FEATURE * width
-    said = (
-        f"few images for features of {width} dimensions: {first} for each of the {size} first settings, where {wanted} "
-        f"are wanted; the first choices rest on noise, {2 * wanted * size / budget:.1f} times the budget would do"
-    )
-    return size, first, [said]
+    few = few_for_features(first, width, each=f" for each of the {size} first settings,")
+    more = 2 * PER_FEATURE * width * size / budget
+    return size, first, [f"{few}; the first choices rest on noise, {more:.1f} times the budget would do"] if few else []
 
 
 class _Search:

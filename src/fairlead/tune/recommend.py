@@ -1,12 +1,20 @@
-"""Which of the measured settings to take."""
+"""Which of the measured settings to take: the only place that recommends one, after a search or after a sweep."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fairlead.measure.agreement import adherence_of
+from fairlead.measure.metrics import DEBIASED, title_of
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.objective import Measured, Objective
+from fairlead.tune.setting import labels_of
+from fairlead.tune.store import Point
+
+ENOUGH = {"accuracy": 0.99, "agreement": 0.9}
+"""Adherence that a setting of a sweep must reach to be recommended, if any does: of the class, or of all that a
+condition says."""
 
 
 def lowest(points: Sequence[Measured], objective: Objective, z: float) -> Measured:
@@ -64,3 +72,45 @@ def recommend(
             f"; by the estimate only: {', '.join(unsure)}" if unsure else ""
         )
     return Recommended(chosen, why)
+
+
+def sentence(name: str, why: str) -> str:
+    """How a recommendation is said, everywhere."""
+    return f"Recommended: {name}, the {why}."
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The setting to take of those that a report is about.
+
+    Attributes:
+        point: the setting, measured.
+        text: :func:`sentence`.
+    """
+
+    point: Point
+    text: str
+
+    @property
+    def guidance(self) -> str:
+        return self.point.guidance
+
+
+def recommend_swept(points: Sequence[Point]) -> Choice:
+    """Of a sweep, which asks for no objective: the setting of smallest debiased distance among those whose adherence is
+    at least ``ENOUGH``; if none is, the one of the highest."""
+    name = adherence(points)
+    enough = f"{ENOUGH[name]:.0%}"
+    good = [point for point in points if point.score.metrics[name].value >= ENOUGH[name]]
+    if good:
+        best = min(good, key=lambda point: point.score.metrics[DEBIASED].value)
+        why = f"smallest {title_of(DEBIASED)} among settings with an {name} of at least {enough}"
+    else:
+        best = max(points, key=lambda point: point.score.metrics[name].value)
+        why = f"highest {name}. No setting reaches an {name} of {enough}"
+    return Choice(best, sentence(labels_of([point.setting for point in points])[points.index(best)], why))
+
+
+def adherence(points: Sequence[Point]) -> str:
+    """The metric of :func:`adherence_of` that all points have."""
+    return adherence_of(set.intersection(*(set(point.score.metrics) for point in points)))

@@ -26,8 +26,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.core.strict_json import opened, read_json, sealed
 from fairlead.measure.frechet import Moments
 from fairlead.measure.score import Difference, Floor, Samples, Score
 from fairlead.tune.setting import Setting, baselines
@@ -57,6 +59,8 @@ class Point:
     baseline: Setting | None = None
     differences: Mapping[str, Difference] | None = None
 
+    __repr__ = brief
+
     @property
     def guidance(self) -> str:
         return self.setting.guidance
@@ -83,6 +87,8 @@ class Images:
     rows: int
     seconds: float
 
+    __repr__ = brief
+
 
 def key_of(weights: str, setting: Setting, named: Mapping[str, Any]) -> str:
     """12 hex digits: equal for equal weights, guidance, sampler, steps and things that the guidance names."""
@@ -97,6 +103,10 @@ class SweepFolder:
         self.folder = Path(folder)
 
     # what the sweep is
+
+    def started(self) -> bool:
+        """Whether anything is there to go on with."""
+        return any(self.folder.glob("settings/*/*.safetensors"))
 
     def check(self, shared: Mapping[str, Any]) -> None:
         """Raise UsageError if a sweep is here whose settings share something else."""
@@ -114,6 +124,7 @@ class SweepFolder:
         reference: Moments,
         floor: Floor,
         command: str,
+        notes: Sequence[str] = (),
     ) -> None:
         """Begin a sweep, or go on with one: settings are added, never taken away.
 
@@ -127,6 +138,7 @@ class SweepFolder:
             reference: moments of the real images.
             floor: real images measured like generated ones.
             command: that started it.
+            notes: what the reader has to be told of all settings, a sentence each.
 
         Raises:
             UsageError: if the sweep that is here was measured in another way, or nothing can be written.
@@ -157,6 +169,7 @@ class SweepFolder:
             "measured_with": dict(measured_with),
             "classes": list(classes),
             "prompts": list(prompts),
+            "notes": list(notes),
             "models": {**about["models"], **{name: dict(model) for name, model in models.items()}},
             "settings": [*({"key": key, **asdict(setting)} for key, setting in settings.items()), *others],
             "floor": floor.as_dict(),
@@ -170,8 +183,8 @@ class SweepFolder:
             moments = {"mean": reference.mean, "scatter": reference.scatter, "n": torch.tensor(reference.n)}
             self._save("reference.safetensors", moments)
             if not (self.folder / "sweep.jsonl").exists():
-                (self.folder / "sweep.jsonl").write_text("")
-            self._write("sweep.json", json.dumps(about, indent=1))
+                self._write("sweep.jsonl", "")
+            self._write("sweep.json", json.dumps(sealed(about), indent=1))
         for line in self._lines():
             self._drop_batches(line["key"])
         self._settle(self._lines())
@@ -181,12 +194,25 @@ class SweepFolder:
         """Of the sweep that is here, if one is."""
         return Floor.from_dict(self._about()["floor"]) if (self.folder / "sweep.json").exists() else None
 
+    @property
+    def reference(self) -> Moments:
+        """Of the real images.
+
+        Raises:
+            UsageError: if they are not stored, or damaged.
+        """
+        try:
+            stored = load_file(self.folder / "reference.safetensors")
+            return Moments(int(stored["n"]), stored["mean"], stored["scatter"])
+        except _DAMAGED as error:
+            raise self._damaged(error) from error
+
     # work that is not measured yet
 
     def rows(self, key: str) -> float | None:
         """Network rows an image, as counted before the start; None if they were not."""
         try:
-            return float(json.loads((self._of(key) / "rows.json").read_text()))
+            return float(read_json(self._of(key) / "rows.json"))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -278,9 +304,7 @@ class SweepFolder:
             UsageError: if it is not stored, or damaged.
         """
         try:
-            stored = load_file(self.folder / "reference.safetensors")
-            reference = Moments(int(stored["n"]), stored["mean"], stored["scatter"])
-            return Samples.from_tensors(reference, load_file(self._of(key) / "samples.safetensors"))
+            return Samples.from_tensors(self.reference, load_file(self._of(key) / "samples.safetensors"))
         except _DAMAGED as error:
             raise UsageError(f"{self._of(key)} holds no samples that can be read ({error!r})") from error
 
@@ -334,7 +358,7 @@ class SweepFolder:
                 line = {**line, "baseline": base, "differences": differences}
             named = {"key": line["key"], **asdict(settings[line["key"]])}
             settled.append({**named, **line, **named})  # named comes first, and is as the setting is called now
-        self._write("sweep.jsonl", "".join(json.dumps(line) + "\n" for line in settled))
+        self._write("sweep.jsonl", "".join(json.dumps(sealed(line)) + "\n" for line in settled))
         return settled
 
     def _whole(self, line: Mapping[str, Any]) -> Score:
@@ -368,15 +392,16 @@ class SweepFolder:
         if not path.is_file():
             raise UsageError(f"{str(self.folder)!r} holds no sweep (no sweep.json); make one with `fairlead sweep`")
         try:
-            about: dict[str, Any] = json.loads(path.read_text())
+            about: dict[str, Any] = opened(read_json(path))
             if "format" not in about and {"floor", "command", "settings"} <= set(about):
                 raise UsageError(
                     f"sweep {self.folder} was made by an earlier version of fairlead, which stored no samples; "
                     f"measure it again into another folder: {about['command']}"
                 )
             about.setdefault("prompts", [])
+            about.setdefault("notes", [])
             _ = (
-                [*about["classes"], *about["prompts"]],
+                [*about["classes"], *about["prompts"], *about["notes"]],
                 {**about["models"]},
                 [*about["commands"]],
                 {**about["measured_with"]},
@@ -391,7 +416,7 @@ class SweepFolder:
 
     def _lines(self) -> list[dict[str, Any]]:
         try:
-            return [json.loads(line) for line in (self.folder / "sweep.jsonl").read_text().splitlines()]
+            return [opened(line) for line in read_json(self.folder / "sweep.jsonl", lines=True)]
         except _DAMAGED as error:
             raise self._damaged(error) from error
 

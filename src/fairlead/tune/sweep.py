@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -22,13 +23,17 @@ from torch import Tensor
 import fairlead
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
+from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder
 from fairlead.data.images import to_uint8
+from fairlead.data.names import same_names
 from fairlead.guide.expression import to_guidance
+from fairlead.measure.enough import FEWEST, OF_A_CLASS, rare_classes, rare_said
 from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.scores import shares_at_limits
 from fairlead.models.model import Model, Spec
 from fairlead.sample.run import Plan, Precision
-from fairlead.tune.asked import Asked, counts
+from fairlead.tune.asked import Asked, by_name, counts, labels_in_order
 from fairlead.tune.budget import Budget, Work
 from fairlead.tune.setting import Setting, baselines
 from fairlead.tune.store import Images, Point, SweepFolder, key_of
@@ -142,13 +147,16 @@ class Sweep:
         settings: from ``all_settings``.
         shared: what they share.
         load: checkpoint -> model; called again for every checkpoint when its turn comes, so that one is in memory.
+        called: the name by which the user gave ``shared.n``.
 
     Raises:
         UsageError: for anything that cannot be sampled, or not be scored because there are too few images; before any
             network call.
     """
 
-    def __init__(self, settings: Sequence[Setting], shared: Shared, load: Callable[[str], Model]) -> None:
+    def __init__(
+        self, settings: Sequence[Setting], shared: Shared, load: Callable[[str], Model], called: str = "n"
+    ) -> None:
         self.shared, self._load = shared, load
         self._held: tuple[str, Model] | None = None
         self._resources: dict[tuple[str, str], Any] = {}
@@ -160,22 +168,26 @@ class Sweep:
             self._fits(checkpoint, model, first)
             first = first or model
             self.models[checkpoint] = dict(model.metadata)
+            if model is first:
+                conds = tuple(str(model.named(cond)) for cond in shared.conds)
+                self.shared = shared = replace(shared, conds=conds)
             some = shared.conds or model.classes or model.examples or (None,)
             # to check everything early; the real ones follow the reference
-            conds = [some[i % len(some)] for i in range(shared.n)]
+            taken = [some[i % len(some)] for i in range(shared.n)]
             for setting in settings:
                 if setting.checkpoint == checkpoint:
-                    plan = self._plan(setting, conds)
+                    setting = _named(setting, model)
+                    plan = self._plan(setting, taken)
                     self.keys[setting] = key_of(_weights(checkpoint, model), setting, named(plan))
         if first is None:
             raise UsageError("sweep: nothing to measure; give at least one setting")
         self.first = first
         """The model of the first checkpoint; all others are told the same and give images of the same shape."""
         self._asked: Asked | None = None
+        self._left_out: tuple[int, ...] = ()
         self.labels: list[int] = []
         """Of the conditions that were chosen, to compare with real images of these; empty for all."""
-        if first.told == "label":
-            self._check_counts(first.encode(conds).values["label"])
+        self._check_n(called)
         if shared.conds:
             if first.told != "label":
                 raise UsageError(
@@ -187,6 +199,23 @@ class Sweep:
         if twice:
             checkpoints = " and ".join(dict.fromkeys(setting.checkpoint for setting in twice))
             raise UsageError(f"sweep: {checkpoints} are the same weights and would be measured twice; give each once")
+
+    def _check_n(self, called: str) -> None:
+        """Raise UsageError if n (by the name ``called``) is less than 3 of every condition, shared evenly.
+
+        What classes that are rarer get is said by ``enough.rare_said``.
+        """
+        kinds, n = 1, self.shared.n
+        if self.first.told == "label":
+            some = list(self.shared.conds or self.first.classes or self.first.examples)
+            kinds = len(counts(self.first.encode(some).values["label"])) if some else 1
+        least = max(FEWEST, OF_A_CLASS * kinds)
+        if n < least:
+            over = "" if kinds == 1 else f" over {kinds} conditions"
+            more = "" if kinds == 1 else f", {OF_A_CLASS} of every condition"
+            raise UsageError(
+                f"sweep: {called} = {n} images{over} are too few to score; expected at least {least}{more}"
+            )
 
     def described(self) -> dict[str, Any]:
         """What a folder must share for this sweep to go on there."""
@@ -214,10 +243,23 @@ class Sweep:
             workers: this process among those that share the work.
 
         Raises:
-            UsageError: if the folder holds another kind of sweep or cannot be written; if the budget covers nothing; at
-                the first step whose samples are not finite.
+            UsageError: if the folder holds another kind of sweep, another sweep works in it, or it cannot be written;
+                if the budget covers nothing; at the first step whose samples are not finite.
         """
+        check_folder(folder.folder, "choose another folder")
         workers = workers or Workers()
+        with Hold(folder.folder) if workers.main else nullcontext():
+            yield from self._events(folder, evaluator, command, budget, keep_images, workers)
+
+    def _events(
+        self,
+        folder: SweepFolder,
+        evaluator: Evaluator | None,
+        command: str,
+        budget: Budget | None,
+        keep_images: bool,
+        workers: Workers,
+    ) -> Iterator[Event]:
         began = time.perf_counter()
         conds: list[Spec] = workers.share(self._open(folder, evaluator, command) if workers.main else None)
         order = sorted(self.keys, key=lambda setting: setting not in baselines(list(self.keys)).values())
@@ -276,20 +318,27 @@ class Sweep:
         if evaluator is None:
             raise UsageError("sweep: the main process needs an evaluator")
         self._asked = asked = Asked.of(self.first, evaluator, self.shared.n)
-        self._check_counts(asked.labels)
+        real, held_out = evaluator.reference, evaluator.held_out
+        rare = rare_classes(asked.labels, held_out.labels, labels_in_order(self.first, real, held_out))
+        self._left_out = tuple(one.label for one in rare)
         shown = sorted(set(asked.labels.tolist()))
         prompts = [str(asked.conds[i]) for i in pictured(asked.labels, EXAMPLES).tolist()]
-        floor = folder.floor or evaluator.floor(self.shared.n)
+        floor = folder.floor or evaluator.floor(self.shared.n, self._left_out)
         folder.open(
             self.described(),
-            {**evaluator.described(), "fairlead": fairlead.__version__},
+            {
+                **evaluator.described(),
+                "fairlead": fairlead.__version__,
+                **dict.fromkeys(by_name(self.first), True),
+            },
             self.models,
             {key: setting for setting, key in self.keys.items()},
-            [evaluator.reference.classes[label] for label in shown],
+            [real.classes[label] for label in shown],
             [] if self.first.told == "label" else prompts,
             evaluator.moments,
             floor,
             command,
+            rare_said(rare, real.classes, self.shared.n),
         )
         return list(asked.conds)
 
@@ -328,6 +377,7 @@ class Sweep:
                 block=min(n, floor.n if floor else n),
                 saturation=made.saturation,
                 asked=asked.attributes,
+                left_out=self._left_out,
             )
             waiting.remove(setting)
             yield folder.add(key, score, made, made.images[pictured(asked.labels, EXAMPLES)], keep_images)
@@ -366,20 +416,18 @@ class Sweep:
             raise UsageError("a sweep scores how well images follow their condition, and this model is unconditional")
         for what in ("conditions", "classes", "shape"):
             mine, theirs = getattr(model, what), getattr(first or model, what)
-            if mine != theirs:
+            if mine != theirs and not (what == "classes" and same_names(mine, theirs)):
                 raise UsageError(
                     f"sweep: checkpoint {checkpoint!r} has {what} {list(mine)}, the first one {list(theirs)}; they "
                     "must agree, as all are measured against the same images"
                 )
 
-    def _check_counts(self, labels: Tensor) -> None:
-        each = counts(labels)
-        if self.shared.n < 4 or min(each) < 3:
-            count = len(self.shared.conds or self.first.classes or each)
-            raise UsageError(
-                f"sweep: n = {self.shared.n} images over {count} conditions are too few to score; expected at least "
-                f"{max(4, 3 * count)}, 3 of every condition"
-            )
+
+def _named(setting: Setting, model: Model) -> Setting:
+    """The setting with the conditions in its guidance by name."""
+    guidance = to_guidance(setting.guidance)
+    told = guidance.by_name(model.named)
+    return setting if told == guidance else replace(setting, guidance=str(told))
 
 
 def _weights(checkpoint: str, model: Model) -> str:

@@ -1,8 +1,8 @@
 """Pick a guidance: search on some seeds, then measure what is on the front on others, and say which to take.
 
-OUT/tuned.json       the answer: expression, interval, reasons, everything measured
+OUT/tuned.json       the answer: expression, interval, reasons, everything measured; see ``answers``
     searched/        batches of the search, for starting again
-    report/          a sweep of the reported settings, on seeds of its own
+    report/          a sweep of the reported settings, on seeds of its own, with the answers it is about
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.core.strict_json import opened, read_json, sealed
 from fairlead.measure.agreement import adherence_of
+from fairlead.measure.enough import PER_FEATURE, few_for_features
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.frechet import Moments
+from fairlead.measure.metrics import check_distance, maximised
 from fairlead.models.diffusers import is_pipeline
 from fairlead.train.checkpoint import find_checkpoint
+from fairlead.tune.answers import Answer, answers_of, joined
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.front import front
 from fairlead.tune.objective import DISTANCE, Measure, Measured, Objective, Setting, z_of
 from fairlead.tune.one_knob import FEWEST, Found, search
-from fairlead.tune.recommend import recommend
+from fairlead.tune.recommend import recommend, sentence
 from fairlead.tune.several_knobs import candidates_for, halving
 from fairlead.tune.template import Template
 
@@ -70,6 +74,11 @@ class Tuned:
     images: int
     notes: tuple[str, ...]
 
+    @property
+    def recommendation(self) -> str:
+        """In a sentence; the only one that says which setting to take."""
+        return sentence(self.guidance, self.why)
+
     def reported(self, most: int = 6) -> list[str]:
         """Expressions for the report: the recommended one, no guidance, and others of the front spread over it."""
         others = [row.guidance for row in self.rows if row.on_front and row.guidance != self.guidance]
@@ -113,13 +122,17 @@ def tune(
             recommended = recommend(points, objective, constraints, z_of(LEVEL))
         images = sum(one.n for one in points)
     else:
-        wide = 4 * reference.d if objective.metric == DISTANCE else 0
+        wide = PER_FEATURE * reference.d if objective.metric == DISTANCE else 0
         first = first or max(SMALLEST, budget // 64, wide if 6 * wide <= budget else 0)
+        if wide and (few := few_for_features(first, reference.d, each=" for each candidate at the start,")):
+            notes = (few,)
         several = halving(
             measure, reference, knobs, budget=budget, first=first, objective=objective, constraints=constraints,
             level=LEVEL, seed=seed,
         )  # fmt: skip
         points, images, recommended = several.points, several.images, several.recommended
+    if objective.metric == DISTANCE and (few := few_for_features(reference.n, reference.d, "real images")):
+        notes = (*notes, few)
     rows = _rows(points, template, objective)
     if recommended is None:
         rules = " and ".join(map(str, constraints))
@@ -164,7 +177,7 @@ def _rows(points: Sequence[Measured], template: Template, objective: Objective) 
     metrics = list(dict.fromkeys((objective.metric, *shown, *points[0].batch.values)))
     # one that hardly any sample is asked for, such as the second digit, is not known of every setting
     metrics = [m for m in metrics if all(one.estimate(m).n for one in points)]
-    objectives = [objective, *(Objective(m, maximise=m != DISTANCE) for m in shown if m != objective.metric)]
+    objectives = [objective, *(Objective(m, maximised(m)) for m in shown if m != objective.metric)]
     standings = front(points, objectives, z_of(LEVEL))
     return tuple(
         Row(
@@ -190,6 +203,7 @@ def parse_constraints(texts: Sequence[str], steps: int, metrics: Sequence[str]) 
         rule = Constraint.parse(text)
         if rule.metric == "rows_per_step":
             rule = Constraint("rows", rule.bound * steps, rule.at_least)
+        check_distance(rule.metric, f"constraint {text!r}")
         if rule.metric not in (*metrics, "rows"):
             raise UsageError(
                 f"constraint {text!r}: unknown metric {rule.metric!r} (known: {', '.join(metrics)}, rows, "
@@ -200,20 +214,22 @@ def parse_constraints(texts: Sequence[str], steps: int, metrics: Sequence[str]) 
 
 
 def save(path: Path, tuned: Tuned, about: Mapping[str, Any]) -> None:
-    """Write the answer as JSON.
+    """Write the answer as JSON, beside those to other questions that are there, see ``answers``.
 
     Raises:
-        UsageError: if it cannot be written.
+        UsageError: if it cannot be written, or what is there is damaged.
     """
     answer = {
         "guidance": tuned.guidance,
         "why": tuned.why,
+        "recommendation": tuned.recommendation,
         "best": None if tuned.best is None else dict(zip(("value", "low", "high"), tuned.best, strict=True)),
         "notes": list(tuned.notes),
         "images": tuned.images,
         "settings": [
             {
                 "guidance": row.guidance,
+                "setting": list(row.setting),
                 "n": row.n,
                 "rows_per_image": row.rows,
                 "on_front": row.on_front,
@@ -225,8 +241,9 @@ def save(path: Path, tuned: Tuned, about: Mapping[str, Any]) -> None:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        before = read_answers(path) if path.exists() else []
         with replacing(path) as partial:
-            partial.write_text(json.dumps(answer, indent=1) + "\n")
+            partial.write_text(json.dumps(sealed(joined(answer, before)), indent=1) + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error}; the batches of the search are kept") from error
 
@@ -261,9 +278,44 @@ def read_tuned(run: Path) -> dict[str, Any]:
     path = run / "tuned.json"
     if not path.is_file():
         raise UsageError(f"guidance 'tuned': {run} has no tuned.json; make it with `fairlead tune {run}`")
+    return read_answers(path)[0]
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """All that a ``tuned.json`` holds, the latest first.
+
+    Raises:
+        UsageError: if it cannot be read, or is damaged.
+    """
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        _ = found["guidance"] + found["sampler"], found["steps"] + 1
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UsageError(f"{path} is damaged ({error!r}); run `fairlead tune` again") from error
-    return found
+        return answers_of(opened(read_json(path)))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is damaged ({error!r}); remove it and run `fairlead tune` again") from error
+
+
+def tuned_of(answer: Mapping[str, Any]) -> tuple[Tuned, Template]:
+    """What was found and what was searched, from an answer as it is stored.
+
+    Raises:
+        UsageError: if it is damaged, or of a version that did not store the settings.
+    """
+    try:
+        rows = tuple(
+            Row(
+                tuple(row["setting"]),
+                row["guidance"],
+                row["n"],
+                {name: Estimate(value, error, row["n"]) for name, (value, error) in row["metrics"].items()},
+                row["rows_per_image"],
+                row["on_front"],
+            )
+            for row in answer["settings"]
+        )
+        best = answer["best"] and (answer["best"]["value"], answer["best"]["low"], answer["best"]["high"])
+        template = Template.of(
+            answer["template"], [f"{name}={low!r}:{high!r}" for name, (low, high) in answer["ranges"].items()]
+        )
+        found = Tuned(answer["guidance"], answer["why"], best, rows, answer["images"], tuple(answer["notes"]))
+        return found, template
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"an answer of `fairlead tune` is damaged ({error!r}); run it again") from error

@@ -1,0 +1,89 @@
+"""What metrics are called, in which unit they are, and which way is better: the one place that says it.
+
+A metric has a *key*, under which it is stored and asked for (``distance_debiased``), and a *title*, under which people
+read it. The Fréchet distance has two of either: the raw one is biased upwards by about 1/n, the debiased one is not
+(jackknife). They never share a name, because a number of one kind says nothing beside one of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from fairlead.core.errors import UsageError
+from fairlead.measure.estimate import Estimate
+
+Unit = Literal["", "share", "rows"]
+RAW, DEBIASED = "distance", "distance_debiased"
+SHARES = "shares between 0 and 1 (0.99 is 99 %)"
+"""For the captions of tables: which unit accuracy, agreement, confidence and saturation have there."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Of one metric: its title, whether lower is better (None: neither way by itself), and its unit."""
+
+    title: str
+    lower: bool | None = False
+    unit: Unit = ""
+
+
+_KNOWN: Mapping[str, Metric] = {
+    RAW: Metric("raw distance", lower=True),
+    DEBIASED: Metric("debiased distance", lower=True),
+    "kid": Metric("kid", lower=True),
+    "cmmd": Metric("cmmd", lower=True),
+    "precision": Metric("precision", unit="share"),
+    "recall": Metric("recall", unit="share"),
+    "density": Metric("density"),
+    "coverage": Metric("coverage", unit="share"),
+    "vendi": Metric("vendi"),
+    "accuracy": Metric("accuracy", unit="share"),
+    "confidence": Metric("confidence", unit="share"),
+    "inception_style": Metric("inception-style score"),
+    "diversity": Metric("diversity", lower=None),
+    "saturation": Metric("saturation", lower=True, unit="share"),
+    "rows": Metric("network rows an image", lower=True, unit="rows"),
+}
+
+
+def metric(key: str) -> Metric:
+    """By its key; agreement in one attribute is known by how its key begins."""
+    if key == "agreement" or key.startswith("agreement_"):
+        return Metric(key.replace("_", " "), unit="share")
+    return _KNOWN.get(key) or Metric(key.replace("_", " "))
+
+
+def title_of(key: str, distance: str = "distance") -> str:
+    """What people read: ``raw distance``; ``distance`` is what the distance is called, e.g. "FID"."""
+    found = metric(key).title
+    return found.replace("distance", distance) if key in (RAW, DEBIASED) else found
+
+
+def percent(estimate: Estimate) -> str:
+    """A share as ``99.954 ± 0.046 %``, with the digits of ``str(estimate)``."""
+    return f"{Estimate(100 * estimate.value, 100 * estimate.error, estimate.n)} %"
+
+
+def shown_as(key: str, estimate: Estimate) -> str:
+    """A value in the unit that sentences use: shares in percent."""
+    return percent(estimate) if metric(key).unit == "share" else str(estimate)
+
+
+def maximised(key: str) -> bool:
+    """Whether a search for the best of it looks for the highest."""
+    return not metric(key).lower
+
+
+def check_distance(key: str, where: str) -> None:
+    """Raise UsageError where the raw distance is asked for and settings of different n are compared.
+
+    Args:
+        where: what asked, for the message: "--objective 'distance'".
+    """
+    if key == RAW:
+        raise UsageError(
+            f"{where}: the raw distance falls with the number of images, which differs between settings; write "
+            f"{DEBIASED}, the one without that bias"
+        )
