@@ -51,12 +51,13 @@ def upward(module: str, source: str) -> list[str]:
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the package but its front door, ``fairlead/__init__.py``, which re-exports from all folders."""
+    """Every module of the package but its front doors: ``fairlead/__init__.py``, which re-exports from all folders, and
+    ``fairlead/__main__.py``, which starts the command line."""
     found = {}
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
         parts = parts[:-1] if parts[-1] == "__init__" else parts
-        if parts:
+        if parts not in ((), ("__main__",)):
             found[".".join(("fairlead", *parts))] = path
     return found
 

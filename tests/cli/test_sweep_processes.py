@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 from fairlead.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")

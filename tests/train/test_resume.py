@@ -2,14 +2,29 @@
 
 import dataclasses
 import json
+import socket
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from fairlead.core.errors import UsageError
+from fairlead.core.hold import NAME
+from fairlead.core.strict_json import sealed
 from fairlead.data.images import ImageData
 from fairlead.train.checkpoint import find_checkpoint, steps_of
 from fairlead.train.loop import Training
+from fairlead.train.resume import _compared
 from tests.train.tiny import digits, same_bits, tensors_of, tiny_config, tiny_net, trained
+
+HOLDER = """
+import sys, time
+from fairlead.core.hold import Hold
+with Hold(sys.argv[1]):
+    print(flush=True)
+    time.sleep(100)
+"""
 
 
 @pytest.mark.parametrize(
@@ -123,7 +138,7 @@ def test_a_setting_that_this_version_lacks_is_named(tmp_path):
     path = tmp_path / "step-000006" / "model.json"
     about = json.loads(path.read_text())
     about["train"]["novelty"] = 3
-    path.write_text(json.dumps(about))
+    path.write_text(json.dumps(sealed(about)))
     with pytest.raises(UsageError, match="novelty was 3, now None"):
         Training(digits(), tiny_config(), tmp_path, resume=True)
 
@@ -155,3 +170,95 @@ def test_resumed_state_has_the_layout_of_a_fresh_one(tmp_path):
         return {f"{i}.{key}": value.stride() for i, entry in state.items() for key, value in entry.items()}
 
     assert strides(straight) == strides(resumed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checkpoint_every": 2},
+        {"snapshot_every": 5},
+        {"precision": "auto"},
+        {"data": {"spec": "digits"}},
+        {"drop": 0.7, "drops": {"label": 0.1}},
+    ],
+    ids=["checkpoints", "snapshots", "auto", "data", "drops"],
+)
+def test_what_changes_no_bit_may_be_another(tmp_path, monkeypatch, change):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    trained(tiny_config(checkpoint_every=3), tmp_path / "run", until=3)
+    trained(tiny_config(**{"checkpoint_every": 3, **change}), tmp_path / "run", resume=True)
+    trained(tiny_config(), tmp_path / "plain")
+    assert same_bits(tensors_of(tmp_path / "run"), tensors_of(tmp_path / "plain"))
+
+
+def test_snapshots_of_before_stay_whatever_is_kept_now(tmp_path):
+    trained(tiny_config(snapshot_every=2, checkpoint_every=3), tmp_path, until=3)
+    trained(tiny_config(), tmp_path, resume=True)
+    assert steps_of(tmp_path) == [2, 6]
+
+
+def test_the_advice_on_precision_works_on_another_machine(tmp_path, monkeypatch):
+    """auto is bf16 where the processor has matrix units for it, and fp32 where it has none."""
+    trained(tiny_config(precision="auto", checkpoint_every=3), tmp_path, until=3)
+    was = find_checkpoint(tmp_path).about["precision"]
+    other = "fp32" if was == "bf16" else "bf16"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: other == "bf16")
+    message = f"it was trained in {was}, here {other} would be used; pass --precision {was}"
+    with pytest.raises(UsageError, match=message):
+        Training(digits(), tiny_config(precision="auto"), tmp_path, resume=True)
+    with pytest.raises(UsageError, match=message):
+        Training(digits(), tiny_config(precision=other), tmp_path, resume=True)
+    trained(tiny_config(precision=was), tmp_path, resume=True)
+    assert find_checkpoint(tmp_path).step == 6
+
+
+def test_mirroring_is_part_of_the_data(tmp_path):
+    trained(tiny_config(checkpoint_every=3), tmp_path, until=3)
+    other: ImageData = dataclasses.replace(digits(), flip=True)
+    with pytest.raises(UsageError, match="flip was False, now True"):
+        Training(other, tiny_config(checkpoint_every=3), tmp_path, resume=True)
+
+
+def test_another_setup_goes_on_and_is_said(tmp_path):
+    trained(tiny_config(checkpoint_every=3), tmp_path, until=3)
+    assert Training(digits(), tiny_config(), tmp_path, resume=True).notes == []
+    path = tmp_path / "step-000003" / "model.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "processes": 2, "device": "cuda"}))
+    (note,) = Training(digits(), tiny_config(), tmp_path, resume=True).notes
+    assert note == (
+        "goes on from step 3 in another setup (device was cuda, now cpu; processes was 2, now 1): equal to rounding, "
+        "not to the bit"
+    )
+
+
+def test_what_is_known_by_its_contents_may_lie_elsewhere():
+    for name, place, contents in (
+        ("latents", "source", "hash"), ("text", "source", "weights"), ("net", "pipeline", "base")
+    ):  # fmt: skip
+        here, there = ({place: where, contents: "a", "width": 3} for where in ("here", "there"))
+        assert _compared(name, here) == _compared(name, there)
+        assert _compared(name, here) != _compared(name, {**here, contents: "b"})
+    assert _compared("text", {"source": "here"}) != _compared("text", {"source": "there"})  # nothing says what it is
+
+
+def test_a_run_holds_its_folder_until_its_end(tmp_path):
+    training = Training(digits(), tiny_config(), tmp_path)
+    steps = training.run()
+    next(steps)
+    assert (tmp_path / NAME).exists()
+    list(steps)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000006"]
+
+
+def test_a_held_folder_is_refused_before_any_work(tmp_path):
+    trained(tiny_config(checkpoint_every=3), tmp_path, until=3)
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    with pytest.raises(UsageError, match=rf"is held by process {process.pid} on host {socket.gethostname()}"):
+        Training(digits(), tiny_config(checkpoint_every=3), tmp_path, resume=True)
+    process.kill()
+    process.wait()
+    _, records = trained(tiny_config(checkpoint_every=3), tmp_path, resume=True)
+    assert [record.step for record in records] == [4, 5, 6]

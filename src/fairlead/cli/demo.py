@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairlead.core.errors import UsageError
+from fairlead.core.hold import NAME, Hold
+from fairlead.core.places import check_folder, is_folder
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
@@ -41,6 +43,11 @@ class Demo:
     """Decides all random draws."""
 
     def run(self) -> None:
+        self._check()
+        with Hold(self.out):
+            self._run()
+
+    def _run(self) -> None:
         from fairlead.cli.options import evaluator_for
         from fairlead.cli.report import write_report
         from fairlead.cli.sweep import measure_with_progress
@@ -107,11 +114,10 @@ class Demo:
             raise UsageError(f"--n: expected at least {LEAST} images, so that every class is measured; got {self.n}")
         if not 0 <= self.seed < 2**62:
             raise UsageError(f"--seed: expected an integer from 0 to 2**62, got {self.seed}")
-        if not self.out.exists():
+        check_folder(self.out)
+        if not is_folder(self.out):
             return
-        if not self.out.is_dir():
-            raise UsageError(f"{self.out} is a file; choose another --out")
-        others = sorted(path.name for path in self.out.iterdir() if path.name not in OWN)
+        others = sorted(path.name for path in self.out.iterdir() if path.name not in (*OWN, NAME))
         model = self.out / "model"
         foreign = model.exists() and not list(model.glob("step-*/model.json"))
         loose = (self.out / "settings").exists() and not (self.out / "sweep.json").exists()
@@ -123,6 +129,8 @@ class Demo:
         """Remove what an earlier demo wrote, and nothing else."""
         import shutil
 
+        with Hold(self.out / "model"):  # nobody trains on in there
+            pass
         for name in OWN:
             path = self.out / name
             if path.is_dir():

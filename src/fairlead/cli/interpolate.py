@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fairlead.cli.progress import working
 from fairlead.core.errors import UsageError
+from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder
 from fairlead.core.registry import names
+from fairlead.core.signals import unbroken
 
 if TYPE_CHECKING:
     from fairlead.measure.interpolate import Interpolation
@@ -59,17 +63,21 @@ class Interpolate:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise UsageError(f"{self.out} is a file; choose another --out")
+        with Hold(self.out):
+            self._run()
+
+    def _run(self) -> None:
         from fairlead.cli.options import evaluator_for, guidance_of
         from fairlead.core.files import replacing
         from fairlead.measure.interpolate import interpolate
         from fairlead.models.load import load
         from fairlead.report.interpolate import strip, table
 
-        if self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"{self.out} is a file; choose another --out")
-        if (self.out / "interpolation.json").exists():
-            raise UsageError(f"{self.out} already holds an interpolation; choose another --out")
-        model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
+        check_folder(self.out, fresh={"interpolation.json": "an interpolation", "strip.png": "strip.png"})
+        with working(f"loading {self.model}"):
+            model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
         guidance, chosen = guidance_of(
             self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
         )
@@ -94,11 +102,13 @@ class Interpolate:
         about["smoothness"] = {"features": [features.value, features.error], "pixels": [pixels.value, pixels.error]}
         about["recognised"] = {name: [share.value for share in row] for name, row in shares.items()}
         about |= evaluator.described()
+        picture = strip(found, {"fairlead": json.dumps(found.run.provenance())})
         try:
-            with replacing(self.out / "strip.png") as partial:
-                partial.write_bytes(strip(found, {"fairlead": json.dumps(found.run.provenance())}))
-            with replacing(self.out / "interpolation.json") as partial:
-                partial.write_text(json.dumps(about, indent=1) + "\n")
+            with unbroken():
+                with replacing(self.out / "strip.png", durable=False) as partial:
+                    partial.write_bytes(picture)
+                with replacing(self.out / "interpolation.json") as partial:
+                    partial.write_text(json.dumps(about, indent=1) + "\n")
         except OSError as error:
             raise UsageError(f"cannot write to {self.out}: {error}") from error
         print("\n".join(table(found, shares)))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fairlead.cli.training import TrainOptions, train_with_progress
+from fairlead.cli.training import TrainOptions, finishing, train_with_progress
 from fairlead.core.errors import UsageError
+from fairlead.core.signals import unbroken
 from fairlead.nets.build import AUTOENCODER_PRESETS, autoencoder_preset
 from fairlead.train.config import AUTOENCODER_RECIPES, Recipe
 
@@ -22,8 +23,8 @@ class TrainAutoencoder(TrainOptions):
     """Train an autoencoder, the AutoencoderKL of diffusers made small, for a diffusion model of its latents.
 
     At the end its error on the test split is measured, and OUT is a folder that diffusers loads, with the scale of the
-    latents in its configuration. Ctrl-C saves a checkpoint and stops; the same command with --resume goes on to the
-    same bits as an uninterrupted run.
+    latents in its configuration. Ctrl-C or SIGTERM saves a checkpoint and stops; the same command with --resume goes on
+    to the same bits as an uninterrupted run.
 
     Example: fairlead train-autoencoder --data digits --out runs/vae
     """
@@ -58,10 +59,11 @@ class TrainAutoencoder(TrainOptions):
         return self.net or autoencoder_preset(size)
 
     def run(self) -> None:
-        training = self.start(AUTOENCODER_RECIPES, AUTOENCODER_PRESETS, ("channels", "latent"))
-        train_with_progress(training)
-        if training.accelerator.is_main_process:
-            self._finish(training)
+        with self.started(AUTOENCODER_RECIPES, AUTOENCODER_PRESETS, ("channels", "latent")) as training:
+            train_with_progress(training)
+            if training.accelerator.is_main_process:
+                with finishing(self.out):
+                    self._finish(training)
 
     def _finish(self, training: Training) -> None:
         from fairlead.core.files import replacing
@@ -75,7 +77,8 @@ class TrainAutoencoder(TrainOptions):
         data = load_data(**given, split="test")
         errors = reconstruction_error(autoencoder, data)
         measured = {"data": data.name, "split": data.split, "fingerprint": data.fingerprint}
-        save_autoencoder(autoencoder, training, {**measured, **{name: asdict(e) for name, e in errors.items()}})
+        with unbroken():
+            save_autoencoder(autoencoder, training, {**measured, **{name: asdict(e) for name, e in errors.items()}})
         shape = autoencoder.latent_shape(data.shape)
         print(
             f"{len(data):,} test images: PSNR {errors['psnr']} dB, mean absolute error {errors['l1']} of the range; "
@@ -83,7 +86,7 @@ class TrainAutoencoder(TrainOptions):
         )
         path = self.out / "reconstructions.png"
         try:
-            with replacing(path) as partial:
+            with replacing(path, durable=False) as partial:
                 partial.write_bytes(reconstruction_grid(autoencoder, data))
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error}; the autoencoder itself is saved") from error

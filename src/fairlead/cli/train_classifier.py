@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fairlead.cli.training import ScheduleName, TrainOptions, train_with_progress
+from fairlead.cli.training import ScheduleName, TrainOptions, finishing, train_with_progress
 from fairlead.core.errors import UsageError
 from fairlead.nets.build import CLASSIFIER_PRESETS
 from fairlead.train.config import CLASSIFIER_RECIPES
@@ -23,8 +23,8 @@ class TrainClassifier(TrainOptions):
     """Train a classifier of noisy images, p(class | x_t, t), for guidance by its gradient.
 
     It must be trained on the noise schedule of the model it is to guide. At the end its accuracy on the test split is
-    measured by noise level, printed, and drawn to OUT/accuracy.png. Ctrl-C saves a checkpoint and stops; the same
-    command with --resume goes on to the same bits as an uninterrupted run.
+    measured by noise level, printed, and drawn to OUT/accuracy.png. Ctrl-C or SIGTERM saves a checkpoint and stops; the
+    same command with --resume goes on to the same bits as an uninterrupted run.
 
     Example: fairlead train-classifier --recipe digits --out runs/digits-classifier
     """
@@ -34,11 +34,12 @@ class TrainClassifier(TrainOptions):
     schedule: ScheduleName = None
 
     def run(self) -> None:
-        training = self.start(CLASSIFIER_RECIPES, CLASSIFIER_PRESETS)
-        held_out = self._held_out(training)
-        train_with_progress(training)
-        if training.accelerator.is_main_process:
-            self._measure(training, held_out)
+        with self.started(CLASSIFIER_RECIPES, CLASSIFIER_PRESETS) as training:
+            held_out = self._held_out(training)
+            train_with_progress(training)
+            if training.accelerator.is_main_process:
+                with finishing(self.out):
+                    self._measure(training, held_out)
 
     def _held_out(self, training: Training) -> ImageData:
         """The test images; what is too few is refused or said, before anything is trained."""
@@ -67,7 +68,7 @@ class TrainClassifier(TrainOptions):
             print(f"{entry.low:>4g} to {entry.high:>2g}  {100 * entry.accuracy.value:.1f} %")
         path = self.out / "accuracy.png"
         try:
-            with replacing(path) as partial:
+            with replacing(path, durable=False) as partial:
                 partial.write_bytes(accuracy_plot(bins, len(data.classes)))
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error}; the classifier itself is saved") from error

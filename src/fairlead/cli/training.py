@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fairlead.cli.progress import Bar, counting_bar, working
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.hold import shared_hold
+from fairlead.core.places import check_folder
 from fairlead.core.registry import lookup, names
+from fairlead.core.signals import Ended, noting, saving_ignored
 from fairlead.nets.build import net_config
 from fairlead.train.config import OTHER_KINDS, Recipe, TrainConfig
 
@@ -75,6 +78,14 @@ class TrainOptions:
     resume: bool = False
     """Continue the run in OUT from its last checkpoint."""
 
+    @contextmanager
+    def started(
+        self, recipes: Mapping[str, Recipe], presets: Mapping[str, dict[str, Any]], net: Sequence[str] = ("channels",)
+    ) -> Iterator[Training]:
+        """The training, with its folder held until the block is through. See :meth:`start`."""
+        with shared_hold(self.out), saving_ignored():
+            yield self.start(recipes, presets, net)
+
     def start(
         self, recipes: Mapping[str, Recipe], presets: Mapping[str, dict[str, Any]], net: Sequence[str] = ("channels",)
     ) -> Training:
@@ -84,20 +95,28 @@ class TrainOptions:
             net: options that are arguments of the network.
         """
         from fairlead.data.hub import load_data
-        from fairlead.train.conditions import asked
+        from fairlead.train.conditions import asked, rule_of_words
+        from fairlead.train.environment import check_environment, resolve_precision, training_device
         from fairlead.train.loop import Training
 
-        recipe, changes = self._recipe(recipes), self._given([field.name for field in fields(TrainConfig)])
+        recipe, device = self._recipe(recipes), training_device()
+        precision: Any = self.precision or recipe.train.get("precision", "auto")
+        check_environment(resolve_precision(precision, device), device)
+        changes = self._given([field.name for field in fields(TrainConfig)])
+        check_folder(self.out)
         put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
         given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip", "captions"))}
-        data = load_data(**given)
+        with working(f"reading data {given['spec']!r}"):
+            data = load_data(**given)
         _, height, width = data.shape
         if height != width:
             raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
         image = self._image(recipe)
-        classes, told, text = asked(data, self._names(recipe), *self._text(), image=image or "superres")
+        encoder, null, settings = self._text()
+        settings = settings | (rule_of_words(self.out) if self.resume else {})
+        classes, told, text = asked(data, self._names(recipe), encoder, null, settings, image or "superres")
         latents = self._latents(data)
         channels_in, size, _ = latents["shape"] if latents else data.shape
         config = TrainConfig(
@@ -117,7 +136,8 @@ class TrainOptions:
             ) as read,
         ):
             trackers = [self.tracker] if self.tracker else None
-            training = Training(data, config, self.out, self.resume, trackers, encoded, read)
+            with working("preparing the training"):
+                training = Training(data, config, self.out, self.resume, trackers, encoded, read)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if config.objective in OTHER_KINDS else f", told {told_names}"
@@ -129,6 +149,8 @@ class TrainOptions:
             )
             for note in data.notes:
                 print(f"  {note}")
+            for note in training.notes:
+                print(f"{self.out} {note}", file=sys.stderr)
         return training
 
     def _recipe(self, recipes: Mapping[str, Recipe]) -> Recipe:
@@ -181,52 +203,48 @@ class TrainOptions:
 
 
 def train_with_progress(training: Training, preview_every: int = 0) -> None:
-    """Train to the end behind a progress bar. Ctrl-C finishes the step, saves, and raises KeyboardInterrupt."""
-    from tqdm import tqdm
-
+    """Train to the end behind a progress bar. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and raise ``Ended``;
+    SIGUSR1 finishes the step, saves, and goes on."""
     main = training.accelerator.is_main_process
     loss: float | None = None
     with (
-        interruptible() as interrupted,
-        tqdm(
-            total=training.config.steps, initial=training.step, unit="step", disable=not main, dynamic_ncols=True
-        ) as bar,
+        noting() as noted,
+        Bar(training.config.steps, "step", initial=training.step, shown=main) as bar,
     ):
-        if training.step == training.config.steps:
+        if training.step == training.config.steps and main:
             print(f"{training.out} is trained already: step {training.step} of {training.config.steps}")
         for record in training.run():
             loss = record.loss if loss is None else 0.98 * loss + 0.02 * record.loss
+            bar.note(f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s")
             bar.update()
-            bar.set_postfix_str(
-                f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s", refresh=False
-            )
             if main and preview_every and record.step % preview_every == 0:
                 write_preview(training)
-            if training.anywhere(interrupted()):
-                saved = record.saved or training.save()
+            asked = training.anywhere(_ASKED_END + noted.ended if noted.ended else int(noted.wants_save()))
+            if not asked:
+                continue
+            saved = record.saved or training.save()
+            if asked > _ASKED_END:
                 bar.close()
                 if main:
-                    print(f"stopped after step {record.step}; saved {saved}; go on with --resume", file=sys.stderr)
-                raise KeyboardInterrupt
+                    left = "trained to the end" if record.step == training.config.steps else "go on with --resume"
+                    print(f"stopped after step {record.step}; saved {saved}; {left}", file=sys.stderr)
+                raise Ended(asked - _ASKED_END)
+            if main:
+                bar.write(f"saved {saved}", file=sys.stderr)
+
+
+_ASKED_END = 1000
+"""More than that: the number of a signal that asks to end; 1: a save."""
 
 
 @contextmanager
-def counting_bar(title: str, total: int, unit: str = "image") -> Iterator[Callable[[int], None]]:
-    """A bar that appears with the first count."""
-    from tqdm import tqdm
-
-    bars: list[tqdm[NoReturn]] = []
-
-    def advance(count: int) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, desc=title, unit=unit, dynamic_ncols=True))
-        bars[0].update(count)
-
+def finishing(out: Path) -> Iterator[None]:
+    """For what a command measures and draws once its network is trained: an interruption says what is there."""
     try:
-        yield advance
-    finally:
-        for bar in bars:
-            bar.close()
+        yield
+    except KeyboardInterrupt:
+        print(f"{out} is trained and saved; the same command with --resume finishes it", file=sys.stderr)
+        raise
 
 
 def _as_latents(training: Training) -> str:
@@ -244,24 +262,6 @@ def _as_latents(training: Training) -> str:
             file=sys.stderr,
         )
     return f", as latents {'x'.join(map(str, latents.shape))} of standard deviation {std:.2f}"
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """While inside, the first Ctrl-C is only noted, so that a step is never half done; the second one interrupts."""
-    pressed = False
-
-    def note(signum: int, frame: object) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def write_preview(training: Training) -> None:
@@ -284,7 +284,8 @@ def write_preview(training: Training) -> None:
     title = f"step {training.step}, {guidance or 'no guidance'}"
     picture = class_grid(model, guidance, conds=conds, rows=4, title=title)
     try:
-        with replacing(training.out / "previews" / f"step-{training.step:06d}.png") as path:
+        preview = training.out / "previews" / f"step-{training.step:06d}.png"
+        with replacing(preview, durable=False) as path:
             path.write_bytes(picture)
     except OSError as error:
         raise UsageError(f"cannot write a preview to {training.out}: {error}; the last checkpoint is whole") from error

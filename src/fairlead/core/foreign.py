@@ -3,13 +3,13 @@ which run whatever they hold, and never code."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from fairlead.core.errors import UsageError
+from fairlead.core.strict_json import read_json
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 _LIBRARIES = ("diffusers", "transformers")
@@ -127,8 +127,8 @@ def place_of(source: str, near: Path) -> str:
 def _index(folder: Path, what: str) -> dict[str, Any]:
     path = folder / "model_index.json"
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{what}: {path} cannot be read ({type(error).__name__}: {str(error)[:80]})") from error
     if not isinstance(found, dict):
         raise UsageError(f"{what}: {path} is no index of a pipeline; expected an object")
@@ -171,7 +171,7 @@ def _plain_safetensors(name: str) -> bool:
 def _json(path: Path) -> dict[str, Any]:
     """An object; {} for anything else, which the library complains of itself."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        found = read_json(path)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -16,6 +16,7 @@ from torch import nn
 
 from fairlead.core.errors import UsageError
 from fairlead.core.foreign import pickles_of, variant_of
+from fairlead.core.places import expanded, is_folder
 
 _WAIT = 5.0
 """Seconds in which the hub must answer at all."""
@@ -52,9 +53,8 @@ def files_of(
         complete: a folder -> the folder to use; raises UsageError if something is missing in it.
         wanted: the files of a hub entry -> patterns of those to download.
     """
-    here = Path(source).expanduser()
-    if here.is_dir():
-        return complete(here)
+    if is_folder(source):
+        return complete(expanded(source))
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         raise UsageError(f"{what}: {source!r} is no folder and no hub name owner/name; give the folder where it is now")
     import huggingface_hub
@@ -63,7 +63,8 @@ def files_of(
         return complete(Path(huggingface_hub.snapshot_download(source, local_files_only=True)))
     except Exception:  # not there, or only in part
         pass
-    if here.parent.is_dir():  # a local name, which is nobody else's business
+    here = expanded(source)
+    if is_folder(here.parent):  # a local name, which is nobody else's business
         raise UsageError(f"{what}: there is no folder {source!r} in {here.parent}; give the one where it is now")
     try:
         # asked once, briefly: the download itself would try for half a minute where there is no connection

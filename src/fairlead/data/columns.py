@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.printable import has_control, printable
 from fairlead.data.digits import DIGIT_NAMES
+from fairlead.data.names import composed
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
@@ -111,11 +112,11 @@ def labels_of(sets: Mapping[str, Any], column: str | None, what: str) -> tuple[d
     known = sorted({value for values in raw.values() for value in values if not is_no_label(value)})
     if not known:
         raise UsageError(f"data {what!r}: the label column {column!r} is empty")
-    position = {value: i for i, value in enumerate(known)}
+    position = places(known)
     return {
         split: torch.tensor([position.get(value, -1) for value in values], dtype=torch.int64)
         for split, values in raw.items()
-    }, class_names([int(value) if isinstance(value, float) else value for value in known], f"data {what!r}")
+    }, class_names([int(value) if isinstance(value, float) else value for value in firsts(position)], f"data {what!r}")
 
 
 def is_no_label(value: object) -> bool:
@@ -169,6 +170,24 @@ def captions_of(rows: Any, column: str, numbers: Sequence[int], what: str) -> li
             f"{empty[0]}; fill them in or remove them"
         )
     return found
+
+
+def places(values: Iterable[Any]) -> dict[Any, int]:
+    """Value of a label column, or name of a folder -> index of its class, in the order of ``values``. Names that look
+    alike, from disks of different systems, are one class: the first of them."""
+    index: dict[Any, int] = {}
+    found: dict[Any, int] = {}
+    for value in values:
+        found[value] = index.setdefault(composed(value) if isinstance(value, str) else value, len(index))
+    return found
+
+
+def firsts(index: Mapping[Any, int]) -> list[Any]:
+    """The values that name the classes of :func:`places`."""
+    first: dict[int, Any] = {}
+    for value, place in index.items():
+        first.setdefault(place, value)
+    return list(first.values())
 
 
 def _is_float(feature: Any) -> bool:

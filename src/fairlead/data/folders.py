@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fairlead.core.errors import UsageError
 from fairlead.core.printable import printable
-from fairlead.data.columns import ONE_CLASS, class_names
+from fairlead.data.columns import ONE_CLASS, class_names, firsts, places
 from fairlead.data.decode import ENDINGS
 from fairlead.data.listing import STYLEGAN, Listing, list_folder, of_img2dataset
 from fairlead.data.metadata import Metadata, read_metadata, stylegan_rows
@@ -217,11 +217,11 @@ def _by_folders(found: Listing, roots: Mapping[str, Sequence[Path]], what: str) 
             else f"is one of images in it and in its sub-folders ({', '.join(subfolders[:3])})"
         )  # fmt: skip
         raise UsageError(f"{what}: {unlabelled(found.folder, (deep or loose)[0])}; it {why}")
-    names = [] if loose else sorted({inside[0] for _, inside in parts.values()})
+    index = {} if loose else places(sorted({inside[0] for _, inside in parts.values()}))
+    names = firsts(index)
     classes = class_names(names, what)
     images = [
-        Picture(path, split or "train", 0 if loose else names.index(inside[0]))
-        for path, (split, inside) in parts.items()
+        Picture(path, split or "train", 0 if loose else index[inside[0]]) for path, (split, inside) in parts.items()
     ]
     told = f"{len(names):,} classes by folder" if names else "no classes"
     taken = [f"the folder {name} is taken for a class, not for a split" for name in names if split_of_folder(name)]
@@ -250,8 +250,8 @@ def _by_metadata(
         values = [parts[0] for parts in inside] if by_folder else []
         told = "classes by folder" if by_folder else "no classes"
     known = sorted({value for value in values if value is not None}, key=_in_order)
-    classes = class_names(known, what)
-    index: dict[str | int | None, int] = {value: i for i, value in enumerate(known)}
+    index = places(known)
+    classes = class_names(firsts(index), what)
     images = [
         Picture(
             line.path,
@@ -269,7 +269,7 @@ def _by_metadata(
     again = len(read.lines) - len({line.path for line in read.lines})
     more += [f"{again:,} lines name an image that another line names too: it is there once for each"] if again else []
     names = ", ".join(dict.fromkeys(path.name for path in order))
-    count = f"{len(known):,} classes, " if known else ""
+    count = f"{len(classes):,} classes, " if known else ""
     return _pictures(found, images, classes, list(roots), f"{names}: {count}{told}, {captioned}", more, read)
 
 

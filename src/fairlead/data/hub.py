@@ -15,10 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import as_path, is_count, plain, shown
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.places import expanded, is_folder, is_there
 from fairlead.core.printable import printable
 from fairlead.core.registry import lookup, names
 from fairlead.data.columns import caption_column, captions_of, image_column, label_column, labels_of, no_labels
+from fairlead.data.connection import cache_at_once_if_offline
 from fairlead.data.decode import check_side, decode_images, in_colour, resize_images, saved_in_colour
 from fairlead.data.folders import ParquetFiles, Pictures, read_folder, unlabelled
 from fairlead.data.images import ImageData, stratified_order
@@ -51,7 +54,7 @@ def load_cifar10(split: str = "train") -> ImageData:
 
 
 def load_data(
-    spec: str,
+    spec: str | Path,
     split: str = "train",
     size: int | None = None,
     limit: int | None = None,
@@ -77,13 +80,20 @@ def load_data(
     Raises:
         UsageError: one line, for anything wrong with the arguments, the folder, the connection, a column or an image.
     """
+    spec = str(as_path("data", spec)) if not isinstance(spec, str) else spec
+    size, limit = plain(size), plain(limit)
     for name, value in (("size", size), ("limit", limit)):
-        if value is not None and value < 1:
-            raise UsageError(f"data {spec!r}: expected {name} of at least 1, got {value}")
+        if value is not None and not is_count(value):
+            raise UsageError(f"data {spec!r}: expected {name} of at least 1, got {shown(value)}")
+    for name, text in (("split", split), ("captions", captions)):
+        if not isinstance(text, str | None):
+            raise UsageError(f"data {spec!r}: expected {name} to be a name, got {shown(text)}")
+    if not isinstance(flip, bool | None):
+        raise UsageError(f"data {spec!r}: expected flip to be True, False or None, got {shown(flip)}")
     check_side(size, f"data {spec!r}")
     wanted = Wanted(split, size, limit, flip, captions)
-    is_folder = spec not in names("data") and Path(spec).expanduser().is_dir()
-    if not is_folder and (called := read_call(spec)) is not None:
+    local = spec not in names("data") and is_folder(spec)
+    if not local and (called := read_call(spec)) is not None:
         name, arguments = called
         if captions is not None:
             raise UsageError(
@@ -99,9 +109,9 @@ def load_data(
         if size is not None and data.shape[1:] != (size, size):
             data = replace(data, images=resize_images(data.images, size, spec))
         return data if flip is None else replace(data, flip=flip)
-    if is_folder:
-        return _from_folder(Path(spec).expanduser(), wanted)
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not Path(spec).exists():
+    if local:
+        return _from_folder(expanded(spec), wanted)
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not is_there(spec):
         return _from_hub(spec, wanted)
     raise UsageError(
         f"{unknown('data', spec, names('data'))!s}; or give an existing local folder, or a hub name owner/name"
@@ -165,7 +175,7 @@ def _load(what: str, path: str, **options: Any) -> dict[str, Any]:
     import datasets
 
     try:
-        with _quiet():
+        with _quiet(), cache_at_once_if_offline(path):
             return dict(datasets.load_dataset(path, **options))
     except datasets.exceptions.DatasetNotFoundError as error:
         raise UsageError(

@@ -3,7 +3,6 @@ dataset.json."""
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.strict_json import read_json
 from fairlead.data.columns import CAPTION_COLUMNS, LABEL_COLUMNS, is_no_label, sentences
 from fairlead.data.listing import STYLEGAN
 from fairlead.data.tables import FILE_COLUMNS, read_rows
@@ -93,8 +93,8 @@ def read_metadata(files: Sequence[Path], images: Sequence[Path], caption: str | 
 def stylegan_rows(path: Path) -> list[tuple[int, Any]] | None:
     """Rows of file names and labels of a ``dataset.json`` of StyleGAN; None if it is none, [] if it has no labels."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = read_json(path)
+    except (OSError, ValueError):
         return None
     if not isinstance(found, dict) or "labels" not in found:
         return None

@@ -16,6 +16,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, unknown
 from fairlead.data.captions import (
     COLOURS,
@@ -121,6 +122,8 @@ class Prompts:
 
     captions: tuple[str, ...]
     attributes: Mapping[str, Attribute]
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 from fairlead.core.errors import UsageError
+from fairlead.core.strict_json import parse_json
 
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
 """Names of the column that says which image a row is about; the first of them counts."""
@@ -43,8 +43,8 @@ def _json_lines(text: str) -> list[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                rows.append((number, json.loads(line)))
-            except (ValueError, RecursionError) as error:
+                rows.append((number, parse_json(line)))
+            except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from error
     return rows
 

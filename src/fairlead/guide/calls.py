@@ -9,9 +9,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import chosen
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, Estimate, autocast, x0_of
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.denoiser import Denoiser, Estimate, autocast, counted, x0_of
+from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.guide.branch import COND, Branch
 from fairlead.guide.conditions import StepConditions
@@ -34,9 +35,9 @@ class Calls:
     """
 
     def __init__(self, context: Context, batching: Batching) -> None:
-        if batching not in get_args(Batching):
-            raise unknown("batching", batching, get_args(Batching))
+        chosen("batching", batching, get_args(Batching))
         self.context, self.batching = context, batching
+        self._own = counted(context.model.denoiser)
         self._max_rows: int | None = None
 
     def alone(self, branch: Branch, x_t: Tensor, t: Tensor, conditions: StepConditions) -> Prediction:
@@ -97,9 +98,9 @@ class Calls:
 
     def _denoiser_of(self, model: str | None) -> Denoiser:
         if model is None:
-            return self.context.model.denoiser
+            return self._own
         denoiser: Denoiser = self.context.resource(model).denoiser
-        return denoiser
+        return counted(denoiser)
 
     def _evaluate(self, estimate: Estimate, x_t: Tensor, t: Tensor, condition: Condition, mass: Recorded) -> Tensor:
         """x0 of these rows, in one call, or in halves if that ran out of memory; ``mass`` gets the rows in order."""

@@ -12,25 +12,28 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import as_mapping, as_tensor, plain_list, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, autocast, level_at, lowered
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction, Tied
-from fairlead.core.schedule import NoiseSchedule, as_time
+from fairlead.core.schedule import NoiseSchedule, as_schedule, as_time
 from fairlead.guide.branch import COND, Branch, Weight, weighted
 from fairlead.guide.calls import Batching, Calls, Recorded, joined
 from fairlead.guide.checks import check_condition, check_samples
 from fairlead.guide.conditions import Conditions, Merged
 from fairlead.guide.moment import Context, Draw, Moment, Seen
 from fairlead.guide.observation import Observation, contributions
-from fairlead.guide.plan import StepPlan, asked
+from fairlead.guide.plan import StepPlan, asked, check_renoising
 from fairlead.guide.step import Grid, Memory, Step
 from fairlead.guide.terms import Guidance, Term, as_guidance
+from fairlead.models.load import as_model
 from fairlead.models.model import Model, identity
 
 Encode = Callable[[Sequence[Any]], Condition]
@@ -41,8 +44,8 @@ class GuidedDenoiser:
 
     Args:
         denoiser: any function ``(x_t, t, condition) -> Prediction``.
-        guidance: what to do with it.
-        schedule: the denoiser's noise schedule.
+        guidance: what to do with it, an expression or an object.
+        schedule: the denoiser's noise schedule, or its name.
         condition: the run's condition; calls must pass this object.
         encode: turns specs inside the guidance (negatives, composed conditions) into conditions.
         data_range: of clean data, for finishers that need it.
@@ -58,11 +61,13 @@ class GuidedDenoiser:
             that does not suit the model, per-sample scales of the wrong number.
     """
 
+    counts = True
+
     def __init__(
         self,
         denoiser: Denoiser,
-        guidance: Guidance | Term,
-        schedule: NoiseSchedule,
+        guidance: Guidance | Term | str | None,
+        schedule: NoiseSchedule | str,
         condition: Condition,
         *,
         encode: Encode | None = None,
@@ -72,17 +77,21 @@ class GuidedDenoiser:
         batching: Batching = "auto",
         observe: Callable[[Observation], object] | None = None,
     ) -> None:
+        if not callable(denoiser):
+            raise UsageError(
+                f"denoiser: expected a function (x_t, t, condition) -> Prediction, got {shown(denoiser)}; a model goes "
+                "into GuidedDenoiser.of(model, guidance, condition)"
+            )
         objective = getattr(denoiser, "objective", "eps")
-        model = Model(
-            denoiser, schedule, (), encode or _no_encode, identity, data_range=data_range, objective=objective
-        )
-        self._begin(as_guidance(guidance), Context(model=model, condition=condition), times, samples, batching, observe)
+        schedule, encode = as_schedule(schedule), encode or _no_encode
+        model = Model(denoiser, schedule, (), encode, identity, data_range=data_range, objective=objective)
+        self._begin(model, guidance, condition, {}, None, times, samples, batching, observe)
 
     @classmethod
     def of(
         cls,
-        model: Model,
-        guidance: Guidance | Term,
+        model: Model | str | Path,
+        guidance: Guidance | Term | str | None,
         condition: Condition,
         *,
         resources: Mapping[str, Any] | None = None,
@@ -99,36 +108,48 @@ class GuidedDenoiser:
             draw: the samples' own noise, for methods that draw some.
         """
         self = cls.__new__(cls)
-        context = Context(model=model, condition=condition, resources=resources or {}, draws=draw)
-        self._begin(as_guidance(guidance), context, times, samples, batching, observe)
+        given = as_mapping("resources", resources)
+        self._begin(as_model(model), guidance, condition, given, draw, times, samples, batching, observe)
         return self
 
     def _begin(
         self,
-        guidance: Guidance,
-        context: Context,
+        model: Model,
+        guidance: Guidance | Term | str,
+        condition: Condition,
+        resources: Mapping[str, Any],
+        draw: Draw | None,
         times: Tensor | None,
         samples: Sequence[int] | None,
         batching: Batching,
         observe: Callable[[Observation], object] | None,
     ) -> None:
-        self.guidance, self.context, self.observe = guidance, context, observe
-        self.schedule, self.condition = context.model.schedule, context.condition
+        if not isinstance(condition, Condition):
+            raise UsageError(
+                f"condition: expected one from model.encode([...]) or Condition.of(...), got {shown(condition)}"
+            )
+        samples = plain_list(samples)
+        if samples is not None and not isinstance(samples, Sequence):
+            raise UsageError(f"samples: expected the indices of {condition.n} samples, got {shown(samples)}")
+        self.guidance, self.observe = as_guidance(guidance), observe
+        self.context = Context(model=model, condition=condition, resources=resources, draws=draw)
+        self.schedule, self.condition = model.schedule, condition
         self.grid = None if times is None else Grid.of(times, self.schedule)
-        self.samples = tuple(range(self.condition.n)) if samples is None else tuple(samples)
+        self.samples = tuple(range(condition.n)) if samples is None else tuple(samples)
         if samples is None:
-            check_samples(guidance, self.condition.n)
-            check_condition(guidance, self.condition)
-        elif len(self.samples) != self.condition.n:
-            raise UsageError(f"samples: expected the indices of {self.condition.n} samples, got {len(self.samples)}")
-        guidance.check(context)
-        self.conditions = Conditions(guidance, context)
-        self._calls = Calls(context, batching)
+            check_samples(self.guidance, condition.n)
+            check_condition(self.guidance, condition)
+        elif len(self.samples) != condition.n:
+            raise UsageError(f"samples: expected the indices of {condition.n} samples, got {len(self.samples)}")
+        self.guidance.check(self.context)
+        self.conditions = Conditions(self.guidance, self.context)
+        self._calls = Calls(self.context, batching)
         self._memory = Memory()
         self._steps: dict[int, Step] = {}
-        if self.grid is not None and context.model.shape:  # maps over pixels depend on the shape
-            for i in range(self.grid.steps):  # what a step cannot do is refused here, not in the middle of the run
-                self._plan(self._step(i))
+        for i in () if self.grid is None else range(self.grid.steps):
+            check_renoising(self.guidance, self._step(i))
+            if model.shape:  # maps over pixels depend on it
+                self._plan(self._step(i))  # what a step cannot do is refused here, not in the middle of the run
 
     def fresh(self, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
         """The same for another run: it remembers nothing, and shares the encoded conditions."""
@@ -193,10 +214,14 @@ class GuidedDenoiser:
     def _guide(self, x_t: Tensor, t: Tensor, condition: Condition, step: Step) -> Prediction:
         if condition is not self.condition:
             raise UsageError("a guided denoiser is made for one run: call it with the condition it was made with")
+        if not isinstance(x_t, Tensor) or not x_t.ndim:
+            raise UsageError(f"x_t: expected a tensor [{condition.n}, ...], one row a sample, got {shown(x_t)}")
         t = t if isinstance(t, Tensor) and not t.ndim else _one_time(t)
         if step.memory is not self._memory or step.shape != x_t.shape[1:]:
             step = replace(step, shape=tuple(x_t.shape[1:]), memory=self._memory)
         self._memory.begin(step.index)
+        if self.grid is None:
+            check_renoising(self.guidance, step)
         plan, calls, finishers = self._plan(step), self._calls, self.guidance.finishers
         alone: Prediction | None = None
         predictions: dict[Branch, Tensor] = {}
@@ -265,10 +290,12 @@ def _combination(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, 
 
 def _one_time(t: Tensor) -> Tensor:
     """t of shape [] or [n] -> the one time of the whole batch, []."""
-    times = as_time(t)
+    times = as_time(as_tensor("t", t, wide=True))
     if not times.ndim:
         return times
     times = times.flatten()
+    if not len(times):
+        raise UsageError("t: expected a time, got none")
     if not bool((times == times[0]).all()):
         raise UsageError("a guided denoiser takes one time for the whole batch, got several")
     return times[0]

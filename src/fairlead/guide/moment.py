@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Mixing, Objective
@@ -54,6 +55,8 @@ class Context:
     condition: Condition
     resources: Mapping[str, Any] = field(default_factory=dict)
     draws: Draw | None = None
+
+    __repr__ = brief
 
     def resource(self, name: str) -> Any:
         if name not in self.resources:
@@ -122,6 +125,8 @@ class Seen(Moment):
     evaluate: Callable[[Branch, Tensor], Tensor]
     graph: tuple[Tensor, Tensor] | None = None
     attention: Mapping[str, Tensor] = field(default_factory=dict)
+
+    __repr__ = brief
 
     @property
     def alpha(self) -> Tensor:

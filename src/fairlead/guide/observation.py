@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.guide.branch import Branch, Weight, weighted
 from fairlead.guide.moment import Seen
 from fairlead.guide.terms import Ask, Guidance, Term
@@ -33,6 +34,8 @@ class Observation:
     finished: Tensor
     coefficients: Mapping[Branch, Weight]
     rows: Mapping[Branch, Tensor | None]
+
+    __repr__ = brief
 
 
 def contributions(

@@ -12,6 +12,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, Branch, Weight, added, is_one, is_zero, nonzero_rows
 from fairlead.guide.conditions import StepConditions
 from fairlead.guide.moment import Moment
+from fairlead.guide.step import Step
 from fairlead.guide.terms import Ask, Guidance, total_weights
 
 
@@ -67,7 +68,7 @@ class StepPlan:
     def of(cls, guidance: Guidance, asks: tuple[Ask, ...], conditions: StepConditions) -> StepPlan:
         """``asks`` of the terms of ``guidance``; its finishers are asked here."""
         finishing = [finisher.ask(conditions.moment) for finisher in guidance.finishers]
-        weights, renoise = _merged(asks, conditions), _renoising(guidance, asks, conditions)
+        weights, renoise = _merged(asks, conditions), _renoising(asks, conditions)
         needed = _needed((*asks, *finishing), conditions, weights, renoise)
         graph, layers = any(ask.graph for ask in asks), tuple(dict.fromkeys(x for ask in asks for x in ask.layers))
         alone: Branch | None = None
@@ -85,6 +86,13 @@ def asked(guidance: Guidance, at: Moment) -> tuple[Ask, ...]:
     return tuple(term.ask(at) for term in guidance.terms)
 
 
+def check_renoising(guidance: Guidance, step: Step) -> None:
+    """Raise UsageError if two methods want to re-noise in this step."""
+    on = [term for term in guidance.renoising() if term.is_on(step)]
+    if len(on) > 1:
+        raise UsageError(f"{guidance}: two methods want to re-noise at once; keep one, or separate intervals")
+
+
 def _merged(asks: Sequence[Ask], conditions: StepConditions) -> dict[Branch, Weight]:
     """The affine coefficients after equal branches have been merged; what has none is left out."""
     merged: dict[Branch, Weight] = {}
@@ -94,16 +102,9 @@ def _merged(asks: Sequence[Ask], conditions: StepConditions) -> dict[Branch, Wei
     return {branch: weight for branch, weight in merged.items() if not is_zero(weight)}
 
 
-def _renoising(guidance: Guidance, asks: Sequence[Ask], conditions: StepConditions) -> Branch | None:
-    """The branch whose eps re-noises at this step.
-
-    Raises:
-        UsageError: if there are two.
-    """
-    found = [conditions.kept(ask.renoise) for ask in asks if ask.renoise is not None]
-    if len(found) > 1:
-        raise UsageError(f"{guidance}: two methods want to re-noise at once; keep one, or separate intervals")
-    return next(iter(found), None)
+def _renoising(asks: Sequence[Ask], conditions: StepConditions) -> Branch | None:
+    """The branch whose eps re-noises at this step; see :func:`check_renoising` for two."""
+    return next((conditions.kept(ask.renoise) for ask in asks if ask.renoise is not None), None)
 
 
 def _needed(

@@ -20,12 +20,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fairlead.core.arguments import plain, plain_list, shown
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, Branch, Looks, Weight, added, is_zero, nonzero_rows, weighted
 from fairlead.guide.moment import Context, Moment, Resource, Seen
 from fairlead.guide.scales import Scale, as_scale, scale_at
-from fairlead.guide.step import Interval
+from fairlead.guide.step import Interval, Step
 from fairlead.guide.text import call_text, is_number
 
 Alter = Callable[[Condition], Condition]
@@ -95,6 +96,12 @@ class Term:
         """Condition specs of its own (negatives, composed conditions), encoded once."""
         return ()
 
+    def by_name(self, name: Callable[[Any], Any]) -> Term:
+        """The same with every spec of its own as ``name`` gives it."""
+        own = getattr(self, "negative", None)
+        told = None if own is None else name(own)
+        return self if told == own else replace(self, negative=told)  # type: ignore[call-arg]
+
     def needs_condition(self) -> bool:
         """True if it steers towards the run's own condition, and so does nothing for a sample that has none."""
         return False
@@ -108,6 +115,10 @@ class Term:
         """This term for a run of sample ``index`` alone: its per-sample scales cut down to one entry."""
         mine = {name: value[index : index + 1] for name, value in _per_sample_fields(self).items()}
         return replace(self, **mine) if mine else self
+
+    def is_on(self, step: Step) -> bool:
+        """Whether the step lies in the intervals of this term."""
+        return all(term.limits.contains(step) for term in self.nested() if isinstance(term, Limited))
 
     def nested(self) -> Iterator[Term]:
         """This term and the terms inside it."""
@@ -130,9 +141,11 @@ class Term:
         if len(given) != 1:
             raise UsageError("during(...): expected exactly one of sigma=(low, high), log_snr=(...), t=(...)")
         ((unit, pair),) = given.items()
-        if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(is_number(v) for v in pair)):
-            raise UsageError(f"during({unit}=...): expected a pair of numbers (low, high), got {pair!r}")
-        return Limited(self, Interval(unit, float(pair[0]), float(pair[1])))
+        ends = plain_list(pair)
+        ends = [*map(plain, ends)] if isinstance(ends, tuple | list) else ends
+        if not (isinstance(ends, tuple | list) and len(ends) == 2 and all(is_number(v) for v in ends)):
+            raise UsageError(f"during({unit}=...): expected a pair of numbers (low, high), got {shown(pair)}")
+        return Limited(self, Interval(unit, float(ends[0]), float(ends[1])))
 
     def __add__(self, other: Term | Guidance) -> Guidance:
         return as_guidance(self) + other
@@ -234,6 +247,12 @@ class Wrapper(Directed):
     outermost: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        given: Any = self.term
+        if isinstance(given, str):
+            parts = as_guidance(given)
+            if len(parts.terms) != 1 or parts.finishers:
+                raise UsageError(f"{self.name}(...) goes around one method such as cfg(4) or pag(2), got {given!r}")
+            object.__setattr__(self, "term", parts.terms[0])
         inner = self.term
         while isinstance(inner, Limited):
             inner = inner.term
@@ -267,6 +286,19 @@ class Wrapper(Directed):
 
     def is_difference(self) -> bool:
         return type(self).unit is Wrapper.unit and self.inner.is_difference()
+
+    def check(self, on: Context) -> None:
+        self.term.check(on)
+
+    def resources(self) -> tuple[Resource, ...]:
+        return self.term.resources()
+
+    def specs(self) -> tuple[str | int, ...]:
+        return self.term.specs()
+
+    def by_name(self, name: Callable[[Any], Any]) -> Term:
+        inner = self.term.by_name(name)
+        return self if inner == self.term else replace(self, term=inner)
 
     def needs_condition(self) -> bool:
         return self.term.needs_condition()
@@ -353,14 +385,13 @@ class Guidance:
         """This guidance for a run of sample ``index`` alone."""
         return replace(self, terms=tuple(term.of_sample(index) for term in self.terms))
 
-    def nested(self) -> Iterator[Term]:
-        """All terms and the terms inside them."""
-        for term in self.terms:
-            yield from term.nested()
+    def by_name(self, name: Callable[[Any], Any]) -> Guidance:
+        """This guidance with the conditions that it names as ``name`` gives them, see ``Model.named``."""
+        return replace(self, terms=tuple(term.by_name(name) for term in self.terms))
 
     def replacing(self) -> tuple[Term, ...]:
-        """The terms that stand in place of the run's own condition."""
-        return tuple(term for term in self.terms if any(inner.replaces_condition for inner in term.nested()))
+        """The terms that stand in place of the run's own condition, in every step."""
+        return tuple(term for term in self.terms if term.replaces_condition)
 
     def renoising(self) -> tuple[Term, ...]:
         """The terms for which the sampler has to re-noise with ``Prediction.eps``."""
@@ -368,15 +399,15 @@ class Guidance:
 
     def resources(self) -> tuple[Resource, ...]:
         """What its terms need to have loaded, each once."""
-        return tuple(dict.fromkeys(resource for term in self.nested() for resource in term.resources()))
+        return tuple(dict.fromkeys(resource for term in self.terms for resource in term.resources()))
 
     def specs(self) -> tuple[tuple[Term, str | int], ...]:
         """The conditions that its terms name, with the term that does."""
-        return tuple((term, spec) for term in self.nested() for spec in term.specs())
+        return tuple((term, spec) for term in self.terms for spec in term.specs())
 
     def check(self, on: Context) -> None:
         """Raise UsageError where a term or finisher does not suit the model or the condition."""
-        for part in (*self.nested(), *self.finishers):
+        for part in (*self.terms, *self.finishers):
             part.check(on)
 
     def __str__(self) -> str:
@@ -384,9 +415,20 @@ class Guidance:
         return " | ".join([text, *map(str, self.finishers)])
 
 
-def as_guidance(value: Guidance | Term | None) -> Guidance:
+def as_guidance(value: Guidance | Term | str | None) -> Guidance:
+    """An object, an expression, or None for none.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if isinstance(value, str):
+        from fairlead.guide.expression import parse  # which reads what is defined here
+
+        value = parse(value)
     if value is None:
         return Guidance()
+    if not isinstance(value, Guidance | Term):
+        raise UsageError(f"guidance: expected an expression such as 'cfg(4)' or fl.cfg(4), got {shown(value)}")
     return Guidance((value,)) if isinstance(value, Term) else value
 
 

@@ -6,7 +6,6 @@ preprocessing: ``dinov2:dinov2-small-d384@0123456789ab/01234567``.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tempfile
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from fairlead.core.errors import UsageError
 from fairlead.core.pretrained import fetched, pretrained, weight_hash
 from fairlead.core.registry import lookup
+from fairlead.core.strict_json import read_json
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, to_float
 from fairlead.measure.judge import Classifier, cached_classifier
@@ -225,7 +225,10 @@ def _transformer(kind: str, source: str, model: str, output: str, device: torch.
     instead = f", as in {kind}:PATH, or use --features random"
     folder = fetched(source, f"features {kind!r}", (SETTINGS,), instead)
     network = pretrained(folder, model, f"features {kind!r}").to(device)
-    settings = json.loads((folder / SETTINGS).read_text())
+    try:
+        settings = read_json(folder / SETTINGS)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"features {kind!r}: {folder / SETTINGS} cannot be read ({error})") from error
     prepare = prepared(settings, f"features {kind!r}")
 
     def embed(images: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
+from fairlead.core.places import expanded, is_folder, is_there
 from fairlead.core.printable import printable
 from fairlead.core.registry import names
 from fairlead.data.columns import ONE_CLASS
@@ -24,6 +26,7 @@ from fairlead.data.decode import check_side, decode_images, in_colour, open_imag
 from fairlead.data.folders import ParquetFiles, read_folder
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
+from fairlead.data.names import Names
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,8 @@ class ImageSet:
     files: tuple[str, ...]
     encodings: Mapping[str, int]
     notes: tuple[str, ...]
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.data)
@@ -82,12 +87,13 @@ def read_images(spec: str, resize: int | None = None, what: str = "images") -> I
     if resize is not None and resize < 1:
         raise UsageError(f"resize: expected at least 1 pixel, got {resize}")
     check_side(resize, "resize")
-    folder = Path(spec).expanduser()
-    if folder.is_file():
+    folder = expanded(spec)
+    local = is_folder(spec)
+    if is_there(folder) and not local:
         raise UsageError(f"{what} {spec!r} is a file; expected a folder of images or the name of a data set")
-    found = _read_folder(folder, resize, what) if folder.is_dir() and spec not in names("data") else None
+    found = _read_folder(folder, resize, what) if local and spec not in names("data") else None
     if found is None:
-        name, _, split = (spec, "", "") if folder.is_dir() else spec.partition("@")
+        name, _, split = (spec, "", "") if local else spec.partition("@")
         try:
             data = load_data(name, split=split or "train", size=resize)
         except UsageError as error:
@@ -167,7 +173,9 @@ def _headers(
 def _condition(note: object) -> str | None:
     try:
         made = json.loads(str(note)) if note else {}
-        return printable(str(made["cond"])) if made.get("cond") is not None else None
+        given = made.get("cond")
+        # a number that is no text was the place of a class; this version writes names only
+        return f"index {given}" if isinstance(given, int) else None if given is None else printable(str(given))
     except (ValueError, AttributeError, RecursionError):
         return None
 
@@ -180,12 +188,11 @@ def _asked(conditions: Sequence[str | None]) -> tuple[str, ...]:
 
 def common_labels(real: ImageSet, fake: ImageSet) -> Tensor | None:
     """int64 [n]: the labels of ``fake`` as indices into the classes of ``real``; None unless both are labelled and
-    every class of the fakes is one of the real images, by name or, as in ``--cond 3``, by number."""
+    every class of the fakes is one of the real images, read as conditions are (:mod:`fairlead.data.names`)."""
     if not (real.labelled and fake.labelled):
         return None
-    known = {name: index for index, name in enumerate(real.data.classes)}
-    numbers = {str(index): index for index in range(len(known))} if not set(known) & set("0123456789") else {}
-    index = [known.get(name, numbers.get(name)) for name in fake.data.classes]
+    known = Names(real.data.classes)
+    index = [known.find(name) for name in fake.data.classes]
     if any(index[label] is None for label in set(fake.data.labels.tolist())):
         return None
     return torch.tensor([-1 if i is None else i for i in index])[fake.data.labels]

@@ -16,16 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
 from fairlead.core.evaluating import evaluating, gradients_of
 from fairlead.core.foreign import check_pipeline
+from fairlead.core.places import is_there
 from fairlead.core.prediction import Prediction
 from fairlead.core.pretrained import setting, weight_hash
 from fairlead.core.schedule import NoiseSchedule, as_time
 from fairlead.models.levels import is_flow, objective_of, schedule_of
-from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing
+from fairlead.models.model import Given, LabelEncoder, Model, Spec, encode_nothing, listed, only_texts
 from fairlead.models.pipelines import (
     FAMILIES,
     Wiring,
@@ -73,9 +75,10 @@ def is_pipeline(spec: Any) -> bool:
     if not isinstance(spec, str | Path):
         return True
     path = Path(spec)
-    if path.exists():
+    if is_there(path):
         return (path / "model_index.json").is_file()
-    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not path.parent.exists()
+    local = is_there(path.parent) or path.parent.is_symlink()
+    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not local
 
 
 def load_pipeline(
@@ -146,7 +149,7 @@ def _from_files(spec: str | Path) -> Any:
         raise
     except Exception as error:  # whatever a hub, a file or a component raises
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        if not Path(spec).exists():
+        if not is_there(spec):
             raise UsageError(
                 f"no checkpoint {str(spec)!r}: the path does not exist, and the hub gives no pipeline of that name "
                 f"({reason}); train one with `fairlead train --out {spec}`, or pass a folder"
@@ -221,15 +224,18 @@ class PipelinePrompts:
     wiring: Wiring
     _known: dict[Spec, Mapping[str, Tensor]] = field(default_factory=dict)
 
+    __repr__ = brief
+
     def __call__(self, specs: Sequence[Spec]) -> Condition:
         """Raises UsageError for a spec that is no text."""
-        wrong = next((spec for spec in specs if spec is not None and not isinstance(spec, str)), None)
-        if wrong is not None:
-            raise UsageError(f"condition {wrong!r}: this model takes prompts, write one as text")
-        rows = [self.row(spec) for spec in specs]
+        specs = listed(specs)
+        rows = [self.row(self.named(spec)) for spec in specs]
         keep = torch.tensor([spec is not None for spec in specs])
         values = {name: torch.cat([row[name] for row in rows]) for name in self.row(None)}
         return Condition(len(specs), values, {name: keep.to(value.device) for name, value in values.items()})
+
+    def named(self, spec: Given) -> str | None:
+        return only_texts("takes prompts, write one as text", spec)
 
     def row(self, spec: Spec) -> Mapping[str, Tensor]:
         """Name -> [1, ...] of one prompt."""
@@ -259,6 +265,8 @@ class PipelinePrompts:
 
 class LoadedNetwork:
     """A pipeline's network as a denoiser of conditions by :class:`PipelinePrompts` or of labels."""
+
+    counts = True
 
     def __init__(
         self,

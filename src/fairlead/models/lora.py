@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from fairlead.core.errors import UsageError
 from fairlead.core.foreign import place_of
 from fairlead.core.pretrained import weight_hash
+from fairlead.core.strict_json import read_json
 from fairlead.models.levels import objective_of, schedule_of
 from fairlead.models.pipelines import diffusers
 from fairlead.nets.lora import base_network, pipeline_folder
@@ -47,7 +47,7 @@ class Base:
             source = str(Path(source).expanduser().resolve())
             folder = Path(source)
         try:
-            index = json.loads((folder / "model_index.json").read_text())
+            index = read_json(folder / "model_index.json")
             kind, (_, scheduler) = index["_class_name"], index["scheduler"]
             made = getattr(diffusers(), scheduler).from_pretrained(folder, subfolder="scheduler")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import as_mapping, chosen
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.pretrained import setting
 from fairlead.nets.attention import Tokens
@@ -62,8 +63,7 @@ def called(network: str) -> Called:
     Raises:
         UsageError: for one that is not known here.
     """
-    if network not in CALLED:
-        raise unknown("network of diffusers", network, CALLED)
+    chosen("network of diffusers", network, CALLED)
     return CALLED[network]
 
 
@@ -142,6 +142,7 @@ def settings_of(network: str, given: Mapping[str, Any], known: Mapping[str, Any]
     Raises:
         UsageError: for settings of another class, and those that it does not have.
     """
+    given = as_mapping(f"settings of {network}", given)
     of = given.get("_class_name", network)
     if of != network:
         raise UsageError(f"these settings are of {of}, the network is {network}; give those of one")

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from fairlead.core.errors import UsageError
 from fairlead.core.foreign import check_pipeline, variant_of
 from fairlead.core.pretrained import files_of, library, quiet, setting, weight_hash
+from fairlead.core.typed import Count, Size
 from fairlead.nets.called import called, latent_channels
-from fairlead.nets.diffusers import DiffusersNet, EncodedText
+from fairlead.nets.diffusers import DiffusersNet, EncodedShape, EncodedText
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """Names of the linear layers of attention in diffusers' networks, the ones that its own scripts adapt."""
@@ -42,13 +43,13 @@ class LoraNet(DiffusersNet):
 
     def __init__(
         self,
-        channels_in: int,
-        size: int,
-        classes: int,
+        channels_in: Size,
+        size: Size,
+        classes: Count,
         pipeline: str,
-        rank: int,
+        rank: Size,
         base: str,
-        text: dict[str, Any],
+        text: EncodedShape,
         layers: Sequence[str] = ATTENTION,
     ) -> None:
         nn.Module.__init__(self)

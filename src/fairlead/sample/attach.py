@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from fairlead.core.arguments import as_mapping, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
@@ -76,8 +77,11 @@ def attach(
     Raises:
         UsageError: for what cannot be done, with the reason, here or at the latest at the first network call.
     """
+    if not isinstance(negative, str | None):
+        raise UsageError(f"negative: expected a prompt, got {shown(negative)}")
     negative = None if negative is None else expanded(negative)
-    attachment = Attachment(pipe, to_guidance(guidance), negative, resources or {}, batching, observe)
+    resources = as_mapping("resources", resources)
+    attachment = Attachment(pipe, to_guidance(guidance), negative, resources, batching, observe)
     with attachment.in_place():
         yield attachment
 
@@ -105,6 +109,8 @@ class Attachment:
         self._pipe, self.guidance, self._negative = pipe, guidance, negative
         self._batching, self._observe, self.cost = batching, observe, Cost()
         self._network = behind(getattr(pipe, self._wiring.network))
+        if self._wiring.labels:
+            self.guidance = guidance = guidance.by_name(label_encoder(pipe, self._network).named)
         self.layers = layers_of(self._network)
         self._resources = self._loaded(resources)
         self._requests = Requests(pipe, self._kind, self._wiring, self._network, guidance, negative)
@@ -206,10 +212,6 @@ class Attachment:
                     f"this pipeline has no text encoder, so {named[0]!r} cannot be encoded; pass "
                     "negative_prompt_embeds to the call, or load the text encoder"
                 )
-        if wiring.labels:
-            encoder = label_encoder(pipe, self._network)
-            for spec in (spec for term in guidance.terms for spec in term.specs()):
-                encoder.index(spec)
 
     # the block
 

@@ -112,6 +112,8 @@ def unasked(x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
 class PipelineDenoiser:
     """The pipeline's network as a denoiser, with the arguments of the network call that the pipeline makes now."""
 
+    counts = True
+
     def __init__(
         self, network: Network, wiring: Wiring, schedule: NoiseSchedule, objective: Objective, feed: Feed
     ) -> None:

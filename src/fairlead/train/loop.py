@@ -12,25 +12,26 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 import time
-import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-import fairlead
+from fairlead.core.arguments import as_path, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
+from fairlead.core.hold import Hold
+from fairlead.core.launch import Launch
 from fairlead.core.memory import keep_freed_memory
+from fairlead.core.places import check_folder
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import DRAWS
@@ -38,23 +39,19 @@ from fairlead.data.images import Attribute, Batches, ImageData, stratified_order
 from fairlead.data.latents import LatentBatches, Latents
 from fairlead.data.specs import Spec, data_specs
 from fairlead.data.text import encoder_from_config
-from fairlead.nets.build import build_net, parameter_count
+from fairlead.nets.build import build_net, load_weights, parameter_count
+from fairlead.nets.classifier import NoisyClassifier
 from fairlead.nets.inputs import condition_names
 from fairlead.nets.text import TextInput
-from fairlead.train.checkpoint import (
-    Checkpoint,
-    find_checkpoint,
-    prune,
-    resumable_steps,
-    save_checkpoint,
-    step_folder,
-    steps_of,
-)
+from fairlead.train.checkpoint import Checkpoint, prune, save_checkpoint, snapshots, step_folder
 from fairlead.train.conditions import DataConditions
-from fairlead.train.config import OTHER_KINDS, Precision, TrainConfig
-from fairlead.train.objective import Draw, diffusion_loss, drop_condition, reconstruction_loss
-from fairlead.train.optimizer import Muon, matrices_of
+from fairlead.train.config import OTHER_KINDS, TrainConfig
+from fairlead.train.environment import accelerator_for, start_trackers
+from fairlead.train.moments import class_moments
+from fairlead.train.objective import Draw, diffusion_loss, drop_condition, level_of, reconstruction_loss
+from fairlead.train.optimizer import Muon, matrices_of, optimizer_state
 from fairlead.train.reading import SKETCH_BATCH, learn_to_read, learn_to_sketch
+from fairlead.train.resume import differences, previous, setup
 
 EXAMPLES = 8
 """Conditions of the data that a checkpoint names."""
@@ -98,18 +95,10 @@ def ema_average(decay: float) -> Any:
     return update
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """ "auto" is bf16 where the hardware multiplies bf16 faster than float32, else fp32."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "fp32"
-
-
 class Training:
     """One training run of a denoiser, of a classifier of noisy images (objective "label") or of an autoencoder ("l1",
-    "l2"): network, average, optimiser, data order; can be resumed at any checkpoint.
+    "l2"): network, average, optimiser, data order; can be resumed at any checkpoint. It holds its folder from here to
+    the end of ``run``.
 
     Args:
         data: training images; ``config.net`` must have been made for their shape, or that of their latents, and
@@ -123,8 +112,9 @@ class Training:
 
     Raises:
         UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
-            True; if ``out`` cannot be written; if a tracker is unknown or not installed; if the network cannot be
-            built, or was made for other images or classes.
+            True; if another run works in ``out``, or it cannot be written; if a tracker is unknown or not installed; if
+            a variable of the environment asks accelerate for another training; if the network cannot be built, or was
+            made for other images or classes.
     """
 
     def __init__(
@@ -137,7 +127,15 @@ class Training:
         progress: Callable[[int], object] | None = None,
         reading: Callable[[int], object] | None = None,
     ) -> None:
-        self.data, self.config, self.out = data, config, None if out is None else Path(out)
+        if not isinstance(data, ImageData):
+            raise UsageError(f"training: expected data from fl.load_data(...), got {shown(data)}")
+        if not isinstance(config, TrainConfig):
+            raise UsageError(f"training: expected a configuration fl.TrainConfig(...), got {shown(config)}")
+        if not isinstance(trackers, list | tuple | None) or not all(isinstance(name, str) for name in trackers or ()):
+            raise UsageError(f"training: expected trackers to be a list of names, got {shown(trackers)}")
+        self.data, self.config, self.out = data, config, None if out is None else as_path("training: out", out)
+        if self.out is not None:
+            check_folder(self.out)
         self.autoencoder: Autoencoder | None = None
         self._latents: Latents | None = None
         if config.latents:
@@ -145,18 +143,29 @@ class Training:
         _check_fit(config.net, data, self.autoencoder)
         names = condition_names(config.net) if config.objective not in OTHER_KINDS else []
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
-        checkpoint = self._previous(resume)
-        if self.out is not None:
-            _require_writable(self.out)
-        self.conditions = DataConditions.of(data, config.net, config.text, config.image) if names else None
-        self.accelerator = _accelerator(trackers or [], self.out)
+        self._hold: Hold | None = None
+        if self.out is not None and Launch.here().main:
+            self._hold = Hold(self.out)
+            weakref.finalize(self, self._hold.release)
+        self.accelerator, self.precision = accelerator_for(config.precision, trackers or [], self.out)
         world = self.accelerator.num_processes
         if config.batch_size % world:
-            raise UsageError(f"batch size {config.batch_size} cannot be shared evenly by {world} processes")
+            raise UsageError(
+                f"batch size {config.batch_size} cannot be shared evenly by {world} processes; expected a multiple of "
+                f"{world}"
+            )
+        checkpoint = previous(self.out, resume, data, config, self.precision)
+        # of when there may have been more of them
+        self._kept = [] if checkpoint is None or self.out is None else snapshots(self.out)
+        self.notes: list[str] = []
+        """What a user has to be told: how a resumed run goes on otherwise than it began."""
+        self.conditions = DataConditions.of(data, config.net, config.text, config.image) if names else None
         self.schedule = schedule_from_config(config.schedule)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_net(config.net)
+        if isinstance(network, NoisyClassifier) and network.gaussians is not None and checkpoint is None:
+            network.gaussians.set_moments(class_moments(data, network.gaussians.axes.shape[1]))
         text = getattr(network, "text", None)
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
@@ -166,7 +175,6 @@ class Training:
         self.parameters = parameter_count(network)
         self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
         device = self.accelerator.device
-        self.precision = resolve_precision(config.precision, device)
         if device.type == "cpu":
             keep_freed_memory()
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -177,6 +185,7 @@ class Training:
         self.step = 0
         if checkpoint is not None:
             self._restore(checkpoint)
+        start_trackers(self.accelerator, trackers or [])
 
     def _batches(self, size: int, progress: Callable[[int], object] | None) -> Batches | LatentBatches:
         images = Batches(self.data, size, self.config.seed)
@@ -221,54 +230,21 @@ class Training:
         draw = torch.rand(len(index), generator=stream("sketch", self.config.seed, step))
         return first + (draw * (after - first)).long()
 
-    def _previous(self, resume: bool) -> Checkpoint | None:
-        steps = steps_of(self.out) if self.out is not None else []
-        if self.out is None or not steps:
-            return None
-        if not resume:
-            raise UsageError(
-                f"{self.out} already holds a run (step {steps[-1]}); continue it with --resume or choose another --out"
-            )
-        whole = resumable_steps(self.out)
-        if not whole:
-            raise UsageError(
-                f"{self.out} holds only snapshots of averaged weights, none can be resumed; choose another --out"
-            )
-        checkpoint = find_checkpoint(step_folder(self.out, whole[-1]))
-        now = self.config.to_json()
-        changed = {
-            name: (old, now.get(name))
-            for name, old in checkpoint.about["train"].items()
-            if name != "data" and _compared(name, old) != _compared(name, now.get(name))  # data: by its fingerprint
-        }
-        if checkpoint.about["data"]["fingerprint"] != self.data.fingerprint:
-            changed["data"] = (checkpoint.about["data"]["fingerprint"], self.data.fingerprint)
-        if changed:
-            what = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
-            raise UsageError(
-                f"cannot resume {self.out}: {what}; pass what it was started with, or choose another --out"
-            )
-        return checkpoint
-
     def _restore(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.about["precision"] != self.precision:
-            was = checkpoint.about["precision"]
-            raise UsageError(
-                f"cannot resume {self.out}: it was trained in {was}, here {self.precision} would be used; "
-                f"pass --precision {was}"
-            )
+        self.notes += differences(checkpoint, setup(self.accelerator), self._dropout)
         raw, average = checkpoint.tensors("raw"), checkpoint.tensors("ema")
-        self.accelerator.unwrap_model(self.network).load_state_dict(raw)
-        self.average.module.load_state_dict(average)
+        try:
+            load_weights(self.accelerator.unwrap_model(self.network), raw)
+            load_weights(self.average.module, average)
+        except UsageError as error:
+            raise UsageError(f"cannot resume {self.out}: {error}; resume another checkpoint") from error
         self.average.n_averaged.fill_(checkpoint.step)
         groups = self.optimizer.state_dict()["param_groups"]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in checkpoint.tensors("training").items():
-            index, key = name.split(".", 1)
-            if tensor.ndim:  # moments in another memory format than their parameter are off the fast path
-                tensor = torch.empty_like(parameters[int(index)], device="cpu", requires_grad=False).copy_(tensor)
-            state.setdefault(int(index), {})[key] = tensor
+        try:
+            state = optimizer_state(checkpoint.tensors("training"), parameters)
+        except ValueError as error:
+            raise UsageError(f"cannot resume {self.out}: its training.safetensors is damaged ({error})") from error
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.step = checkpoint.step
 
@@ -276,8 +252,7 @@ class Training:
         """The description that goes into the checkpoint: enough to rebuild the model and to know where it came from."""
         data, net_attributes = self.data, self.config.net.get("attributes") or {}
         return {
-            "fairlead": fairlead.__version__,
-            "torch": torch.__version__,
+            **setup(self.accelerator),
             "net": self.config.net,
             "schedule": self.schedule.config(),
             "objective": self.config.objective,
@@ -286,15 +261,16 @@ class Training:
                 "split": data.split,
                 "n": len(data),
                 "fingerprint": data.fingerprint,
+                "flip": data.flip,
                 "shape": list(data.shape),
                 "classes": list(data.classes),
                 "attributes": {name: list(data.attributes[name].values) for name in net_attributes},
                 "examples": self._examples(),
+                "by_name": True,
             },
             "train": self.config.to_json(),
             "parameters": self.parameters,
             "precision": self.precision,
-            "processes": self.accelerator.num_processes,
         }
 
     def _examples(self) -> list[Spec]:
@@ -358,7 +334,7 @@ class Training:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
         time_input = self.schedule.network_time(draw.t).to(device, torch.float32)
         if self.config.objective == "label":
-            return x_t, time_input
+            return x_t, time_input, level_of(self.schedule, draw.t).to(device, torch.float32)
         return x_t, time_input, condition.to(device)
 
     def _loss(self, output: Any, x0: Tensor, labels: Tensor, draw: Draw) -> Tensor:
@@ -390,6 +366,13 @@ class Training:
         Raises:
             UsageError: at the first loss that is not finite, naming the step; saved checkpoints stay.
         """
+        try:
+            yield from self._steps()
+        finally:
+            if self._hold is not None:
+                self._hold.release()
+
+    def _steps(self) -> Iterator[StepRecord]:
         config, began, first = self.config, time.perf_counter(), self.step
         while self.step < config.steps:
             loss, norm, lr = self.take_step()
@@ -399,7 +382,7 @@ class Training:
                 if not math.isfinite(number):
                     raise UsageError(
                         f"training: the {what} of step {self.step} is {number}; lower --lr ({config.lr:g}) or use "
-                        "--precision fp32"
+                        "--precision fp32, with another --out"
                     )
             speed = (self.step - first) * config.batch_size / (time.perf_counter() - began)
             self.accelerator.log({"loss": value, "lr": lr, "grad_norm": float(norm)}, step=self.step)
@@ -428,20 +411,22 @@ class Training:
         parts = {"ema": self.average.module.state_dict(), "raw": network.state_dict(), "training": training}
         self._write(parts)
         if self.accelerator.is_main_process:
-            prune(self.out, self.step, self.config.snapshot_every)
+            prune(self.out, self.step, self.config.snapshot_every, self._kept)
         return step_folder(self.out, self.step)
 
     def _write(self, parts: dict[str, dict[str, Tensor]]) -> None:
         if self.accelerator.is_main_process and self.out is not None:
-            save_checkpoint(self.out, self.step, self.about(), parts)
+            with Hold(self.out) as hold:  # beside that of the run: the caller may save after its end
+                hold.check()
+                save_checkpoint(self.out, self.step, self.about(), parts)
         self.accelerator.wait_for_everyone()
 
-    def anywhere(self, flag: bool) -> bool:
-        """Whether ``flag`` is true in any process; every process has to ask."""
+    def anywhere(self, number: int) -> int:
+        """The largest ``number`` of all processes; every process has to ask."""
         if self.accelerator.num_processes == 1:
-            return flag
-        flags = torch.tensor(float(flag), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flags, "sum") > 0)
+            return number
+        numbers = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
+        return int(numbers.max())
 
 
 def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -450,36 +435,6 @@ def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
     if config.optimizer == "muon":
         return Muon(*matrices_of(network), lr, weight_decay, betas)
     return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
-
-
-def _accelerator(trackers: list[str], out: Path | None) -> Accelerator:
-    try:
-        with warnings.catch_warnings():  # it only warns, or is silent, about a tracker that is not installed
-            warnings.filterwarnings("ignore", message="`log_with=")
-            accelerator = Accelerator(log_with=trackers or None, project_dir=out)
-        missing = set(trackers) - {"all"} - {str(tracker) for tracker in accelerator.log_with}
-        if missing:
-            names = " ".join(sorted(missing))
-            raise UsageError(f"cannot log with {names}: not installed; `pip install {names}` or drop the option")
-        if trackers:
-            accelerator.init_trackers("train")
-    except UsageError:
-        raise
-    except (ImportError, ValueError) as error:
-        raise UsageError(
-            f"cannot log with {', '.join(trackers)}: {error}; choose another or drop the option"
-        ) from error
-    return accelerator
-
-
-def _require_writable(out: Path) -> None:
-    """At the door, not at the first checkpoint after hours of training."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error}; choose another --out") from error
 
 
 def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: Autoencoder | None) -> None:
@@ -496,19 +451,3 @@ def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: Autoencoder | 
             f"data {data.name!r} has {len(data.classes)} classes, the network is made for {classes}; "
             "0 makes it unconditional"
         )
-
-
-def _compared(name: str, value: Any) -> Any:
-    """A setting as a resumed run must have it again. What is known by the hash of its weights may lie elsewhere by now:
-    an autoencoder, a pretrained text encoder, the pipeline of adapters."""
-    places = {"latents": "hash", "text": "weights", "net": "base"}
-    if name in places and isinstance(value, dict) and value.get(places[name]):
-        value = {key: part for key, part in value.items() if key not in ("source", "pipeline")}
-    return _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON would give it back: tuples become lists."""
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

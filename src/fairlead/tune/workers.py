@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import distributed
+
+from fairlead.core.launch import Launch
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for another: the main one may train its judges first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,15 +25,20 @@ class Workers:
 
     @classmethod
     def launched(cls, device: str = "auto") -> Workers:
-        """As the environment says. With several processes a GPU each, if there are any and ``device`` allows it."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return cls(device=device)
-        from accelerate import PartialState
+        """As the environment says. With several processes a GPU each, if there are any and ``device`` allows it.
 
-        cpu = device == "cpu" or not torch.cuda.is_available()
-        state = PartialState(cpu=cpu)
-        own = str(state.device) if device == "auto" else device
-        return cls(state.process_index, state.num_processes, own)
+        Raises:
+            UsageError: as ``Launch.here``.
+        """
+        launch = Launch.here()
+        if launch.count == 1:
+            return cls(device=device)
+        if not distributed.is_initialized():  # they share files and a few words, tensors never
+            distributed.init_process_group("gloo", timeout=PATIENCE)
+        if device == "auto":
+            gpus = torch.cuda.device_count()
+            device = f"cuda:{launch.local % gpus}" if gpus else "cpu"
+        return cls(launch.rank, launch.count, device)
 
     @property
     def main(self) -> bool:
@@ -38,13 +49,11 @@ class Workers:
         """The main process's ``value``, in every process; the others wait for it."""
         if self.count == 1:
             return value
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([value])[0]
+        values = [value]
+        distributed.broadcast_object_list(values)
+        return values[0]
 
     def wait(self) -> None:
         """Until all are here."""
         if self.count > 1:
-            from accelerate import PartialState
-
-            PartialState().wait_for_everyone()
+            distributed.barrier()

@@ -28,7 +28,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.moment import Seen
 from fairlead.guide.per_sample import length, parallel
 from fairlead.guide.terms import Wrapper
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class APG(Wrapper):
     name: ClassVar[str] = "apg"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         super().__post_init__()
         if not is_number(self.eta) or not abs(self.eta) < float("inf"):
             raise UsageError(f"apg: expected eta to be a number such as 0 or 1, got {self.eta!r}")

@@ -33,6 +33,7 @@ from fairlead.guide.branch import is_zero, weighted
 from fairlead.guide.moment import Moment, Seen
 from fairlead.guide.per_sample import ratio
 from fairlead.guide.terms import NOTHING, Ask, Wrapper
+from fairlead.guide.text import plain_fields
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Cached(Wrapper):
     outermost: ClassVar[str] = "evaluates its two branches in some steps only"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         super().__post_init__()
         if not isinstance(self.every, int) or isinstance(self.every, bool) or self.every < 1:
             raise UsageError(f"cached: expected every to be a number of steps of at least 1, got {self.every!r}")

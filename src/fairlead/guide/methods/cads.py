@@ -30,7 +30,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.moment import Context, Moment
 from fairlead.guide.per_sample import ratio
 from fairlead.guide.terms import NOTHING, Ask, Term
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class CADS(Term):
     name: ClassVar[str] = "cads"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         for argument in ("noise", "low", "high", "mix"):
             value = getattr(self, argument)
             if not is_number(value) or not math.isfinite(value):

@@ -42,7 +42,7 @@ from fairlead.guide.per_sample import length
 from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.scores import Fn, Score, as_score
 from fairlead.guide.terms import NOTHING, Ask, Term
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 MOST_DRAWS = 400
 
@@ -69,6 +69,7 @@ class Energy(Term):
     name: ClassVar[str] = "energy"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         object.__setattr__(self, "score", as_score(self.score))
         object.__setattr__(self, "scale", as_scale(self.name, self.scale))
         if not isinstance(self.through, bool):

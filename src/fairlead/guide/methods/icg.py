@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
+from fairlead.data.names import Index
 from fairlead.guide.branch import COND, Branch
 from fairlead.guide.moment import Context, Moment
 from fairlead.guide.terms import Pair
@@ -31,7 +32,7 @@ class IndependentClass:
     """Makes conditions: a uniform class for every sample that has a condition, null for the others."""
 
     def __call__(self, at: Moment, condition: Condition) -> Condition:
-        other = at.model.encode(self.labels(at).tolist()).to(condition.device)
+        other = at.model.encode([*map(Index, self.labels(at).tolist())]).to(condition.device)
         given = reduce(torch.logical_or, condition.keep.values())
         return Condition(condition.n, other.values, {name: mask & given for name, mask in other.keep.items()})
 

@@ -24,7 +24,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.moment import Seen
 from fairlead.guide.per_sample import length, ratio
 from fairlead.guide.terms import Wrapper
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Mambo(Wrapper):
     of_predictions: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         super().__post_init__()
         if not is_number(self.alpha) or not 0 <= self.alpha < math.inf:
             raise UsageError(f"mambo: expected alpha of at least 0, such as 8, got {self.alpha!r}")

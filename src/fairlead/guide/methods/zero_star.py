@@ -30,7 +30,7 @@ from fairlead.guide.moment import Moment, Seen
 from fairlead.guide.per_sample import parallel
 from fairlead.guide.step import Step
 from fairlead.guide.terms import Ask, Wrapper
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class ZeroStar(Wrapper):
     outermost: ClassVar[str] = "does more than a direction"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         super().__post_init__()
         if not is_number(self.zero) or not 0 <= self.zero < 1:
             raise UsageError(f"zero_star: expected zero to be a share of the steps in [0, 1), got {self.zero!r}")
