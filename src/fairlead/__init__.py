@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from fairlead.guide.methods.pag import PAG
     from fairlead.guide.methods.perp_neg import PerpNeg
     from fairlead.guide.methods.rescale import Rescale
+    from fairlead.guide.methods.s2 import S2
     from fairlead.guide.methods.sag import SAG
     from fairlead.guide.methods.seg import SEG
     from fairlead.guide.methods.slg import SLG
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
     adaptive = Adaptive
     cached = Cached
     sag = SAG
+    s2 = S2
     toy = toy_model
 
 _PUBLIC = {

@@ -43,6 +43,7 @@ TERMS: dict[str, tuple[str, str | None, list]] = {  # name -> (on, off if it can
     "adaptive": ("adaptive(cfg([3, 1, 2, 0, -1]), 0.5)", "adaptive(cfg(1))", LABELLED),
     "cached": ("cached(pag([2, 0, 1, -1, 3]), every=3, order=1)", "cached(pag(0))", UNLABELLED),
     "sag": ("sag([2, 0, 1, -1, 3], blur=1.5)", "sag(0)", UNLABELLED),
+    "s2": ("s2([2, 0, 1, -1, 3], share=0.4)", "s2(0)", UNLABELLED),
     "cads": ("cads(0.3, low=0.2, high=0.9, mix=0.7)", "cads(0)", LABELLED),
 }
 FINISHERS = {"clip": "clip()", "threshold": "threshold(0.7)", "rescale": "rescale(0.7)"}

@@ -111,10 +111,10 @@ class Condition:
         }
         return replace(self, keep=keep)
 
-    def perturbed(self, perturbation: Perturbation) -> Condition:
-        """The same, with the network perturbed for every sample."""
-        everywhere = torch.ones(self.n, dtype=torch.bool, device=self.device)
-        return replace(self, perturb={**self.perturb, perturbation: everywhere})
+    def perturbed(self, perturbation: Perturbation, rows: Tensor | None = None) -> Condition:
+        """The same, with the network perturbed for the samples where ``rows`` (bool [n]; default: all) is True."""
+        where = torch.ones(self.n, dtype=torch.bool) if rows is None else rows
+        return replace(self, perturb={**self.perturb, perturbation: where.to(self.device)})
 
     def __getitem__(self, index: Tensor | slice | int | Sequence[int]) -> Condition:
         """The samples at ``index`` (a slice, a number, int64 indices or a bool mask [n])."""

@@ -50,6 +50,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "adaptive": "fairlead.guide.methods.adaptive:Adaptive",
         "cached": "fairlead.guide.methods.cached:Cached",
         "sag": "fairlead.guide.methods.sag:SAG",
+        "s2": "fairlead.guide.methods.s2:S2",
     },
     "score": {
         "brightness": "fairlead.guide.scores:Brightness",
