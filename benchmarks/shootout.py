@@ -130,8 +130,8 @@ class Shootout:
         self.model: Model = load(options.model)
         self.file = options.out / "results.jsonl"
         options.out.mkdir(parents=True, exist_ok=True)
-        lines = self.file.read_text().splitlines() if self.file.exists() else []
-        self.results = [Result(**json.loads(line)) for line in lines]
+        lines = self.file.read_text().split("\n") if self.file.exists() else []
+        self.results = [Result(**json.loads(line)) for line in lines if line]
         texts = [self.text(name, value) for name in METHODS for value in METHODS[name][1] or (0.0,)]
         wanted = dict.fromkeys(r for text in texts for r in to_guidance(text).resources())
         self.resources = load_resources(tuple(wanted), self.model)

@@ -126,8 +126,8 @@ class Options:
 
 
 def read(folder: Path) -> tuple[list[Result], dict[str, Any]]:
-    lines = (folder / "results.jsonl").read_text().splitlines()
-    return [Result(**json.loads(line)) for line in lines], json.loads((folder / "floor.json").read_text())
+    lines = (folder / "results.jsonl").read_text().split("\n")
+    return [Result(**json.loads(line)) for line in lines if line], json.loads((folder / "floor.json").read_text())
 
 
 def table(results: Sequence[Result], floor: dict[str, Any], options: Options) -> str:

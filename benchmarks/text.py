@@ -21,6 +21,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from fairlead.core.places import check_file
 from fairlead.data.captions import COLOURS, full_caption
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.hub import load_data
@@ -50,6 +51,10 @@ class Common:
     batch_size: int = 64
     out: Path | None = None
     """File to append the numbers to, one JSON line a row."""
+
+    def __post_init__(self) -> None:
+        if self.out is not None:
+            check_file(self.out)
 
     def draw(self, model: Model, conds: str | Sequence[str] | None, guidance: str, n: int, first: int = 0) -> Run:
         seeds = range(self.seed + first, self.seed + first + n)

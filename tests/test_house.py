@@ -1,6 +1,7 @@
 """The house: an import only ever points to the same folder or to one before it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -50,12 +51,13 @@ def upward(module: str, source: str) -> list[str]:
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the package but its front door, ``fairlead/__init__.py``, which re-exports from all folders."""
+    """Every module of the package but its front doors: ``fairlead/__init__.py``, which re-exports from all folders, and
+    ``fairlead/__main__.py``, which starts the command line."""
     found = {}
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
         parts = parts[:-1] if parts[-1] == "__init__" else parts
-        if parts:
+        if parts not in ((), ("__main__",)):
             found[".".join(("fairlead", *parts))] = path
     return found
 
@@ -94,3 +96,11 @@ def test_the_checker_allows() -> None:
 def test_the_checker_refuses_relative_imports() -> None:
     with pytest.raises(AssertionError, match="line 1: relative import"):
         imports("from ..data import toys")
+
+
+def test_images_and_rows_are_read_in_one_place_each() -> None:
+    """Pillow opens what starts programs unless it is told formats, and `splitlines` breaks lines within texts."""
+    sources = {name: path.read_text() for name, path in modules().items()}
+    assert [name for name, source in sources.items() if "Image.open(" in source] == ["fairlead.data.decode"]
+    rows = [name for name, source in sources.items() if re.search(r"read_text\([^)]*\)\.splitlines", source)]
+    assert rows == []

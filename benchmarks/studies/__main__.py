@@ -13,6 +13,7 @@ import tyro
 
 from benchmarks.studies.runner import Bench, Study, write_page
 from fairlead.core.errors import unknown
+from fairlead.core.places import check_folder
 
 NAMES = (
     "evaluation", "tradeoff", "dropout", "schedules", "intervals", "steps", "thresholds", "conditioning", "classifier",
@@ -44,13 +45,16 @@ def study_of(name: str) -> Study:
 
 def main(options: Options) -> None:
     studies = [study_of(name) for name in (NAMES if options.names == ("all",) else options.names)]
+    pages = options.docs or options.out / "pages"
+    for folder in (options.out, pages):
+        check_folder(folder)
     bench = Bench(options.out, options.n, options.trainings)
     for study in studies:
         sizes = "" if bench == Bench(options.out, Options.n, Options.trainings) else (
             f" --n {options.n} --trainings {' '.join(map(str, options.trainings))}"
         )  # fmt: skip
         command = f"python -m benchmarks.studies {study.name} --out {shlex.quote(str(options.out))}{sizes}"
-        path = write_page(options.docs or options.out / "pages", study, study.run(bench), command)
+        path = write_page(pages, study, study.run(bench), command)
         print(f"page: {path}", flush=True)
 
 

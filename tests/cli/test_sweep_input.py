@@ -12,6 +12,7 @@ from fairlead.cli import main
 from fairlead.cli.options import evaluator_for
 from fairlead.cli.sweep import DEFAULT_SCALES
 from fairlead.core.errors import UsageError
+from fairlead.core.strict_json import sealed
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
 from fairlead.measure.frechet import Moments
@@ -142,7 +143,7 @@ def test_other_images_than_those_of_the_training_are_named_unless_it_was_limited
     about["train"]["data"]["limit"] = 100
     limited = tmp_path / "limited"
     limited.mkdir()
-    (limited / "model.json").write_text(json.dumps(about))
+    (limited / "model.json").write_text(json.dumps(sealed(about)))
     evaluator_for(str(limited), None)
     assert "not the images the model was trained on" not in capsys.readouterr().err
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from fairlead.core.errors import UsageError
-from fairlead.data.decode import decode_images, resize_images
+from fairlead.data.decode import decode_images, in_colour, resize_images
 
 GREY = np.array([[0, 50, 100], [150, 200, 255]], dtype=np.uint8)
 COLOUR = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10
@@ -72,6 +72,23 @@ def test_a_broken_image_is_named_in_one_line(content):
     with pytest.raises(UsageError, match=r"data 'set': cannot read image bad\.png \(.*repair or remove it") as error:
         decode_images([("good.png", good), ("bad.png", content)], None, "set")
     assert "\n" not in str(error.value)
+
+
+def test_more_pixels_than_the_bound_are_refused_by_the_head_of_the_file(monkeypatch):
+    monkeypatch.setattr("fairlead.data.decode.MOST_PIXELS", 5)
+    with pytest.raises(
+        UsageError, match=r"data 'set': 0\.png has 3x2 pixels, more than the 5 that are read; make it smaller"
+    ):
+        decoded(Image.fromarray(GREY))
+    assert decoded(Image.fromarray(GREY[:1])).shape == (1, 1, 1, 3)
+
+
+def test_what_is_in_colour_is_decided_by_the_pixels():
+    grey = torch.from_numpy(GREY).expand(3, 2, 3)
+    one = grey.clone()
+    one[2, 0, 0] += 1
+    assert in_colour(torch.stack([grey, one])).tolist() == [False, True]
+    assert in_colour(grey[None, :1]).tolist() == [False]
 
 
 def test_differing_sizes_need_a_size():

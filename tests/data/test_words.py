@@ -40,6 +40,66 @@ def test_any_captions_can_be_encoded_by_their_own_vocabulary(captions):
     assert torch.equal(words([" ".join(split_words(caption)) for caption in captions]), ids)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("दिन", "दान"),  # day, gift: vowel signs
+        ("ไก่", "ไก"),  # chicken, mechanism: a tone
+        ("كُتُب", "كَتَبَ"),  # books, he wrote: vowel points
+        ("שִׁיר", "שׁוּר"),
+        ("தமிழ்", "தமழ"),
+        ("C++", "C#"),
+        ("C", "C#"),
+        ("F#", "F"),
+        (".NET", "net"),
+        ("blood A+", "blood A-"),
+        ("blood A-", "blood A"),
+        ("-5", "5"),
+        ("3.5", "35"),
+        ("1/2", "12"),
+        ("5 €", "5 $"),
+        ("R&B", "R B"),
+        ("🐱", "🐶"),
+        ("á", "a"),
+    ],
+)
+def test_words_that_differ_are_different_words(one: str, other: str) -> None:
+    words = Words.of([one, other])
+    assert not torch.equal(words([one]), words([other]))
+    for text in set(split_words(one)) - set(split_words(other)):
+        with pytest.raises(UsageError, match="unknown word"):
+            Words.of([other])([text])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("don\u2019t", "Don't"), ("co\u00adoperate", "cooperate"), ("\u22125", "-5"), ("a cat, a dog.", "A cat: a dog!")],
+)
+def test_what_reads_the_same_is_the_same(one: str, other: str) -> None:
+    assert split_words(one) == split_words(other)
+
+
+def test_english_has_the_words_of_the_first_rule() -> None:
+    for text in (
+        *CAPTIONS,
+        "left-leaning, two digits: a red 7 (upright) at the top left",
+        "rock 'n' roll isn't dead_end",
+    ):
+        assert split_words(text, "marks") == split_words(text, "letters")
+
+
+def test_a_checkpoint_without_a_rule_keeps_the_first_one() -> None:
+    """The bits of runs that were trained before marks were read."""
+    old = {"name": "words", "vocabulary": ["c", "द", "न", "ไก"], "length": 4}
+    words = encoder_from_config(old)
+    assert words.config() == old
+    assert words(["C++ दिन", "c# दान"]).tolist() == [[2, 3, 4, 1], [2, 3, 4, 1]]
+    new = make_encoder("words", ["C++ दिन", "c#"])
+    assert new.config() == {"name": "words", "vocabulary": ["c#", "c++", "दिन"], "length": 3, "rule": "marks"}
+    with pytest.raises(UsageError, match=r"unknown rule of words 'other' \(known: letters, marks\)"):
+        encoder_from_config({**old, "rule": "other"})
+
+
 def test_a_message_about_many_words_stays_short():
     words = Words(tuple(f"word{i}" for i in range(20_000)), 4)
     for prompt in ("mauve", "m" * 5_000):

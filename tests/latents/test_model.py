@@ -1,5 +1,6 @@
 """A model of latents: what surrounds its denoiser, sampling, and what belongs together."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VPCosine
+from fairlead.core.strict_json import sealed
 from fairlead.data.autoencoder import load_autoencoder
 from fairlead.data.digits import load_digits
 from fairlead.data.images import to_float, to_uint8
@@ -70,7 +72,7 @@ def moved(run: Path, vae: Path, tmp_path: Path) -> tuple[Path, Path]:
     shutil.copytree(run, tmp_path / "runs" / "latent")
     shutil.copytree(vae, tmp_path / "runs" / "vae")
     path = tmp_path / "runs" / "latent" / "step-000006" / "model.json"
-    path.write_text(path.read_text().replace(str(vae), "runs/vae"))
+    path.write_text(json.dumps(sealed(json.loads(path.read_text().replace(str(vae), "runs/vae")))))
     return tmp_path / "runs" / "latent", tmp_path / "runs" / "vae"
 
 

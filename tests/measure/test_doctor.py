@@ -16,6 +16,7 @@ from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import VE, NoiseSchedule, RectifiedFlow, VPCosine, vp_linear, vp_scaled_linear
+from fairlead.core.strict_json import sealed
 from fairlead.data.digits import load_digits
 from fairlead.data.hub import load_data
 from fairlead.data.toys import Gaussian, GaussianMixture
@@ -287,7 +288,7 @@ def test_an_average_that_lags_behind(digits_run: Path, tmp_path: Path) -> None:
     shutil.copy(digits_run / "step-000020" / "ema.safetensors", folder)
     about = json.loads((folder / "model.json").read_text())
     about["files"]["ema"] = file_hash(folder / "ema.safetensors")
-    (folder / "model.json").write_text(json.dumps(about))
+    (folder / "model.json").write_text(json.dumps(sealed(about)))
     found = judged(doctor(load(folder, device="cpu")))["weights"]
     assert found.level == "WARN"
     assert found.numbers["loss_averaged"] > 1.05 * found.numbers["loss_raw"]

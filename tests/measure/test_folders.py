@@ -182,6 +182,29 @@ def test_identical_images_encodings_numbers_and_shapes_are_warned_about(tmp_path
     assert "identical" not in text
 
 
+@pytest.mark.parametrize("save", ["RGB", "RGBA", "LA", "P", "I;16", "CMYK"])
+def test_grey_images_are_copies_of_themselves_however_they_are_saved(save, tmp_path):
+    """Also among images in colour, where one side has three channels for all."""
+    images = digits(6)
+    real = read_images(str(written(tmp_path / "real", images)))
+    (tmp_path / "fake").mkdir()
+    for i, image in enumerate(images):
+        grey = Image.fromarray(image[0].numpy())
+        saved = Image.fromarray(image[0].numpy().astype("uint16") * 257) if save == "I;16" else grey.convert(save)
+        saved.save(tmp_path / "fake" / f"{i}.{'tif' if save == 'CMYK' else 'png'}")
+    fake = read_images(str(tmp_path / "fake"))
+    assert fake.pixels == real.pixels
+    assert "6 of 6 fakes are identical to a real image" in "\n".join(
+        compare(real, fake, PIXELS, metrics=["kid"]).warnings
+    )
+    written(tmp_path / "real", torch.randint(0, 255, (1, 3, 8, 8)).byte(), start=6)
+    mixed = read_images(str(tmp_path / "real"))
+    assert mixed.data.shape == (3, 8, 8)
+    assert mixed.pixels[:6] == real.pixels
+    assert mixed.pixels[6] not in real.pixels
+    assert "1 of 7 images of real are in colour, the others grey" in mixed.notes
+
+
 def test_fewer_than_d_images_have_no_distance_but_a_kid():
     found = compare(image_set(digits(30)), image_set(digits(12, 500)), PIXELS)
     assert "distance" not in found.fake
@@ -292,6 +315,21 @@ def test_prompts_are_scored_by_the_cosine_of_transformers(clip):
     assert text_score(embeddings, ["red"] * 4, clip).others is None
     with pytest.raises(UsageError, match="expected the features of clip, got 'pixels'"):
         text_score(embeddings, prompts, PIXELS)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r", "\n", "\r\n"])
+def test_a_prompt_may_hold_any_separator(mark, tmp_path):
+    import csv
+
+    prompts = [f"one{mark}two", "three"]
+    lines = [{"file": f"{i}.png", "prompt": prompt} for i, prompt in enumerate(prompts)]
+    with (tmp_path / "p.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["file", "prompt"])
+        writer.writeheader()
+        writer.writerows(lines)
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+    for name in ("p.csv", "p.jsonl"):
+        assert read_prompts(tmp_path / name, ["0.png", "1.png"]) == prompts
 
 
 def test_prompts_come_from_json_lines_or_csv(tmp_path):

@@ -18,6 +18,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VPCosine
+from fairlead.core.strict_json import sealed
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.models.load import load, model_of
 from fairlead.models.model import Model
@@ -206,7 +207,8 @@ def copied(run: tuple, tmp_path: Path) -> tuple[Path, dict]:
 def test_weights_that_do_not_fit_the_description_are_refused(run, tmp_path, change, message):
     folder, about = copied(run, tmp_path)
     about["net"].update(change)
-    (folder / "model.json").write_text(json.dumps(about))
+    about["train"]["net"].update(change)
+    (folder / "model.json").write_text(json.dumps(sealed(about)))
     with pytest.raises(UsageError, match=message):
         load(folder)
 

@@ -79,7 +79,7 @@ def test_what_a_guidance_remembers_begins_anew() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('cfg(5, negative="blurry")', "no text encoder; use fl.attach"),
+        ('cfg(5, negative="blurry")', "which a guider cannot encode.*load the model as a DiffusionPipeline"),
         ('auto(2, weak="x")', "'x', which a guider cannot load"),
         ("cfgpp(0.6)", "where a step leads"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,44 @@ def test_the_command_line(pipeline: Path, tmp_path: Path, capsys: pytest.Capture
         assert words_ in capsys.readouterr().err
     assert main(["train", "--lora", "2", "--out", str(tmp_path / "x")]) == 2
     assert "--pipeline and --lora go together" in capsys.readouterr().err
+
+
+def test_a_run_finds_its_pipeline_from_everywhere_and_when_both_have_moved(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one of before, that names what it was given; and what is gone is said to be a folder, not asked of a hub."""
+    project, data = tmp_path / "project", colours()
+    shutil.copytree(pipeline, project / "pipes" / "sd")
+    monkeypatch.chdir(project)
+    config = config_of(Path("pipes/sd"), data, steps=1)
+    assert Path(config.net["pipeline"]) == project / "pipes" / "sd"
+    train(config, data, project / "runs" / "new")
+    old = replace(
+        config,
+        net={**config.net, "pipeline": "pipes/sd"},
+        text={**config.text, "source": "pipes/sd"},
+        latents={**config.latents, "source": "pipes/sd"},
+    )
+    train(old, data, project / "runs" / "old")
+    wanted = predictions(load("runs/new"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for run in ("new", "old"):
+        assert torch.equal(predictions(load(project / "runs" / run)), wanted)
+    project.rename(tmp_path / "moved")
+    for run in ("new", "old"):
+        assert torch.equal(predictions(load(tmp_path / "moved" / "runs" / run)), wanted)
+        fl.export(tmp_path / "moved" / "runs" / run, tmp_path / f"exported-{run}")
+    shutil.rmtree(tmp_path / "moved" / "pipes")
+    monkeypatch.setattr("huggingface_hub.model_info", _asked)
+    for run in ("new", "old"):
+        with pytest.raises(UsageError, match=r"pipes.sd', a local folder that is missing; put it back") as caught:
+            load(tmp_path / "moved" / "runs" / run)
+        assert "\n" not in str(caught.value)
+
+
+def _asked(*_: Any, **__: Any) -> Any:
+    raise AssertionError("the hub was asked")
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_batch_size_and_batching_do_not_matter(whole: Run, batch_size: int, batc
     run = sample(MODEL, CONDS, seeds=SEEDS, batch_size=batch_size, batching=batching, **SETTINGS)
     close(run.x0, whole.x0)
     assert run.seeds == whole.seeds == SEEDS
-    assert run.conds == whole.conds == CONDS
+    assert run.conds == whole.conds == (*CONDS[:-1], "one")  # an index is written by its name
 
 
 def test_order_does_not_matter(whole: Run) -> None:
@@ -192,7 +192,7 @@ def test_run_json_holds_the_whole_run(tmp_path: Path, whole: Run) -> None:
     whole.save(tmp_path)
     about = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
     assert about == json.loads(json.dumps(whole.summary()))
-    assert (tuple(about["conds"]), tuple(about["seeds"])) == (CONDS, SEEDS)
+    assert (tuple(about["conds"]), tuple(about["seeds"])) == ((*CONDS[:-1], "one"), SEEDS)
     settings = {name: about[name] for name in ("guidance", "sampler", "steps", "grid", "precision")}
     assert torch.equal(sample(MODEL, about["conds"], seeds=about["seeds"], **settings).x0, whole.x0)
     assert about["rows"] == 4 * (2 * 6 - 2)  # scales 0 and 1 cost one row; null samples of a mixed batch two

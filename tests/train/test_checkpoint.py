@@ -10,15 +10,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fairlead.core.errors import UsageError
+from fairlead.core.schedule import VPCosine
+from fairlead.core.strict_json import sealed
 from fairlead.train import checkpoint as module
 from fairlead.train.checkpoint import FORMAT, find_checkpoint, prune, save_checkpoint, steps_of
 from tests.train.tiny import same_bits, tensors_of, tiny_config, trained
 
-ABOUT = {
-    "fairlead": "0", "torch": "2", "net": {}, "schedule": {}, "objective": "v", "precision": "fp32", "parameters": 9,
-    "data": {"name": "d", "split": "train", "n": 5, "fingerprint": "f", "shape": [1, 8, 8], "classes": []},
-    "train": {"steps": 3, "drop": 0},
-}  # fmt: skip
+CONFIG = tiny_config(steps=3, drop=0)
+ABOUT = json.loads(json.dumps({
+    "fairlead": "0", "torch": "2", "net": CONFIG.net, "schedule": VPCosine().config(), "objective": "v",
+    "precision": "fp32", "parameters": 9,
+    "data": {
+        "name": "d", "split": "train", "n": 5, "fingerprint": "f", "shape": [1, 8, 8],
+        "classes": [str(i) for i in range(10)],
+    },
+    "train": CONFIG.to_json(),
+}))  # fmt: skip
 
 
 def weights(value: float = 1.0) -> dict[str, torch.Tensor]:
@@ -220,7 +227,8 @@ def test_a_step_of_a_step_is_refused(saved):
 def rewrite(folder: Path, **changes: object) -> None:
     about = json.loads((folder / "model.json").read_text())
     about.update(changes)
-    (folder / "model.json").write_text(json.dumps({key: value for key, value in about.items() if value is not None}))
+    about = {key: value for key, value in about.items() if value is not None}
+    (folder / "model.json").write_text(json.dumps(sealed(about)))
 
 
 @pytest.mark.parametrize(
@@ -240,9 +248,9 @@ def test_a_description_without_a_key_names_it(saved, key):
     ("changes", "message"),
     [
         ({"files": {"raw": "0"}}, "'ema'"),
-        ({"data": {**ABOUT["data"], "classes": None}}, "'classes' is None"),  # type: ignore[dict-item]
+        ({"data": {**ABOUT["data"], "classes": None}}, "'classes' is None"),
         ({"data": {"name": "d", "split": "s", "n": 1, "fingerprint": "f", "shape": [1]}}, "'classes'"),
-        ({"data": {**ABOUT["data"], "n": "many"}}, "'n' is 'many'"),  # type: ignore[dict-item]
+        ({"data": {**ABOUT["data"], "n": "many"}}, "'n' is 'many'"),
         ({"train": {"steps": 3}}, "'drop'"),
         ({"train": {"drop": 0.1}}, "'steps'"),
         ({"step": "three"}, "'step' is 'three'"),

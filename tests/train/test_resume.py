@@ -11,6 +11,7 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import NAME
+from fairlead.core.strict_json import sealed
 from fairlead.data.images import ImageData
 from fairlead.train.checkpoint import find_checkpoint, steps_of
 from fairlead.train.loop import Training
@@ -137,7 +138,7 @@ def test_a_setting_that_this_version_lacks_is_named(tmp_path):
     path = tmp_path / "step-000006" / "model.json"
     about = json.loads(path.read_text())
     about["train"]["novelty"] = 3
-    path.write_text(json.dumps(about))
+    path.write_text(json.dumps(sealed(about)))
     with pytest.raises(UsageError, match="novelty was 3, now None"):
         Training(digits(), tiny_config(), tmp_path, resume=True)
 

@@ -166,6 +166,32 @@ def test_a_partial_or_foreign_description_is_damaged(name: str, tmp_path: Path) 
             folder.read()
 
 
+def test_a_number_that_was_changed_is_not_believed(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    measure(folder, "k1")
+    for name in ("sweep.json", "sweep.jsonl"):
+        text = (tmp_path / name).read_text()
+        for changed in (text.replace('"n": 30', '"n": 31'), "[" * 100_000, text.replace("cfg(1)", "cfg(9)"), "\x00"):
+            assert changed != text
+            (tmp_path / name).write_text(changed)
+            with pytest.raises(UsageError, match="is damaged"):
+                folder.read()
+        (tmp_path / name).write_text(text)
+    _, (point,) = folder.read()
+    assert point.guidance == "cfg(1)"
+
+
+def test_files_without_a_seal_are_those_of_the_first_version(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    measure(folder, "k1")
+    for name in ("sweep.json", "sweep.jsonl"):
+        about = json.loads((tmp_path / name).read_text())
+        del about["seal"]
+        (tmp_path / name).write_text(json.dumps(about) + "\n")
+    _, (point,) = folder.read()
+    assert point.guidance == "cfg(1)"
+
+
 def test_a_sweep_of_an_earlier_version_is_named_as_such(tmp_path: Path) -> None:
     earlier = {"model": {}, "classes": [], "settings": {"n": 500}, "floor": {}, "command": "fairlead sweep runs/a"}
     (tmp_path / "sweep.json").write_text(json.dumps(earlier))

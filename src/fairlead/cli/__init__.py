@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Annotated, Any, TextIO
 
 import tyro
 
@@ -18,19 +21,23 @@ from fairlead.cli.interpolate import Interpolate
 from fairlead.cli.measure import Measure
 from fairlead.cli.report import Report
 from fairlead.cli.sample import Sample
+from fairlead.cli.streams import WRITER_STOPPED, open_streams, parser_errors_in_one_line, silenced
 from fairlead.cli.sweep import Sweep
 from fairlead.cli.train import Train
 from fairlead.cli.train_autoencoder import TrainAutoencoder
 from fairlead.cli.train_classifier import TrainClassifier
 from fairlead.cli.tune import Tune
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import Note, UsageError
 from fairlead.core.launch import refuse_several
+from fairlead.core.places import unreadable
+from fairlead.core.printable import printable, printable_output
 from fairlead.core.signals import Ended, ending
 
 ABOUT = """Train, guide, measure and tune conditional diffusion models.
 
 Start with `fairlead demo`: it trains a small class-conditional model on handwritten digits with condition dropout,
 sweeps the guidance scale, measures every setting and writes a report, in a few minutes on two cores.
+`fairlead --version` says which version this is.
 """
 
 Command = (
@@ -54,26 +61,101 @@ _SHARED = (Train, TrainClassifier, TrainAutoencoder, Sweep)
 """Commands whose work several processes share, as torchrun starts them."""
 
 
+@contextmanager
+def _notes_in_one_line() -> Iterator[None]:
+    """Notes on standard error as errors are, without the place in the code."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, Note):
+                print(f"fairlead: {message}", file=sys.stderr)
+            else:
+                shown(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or what the command itself says (``doctor``: 1 if something fails).
-    Argument errors exit with 2 from the parser itself."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    command = tyro.cli(
-        Command,
-        prog="fairlead",
-        description=ABOUT,
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+
+    2 is wrong input, arguments or places; 130 Ctrl-C; 141 a reader that left, as in ``fairlead info | head -1``, which
+    is no error and prints nothing.
+    """
+    open_streams()
     try:
-        with ending():
+        code = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        silenced(sys.stdout)
+        return WRITER_STOPPED
+    except OSError as error:  # standard output itself, on a full disk
+        silenced(sys.stdout)
+        return _refused(f"{unreadable(error, 'standard output')}")
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        print(_version())
+        return 0
+    try:
+        with parser_errors_in_one_line():
+            command: Any = tyro.cli(
+                Command,
+                prog="fairlead",
+                description=ABOUT,
+                args=given,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+        _check_texts(command)
+        with printable_output(), _notes_in_one_line(), ending():
             if not isinstance(command, _SHARED):
                 refuse_several(type(command).__name__.lower())
-            code = command.run()
+            code: int | None = command.run()
     except UsageError as error:
-        print(f"fairlead: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _refused(f"{unreadable(error)}; check the path, its permissions and the space on its disk")
     except KeyboardInterrupt as interruption:
         print("fairlead: interrupted", file=sys.stderr)
         return interruption.code if isinstance(interruption, Ended) else 130
+    except SystemExit as end:  # --help
+        return int(end.code or 0)
     return code or 0
+
+
+def _refused(message: str) -> int:
+    print(f"fairlead: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+    return 2
+
+
+def _version() -> str:
+    from importlib.metadata import version
+    from platform import python_version
+
+    import fairlead
+
+    return f"fairlead {fairlead.__version__} (torch {version('torch')}, Python {python_version()})"
+
+
+def _check_texts(command: Any) -> None:
+    """Raise UsageError for an option with a null character, which no file, class or expression has."""
+    for field in fields(command):
+        value = getattr(command, field.name)
+        for text in value if isinstance(value, tuple) else (value,):
+            if "\0" in str(text):
+                raise UsageError(f"--{field.name.replace('_', '-')} holds a null character; leave it out")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import NAME, Hold
+from fairlead.core.places import check_folder, is_folder
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
@@ -113,10 +114,9 @@ class Demo:
             raise UsageError(f"--n: expected at least {LEAST} images, so that every class is measured; got {self.n}")
         if not 0 <= self.seed < 2**62:
             raise UsageError(f"--seed: expected an integer from 0 to 2**62, got {self.seed}")
-        if not self.out.exists():
+        check_folder(self.out)
+        if not is_folder(self.out):
             return
-        if not self.out.is_dir():
-            raise UsageError(f"{self.out} is a file; choose another --out")
         others = sorted(path.name for path in self.out.iterdir() if path.name not in (*OWN, NAME))
         model = self.out / "model"
         foreign = model.exists() and not list(model.glob("step-*/model.json"))

@@ -10,7 +10,9 @@ from typing import Annotated
 
 import tyro
 
+from fairlead.cli.progress import working
 from fairlead.core.errors import UsageError
+from fairlead.core.places import check_file
 from fairlead.core.registry import names
 
 
@@ -56,18 +58,22 @@ class Doctor:
         from fairlead.models.load import load
         from fairlead.report.columns import WIDTH
 
-        model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
+        if self.json is not None:
+            check_file(self.json, "choose another --json")
+        with working(f"loading {self.model}"):
+            model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
         size = model.image_shape[-1] if is_pipeline(self.model) else None
         data = None if self.data is None else load_data(self.data, split="test", size=size)
-        findings = doctor(
-            model,
-            self.guidance,
-            cond=self.cond,
-            data=data,
-            sampler=self.sampler,
-            steps=self.steps,
-            grid=self.grid,
-        )
+        with working("examining"):
+            findings = doctor(
+                model,
+                self.guidance,
+                cond=self.cond,
+                data=data,
+                sampler=self.sampler,
+                steps=self.steps,
+                grid=self.grid,
+            )
         for finding in findings:
             print(textwrap.fill(str(finding), WIDTH, subsequent_indent="      "))
         if self.json is not None:

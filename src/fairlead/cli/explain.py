@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from fairlead.cli.progress import Bar, working
 from fairlead.core.hold import Hold
 from fairlead.core.registry import names
 
@@ -61,21 +62,20 @@ class Explain:
     def run(self) -> None:
         from fairlead.report.explain import check_free
 
-        check_free(self.out)
+        check_free(self.out, "choose another --out")
         with Hold(self.out):
             self._run()
 
     def _run(self) -> None:
-        from tqdm import tqdm
-
         from fairlead.cli.options import guidance_of
         from fairlead.models.load import load
         from fairlead.report.columns import WIDTH
         from fairlead.report.explain import Explanation, check_free
         from fairlead.sample.run import Plan
 
-        check_free(self.out)
-        model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
+        check_free(self.out, "choose another --out")
+        with working(f"loading {self.model}"):
+            model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
         guidance, chosen = guidance_of(
             self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
         )
@@ -90,9 +90,10 @@ class Explain:
             batch_size=self.batch_size,
             precision=self.precision,  # type: ignore[arg-type]
         )
-        with tqdm(total=len(plan.batches) * plan.steps, unit="step", dynamic_ncols=True) as bar:
+        with Bar(len(plan.batches) * plan.steps, "step") as bar:
             explanation = Explanation.of(plan, self.compare, on_frame=lambda _: bar.update())
         explanation = replace(explanation, settings={**explanation.settings, **chosen})
-        explanation.save(self.out, f"fairlead {shlex.join(sys.argv[1:])}")
+        with working("drawing pictures"):
+            explanation.save(self.out, f"fairlead {shlex.join(sys.argv[1:])}")
         text = textwrap.fill(explanation.findings(), WIDTH)
         print(f"{explanation.table()}\n\n{text}\n\n{self.out / 'explain.html'}")

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from fairlead.core.errors import UsageError
+from fairlead.core.printable import printable
+
 _KINDS = {
     "model": "diffusion model",
     "classifier": "classifier of noisy images, p(class | x_t, t)",
@@ -24,11 +27,21 @@ class Info:
     model: Annotated[str | None, tyro.conf.Positional] = None
     """A training run, RUN@step500, or a checkpoint folder; nothing for the lists of names."""
 
+    seal: bool = False
+    """Accept model.json as it is now, after a change by hand that is meant (names of classes, for instance), or of a
+    checkpoint of version 0.1.0, which has no seal; it is checked against itself and the weights first."""
+
     def run(self) -> None:
         if self.model is None:
+            if self.seal:
+                raise UsageError("--seal: give the checkpoint whose model.json is to be sealed")
             self._lists()
-        else:
-            self._checkpoint(self.model)
+            return
+        if self.seal:
+            from fairlead.models.load import seal
+
+            seal(self.model)
+        self._checkpoint(self.model)
 
     def _lists(self) -> None:
         import torch
@@ -78,7 +91,7 @@ class Info:
         }
         for name, value in rows.items():
             if value:
-                print(f"{name:<12} {value}")
+                print(f"{name:<12} {printable(str(value))}")
 
 
 def _objective(about: dict[str, Any], kind: str) -> str:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fairlead.cli.progress import working
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder
 from fairlead.core.registry import names
 from fairlead.core.signals import unbroken
 
@@ -73,9 +75,9 @@ class Interpolate:
         from fairlead.models.load import load
         from fairlead.report.interpolate import strip, table
 
-        if (self.out / "interpolation.json").exists():
-            raise UsageError(f"{self.out} already holds an interpolation; choose another --out")
-        model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
+        check_folder(self.out, fresh={"interpolation.json": "an interpolation", "strip.png": "strip.png"})
+        with working(f"loading {self.model}"):
+            model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
         guidance, chosen = guidance_of(
             self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
         )
@@ -103,7 +105,7 @@ class Interpolate:
         picture = strip(found, {"fairlead": json.dumps(found.run.provenance())})
         try:
             with unbroken():
-                with replacing(self.out / "strip.png") as partial:
+                with replacing(self.out / "strip.png", durable=False) as partial:
                     partial.write_bytes(picture)
                 with replacing(self.out / "interpolation.json") as partial:
                     partial.write_text(json.dumps(about, indent=1) + "\n")

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fairlead.cli.progress import Bar, working
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
+from fairlead.core.places import check_file, check_folder
 from fairlead.core.registry import names
 from fairlead.core.signals import unbroken
 
@@ -76,11 +78,13 @@ class Measure:
         from fairlead.measure.folders import read_images
         from fairlead.measure.prompts import read_prompts
 
-        real = read_images(self.real, self.resize, "REAL")
-        fake = read_images(self.fake, self.resize, "FAKE")
+        with working("reading the images"):
+            real = read_images(self.real, self.resize, "REAL")
+            fake = read_images(self.fake, self.resize, "FAKE")
         prompts = [] if self.prompts is None else read_prompts(self.prompts, fake.files)
-        extractor, why = self._extractor()
-        clip = self._clip(extractor)
+        with working("loading the network of the features"):
+            extractor, why = self._extractor()
+            clip = self._clip(extractor)
         bars = _Bars()
         try:
             found = compare(
@@ -114,8 +118,10 @@ class Measure:
             )
         if self.clip is not None and self.clip.partition(":")[0] != "clip":
             raise UsageError(f"--clip: expected clip or clip:PATH, got {self.clip!r}")
-        if self.out is not None and self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"{self.out} is a file; choose another --out")
+        if self.out is not None:
+            check_folder(self.out, files=["measure.json", "measure.html"])
+        if self.json is not None:
+            check_file(self.json, "choose another --json")
 
     def _extractor(self) -> tuple[Extractor, str]:
         from fairlead.measure.extractors import default_extractor, extractor
@@ -157,17 +163,21 @@ class Measure:
         command = f"fairlead {shlex.join(sys.argv[1:])}"
         text = json.dumps(_plain({**found.as_dict(), "findings": findings(found), "command": command}), indent=1)
         paths = [path for path in (self.json, self.out and self.out / "measure.json") if path is not None]
-        path = None
+        page = None if self.out is None else self.out / "measure.html"
+        path = page
         try:
             with unbroken():
                 for path in paths:
                     with replacing(path) as partial:
                         partial.write_text(text + "\n")
-                if self.out is not None:
-                    path = self.out / "measure.html"
-                    print(f"report: {measure_page(path, found, real, fake, command)}")
+                if page is not None:
+                    path = page
+                    with working("writing the report"):
+                        measure_page(path, found, real, fake, command)
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error}") from error
+        if page is not None:
+            print(f"report: {page}")
 
 
 class _Bars:
@@ -175,15 +185,14 @@ class _Bars:
 
     def __init__(self) -> None:
         self.kind = ""
-        self.bar: Any = None
+        self.bar: Bar | None = None
 
     def __call__(self, kind: str, count: int) -> None:
-        from tqdm import tqdm
-
         if kind != self.kind:
             self.close()
             title, unit = ("features", "image") if kind == "features" else ("training the judge", "step")
-            self.kind, self.bar = kind, tqdm(desc=title, unit=unit, dynamic_ncols=True)
+            self.kind, self.bar = kind, Bar(None, unit, title)
+        assert self.bar is not None
         self.bar.update(count)
 
     def close(self) -> None:

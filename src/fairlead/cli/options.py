@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fairlead.cli.training import counting_bar
+from fairlead.cli.progress import counting_bar, working
 from fairlead.core.errors import UsageError
+from fairlead.core.typed import check_arguments
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
@@ -46,7 +47,8 @@ def evaluator_for(
     from fairlead.models.diffusers import is_pipeline
 
     pipeline = model is not None and is_pipeline(spec)
-    reference, held_out, name = _data_of_pipeline(spec, model, data) if pipeline else _data_of(spec, data)
+    with working("reading the real images"):
+        reference, held_out, name = _data_of_pipeline(spec, model, data) if pipeline else _data_of(spec, data)
     told = () if model is None or model.told == "label" else tuple(model.conditions)
     if told:
         data_specs(told, held_out, torch.arange(1))  # refuses data that does not say it, before anything is trained
@@ -115,6 +117,7 @@ def _data_of(spec: str, data: str | None) -> tuple[ImageData, ImageData, str]:
     if "spec" not in given:
         raise UsageError(f"checkpoint {spec!r} does not say where its data is; pass --data")
     limit = given.pop("limit", None)
+    check_arguments(load_data, {**given, "split": "train"}, f"checkpoint {spec!r}: its data")
     reference, held_out = load_data(**given, split="train"), load_data(**given, split="test")
     _check_data(reference, about["data"]["shape"], about["data"]["classes"], given["spec"])
     if limit is None and reference.fingerprint != about["data"]["fingerprint"]:
@@ -182,9 +185,11 @@ def guidance_of(
 
 def _check_data(data: ImageData, shape: Sequence[int], classes: Sequence[str], spec: str) -> None:
     """Raise UsageError unless ``data`` has the image shape and the classes (if there are any) of a model."""
+    from fairlead.data.names import same_names
+
     if data.shape != tuple(shape):
         raise UsageError(f"data {spec!r}: images are {list(data.shape)}, the model's are {list(shape)}; pass its data")
-    if classes and data.classes != tuple(classes):
+    if classes and not same_names(data.classes, classes):
         raise UsageError(
             f"data {spec!r}: classes are {', '.join(data.classes)}; the model's are {', '.join(classes)}; pass its data"
         )

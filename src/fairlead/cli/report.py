@@ -34,6 +34,7 @@ def write_report(folder: Path, extra: tuple[Section, ...] = ()) -> tuple[Path, s
     what a search found, its latest answer is what is recommended, and the sections of the search come too."""
     from fairlead.core.errors import UsageError
     from fairlead.core.files import replacing
+    from fairlead.core.places import check_folder
     from fairlead.measure.score import Floor
     from fairlead.report.sweep import sweep_page, sweep_plot
     from fairlead.report.tune import choice_of, search_sections
@@ -45,6 +46,7 @@ def write_report(folder: Path, extra: tuple[Section, ...] = ()) -> tuple[Path, s
 
     stored = SweepFolder(folder)
     about, points = stored.read()
+    check_folder(folder, "copy the sweep to a folder that can be written", files=["report.html", "tradeoff.png"])
     answers = read_answers(folder / "tuned.json") if (folder / "tuned.json").is_file() else []
     choice = choice_of(answers[0], points) if answers else None
     rules = [Constraint.parse(text) for text in answers[0]["constraints"]] if choice else []
@@ -56,8 +58,8 @@ def write_report(folder: Path, extra: tuple[Section, ...] = ()) -> tuple[Path, s
         )
         figure = sweep_plot(points, Floor.from_dict(about["floor"]), choice.point if choice else None)
         if figure is not None:
-            with replacing(folder / "tradeoff.png") as partial:
-                figure.savefig(partial, dpi=110, format="png")
+            with replacing(folder / "tradeoff.png", durable=False) as partial:
+                figure.savefig(partial, format="png", dpi=110)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error}; the sweep itself is whole") from error
     return path, (choice or recommend_swept(points)).text

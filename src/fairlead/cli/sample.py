@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fairlead.cli.progress import Bar, working
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder
 from fairlead.core.registry import names
 from fairlead.core.signals import unbroken
 
@@ -36,8 +38,8 @@ class Sample:
     out: Path
     """Folder for the images; must not hold a run yet."""
     cond: tuple[str, ...] = ()
-    """Class names or indices, prompts, or several conditions by name, "label=seven; text=a red digit"; "all" for every
-    class; nothing for unconditional samples."""
+    """Class names or indices (refused where they could be names; "index 1" says so), prompts, or several conditions by
+    name, "label=seven; text=a red digit"; "all" for every class; nothing for unconditional samples."""
     n: int = 8
     """Images for each condition."""
     guidance: str = "none"
@@ -63,26 +65,26 @@ class Sample:
     def run(self) -> None:
         if self.n < 1:
             raise UsageError(f"--n: expected at least 1 image, got {self.n}")
-        if self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"{self.out} is a file; choose another --out")
+        check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
         with Hold(self.out):
             self._run()
 
     def _run(self) -> None:
-        from tqdm import tqdm
-
         from fairlead.cli.options import guidance_of
         from fairlead.models.load import load
+        from fairlead.models.model import LabelEncoder
         from fairlead.sample.run import Plan
 
-        if (self.out / "run.json").exists():
-            raise UsageError(f"{self.out} already holds a run; choose another --out")
-        model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
+        check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
+        with working(f"loading {self.model}"):
+            model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
         if self.cond == ("all",) and not model.classes:
             instead = f"give one, e.g. --cond {model.examples[0]!r}" if model.examples else "leave --cond out"
             raise UsageError(
                 f"--cond all: this model {'has no classes' if model.examples else 'is unconditional'}; {instead}"
             )
+        if self.cond == ("all",) and LabelEncoder(model.classes).find("all") is not None:
+            raise UsageError("--cond all: a class is called so too; name each class, or that one by 'index N'")
         wanted: Sequence[str | None] = model.classes if self.cond == ("all",) else self.cond or (None,)
         guidance, chosen = guidance_of(
             self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
@@ -98,7 +100,7 @@ class Sample:
             batch_size=self.batch_size,
             precision=self.precision,  # type: ignore[arg-type]
         )
-        with tqdm(total=len(plan.batches) * plan.steps, unit="step", dynamic_ncols=True) as bar:
+        with Bar(len(plan.batches) * plan.steps, "step") as bar:
             run = plan.run(on_frame=lambda _: bar.update())
         run = replace(run, settings={**run.settings, **chosen})
         with unbroken():
@@ -121,13 +123,13 @@ class Sample:
         picture = image_grid(
             images,
             row_labels=[str(self.seed + i) for i in range(rows)],
-            col_labels=["null" if cond is None else str(cond) for cond in wanted[:columns]],
+            col_labels=["null" if cond is None else str(cond) for cond in run.conds[:: self.n][:columns]],
             title=f"{run.settings['guidance']}, {run.settings['sampler']}, {self.steps} steps",
             provenance={"fairlead": json.dumps(run.provenance())},
         )
         path = self.out / "grid.png"
         try:
-            with replacing(path) as partial:
+            with replacing(path, durable=False) as partial:
                 partial.write_bytes(picture)
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error}; the images themselves are saved") from error

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fairlead.cli.progress import Bar, clock
 from fairlead.core.hold import shared_hold
+from fairlead.core.places import check_folder
 from fairlead.core.registry import names
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ class Sweep:
             self.batch_size,
             self.precision,  # type: ignore[arg-type]  # planning refuses others
         )
+        check_folder(self.out)
         workers = Workers.launched(self.device)
         measuring = Measuring(settings, shared, partial(load, device=workers.device))
         folder = SweepFolder(self.out)
@@ -148,8 +151,6 @@ def measure_with_progress(
     Returns:
         all points of the folder, in the order of the table; none in other than the main process.
     """
-    from tqdm import tqdm
-
     from fairlead.tune.setting import labels_of
     from fairlead.tune.store import Point
     from fairlead.tune.sweep import Batch, Outlook, Stopped
@@ -163,7 +164,7 @@ def measure_with_progress(
     rows = total = 0.0
     began = time.perf_counter()
     form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} images [{elapsed}{postfix}]"
-    with tqdm(total=0, disable=not workers.main, dynamic_ncols=True, bar_format=form) as bar:
+    with Bar(0, "image", shown=workers.main, form=form) as bar:
         try:
             for event in measuring.measure(
                 folder, evaluator, command=command, budget=budget, keep_images=keep_images, workers=workers
@@ -182,9 +183,9 @@ def measure_with_progress(
                 elif isinstance(event, Batch):
                     # the batches are dealt in turn, so the others are as far
                     rows += workers.count * event.work.rows
-                    bar.update(min(workers.count * event.work.images, (bar.total or 0) - bar.n))
                     left = max(0.0, total - rows) * (time.perf_counter() - began) / max(rows, 1.0)
-                    bar.set_postfix_str(f"about {_clock(left)} left", refresh=False)
+                    bar.note(f"about {clock(left)} left")
+                    bar.update(min(workers.count * event.work.images, (bar.total or 0) - bar.n))
                 elif isinstance(event, Point):
                     cost = f"{event.rows_per_image:g} rows {event.ms_per_image:.1f} ms"
                     bar.write(_line(label[event.setting], event.score.metrics, cost, width))
@@ -219,10 +220,3 @@ def _line(name: str, metrics: Mapping[str, Estimate], cost: str, width: int) -> 
     line = f"{name:<{width}} {values}  {cost}"
     each = [f"{key.removeprefix('agreement_')} {metrics[key]}" for key in list(AGREEMENT)[1:] if key in metrics]
     return "\n".join([line, *(textwrap.wrap(", ".join(each), 110, initial_indent="    ", subsequent_indent="    "))])
-
-
-def _clock(seconds: float) -> str:
-    """``3:20``, ``1:02:05``"""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,9 @@ import tyro
 
 from fairlead.cli.training import ScheduleName, TrainOptions, train_with_progress
 from fairlead.core.errors import UsageError
+from fairlead.core.places import is_folder
 from fairlead.core.registry import names
+from fairlead.core.strict_json import read_json
 from fairlead.nets.build import PRESETS, latent_preset
 from fairlead.train.config import RECIPES, Recipe, Weighting
 
@@ -189,9 +190,9 @@ class Train(TrainOptions):
     def _of_diffusers(self) -> tuple[str, dict[str, Any]]:
         """Class and settings of the network of diffusers."""
         assert self.net_config is not None
-        path = self.net_config / "config.json" if self.net_config.is_dir() else self.net_config
+        path = self.net_config / "config.json" if is_folder(self.net_config) else self.net_config
         try:
-            config = json.loads(path.read_text())
+            config = read_json(path)
         except (OSError, ValueError) as error:
             raise UsageError(f"--net-config {path} cannot be read as JSON ({error})") from error
         network = self.net or (config.get("_class_name") if isinstance(config, dict) else None)

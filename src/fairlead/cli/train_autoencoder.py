@@ -86,7 +86,7 @@ class TrainAutoencoder(TrainOptions):
         )
         path = self.out / "reconstructions.png"
         try:
-            with replacing(path) as partial:
+            with replacing(path, durable=False) as partial:
                 partial.write_bytes(reconstruction_grid(autoencoder, data))
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error}; the autoencoder itself is saved") from error

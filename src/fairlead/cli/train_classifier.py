@@ -68,7 +68,7 @@ class TrainClassifier(TrainOptions):
             print(f"{entry.low:>4g} to {entry.high:>2g}  {100 * entry.accuracy.value:.1f} %")
         path = self.out / "accuracy.png"
         try:
-            with replacing(path) as partial:
+            with replacing(path, durable=False) as partial:
                 partial.write_bytes(accuracy_plot(bins, len(data.classes)))
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error}; the classifier itself is saved") from error

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fairlead.cli.progress import Bar, counting_bar, working
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.hold import shared_hold
+from fairlead.core.places import check_folder
 from fairlead.core.registry import lookup, names
 from fairlead.core.signals import Ended, noting, saving_ignored
 from fairlead.nets.build import net_config
@@ -93,7 +95,7 @@ class TrainOptions:
             net: options that are arguments of the network.
         """
         from fairlead.data.hub import load_data
-        from fairlead.train.conditions import asked
+        from fairlead.train.conditions import asked, rule_of_words
         from fairlead.train.environment import check_environment, resolve_precision, training_device
         from fairlead.train.loop import Training
 
@@ -101,16 +103,20 @@ class TrainOptions:
         precision: Any = self.precision or recipe.train.get("precision", "auto")
         check_environment(resolve_precision(precision, device), device)
         changes = self._given([field.name for field in fields(TrainConfig)])
+        check_folder(self.out)
         put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
         given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip", "captions"))}
-        data = load_data(**given)
+        with working(f"reading data {given['spec']!r}"):
+            data = load_data(**given)
         _, height, width = data.shape
         if height != width:
             raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
         image = self._image(recipe)
-        classes, told, text = asked(data, self._names(recipe), *self._text(), image=image or "superres")
+        encoder, null, settings = self._text()
+        settings = settings | (rule_of_words(self.out) if self.resume else {})
+        classes, told, text = asked(data, self._names(recipe), encoder, null, settings, image or "superres")
         latents = self._latents(data)
         channels_in, size, _ = latents["shape"] if latents else data.shape
         config = TrainConfig(
@@ -130,7 +136,8 @@ class TrainOptions:
             ) as read,
         ):
             trackers = [self.tracker] if self.tracker else None
-            training = Training(data, config, self.out, self.resume, trackers, encoded, read)
+            with working("preparing the training"):
+                training = Training(data, config, self.out, self.resume, trackers, encoded, read)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if config.objective in OTHER_KINDS else f", told {told_names}"
@@ -140,6 +147,8 @@ class TrainOptions:
                 f"{told_text}; {training.parameters:,} parameters, {config.objective} objective, "
                 f"{training.precision}; {self.out}"
             )
+            for note in data.notes:
+                print(f"  {note}")
             for note in training.notes:
                 print(f"{self.out} {note}", file=sys.stderr)
         return training
@@ -196,24 +205,18 @@ class TrainOptions:
 def train_with_progress(training: Training, preview_every: int = 0) -> None:
     """Train to the end behind a progress bar. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and raise ``Ended``;
     SIGUSR1 finishes the step, saves, and goes on."""
-    from tqdm import tqdm
-
     main = training.accelerator.is_main_process
     loss: float | None = None
     with (
         noting() as noted,
-        tqdm(
-            total=training.config.steps, initial=training.step, unit="step", disable=not main, dynamic_ncols=True
-        ) as bar,
+        Bar(training.config.steps, "step", initial=training.step, shown=main) as bar,
     ):
         if training.step == training.config.steps and main:
             print(f"{training.out} is trained already: step {training.step} of {training.config.steps}")
         for record in training.run():
             loss = record.loss if loss is None else 0.98 * loss + 0.02 * record.loss
+            bar.note(f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s")
             bar.update()
-            bar.set_postfix_str(
-                f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s", refresh=False
-            )
             if main and preview_every and record.step % preview_every == 0:
                 write_preview(training)
             asked = training.anywhere(_ASKED_END + noted.ended if noted.ended else int(noted.wants_save()))
@@ -242,25 +245,6 @@ def finishing(out: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"{out} is trained and saved; the same command with --resume finishes it", file=sys.stderr)
         raise
-
-
-@contextmanager
-def counting_bar(title: str, total: int, unit: str = "image") -> Iterator[Callable[[int], None]]:
-    """A bar that appears with the first count."""
-    from tqdm import tqdm
-
-    bars: list[tqdm[NoReturn]] = []
-
-    def advance(count: int) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, desc=title, unit=unit, dynamic_ncols=True))
-        bars[0].update(count)
-
-    try:
-        yield advance
-    finally:
-        for bar in bars:
-            bar.close()
 
 
 def _as_latents(training: Training) -> str:
@@ -300,7 +284,8 @@ def write_preview(training: Training) -> None:
     title = f"step {training.step}, {guidance or 'no guidance'}"
     picture = class_grid(model, guidance, conds=conds, rows=4, title=title)
     try:
-        with replacing(training.out / "previews" / f"step-{training.step:06d}.png") as path:
+        preview = training.out / "previews" / f"step-{training.step:06d}.png"
+        with replacing(preview, durable=False) as path:
             path.write_bytes(picture)
     except OSError as error:
         raise UsageError(f"cannot write a preview to {training.out}: {error}; the last checkpoint is whole") from error

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fairlead.cli.progress import Bar, working
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder, is_folder
 from fairlead.core.registry import names
 from fairlead.core.signals import unbroken
 
@@ -77,16 +79,14 @@ class Tune:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
+        check_folder(self.out, files=["tuned.json"])
         with Hold(self.out), _going_on(self.out):
             self._run()
 
     def _run(self) -> None:
-        from tqdm import tqdm
-
         from fairlead.cli.options import evaluator_for
         from fairlead.measure.agreement import AGREEMENT
         from fairlead.measure.metrics import check_distance, maximised
-        from fairlead.models.diffusers import is_pipeline
         from fairlead.models.load import load
         from fairlead.report.tune import front_lines, summary
         from fairlead.tune.measurer import Measurer
@@ -97,7 +97,6 @@ class Tune:
         from fairlead.tune.tuning import (
             REPORT_SEED,
             check_search,
-            folder_of,
             parse_constraints,
             read_answers,
             save,
@@ -116,9 +115,12 @@ class Tune:
         constraints = parse_constraints(self.constraint, self.steps, (*METRICS, *AGREEMENT))
         metric = self.objective
         objective = Objective(metric, maximised(metric))
-        model = load(self.model, device=self.device)
+        beside = self._kept()
+        with working(f"loading {self.model}"):
+            model = load(self.model, device=self.device)
         if not model.conditional:
             raise UsageError("tune measures how well images follow their condition, and this model is unconditional")
+        template = template.named(model.named)
         shared = Shared(
             self.budget, self.seed, (), self.grid, self.batch_size,
             self.precision,  # type: ignore[arg-type]  # planning refuses others
@@ -128,8 +130,7 @@ class Tune:
             raise UsageError(
                 f"{wanted[0]}: this model is told a label only, whose agreement is accuracy; write e.g. accuracy >= 0.9"
             )
-        kept = not is_pipeline(self.model) or Path(self.model).is_dir()
-        places = [self.out / "tuned.json", *([folder_of(self.model) / "tuned.json"] if kept else [])]
+        places = [self.out / "tuned.json", *([] if beside is None else [beside / "tuned.json"])]
         for path in (*places, self.out / "report" / "tuned.json"):
             if path.is_file():
                 read_answers(path)  # a damaged one is refused before the search, not after it
@@ -138,7 +139,7 @@ class Tune:
         evaluator = evaluator_for(self.model, self.data, (), model, (self.report,) if self.report else ())
         check_judged(wanted, evaluator)
         question = self._question(model, evaluator, shared)
-        with tqdm(total=self.budget, unit="img", dynamic_ncols=True) as bar:
+        with Bar(self.budget, "image") as bar:
             measurer = Measurer(
                 model,
                 evaluator,
@@ -175,7 +176,7 @@ class Tune:
         if self.report:
             self._report(tuned, evaluator, model, load, about)
         found = shlex.quote(tuned.guidance)
-        if kept:
+        if beside is not None:
             answers = read_answers(places[-1])
             found = "tuned" if len(answers) == 1 else f"tuned:{answers[0]['key']}"
         cond = "all" if model.classes else shlex.quote(str(model.examples[0]))
@@ -184,10 +185,28 @@ class Tune:
             f"--steps {self.steps} --cond {cond} --out samples"
         )
 
+    def _kept(self) -> Path | None:
+        """The folder where the answer is kept for ``--guidance tuned``: the model's own; None where it cannot be."""
+        from fairlead.models.diffusers import is_pipeline
+        from fairlead.tune.tuning import folder_of
+
+        if is_pipeline(self.model) and not is_folder(self.model):
+            return None
+        folder = folder_of(self.model)
+        try:
+            check_folder(folder, files=["tuned.json"])
+        except UsageError:
+            only = self.out / "tuned.json"
+            print(f"{folder} cannot be written, so the answer is kept in {only} only", file=sys.stderr)
+            return None
+        return folder
+
     def _question(self, model: Model, evaluator: Evaluator, shared: Shared) -> str:
         """A short hash of everything but the setting and the seed that decides a batch."""
         import hashlib
         import json
+
+        from fairlead.tune.asked import by_name
 
         asked = [
             str(model.metadata.get("weights_hash") or self.model),
@@ -196,6 +215,7 @@ class Tune:
             shared.grid,
             shared.precision,
             evaluator.described(),
+            *by_name(model),
         ]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 

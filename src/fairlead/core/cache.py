@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fairlead.core.files import replacing
+
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError)
 
 
 def cached(
@@ -29,27 +31,56 @@ def cached(
 
     Args:
         stem: beginning of the file's name and the tensor's name in it.
-        described: all that decides its values, JSON-ready; its hash ends the file's name.
-        shape: of the tensor; with ``dtype`` and finiteness what a file must have to be believed.
-        folder: default: the environment variable FAIRLEAD_CACHE, else ``~/.cache/fairlead``. A damaged file is
-            computed anew; where nothing can be stored the tensor is returned all the same.
+        described: all that decides its values, JSON-ready; its hash ends the file's name and stands in the file.
+        shape: of the tensor; with ``dtype``, finiteness and the hash of its values what a file must have to be
+            believed.
+        folder: default: :func:`cache_folder`. A damaged file is computed anew; where nothing can be stored the tensor
+            is returned all the same.
     """
-    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-    try:
-        root = folder or Path(os.environ.get("FAIRLEAD_CACHE") or Path.home() / ".cache" / "fairlead")
-    except RuntimeError:  # there is no home
+    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    root = folder or cache_folder()
+    if root is None:
         return make()
-    path = root / f"{stem}-{key}.safetensors"
-    try:
-        found = load_file(path)[stem]
-        if tuple(found.shape) == shape and found.dtype == dtype and bool(found.isfinite().all()):
-            return found
-    except (OSError, KeyError, SafetensorError):  # absent, torn or foreign
-        pass
+    path = root / f"{stem}-{key[:16]}.safetensors"
+    found = stored_tensor(path, stem, key)
+    if found is not None and tuple(found.shape) == shape and found.dtype == dtype and bool(found.isfinite().all()):
+        return found
     found = make()
-    try:
-        with replacing(path) as partial:
-            save_file({stem: found.contiguous()}, partial)
-    except (OSError, SafetensorError):  # read-only or full: the next run computes it again
-        pass
+    store_tensor(path, stem, key, found)
     return found
+
+
+def cache_folder() -> Path | None:
+    """The environment variable FAIRLEAD_CACHE, else ``~/.cache/fairlead``; None where there is no home."""
+    try:
+        return Path(os.environ.get("FAIRLEAD_CACHE") or Path.home() / ".cache" / "fairlead")
+    except RuntimeError:
+        return None
+
+
+def stored_tensor(path: Path, name: str, of: str) -> Tensor | None:
+    """The tensor ``name`` in a file of :func:`store_tensor`; None if it is absent, torn, foreign, or not that of
+    ``of``."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            found: Tensor = stored.get_tensor(name)
+            about = stored.metadata() or {}
+    except _UNREADABLE:
+        return None
+    return found if about.get("of") == of and about.get("sha256") == digest(found) else None
+
+
+def store_tensor(path: Path, name: str, of: str, value: Tensor) -> None:
+    """Write a tensor with what it is of and the hash of its values; nothing where that cannot be done, as the next run
+    computes it again."""
+    try:
+        with replacing(path, durable=False) as partial:
+            save_file({name: value.contiguous()}, partial, metadata={"of": of, "sha256": digest(value)})
+    except (OSError, SafetensorError):  # read-only or full
+        pass
+
+
+def digest(values: Tensor) -> str:
+    """sha256 of the bytes of a tensor."""
+    plain = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(plain.numpy().data).hexdigest()

@@ -6,13 +6,15 @@ A network that receives ``keep[name][i] == False`` uses its own null token of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import as_tensor, is_count, plain_list, shown
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 
 
@@ -48,10 +50,21 @@ class Condition:
     keep: Mapping[str, Tensor] = field(default_factory=dict)
     perturb: Mapping[Perturbation, Tensor] = field(default_factory=dict)
 
+    __repr__ = brief
+
     def __post_init__(self) -> None:
+        if not is_count(self.n, 0):
+            raise UsageError(f"condition: expected a number of samples, got {shown(self.n)}")
+        if not isinstance(self.values, Mapping) or not isinstance(self.keep, Mapping):
+            raise UsageError("condition: expected values and keep masks by name, {name: tensor}; see Condition.of")
         if set(self.values) != set(self.keep):
             raise UsageError(f"condition: values name {sorted(self.values)} but keep masks name {sorted(self.keep)}")
         for name, value in self.values.items():
+            if not isinstance(value, Tensor) or not isinstance(self.keep[name], Tensor):
+                raise UsageError(
+                    f"condition {name!r}: expected tensors, got {shown(value)} and {shown(self.keep[name])}; "
+                    "Condition.of takes lists too"
+                )
             if value.ndim == 0 or self.keep[name].dtype != torch.bool:
                 raise UsageError(
                     f"condition {name!r}: expected values [{self.n}, ...] and a bool keep mask [{self.n}], "
@@ -64,13 +77,14 @@ class Condition:
                 )
 
     @classmethod
-    def of(cls, **values: Tensor) -> Condition:
-        """All values kept: ``Condition.of(label=torch.tensor([3, 5]))``."""
+    def of(cls, **values: Any) -> Condition:
+        """All values kept: ``Condition.of(label=[3, 5])``, lists, arrays or tensors [n, ...]; a single number is one
+        sample's."""
         if not values:
             raise UsageError("Condition.of(): expected at least one named tensor; an empty condition is Condition(n)")
-        first = next(iter(values.values()))
-        n = len(first) if first.ndim else 1
-        return cls(n, values, {name: torch.ones(n, dtype=torch.bool, device=v.device) for name, v in values.items()})
+        found = {name: _values(name, value) for name, value in values.items()}
+        n = len(next(iter(found.values())))
+        return cls(n, found, {name: torch.ones(n, dtype=torch.bool, device=v.device) for name, v in found.items()})
 
     @property
     def is_null(self) -> bool:
@@ -79,10 +93,16 @@ class Condition:
 
     def drop(self, mask: Tensor | None = None, names: Iterable[str] | None = None) -> Condition:
         """Null the given ``names`` (default: all) of the samples where ``mask`` (bool [n]; default: all) is True."""
-        chosen = set(self.values if names is None else names)
+        given: Any = [names] if isinstance(names, str) else names
+        if isinstance(given, Iterable) and not isinstance(given, Tensor):
+            given = list(given)
+        if not isinstance(given, list | None) or not all(isinstance(name, str) for name in given or ()):
+            raise UsageError(f"drop: expected names of conditions, got {shown(names)}")
+        chosen = set(self.values if given is None else given)
         missing = chosen - set(self.values)
         if missing:
             raise UsageError(f"condition has no {sorted(missing)}; it has {sorted(self.values)}")
+        mask = None if mask is None else as_tensor("drop", mask)
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (self.n,)):
             raise UsageError(f"drop: expected a bool mask [{self.n}], got {mask.dtype} {list(mask.shape)}")
         keep = {
@@ -96,14 +116,25 @@ class Condition:
         everywhere = torch.ones(self.n, dtype=torch.bool, device=self.device)
         return replace(self, perturb={**self.perturb, perturbation: everywhere})
 
-    def __getitem__(self, index: Tensor | slice) -> Condition:
-        """The samples at ``index`` (a slice, int64 indices or a bool mask [n])."""
+    def __getitem__(self, index: Tensor | slice | int | Sequence[int]) -> Condition:
+        """The samples at ``index`` (a slice, a number, int64 indices or a bool mask [n])."""
+        if not isinstance(index, Tensor | slice):
+            index = self._index(index)
         values = {name: v[index] for name, v in self.values.items()}
         keep = {name: k[index] for name, k in self.keep.items()}
         on_mask = index if isinstance(index, slice) else index.to(self.device)
         perturb = {name: mask[on_mask] for name, mask in self.perturb.items()}
         n = len(range(self.n)[index]) if isinstance(index, slice) else _count(index)
         return Condition(n, values, keep, perturb)
+
+    def _index(self, index: Any) -> Tensor | slice:
+        index = plain_list(index)
+        if isinstance(index, int) and not isinstance(index, bool):
+            place = range(self.n)[index]  # an IndexError ends a loop over samples
+            return slice(place, place + 1)
+        if not isinstance(index, list | tuple | range) or not all(isinstance(place, int) for place in index):
+            raise UsageError(f"condition[...]: expected a slice, a number or a list of numbers, got {shown(index)}")
+        return torch.tensor(index, dtype=None if index else torch.int64)
 
     @property
     def device(self) -> torch.device:
@@ -120,6 +151,8 @@ class Condition:
 
     def equals(self, other: Condition) -> bool:
         """Same samples for the network: equal keep masks, and equal values where kept."""
+        if not isinstance(other, Condition):
+            raise UsageError(f"condition: expected another one to compare with, got {shown(other)}")
         if self.n != other.n or set(self.values) != set(other.values) or set(self.perturb) != set(other.perturb):
             return False
         return all(torch.equal(mask, other.perturb[name]) for name, mask in self.perturb.items()) and all(
@@ -131,7 +164,9 @@ class Condition:
     @staticmethod
     def cat(parts: Iterable[Condition]) -> Condition:
         """One after the other along the sample axis; all parts must have the same names."""
-        parts = list(parts)
+        parts = list(parts) if isinstance(parts, Iterable) else []
+        if not parts or not all(isinstance(part, Condition) for part in parts):
+            raise UsageError(f"conditions to join: expected a list of them, got {shown(parts)}")
         names = parts[0].values.keys()
         if any(part.values.keys() != names for part in parts):
             raise UsageError(f"conditions to join have different names: {[sorted(p.values) for p in parts]}")
@@ -156,6 +191,14 @@ class Condition:
         parts = list(parts)
         values = {name: torch.cat([part.values[name] for part in parts]) for name in self.values}
         return replace(self, values=values, keep={k: torch.cat([part.keep[k] for part in parts]) for k in self.keep})
+
+
+def _values(name: str, value: Any) -> Tensor:
+    """[n, ...]"""
+    if isinstance(value, str) or (isinstance(value, list | tuple) and any(isinstance(entry, str) for entry in value)):
+        raise UsageError(f"condition {name!r}: names and prompts go through model.encode([...]), got {shown(value)}")
+    found = as_tensor(f"condition {name!r}", value)
+    return found[None] if found.ndim == 0 else found
 
 
 def _count(index: Tensor) -> int:

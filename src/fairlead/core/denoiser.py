@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition
 from fairlead.core.prediction import Mixing, Objective, Prediction, Tied, check_pair
-from fairlead.core.schedule import NoiseSchedule, as_time
+from fairlead.core.schedule import NoiseSchedule, as_schedule, as_time
 
 
 class Denoiser(Protocol):
@@ -76,6 +76,39 @@ def tally(rows: int) -> None:
     for cost in _COSTS.get():
         cost.rows += rows
         cost.calls += 1
+
+
+class Counted:
+    """A denoiser whose rows are counted here, call by call, unless it counts some itself."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.inner = denoiser
+        if hasattr(denoiser, "x0"):
+            self.x0 = self._counting(denoiser.x0)
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        answer: Prediction = self._counting(self.inner)(x_t, t, condition)
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("inner", "x0", "at"):  # a denoiser of one step is another one, uncounted
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def _counting(self, asked: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(x_t: Tensor, t: Tensor, condition: Condition) -> Any:
+            with counting() as cost:
+                answer = asked(x_t, t, condition)
+            if not cost.rows:
+                tally(len(x_t))
+            return answer
+
+        return counted
+
+
+def counted(denoiser: Denoiser) -> Denoiser:
+    """The denoiser, in :class:`Counted` where its class does not say that it ``counts`` its rows itself."""
+    return denoiser if "counts" in vars(type(denoiser)) or isinstance(denoiser, Counted) else Counted(denoiser)
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
@@ -162,19 +195,22 @@ class NetworkDenoiser:
 
     Args:
         network: returns the ``objective``'s quantity, [n, ...] like x. Its ``time`` is ``schedule.network_time(t)``.
-        schedule: the schedule it was trained with.
+        schedule: the schedule it was trained with, or its name.
         objective: "eps", "v", "x0" or "flow".
 
     Raises:
         UsageError: for an eps network on a schedule with zero terminal SNR.
     """
 
+    counts = True
+
     def __init__(
         self,
         network: Callable[[Tensor, Tensor, Condition], Tensor],
-        schedule: NoiseSchedule,
+        schedule: NoiseSchedule | str,
         objective: Objective,
     ) -> None:
+        schedule = as_schedule(schedule)
         check_pair(objective, schedule)
         self.network, self.schedule, self.objective = network, schedule, objective
 

@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 import difflib
+import re
+import warnings
 from collections.abc import Iterable
 
 MOST_LISTED, LONGEST = 60, 200
 """Names that a message lists, characters of a given name that it repeats."""
 
 
+_LONGEST_MESSAGE = 2_000
+_BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+
+
 class UsageError(ValueError):
-    """Wrong input. The command line prints the message and exits with code 2, without a traceback."""
+    """Wrong input. The command line prints the message and exits with code 2, without a traceback.
+
+    The message is one line of at most 2,000 characters, whatever was given: line breaks become spaces, and the middle
+    of a longer one is left out.
+    """
+
+    def __init__(self, message: object) -> None:
+        text = _BREAKS.sub(" ", str(message))
+        if len(text) > _LONGEST_MESSAGE:
+            text = f"{text[: _LONGEST_MESSAGE - 605]} ... {text[-600:]}"
+        super().__init__(text)
+
+
+class Note(UserWarning):
+    """What a user should know, in one line; nothing is wrong. The command line prints it as it prints an error."""
+
+
+_SAID: set[str] = set()
+
+
+def note(text: str) -> None:
+    """Say something once a process, as a warning of class :class:`Note`."""
+    if text not in _SAID:
+        _SAID.add(text)
+        warnings.warn_explicit(text, Note, "fairlead", 0)  # no line of source behind it
 
 
 def unknown(kind: str, given: object, known: Iterable[str]) -> UsageError:

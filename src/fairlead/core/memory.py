@@ -1,9 +1,21 @@
-"""How freed memory is kept on a CPU."""
+"""How freed memory is kept on a CPU, how much there is, and how networks that are too large are found out."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import get_ident
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+_ROOM = 4
+"""Networks may make parameters, while they are built, that they put others in the place of."""
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 
@@ -21,3 +33,43 @@ def keep_freed_memory() -> bool:
     settings = ((_MMAP_THRESHOLD, 2**30), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26))
     done = [libc.mallopt(parameter, value) == 1 for parameter, value in settings]
     return all(done)
+
+
+def machine_memory() -> int | None:
+    """Bytes that this process may have: the machine's memory, or less where its control group is limited; None where
+    that cannot be asked."""
+    try:
+        bytes_there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            bytes_there = min(bytes_there, int(Path(limit).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return bytes_there
+
+
+@contextmanager
+def weightless(values: int) -> Iterator[None]:
+    """Networks that are built inside the block take no memory for their weights, and cannot have many more than
+    ``values`` numbers in their parameters.
+
+    Raises:
+        ValueError: in the block, for a larger network.
+    """
+    mine, count = get_ident(), 0
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        if get_ident() == mine:
+            count += max(1, parameter.numel())
+            if count > _ROOM * values:
+                raise ValueError(f"a network of more than {values:,} numbers, as many as there are")
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        hook.remove()

@@ -127,6 +127,9 @@ class Prediction:
     def __init__(self, x0: Tensor, eps: Tensor) -> None:
         self.x0, self.eps = x0, eps
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(x0={str(self.x0.dtype).removeprefix('torch.')} {list(self.x0.shape)})"
+
     @classmethod
     def from_x0(cls, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         return Tied(x0, x_t, Mixing(alpha, sigma))

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from fairlead.core.errors import UsageError
+from fairlead.core.foreign import pickles_of, variant_of
+from fairlead.core.places import expanded, is_folder
 
 _WAIT = 5.0
 """Seconds in which the hub must answer at all."""
@@ -33,8 +35,7 @@ def fetched(source: str, what: str, needed: Sequence[str] = (), instead: str = "
     """
 
     def wanted(files: Sequence[str]) -> list[str]:
-        weights = "model*.safetensors" if "model.safetensors" in files else "pytorch_model.bin"
-        return ["*.json", "*.txt", "*.model", weights]
+        return ["*.json", "*.txt", "*.model", "model*.safetensors"]
 
     return files_of(source, what, lambda folder: _complete(folder, what, needed), wanted, instead)
 
@@ -52,17 +53,19 @@ def files_of(
         complete: a folder -> the folder to use; raises UsageError if something is missing in it.
         wanted: the files of a hub entry -> patterns of those to download.
     """
-    here = Path(source).expanduser()
-    if here.is_dir():
-        return complete(here)
+    if is_folder(source):
+        return complete(expanded(source))
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
-        raise UsageError(f"{what}: {source!r} is no folder and no hub name owner/name")
+        raise UsageError(f"{what}: {source!r} is no folder and no hub name owner/name; give the folder where it is now")
     import huggingface_hub
 
     try:
         return complete(Path(huggingface_hub.snapshot_download(source, local_files_only=True)))
     except Exception:  # not there, or only in part
         pass
+    here = expanded(source)
+    if is_folder(here.parent):  # a local name, which is nobody else's business
+        raise UsageError(f"{what}: there is no folder {source!r} in {here.parent}; give the one where it is now")
     try:
         # asked once, briefly: the download itself would try for half a minute where there is no connection
         files = [entry.rfilename for entry in huggingface_hub.model_info(source, timeout=_WAIT).siblings or []]
@@ -85,12 +88,19 @@ def pretrained(folder: Path, model: str, what: str) -> nn.Module:
             fill with random numbers.
     """
     transformers = library(what)
+    variant = variant_of(folder, what)
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             network, report = getattr(transformers, model).from_pretrained(
-                folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+                folder,
+                local_files_only=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                variant=variant,
             )
-    except Exception as error:  # safetensors, pickle, json, the library's own checks
+    except Exception as error:  # safetensors, json, the library's own checks
         raise UsageError(f"{what}: {folder} cannot be loaded ({' '.join(str(error).split())[:200]})") from error
     lost = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if lost:
@@ -147,6 +157,6 @@ def _complete(folder: Path, what: str, needed: Sequence[str]) -> Path:
     for file in ("config.json", *needed):
         if not (folder / file).is_file():
             raise UsageError(f"{what}: {folder} has no {file}; expected a model folder of transformers")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        raise UsageError(f"{what}: {folder} has no weights; expected model.safetensors")
+    if not any(folder.glob("*.safetensors")) and not pickles_of(folder):
+        raise UsageError(f"{what}: {folder} has no weights; expected model.safetensors, pickled ones are never read")
     return folder

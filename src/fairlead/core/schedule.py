@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import plain, shown
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.registry import REGISTRY, lookup
+from fairlead.core.typed import check_arguments
 
 
 class NoiseSchedule(ABC):
@@ -66,6 +69,10 @@ class NoiseSchedule(ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """JSON-ready keyword arguments, with ``name``, from which :func:`schedule_from_config` rebuilds this."""
+
+
+_LONGEST = 1_000_000
+"""Steps of a table."""
 
 
 def as_time(t: Tensor | float) -> Tensor:
@@ -149,8 +156,11 @@ class TableSchedule(NoiseSchedule):
 
 
 def _table_steps(steps: int) -> int:
+    steps = plain(steps)
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 2:
         raise UsageError(f"schedule table: expected at least 2 steps, got {steps!r}")
+    if steps > _LONGEST:
+        raise UsageError(f"schedule table: expected at most {_LONGEST:,} steps, got {steps!r}")
     return steps
 
 
@@ -277,6 +287,24 @@ class VE(NoiseSchedule):
         return {"name": "ve", "sigma_max": self.sigma_max, "rho": self.rho}
 
 
+def as_schedule(value: Any) -> NoiseSchedule:
+    """A schedule, or the one that a registered name ("ve") or a configuration ({"name": "flow", "shift": 3}) means.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if isinstance(value, NoiseSchedule):
+        return value
+    if isinstance(value, str):
+        return schedule_from_config({"name": value})
+    if isinstance(value, Mapping):
+        return schedule_from_config(dict(value))
+    raise UsageError(
+        f"schedule: expected a name ({', '.join(REGISTRY['schedule'])}) or an object such as VPCosine(), got "
+        f"{shown(value)}"
+    )
+
+
 def schedule_from_config(config: dict[str, Any]) -> NoiseSchedule:
     """Rebuild a schedule from what :meth:`NoiseSchedule.config` returned.
 
@@ -286,8 +314,6 @@ def schedule_from_config(config: dict[str, Any]) -> NoiseSchedule:
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "name"}
     arguments = {key: float(v) if v == "-inf" else v for key, v in values.items()}
     make = lookup("schedule", config.get("name"))
-    try:
-        schedule: NoiseSchedule = make(**arguments)
-    except TypeError as error:
-        raise UsageError(f"schedule {config['name']!r}: {error}") from error
+    check_arguments(make, arguments, f"schedule {config['name']!r}")
+    schedule: NoiseSchedule = make(**arguments)
     return schedule

@@ -3,25 +3,45 @@ folder of ``fairlead train-autoencoder`` or of diffusers, a pipeline with one in
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from fairlead.core.arguments import as_path
+from fairlead.core.brief import brief
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
+from fairlead.core.foreign import how_to_convert, pickles_of, place_of, variant_of
+from fairlead.core.memory import weightless
+from fairlead.core.places import expanded, is_folder
 from fairlead.core.pretrained import files_of, library, weight_hash
+from fairlead.core.strict_json import opened, read_json
+from fairlead.core.typed import Size
 from fairlead.data.images import to_float
 
 _WHAT = "autoencoders"
 _WEIGHTS = "diffusion_pytorch_model"
+OURS = "autoencoder.json"
+"""What `fairlead train-autoencoder` says of the files of diffusers beside it."""
 _PIXELS = 2**18
 """Encoded at once: 334 images of 28 x 28."""
+
+
+class LatentsConfig(TypedDict):
+    """What a checkpoint records of the latents it is trained on, see :meth:`Autoencoder.config`."""
+
+    source: str
+    hash: str
+    scale: float
+    shift: float
+    shape: list[Size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +61,8 @@ class Autoencoder:
     hash: str
     scale: float
     shift: float = 0.0
+
+    __repr__ = brief
 
     @property
     def _config(self) -> Any:
@@ -117,8 +139,8 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
         UsageError: if diffusers is not installed, there is no such autoencoder, it is of another class, its weights
             are incomplete or pickled, or it has no scale.
     """
-    here = Path(source).expanduser()
-    if not here.is_dir() and here.parent.name and here.parent.is_dir():  # nobody's hub name
+    here = expanded(as_path("autoencoder", source))
+    if not is_folder(here) and here.parent.name and is_folder(here.parent):  # nobody's hub name
         raise UsageError(
             f"autoencoder {str(source)!r}: there is no such folder; train one with `fairlead train-autoencoder --out "
             f"{source}`, or give a folder of diffusers or a hub name"
@@ -130,17 +152,51 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
             f"autoencoder {str(source)!r}: {folder} holds a {kind}, expected an AutoencoderKL of diffusers"
         )
     diffusers = library(_WHAT, "diffusers")
+    variant = variant_of(folder, f"autoencoder {str(source)!r}")
     try:
+        with weightless(sum(_values(path) for path in folder.glob(f"{_WEIGHTS}*.safetensors"))):
+            diffusers.AutoencoderKL.from_config(read_json(folder / "config.json"))
         with torch.random.fork_rng(devices=[]):
             network, report = diffusers.AutoencoderKL.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                low_cpu_mem_usage=False,
+                variant=variant,
             )
     except Exception as error:  # safetensors, json, the library's own checks
         raise UsageError(f"autoencoder {folder} cannot be loaded ({' '.join(str(error).split())[:200]})") from error
     lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lost:
         raise UsageError(f"autoencoder {folder} has no weights for {len(lost)} of its parts, e.g. {lost[0]}")
-    return autoencoder_of(network.float(), str(source))
+    autoencoder = autoencoder_of(network.float(), str(source))
+    if os.path.exists(folder / OURS):
+        _check_ours(folder, autoencoder)
+    return autoencoder
+
+
+def _check_ours(folder: Path, autoencoder: Autoencoder) -> None:
+    """Refuse a scale that is not the one that `fairlead train-autoencoder` measured for these weights."""
+    try:
+        described = opened(read_json(folder / OURS))
+        weights, scale = described["hash"], described["scale"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UsageError(
+            f"autoencoder {folder}: {OURS} is damaged ({error}); train it again, or remove the file if config.json is "
+            "right"
+        ) from error
+    if weights == autoencoder.hash and scale != autoencoder.scale:
+        raise UsageError(
+            f"autoencoder {folder}: its scale is {scale!r:.40} by {OURS} and {autoencoder.scale!r} by config.json; "
+            f"correct scaling_factor there, or remove {OURS} if the change is meant"
+        )
+
+
+def _values(path: Path) -> int:
+    """Numbers in a file of tensors."""
+    with safe_open(path, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def autoencoder_of(network: nn.Module, source: str) -> Autoencoder:
@@ -168,15 +224,13 @@ def autoencoder_from_config(config: Mapping[str, Any], owner: str, near: Path | 
     Args:
         config: from :meth:`Autoencoder.config`.
         owner: who needs it, for messages.
-        near: a relative source is looked for from the working directory, then in the folders above this one.
+        near: a source that is not there is looked for in the folders above this one, see ``place_of``.
 
     Raises:
         UsageError: if it is not there, or has other weights than in training.
     """
     source, was = str(config["source"]), config["hash"]
-    found = source
-    if near is not None and not Path(source).is_absolute() and not Path(source).expanduser().is_dir():
-        found = next((str(above / source) for above in near.resolve().parents if (above / source).is_dir()), source)
+    found = source if near is None else place_of(source, near)
     try:
         autoencoder = load_autoencoder(found)
     except UsageError as error:
@@ -197,7 +251,8 @@ def _complete(folder: Path) -> Path:
             f"train-autoencoder --out {folder}`"
         )
     if not any(inside.glob(f"{_WEIGHTS}*.safetensors")):
-        raise UsageError(f"autoencoder: {inside} has no {_WEIGHTS}.safetensors; pickled weights are never loaded")
+        pickled = next((f"; {file} is pickled, {how_to_convert(file)}" for file in pickles_of(inside)), "")
+        raise UsageError(f"autoencoder: {inside} has no {_WEIGHTS}.safetensors{pickled}")
     return inside
 
 
@@ -208,6 +263,6 @@ def _wanted(files: Sequence[str]) -> list[str]:
 
 def _class_of(folder: Path) -> str:
     try:
-        return str(json.loads((folder / "config.json").read_text()).get("_class_name"))
+        return str(read_json(folder / "config.json").get("_class_name"))
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"autoencoder: {folder}/config.json cannot be read ({error})") from error

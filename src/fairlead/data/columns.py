@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.printable import has_control, printable
+from fairlead.data.digits import DIGIT_NAMES
+from fairlead.data.names import composed
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
@@ -53,26 +55,43 @@ def caption_column(features: Mapping[str, Any], name: str | None, what: str) -> 
     return name
 
 
-def label_column(features: Mapping[str, Any], caption: str | None, what: str) -> str | None:
+def label_column(sets: Mapping[str, Any], caption: str | None, what: str) -> str | None:
     """The column of labels. A captioned set may have none, and its labels have a known name or are a ``ClassLabel``:
     numbers beside captions are mostly not classes.
+
+    Args:
+        sets: the rows of every split.
 
     Raises:
         UsageError: if there is none and no captions, or several and none of a known name.
     """
     import datasets
 
-    def is_class(feature: Any) -> bool:
-        return isinstance(feature, datasets.ClassLabel)
+    others = {name: feature for name, feature in next(iter(sets.values())).features.items() if name != caption}
+    # pandas turns whole numbers into fractions where one is missing
+    whole = {name for name in LABEL_COLUMNS if _is_float(others.get(name)) and _are_whole(sets, name)}
 
-    def is_value(feature: Any) -> bool:
-        return isinstance(feature, datasets.Value) and bool(re.match("u?int|(large_)?string", feature.dtype))
+    def is_class(name: str) -> bool:
+        return isinstance(others[name], datasets.ClassLabel)
 
-    others = {column: feature for column, feature in features.items() if column != caption}
-    fits = is_class if any(map(is_class, others.values())) else is_value
+    def is_value(name: str) -> bool:
+        feature = others[name]
+        kind = isinstance(feature, datasets.Value) and re.match("u?int|(large_)?string", feature.dtype)
+        return bool(kind) or name in whole
+
+    fits = is_class if any(map(is_class, others)) else is_value
     if caption is not None and fits is is_value:
-        return next((column for column in LABEL_COLUMNS if column in others and is_value(others[column])), None)
-    return _column(others, fits, LABEL_COLUMNS, "label", what)
+        return next((name for name in LABEL_COLUMNS if name in others and is_value(name)), None)
+    return _column({name: name for name in others}, fits, LABEL_COLUMNS, "label", what)
+
+
+def no_labels(features: Mapping[str, Any]) -> list[str]:
+    """What there is to say of columns that are called like labels and hold something else."""
+    return [
+        f"column {name!r} holds {_described(features[name])}: not taken for labels"
+        for name in LABEL_COLUMNS
+        if name in features
+    ]
 
 
 def labels_of(sets: Mapping[str, Any], column: str | None, what: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -87,23 +106,46 @@ def labels_of(sets: Mapping[str, Any], column: str | None, what: str) -> tuple[d
     feature = next(iter(sets.values())).features[column]
     if hasattr(feature, "names"):
         labels = {split: [-1 if v is None else v for v in values] for split, values in raw.items()}
-        return {split: torch.tensor(v, dtype=torch.int64) for split, v in labels.items()}, tuple(feature.names)
-    known = sorted({value for values in raw.values() for value in values if value is not None})
+        return {split: torch.tensor(v, dtype=torch.int64) for split, v in labels.items()}, class_names(
+            feature.names, f"data {what!r}"
+        )
+    known = sorted({value for values in raw.values() for value in values if not is_no_label(value)})
     if not known:
         raise UsageError(f"data {what!r}: the label column {column!r} is empty")
-    return _indexed(raw, known)
+    position = places(known)
+    return {
+        split: torch.tensor([position.get(value, -1) for value in values], dtype=torch.int64)
+        for split, values in raw.items()
+    }, class_names([int(value) if isinstance(value, float) else value for value in firsts(position)], f"data {what!r}")
 
 
-def labels_of_folders(paths: Mapping[str, Sequence[str]], root: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The same from the folders of images, below ``root`` and the folder of their split: their class where each lies in
-    one, else the one class."""
-    below = {split: [Path(path).relative_to(root.resolve()).parts for path in own] for split, own in paths.items()}
-    heads = {parts[0] for own in below.values() for parts in own}
-    inside = 2 if heads <= {"train", "test", "validation", "valid", "val"} else 1
-    if any(len(parts) != inside + 1 for own in below.values() for parts in own):
-        return {split: torch.zeros(len(own), dtype=torch.int64) for split, own in below.items()}, (ONE_CLASS,)
-    raw = {split: [parts[-2] for parts in own] for split, own in below.items()}
-    return _indexed(raw, sorted({name for own in raw.values() for name in own}))
+def is_no_label(value: object) -> bool:
+    """Whether a value of a label column stands for "no label": none, nothing, nan, or a number below 0, mostly -1."""
+    return (
+        value is None
+        or value != value
+        or (isinstance(value, str) and (not value.strip() or bool(re.fullmatch(r"-\d+", value.strip()))))
+        or (isinstance(value, int | float) and value < 0)
+    )
+
+
+def class_names(values: Sequence[object], what: str) -> tuple[str, ...]:
+    """The names of classes; the digits 0-9 are spelled out, so that every copy of MNIST has the names of `digits`.
+
+    Raises:
+        UsageError: for a name with a control character or the like, which no terminal, file name or command could show.
+    """
+    names = tuple(map(str, values))
+    broken = next((name for name in names if has_control(name)), None)
+    if broken is not None:
+        raise UsageError(f"{what}: the class name '{printable(broken)[:80]}' has control characters; rename it")
+    return DIGIT_NAMES if names == tuple("0123456789") else names
+
+
+def sentences(value: Any) -> tuple[str, ...]:
+    """The captions that a value of their column holds: none, one, or those of a list."""
+    several = [value] if value is None or isinstance(value, str) else value
+    return tuple(text.strip() for text in several if text and text.strip())
 
 
 def captions_of(rows: Any, column: str, numbers: Sequence[int], what: str) -> list[tuple[str, ...]]:
@@ -118,8 +160,7 @@ def captions_of(rows: Any, column: str, numbers: Sequence[int], what: str) -> li
     found: list[tuple[str, ...]] = []
     empty: list[int] = []
     for number, value in zip(numbers, rows.select_columns(column)[:][column], strict=True):
-        several = [value] if value is None or isinstance(value, str) else value
-        told = tuple(text.strip() for text in several if text and text.strip())
+        told = sentences(value)
         found.append(told)
         if not told:
             empty.append(number)
@@ -131,12 +172,31 @@ def captions_of(rows: Any, column: str, numbers: Sequence[int], what: str) -> li
     return found
 
 
-def _indexed(raw: Mapping[str, Sequence[Any]], known: Sequence[Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    position = {value: i for i, value in enumerate(known)}
-    return {
-        split: torch.tensor([position.get(value, -1) for value in values], dtype=torch.int64)
-        for split, values in raw.items()
-    }, tuple(map(str, known))
+def places(values: Iterable[Any]) -> dict[Any, int]:
+    """Value of a label column, or name of a folder -> index of its class, in the order of ``values``. Names that look
+    alike, from disks of different systems, are one class: the first of them."""
+    index: dict[Any, int] = {}
+    found: dict[Any, int] = {}
+    for value in values:
+        found[value] = index.setdefault(composed(value) if isinstance(value, str) else value, len(index))
+    return found
+
+
+def firsts(index: Mapping[Any, int]) -> list[Any]:
+    """The values that name the classes of :func:`places`."""
+    first: dict[int, Any] = {}
+    for value, place in index.items():
+        first.setdefault(place, value)
+    return list(first.values())
+
+
+def _is_float(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")).startswith(("float", "double"))
+
+
+def _are_whole(sets: Mapping[str, Any], name: str) -> bool:
+    values = (value for rows in sets.values() for value in rows.data.column(name).to_pylist())
+    return all(value is None or value != value or float(value).is_integer() for value in values)
 
 
 def _is_text(feature: Any) -> bool:

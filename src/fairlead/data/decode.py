@@ -1,40 +1,87 @@
 """Image files to uint8 tensors, with PIL: grey stays one channel, colour becomes three.
 
-Alpha is laid on white. 16-bit grey is scaled to 8 bit. Camera rotation (EXIF) is applied.
+Alpha is laid on white. 16-bit grey is scaled to 8 bit. Camera rotation (EXIF) is applied. Of several frames the first
+is taken. Every image of the project is opened here, by its content and as one of ``FORMATS``: PIL knows others, and
+some of those start programs (Ghostscript, for EPS).
 """
 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
+from fairlead.core.memory import machine_memory
+
+_AVIF = find_spec("PIL.AvifImagePlugin") is not None
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(["AVIF"] if _AVIF else []))
+"""What is opened, by its content."""
+ENDINGS = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", *([".avif"] if _AVIF else [])),
+)
+"""Endings of the files of a folder that are taken for images."""
+MOST_PIXELS = 2**27
+"""Of one image: 11,585 x 11,585, 0.4 GB in colour. A file of a few bytes may claim any number."""
 
 
-def decode_images(files: Iterable[tuple[str, bytes | None]], size: int | None, what: str) -> Tensor:
+def open_image(source: str | Path | bytes) -> Image.Image:
+    """An image of one of ``FORMATS``, its pixels not yet read; to be used in a ``with`` statement.
+
+    Args:
+        source: a path, or the content of a file.
+
+    Raises:
+        UsageError: if it is of no such format, or larger than ``MOST_PIXELS``; the text follows the name of the file.
+        Exception: whatever PIL raises for a broken file.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the bound is below
+        try:
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise UnidentifiedImageError(f"none of {', '.join(FORMATS)}") from None
+        except Image.DecompressionBombError as error:
+            raise UsageError(f"has more than the {MOST_PIXELS:,} pixels that are read; make it smaller") from error
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        image.close()
+        raise UsageError(f"has {width}x{height} pixels, more than the {MOST_PIXELS:,} that are read; make it smaller")
+    return image
+
+
+def decode_images(files: Iterable[tuple[str, bytes | None]], size: int | None, what: str, count: int = 1) -> Tensor:
     """uint8 [n, c, h, w]; c is 1 if all images are grey, else 3.
 
     Args:
         files: (name, content) of each image; content None reads the file of that name.
         size: shorter side and centre crop of the result; None keeps the images, which must then agree in size.
         what: the data set, for messages.
+        count: how many files there are.
 
     Raises:
-        UsageError: naming the broken file, or the first of another size when ``size`` is None.
+        UsageError: naming the broken file, or the first of another size when ``size`` is None; if ``size`` or so many
+            images are more than fits in memory.
     """
+    check_side(size, f"data {what!r}")
     arrays: list[NDArray[np.uint8]] = []
     first = ""
     for name, content in files:
         array = _decode(name, content, size, what)
-        first = first or name
-        if arrays and array.shape[:2] != arrays[0].shape[:2]:
+        if not arrays:
+            first = name
+            check_memory(count, array.shape, f"data {what!r}")
+        elif array.shape[:2] != arrays[0].shape[:2]:
             raise UsageError(
                 f"data {what!r}: images differ in size ({first} is {_extent(arrays[0])}, {name} is {_extent(array)}); "
                 "give a size, e.g. size=64, to resize the shorter side and crop the centre"
@@ -47,20 +94,63 @@ def decode_images(files: Iterable[tuple[str, bytes | None]], size: int | None, w
     return torch.from_numpy(np.stack(arrays))[:, None]
 
 
-def resize_images(images: Tensor, size: int) -> Tensor:
-    """uint8 [n, c, h, w] -> [n, c, size, size]: shorter side resized, centre cropped."""
+def resize_images(images: Tensor, size: int, what: str = "images") -> Tensor:
+    """uint8 [n, c, h, w] -> [n, c, size, size]: shorter side resized, centre cropped.
+
+    Raises:
+        UsageError: if the result is more than fits in memory.
+    """
     if tuple(images.shape[2:]) == (size, size):
         return images
+    check_side(size, f"data {what!r}")
+    check_memory(len(images), (size, size, images.shape[1]), f"data {what!r}")
     grey = images.shape[1] == 1
     arrays = (images[:, 0] if grey else images.permute(0, 2, 3, 1)).contiguous().numpy()
     resized = torch.from_numpy(np.stack([np.asarray(_fit(Image.fromarray(array), size)) for array in arrays]))
     return resized[:, None] if grey else resized.permute(0, 3, 1, 2).contiguous()
 
 
+def saved_in_colour(path: Path) -> bool:
+    """Whether a file would be read with three channels, by its head; False for one that cannot be opened."""
+    try:
+        with warnings.catch_warnings(), open_image(path) as image:
+            return image.mode not in ("1", "L", "LA", "La") and not image.mode.startswith(("I", "F"))
+    except Exception:  # it is named when it is read itself
+        return False
+
+
+def in_colour(images: Tensor) -> Tensor:
+    """bool [n]: which of uint8 ``images`` [n, c, h, w] have a pixel whose channels differ; grey ones saved as RGB do
+    not."""
+    if images.shape[1] == 1:
+        return torch.zeros(len(images), dtype=torch.bool)
+    parts = [(part[:, 1:] != part[:, :1]).flatten(1).any(dim=1) for part in torch.split(images, 256)]
+    return torch.cat(parts)
+
+
+def check_side(size: int | None, what: str) -> None:
+    """Raise UsageError unless an image of ``size`` x ``size`` pixels is one that may be read."""
+    if size is not None and size * size > MOST_PIXELS:
+        most = int(MOST_PIXELS**0.5)
+        raise UsageError(f"{what}: {size:,} pixels a side are more than fits in memory; expected at most {most:,}")
+
+
+def check_memory(count: int, shape: tuple[int, ...], what: str) -> None:
+    """Raise UsageError if ``count`` images (h, w) or (h, w, c), which are held twice while they are put together, are
+    more than this machine's memory."""
+    there, wanted = machine_memory(), 2 * count * int(np.prod(shape))
+    if there is not None and wanted > there:
+        raise UsageError(
+            f"{what}: {count:,} images of {shape[1]}x{shape[0]} need {wanted / 1e6:,.1f} MB of memory, this machine "
+            f"has {there / 1e6:,.1f} MB; give a smaller size or a limit"
+        )
+
+
 def _decode(name: str, content: bytes | None, size: int | None, what: str) -> NDArray[np.uint8]:
     """uint8 [h, w] or [h, w, 3]."""
     try:
-        with Image.open(name if content is None else io.BytesIO(content)) as image:
+        with warnings.catch_warnings(), open_image(name if content is None else content) as image:
+            warnings.simplefilter("ignore")  # of a broken part that is not needed; what is needed raises
             image.load()
             plain = _plain(image)
     except UsageError as error:

@@ -9,7 +9,7 @@ The condition "image" is joined to the network's input, so it has the size of th
 from __future__ import annotations
 
 import ast
-import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,13 +17,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
+from fairlead.core.places import read_bytes
 from fairlead.core.registry import lookup
-from fairlead.data.decode import decode_images
+from fairlead.core.syntax import keywords, number, parsed, quoted
+from fairlead.data.decode import decode_images, open_image
 from fairlead.data.images import to_float
 
 DRAWS = 4
@@ -74,7 +75,7 @@ class SuperResolution:
         return small.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
 
     def read(self, path: str, shape: Sequence[int]) -> Tensor:
-        image = to_float(decode_images([(path, None)], None, path))
+        image = to_float(decode_images([(path, read_bytes(Path(path), "image condition"))], None, path))
         side = shape[-1]
         image = _channels(image, shape[0], path)
         if tuple(image.shape[2:]) == (side, side):
@@ -118,15 +119,18 @@ class Inpaint:
         return _masked(x0, self.known(draws, x0.shape[-1]).to(x0))
 
     def read(self, path: str, shape: Sequence[int]) -> Tensor:
+        content = read_bytes(Path(path), "image condition")
         try:
-            with Image.open(io.BytesIO(Path(path).read_bytes())) as file:
+            with open_image(content) as file:
                 alpha = np.asarray(file.convert("RGBA"))[..., 3]
-        except (OSError, SyntaxError, ValueError) as error:
+        except UsageError as error:
+            raise UsageError(f"image condition {path}: {error}") from None
+        except Exception as error:  # a broken file makes PIL raise anything
             raise UsageError(f"image condition {path}: cannot be read ({' '.join(str(error).split())})") from error
         known = torch.from_numpy(alpha >= 128).float()[None, None]
         if bool(known.all()):
             raise UsageError(f"image condition {path}: nothing in it is transparent, so there is nothing to fill in")
-        image = _channels(to_float(decode_images([(path, None)], None, path)), shape[0], path)
+        image = _channels(to_float(decode_images([(path, content)], None, path)), shape[0], path)
         if tuple(image.shape[2:]) != tuple(shape[1:]):
             raise UsageError(
                 f"image condition {path}: expected {shape[2]}x{shape[1]} pixels, got {image.shape[3]}x{image.shape[2]}"
@@ -143,22 +147,20 @@ def read_degradation(text: str) -> Degradation:
     Raises:
         UsageError: for an unknown name or argument, or a value that is no number.
     """
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
-        node = ast.Constant(None)
+    advice = "expected a name with settings, such as superres(factor=4)"
+    node = parsed(text, "image condition", advice)
     if isinstance(node, ast.Name):
         node = ast.Call(node, [], [])
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
-        raise UsageError(f"image condition {text!r}: expected a name with settings, such as superres(factor=4)")
+        raise UsageError(f"image condition {quoted(text)}: {advice}")
     kind = lookup("degradation", node.func.id)
     known = [f.name for f in fields(kind)]
     settings: dict[str, Any] = {}
-    for keyword in node.keywords:
-        value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
-        if keyword.arg not in known or isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"image condition {text!r}: {node.func.id} takes numbers for {', '.join(known)}")
-        settings[keyword.arg] = value
+    for key, given in keywords(node, node.func.id, "image condition", text).items():
+        value = number(given)
+        if key not in known or value is None or not math.isfinite(value):
+            raise UsageError(f"image condition {quoted(text)}: {node.func.id} takes numbers for {', '.join(known)}")
+        settings[key] = value
     made: Degradation = kind(**settings)
     return made
 

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.places import expanded
 from fairlead.core.pretrained import fetched, library, pretrained, quiet, weight_hash
 from fairlead.core.text import pack, pooled_at_end
+from fairlead.core.typed import Between
 from fairlead.data.text import listed
 
 Long = Literal["refuse", "cut"]
@@ -27,6 +29,16 @@ SD3_ZEROS = 256
 """Tokens that ``StableDiffusion3Pipeline`` joins to those of its CLIPs where it has no T5 (``max_sequence_length``)."""
 _DEFAULT_LENGTH = 512
 """Tokens of an encoder that names no limit, such as T5."""
+
+
+class Settings(TypedDict, total=False):
+    """Of a pretrained encoder, see :class:`PretrainedText`."""
+
+    tokens: Annotated[int, Between(3)] | None
+    windows: Annotated[int, Between(1)]
+    long: Long
+    weights: str | None
+    masked: bool
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ class PretrainedText:
     @cached_property
     def _folders(self) -> tuple[Path, Path]:
         """Of the network and of the tokenizer."""
-        pipeline = Path(self.source).expanduser()
+        pipeline = expanded(self.source)
         if (pipeline / "text_encoder" / "config.json").is_file():
             return pipeline / "text_encoder", pipeline / "tokenizer"
         folder = fetched(self.source, self._what)
@@ -102,7 +114,9 @@ class PretrainedText:
     def _tokenizer(self) -> Any:
         try:
             with quiet():
-                return library(self._what).AutoTokenizer.from_pretrained(self._folders[1], local_files_only=True)
+                return library(self._what).AutoTokenizer.from_pretrained(
+                    self._folders[1], local_files_only=True, trust_remote_code=False
+                )
         except Exception as error:  # json, sentencepiece, the library's own checks
             reason = " ".join(str(error).split())[:160]
             raise UsageError(f"{self._what}: its tokenizer cannot be loaded ({reason})") from error
@@ -231,9 +245,10 @@ class SD3Text(PretrainedText):
         settings: of :class:`PretrainedText`.
     """
 
-    def __init__(self, source: str, **settings: Any) -> None:
+    def __init__(self, source: str, **settings: Unpack[Settings]) -> None:
         kind = "CLIPTextModelWithProjection"
-        super().__init__("sd3", source, kind, "end", **{"masked": False, **settings})
+        settings.setdefault("masked", False)
+        super().__init__("sd3", source, kind, "end", **settings)
         config: Any = self._model.config
         if config.projection_dim != config.hidden_size:
             raise UsageError(
@@ -254,16 +269,16 @@ class SD3Text(PretrainedText):
         return torch.cat([states, states], dim=-1), torch.cat([pooled, pooled], dim=-1)
 
 
-def clip(source: str, **settings: Any) -> PretrainedText:
+def clip(source: str, **settings: Unpack[Settings]) -> PretrainedText:
     """CLIP's text network (2103.00020), 77 tokens; states after the last norm, pooled at the end token."""
     return PretrainedText("clip", source, "CLIPTextModel", "end", **settings)
 
 
-def t5(source: str, **settings: Any) -> PretrainedText:
+def t5(source: str, **settings: Unpack[Settings]) -> PretrainedText:
     """The encoder of a T5 (1910.10683), pooled at its end token."""
     return PretrainedText("t5", source, "T5EncoderModel", "end", **settings)
 
 
-def sentence(source: str, **settings: Any) -> PretrainedText:
+def sentence(source: str, **settings: Unpack[Settings]) -> PretrainedText:
     """Any sentence encoder with token states, pooled by the mean over real tokens (1908.10084)."""
     return PretrainedText("sentence", source, "AutoModel", "mean", **settings)

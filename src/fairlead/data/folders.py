@@ -1,109 +1,319 @@
-"""Which files of a local folder belong to which split. Decided by folder and file names here, not by the guesses of
-`datasets`, which would put `cat/my_test_shot.png` into a test split."""
+"""The one reader of local folders: folder -> images with their splits, labels and captions, and what was left out.
+
+Decided by folder and file names here, not by the guesses of `datasets`, which would put `cat/my_test_shot.png` into a
+test split.
+"""
 
 from __future__ import annotations
 
 import glob
-import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.core.errors import UsageError
+from fairlead.core.printable import printable
+from fairlead.data.columns import ONE_CLASS, class_names, firsts, places
+from fairlead.data.decode import ENDINGS
+from fairlead.data.listing import STYLEGAN, Listing, list_folder, of_img2dataset
+from fairlead.data.metadata import Metadata, read_metadata, stylegan_rows
+from fairlead.data.splits import split_of_file, split_of_folder
 
-SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
+_WRITE_METADATA = 'write a metadata.jsonl of lines such as {"file_name": "0/1.png", "text": "a red cat"}'
 
 
 @dataclass(frozen=True)
-class Found:
-    """Files of a folder.
+class Picture:
+    """An image of a folder.
 
     Attributes:
-        images: image files, else parquet.
-        captioned: whether they come with metadata.jsonl or metadata.csv.
-        files: split -> glob patterns.
+        path: of its file.
+        split: "train", "test" or "validation".
+        label: index into the classes; -1 if its line has none.
+        captions: none, or one or several.
+        where: the line of the metadata that is about it, for messages; "" without.
     """
 
-    images: bool
+    path: Path
+    split: str
+    label: int = 0
+    captions: tuple[str, ...] = ()
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The images of a folder.
+
+    Attributes:
+        folder: resolved.
+        images: those of each split by path, or in the order of the metadata.
+        classes: names of the classes; the one class "image" if there are none.
+        splits: those that the folder divides its images into; none: it does not, and all are of "train".
+        labelled: whether the classes mean something.
+        captioned: whether every image has a caption.
+        columns: of metadata that says neither labels nor captions, the image first; else none.
+        notes: what was found, used and left out, a sentence each.
+    """
+
+    folder: Path
+    images: tuple[Picture, ...]
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    labelled: bool
     captioned: bool
-    files: dict[str, list[str]]
+    columns: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
-def find_files(folder: Path) -> Found:
-    """The files of a folder of parquet files or of images.
+@dataclass(frozen=True)
+class ParquetFiles:
+    """Parquet files of a folder.
 
-    Parquet: a file or one of its folders named train*, test*, val* is of that split; any other is of "train".
-    Images: one sub-folder per class; the classes may be under train/, test/, validation/. With a metadata.jsonl or
-    metadata.csv in the folder, or in each of train/, test/, ..., images may lie anywhere below it.
+    Attributes:
+        patterns: split -> glob patterns, each of which matches one file.
+        images: how many image files lie beside them, unread.
+        notes: as of :class:`Pictures`.
+    """
+
+    patterns: Mapping[str, list[str]]
+    images: int
+    notes: tuple[str, ...]
+
+
+def read_folder(folder: Path, captions: str | None = None, what: str = "data") -> Pictures | ParquetFiles:
+    """What a folder holds; no image is opened.
+
+    Parquet: a file whose name begins or ends with the word train, test, validation, ... or that lies in a folder of
+    such a name is of that split; any other is of "train". Images: flat, or one sub-folder per class, or as a
+    metadata.jsonl, metadata.csv, metadata.parquet or StyleGAN's dataset.json says, which may stand over images at any
+    depth. All of it may lie under train/, test/, validation/ in any usual spelling. Links are followed, hidden files
+    and folders are left out.
+
+    Args:
+        captions: column of captions in the metadata; by default the first of a known name.
+        what: the folder is, for messages.
 
     Raises:
-        UsageError: if there is neither, or the images are not in class folders and have no metadata.
+        UsageError: one line, if there is nothing to be read, or it is not clear how.
     """
-    parquet = sorted(folder.rglob("*.parquet"))
-    if parquet:
-        files: dict[str, list[str]] = {}
-        for path in parquet:
-            files.setdefault(_split_of(path.relative_to(folder)), []).append(_literal(path))
-        return Found(False, False, files)
-    inside = [p for p in sorted(folder.iterdir()) if p.name in SPLITS and p.is_dir()]
-    roots = {SPLITS[p.name]: p for p in inside if _has_folders(p) or _metadata(p)} or {"train": folder}
-    captioned = {split: bool(_metadata(root)) for split, root in roots.items()}
-    if any(captioned.values()):
-        bare = next((root for split, root in roots.items() if not captioned[split]), None)
-        if bare is not None:
-            raise UsageError(
-                f"data {str(folder)!r}: {bare} has no metadata.jsonl or metadata.csv and another split has; give both "
-                "or neither"
-            )
-        return Found(True, True, {split: [f"{_literal(root)}/**"] for split, root in roots.items()})
-    if folder not in roots.values() and _metadata(folder, deep=False):
+    found = list_folder(folder, what)
+    what = f"{what} {str(folder)!r}"
+    _check_known(found, what)
+    if not (found.images and found.metadata) and found.tables:
+        return _parquet(found)
+    if not found.images:
         raise UsageError(
-            f"data {str(folder)!r}: {_metadata(folder, deep=False)[0].name} lies beside {', '.join(sorted(roots))}; "
-            "expected one in each of them"
+            f"{what}: no parquet files and no images in it; expected train.parquet, or one sub-folder of images per "
+            f"class ({', '.join(ENDINGS)}){''.join(f'; {note}' for note in found.notes())}"
         )
-    for root in roots.values():
-        _check_classes(root, folder)
-    return Found(True, False, {split: [f"{_literal(root)}/*/*"] for split, root in roots.items()})
+    found.others.extend(found.parquet)
+    roots = _roots(found, what)
+    metadata = {split: [path for root in own for path in _below(found.metadata, root)] for split, own in roots.items()}
+    if not found.metadata:
+        return _by_folders(found, roots, what)
+    _check_metadata(found, metadata, roots, what)
+    return _by_metadata(found, roots, metadata, captions, what)
 
 
-def images_below(folder: Path) -> list[Path]:
-    """Every image file below a folder, resolved."""
-    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-
-    return [p for p in folder.resolve().rglob("*") if p.suffix.lower() in ImageFolder.EXTENSIONS]
-
-
-def _metadata(root: Path, deep: bool = True) -> list[Path]:
-    names = ("metadata.jsonl", "metadata.csv")
-    return sorted(path for path in (root.rglob("metadata.*") if deep else root.iterdir()) if path.name in names)
-
-
-def _split_of(relative: Path) -> str:
-    for part in reversed(relative.parts):
-        match = re.match(r"(train|test|val)", part)
-        if match:
-            return SPLITS[match[1]]
-    return "train"
-
-
-def _has_folders(path: Path) -> bool:
-    return path.is_dir() and any(child.is_dir() for child in path.iterdir())
-
-
-def _check_classes(root: Path, folder: Path) -> None:
-    images = [path.relative_to(root.resolve()) for path in images_below(root)]
-    if not images:
+def _check_known(found: Listing, what: str) -> None:
+    """Refuse layouts that would be read wrongly or not at all, by name."""
+    if not found.metadata and (mark := of_img2dataset(found)):
         raise UsageError(
-            f"data {str(folder)!r}: no parquet files and no images in {root}; expected train.parquet, "
-            "or one sub-folder of images per class"
+            f"{what}: {mark} says that img2dataset wrote it, whose layout is not read; {_WRITE_METADATA} beside its "
+            "images (of tar files: unpack them first)"
         )
-    astray = sorted(path for path in images if len(path.parts) != 2)
-    if astray:
+    tars = [path for path in found.archives if path.suffix.lower() in (".tar", ".tgz")]
+    if tars and not found.images and not found.parquet:
         raise UsageError(
-            f"data {str(folder)!r}: no label for {root / astray[0]}; every image belongs into "
-            f"{root}/CLASS/, one sub-folder per class, or gets a line in a metadata.jsonl"
+            f"{what}: {len(tars):,} tar files such as {tars[0].name}, as of webdataset, which are not read; unpack "
+            f"them and {_WRITE_METADATA}"
         )
+    for path in [path for path in found.metadata if path.name == STYLEGAN]:
+        if stylegan_rows(path) is None:
+            found.metadata.remove(path)
+            found.others.append(path)
 
 
-def _literal(path: Path) -> str:
-    """The path as a pattern that matches only itself."""
-    return glob.escape(str(path.resolve()))
+def _parquet(found: Listing) -> ParquetFiles:
+    files: dict[str, list[str]] = {}
+    nameless = []
+    found.others.extend(path for path in found.metadata if path.suffix != ".parquet")
+    for path in found.tables:
+        split = split_of_file(path.relative_to(found.folder))
+        if split is None:
+            nameless.append(path)
+        files.setdefault(split or "train", []).append(glob.escape(str(path)))
+    counts = ", ".join(f"{split} {len(paths):,}" for split, paths in files.items())
+    notes = [f"parquet files: {counts}"]
+    if nameless and len(nameless) < sum(map(len, files.values())):
+        notes.append(f"taken for train, as no split is named: {found.named(nameless)}")
+    if found.images:
+        notes.append(f"left out, images beside parquet files: {found.named(found.images)}")
+    return ParquetFiles(files, len(found.images), (*notes, *found.notes()))
+
+
+def _roots(found: Listing, what: str) -> dict[str, list[Path]]:
+    """split -> the folders that hold it; {"": [folder]} if the folder is not divided.
+
+    Folders called train and test are splits, also without classes below them; one alone among others, or by itself and
+    without folders of its own, is a class of that name.
+    """
+    whole = {"": [found.folder]}
+    inside: dict[str, set[int]] = {}
+    for path in found.images:
+        parts = path.relative_to(found.folder).parts
+        inside.setdefault(parts[0] if len(parts) > 1 else "", set()).add(len(parts))
+    splits = {top: split for top in inside if (split := split_of_folder(top))}
+    deep = [top for top in splits if max(inside[top]) > 2 or _below(found.metadata, found.folder / top)]
+    if not splits or (len(splits) == 1 and not deep):
+        return whole
+    if others := [top for top in inside if top not in splits]:
+        raise UsageError(
+            f"{what}: folders called like splits ({_and(splits)}) lie beside "
+            f"{_and(top or 'images' for top in others)}; move what does not belong, or rename it"
+        )
+    roots: dict[str, list[Path]] = {}
+    for top, split in splits.items():
+        roots.setdefault(split, []).append(found.folder / top)
+    return roots
+
+
+def _check_metadata(
+    found: Listing, metadata: Mapping[str, Sequence[Path]], roots: Mapping[str, Sequence[Path]], what: str
+) -> None:
+    """Every split has metadata or none has, and a folder has one file of it."""
+    above = [path for path in found.metadata if path.parent == found.folder]
+    if above and "" not in roots:
+        raise UsageError(
+            f"{what}: {above[0].name} lies beside {', '.join(sorted(roots))}; expected one in each of them"
+        )
+    bare = next((roots[split][0] for split, files in metadata.items() if not files), None)
+    if bare is not None:
+        raise UsageError(
+            f"{what}: {bare} has no metadata.jsonl or metadata.csv and another split has; give both or neither"
+        )
+    folders = [path.parent for path in found.metadata]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        names = [path.name for path in found.metadata if path.parent == twice]
+        raise UsageError(f"{what}: {twice} has {' and '.join(names)}; expected one of them, remove the other")
+
+
+def _by_folders(found: Listing, roots: Mapping[str, Sequence[Path]], what: str) -> Pictures:
+    """Classes by sub-folders, or no classes."""
+    parts = {
+        path: (split, path.relative_to(root).parts)
+        for split, own in roots.items()
+        for root in own
+        for path in _below(found.images, root)
+    }
+    loose = [path for path, (_, inside) in parts.items() if len(inside) == 1]
+    deep = [path for path, (_, inside) in parts.items() if len(inside) > 2]
+    if deep or (loose and len(loose) < len(parts)):
+        subfolders = sorted({inside[0] for _, inside in parts.values() if len(inside) > 1})
+        why = (
+            "lies deeper than FOLDER/CLASS/IMAGE" if deep
+            else f"is one of images in it and in its sub-folders ({', '.join(subfolders[:3])})"
+        )  # fmt: skip
+        raise UsageError(f"{what}: {unlabelled(found.folder, (deep or loose)[0])}; it {why}")
+    index = {} if loose else places(sorted({inside[0] for _, inside in parts.values()}))
+    names = firsts(index)
+    classes = class_names(names, what)
+    images = [
+        Picture(path, split or "train", 0 if loose else index[inside[0]]) for path, (split, inside) in parts.items()
+    ]
+    told = f"{len(names):,} classes by folder" if names else "no classes"
+    taken = [f"the folder {name} is taken for a class, not for a split" for name in names if split_of_folder(name)]
+    return _pictures(found, images, classes, list(roots), told, taken)
+
+
+def _by_metadata(
+    found: Listing,
+    roots: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[Path]],
+    captions: str | None,
+    what: str,
+) -> Pictures:
+    """Labels and captions as the metadata says; classes by sub-folders where it has no labels and all images lie in
+    some."""
+    order = [path for own in files.values() for path in own]
+    split_at = {path: split for split, own in roots.items() for root in own for path in _below(found.images, root)}
+    root_at = {path: root for own in roots.values() for root in own for path in _below(found.images, root)}
+    read = read_metadata(order, list(split_at), captions, what)
+    if read.labels is not None:
+        values = list(read.labels)
+        told = f"labels by column {read.label!r}"
+    else:
+        inside = [line.path.relative_to(root_at[line.path]).parts for line in read.lines]
+        by_folder = order[0].name != STYLEGAN and all(len(parts) == 2 for parts in inside)
+        values = [parts[0] for parts in inside] if by_folder else []
+        told = "classes by folder" if by_folder else "no classes"
+    known = sorted({value for value in values if value is not None}, key=_in_order)
+    index = places(known)
+    classes = class_names(firsts(index), what)
+    images = [
+        Picture(
+            line.path,
+            split_at[line.path] or "train",
+            index.get(values[i], -1) if known else 0,
+            read.captions[i] if read.captions is not None else (),
+            line.where,
+        )
+        for i, line in enumerate(read.lines)
+    ]
+    captioned = f"captions by column {read.caption!r}" if read.caption else "no captions"
+    more = [f"column {name!r} holds {value}: not taken for labels" for name, value in read.unused.items()]
+    idle = [name for name in read.columns[1:] if name not in (read.label, read.caption, *read.unused)]
+    more += [f"columns not used: {', '.join(map(printable, idle))}"] if idle else []
+    again = len(read.lines) - len({line.path for line in read.lines})
+    more += [f"{again:,} lines name an image that another line names too: it is there once for each"] if again else []
+    names = ", ".join(dict.fromkeys(path.name for path in order))
+    count = f"{len(classes):,} classes, " if known else ""
+    return _pictures(found, images, classes, list(roots), f"{names}: {count}{told}, {captioned}", more, read)
+
+
+def _pictures(
+    found: Listing,
+    images: Sequence[Picture],
+    classes: tuple[str, ...],
+    splits: Sequence[str],
+    told: str,
+    more: Sequence[str],
+    read: Metadata | None = None,
+) -> Pictures:
+    divided = tuple(split for split in splits if split)
+    counts = [f"{split} {sum(image.split == split for image in images):,}" for split in divided]
+    parts = f" ({', '.join(counts)})" if counts else ""
+    return Pictures(
+        found.folder,
+        tuple(images),
+        classes or (ONE_CLASS,),
+        divided,
+        bool(classes),
+        read is not None and read.captions is not None,
+        () if read is None or read.labels is not None or read.captions is not None else read.columns,
+        (f"{printable(found.folder.name)}: {len(images):,} images{parts}, {told}", *more, *found.notes()),
+    )
+
+
+def unlabelled(root: Path, path: Path) -> str:
+    """What is wrong with an image that has no label, and what to do."""
+    return (
+        f"no label for {path}; every image belongs into {root}/CLASS/, one sub-folder per class, or gets a line with a "
+        "label or a caption in a metadata.jsonl"
+    )
+
+
+def _below(paths: Sequence[Path], root: Path) -> list[Path]:
+    return [path for path in paths if path.is_relative_to(root)]
+
+
+def _in_order(value: str | int) -> tuple[int, str]:
+    return (value, "") if isinstance(value, int) else (0, value)
+
+
+def _and(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return f"{', '.join(listed[:3])}{more}"

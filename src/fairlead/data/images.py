@@ -14,6 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import as_mapping, as_names, shown
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 
 
@@ -28,6 +30,8 @@ class Attribute:
 
     values: tuple[str, ...]
     labels: Tensor
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,7 @@ class ImageData:
         more: none, or the further sentences of each image, of which training draws one at every visit; everything else
             goes by ``captions``.
         attributes: by name, what else is known of the images.
+        notes: what the reader of a folder or a hub set found, used and left out, a sentence each.
 
     Raises:
         UsageError: if dtypes, shapes, labels, captions or attributes do not fit each other.
@@ -59,8 +64,22 @@ class ImageData:
     captions: tuple[str, ...] = ()
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     more: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
+        for name in ("images", "labels"):
+            if not isinstance(getattr(self, name), Tensor):
+                raise UsageError(f"data: expected {name} to be a tensor, got {shown(getattr(self, name))}")
+        for name in ("classes", "captions"):
+            object.__setattr__(self, name, as_names(f"data {self.name!r}: {name}", getattr(self, name)))
+        attributes = as_mapping(f"data {self.name!r}: attributes", self.attributes)
+        object.__setattr__(self, "attributes", attributes)
+        if wrong := [a for a in self.attributes.values() if not isinstance(a, Attribute)]:
+            raise UsageError(f"data {self.name!r}: expected attributes by name, got {shown(wrong[0])}")
+        if not isinstance(self.more, list | tuple):
+            raise UsageError(f"data {self.name!r}: expected further captions of each image, got {shown(self.more)}")
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise UsageError(
                 f"data {self.name!r}: expected images uint8 [n, c, h, w], "

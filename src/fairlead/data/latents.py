@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.cache import cached
 from fairlead.data.autoencoder import Autoencoder
 from fairlead.data.images import Batches, ImageData, stream
@@ -32,6 +33,8 @@ class Latents:
     mirrored: Tensor | None
     scale: float
     shift: float = 0.0
+
+    __repr__ = brief
 
     @classmethod
     def of(

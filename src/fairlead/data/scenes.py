@@ -16,6 +16,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, unknown
 from fairlead.data.captions import (
     COLOURS,
@@ -27,6 +28,7 @@ from fairlead.data.captions import (
     read_caption,
     varied_caption,
 )
+from fairlead.data.decode import check_memory
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.glyphs import draw_glyphs, frame_glyphs
 from fairlead.data.hub import load_data
@@ -92,6 +94,7 @@ def load_scenes(
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"))
     _check(source, size, n, two, seed)
+    check_memory(n, (size, size, 3), "data 'scenes'")
     glyphs = load_data(source, split)
     frames = frame_glyphs(glyphs)
     count = n if split == "train" else n // TEST_SHARE
@@ -119,6 +122,8 @@ class Prompts:
 
     captions: tuple[str, ...]
     attributes: Mapping[str, Attribute]
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.registry import lookup, names
+from fairlead.core.syntax import keywords, number, parsed, quoted, source
 
 
 def read_call(text: str) -> tuple[str, dict[str, Any]] | None:
@@ -27,26 +29,21 @@ def read_call(text: str) -> tuple[str, dict[str, Any]] | None:
         return text, {}
     if not re.match(r"\s*\w+\s*\(", text):
         return None
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UsageError(f"data {text[:80]!r} is not an expression: write e.g. scenes(size=32)") from error
+    node = parsed(text, "data", "write e.g. scenes(size=32)")
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-        raise UsageError(f"data {text!r}: expected a name with arguments, e.g. scenes(size=32)")
+        raise UsageError(f"data {quoted(text)}: expected a name with arguments, e.g. scenes(size=32)")
     name = node.func.id
     takes = arguments_of(lookup("data", name))
     if node.args:
         raise UsageError(
-            f"data {text!r}: arguments of {name} are given by name ({', '.join(takes) or 'it takes none'}), "
-            f"got {ast.unparse(node.args[0])}"
+            f"data {quoted(text)}: arguments of {name} are given by name ({', '.join(takes) or 'it takes none'}), "
+            f"got {source(node.args[0], text)}"
         )
     read: dict[str, Any] = {}
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            raise UsageError(f"data {text!r}: ** is not allowed")
-        if keyword.arg not in takes:
-            raise unknown(f"argument of data {name!r}", keyword.arg, takes or ("none",))
-        read[keyword.arg] = _value(keyword.value, text)
+    for key, given in keywords(node, name, "data", text).items():
+        if key not in takes:
+            raise unknown(f"argument of data {name!r}", key, takes or ("none",))
+        read[key] = _value(given, text)
     return name, read
 
 
@@ -64,9 +61,9 @@ def written_call(name: str, given: Mapping[str, Any]) -> str:
 
 
 def _value(node: ast.expr, text: str) -> int | float | str:
-    match node:
-        case ast.Constant(value=int() | float() | str() as constant) if not isinstance(constant, bool):
-            return constant
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            return -number
-    raise UsageError(f"data {text!r}: expected a number or a text in quotes, got {ast.unparse(node)}")
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    value = number(node)
+    if value is None or not math.isfinite(value):
+        raise UsageError(f"data {quoted(text)}: expected a number or a text in quotes, got {source(node, text)}")
+    return value

@@ -8,12 +8,16 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from fairlead.core.arguments import shown
 from fairlead.core.errors import UsageError
 from fairlead.data.images import ImageData
+from fairlead.data.names import Names, composed
 
 Spec = str | int | None
 """One condition as a person writes it: a class name, an index, a prompt, several by name, or None for null; see
-:mod:`fairlead.models.encoders`."""
+:mod:`fairlead.models.encoders`. What a program writes has no indices: names cannot be taken for anything else."""
+Given = Spec | Mapping[str, Spec]
+"""A spec, or several conditions by name."""
 _PART = re.compile(r'\s*(?:([^=;"]+?)\s*=)?\s*("(?:[^"\\]|\\.)*"|[^;]*?)\s*(;|$)', re.DOTALL)
 """One part of a spec: name, if it has one, value, what ends it."""
 
@@ -24,10 +28,11 @@ def data_specs(conditions: Sequence[str], data: ImageData, index: Tensor) -> lis
     Raises:
         UsageError: if the data does not say one of them.
     """
-    said: dict[str, list[str | int | None]] = {}
+    said: dict[str, list[str | None]] = {}
     for name in conditions:
         if name == "label":
-            said[name] = data.labels[index].tolist()
+            classes = Names(data.classes)
+            said[name] = [classes.written(label) for label in data.labels[index].tolist()]
         elif name == "text" and data.captions:
             said[name] = [data.captions[i] for i in index.tolist()]
         elif name in data.attributes:
@@ -41,18 +46,27 @@ def data_specs(conditions: Sequence[str], data: ImageData, index: Tensor) -> lis
         else:
             raise UsageError(f"data {data.name!r} does not say {name!r} of its images, which the model is told")
     if len(said) == 1:
-        return list(next(iter(said.values())))
+        ((name, values),) = said.items()
+        return [value if name == "label" or value is None else alone(name, value) for value in values]
     rows = [dict(zip(said, row, strict=True)) for row in zip(*said.values(), strict=True)]
-    return [written({name: value for name, value in row.items() if value is not None}) for row in rows]
+    return [written(row) or None for row in rows]
 
 
-def written(named: Mapping[str, str | int]) -> str:
-    """The spec of several conditions, each by its name: ``{"label": 7, "text": "a red seven"}`` ->
-    ``"label=7; text=a red seven"``."""
+def alone(name: str, value: str) -> str:
+    """The spec of the only condition: its value, which is named where it would be read as one that is."""
+    return written({name: value}) if any(composed(part or "") == name for part, _ in parts_of(value)) else value
+
+
+def written(named: Mapping[str, Spec]) -> str:
+    """The spec of several conditions, each by its name, without those that are None:
+    ``{"label": "seven", "text": "a red seven"}`` -> ``"label=seven; text=a red seven"``."""
     for name in named:
         if not isinstance(name, str) or not re.fullmatch(r"[^=;\"\s](?:[^=;\"]*[^=;\"\s])?", name):
             raise UsageError(f"condition {dict(named)!r}: expected names without '=', ';' and quotes, got {name!r}")
-    return "; ".join(f"{name}={_quoted(str(value))}" for name, value in named.items())
+    for name, value in named.items():
+        if value is not None and (not isinstance(value, str | int) or isinstance(value, bool)):
+            raise UsageError(f"condition {name!r}: expected a name, an index, a text or None, got {shown(value)}")
+    return "; ".join(f"{name}={_quoted(str(value))}" for name, value in named.items() if value is not None)
 
 
 def _quoted(value: str) -> str:

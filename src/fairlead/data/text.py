@@ -8,12 +8,15 @@ name).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, shortened, unknown
+from fairlead.core.foreign import place_of
 from fairlead.core.registry import lookup, names
+from fairlead.core.typed import check_arguments
 
 
 class TextEncoder(Protocol):
@@ -61,7 +64,7 @@ def make_encoder(spec: str, captions: Sequence[str] = (), **settings: Any) -> Te
         raise unknown("text encoder", name, names("text"))
     kind = lookup("text", name)
     if name == "words":
-        other = set(settings) - {"read", "sketch"}
+        other = set(settings) - {"read", "sketch", "rule"}
         if source or other:
             what = f"no {sorted(other)[0]}" if other else "no source"
             raise UsageError(f"text encoder {spec!r}: 'words' takes its vocabulary from the captions, and {what}")
@@ -71,24 +74,43 @@ def make_encoder(spec: str, captions: Sequence[str] = (), **settings: Any) -> Te
         raise UsageError(f"text encoder {spec!r}: expected a source, {name}:FOLDER or {name}:OWNER/NAME of the hub")
     if "read" in settings:
         raise UsageError(f"text encoder {spec!r}: it can read already; leave out its steps of reading")
+    settings.pop("rule", None)  # of words
     if "sketch" in settings:
         raise UsageError(f"text encoder {spec!r}: only 'words' has a sketch; leave out its steps")
     made = kind(source, **settings)
     return made
 
 
-def encoder_from_config(config: Mapping[str, Any]) -> TextEncoder:
+def encoder_from_config(config: Mapping[str, Any], near: Path | None = None) -> TextEncoder:
     """The encoder of a checkpoint.
 
+    Args:
+        near: a source that is not there is looked for in the folders above this one, see ``place_of``.
+
     Raises:
-        UsageError: if it is of an unknown kind, or its source cannot be had, or has other weights than in training.
+        UsageError: if it is of an unknown kind, or its source cannot be had, or has other weights than in training; for
+            settings that it does not have.
+    """
+    check_encoder(config)
+    arguments = dict(config)
+    name = arguments.pop("name")
+    if near is not None and isinstance(arguments.get("source"), str):
+        arguments["source"] = place_of(arguments["source"], near)
+    made: TextEncoder = lookup("text", name)(**arguments)
+    return made
+
+
+def check_encoder(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that no encoder has; nothing is loaded.
+
+    Raises:
+        UsageError: for an unknown kind, and for settings that it does not have.
     """
     arguments = dict(config)
     name = arguments.pop("name", None)
-    if name not in names("text"):
+    if not isinstance(name, str) or name not in names("text"):
         raise unknown("text encoder", name, names("text"))
-    made: TextEncoder = lookup("text", name)(**arguments)
-    return made
+    check_arguments(lookup("text", name), arguments, f"text encoder {name!r}")
 
 
 def listed(words: Sequence[str], most: int = 8) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import as_tensor, is_count, plain, shown
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 
 Level = Tensor | float
@@ -30,9 +32,11 @@ class Gaussian:
     mean: Tensor
     std: Tensor | float
 
+    __repr__ = brief
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", self.mean.double())
-        object.__setattr__(self, "std", torch.as_tensor(self.std, dtype=torch.float64))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, as_tensor(f"toy: {name}", getattr(self, name), wide=True).double())
         if not bool((self._std > 0).all()):
             raise UsageError("toy: expected every std > 0")
 
@@ -95,10 +99,13 @@ class GaussianMixture:
     weights: Tensor
     classes: Tensor
 
+    __repr__ = brief
+
     def __post_init__(self) -> None:
         for name in ("means", "stds", "weights"):
-            object.__setattr__(self, name, getattr(self, name).double())
-        k = len(self.means)
+            object.__setattr__(self, name, as_tensor(f"toy mixture: {name}", getattr(self, name), wide=True).double())
+        object.__setattr__(self, "classes", as_tensor("toy mixture: classes", self.classes).long())
+        k = self.means.shape[0] if self.means.ndim else 0
         if self.means.ndim != 2 or not self.stds.shape == self.weights.shape == self.classes.shape == (k,):
             raise UsageError(
                 "toy mixture: expected means [k, d] and stds, weights, classes [k], got "
@@ -113,6 +120,13 @@ class GaussianMixture:
     @classmethod
     def ring(cls, classes: int = 4, radius: float = 2.0, std: float = 0.3) -> GaussianMixture:
         """One component per class, equally weighted and spaced on a circle in two dimensions."""
+        classes, radius, std = plain(classes), plain(radius), plain(std)
+        numbers = all(isinstance(value, int | float) and abs(value) < 1e300 for value in (radius, std))
+        if not is_count(classes) or not numbers:
+            raise UsageError(
+                "toy mixture: expected a number of classes, a radius and a std > 0, got "
+                f"{shown((classes, radius, std))}"
+            )
         angle = 2 * math.pi * torch.arange(classes, dtype=torch.float64) / classes
         means = radius * torch.stack([angle.cos(), angle.sin()], dim=1)
         ones = torch.ones(classes, dtype=torch.float64)

@@ -24,11 +24,12 @@ from typing import ClassVar, get_args
 
 from torch import Tensor
 
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.arguments import chosen
+from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Branch, Weight, Wrapper, is_zero, nonzero_rows
 from fairlead.guide.seen import Seen, Space, dot, length, ratio
 from fairlead.guide.step import Step
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +70,11 @@ class Adaptive(Wrapper):
     outermost: ClassVar[str] = "needs the two predictions inside it at every step"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         super().__post_init__()
         if not is_number(self.threshold) or not -1 <= self.threshold <= 1:
             raise UsageError(f"adaptive: expected threshold to be a cosine in [-1, 1], got {self.threshold!r}")
-        if self.space not in get_args(Space):
-            raise unknown("adaptive space", self.space, get_args(Space))
+        chosen("adaptive space", self.space, get_args(Space))
 
     def omega(self, step: Step) -> Weight:
         still: _Still | None = step.recall(self)

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from fairlead.core.arguments import plain, plain_list, shown
 from fairlead.core.condition import Condition, Perturbation
 from fairlead.core.errors import UsageError
 from fairlead.guide.scales import Scale, as_scale, scale_at
@@ -176,6 +177,12 @@ class Term:
         """Condition specs of its own (negatives, composed conditions), to be encoded before the run."""
         return ()
 
+    def by_name(self, name: Callable[[Any], Any]) -> Term:
+        """The same with every spec of its own as ``name`` gives it."""
+        own = getattr(self, "negative", None)
+        told = None if own is None else name(own)
+        return self if told == own else replace(self, negative=told)  # type: ignore[call-arg]
+
     def drops(self) -> tuple[tuple[str, ...], ...]:
         """Sets of names that its branches drop from the run's condition, where they do not drop all."""
         return ()
@@ -216,9 +223,11 @@ class Term:
         if len(given) != 1:
             raise UsageError("during(...): expected exactly one of sigma=(low, high), log_snr=(...), t=(...)")
         ((unit, pair),) = given.items()
-        if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(is_number(v) for v in pair)):
-            raise UsageError(f"during({unit}=...): expected a pair of numbers (low, high), got {pair!r}")
-        return Limited(self, Interval(unit, float(pair[0]), float(pair[1])))
+        ends = plain_list(pair)
+        ends = [*map(plain, ends)] if isinstance(ends, tuple | list) else ends
+        if not (isinstance(ends, tuple | list) and len(ends) == 2 and all(is_number(v) for v in ends)):
+            raise UsageError(f"during({unit}=...): expected a pair of numbers (low, high), got {shown(pair)}")
+        return Limited(self, Interval(unit, float(ends[0]), float(ends[1])))
 
     def __add__(self, other: Term | Guidance) -> Guidance:
         return as_guidance(self) + other
@@ -320,6 +329,12 @@ class Wrapper(Directed):
     outermost: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        given: Any = self.term
+        if isinstance(given, str):
+            parts = as_guidance(given)
+            if len(parts.terms) != 1 or parts.finishers:
+                raise UsageError(f"{self.name}(...) goes around one method such as cfg(4) or pag(2), got {given!r}")
+            object.__setattr__(self, "term", parts.terms[0])
         inner = self.term
         while isinstance(inner, Limited):
             inner = inner.term
@@ -366,6 +381,10 @@ class Wrapper(Directed):
 
     def specs(self) -> tuple[str | int, ...]:
         return self.term.specs()
+
+    def by_name(self, name: Callable[[Any], Any]) -> Term:
+        inner = self.term.by_name(name)
+        return self if inner == self.term else replace(self, term=inner)
 
     def drops(self) -> tuple[tuple[str, ...], ...]:
         return self.term.drops()
@@ -479,6 +498,10 @@ class Guidance:
         """This guidance for a run of sample ``index`` alone."""
         return replace(self, terms=tuple(term.of_sample(index) for term in self.terms))
 
+    def by_name(self, name: Callable[[Any], Any]) -> Guidance:
+        """This guidance with the conditions that it names as ``name`` gives them, see ``Model.named``."""
+        return replace(self, terms=tuple(term.by_name(name) for term in self.terms))
+
     def unties(self) -> tuple[Term, ...]:
         """The terms for which the sampler has to re-noise with ``Prediction.eps``."""
         return tuple(term for term in self.terms if term.unties())
@@ -500,9 +523,20 @@ class Guidance:
         return " | ".join([text, *map(str, self.finishers)])
 
 
-def as_guidance(value: Guidance | Term | None) -> Guidance:
+def as_guidance(value: Guidance | Term | str | None) -> Guidance:
+    """An object, an expression, or None for none.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if isinstance(value, str):
+        from fairlead.guide.expression import parse  # which reads what is defined here
+
+        value = parse(value)
     if value is None:
         return Guidance()
+    if not isinstance(value, Guidance | Term):
+        raise UsageError(f"guidance: expected an expression such as 'cfg(4)' or fl.cfg(4), got {shown(value)}")
     return Guidance((value,)) if isinstance(value, Term) else value
 
 

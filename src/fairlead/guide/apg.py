@@ -27,7 +27,7 @@ from torch import Tensor
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Wrapper
 from fairlead.guide.seen import Seen, length, parallel
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class APG(Wrapper):
     name: ClassVar[str] = "apg"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         super().__post_init__()
         if not is_number(self.eta) or not abs(self.eta) < float("inf"):
             raise UsageError(f"apg: expected eta to be a number such as 0 or 1, got {self.eta!r}")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fairlead.core.arguments import plain_list
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import COND, Branch, Term, Wanted, Weight, is_zero, nonzero_rows, weighted
 from fairlead.guide.cfg import base_branch, check_negative
@@ -48,6 +49,7 @@ class Bands(Term):
     name: ClassVar[str] = "bands"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", plain_list(self.weights))
         if isinstance(self.weights, str) or not isinstance(self.weights, Sequence) or not self.weights:
             raise UsageError(f"bands: expected one scale a band, coarsest first, such as [2, 6], got {self.weights!r}")
         scales = tuple(as_scale(f"bands[{i}]", weight) for i, weight in enumerate(self.weights))
@@ -55,7 +57,7 @@ class Bands(Term):
         if len(counts) > 1:
             raise UsageError(f"bands: per-sample weights must be of one length, got {sorted(counts)}")
         object.__setattr__(self, "weights", scales)
-        check_negative(self.name, self.negative)
+        object.__setattr__(self, "negative", check_negative(self.name, self.negative))
         if self.negative is not None and all(scale == 1.0 for scale in scales):
             raise UsageError(f"{self}: weights of 1 never look at the negative; use other weights or drop it")
 

@@ -33,6 +33,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Branch, Wanted, Weight, Wrapper, is_zero, weighted
 from fairlead.guide.seen import Seen, ratio
 from fairlead.guide.step import Step
+from fairlead.guide.text import plain_fields
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Cached(Wrapper):
     outermost: ClassVar[str] = "evaluates its two branches in some steps only"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         super().__post_init__()
         if not isinstance(self.every, int) or isinstance(self.every, bool) or self.every < 1:
             raise UsageError(f"cached: expected every to be a number of steps of at least 1, got {self.every!r}")

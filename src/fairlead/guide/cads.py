@@ -30,7 +30,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Term
 from fairlead.guide.seen import Surroundings, drawn, ratio
 from fairlead.guide.step import Step
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 _DRAW = 620
 
@@ -53,6 +53,7 @@ class CADS(Term):
     name: ClassVar[str] = "cads"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         for argument in ("noise", "low", "high", "mix"):
             value = getattr(self, argument)
             if not is_number(value) or not math.isfinite(value):

@@ -10,9 +10,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import chosen
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, Estimate, autocast, x0_of
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.denoiser import Denoiser, Estimate, autocast, counted, x0_of
+from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.guide.algebra import COND, Branch
 from fairlead.guide.branches import Branches
@@ -36,8 +37,7 @@ class Calls:
     """
 
     def __init__(self, denoiser: Denoiser, branches: Branches, batching: Batching) -> None:
-        if batching not in get_args(Batching):
-            raise unknown("batching", batching, get_args(Batching))
+        chosen("batching", batching, get_args(Batching))
         self.denoiser, self.branches, self.batching = denoiser, branches, batching
         self._max_rows: int | None = None
 
@@ -101,7 +101,7 @@ class Calls:
         if model is None:
             return self.denoiser
         denoiser: Denoiser = self.branches.around.resource(model).denoiser
-        return denoiser
+        return counted(denoiser)
 
     def _rows_of(self, branch: Branch, rows: Tensor | None, step: Step) -> Condition:
         condition = self.branches.of(branch, step)

@@ -10,11 +10,13 @@ its own scale: ``cfg(4, drop="text") + cfg(2, drop="label")`` (as in 2211.09800,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from fairlead.core.arguments import plain, shown
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import COND, NULL, Branch, Pair
 from fairlead.guide.step import Step
+from fairlead.guide.text import is_number
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class CFG(Pair):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_negative(self.name, self.negative)
+        object.__setattr__(self, "negative", check_negative(self.name, self.negative))
         if self.negative is not None and self.scale == 1.0:
             raise UsageError(f"{self}: a scale of 1 never looks at the negative; use another scale or drop it")
         object.__setattr__(self, "drop", checked_drop(self.name, self.drop))
@@ -44,7 +46,8 @@ class CFG(Pair):
     @classmethod
     def from_omega(cls, omega: float, *, negative: str | int | None = None) -> CFG:
         """From the other convention, (1 + omega) D_c - omega D_u."""
-        return cls(omega + 1, negative=negative)
+        omega = plain(omega)
+        return cls(omega + 1 if is_number(omega) else omega, negative=negative)
 
     def pair(self, step: Step) -> tuple[Branch, Branch]:
         return COND, base_branch(self.negative, self.drop)
@@ -84,6 +87,9 @@ def _names(drop: str | tuple[str, ...]) -> tuple[str, ...]:
     return (drop,) if isinstance(drop, str) else drop
 
 
-def check_negative(owner: str, negative: object) -> None:
+def check_negative(owner: str, negative: Any) -> str | int | None:
+    """The condition, an index as a Python ``int``; raises UsageError for what is none."""
+    negative = plain(negative)
     if negative is not None and (isinstance(negative, bool) or not isinstance(negative, str | int)):
-        raise UsageError(f"{owner}: expected negative to be a condition such as a class name, got {negative!r}")
+        raise UsageError(f"{owner}: expected negative to be a condition such as a class name, got {shown(negative)}")
+    return negative

@@ -8,10 +8,11 @@ run's own condition.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from fairlead.core.arguments import plain
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import COND, NULL, Branch, Term, Weight, added
 from fairlead.guide.scales import Scale, as_scale, scale_at
@@ -29,6 +30,7 @@ class Compose(Term):
     def __post_init__(self) -> None:
         if not isinstance(self.weights, Mapping) or not self.weights:
             raise UsageError(f'compose: expected conditions with weights such as {{"seven": 4}}, got {self.weights!r}')
+        object.__setattr__(self, "weights", {plain(spec): weight for spec, weight in self.weights.items()})
         for spec in self.weights:
             if not isinstance(spec, str | int) or isinstance(spec, bool):
                 raise UsageError(f"compose: expected a condition such as a class name, got {spec!r}")
@@ -49,6 +51,15 @@ class Compose(Term):
 
     def specs(self) -> tuple[str | int, ...]:
         return tuple(self.weights)
+
+    def by_name(self, name: Callable[[Any], Any]) -> Compose:
+        weights: dict[Any, Any] = {}
+        for spec, weight in self.weights.items():
+            told = name(spec)
+            if told in weights:
+                raise UsageError(f"{self}: {told!r} is named twice, the second time as {spec!r}; give it once")
+            weights[told] = weight
+        return self if [*weights] == [*self.weights] else Compose(weights)
 
     def replaces_condition(self) -> bool:
         return True

@@ -41,7 +41,7 @@ from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.scores import Fn, Score, as_score
 from fairlead.guide.seen import Resource, Seen, Surroundings, length
 from fairlead.guide.step import Step
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 FIRST_DRAW, MOST_DRAWS = 0, 400
 """Where its noise is numbered in a step, so that it is not that of another method."""
@@ -69,6 +69,7 @@ class Energy(Term):
     name: ClassVar[str] = "energy"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         object.__setattr__(self, "score", as_score(self.score))
         object.__setattr__(self, "scale", as_scale(self.name, self.scale))
         if not isinstance(self.through, bool):

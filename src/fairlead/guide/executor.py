@@ -12,16 +12,18 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import as_mapping, as_tensor, plain_list, shown
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, autocast, level_at, lowered
+from fairlead.core.denoiser import Denoiser, autocast, counted, level_at, lowered
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective, Prediction, Tied
-from fairlead.core.schedule import NoiseSchedule, as_time
+from fairlead.core.schedule import NoiseSchedule, as_schedule, as_time
 from fairlead.guide.algebra import COND, Branch, Guidance, Term, Weight, as_guidance, weighted
 from fairlead.guide.branches import Branches, Merged
 from fairlead.guide.calls import Batching, Calls, Recorded, joined
@@ -30,6 +32,7 @@ from fairlead.guide.observation import Observation, contributions
 from fairlead.guide.plan import StepPlan, active_terms, merged_coefficients, renoising
 from fairlead.guide.seen import Draw, Seen, Surroundings
 from fairlead.guide.step import Grid, Memory, Step
+from fairlead.models.load import as_model
 from fairlead.models.model import Model
 
 Encode = Callable[[Sequence[Any]], Condition]
@@ -40,8 +43,8 @@ class GuidedDenoiser:
 
     Args:
         denoiser: any function ``(x_t, t, condition) -> Prediction``.
-        guidance: what to do with it.
-        schedule: the denoiser's noise schedule.
+        guidance: what to do with it, an expression or an object.
+        schedule: the denoiser's noise schedule, or its name.
         condition: the run's condition; calls must pass this object.
         encode: turns specs inside the guidance (negatives, composed conditions) into conditions.
         data_range: of clean data, for finishers that need it.
@@ -58,11 +61,13 @@ class GuidedDenoiser:
             that does not suit the model, per-sample scales of the wrong number.
     """
 
+    counts = True
+
     def __init__(
         self,
         denoiser: Denoiser,
-        guidance: Guidance | Term,
-        schedule: NoiseSchedule,
+        guidance: Guidance | Term | str | None,
+        schedule: NoiseSchedule | str,
         condition: Condition,
         *,
         encode: Encode | None = None,
@@ -73,7 +78,22 @@ class GuidedDenoiser:
         around: Surroundings | None = None,
         observe: Callable[[Observation], object] | None = None,
     ) -> None:
+        if not callable(denoiser):
+            raise UsageError(
+                f"denoiser: expected a function (x_t, t, condition) -> Prediction, got {shown(denoiser)}; a model goes "
+                "into GuidedDenoiser.of(model, guidance, condition)"
+            )
+        if not isinstance(condition, Condition):
+            raise UsageError(
+                f"condition: expected one from model.encode([...]) or Condition.of(...), got {shown(condition)}"
+            )
+        schedule = as_schedule(schedule)
         self.denoiser, self.guidance, self.schedule = denoiser, as_guidance(guidance), schedule
+        if around is not None and not isinstance(around, Surroundings):
+            raise UsageError(f"around: expected Surroundings, or GuidedDenoiser.of(model, ...), got {shown(around)}")
+        samples = plain_list(samples)
+        if samples is not None and not isinstance(samples, Sequence):
+            raise UsageError(f"samples: expected the indices of {condition.n} samples, got {shown(samples)}")
         self.condition, self.observe = condition, observe
         objective: Objective = getattr(denoiser, "objective", "eps")
         self.around = around or Surroundings(schedule, objective, encode=encode, data_range=data_range)
@@ -89,7 +109,7 @@ class GuidedDenoiser:
         for finisher in self.guidance.finishers:
             finisher.check(self.around)
         self.branches = Branches(self.guidance, condition, self.around, self.grid)
-        self._calls = Calls(denoiser, self.branches, batching)
+        self._calls = Calls(counted(denoiser), self.branches, batching)
         self._memory = Memory()
         self._steps: dict[int, Step] = {}
         self._plans: dict[tuple[int | None, tuple[int, ...]], StepPlan] = {}
@@ -129,8 +149,8 @@ class GuidedDenoiser:
     @classmethod
     def of(
         cls,
-        model: Model,
-        guidance: Guidance | Term,
+        model: Model | str | Path,
+        guidance: Guidance | Term | str | None,
         condition: Condition,
         *,
         resources: Mapping[str, Any] | None = None,
@@ -144,6 +164,7 @@ class GuidedDenoiser:
             draw: the samples' own noise, for methods that draw some.
             options: ``times``, ``samples``, ``batching``, ``observe``.
         """
+        model = as_model(model)
         around = Surroundings(
             model.schedule,
             model.objective,
@@ -155,8 +176,9 @@ class GuidedDenoiser:
             classes=model.classes,
             layers=model.layers,
             data_range=model.data_range,
-            resources=resources or {},
+            resources=as_mapping("resources", resources),
             draw=draw,
+            reachable=getattr(model.denoiser, "reachable", None),
         )
         return cls(model.denoiser, guidance, model.schedule, condition, around=around, **options)
 
@@ -210,6 +232,8 @@ class GuidedDenoiser:
     def _guide(self, x_t: Tensor, t: Tensor, condition: Condition, step: Step) -> Prediction:
         if condition is not self.condition:
             raise UsageError("a guided denoiser is made for one run: call it with the condition it was made with")
+        if not isinstance(x_t, Tensor) or not x_t.ndim:
+            raise UsageError(f"x_t: expected a tensor [{condition.n}, ...], one row a sample, got {shown(x_t)}")
         t = t if isinstance(t, Tensor) and not t.ndim else _one_time(t)
         if step.memory is not self._memory or step.shape != x_t.shape[1:]:
             step = replace(step, shape=tuple(x_t.shape[1:]), memory=self._memory)
@@ -268,10 +292,12 @@ def _combination(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, 
 
 def _one_time(t: Tensor) -> Tensor:
     """t of shape [] or [n] -> the one time of the whole batch, []."""
-    times = as_time(t)
+    times = as_time(as_tensor("t", t, wide=True))
     if not times.ndim:
         return times
     times = times.flatten()
+    if not len(times):
+        raise UsageError("t: expected a time, got none")
     if not bool((times == times[0]).all()):
         raise UsageError("a guided denoiser takes one time for the whole batch, got several")
     return times[0]

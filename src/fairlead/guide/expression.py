@@ -10,12 +10,12 @@ from __future__ import annotations
 import ast
 import inspect
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.core.registry import REGISTRY, lookup, names
+from fairlead.core.syntax import keywords, number, parsed, quoted, shown, source
 from fairlead.guide.algebra import Finisher, Guidance, Term, as_guidance
 from fairlead.guide.text import is_number
 
@@ -28,79 +28,87 @@ def parse(text: str) -> Term | Guidance:
     Raises:
         UsageError: for anything that is not in the grammar, naming what was read and what is known.
     """
-    if "\0" in text:  # a SyntaxError since Python 3.11.4, before that a ValueError
-        raise UsageError(f"guidance {text!r} is not an expression: it holds a null character; write e.g. cfg(4)")
+    node = parsed(text, "guidance", "write e.g. cfg(4)")
     try:
-        value = _read(ast.parse(text.strip(), mode="eval").body, text)
-    except SyntaxError as error:
-        if given := re.search(r"<[\w.]+>", text):
-            raise UsageError(
-                f"guidance {text!r} holds the Python function {given[0]}, which no text can give; pass the object"
-            ) from error
-        raise UsageError(f"guidance {text!r} is not an expression: {error.msg}; write e.g. cfg(4)") from error
-    except (RecursionError, MemoryError) as error:
-        raise UsageError(f"guidance {text[:40]!r}... is nested too deeply to be read; write e.g. cfg(4)") from error
-    except UnicodeEncodeError as error:
-        raise UsageError(f"guidance {text!r} is not text: {error.reason}; write e.g. cfg(4)") from error
+        value = _read(node, text)
+    except RecursionError as error:  # the caller's own stack is almost full
+        raise UsageError(f"guidance {quoted(text)} is nested too deeply to be read; write e.g. cfg(4)") from error
     if isinstance(value, Finisher):
-        raise UsageError(f"guidance {text!r} is a finisher alone; write none | {value} to finish without guiding")
+        raise UsageError(
+            f"guidance {quoted(text)} is a finisher alone; write none | {_describe(value)} to finish without guiding"
+        )
     if not isinstance(value, Term | Guidance):
-        raise UsageError(f"guidance {text!r} is {_describe(value)}, not a guidance; write e.g. cfg(4)")
+        raise UsageError(f"guidance {quoted(text)} is {_describe(value)}, not a guidance; write e.g. cfg(4)")
     return value
 
 
 def to_guidance(value: Guidance | Term | str | None) -> Guidance:
     """What the public functions accept as ``guidance``: an object, an expression, or None for none."""
-    if isinstance(value, str):
-        value = parse(value)
-    if value is not None and not isinstance(value, Guidance | Term):
-        raise UsageError(f"guidance: expected an expression such as 'cfg(4)' or fl.cfg(4), got {value!r}")
     return as_guidance(value)
 
 
 def _read(node: ast.expr, text: str) -> Any:
     match node:
-        case ast.Constant(value=int() | float() | str() | None as constant) if not isinstance(constant, bool):
+        case ast.Constant(value=str() | None as constant):
             return constant
+        case ast.Constant() if (value := number(node)) is not None:
+            return value
         case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
-            number = _read(operand, text)
-            if is_number(number):
-                return -number if isinstance(sign, ast.USub) else number
+            if is_number(value := _read(operand, text)):
+                return -value if isinstance(sign, ast.USub) else value
         case ast.Tuple(elts=items) | ast.List(elts=items):
             return tuple(_read(item, text) for item in items)
         case ast.Dict(keys=keys, values=values):
             return _dict(keys, values, text)
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            a, b = _read(left, text), _read(right, text)
-            if isinstance(a, Term | Guidance) and isinstance(b, Term | Guidance):
-                return a + b
-            raise UsageError(f"guidance {text!r}: '+' adds guidance terms, got {_describe(a)} + {_describe(b)}")
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            a, b = _read(left, text), _read(right, text)
-            if isinstance(a, Term | Guidance) and isinstance(b, Finisher):
-                return a | b
-            raise UsageError(
-                f"guidance {text!r}: '|' passes a guidance to a finisher ({', '.join(names('finisher'))}), "
-                f"got {_describe(a)} | {_describe(b)}"
-            )
-        case ast.Call(func=ast.Attribute(value=owner, attr=method), args=args, keywords=keywords):
+        case ast.BinOp(op=ast.Add() | ast.BitOr()):
+            return _chain(node, text)
+        case ast.Call(func=ast.Attribute(value=owner, attr=method)):
             value = _read(owner, text)
             if method != "during" or not isinstance(value, Term | Guidance):
                 raise UsageError(
-                    f"guidance {text!r}: unknown method .{method}(...) (known: .during(...) on a guidance)"
+                    f"guidance {quoted(text)}: unknown method .{shortened(method)[1:-1]}(...) (known: .during(...) on "
+                    "a guidance)"
                 )
-            return _call(value.during, "during", args, keywords, text)
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
-            return _call(_named(name), name, args, keywords, text)
+            return _call(value.during, "during", node, text)
+        case ast.Call(func=ast.Name(id=name)):
+            return _call(_named(name), name, node, text)
         case ast.Name(id="none"):
             return Guidance()
         case ast.Name(id="inf"):
             return math.inf
         case ast.Name(id=name):
+            given = shortened(name)
             raise UsageError(
-                f"guidance {text!r}: {name!r} is not a value; quote class names, call methods: {name}(...)"
+                f"guidance {quoted(text)}: {given} is not a value; quote class names, call methods: {given[1:-1]}(...)"
             )
-    raise UsageError(f"guidance {text!r}: cannot read {ast.unparse(node)!r}; write e.g. cfg(4).during(sigma=(0.3, 2))")
+    raise UsageError(
+        f"guidance {quoted(text)}: cannot read {source(node, text)}; write e.g. cfg(4).during(sigma=(0.3, 2))"
+    )
+
+
+def _chain(node: ast.expr, text: str) -> Any:
+    """Sums and finishers, from left to right: a chain may be long, though not deep."""
+    parts: list[ast.BinOp] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.BitOr):
+        parts.append(node)
+        node = node.left
+    value = _read(node, text)
+    for part in reversed(parts):
+        other = _read(part.right, text)
+        if isinstance(part.op, ast.Add):
+            if not isinstance(value, Term | Guidance) or not isinstance(other, Term | Guidance):
+                raise UsageError(
+                    f"guidance {quoted(text)}: '+' adds guidance terms, got {_describe(value)} + {_describe(other)}"
+                )
+            value = value + other
+        else:
+            if not isinstance(value, Term | Guidance) or not isinstance(other, Finisher):
+                raise UsageError(
+                    f"guidance {quoted(text)}: '|' passes a guidance to a finisher ({', '.join(names('finisher'))}), "
+                    f"got {_describe(value)} | {_describe(other)}"
+                )
+            value = value | other
+    return value
 
 
 def _named(name: str) -> Any:
@@ -110,23 +118,20 @@ def _named(name: str) -> Any:
     raise unknown("guidance", name, [known for kind in _KINDS for known in names(kind)])
 
 
-def _call(function: Any, name: str, args: list[ast.expr], keywords: list[ast.keyword], text: str) -> Any:
+def _call(function: Any, name: str, call: ast.Call, text: str) -> Any:
     signature = inspect.signature(function)
-    positional = [_read(arg, text) for arg in args]
+    positional = [_read(arg, text) for arg in call.args]
     named: dict[str, Any] = {}
-    for keyword in keywords:
-        if keyword.arg is None:
-            raise UsageError(f"guidance {text!r}: ** is not allowed")
-        if keyword.arg in named:
-            raise UsageError(f"guidance {text!r}: {name}(...) got {keyword.arg!r} twice")
-        switch = isinstance(getattr(signature.parameters.get(keyword.arg), "default", None), bool)
-        truth = keyword.value.value if isinstance(keyword.value, ast.Constant) and switch else None
-        named[keyword.arg] = truth if isinstance(truth, bool) else _read(keyword.value, text)
+    for key, node in keywords(call, name, "guidance", text).items():
+        switch = isinstance(getattr(signature.parameters.get(key), "default", None), bool)
+        truth = node.value if isinstance(node, ast.Constant) and switch else None
+        named[key] = truth if isinstance(truth, bool) else _read(node, text)
     try:
         bound = signature.bind(*positional, **named)
     except TypeError as error:
         takes = ", ".join(signature.parameters) or "nothing"
-        raise UsageError(f"guidance {text!r}: {name}(...): {error} (it takes: {takes})") from error
+        reason = shortened(str(error), 160)[1:-1]
+        raise UsageError(f"guidance {quoted(text)}: {name}(...): {reason} (it takes: {takes})") from error
     return function(*bound.args, **bound.kwargs)
 
 
@@ -136,12 +141,12 @@ def _dict(keys: Sequence[ast.expr | None], values: Sequence[ast.expr], text: str
         spec = None if key is None else _read(key, text)
         if not isinstance(spec, str | int):
             given = "**" if key is None else _describe(spec)
-            raise UsageError(f"guidance {text!r}: a condition is a class name or an index, got {given}")
+            raise UsageError(f"guidance {quoted(text)}: a condition is a class name or an index, got {given}")
         if spec in read:
-            raise UsageError(f"guidance {text!r}: {spec!r} is given twice")
+            raise UsageError(f"guidance {quoted(text)}: {shown(spec)} is given twice")
         read[spec] = _read(value, text)
     return read
 
 
 def _describe(value: Any) -> str:
-    return f"{value}" if isinstance(value, Term | Guidance | Finisher) else repr(value)
+    return shortened(str(value), 160)[1:-1] if isinstance(value, Term | Guidance | Finisher) else shown(value)

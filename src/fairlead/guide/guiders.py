@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from fairlead.core.arguments import chosen
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.prediction import Objective
 from fairlead.guide.algebra import Guidance, Term, as_guidance
@@ -101,8 +102,7 @@ def from_guider(
     Raises:
         UsageError: for a guider that is not known here, and a configuration that no expression gives.
     """
-    if objective not in get_args(Objective):
-        raise unknown("objective", objective, get_args(Objective))
+    chosen("objective", objective, get_args(Objective))
     kind = next((base.__name__ for base in type(guider).__mro__ if base.__name__ in _READERS), None)
     if kind != type(guider).__name__ or kind is None:
         raise unknown("guider", type(guider).__name__, _READERS)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
+from fairlead.data.names import Index
 from fairlead.guide.algebra import COND, Branch, Pair
 from fairlead.guide.seen import Surroundings, drawn
 from fairlead.guide.step import Step
@@ -36,8 +37,10 @@ class IndependentClass:
     def over(self, steps: Sequence[Step], around: Surroundings, condition: Condition) -> Callable[[int], Condition]:
         assert around.encode is not None
         labels = self.labels(steps, around).to(condition.device)
-        every = around.encode(range(len(around.classes))).to(condition.device)
-        own = around.encode(labels[0].tolist()).to(condition.device)  # for what is no class: the place in the batch
+        every, own = (  # of what is no class the latter knows the place in the batch
+            around.encode([*map(Index, places)]).to(condition.device)
+            for places in (range(len(around.classes)), labels[0].tolist())
+        )
         given = reduce(torch.logical_or, condition.keep.values())
         keep = [(name, (mask[labels] & given).unbind()) for name, mask in every.keep.items()]
         told = {name: bool(mask.any()) for name, mask in every.keep.items()}

@@ -23,7 +23,7 @@ from torch import Tensor
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Wrapper
 from fairlead.guide.seen import Seen, length, ratio
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Mambo(Wrapper):
     of_predictions: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         super().__post_init__()
         if not is_number(self.alpha) or not 0 <= self.alpha < math.inf:
             raise UsageError(f"mambo: expected alpha of at least 0, such as 8, got {self.alpha!r}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.guide.algebra import Branch, Guidance, Term, Weight, weighted
 from fairlead.guide.seen import Seen
 
@@ -30,6 +31,8 @@ class Observation:
     finished: Tensor
     coefficients: Mapping[Branch, Weight]
     rows: Mapping[Branch, Tensor | None]
+
+    __repr__ = brief
 
 
 def contributions(

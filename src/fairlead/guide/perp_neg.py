@@ -48,7 +48,7 @@ class PerpNeg(Term):
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", as_scale(self.name, self.scale))
         object.__setattr__(self, "weight", as_scale(f"{self.name} weight", self.weight))
-        check_negative(self.name, self.negative)
+        object.__setattr__(self, "negative", check_negative(self.name, self.negative))
         if self.negative is None:
             raise UsageError("perp_neg: expected a negative such as a class name; without one it is cfg")
         counts = {len(scale) for scale in self._scales.values() if isinstance(scale, tuple)}

@@ -68,7 +68,7 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, a
     """``layers`` once they are known to the model, the middle ones for None.
 
     Raises:
-        UsageError: if the model has no layers of this kind, or not those.
+        UsageError: if the model has no layers of this kind, or not those, or their attention cannot be reached.
     """
     known = around.layers.get(kind, ())
     if not known:
@@ -79,7 +79,11 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, a
     for layer in layers or ():
         if layer not in known:
             raise unknown(f"{kind} layer", layer, known)
-    return layers or middle(known)
+    chosen = layers or middle(known)
+    if kind == "attention" and around.reachable is not None:
+        for layer in chosen:
+            around.reachable(layer)
+    return chosen
 
 
 def middle(names: Sequence[str]) -> tuple[str, ...]:

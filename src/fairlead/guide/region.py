@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import plain, plain_list
 from fairlead.core.errors import UsageError
 from fairlead.guide.scales import Scale, ScaleSchedule, as_scale, image_size, scale_at
 from fairlead.guide.step import Step
@@ -42,7 +43,8 @@ class Region(ScaleSchedule):
             if isinstance(scale, tuple):
                 raise UsageError(f"region: expected {argument} to be one number or a schedule, got one a sample")
             object.__setattr__(self, argument, scale)
-        box = self.box
+        box = plain_list(self.box)
+        box = [*map(plain, box)] if isinstance(box, list | tuple) else box
         if not isinstance(box, list | tuple) or len(box) != 4 or not all(is_number(edge) for edge in box):
             raise UsageError(f"region: expected a box of four fractions [top, left, bottom, right], got {box!r}")
         top, left, bottom, right = (float(edge) for edge in box)

@@ -18,11 +18,12 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor
 
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.arguments import chosen
+from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import COND, Finisher, Wanted
 from fairlead.guide.seen import Seen, Space, Surroundings, per_sample
 from fairlead.guide.step import Step
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 _ROUNDING = 16  # a std of so many units in the last place of the largest value is rounding
 
@@ -41,10 +42,10 @@ class Rescale(Finisher):
     name: ClassVar[str] = "rescale"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if not is_number(self.phi) or not 0 <= self.phi <= 1:
             raise UsageError(f"rescale: expected phi in [0, 1], such as 0.7, got {self.phi!r}")
-        if self.space not in get_args(Space):
-            raise unknown("space", self.space, get_args(Space))
+        chosen("space", self.space, get_args(Space))
 
     def check(self, around: Surroundings) -> None:
         if self.space == "eps" and around.schedule.zero_terminal_snr:

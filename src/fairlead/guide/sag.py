@@ -39,7 +39,7 @@ from fairlead.guide.perturb import as_layers, chosen_layers
 from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.seen import Seen, Surroundings
 from fairlead.guide.step import Step
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 from fairlead.nets.blocks import blurred_images
 
 
@@ -59,6 +59,7 @@ class SAG(Term):
     name: ClassVar[str] = "sag"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         object.__setattr__(self, "scale", as_scale(self.name, self.scale))
         object.__setattr__(self, "layers", as_layers(self.name, self.layers))
         if not is_number(self.blur) or not self.blur > 0:

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.arguments import chosen, plain, plain_list, shown
+from fairlead.core.errors import UsageError, shortened
 from fairlead.guide.step import Step
-from fairlead.guide.text import call_text, is_number
+from fairlead.guide.text import call_text, is_number, plain_fields
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,11 @@ class Ramp(ScaleSchedule):
     name: ClassVar[str] = "ramp"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         for argument in ("start", "end", "power"):
             _require_number("ramp", argument, getattr(self, argument))
-        if self.shape not in _SHAPES:
-            raise unknown("ramp shape", self.shape, _SHAPES)
-        if self.by not in _UNITS:
-            raise unknown("ramp unit", self.by, _UNITS)
+        chosen("ramp shape", self.shape, _SHAPES)
+        chosen("ramp unit", self.by, _UNITS)
         if self.power <= 0:
             raise UsageError(f"ramp: expected power > 0, got {self.power}")
 
@@ -81,6 +81,7 @@ class Clamp(ScaleSchedule):
     name: ClassVar[str] = "clamp"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if not isinstance(self.schedule, ScaleSchedule):
             raise UsageError(f"clamp: expected a schedule such as ramp(0, 7) first, got {self.schedule!r}")
         for argument in ("low", "high"):
@@ -108,11 +109,13 @@ class Pixels(ScaleSchedule):
     name: ClassVar[str] = "pixels"
 
     def __post_init__(self) -> None:
-        rows = self.values
+        rows = plain_list(self.values)
+        rows = [plain_list(row) for row in rows] if isinstance(rows, list | tuple) else rows
         if not isinstance(rows, list | tuple) or not rows or not all(isinstance(r, list | tuple) and r for r in rows):
             raise UsageError(f"pixels: expected rows of numbers such as [[1, 4], [1, 1]], got {rows!r}")
         if len({len(row) for row in rows}) > 1:
             raise UsageError(f"pixels: expected rows of one length, got {sorted({len(row) for row in rows})}")
+        rows = [[plain(entry) for entry in row] for row in rows]
         for entry in (entry for row in rows for entry in row):
             _require_number("pixels", "a pixel", entry)
         object.__setattr__(self, "values", tuple(tuple(float(entry) for entry in row) for row in rows))
@@ -140,11 +143,11 @@ def as_scale(owner: str, value: Any) -> Scale:
     over pixels."""
     if isinstance(value, ScaleSchedule):
         return value
-    if isinstance(value, Tensor):
-        if value.ndim == 2:
-            return Pixels(value.tolist())
-        value = value.tolist()
+    if getattr(value, "ndim", 0) == 2:
+        return Pixels(value)
+    value = plain_list(value)
     if isinstance(value, list | tuple):
+        value = [plain(entry) for entry in value]
         if not value:
             raise UsageError(f"{owner}: a per-sample scale needs at least one number")
         for entry in value:
@@ -173,7 +176,7 @@ _LARGEST = 1e6
 
 def _shown(value: Any) -> str:
     """An expression as it is written, anything else as Python shows it."""
-    return str(value) if hasattr(value, "name") else repr(value)
+    return shortened(str(value), 160)[1:-1] if hasattr(value, "name") else shown(value)
 
 
 def _require_number(owner: str, argument: str, value: Any) -> None:

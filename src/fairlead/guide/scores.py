@@ -21,6 +21,7 @@ from PIL import ImageColor
 from torch import Tensor
 from torch.nn import functional as F
 
+from fairlead.core.arguments import plain, plain_list, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import tally
 from fairlead.core.errors import UsageError
@@ -97,7 +98,8 @@ class Color(Score):
     def __post_init__(self) -> None:
         if isinstance(self.red, str):
             if self.green is not None or self.blue is not None:
-                raise UsageError(f"color: expected a name alone or three numbers, got {self}")
+                given = ", ".join(map(shown, (self.red, self.green, self.blue)))
+                raise UsageError(f"color: expected a name alone or three numbers, got {given}")
             try:
                 ImageColor.getrgb(self.red)
             except ValueError as error:
@@ -152,7 +154,7 @@ class Match(Score):
                 f"match: expected the path of an image, got {type(self.image).__name__}; a tensor goes by a name of "
                 "your own into resources="
             )
-        box = self.box
+        box = plain_list(self.box)
         if not isinstance(box, list | tuple) or len(box) != 4:
             raise UsageError(f"match: expected box [top, left, bottom, right] in fractions of the image, got {box!r}")
         top, left, bottom, right = (_share(self.name, "box", edge) for edge in box)
@@ -274,6 +276,7 @@ def fitted(image: Tensor, x0: Tensor) -> Tensor:
 
 
 def _share(owner: str, argument: str, value: Any) -> float:
+    value = plain(value)
     if not is_number(value) or not 0 <= value <= 1:
         raise UsageError(f"{owner}: expected {argument} to be a number from 0 to 1, got {value!r}")
     return float(value)

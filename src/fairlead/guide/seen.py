@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Mixing, Objective
@@ -44,6 +45,7 @@ class Surroundings:
         image_shape: of what ``decode`` returns for one; () where it is not known.
         resources: loaded weak models and classifiers: a ``Model`` or a ``NoisyClassifierModel`` for each name.
         draw: noise of the samples for terms that need some; None where the caller gave no seeds.
+        reachable: raises UsageError for an attention layer that cannot be perturbed now; None: all can.
     """
 
     schedule: NoiseSchedule
@@ -58,6 +60,9 @@ class Surroundings:
     data_range: tuple[float, float] | None = None
     resources: Mapping[str, Any] = field(default_factory=dict)
     draw: Draw | None = None
+    reachable: Callable[[str], None] | None = None
+
+    __repr__ = brief
 
     def resource(self, name: str) -> Any:
         if name not in self.resources:
@@ -94,6 +99,8 @@ class Seen:
     attention: Mapping[str, Tensor] = field(default_factory=dict)
     """Layer -> [n, h, w], the attention that each position received during the conditional prediction, 1 in the mean;
     of the layers that a term asked for."""
+
+    __repr__ = brief
 
     @property
     def alpha(self) -> Tensor:

@@ -26,7 +26,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Weight
 from fairlead.guide.perturb import Perturbed
 from fairlead.guide.step import Step
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class SEG(Perturbed):
     name: ClassVar[str] = "seg"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         super().__post_init__()
         if not is_number(self.blur) or not self.blur >= 0:
             raise UsageError(f"seg: expected blur to be a number of positions from 0 to inf, got {self.blur!r}")

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
+
+from fairlead.core.arguments import plain
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a character: no text in UTF-8 can hold it."""
 
 
 def is_number(value: object) -> bool:
@@ -19,12 +25,20 @@ def is_number(value: object) -> bool:
     return True
 
 
+def plain_fields(instance: Any) -> None:
+    """Numbers of numpy and torch among the fields of a frozen dataclass become Python's own."""
+    for field in fields(instance):
+        value = getattr(instance, field.name)
+        if (number := plain(value)) is not value:
+            object.__setattr__(instance, field.name, number)
+
+
 def literal(value: Any) -> str:
     """4 for 4.0, "seven" quoted, dicts and tuples in full, anything else by its own ``str``."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{literal(key)}: {literal(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, tuple):

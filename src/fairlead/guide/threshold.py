@@ -15,7 +15,7 @@ from torch import Tensor
 from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import Finisher
 from fairlead.guide.seen import Seen, Surroundings
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 _QUANTILE_LIMIT = 2**24  # torch.quantile refuses larger inputs
 
@@ -51,6 +51,7 @@ class Threshold(_Ranged):
     name: ClassVar[str] = "threshold"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if not is_number(self.quantile) or not 0 < self.quantile <= 1:
             raise UsageError(f"threshold: expected a quantile in (0, 1], such as 0.995, got {self.quantile!r}")
 

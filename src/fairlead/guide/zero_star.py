@@ -29,7 +29,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.algebra import COND, Branch, Wanted, Weight, Wrapper, nonzero_rows, weighted
 from fairlead.guide.seen import Seen, parallel
 from fairlead.guide.step import Step
-from fairlead.guide.text import is_number
+from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class ZeroStar(Wrapper):
     outermost: ClassVar[str] = "does more than a direction"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         super().__post_init__()
         if not is_number(self.zero) or not 0 <= self.zero < 1:
             raise UsageError(f"zero_star: expected zero to be a share of the steps in [0, 1), got {self.zero!r}")

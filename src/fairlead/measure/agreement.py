@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import fairlead
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, unknown
 from fairlead.data.captions import VALUES, read_caption
 from fairlead.data.images import Attribute, ImageData
@@ -83,6 +84,8 @@ class AttributeScore:
     agreement: Mapping[str, Estimate]
     real: Mapping[str, Estimate]
     protocol: AttributeProtocol
+
+    __repr__ = brief
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 import fairlead
+from fairlead.core.brief import brief
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.prompts import TextScore
 from fairlead.measure.score import Conditions
@@ -113,6 +114,8 @@ class Comparison:
     distance: str
     protocol: FolderProtocol
     features: tuple[Tensor, Tensor] = field(repr=False)
+
+    __repr__ = brief
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, nan as None; features are not in it."""

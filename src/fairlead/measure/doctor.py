@@ -10,25 +10,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from fairlead.core.arguments import plain
 from fairlead.core.errors import UsageError
 from fairlead.data.images import ImageData
 from fairlead.guide.algebra import Guidance, Limited, Term, Wrapper
 from fairlead.guide.expression import to_guidance
 from fairlead.measure.probe import Probe, Seen, look, surely_above
-from fairlead.models.load import load
-from fairlead.models.model import Model, Spec
+from fairlead.models.load import as_model, load
+from fairlead.models.model import Given, Model, Spec
 from fairlead.models.resources import load_resources
 from fairlead.nets.build import build_net
 from fairlead.nets.embeddings import LabelEmbedding
 from fairlead.sample.explain import Trace
 from fairlead.sample.grids import make_grid
 from fairlead.sample.run import Plan
-from fairlead.sample.sampler import parse_sampler
+from fairlead.sample.sampler import Sampler, parse_sampler
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint
 
 Level = Literal["PASS", "WARN", "FAIL"]
@@ -66,12 +68,12 @@ class Finding:
 
 
 def doctor(
-    model: Model,
+    model: Model | str | Path,
     guidance: Guidance | Term | str | None = None,
     *,
-    cond: Spec = None,
+    cond: Given = None,
     data: ImageData | None = None,
-    sampler: str = "ddim",
+    sampler: Sampler | str = "ddim",
     steps: int = 20,
     grid: str = "trailing",
     resources: Mapping[str, Any] | None = None,
@@ -93,10 +95,12 @@ def doctor(
         UsageError: for an expression, sampler, grid, data or resource that cannot be used; a guidance that the model
             cannot take is a finding.
     """
-    guidance = to_guidance(guidance)
+    model, guidance, steps = as_model(model), to_guidance(guidance), plain(steps)
     loaded = load_resources(guidance.resources(), model, resources)
     times = make_grid(grid, model.schedule, steps)
-    parse_sampler(sampler)
+    if not isinstance(sampler, Sampler):
+        parse_sampler(sampler)
+    cond = model.named(cond)
     if model.conditional:
         model.encode([cond])
     network = _network_of(model)
@@ -238,7 +242,7 @@ def _guidance(
     guidance: Guidance,
     cond: Spec,
     probe: Probe,
-    sampler: str,
+    sampler: Sampler | str,
     steps: int,
     grid: str,
     resources: Mapping[str, Any],
@@ -255,7 +259,7 @@ def _guidance(
         conds = [known[i % len(known)] for i in range(n)] if known else conds
     try:
         plan = Plan.of(model, conds, guidance, sampler=sampler, steps=steps, grid=grid, resources=resources)
-        trace = Trace.of(plan)
+        guidance, trace = plan.guidance, Trace.of(plan)
     except UsageError as error:
         return Finding("guidance", "FAIL", f"it cannot be used on this model: {error}")
     sizes = trace.step["condition"].nan_to_num(0).mean(1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.data.images import Attribute, ImageData, stratified_order, to_float
+from fairlead.data.names import composed
 from fairlead.measure.agreement import AGREEMENT, AttributeEvaluator, hash_of, metric_of
 from fairlead.measure.enough import OF_A_CLASS
 from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
@@ -52,7 +53,8 @@ class Evaluator:
                 "cached_classifier(data, 'judge') and cached_classifier(data, 'features')"
             )
         kinds = {what.shape: None for what in (reference, held_out, judge.data, features.data)}
-        vocabularies = {what.classes: None for what in (reference, held_out, judge.data, features.data)}
+        named = (what.classes for what in (reference, held_out, judge.data, features.data))
+        vocabularies = {tuple(map(composed, classes)): None for classes in named}
         if len(kinds) > 1 or len(vocabularies) > 1:
             raise UsageError(
                 f"evaluator: reference, held-out images and both classifiers must share image shape and classes; "

@@ -6,9 +6,9 @@ preprocessing: ``dinov2:dinov2-small-d384@0123456789ab/01234567``.
 
 from __future__ import annotations
 
-import json
 import math
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError
 from fairlead.core.pretrained import fetched, pretrained, weight_hash
 from fairlead.core.registry import lookup
+from fairlead.core.strict_json import read_json
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, to_float
 from fairlead.measure.judge import Classifier, cached_classifier
@@ -143,9 +145,9 @@ def inception(argument: str, data: ImageData | None, device: torch.device) -> Ex
             "pip install torch-fidelity, or use dinov2 or random"
         ) from error
     try:
-        network = module.FeatureExtractorInceptionV3(
-            "inception", ["2048"], feature_extractor_weights_path=argument or None
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            clean = _inception_weights(argument, getattr(module, "URL_INCEPTION_V3", ""), Path(folder))
+            network = module.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=clean)
     except Exception as error:  # a download or a file: whatever urllib, torch.load and the loader raise
         raise UsageError(f"features 'inception': the weights cannot be loaded ({_line(error)})") from error
     network = network.to(device).eval()
@@ -156,6 +158,21 @@ def inception(argument: str, data: ImageData | None, device: torch.device) -> Ex
 
     name = f"inception:torch-fidelity-d2048@{weight_hash(network)}/tf-bilinear-299"
     return Extractor("inception", name, 2048, embed)
+
+
+def _inception_weights(argument: str, url: str, folder: Path) -> str | None:
+    """A file with nothing but tensors, in ``folder``: the package itself would read a pickle, and run what it holds."""
+    path = Path(argument).expanduser()
+    if not argument:
+        if not url:
+            return None
+        path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), progress=False)
+    weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    torch.save({str(name): value for name, value in weights.items() if isinstance(value, Tensor)}, folder / "clean.pth")
+    return str(folder / "clean.pth")
 
 
 def classifier(argument: str, data: ImageData | None, device: torch.device) -> Extractor:
@@ -208,7 +225,10 @@ def _transformer(kind: str, source: str, model: str, output: str, device: torch.
     instead = f", as in {kind}:PATH, or use --features random"
     folder = fetched(source, f"features {kind!r}", (SETTINGS,), instead)
     network = pretrained(folder, model, f"features {kind!r}").to(device)
-    settings = json.loads((folder / SETTINGS).read_text())
+    try:
+        settings = read_json(folder / SETTINGS)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"features {kind!r}: {folder / SETTINGS} cannot be read ({error})") from error
     prepare = prepared(settings, f"features {kind!r}")
 
     def embed(images: Tensor) -> Tensor:

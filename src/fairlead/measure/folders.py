@@ -14,19 +14,19 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
+from fairlead.core.places import expanded, is_folder, is_there
+from fairlead.core.printable import printable
 from fairlead.core.registry import names
-from fairlead.data.decode import decode_images
-from fairlead.data.digits import DIGIT_NAMES
-from fairlead.data.folders import SPLITS
+from fairlead.data.columns import ONE_CLASS
+from fairlead.data.decode import check_side, decode_images, in_colour, open_image
+from fairlead.data.folders import ParquetFiles, read_folder
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
-
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-"""Endings of the files that are taken for images."""
+from fairlead.data.names import Names
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,8 @@ class ImageSet:
     encodings: Mapping[str, int]
     notes: tuple[str, ...]
 
+    __repr__ = brief
+
     def __len__(self) -> int:
         return len(self.data)
 
@@ -58,9 +60,14 @@ class ImageSet:
 
     @cached_property
     def pixels(self) -> tuple[int, ...]:
-        """A hash of the pixels of each image; equal for equal images of one shape."""
-        shape = str(self.data.shape)
-        return tuple(hash((shape, image.numpy().tobytes())) for image in self.data.images)
+        """A hash of the pixels of each image; equal for equal images of one size, grey ones also where the one was
+        saved as grey and the other in colour."""
+        size = self.data.shape[1:]
+        coloured = in_colour(self.data.images).tolist()
+        return tuple(
+            hash((size, (image if colour else image[:1]).numpy().tobytes()))
+            for image, colour in zip(self.data.images, coloured, strict=True)
+        )
 
 
 def read_images(spec: str, resize: int | None = None, what: str = "images") -> ImageSet:
@@ -79,73 +86,56 @@ def read_images(spec: str, resize: int | None = None, what: str = "images") -> I
     """
     if resize is not None and resize < 1:
         raise UsageError(f"resize: expected at least 1 pixel, got {resize}")
-    folder = Path(spec).expanduser()
-    if folder.is_file():
+    check_side(resize, "resize")
+    folder = expanded(spec)
+    local = is_folder(spec)
+    if is_there(folder) and not local:
         raise UsageError(f"{what} {spec!r} is a file; expected a folder of images or the name of a data set")
-    found = _read_folder(folder, resize, what) if folder.is_dir() and spec not in names("data") else None
+    found = _read_folder(folder, resize, what) if local and spec not in names("data") else None
     if found is None:
-        name, _, split = (spec, "", "") if folder.is_dir() else spec.partition("@")
+        name, _, split = (spec, "", "") if local else spec.partition("@")
         try:
             data = load_data(name, split=split or "train", size=resize)
         except UsageError as error:
             raise UsageError(
                 f"{what}: {str(error).replace('give a size, e.g. size=', 'pass --resize, e.g. ')}"
             ) from error
-        found = ImageSet(data, True, (), {}, ())
+        found = ImageSet(data, data.classes != (ONE_CLASS,), (), {}, data.notes)
     if len(found) < 2:
         raise UsageError(f"{what} {spec!r}: only 1 image; expected at least 2, better 500")
     return found
 
 
 def _read_folder(folder: Path, resize: int | None, what: str) -> ImageSet | None:
-    """None if the folder is one of those that ``load_data`` reads: parquet files, or classes under train/ and test/."""
-    if any(folder.rglob("*.parquet")):
+    """None if the folder holds parquet files or splits, of which ``load_data`` takes one."""
+    found = read_folder(folder, what=what)
+    if isinstance(found, ParquetFiles) or found.splits:
         return None
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    flat, left = _split_images([path for path in inside if path.is_file()])
-    if flat and (folder / "run.json") in left and (folder / "grid.png") in flat:
-        flat.remove(folder / "grid.png")  # an overview of the others
-        left.append(folder / "grid.png")
-    folders = {path.name: _images_below(path) for path in inside if path.is_dir()}
-    folders = {name: paths for name, paths in folders.items() if paths}
-    if not flat and any(
-        name in SPLITS and any(p.parent.name != name for p in paths) for name, paths in folders.items()
-    ):
-        return None
-    if not flat and not folders:
+    rows = sorted(found.images, key=lambda image: image.path)
+    paths = [image.path for image in rows]
+    lacking = [image.where for image in rows if image.label < 0]
+    if lacking:
         raise UsageError(
-            f"{what} {str(folder)!r}: no images in it; expected files ({', '.join(IMAGES)}) or a sub-folder a class"
+            f"{what} {str(folder)!r}: {len(lacking)} of {len(paths)} images have no label, first {lacking[0]}; fill "
+            "them in or remove them"
         )
-    if flat and folders:
-        raise UsageError(
-            f"{what} {str(folder)!r}: images in it and in its sub-folders ({', '.join(sorted(folders)[:3])}); expected "
-            "either a flat folder or one sub-folder a class"
-        )
-    deep = [path for name, paths in folders.items() for path in paths if path.parent != folder / name]
-    if deep:
-        raise UsageError(f"{what} {str(folder)!r}: {deep[0]} is deeper than FOLDER/CLASS/IMAGE; expected one level")
-    paths = flat or [path for _, found in sorted(folders.items()) for path in found]
     encodings, asked = _headers(paths, resize, what, folder)
-    images = decode_images([(str(path), None) for path in paths], resize, str(folder))
-    classes: tuple[str, ...] = tuple(sorted(folders)) or _asked(asked) or ("image",)
-    of = [path.parent.name for path in paths] if folders else asked if len(_asked(asked)) else ["image"] * len(paths)
-    labels = torch.tensor([classes.index(str(name)) for name in of])
-    notes = (f"left out of {folder.name}: {', '.join(path.name for path in left[:5])}",) if left else ()
-    words = DIGIT_NAMES if classes == tuple("0123456789") else classes
-    data = ImageData(images, labels, words, folder.resolve().name, "", flip=images.shape[1] == 3)
-    files = tuple(str(path.relative_to(folder)) for path in paths)
-    return ImageSet(data, classes != ("image",), files, encodings, notes)
-
-
-def _split_images(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """(images, others)"""
-    images = [path for path in paths if path.suffix.lower() in IMAGES]
-    return images, [path for path in paths if path not in set(images)]
-
-
-def _images_below(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return _split_images(found)[0]
+    images = decode_images([(str(path), None) for path in paths], resize, str(folder), len(paths))
+    labels, classes = torch.tensor([image.label for image in rows]), found.classes
+    labelled, notes = found.labelled, found.notes[1:]  # the first counts the images, as measure does itself
+    if not labelled and (known := _asked(asked)):
+        labels, classes, labelled = torch.tensor([known.index(str(name)) for name in asked]), known, True
+    coloured = in_colour(images)
+    if coloured.any() and not coloured.all():
+        notes = (
+            *notes,
+            f"{int(coloured.sum()):,} of {len(images):,} images of {folder.name} are in colour, the others grey",
+        )
+    data = ImageData(
+        images, labels, classes, printable(folder.resolve().name), "", flip=2 * int(coloured.sum()) > len(images)
+    )
+    files = tuple(path.relative_to(found.folder).as_posix() for path in paths)
+    return ImageSet(data, labelled, files, encodings, notes)
 
 
 def _headers(
@@ -161,7 +151,7 @@ def _headers(
     asked: list[str | None] = []
     for path in paths:
         try:
-            with warnings.catch_warnings(), Image.open(path) as image:
+            with warnings.catch_warnings(), open_image(path) as image:
                 warnings.simplefilter("ignore")
                 encodings[image.format or "?"] += 1
                 turned = image.getexif().get(0x0112, 1) >= 5  # camera rotation by 90 degrees
@@ -183,8 +173,10 @@ def _headers(
 def _condition(note: object) -> str | None:
     try:
         made = json.loads(str(note)) if note else {}
-        return str(made["cond"]) if made.get("cond") is not None else None
-    except (ValueError, AttributeError):
+        given = made.get("cond")
+        # a number that is no text was the place of a class; this version writes names only
+        return f"index {given}" if isinstance(given, int) else None if given is None else printable(str(given))
+    except (ValueError, AttributeError, RecursionError):
         return None
 
 
@@ -196,12 +188,11 @@ def _asked(conditions: Sequence[str | None]) -> tuple[str, ...]:
 
 def common_labels(real: ImageSet, fake: ImageSet) -> Tensor | None:
     """int64 [n]: the labels of ``fake`` as indices into the classes of ``real``; None unless both are labelled and
-    every class of the fakes is one of the real images, by name or, as in ``--cond 3``, by number."""
+    every class of the fakes is one of the real images, read as conditions are (:mod:`fairlead.data.names`)."""
     if not (real.labelled and fake.labelled):
         return None
-    known = {name: index for index, name in enumerate(real.data.classes)}
-    numbers = {str(index): index for index in range(len(known))} if not set(known) & set("0123456789") else {}
-    index = [known.get(name, numbers.get(name)) for name in fake.data.classes]
+    known = Names(real.data.classes)
+    index = [known.find(name) for name in fake.data.classes]
     if any(index[label] is None for label in set(fake.data.labels.tolist())):
         return None
     return torch.tensor([-1 if i is None else i for i in index])[fake.data.labels]

@@ -19,6 +19,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.data.images import stratified_order
 from fairlead.measure.estimate import Estimate
@@ -40,6 +41,8 @@ class Moments:
     n: int
     mean: Tensor
     scatter: Tensor
+
+    __repr__ = brief
 
     @classmethod
     def of(cls, features: Tensor) -> Moments:

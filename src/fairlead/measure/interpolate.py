@@ -17,19 +17,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import is_count, plain, shown
+from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.data.specs import written
 from fairlead.guide.algebra import Guidance, Term
 from fairlead.guide.expression import to_guidance
 from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
 from fairlead.measure.judge import Classifier
-from fairlead.models.model import LabelEncoder, Model, Spec
-from fairlead.sample.run import Given, Precision, Run, sample
+from fairlead.models.load import as_model
+from fairlead.models.model import Given, LabelEncoder, Model, Spec
+from fairlead.sample.run import Precision, Run, sample
 from fairlead.sample.sampler import Sampler
 
 
@@ -38,7 +41,7 @@ class Interpolation:
     """A strip of images for each seed.
 
     Attributes:
-        ends: what the first and the last frame are conditioned on.
+        ends: what the first and the last frame are conditioned on, by name.
         frames: how many there are.
         run: seed by seed, frame by frame; n x frames samples.
     """
@@ -46,6 +49,8 @@ class Interpolation:
     ends: tuple[Spec, Spec]
     frames: int
     run: Run
+
+    __repr__ = brief
 
     @property
     def n(self) -> int:
@@ -87,9 +92,8 @@ class Interpolation:
 
     def between_classes(self, judge: Classifier) -> bool:
         """Whether both ends are classes of the judge, by name or by index; a prompt is none."""
-        classes = judge.data.classes
-        known = {name.casefold() for name in (*classes, *map(str, range(len(classes))))}
-        return all(str(end).casefold() in known for end in self.ends)
+        classes = LabelEncoder(judge.data.classes)
+        return all(classes.find(end) is not None for end in self.ends)
 
     def recognised(self, judge: Classifier) -> Mapping[str, list[Estimate]]:
         """For each frame the share of seeds in which the judge sees the first end, the second, and another class.
@@ -119,7 +123,7 @@ def _steps(frames: Tensor) -> Tensor:
 
 
 def interpolate(
-    model: Model,
+    model: Model | str | Path,
     a: Given,
     b: Given,
     *,
@@ -144,12 +148,15 @@ def interpolate(
         UsageError: for a model without embeddings of its conditions; for ends that are null, equal, or differ in what
             is no embedding; for a guidance that has to know the class (another model, a classifier); and as ``sample``.
     """
-    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 3:
-        raise UsageError(f"interpolate: expected at least 3 frames, both ends among them, got {frames!r}")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise UsageError(f"interpolate: expected at least 1 seed, got {n!r}")
+    model, n, frames, seed = as_model(model), plain(n), plain(frames), plain(seed)
+    if not is_count(frames, 3):
+        raise UsageError(f"interpolate: expected at least 3 frames, both ends among them, got {shown(frames)}")
+    if not is_count(n):
+        raise UsageError(f"interpolate: expected at least 1 seed, got {shown(n)}")
+    if not is_count(seed, 0):
+        raise UsageError(f"interpolate: expected seed to be an integer from 0, got {shown(seed)}")
     guidance = to_guidance(guidance)
-    a, b = (written(end) if isinstance(end, Mapping) else end for end in (a, b))
+    a, b = (model.named(end) for end in (a, b))
     foreign = [resource for resource in guidance.resources() if resource.kind != "image"]
     if foreign:
         raise UsageError(
@@ -172,6 +179,9 @@ class _Encoder:
 
     model: Model
     mixed: Mapping[str, Condition]
+
+    def named(self, spec: Given) -> Spec:
+        return spec if isinstance(spec, str) and spec in self.mixed else self.model.named(spec)
 
     def __call__(self, specs: Sequence[Spec]) -> Condition:
         assert self.model.embed is not None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fairlead.core.cache import cache_folder
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
 from fairlead.core.pretrained import weight_hash
+from fairlead.core.strict_json import read_json
 from fairlead.data.images import Batches, ImageData, to_float
 
 Role = Literal["judge", "features"]
@@ -212,16 +213,15 @@ def stored_network(
 
     ``role`` and ``name`` are only for the names of its two files. See :func:`cached_classifier`.
     """
-    try:
-        folder = folder or Path(os.environ.get("FAIRLEAD_CACHE") or Path.home() / ".cache" / "fairlead")
-    except RuntimeError:  # there is no home
+    folder = folder or cache_folder()
+    if folder is None:
         return train()
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
     stem = f"{role}-{''.join(c if c.isalnum() else '_' for c in name)[:60]}-{key}"
     weights, note = folder / f"{stem}.safetensors", folder / f"{stem}.json"
 
     try:
-        expected = json.loads(note.read_text())["weight_hash"]
+        expected = read_json(note)["weight_hash"]
         network = empty()
         network.load_state_dict(load_file(weights))
         if weight_hash(network) == expected:
@@ -230,9 +230,9 @@ def stored_network(
         pass
     network = train()
     try:
-        with replacing(weights) as partial:
+        with replacing(weights, durable=False) as partial:
             save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial)
-        with replacing(note) as partial:
+        with replacing(note, durable=False) as partial:
             partial.write_text(json.dumps({**described, "weight_hash": weight_hash(network)}, indent=2) + "\n")
     except (OSError, SafetensorError):  # read-only or full: the next run trains it again
         pass

@@ -11,6 +11,7 @@ import torch
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.data.images import ImageData, to_float
+from fairlead.data.names import same_names
 from fairlead.measure.estimate import Estimate, proportion_estimate
 from fairlead.models.classifier import NoisyClassifierModel
 
@@ -40,7 +41,7 @@ def accuracy_by_noise(
         edges: of the bins in log-SNR, falling; bins that reach beyond the noisy end of the schedule are left out.
         seed: of the noise levels and the noise.
     """
-    if data.shape != classifier.shape or data.classes != classifier.classes:
+    if data.shape != classifier.shape or not same_names(data.classes, classifier.classes):
         raise UsageError(
             f"data {data.name!r} has images {list(data.shape)} of {len(data.classes)} classes, the classifier knows "
             f"{list(classifier.shape)} of {len(classifier.classes)}; measure it on its own data"

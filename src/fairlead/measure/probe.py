@@ -9,12 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import shown
+from fairlead.core.brief import brief
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
+from fairlead.core.typed import check_arguments
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, stratified_order, to_float
+from fairlead.data.names import Index, same_names
 from fairlead.data.specs import data_specs
-from fairlead.models.model import Model, Spec
+from fairlead.models.model import LabelEncoder, Model, Spec
 from fairlead.sample.run import sample
 from fairlead.train.checkpoint import Checkpoint
 
@@ -35,6 +39,8 @@ class Probe:
     others: list[Spec]
     source: str
 
+    __repr__ = brief
+
     @property
     def contrasts(self) -> bool:
         """Whether any two of the conditions differ."""
@@ -47,11 +53,13 @@ class Probe:
         Raises:
             UsageError: if ``data`` does not fit the model.
         """
+        if data is not None and not isinstance(data, ImageData):
+            raise UsageError(f"data: expected images from fl.load_data(...), got {shown(data)}")
         found = data if data is not None or checkpoint is None else _data_of(checkpoint)
         fits = (
             found is not None
             and found.shape == model.image_shape
-            and (not model.classes or found.classes == model.classes)
+            and (not model.classes or same_names(found.classes, model.classes))
         )
         if data is not None and not fits:
             raise UsageError(
@@ -69,7 +77,7 @@ class Probe:
             return cls(x0, specs, _others(model, specs), source)
         own = _nothing(PROBES)
         if model.classes:
-            own = [i % len(model.classes) for i in range(PROBES)]
+            own = [model.named(Index(i % len(model.classes))) for i in range(PROBES)]
         elif model.examples:
             own = [model.examples[i % len(model.examples)] for i in range(PROBES)]
         steps = min(20, model.schedule.table_size or 20)
@@ -95,6 +103,8 @@ class Seen:
     change: list[float]
     batch: list[float]
     repeat: list[float]
+
+    __repr__ = brief
 
 
 @torch.no_grad()
@@ -139,8 +149,9 @@ def _nothing(n: int) -> list[Spec]:
 
 def _others(model: Model, specs: Sequence[Spec]) -> list[Spec]:
     """The next class for labels; else the next different condition in the list, or its own where there is none."""
-    if all(isinstance(spec, int) for spec in specs):
-        return [(int(spec) + 1) % len(model.classes) for spec in specs if spec is not None]
+    if model.told == "label" and model.classes:
+        classes = LabelEncoder(model.classes)
+        return [model.named(Index((classes.index(spec) + 1) % len(model.classes))) for spec in specs]
     n = len(specs)
     return [
         next((specs[(i + k) % n] for k in range(1, n) if specs[(i + k) % n] != spec), spec)
@@ -164,6 +175,7 @@ def _data_of(checkpoint: Checkpoint) -> ImageData | None:
     if "spec" not in given:
         return None
     try:
+        check_arguments(load_data, {**given, "split": "test"}, "its data")
         return load_data(**given, split="test")
     except UsageError:
         return None

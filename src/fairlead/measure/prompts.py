@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +14,10 @@ from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
 from fairlead.core.pretrained import library, pretrained, quiet, weight_hash
+from fairlead.data.tables import FILE_COLUMNS, read_rows
 from fairlead.measure.estimate import Estimate, mean_estimate
 from fairlead.measure.extractors import Extractor
 
-FILE = ("file", "file_name", "filename", "image", "path")
 PROMPT = ("prompt", "text", "caption")
 
 
@@ -43,29 +41,22 @@ class TextScore:
 
 
 def read_prompts(path: Path, files: Sequence[str]) -> list[str]:
-    """The prompt of each of ``files``, from a JSON lines or CSV file with a column of file names and one of prompts.
+    """The prompt of each of ``files``, from a file of JSON lines, CSV or parquet with a column of file names and one of
+    prompts.
 
     Raises:
         UsageError: if the file cannot be read, has no such columns, or no prompt for one of ``files``.
     """
     if not files:
         raise UsageError(f"prompts {path}: FAKE is a data set, whose images have no file names; give a folder")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            rows: list[Mapping[str, Any]] = list(csv.DictReader(text.splitlines()))
-        else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"prompts {path}: cannot be read ({error}); expected JSON lines or a .csv") from error
     found: dict[str, str] = {}
-    for number, row in enumerate(rows, 1):
+    for number, (_, row) in enumerate(read_rows(path, "prompts"), 1):
         keys = set(row) if isinstance(row, Mapping) else set()
-        name = next((row[key] for key in FILE if key in keys), None)
+        name = next((row[key] for key in FILE_COLUMNS if key in keys), None)
         prompt = next((row[key] for key in PROMPT if key in keys), None)
         if not isinstance(name, str) or not isinstance(prompt, str):
             raise UsageError(
-                f"prompts {path}, entry {number}: expected a file name ({', '.join(FILE)}) and a prompt "
+                f"prompts {path}, entry {number}: expected a file name ({', '.join(FILE_COLUMNS)}) and a prompt "
                 f"({', '.join(PROMPT)}), got {', '.join(sorted(map(str, keys))) or 'neither'}"
             )
         if found.setdefault(name, prompt) != prompt:
@@ -109,7 +100,9 @@ def _text_embeddings(prompts: Sequence[str], clip: Extractor) -> tuple[Tensor, i
     network = pretrained(clip.source, "CLIPTextModelWithProjection", what)
     try:
         with quiet():
-            tokens = library(what).AutoTokenizer.from_pretrained(clip.source, local_files_only=True)
+            tokens = library(what).AutoTokenizer.from_pretrained(
+                clip.source, local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # json, the library's own checks
         raise UsageError(
             f"{what}: the tokens of {clip.source} cannot be loaded ({' '.join(str(error).split())[:160]})"

@@ -12,6 +12,7 @@ from typing import Any, Self
 from torch import Tensor
 
 import fairlead
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate, mean_estimate
 from fairlead.measure.frechet import Moments, paired_difference, paired_jackknife
@@ -113,6 +114,8 @@ class Samples:
     values: Mapping[str, Tensor]
     diverse: Tensor | None = None
 
+    __repr__ = brief
+
     def tensors(self) -> dict[str, Tensor]:
         """All but the reference, by name, for a file."""
         return {
@@ -136,6 +139,8 @@ class Score:
     metrics: Mapping[str, Estimate]
     protocol: Protocol
     samples: Samples | None = field(default=None, repr=False)
+
+    __repr__ = brief
 
     def compare(self, other: Score) -> dict[str, Difference]:
         """This minus ``other``, for every metric that both have.

@@ -16,15 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
+from fairlead.core.evaluating import evaluating, gradients_of
+from fairlead.core.foreign import check_pipeline
+from fairlead.core.places import is_there
 from fairlead.core.prediction import Prediction
 from fairlead.core.pretrained import setting, weight_hash
 from fairlead.core.schedule import NoiseSchedule, as_time
 from fairlead.models.levels import is_flow, objective_of, schedule_of
-from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing
+from fairlead.models.model import Given, LabelEncoder, Model, Spec, encode_nothing, listed, only_texts
 from fairlead.models.pipelines import (
+    FAMILIES,
     Wiring,
     decoded,
     diffusers,
@@ -37,18 +42,21 @@ from fairlead.models.pipelines import (
     unpacked,
     wiring_of,
 )
+from fairlead.nets.caches import check_switched_off, check_uncached
 from fairlead.nets.called import (
     MASK,
     POOLED,
     POOLED_XL,
     STATES,
+    check_differentiable,
+    computes_in,
     latent_channels,
     nested,
     null_label,
     time_scale,
     tokens_of,
 )
-from fairlead.nets.perturbed import layers_of, perturbing, plain
+from fairlead.nets.perturbed import check_reachable, layers_of, perturbing, plain
 
 _NAMES = {
     STATES: "prompt",
@@ -67,9 +75,10 @@ def is_pipeline(spec: Any) -> bool:
     if not isinstance(spec, str | Path):
         return True
     path = Path(spec)
-    if path.exists():
+    if is_there(path):
         return (path / "model_index.json").is_file()
-    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not path.parent.exists()
+    local = is_there(path.parent) or path.parent.is_symlink()
+    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not local
 
 
 def load_pipeline(
@@ -92,7 +101,7 @@ def load_pipeline(
     _check_kind(pipe, wiring, network)
     if device != "auto" or isinstance(spec, str | Path):
         pipe.to("cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device)
-    network.eval().requires_grad_(False)
+    check_uncached(network, f"pipe.{wiring.network}")
     shape = (latent_channels(network, wiring.packed), *_latent_size(pipe, wiring, network, size))
     schedule = schedule_of(scheduler, float(setting(scheduler, "shift", 1.0)) if is_flow(scheduler) else 1.0)
     names = label_encoder(pipe, network).classes if wiring.labels else ()
@@ -121,20 +130,25 @@ def load_pipeline(
             "scheduler": type(scheduler).__name__,
             "diffusers": diffusers().__version__,
         },
-        device=next(network.parameters()).device,
+        device=network.device,
         to_space=partial(latents_of, pipe),
         image_shape=(3, shape[1] * image_scale(pipe), shape[2] * image_scale(pipe)) if latent else shape,
     )
 
 
 def _from_files(spec: str | Path) -> Any:
+    what, loader = f"pipeline {str(spec)!r}", diffusers().DiffusionPipeline
     try:
-        return diffusers().DiffusionPipeline.from_pretrained(str(spec))
+        folder = Path(spec)
+        if not folder.is_dir():
+            folder = Path(loader.download(str(spec), use_safetensors=True))
+        variant = check_pipeline(folder, what, FAMILIES)
+        return loader.from_pretrained(str(folder), use_safetensors=True, variant=variant)
     except UsageError:
         raise
     except Exception as error:  # whatever a hub, a file or a component raises
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if not Path(spec).exists():
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        if not is_there(spec):
             raise UsageError(
                 f"no checkpoint {str(spec)!r}: the path does not exist, and the hub gives no pipeline of that name "
                 f"({reason}); train one with `fairlead train --out {spec}`, or pass a folder"
@@ -148,6 +162,15 @@ def _check_kind(pipe: Any, wiring: Wiring, network: Any) -> None:
         raise UsageError(
             f"{kind}: its network is distilled, it takes the guidance scale as an input; load the model that it was "
             "distilled from"
+        )
+    if setting(network, "encoder_hid_dim_type") == "ip_image_proj":
+        raise UsageError(
+            f"{kind} shows its network an image prompt (IP-Adapter), which fl.sample has not; use fl.attach on it"
+        )
+    if getattr(pipe.config, "requires_aesthetics_score", False):
+        raise UsageError(
+            f"{kind} refines images and is conditioned on their aesthetic score (requires_aesthetics_score), which "
+            "fl.sample has not; use fl.attach on it"
         )
     stacked = not wiring.packed and setting(network, "in_channels") != latent_channels(network, wiring.packed)
     if wiring.control or stacked:
@@ -168,7 +191,7 @@ def _decode(pipe: Any, x0: Tensor) -> Tensor:
     """In the VAE's own device, as many images as given."""
     vae = getattr(pipe, "vae", None)
     with torch.set_grad_enabled(x0.requires_grad):
-        return decoded(pipe, x0 if vae is None else x0.to(next(vae.parameters()).device)).to(x0.device)
+        return decoded(pipe, x0 if vae is None else x0.to(vae.device)).to(x0.device)
 
 
 def _fixed(pipe: Any, wiring: Wiring, network: Any, size: tuple[int, int]) -> dict[str, Any]:
@@ -200,23 +223,28 @@ class PipelinePrompts:
     wiring: Wiring
     _known: dict[Spec, Mapping[str, Tensor]] = field(default_factory=dict)
 
+    __repr__ = brief
+
     def __call__(self, specs: Sequence[Spec]) -> Condition:
         """Raises UsageError for a spec that is no text."""
-        wrong = next((spec for spec in specs if spec is not None and not isinstance(spec, str)), None)
-        if wrong is not None:
-            raise UsageError(f"condition {wrong!r}: this model takes prompts, write one as text")
-        rows = [self.row(spec) for spec in specs]
+        specs = listed(specs)
+        rows = [self.row(self.named(spec)) for spec in specs]
         keep = torch.tensor([spec is not None for spec in specs])
         values = {name: torch.cat([row[name] for row in rows]) for name in self.row(None)}
         return Condition(len(specs), values, {name: keep.to(value.device) for name, value in values.items()})
 
+    def named(self, spec: Given) -> str | None:
+        return only_texts("takes prompts, write one as text", spec)
+
     def row(self, spec: Spec) -> Mapping[str, Tensor]:
         """Name -> [1, ...] of one prompt."""
-        if spec not in self._known:
+        found = self._known.get(spec)
+        if found is None:
+            found = self._encoded(spec)
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            self._known[spec] = self._encoded(spec)
-        return self._known[spec]
+            self._known[spec] = found
+        return found
 
     def _encoded(self, spec: Spec) -> Mapping[str, Tensor]:
         texts = self.wiring.texts or {}
@@ -237,6 +265,8 @@ class PipelinePrompts:
 class LoadedNetwork:
     """A pipeline's network as a denoiser of conditions by :class:`PipelinePrompts` or of labels."""
 
+    counts = True
+
     def __init__(
         self,
         network: Any,
@@ -251,20 +281,31 @@ class LoadedNetwork:
         self._channels, self._scale = latent_channels(network, wiring.packed), time_scale(network, wiring.packed)
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        check_switched_off(self.network, f"pipe.{self.wiring.network}")
+        if torch.is_grad_enabled() and x_t.requires_grad:
+            check_differentiable(self.network)
         level = level_at(self.schedule, as_time(t), x_t)
         mixing = level.mixing
-        own = next(self.network.parameters())
+        own = torch.empty(0, dtype=computes_in(self.network), device=self.network.device)
         told = 1000 * mixing.sigma.float() if self.objective == "flow" else level.time
         time = (told.reshape(-1) * self._scale).expand(len(x_t)).to(x_t.device)
         x, size = x_t.to(own.dtype), (x_t.shape[-2], x_t.shape[-1])
         arguments = self._arguments(condition, len(x_t), own)
-        with perturbing(self.network, condition.perturb, tokens_of(self.network, size, self.wiring.packed)):
+        with (
+            evaluating(self.network),
+            gradients_of(x_t, *condition.values.values()),
+            perturbing(self.network, condition.perturb, tokens_of(self.network, size, self.wiring.packed)),
+        ):
             network_input = packed(x) if self.wiring.packed else x
             output = self.network(network_input, timestep=time, return_dict=False, **arguments)[0]
         tally(len(x_t))
         output = unpacked(output, size) if self.wiring.packed else output
         output = output[:, : self._channels].to(x_t.dtype)
         return Prediction(mixing.x0_of(output, self.objective, x_t), mixing.eps_of(output, self.objective, x_t))
+
+    def reachable(self, layer: str) -> None:
+        """Raises UsageError for an attention layer that cannot be perturbed now."""
+        check_reachable(self.network, layer)
 
     def _arguments(self, condition: Condition, rows: int, own: Tensor) -> dict[str, Any]:
         flat: dict[str, Any] = {}

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from fairlead.core.arguments import as_path
 from fairlead.core.errors import UsageError
+from fairlead.core.files import settle, synced
 from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder, is_folder
 from fairlead.core.pretrained import library, quiet, setting
 from fairlead.core.schedule import NoiseSchedule, TableSchedule, schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
@@ -68,6 +71,9 @@ TARGETS: dict[str, Target] = {
 """Class of the network -> the pipeline that calls it as it was trained."""
 
 
+_INSTEAD = "choose another folder for the pipeline"
+
+
 def export(
     spec: str | Path, folder: str | Path, weights: Weights = "ema", *, autoencoder: str | Path | None = None
 ) -> Path:
@@ -86,14 +92,18 @@ def export(
     Raises:
         UsageError: if no pipeline calls such a network as it was trained, or the folder cannot be written.
     """
-    folder = Path(folder)
+    folder = as_path("export: folder", folder)
+    as_path("export: run", spec)
+    check_folder(folder, _INSTEAD)
+    if is_folder(folder):
+        check_folder(folder.parent, _INSTEAD)  # where it is put together
     with Hold(folder, beside=True):
         return _exported(spec, folder, weights, autoencoder)
 
 
 def _exported(spec: str | Path, folder: Path, weights: Weights, autoencoder: str | Path | None) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already; choose another folder for the pipeline")
+    if is_folder(folder) and any(folder.iterdir()):
+        raise UsageError(f"{folder} is there already; {_INSTEAD}")
     checkpoint = find_checkpoint(spec)
     about, train, net = checkpoint.about, checkpoint.about["train"], checkpoint.about["net"]
     if net.get("kind") == "lora":
@@ -115,7 +125,7 @@ def _exported(spec: str | Path, folder: Path, weights: Weights, autoencoder: str
         codec = autoencoder_from_config(given, f"checkpoint {checkpoint.folder}", checkpoint.folder)
         parts["vae"] = _vae(codec, about["data"]["shape"], target)
     if target.encoder:
-        parts |= _text(train["text"], target)
+        parts |= _text(train["text"], target, checkpoint.folder)
     if target.told == ("label",):
         parts |= _labels(network.network, about["data"]["classes"])
     if target.pipeline == "StableDiffusionPipeline":
@@ -204,8 +214,8 @@ def _vae(codec: Autoencoder, images: list[int], target: Target) -> nn.Module:
     return vae
 
 
-def _text(config: Mapping[str, Any], target: Target) -> dict[str, Any]:
-    encoder = encoder_from_config(config)
+def _text(config: Mapping[str, Any], target: Target, near: Path) -> dict[str, Any]:
+    encoder = encoder_from_config(config, near)
     if not isinstance(encoder, PretrainedText) or encoder.name != target.encoder or encoder.windows != 1:
         raise UsageError(
             f"{target.pipeline} reads prompts with one window of {target.encoder}, this model with {config['name']}, "
@@ -245,11 +255,13 @@ def _whole(folder: Path, write: Callable[[Path], object]) -> None:
     """All of what ``write`` writes to a folder, or nothing."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as above, quiet():
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:40]}.") as above, quiet():
             partial = Path(above) / "pipeline"
             write(partial)
+            settle(partial)
             if folder.exists():
                 folder.rmdir()
             partial.rename(folder)
+            synced(folder.parent)
     except OSError as error:
         raise UsageError(f"cannot write the pipeline {folder}: {error}; choose another folder") from error

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from fairlead.core.arguments import chosen, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.errors import UsageError
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import read_degradation
+from fairlead.data.names import Index
 from fairlead.data.text import TextEncoder, encoder_from_config
 from fairlead.data.words import Words
 from fairlead.models.diffusers import is_pipeline, load_pipeline
 from fairlead.models.encoders import ConditionEncoder, ImageEncoder, PromptEncoder
+from fairlead.models.lora import relocated
 from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, identity
-from fairlead.nets.build import build_net
+from fairlead.nets.build import build_for, parameter_count
 from fairlead.nets.diffusers import DiffusersNet
 from fairlead.nets.inputs import ConditionedNet, condition_names
-from fairlead.train.checkpoint import Checkpoint, find_checkpoint
+from fairlead.train.checkpoint import Checkpoint, find_checkpoint, seal_checkpoint, unsealed_checkpoint
 from fairlead.train.config import OTHER_KINDS
 
 Weights = Literal["ema", "raw"]
@@ -56,7 +59,8 @@ def load(
             raise UsageError(f"weights={weights!r}: a diffusers pipeline has one kind of weights; leave it out")
         if autoencoder is not None:
             raise UsageError(f"autoencoder={str(autoencoder)!r}: a diffusers pipeline brings its own; leave it out")
-        return load_pipeline(spec, device="auto" if device == "auto" else usable_device(device))
+        stays = isinstance(device, str) and device == "auto"
+        return load_pipeline(spec, device="auto" if stays else usable_device(device))
     device = usable_device(device)
     checkpoint = find_checkpoint(spec)
     kind = OTHER_KINDS.get(checkpoint.about["objective"])
@@ -70,7 +74,8 @@ def load(
             f"checkpoint {checkpoint.folder} is an {kind}, expected a diffusion model; train one on its latents: "
             f"fairlead train --latents {spec}"
         )
-    latents = dict(checkpoint.about["train"].get("latents") or {})
+    about = relocated(checkpoint.about, checkpoint.folder)
+    latents = dict(about["train"].get("latents") or {})
     if autoencoder is not None and not latents:
         raise UsageError(f"checkpoint {checkpoint.folder} is a model of pixels; drop the autoencoder {autoencoder!r}")
     codec = None
@@ -78,7 +83,44 @@ def load(
         given = latents if autoencoder is None else {**latents, "source": str(autoencoder)}
         codec = autoencoder_from_config(given, f"checkpoint {checkpoint.folder}", checkpoint.folder)
     network, metadata = network_of(checkpoint, spec, weights)
-    return model_of(network, checkpoint.about, metadata, device, codec)
+    if codec is not None and list(codec.latent_shape(tuple(about["data"]["shape"]))) != latents["shape"]:
+        raise UsageError(
+            f"checkpoint {checkpoint.folder}: images {about['data']['shape']} have no latents "
+            f"{latents['shape']} in {codec.source!r}; model.json contradicts the autoencoder"
+        )
+    return model_of(network, about, metadata, device, codec, near=checkpoint.folder)
+
+
+def seal(spec: str | Path) -> Checkpoint:
+    """Accept what ``model.json`` of a checkpoint says now: after a change by hand that is meant, such as other names of
+    classes, or of a checkpoint of version 0.1.0, which has no seal.
+
+    Raises:
+        UsageError: as of ``load``, but for a seal that is not right; if it cannot be written.
+    """
+    checkpoint = unsealed_checkpoint(spec)
+    for part in checkpoint.about["files"]:
+        checkpoint.tensors(part)
+    if checkpoint.about["net"]["kind"] != "lora":  # its network is in a pipeline, which need not be here
+        network_of(checkpoint, spec, "ema")
+    seal_checkpoint(checkpoint)
+    return checkpoint
+
+
+def as_model(model: Any) -> Model:
+    """The model, or the one that is at a path, as :func:`load` reads it.
+
+    Raises:
+        UsageError: for anything else, and as :func:`load`.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str | Path):
+        return load(model)
+    raise UsageError(
+        f"model: expected one from fl.load(...) or fl.toy(...), or the path of a run such as 'runs/digits', got "
+        f"{shown(model)}"
+    )
 
 
 def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tuple[nn.Module, dict[str, Any]]:
@@ -86,16 +128,14 @@ def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tu
     _check_weights(weights)
     tensors = checkpoint.tensors(weights)
     try:
-        with torch.random.fork_rng(devices=[]):  # the initialisation is thrown away; the caller's stream stays put
-            network = build_net(checkpoint.about["net"])
-        network.load_state_dict(tensors)
+        network = build_for(relocated(checkpoint.about, checkpoint.folder)["net"], tensors)
+        count = parameter_count(network)
+        if count != checkpoint.about["parameters"]:
+            raise UsageError(
+                f"model.json says {checkpoint.about['parameters']:,} parameters, the network has {count:,}; use another"
+            )
     except UsageError as error:
         raise UsageError(f"checkpoint {checkpoint.folder}: {error}") from error
-    except RuntimeError as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines()[1:2])[:200]
-        raise UsageError(
-            f"checkpoint {checkpoint.folder}: its weights do not fit its description ({reason})"
-        ) from error
     metadata = {
         "checkpoint": str(spec),
         "step": checkpoint.step,
@@ -112,11 +152,13 @@ def model_of(
     metadata: dict[str, Any],
     device: str | torch.device = "auto",
     autoencoder: Autoencoder | None = None,
+    near: Path | None = None,
 ) -> Model:
     """A network and the description of its training (``Training.about()``) as a Model, in eval mode.
 
     Args:
         autoencoder: whose latents the network denoises; None: the one that ``about`` names, if any.
+        near: the folder of its checkpoint, around which a text encoder is looked for that is not where it was.
     """
     latents = about["train"].get("latents") or {}
     if autoencoder is None and latents:
@@ -133,6 +175,7 @@ def model_of(
     embed = conditioned.embed if conditioned is not None and names else None
     if isinstance(network, DiffusersNet) and "text" in names:
         embed = _embedded
+    encode = _encoder(network, names, about, device, near)
     images = tuple(about["data"]["shape"])
     if autoencoder is not None:
         autoencoder = autoencoder.to(device)
@@ -141,11 +184,11 @@ def model_of(
         denoiser=NetworkDenoiser(network, schedule, about["objective"]),
         schedule=schedule,
         shape=images if autoencoder is None else autoencoder.latent_shape(images),
-        encode=_encoder(network, names, about, device),
+        encode=encode,
         decode=identity if autoencoder is None else autoencoder.decode,
         classes=classes,
         conditions=tuple(names),
-        examples=classes if names == ["label"] else tuple(about["data"].get("examples", ())),
+        examples=classes if names == ["label"] else _examples(about["data"], encode),
         data_range=(-1.0, 1.0) if autoencoder is None else None,
         objective=about["objective"],
         layers=layers() if (layers := getattr(network, "layers", None)) is not None else {},
@@ -164,13 +207,27 @@ def model_of(
     )
 
 
+def _examples(data: Mapping[str, Any], encode: Callable[[Sequence[Spec]], Condition]) -> tuple[Spec, ...]:
+    """The examples of a checkpoint; those of the first version have the place of a class as text."""
+    examples: tuple[Spec, ...] = tuple(data.get("examples", ()))
+    if data.get("by_name") or not isinstance(encode, ConditionEncoder):
+        return examples
+    named: list[Spec] = []
+    for spec in examples:
+        given = encode.read(spec)
+        if isinstance(place := given.get("label"), str) and place.isdecimal():
+            given["label"] = Index(place)
+        named.append(encode.named(given))
+    return tuple(named)
+
+
 def _embedded(condition: Condition) -> Condition:
     """Text that an encoder outside has made is embedded already."""
     return condition
 
 
 def _encoder(
-    network: nn.Module, names: Sequence[str], about: dict[str, Any], device: torch.device
+    network: nn.Module, names: Sequence[str], about: dict[str, Any], device: torch.device, near: Path | None
 ) -> Callable[[Sequence[Spec]], Condition]:
     """The encoder of the conditions ``names`` that ``network`` reads."""
     if not names:
@@ -180,7 +237,7 @@ def _encoder(
         if name == "label":
             parts[name] = LabelEncoder(tuple(about["data"]["classes"]))
         elif name == "text":
-            parts[name] = PromptEncoder(_states_of(network, encoder_from_config(about["train"]["text"]), device))
+            parts[name] = PromptEncoder(_states_of(network, encoder_from_config(about["train"]["text"], near), device))
         elif name == "image":
             parts[name] = ImageEncoder(read_degradation(about["train"]["image"]), tuple(about["data"]["shape"]))
         elif name in about["data"].get("attributes", {}):
@@ -206,12 +263,13 @@ def _states_of(network: nn.Module, encoder: TextEncoder, device: torch.device) -
 
 
 def _check_weights(weights: str) -> None:
-    if weights not in get_args(Weights):
-        raise unknown("weights", weights, get_args(Weights))
+    chosen("weights", weights, get_args(Weights))
 
 
 def usable_device(device: str | torch.device) -> torch.device:
     """A device by name; "auto" takes a GPU when there is one. Raises UsageError if it cannot be used."""
+    if not isinstance(device, str | torch.device):
+        raise UsageError(f"device: expected a name such as 'cpu' or 'cuda', got {shown(device)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import chosen, is_count, plain, plain_list, shown
+from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import UsageError, unknown
 from fairlead.core.prediction import Objective
-from fairlead.core.schedule import NoiseSchedule
+from fairlead.core.schedule import NoiseSchedule, as_schedule
+from fairlead.data.names import Names
+from fairlead.data.specs import Given as Given
 from fairlead.data.specs import Spec as Spec
+from fairlead.data.specs import written
 
 
 def identity(x0: Tensor) -> Tensor:
@@ -28,7 +33,7 @@ class Model:
 
     Attributes:
         denoiser: called as (x_t, t, condition).
-        schedule: the noise schedule it lives on.
+        schedule: the noise schedule it lives on, or its name.
         shape: of one sample in the model's space, e.g. (1, 8, 8).
         encode: one spec a sample -> Condition; raises UsageError for a spec the model does not know.
         decode: x0 [n, *shape] -> images [n, c, h, w] in [-1, 1] (the identity for pixel models), differentiable.
@@ -63,13 +68,43 @@ class Model:
     to_space: Callable[[Tensor], Tensor] = identity
     image_shape: tuple[int, ...] = ()
 
+    __repr__ = brief
+
     def __post_init__(self) -> None:
-        if not self.image_shape:
-            object.__setattr__(self, "image_shape", self.shape)
+        for name in ("denoiser", "encode", "decode", "to_space"):
+            if not callable(getattr(self, name)):
+                raise UsageError(f"model: expected {name} to be a function, got {shown(getattr(self, name))}")
+        object.__setattr__(self, "schedule", as_schedule(self.schedule))
+        object.__setattr__(self, "shape", _sizes("shape", self.shape))
+        object.__setattr__(
+            self, "image_shape", _sizes("image_shape", self.image_shape if plain_list(self.image_shape) else self.shape)
+        )
+        for name in ("classes", "conditions", "examples"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                raise UsageError(f"model: expected {name} to be a list, got {shown(value)}")
+            object.__setattr__(self, name, tuple(value))
+        if wrong := [name for name in self.classes if not isinstance(name, str)]:
+            raise UsageError(f"model: expected classes to be names as text, got {shown(wrong[0])}")
+        chosen("objective", self.objective, get_args(Objective))
 
     @property
     def conditional(self) -> bool:
         return bool(self.conditions or self.classes)
+
+    def named(self, spec: Given) -> Spec:
+        """The spec with every class and value by its name, as it is written everywhere.
+
+        Raises:
+            UsageError: for what the model does not know, or what could be two things.
+        """
+        spec = plain(spec)
+        if not isinstance(spec, str | int | Mapping | None):
+            raise UsageError(
+                f"cond: expected a class name, an index, a prompt, several by name, or None, got {shown(spec)}"
+            )
+        read: Callable[[Given], Spec] | None = getattr(self.encode, "named", None)
+        return read(spec) if read is not None else written(spec) if isinstance(spec, Mapping) else spec
 
     @property
     def told(self) -> str:
@@ -77,43 +112,70 @@ class Model:
         return {("label",): "label", (): "label", ("text",): "prompt"}.get(self.conditions, "condition")
 
 
+def _sizes(what: str, given: Any) -> tuple[int, ...]:
+    sizes = plain_list(given)
+    if not isinstance(sizes, list | tuple) or not all(is_count(plain(size)) for size in sizes):
+        raise UsageError(f"model: expected {what} of one sample, such as (1, 8, 8), got {shown(given)}")
+    return tuple(map(plain, sizes))
+
+
 @dataclass(frozen=True)
 class LabelEncoder:
-    """Class names or indices -> ``Condition.of(label=...)``, None -> null. ``name`` is what they are names of.
-
-    A string is looked up among the names first, then without regard to case, and read as an index only if it is none
-    of them.
-    """
+    """Class names or indices -> ``Condition.of(label=...)``, None -> null. ``name`` is what they are names of; how they
+    are read is said in :mod:`fairlead.data.names`."""
 
     classes: tuple[str, ...]
     name: str = "class"
 
     def index(self, spec: Spec) -> int:
         """The class index of one spec that is not None."""
-        if isinstance(spec, str):
-            if spec in self.classes:
-                return self.classes.index(spec)
-            alike = [i for i, name in enumerate(self.classes) if name.lower() == spec.lower()]
-            if len(alike) == 1:
-                return alike[0]
-            if re.fullmatch("-?[0-9]{1,18}", spec):
-                spec = int(spec)
-        known, last = ", ".join(self.classes), len(self.classes) - 1
-        if isinstance(spec, int) and not isinstance(spec, bool):
-            if 0 <= spec <= last:
-                return spec
-            raise UsageError(f"{self.name} index {spec} is out of range: expected 0 to {last} ({known})")
-        raise UsageError(f"unknown {self.name} {spec!r} (known: {known}, or 0 to {last})")
+        return self._names.place(spec)
+
+    def find(self, spec: Spec) -> int | None:
+        """The same, None for what is no class, or could be two."""
+        return self._names.find(spec)
+
+    def named(self, spec: Given) -> str | None:
+        """The spec by the name of its class."""
+        if isinstance(spec, Mapping):
+            if len(spec) != 1 or "label" not in spec:
+                raise unknown("condition", next((name for name in spec if name != "label"), "nothing"), ("label",))
+            return self.named(plain(spec["label"]))
+        return None if spec is None else self._names.written(self.index(spec))
 
     def __call__(self, specs: Sequence[Spec]) -> Condition:
+        specs = listed(specs)
         label = torch.tensor([0 if spec is None else self.index(spec) for spec in specs])
         keep = torch.tensor([spec is not None for spec in specs])
         return Condition(len(specs), {"label": label}, {"label": keep})
 
+    @cached_property
+    def _names(self) -> Names:
+        return Names(self.classes, self.name)
+
+
+def listed(specs: Any) -> Sequence[Spec]:
+    """Specs, one a sample; raises UsageError for a single one, whose letters would be taken for specs."""
+    specs = plain_list(specs)
+    if isinstance(specs, str | bytes) or not isinstance(specs, Sequence):
+        raise UsageError(f"encode: expected a list with one condition a sample, such as ['seven'], got {shown(specs)}")
+    return specs
+
+
+def only_texts(what: str, spec: Given) -> str | None:
+    """The spec of a model that takes one condition, which is ``what``: text, or None.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if spec is not None and not isinstance(spec, str):
+        raise UsageError(f"condition {shown(spec)}: this model {what}")
+    return spec
+
 
 def encode_nothing(specs: Sequence[Spec]) -> Condition:
     """The encoder of an unconditional model: only None is legal."""
-    given = [spec for spec in specs if spec is not None]
+    given = [spec for spec in listed(specs) if spec is not None]
     if given:
         raise UsageError(f"this model is unconditional, but the condition {given[0]!r} was given; leave it out")
     return Condition(len(specs))

@@ -7,21 +7,23 @@ A pipeline that guides by itself assembles a batch of two halves, null and condi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from fairlead.core.errors import UsageError
+from fairlead.core.evaluating import evaluating, gradients_of
+from fairlead.core.foreign import unknown_family
 from fairlead.core.pretrained import setting
 from fairlead.data.negatives import expanded
 from fairlead.models.model import LabelEncoder
-from fairlead.nets.called import MASK, POOLED, POOLED_XL, STATES
-from fairlead.nets.perturbed import plain
+from fairlead.nets.called import MASK, POOLED, POOLED_XL, STATES, check_differentiable, computes_in
 
 Texts = Mapping[str, tuple[int, int | None]]
 """Argument of the network -> where ``encode_prompt`` returns it for the prompt and for the negative prompt (None: it
@@ -110,6 +112,12 @@ def wiring_of(pipe: Any, kind: Any) -> Wiring:
     Raises:
         UsageError: for anything that is not a pipeline of a known family, and for one that is called in another way.
     """
+    modular = getattr(diffusers(), "ModularPipeline", None)
+    if modular is not None and isinstance(pipe, modular):
+        raise UsageError(
+            f"{type(pipe).__name__[:60]} is a modular pipeline, which takes a guider: "
+            "pipe.update_components(guider=fl.Guider(GUIDANCE, pipe.scheduler))"
+        )
     if not isinstance(pipe, diffusers().DiffusionPipeline):
         raise UsageError(f"expected a diffusers pipeline, got {type(pipe).__name__}; guide any other denoiser with "
                          "fl.GuidedDenoiser")  # fmt: skip
@@ -121,10 +129,7 @@ def wiring_of(pipe: Any, kind: Any) -> Wiring:
                     "not known; use the pipeline it is derived from"
                 )
             return FAMILIES[base.__name__]
-    raise UsageError(
-        f"{kind.__name__} is of no family that is known here, so how it calls its network is not known "
-        f"(known: {', '.join(FAMILIES)})"
-    )
+    raise UsageError(unknown_family(kind.__name__))
 
 
 def unpacked(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -174,7 +179,8 @@ def encoded(pipe: Any, prompts: Sequence[str], given: Mapping[str, Any] | None =
         **{name: given[name] for name in _CARRIED if name in given},
         **more,
     }
-    with torch.no_grad():
+    readers = [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
+    with torch.no_grad(), evaluating(*readers):
         answer: Sequence[Any] = pipe.encode_prompt(**{k: v for k, v in values.items() if k in parameters})
     return answer
 
@@ -191,7 +197,9 @@ def latents_of(pipe: Any, images: Tensor) -> Tensor:
     vae = getattr(pipe, "vae", None)
     if vae is None:
         return images
-    answer = vae.encode(images.to(next(vae.parameters())))
+    dtype = computes_in(vae)
+    with evaluating(vae), gradients_of(images):
+        answer = _called(vae, "encode", images.to(vae.device, dtype), raised=_upcasts(pipe))
     code = answer.latent_dist.mode() if hasattr(answer, "latent_dist") else answer.latent
     code = code.to(images) - (setting(vae, "shift_factor") or 0.0)
     mean, std = setting(vae, "latents_mean"), setting(vae, "latents_std")
@@ -207,11 +215,58 @@ def decoded(pipe: Any, x0: Tensor) -> Tensor:
     vae = getattr(pipe, "vae", None)
     if vae is None:
         return x0
-    dtype = plain(vae).dtype
     mean, std = setting(vae, "latents_mean"), setting(vae, "latents_std")
     latents = x0 / setting(vae, "scaling_factor", 1.0)
     if mean is not None and std is not None and len(mean) == x0.shape[1]:
         by_channel = [torch.tensor(v, device=x0.device, dtype=x0.dtype).reshape(1, -1, 1, 1) for v in (mean, std)]
         latents = latents * by_channel[1] + by_channel[0]
-    images: Tensor = vae.decode((latents + (setting(vae, "shift_factor") or 0.0)).to(dtype), return_dict=False)[0]
+    latents = latents + (setting(vae, "shift_factor") or 0.0)
+    with evaluating(vae), gradients_of(x0):
+        images: Tensor = _called(vae, "decode", latents.to(computes_in(vae)), raised=_upcasts(pipe)).sample
     return images.to(x0.dtype)
+
+
+def _upcasts(pipe: Any) -> bool:
+    """Whether the pipeline itself has its VAE compute in float32 where its weights are half precision."""
+    return any(base.__name__.startswith("StableDiffusionXL") for base in type(pipe).__mro__)
+
+
+def _called(vae: Any, method: str, x: Tensor, raised: bool) -> Any:
+    """What the VAE returns for x. One that overflows in float16 (``force_upcast``) computes with float32 copies of its
+    weights: always if ``raised``, else where it has overflowed. The VAE stays as it is.
+
+    Raises:
+        UsageError: where a gradient is wanted that does not get through.
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        check_differentiable(vae)
+    fragile = x.dtype == torch.float16 and setting(vae, "force_upcast")
+    if not (fragile and raised):
+        answer = getattr(vae, method)(x)
+        if not fragile or bool(_tensor(answer).isfinite().all()):
+            return answer
+    wide = {f"part.{name}": value.float() for name, value in _weights(vae) if value.is_floating_point()}
+    return functional_call(_Method(vae, method), wide, (x.float(),))
+
+
+def _weights(vae: Any) -> Iterator[tuple[str, Tensor]]:
+    yield from vae.named_parameters()
+    yield from vae.named_buffers()
+
+
+def _tensor(answer: Any) -> Tensor:
+    """Of a VAE's answer, decoded or encoded."""
+    found = next(getattr(answer, name) for name in ("sample", "latent_dist", "latent") if name in answer)
+    tensor: Tensor = found if isinstance(found, Tensor) else found.mean
+    return tensor
+
+
+class _Method(nn.Module):
+    """A method of a module as a module of its own."""
+
+    def __init__(self, part: nn.Module, method: str) -> None:
+        super().__init__()
+        self.part, self.method = part, method
+
+    def forward(self, x: Tensor) -> Any:
+        return getattr(self.part, self.method)(x)

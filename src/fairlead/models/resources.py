@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from fairlead.core.arguments import as_mapping
 from fairlead.core.errors import UsageError
 from fairlead.data.decode import decode_images
 from fairlead.data.images import to_float
+from fairlead.data.names import same_names
 from fairlead.models.classifier import load_classifier
 from fairlead.models.load import load
 from fairlead.models.model import Model
@@ -29,7 +31,7 @@ def load_resources(wanted: Sequence[Named], model: Model, given: Mapping[str, An
     Raises:
         UsageError: if something given is not wanted, or something wanted cannot be loaded or does not fit the model.
     """
-    given = given or {}
+    given = as_mapping("resources", given)
     unused = sorted(set(given) - {resource.name for resource in wanted})
     if unused:
         raise UsageError(f"resources: {unused[0]!r} was given, but the guidance names no such thing; leave it out")
@@ -65,7 +67,8 @@ def _check_fit(resource: Named, other: Any, model: Model) -> None:
     clean = resource.kind == "clean-classifier"  # sees decoded images, at no noise
     for what in ("classes",) if clean else ("shape", "classes"):
         mine, theirs = getattr(model, what), getattr(other, what)
-        if mine != theirs and not (what == "classes" and not mine and resource.kind != "model"):
+        alike = same_names(mine, theirs) if what == "classes" else mine == theirs
+        if not alike and not (what == "classes" and not mine and resource.kind != "model"):
             raise UsageError(
                 f"{resource.kind} {resource.name!r} has {what} {list(theirs)}, the model {list(mine)}; they must agree"
             )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fairlead.core.arguments import shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like, tally
+from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
-from fairlead.core.schedule import NoiseSchedule, as_time
+from fairlead.core.schedule import NoiseSchedule, as_schedule, as_time
 from fairlead.data.toys import Gaussian, GaussianMixture
 from fairlead.models.model import LabelEncoder, Model, encode_nothing, identity
 
 
 class ToyDenoiser:
     """The posterior mean of a toy distribution, of a mixture conditional on the class where the label is kept."""
+
+    counts = True
 
     def __init__(self, toy: Gaussian | GaussianMixture, schedule: NoiseSchedule) -> None:
         self.toy, self.schedule = toy, schedule
@@ -29,9 +33,12 @@ class ToyDenoiser:
         return Prediction.from_x0(x0, x_t, alpha, sigma)
 
 
-def toy_model(toy: Gaussian | GaussianMixture, schedule: NoiseSchedule) -> Model:
-    """A toy distribution on a schedule, to be sampled and guided like a network: a mixture with classes "0", "1", ...,
-    or one Gaussian, unconditional."""
+def toy_model(toy: Gaussian | GaussianMixture, schedule: NoiseSchedule | str) -> Model:
+    """A toy distribution on a schedule, given by its name or as an object, to be sampled and guided like a network: a
+    mixture with classes "0", "1", ..., or one Gaussian, unconditional."""
+    if not isinstance(toy, Gaussian | GaussianMixture):
+        raise UsageError(f"toy: expected a distribution such as fl.GaussianMixture.random(3, 2, 8), got {shown(toy)}")
+    schedule = as_schedule(schedule)
     mixture = isinstance(toy, GaussianMixture)
     classes = tuple(map(str, range(toy.n_classes))) if isinstance(toy, GaussianMixture) else ()
     return Model(

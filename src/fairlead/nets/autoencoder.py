@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError
 from fairlead.core.pretrained import library
+from fairlead.core.typed import Count, Depth, Size
 
 
 class KLAutoencoder(nn.Module):
@@ -34,13 +35,13 @@ class KLAutoencoder(nn.Module):
 
     def __init__(
         self,
-        channels_in: int,
-        size: int,
-        classes: int = 0,
-        channels: int = 32,
-        multipliers: Sequence[int] = (1, 2, 2),
-        blocks: int = 1,
-        latent: int = 4,
+        channels_in: Size,
+        size: Size,
+        classes: Count = 0,
+        channels: Size = 32,
+        multipliers: Sequence[Size] = (1, 2, 2),
+        blocks: Depth = 1,
+        latent: Size = 4,
     ) -> None:
         super().__init__()
         factor = 2 ** (len(multipliers) - 1)

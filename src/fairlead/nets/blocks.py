@@ -188,6 +188,13 @@ def record_attention(layer: str, q: Tensor, k: Tensor, size: tuple[int, int]) ->
         store[layer] = weights.mean(1).sum(1).reshape(len(q), *size)
 
 
+def record_mass(layer: str, mass: Tensor, size: tuple[int, int]) -> None:
+    """:func:`record_attention` of what a layer has worked out itself, [n, h * w]."""
+    store = _MASS.get()
+    if store is not None and layer in store:
+        store[layer] = mass.reshape(len(mass), *size)
+
+
 class SelfAttention(nn.Module):
     """Every position attends to every other; residual. As many heads of at least ``head`` channels as divide them."""
 

@@ -9,11 +9,12 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.core.registry import lookup, names
+from fairlead.core.typed import check_arguments
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 PRESETS: dict[str, dict[str, Any]] = {
     "8x8": {"kind": "unet", "channels": 32, "multipliers": (1, 2), "blocks": 1},
@@ -33,9 +34,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 CLASSIFIER_PRESETS: dict[str, dict[str, Any]] = {
-    "8x8": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1},
-    "28x28": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1, "patch": 2},
-    "32x32": {"kind": "classifier", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2},
+    "8x8": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1, "anchor": 32},
+    "28x28": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1, "patch": 2, "anchor": 32},
+    "32x32": {"kind": "classifier", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2, "anchor": 32},
 }
 
 AUTOENCODER_PRESETS: dict[str, dict[str, Any]] = {
@@ -86,26 +87,126 @@ def net_config(
     return config
 
 
-def build_net(config: dict[str, Any]) -> nn.Module:
+def build_net(config: Mapping[str, Any]) -> nn.Module:
     """The network of a configuration, freshly initialised from torch's global generator.
 
     Raises:
         UsageError: for an unknown kind, or a configuration that no network can have.
     """
-    if config.get("kind") not in names("net"):
-        raise unknown("network kind", config.get("kind"), names("net"))
+    check_net(config)
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "kind"}
     try:
-        for width in ("channels", "dim"):
-            if config.get(width, 1) < 1:  # torch builds a network of width 0
-                raise ValueError(f"{width}: expected at least 1, got {config[width]}")
-        network: nn.Module = lookup("net", config["kind"])(**arguments)
+        network: nn.Module = lookup("net", _kind(config))(**arguments)
     except UsageError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"network {config} cannot be built: {str(error).splitlines()[0]}") from error
+    # what torch, diffusers and Python say of sizes: ZeroDivisionError, OverflowError, IndexError, ...
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{_called(config)} cannot be built: {reason}") from error
     return network
+
+
+def check_net(config: Mapping[str, Any]) -> None:
+    """Refuse an unknown kind, and arguments that the network does not take, or not of that type; nothing is built.
+
+    Raises:
+        UsageError: as :func:`build_net`.
+    """
+    arguments = {key: value for key, value in config.items() if key != "kind"}
+    check_arguments(lookup("net", _kind(config)), arguments, f"{_called(config)} cannot be built")
+
+
+def build_for(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network of a configuration with the weights ``tensors``, which must be exactly those that it has.
+
+    Whether they are is found out before anything of the configuration's sizes takes memory.
+
+    Raises:
+        UsageError: as :func:`build_net`, and for weights of other names, shapes or types.
+    """
+    if _kind(config) == "lora":  # its network is the pipeline's, and as large as that
+        ranks = {len(value) for name, value in tensors.items() if ".lora_A." in name}
+        if ranks != {config.get("rank")}:
+            raise UsageError(f"{UNFIT} (adapters of rank {config.get('rank')!r}, tensors of {sorted(ranks)})")
+    else:
+        _check_built(config, tensors)
+    import torch
+
+    with torch.random.fork_rng(devices=[]):  # the initialisation is thrown away; the caller's stream stays put
+        network = build_net(config)
+    load_weights(network, tensors)
+    return network
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a network its weights.
+
+    Raises:
+        UsageError: for tensors that are not its own by name, shape and type.
+    """
+    from torch.nn.modules.module import _IncompatibleKeys
+
+    wanted = network.state_dict()
+    _check_alike(wanted, tensors)
+    found: _IncompatibleKeys = network.load_state_dict(dict(tensors))
+    assert not found.missing_keys
+    assert not found.unexpected_keys
 
 
 def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+_LISTED = 24
+"""Settings of a network that a message repeats."""
+UNFIT = "its weights do not fit its description"
+
+
+def _called(config: Mapping[str, Any]) -> str:
+    """The network for a message; what is long in it is left out."""
+    parts = [(key, value) for key, value in config.items() if len(key) <= 40][:_LISTED]
+    return f"network { {key: value if len(repr(value)) <= 80 else '...' for key, value in parts} }"
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    kind = config.get("kind")
+    if not isinstance(kind, str) or kind not in names("net"):
+        raise unknown("network kind", kind, names("net"))
+    return kind
+
+
+def _check_built(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Build the network without memory for its weights, and compare them."""
+    from fairlead.core.memory import weightless
+
+    values = sum(value.numel() for value in tensors.values())
+    _check_table(config, values)
+    with weightless(values):
+        network = build_net(config)
+    _check_alike(network.state_dict(), tensors)
+
+
+def _check_table(config: Mapping[str, Any], values: int) -> None:
+    """Tables of positions of networks of diffusers are made by numpy, with memory, before they can be compared."""
+    settings = config.get("config")
+    if isinstance(settings, Mapping):
+        for name, most in (("pos_embed_max_size", values), ("sample_size", 2**22)):
+            edge = settings.get(name)
+            if edge is not None and not (isinstance(edge, int) and 0 < edge**2 <= most):
+                raise UsageError(f"{UNFIT} ({name} is {edge!r:.40})")
+
+
+def _check_alike(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    for name, value in wanted.items():
+        if name not in found:
+            raise UsageError(f"{UNFIT} (Missing key {name!r})")
+        given = found[name]
+        if given.shape != value.shape:
+            raise UsageError(
+                f"{UNFIT} (size mismatch for {name}: expected {list(value.shape)}, got {list(given.shape)})"
+            )
+        if given.dtype != value.dtype:
+            raise UsageError(f"{UNFIT} ({name} is {given.dtype}, expected {value.dtype})")
+    for name in found:
+        if name not in wanted:
+            raise UsageError(f"{UNFIT} (Unexpected key {shortened(name)})")

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fairlead.core.arguments import as_mapping, chosen
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.pretrained import setting
-from fairlead.nets.perturbed import Tokens
+from fairlead.nets.attention import Tokens
+from fairlead.nets.perturbed import plain
 
 STATES, MASK = "encoder_hidden_states", "encoder_attention_mask"
 POOLED, POOLED_XL = "pooled_projections", "added_cond_kwargs.text_embeds"
@@ -60,8 +63,7 @@ def called(network: str) -> Called:
     Raises:
         UsageError: for one that is not known here.
     """
-    if network not in CALLED:
-        raise unknown("network of diffusers", network, CALLED)
+    chosen("network of diffusers", network, CALLED)
     return CALLED[network]
 
 
@@ -81,6 +83,29 @@ def nested(flat: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
         place = found.setdefault(outer[0], {}) if outer else found
         place[last] = value
     return found
+
+
+def computes_in(part: Any) -> torch.dtype:
+    """The dtype that a network of diffusers takes its inputs in: that of its weights, unless these are only stored in
+    theirs (layerwise casting) or are no numbers (quantised)."""
+    inside: Any = plain(part)
+    dtype: torch.dtype = inside.dtype
+    return dtype
+
+
+def stored_lower(network: Any) -> bool:
+    """Whether layers cast their weights for each call (layerwise casting), which no gradient gets through."""
+    registries = (getattr(module, "_diffusers_hook", None) for module in plain(network).modules())
+    return any("layerwise_casting" in getattr(registry, "hooks", {}) for registry in registries)
+
+
+def check_differentiable(network: Any) -> None:
+    """Raises UsageError for a network that no gradient gets through."""
+    if stored_lower(network):
+        raise UsageError(
+            f"{type(plain(network)).__name__} casts its weights for each call (enable_layerwise_casting), so no "
+            "gradient gets through it; load it without, or leave out terms that need one, such as energy"
+        )
 
 
 def latent_channels(network: Any, packed: bool = False) -> int:
@@ -117,6 +142,7 @@ def settings_of(network: str, given: Mapping[str, Any], known: Mapping[str, Any]
     Raises:
         UsageError: for settings of another class, and those that it does not have.
     """
+    given = as_mapping(f"settings of {network}", given)
     of = given.get("_class_name", network)
     if of != network:
         raise UsageError(f"these settings are of {of}, the network is {network}; give those of one")

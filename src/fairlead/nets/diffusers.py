@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fairlead.core.arguments import as_mapping, is_count, plain, shown
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.pretrained import library, setting
 from fairlead.core.schedule import NoiseSchedule, RectifiedFlow
 from fairlead.core.text import unpack
+from fairlead.core.typed import Count, Size
 from fairlead.nets.called import (
     MASK,
     POOLED,
@@ -35,6 +37,14 @@ from fairlead.nets.embeddings import read
 from fairlead.nets.perturbed import layers_of, perturbing
 
 _WHAT = "networks of diffusers"
+
+
+class EncodedShape(TypedDict):
+    """Of the text that a network is told: ``length`` tokens of ``width``, and ``zeros`` tokens of zeros behind them."""
+
+    width: Size
+    length: Size
+    zeros: NotRequired[Count]
 
 
 class EncodedText(nn.Module):
@@ -86,12 +96,12 @@ class DiffusersNet(nn.Module):
 
     def __init__(
         self,
-        channels_in: int,
-        size: int,
-        classes: int,
+        channels_in: Size,
+        size: Size,
+        classes: Count,
         network: str,
         config: Mapping[str, Any],
-        text: Mapping[str, Any] | None = None,
+        text: EncodedShape | None = None,
     ) -> None:
         super().__init__()
         self.called = called(network)
@@ -148,6 +158,11 @@ def diffusers_config(
         UsageError: for an unknown class or setting, one that contradicts the data, a condition that the network does
             not read, and ways to be told something that are not trained here.
     """
+    channels_in, size, classes = plain(channels_in), plain(size), plain(classes)
+    for what, value, least in (("channels_in", channels_in, 1), ("size", size, 1), ("classes", classes, 0)):
+        if not is_count(value, least):
+            raise UsageError(f"{network}: expected {what} to be an integer of at least {least}, got {shown(value)}")
+    text = as_mapping("text", text)
     told, known = called(network), dict(inspect.signature(_class_of(network).__init__).parameters)
     settings = settings_of(network, config, {name: p for name, p in known.items() if name != "self"})
     _check_told(network, told, classes, text)
@@ -157,7 +172,7 @@ def diffusers_config(
     if classes and not told.labels_beyond:
         wanted[told.labels] = classes + 1
     for name, value in wanted.items():
-        if settings.get(name, value) != value:
+        if name in settings and settings[name] != value:
             raise UsageError(
                 f"{network}: setting {name} is {settings[name]!r}, the data and what it is told ask for {value!r}; "
                 "leave it out"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
+from fairlead.core.typed import Count, Depth, Size
 from fairlead.nets.blocks import Perturb, perturbed_attention, where_masked, zeroed
 from fairlead.nets.embeddings import sinusoidal
 from fairlead.nets.inputs import ConditionedNet
@@ -71,17 +72,17 @@ class DiT(ConditionedNet):
 
     def __init__(
         self,
-        channels_in: int,
-        size: int,
-        classes: int,
-        dim: int = 128,
-        depth: int = 6,
-        heads: int = 4,
-        patch: int = 2,
+        channels_in: Size,
+        size: Size,
+        classes: Count,
+        dim: Size = 128,
+        depth: Depth = 6,
+        heads: Size = 4,
+        patch: Size = 2,
         embed: int = 256,
-        attributes: Mapping[str, int] | None = None,
+        attributes: Mapping[str, Size] | None = None,
         text: Mapping[str, Any] | None = None,
-        image: int = 0,
+        image: Count = 0,
     ) -> None:
         super().__init__(embed, classes, None, attributes, text, image, shape=(channels_in, size))
         if size % patch or dim % heads or dim % 4:

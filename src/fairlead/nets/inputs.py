@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
+from fairlead.core.typed import check_arguments
 from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding, read
 from fairlead.nets.text import TextInput
 
@@ -70,7 +71,11 @@ class ConditionedNet(nn.Module):
         if text and text.get("zeros"):
             raise UsageError("the text encoder sd3 is for SD3Transformer2DModel; give clip:SOURCE to a network of ours")
         sketched = bool(text and text.get("sketch"))
-        self.text = TextInput(embed, **{**text, "sketch": shape if sketched else None}) if text else None
+        self.text = None
+        if text:
+            settings = {**text, "embed": embed, "sketch": shape if sketched else None}
+            check_arguments(TextInput, settings, "text")
+            self.text = TextInput(**settings)
         self.image = ImageInput(image) if image else None
         self.joined = image + (shape[0] if sketched else 0)
 

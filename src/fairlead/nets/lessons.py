@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
+from fairlead.core.typed import Size
 from fairlead.nets.blocks import AdaptiveGroupNorm
 from fairlead.nets.embeddings import LabelEmbedding, sinusoidal
 
@@ -25,7 +26,7 @@ def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, transpose
 class LessonMNIST(nn.Module):
     """Three convolutions down, three up; time and label are added at the bottleneck only."""
 
-    def __init__(self, channels_in: int, size: int, classes: int, channels: int = 64) -> None:
+    def __init__(self, channels_in: Size, size: Size, classes: Size, channels: Size = 64) -> None:
         super().__init__()
         _require_halvings(size, 4)
         c = channels
@@ -90,7 +91,7 @@ class _Attention(nn.Module):
 class LessonCIFAR10(nn.Module):
     """Two residual blocks a level at 32, 16, 8 with adaptive normalisation and attention at 8x8."""
 
-    def __init__(self, channels_in: int, size: int, classes: int, channels: int = 128, embed: int = 256) -> None:
+    def __init__(self, channels_in: Size, size: Size, classes: Size, channels: Size = 128, embed: int = 256) -> None:
         super().__init__()
         _require_halvings(size, 4)
         c, e = channels, embed

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError
+from fairlead.core.foreign import check_pipeline, variant_of
 from fairlead.core.pretrained import files_of, library, quiet, setting, weight_hash
+from fairlead.core.typed import Count, Size
 from fairlead.nets.called import called, latent_channels
-from fairlead.nets.diffusers import DiffusersNet, EncodedText
+from fairlead.nets.diffusers import DiffusersNet, EncodedShape, EncodedText
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """Names of the linear layers of attention in diffusers' networks, the ones that its own scripts adapt."""
@@ -41,13 +43,13 @@ class LoraNet(DiffusersNet):
 
     def __init__(
         self,
-        channels_in: int,
-        size: int,
-        classes: int,
+        channels_in: Size,
+        size: Size,
+        classes: Count,
         pipeline: str,
-        rank: int,
+        rank: Size,
         base: str,
-        text: dict[str, Any],
+        text: EncodedShape,
         layers: Sequence[str] = ATTENTION,
     ) -> None:
         nn.Module.__init__(self)
@@ -85,11 +87,17 @@ def base_network(pipeline: str) -> Any:
         UsageError: if there is none, or it is of a class that is not known here.
     """
     folder = pipeline_folder(pipeline)
+    variant = variant_of(folder / COMPONENT, f"pipeline {pipeline!r}")
     diffusers = library("adapters", "diffusers")
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             network = diffusers.UNet2DConditionModel.from_pretrained(
-                folder, subfolder=COMPONENT, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+                folder,
+                subfolder=COMPONENT,
+                local_files_only=True,
+                use_safetensors=True,
+                low_cpu_mem_usage=False,
+                variant=variant,
             )
     except Exception as error:  # safetensors, json, the library's own checks
         raise UsageError(
@@ -113,6 +121,7 @@ def pipeline_folder(pipeline: str) -> Path:
         for file in ("model_index.json", f"{COMPONENT}/config.json", "scheduler/scheduler_config.json"):
             if not (folder / file).is_file():
                 raise UsageError(f"{what}: {folder} has no {file}; expected a pipeline of Stable Diffusion")
+        check_pipeline(folder, what)
         return folder
 
     def wanted(files: Sequence[str]) -> list[str]:

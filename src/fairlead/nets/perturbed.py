@@ -1,27 +1,27 @@
 """Perturbing and watching the layers of a diffusers network during one call, row by row.
 
-Hooks are set before the call and gone after it, so a network that several pipelines share is as it was. Attention is
-reached where every processor ends, in ``scaled_dot_product_attention``: processors stay what they are. A compiled
-network runs uncompiled in such a call.
+Hooks are set before the call and gone after it, and they act in that call alone: another thread that calls the same
+network, perturbed in another way or not at all, gets what it would get by itself. Attention is reached where it is
+computed, in ``scaled_dot_product_attention`` or in the softmax of the scores (see ``attention.py``): processors stay
+what they are. A layer whose attention was not reached in the call is an error. A compiled network runs uncompiled.
 """
 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError
-from fairlead.nets.blocks import Perturb, blurred, perturbed_attention, record_attention, recorded_layers, where_masked
+from fairlead.nets.attention import ReachedAttention, Tokens, unreachable
+from fairlead.nets.blocks import Perturb, recorded_layers, where_masked
 
 _BLOCK = re.compile(r"(?:.*\.)?(?:single_)?transformer_blocks\.\d+")
 
@@ -52,61 +52,95 @@ def _place(layer: str) -> int:
     return 0 if layer.startswith("down") else 2 if layer.startswith("up") else 1
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Where the positions of an image lie among those that an attention layer sees.
-
-    Attributes:
-        size: height and width of the latents.
-        patch: edge of a transformer's patches; 0 for a U-Net, whose levels halve the image.
-        text_first: in joint attention, whether text comes before the image.
-    """
-
-    size: tuple[int, int]
-    patch: int = 0
-    text_first: bool = False
-
-    def image(self, length: int) -> tuple[tuple[int, int], slice]:
-        """(height, width) of the map in a layer of ``length`` positions, and which of them it is."""
-        size = self.size
-        if self.patch:
-            size = size[0] // self.patch, size[1] // self.patch
-        else:
-            while size[0] * size[1] > length:
-                size = -(-size[0] // 2), -(-size[1] // 2)
-        count = size[0] * size[1]
-        if count > length or (not self.patch and count != length):
-            raise UsageError(f"attention over {length} positions does not fit latents of {list(self.size)}")
-        return size, slice(length - count, length) if self.text_first else slice(0, count)
+_CALL: ContextVar[object | None] = ContextVar("fairlead_perturbed_call", default=None)
+"""The call of :func:`perturbing` that this thread or task is in."""
 
 
 @contextmanager
 def perturbing(network: Any, perturb: Perturb, tokens: Tokens) -> Iterator[None]:
-    """Calls of the network inside the block apply ``perturb`` and record what :func:`attention_mass` asks for."""
+    """The call of the network inside the block applies ``perturb`` and records what :func:`attention_mass` asks for.
+
+    Raises:
+        UsageError: if the attention of a layer cannot be reached, or the call did not use a layer.
+    """
     recorded = recorded_layers()
     named = {layer for perturbation in perturb for layer in perturbation.layers}
     if not named and not recorded:
         yield
         return
-    module = plain(network)
+    module, call = plain(network), object()
+    skips: dict[str, list[bool]] = {}
+    reached: list[ReachedAttention] = []
     with ExitStack() as stack:
         if is_compiled(network):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for layer in named | set(recorded):
+            stack.enter_context(_uncompiled())
+        token = _CALL.set(call)
+        stack.callback(_CALL.reset, token)
+        for layer in sorted(named | set(recorded)):
             mine = {p: mask for p, mask in perturb.items() if layer in p.layers}
-            skipped = [mask for p, mask in mine.items() if p.kind == "skip"]
             part = module.get_submodule(layer)
-            for mask in skipped:
-                handle = part.register_forward_hook(partial(_skip, mask), with_kwargs=True)
+            for mask in (mask for p, mask in mine.items() if p.kind == "skip"):
+                used = skips.setdefault(layer, [])
+                handle = part.register_forward_hook(_within(call, partial(_skip, mask, used)), with_kwargs=True)
                 stack.callback(handle.remove)
             others: Perturb = {p: mask for p, mask in mine.items() if p.kind != "skip"}
             if others or layer in recorded:
-                mode = _Attention(layer, others, tokens)
-                before = part.register_forward_pre_hook(lambda *_, mode=mode: mode.begin())
-                after = part.register_forward_hook(lambda *_, mode=mode: mode.end(), always_call=True)
+                check_reachable(network, layer)
+                mode = ReachedAttention(layer, part, others, tokens)
+                before = part.register_forward_pre_hook(_within(call, mode.begin), with_kwargs=True)
+                after = part.register_forward_hook(_within(call, mode.end))
+                reached.append(mode)
                 stack.callback(before.remove)
                 stack.callback(after.remove)
+                stack.callback(mode.close)  # where the layer has raised
         yield
+        for mode in reached:
+            mode.check()
+        for layer, used in skips.items():
+            if not used:
+                raise UsageError(f"layer {layer!r} was to be skipped, but the network did not call it; name another")
+
+
+def check_reachable(network: Any, layer: str) -> None:
+    """Raises UsageError for an attention layer whose processor is known to compute where it cannot be perturbed."""
+    part = plain(network).get_submodule(layer)
+    reason = unreachable(part)
+    if reason:
+        raise UsageError(
+            f"layer {layer!r} cannot be perturbed or watched: {reason}; give the network another, "
+            "set_attn_processor(AttnProcessor2_0()) or set_attention_backend('native')"
+        )
+
+
+def _within(call: object, act: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that acts in this call alone, and not in those that other threads make of the same module meanwhile."""
+
+    def hook(module: nn.Module, *given: Any) -> Any:
+        return act(module, *given) if _CALL.get() is call else None
+
+    return hook
+
+
+_STANCE = threading.Lock()
+_EAGER = ExitStack()
+_eager_calls = 0
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Compiled networks run uncompiled inside, and as before after the last of the blocks of all threads."""
+    global _eager_calls
+    with _STANCE:
+        if not _eager_calls:
+            _EAGER.enter_context(torch.compiler.set_stance("force_eager"))
+        _eager_calls += 1
+    try:
+        yield
+    finally:
+        with _STANCE:
+            _eager_calls -= 1
+            if not _eager_calls:
+                _EAGER.close()
 
 
 def is_compiled(network: Any) -> bool:
@@ -116,92 +150,18 @@ def is_compiled(network: Any) -> bool:
 
 
 def _skip(
-    mask: Tensor, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+    mask: Tensor,
+    used: list[bool],
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    output: Any,
 ) -> Tensor | tuple[Tensor | None, ...]:
     """The block's input in the rows of ``mask``, its output in the others."""
+    used.append(True)
     given = dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)) | dict(kwargs)
     if isinstance(output, Tensor):
         return where_masked(mask, given["hidden_states"], output)
     names = ("encoder_hidden_states", "hidden_states")  # joint blocks return them in this order, None after the last
     pairs = zip(names, output, strict=True)
     return tuple(None if out is None else where_masked(mask, given[name], out) for name, out in pairs)
-
-
-class _Attention(TorchFunctionMode):
-    """Inside, ``scaled_dot_product_attention`` is perturbed; opened and closed around one layer."""
-
-    def __init__(self, layer: str, perturb: Perturb, tokens: Tokens) -> None:
-        super().__init__()
-        self.layer, self.perturb, self.tokens = layer, perturb, tokens
-        self.open = False
-
-    def begin(self) -> None:
-        self.open = True
-        self.__enter__()  # type: ignore[no-untyped-call]
-
-    def end(self) -> None:
-        if self.open:
-            self.open = False
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        named = dict(kwargs or {})
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **named)
-        named |= dict(zip(("query", "key", "value", "attn_mask"), args, strict=False))
-        q, k, v, mask = named.pop("query"), named.pop("key"), named.pop("value"), named.pop("attn_mask", None)
-        size, image = self.tokens.image(q.shape[-2])
-        if q.shape[-2] == size[0] * size[1] and mask is None:
-            return perturbed_attention(q, k, v, size, self.layer, self.perturb)
-        record_attention(self.layer, q[..., image, :], k[..., image, :], size)  # of image positions to each other
-        return _joint(func, q, k, v, mask, named, self.perturb, size, image)
-
-
-def _joint(
-    attend: Callable[..., Tensor],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    settings: Mapping[str, Any],
-    perturb: Mapping[Perturbation, Tensor],
-    size: tuple[int, int],
-    image: slice,
-) -> Tensor:
-    """Attention of image and text together: only what image positions see of each other is made worse.
-
-    "identity_attention": an image position attends to itself and to the text; "blur_queries": the queries of the image
-    are blurred.
-    """
-    out = attend(q, k, v, attn_mask=mask, **settings)
-    for perturbation, rows in perturb.items():
-        chosen = rows.to(q.device).nonzero()[:, 0]
-        q_worse, mask_worse = q[chosen], None if mask is None else mask[chosen] if len(mask) == len(q) else mask
-        if perturbation.kind == "blur_queries":
-            q_worse = q_worse.clone()
-            q_worse[..., image, :] = blurred(q_worse[..., image, :], size, perturbation.amount)
-        else:
-            alone = _alone(q.shape[-2], image.start, image.stop, q.device)
-            if mask_worse is None or mask_worse.dtype == torch.bool:
-                mask_worse = alone if mask_worse is None else alone & mask_worse
-            else:
-                mask_worse = mask_worse.masked_fill(~alone, -torch.inf)
-        kept = torch.empty_like(out).copy_(out)
-        kept[chosen] = attend(q_worse, k[chosen], v[chosen], attn_mask=mask_worse, **settings)
-        out = kept
-    return out
-
-
-@lru_cache(maxsize=8)
-def _alone(length: int, start: int, stop: int, device: torch.device) -> Tensor:
-    """bool [length, length]: everything may see everything, but image positions only themselves among each other."""
-    with torch.inference_mode(False):
-        allowed = torch.ones(length, length, dtype=torch.bool, device=device)
-        allowed[start:stop, start:stop] = torch.eye(stop - start, dtype=torch.bool, device=device)
-        return allowed

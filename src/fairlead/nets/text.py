@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.text import pack, unpack
+from fairlead.core.typed import Count, Depth, Size
 from fairlead.nets.blocks import attention, groups_of, zeroed
 from fairlead.nets.embeddings import read
 from fairlead.nets.sketch import Sketch
@@ -91,15 +92,15 @@ class TextInput(nn.Module):
     def __init__(
         self,
         embed: int,
-        width: int,
-        length: int,
-        vocabulary: int = 0,
-        depth: int = 2,
-        heads: int = 4,
+        width: Size,
+        length: Size,
+        vocabulary: Count = 0,
+        depth: Depth = 2,
+        heads: Size = 4,
         frozen: bool = False,
         null: Null = "learned",
         sketch: tuple[int, int] | None = None,
-        says: Sequence[int] = (),
+        says: Sequence[Size] = (),
     ) -> None:
         super().__init__()
         if null not in get_args(Null):

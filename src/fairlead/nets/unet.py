@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.typed import Count, Depth, Share, Size
 from fairlead.nets.blocks import Perturb, ResidualBlock, SelfAttention, groups_of, where_masked, zeroed
 from fairlead.nets.inputs import ConditionedNet
 from fairlead.nets.text import CrossAttention
@@ -68,20 +69,20 @@ class UNet(ConditionedNet):
 
     def __init__(
         self,
-        channels_in: int,
-        size: int,
-        classes: int,
-        channels: int = 64,
-        multipliers: Sequence[int] = (1, 2),
-        blocks: int = 2,
+        channels_in: Size,
+        size: Size,
+        classes: Count,
+        channels: Size = 64,
+        multipliers: Sequence[Size] = (1, 2),
+        blocks: Depth = 2,
         attention: Sequence[int] = (),
-        patch: int = 1,
+        patch: Size = 1,
         embed: int = 256,
         conditioning: Conditioning = "adaptive",
-        dropout: float = 0.0,
-        attributes: Mapping[str, int] | None = None,
+        dropout: Share = 0.0,
+        attributes: Mapping[str, Size] | None = None,
         text: Mapping[str, Any] | None = None,
-        image: int = 0,
+        image: Count = 0,
         cross: Sequence[int] | None = None,
         narrow: bool = False,
     ) -> None:

@@ -17,12 +17,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fairlead.core.arguments import as_path
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder
 from fairlead.core.signals import unbroken
 from fairlead.guide.algebra import Guidance, Term
-from fairlead.models.model import Model, Spec
+from fairlead.models.model import Given, Model
 from fairlead.report.columns import WIDTH, as_text, in_columns
 from fairlead.report.grids import image_grid
 from fairlead.report.page import Block, Code, Png, Section, Svg, Text, write_page
@@ -44,8 +46,8 @@ _LEGEND = (
 
 
 def explain(
-    model: Model,
-    cond: Spec | Sequence[Spec] = None,
+    model: Model | str | Path,
+    cond: Given | Sequence[Given] = None,
     *,
     guidance: Guidance | Term | str,
     seeds: int | Sequence[int] = (0, 1, 2, 3),
@@ -239,7 +241,7 @@ class Explanation(Trace):
         Raises:
             UsageError: if the folder holds an explanation already, or a file cannot be written.
         """
-        folder = Path(folder)
+        folder = as_path("folder", folder)
         check_free(folder)
         film = self.film_png()
         contents: dict[str, bytes] = {"explain.json": json.dumps(self.to_json(), indent=1).encode()}
@@ -250,7 +252,7 @@ class Explanation(Trace):
             with Hold(folder), unbroken():
                 check_free(folder)
                 for name, content in contents.items():
-                    with replacing(folder / name) as partial:
+                    with replacing(folder / name, durable=name.endswith(".json")) as partial:
                         partial.write_bytes(content)
                 page = self._page(folder / "explain.html", film, command)
         except OSError as error:
@@ -283,13 +285,9 @@ class Explanation(Trace):
         return write_page(path, title, sections, provenance, findings=self.findings(), commands=commands)
 
 
-def check_free(folder: Path) -> None:
+def check_free(folder: Path, instead: str = "choose another folder") -> None:
     """Raise UsageError unless an explanation can be written there without replacing one."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; choose another folder")
-    there = [name for name in FILES if (folder / name).exists()]
-    if there:
-        raise UsageError(f"{folder} already holds {there[0]}; choose another folder")
+    check_folder(folder, instead, fresh={name: name for name in FILES})
 
 
 def _band(axes: Axes, x: list[float], values: Tensor, index: int | None, label: str, style: str = "-") -> None:

@@ -152,7 +152,7 @@ def write_page(
         f"<h1>{escape(title)}</h1>\n{lead}\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
     )
     path = Path(path)
-    with replacing(path) as partial:
+    with replacing(path, durable=False) as partial:
         partial.write_text(page, encoding="utf-8")
     return path
 

@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
+from fairlead.core.arguments import as_mapping, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
@@ -34,11 +36,12 @@ from fairlead.models.levels import objective_of, schedule_of
 from fairlead.models.model import LabelEncoder
 from fairlead.models.pipelines import decoded, has_text_encoder, label_encoder, wiring_of
 from fairlead.models.resources import load_resources
-from fairlead.nets.perturbed import layers_of, plain
+from fairlead.nets.caches import check_uncached
+from fairlead.nets.perturbed import check_reachable, layers_of, plain
 from fairlead.sample.attached import PipelineRun
 from fairlead.sample.calls import Weak
 from fairlead.sample.request import Requests
-from fairlead.sample.standin import StandIn, behind, guided_kind, own_kind
+from fairlead.sample.standin import StandIn, behind, own_kind, running, standing_in
 
 
 @contextmanager
@@ -72,8 +75,11 @@ def attach(
     Raises:
         UsageError: for what cannot be done, with the reason, here or at the latest at the first network call.
     """
+    if not isinstance(negative, str | None):
+        raise UsageError(f"negative: expected a prompt, got {shown(negative)}")
     negative = None if negative is None else expanded(negative)
-    attachment = Attachment(pipe, to_guidance(guidance), negative, resources or {}, batching, observe)
+    resources = as_mapping("resources", resources)
+    attachment = Attachment(pipe, to_guidance(guidance), negative, resources, batching, observe)
     with attachment.in_place():
         yield attachment
 
@@ -101,12 +107,13 @@ class Attachment:
         self._pipe, self.guidance, self._negative = pipe, guidance, negative
         self._batching, self._observe, self.cost = batching, observe, Cost()
         self._network = behind(getattr(pipe, self._wiring.network))
+        if self._wiring.labels:
+            self.guidance = guidance = guidance.by_name(label_encoder(pipe, self._network).named)
         self.layers = layers_of(self._network)
         self._resources = self._loaded(resources)
         self._requests = Requests(pipe, self._kind, self._wiring, self._network, guidance, negative)
         self._signature = inspect.signature(self._kind.__call__)
         self._schedules: tuple[Any, NoiseSchedule] | None = None
-        self._run: PipelineRun | None = None
         self._check()
 
     # before the block
@@ -158,6 +165,7 @@ class Attachment:
             layers=self.layers,
             data_range=None if latent else (-1.0, 1.0),
             resources=self._resources,
+            reachable=functools.partial(check_reachable, self._network),
         )
 
     def _check(self) -> None:
@@ -172,10 +180,11 @@ class Attachment:
                 f"negative={self._negative!r}: {self._kind.__name__} takes no negative prompt; name a condition in the "
                 "guidance: cfg(4, negative=...)"
             )
-        dropping = any(isinstance(m, nn.Dropout) and m.training and m.p for m in plain(self._network).modules())
-        if dropping:
-            name = wiring.network
-            raise UsageError(f"pipe.{name} is in training mode, so dropout is on; call pipe.{name}.eval() first")
+        weak = {name: thing.network for name, thing in self._resources.items() if isinstance(thing, Weak)}
+        for name, network in {f"pipe.{wiring.network}": self._network, **weak}.items():
+            check_uncached(network, name)
+            if any(_drops(module) for module in plain(network).modules()):
+                raise UsageError(f"{name} is in training mode, so dropout is on; call {name}.eval() first")
         around = self._around()
         parts: tuple[Term | Finisher, ...] = (*guidance.terms, *guidance.finishers)
         for part in parts:
@@ -197,57 +206,40 @@ class Attachment:
                     f"this pipeline has no text encoder, so {named[0]!r} cannot be encoded; pass "
                     "negative_prompt_embeds to the call, or load the text encoder"
                 )
-        if wiring.labels:
-            encoder = label_encoder(pipe, self._network)
-            for spec in (spec for term in guidance.terms for spec in term.specs()):
-                encoder.index(spec)
 
     # the block
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The pipeline guided, and after the block as it was."""
-        pipe, names = self._pipe, [self._wiring.network, *(["controlnet"] if self._wiring.control else [])]
-        kind, parts = type(pipe), {name: vars(pipe)[name] for name in names}
-        answers = {self._wiring.network: self._answer, "controlnet": self._answer_control}
-        ours = {name: StandIn(behind(part), answers[name]) for name, part in parts.items()}
-        vars(pipe).update(ours)
-        pipe.__class__ = guided_kind(self._kind, self._call)
-        try:
+        """The pipeline guided, and after the last block on it as it was."""
+        names = (self._wiring.network, *(("controlnet",) if self._wiring.control else ()))
+        with standing_in(self._pipe, names, self):
             yield
-        finally:
-            pipe.__class__ = kind
-            for name, part in parts.items():
-                if vars(pipe)[name] is ours[name]:  # else it was replaced inside the block
-                    vars(pipe)[name] = part
 
-    def _answer(self, *args: Any, **kwargs: Any) -> Any:
-        if self._run is None:  # called by somebody else than the pipeline
-            return self._network(*args, **kwargs)
-        return self._run.answer(self._network, *args, **kwargs)
-
-    def _answer_control(self, *args: Any, **kwargs: Any) -> Any:
-        network = behind(vars(self._pipe)["controlnet"])
-        return network(*args, **kwargs) if self._run is None else self._run.watch_control(network, *args, **kwargs)
-
-    def _call(self, original: Callable[..., Any], pipe: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, original: Callable[..., Any], pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        """The pipeline's call, guided."""
         try:
             bound = self._signature.bind(pipe, *args, **kwargs)
         except TypeError:
             return original(pipe, *args, **kwargs)  # to complain in its own words
-        if type(vars(pipe)[self._wiring.network]) is not StandIn:
-            name = self._wiring.network
+        name = self._wiring.network
+        here = vars(pipe)[name]
+        if type(here) is not StandIn or behind(here) is not self._network:
             raise UsageError(
                 f"pipe.{name} was replaced inside the block, so nothing would guide; attach again after it"
             )
+        check_uncached(self._network, f"pipe.{name}")
         request = self._requests.of(bound)
-        outer = self._run
-        self._run = PipelineRun(
-            pipe, self._wiring, self.guidance, self._around(), request, self._batching, self._observe
-        )
-        try:
-            with counting() as cost:
-                return original(*bound.args, **bound.kwargs)
-        finally:
-            self._run = outer
-            self.cost.rows, self.cost.calls = self.cost.rows + cost.rows, self.cost.calls + cost.calls
+        run = PipelineRun(pipe, self._wiring, self.guidance, self._around(), request, self._batching, self._observe)
+        with counting() as cost:
+            try:
+                with running(pipe, run):
+                    return original(*bound.args, **bound.kwargs)
+            finally:
+                self.cost.rows, self.cost.calls = self.cost.rows + cost.rows, self.cost.calls + cost.calls
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module drops values, or labels, at random."""
+    share = getattr(module, "p", 0.0) if isinstance(module, _DropoutNd) else getattr(module, "dropout_prob", 0.0)
+    return bool(module.training and share)

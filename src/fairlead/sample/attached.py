@@ -20,6 +20,7 @@ from fairlead.guide.seen import Surroundings
 from fairlead.models.levels import Levels, level_after, objective_of, position_of
 from fairlead.models.model import LabelEncoder
 from fairlead.models.pipelines import Wiring, image_scale
+from fairlead.nets.caches import check_switched_off
 from fairlead.nets.called import time_scale
 from fairlead.sample.calls import Control, Network, NetworkCall, PipelineDenoiser, Weak
 from fairlead.sample.feed import Feed, Halves, LabelSpecs, NoSpecs, PromptSpecs, Specs
@@ -55,13 +56,16 @@ class PipelineRun:
         self._guided: tuple[GuidedDenoiser, PipelineDenoiser, Levels, int] | None = None
         self._control: NetworkCall | None = None
 
-    def watch_control(self, network: Network, *args: Any, **kwargs: Any) -> Any:
-        """The control network, called by the pipeline."""
+    def answer(self, name: str, network: Network, *args: Any, **kwargs: Any) -> Any:
+        """What a part of the pipeline returns to it, by name: the network, or its control network, which is watched."""
+        if name == self.wiring.network:
+            return self.guided(network, *args, **kwargs)
         self._control = NetworkCall.of(network, args, kwargs)
         return network(*args, **kwargs)
 
-    def answer(self, network: Network, *args: Any, **kwargs: Any) -> Any:
-        """What the network returns to the pipeline: the guided prediction in every half of its batch."""
+    def guided(self, network: Network, *args: Any, **kwargs: Any) -> Any:
+        """The guided prediction, in every half of the pipeline's batch, in the form of the network's answer."""
+        check_switched_off(network, f"pipe.{self.wiring.network}")
         call = NetworkCall.of(network, args, kwargs)
         position = position_of(self.pipe.scheduler, call.timestep, time_scale(network, self.wiring.packed))
         if self._guided is None:

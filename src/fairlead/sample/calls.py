@@ -19,7 +19,7 @@ from fairlead.core.prediction import Objective, Prediction
 from fairlead.core.pretrained import setting
 from fairlead.core.schedule import NoiseSchedule
 from fairlead.models.pipelines import Wiring, packed, unpacked
-from fairlead.nets.called import latent_channels, null_label, tokens_of
+from fairlead.nets.called import check_differentiable, latent_channels, null_label, tokens_of
 from fairlead.nets.perturbed import perturbing, plain
 from fairlead.sample.feed import Feed
 
@@ -107,6 +107,8 @@ def _placed(old: Any, new: Any, rows: Tensor) -> Any:
 class PipelineDenoiser:
     """The pipeline's network as a denoiser, with the arguments of the network call that the pipeline makes now."""
 
+    counts = True
+
     def __init__(
         self, network: Network, wiring: Wiring, schedule: NoiseSchedule, objective: Objective, feed: Feed
     ) -> None:
@@ -160,6 +162,8 @@ class PipelineDenoiser:
         """The prediction of ``network``, which may be another one of the same kind."""
         x, size = x_t.to(self.call.x.dtype), (x_t.shape[-2], x_t.shape[-1])
         arguments = self._arguments(x, x_t, condition, network)
+        if x_t.requires_grad:
+            check_differentiable(network)
         if self._stacked is not None:
             x = torch.cat([x, self.feed.picked(self._stacked, condition)], 1)
         with perturbing(network, condition.perturb, tokens_of(network, size, self.wiring.packed)):

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import plain
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, at_step
 from fairlead.core.errors import UsageError
@@ -41,10 +42,12 @@ class DDIM(Sampler):
     recur: int = 1
 
     def __post_init__(self) -> None:
+        for setting in ("recur", "eta"):
+            object.__setattr__(self, setting, plain(getattr(self, setting)))
         if not isinstance(self.recur, int | float) or not 1 <= self.recur < math.inf or self.recur != int(self.recur):
             raise UsageError(f"ddim recur {self.recur!r}: expected how often each step is taken, an integer from 1")
         object.__setattr__(self, "recur", int(self.recur))  # expressions have only floats
-        if not 0 <= self.eta <= 1:
+        if isinstance(self.eta, bool) or not isinstance(self.eta, int | float) or not 0 <= self.eta <= 1:
             raise UsageError(f"ddim eta {self.eta!r}: expected a number from 0 (deterministic) to 1 (ancestral)")
 
     @property

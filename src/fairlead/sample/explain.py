@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.data.images import to_uint8
@@ -98,6 +99,8 @@ class Trace:
     film_steps: tuple[int, ...]
     x0: Tensor | None
     settings: dict[str, Any]
+
+    __repr__ = brief
 
     @classmethod
     def of(cls, plan: Plan, compare: bool = False, on_frame: Callable[[Frame], object] | None = None) -> Self:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairlead.core.arguments import plain
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import lookup
 from fairlead.core.schedule import NoiseSchedule
@@ -33,7 +34,7 @@ class Grid(Protocol):
 def make_grid(name: str, schedule: NoiseSchedule, steps: int) -> Tensor:
     """The registered grid ``name``; an unknown name or an impossible number of steps is a UsageError."""
     grid: Grid = lookup("grid", name)
-    return grid(schedule, steps)
+    return grid(schedule, plain(steps))
 
 
 def trailing(schedule: NoiseSchedule, steps: int) -> Tensor:

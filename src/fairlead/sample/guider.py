@@ -7,7 +7,9 @@ branches that the guidance needs now, in one call, as an attached guidance does.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,12 +22,14 @@ from fairlead.guide.expression import to_guidance
 from fairlead.guide.seen import Surroundings
 from fairlead.models.levels import objective_of, schedule_of
 from fairlead.models.pipelines import Wiring, diffusers
+from fairlead.nets.caches import check_uncached
 from fairlead.nets.called import CALLED, POOLED_XL
-from fairlead.nets.perturbed import layers_of, plain
+from fairlead.nets.perturbed import check_reachable, layers_of, plain
 from fairlead.sample.attached import PipelineRun
 from fairlead.sample.calls import NetworkCall
 from fairlead.sample.request import Request
 
+_ELSE = "or load the model as a DiffusionPipeline, not a modular one"
 _Base: Any = diffusers().guiders.guider_utils.BaseGuidance
 
 
@@ -57,17 +61,22 @@ class Guider(_Base):  # type: ignore[misc]
         self.register_to_config(guidance=str(self.guidance))
         named = [spec for term in self.guidance.terms for spec in term.specs()]
         if named:
-            raise UsageError(f"{self.guidance} names {named[0]!r}, and a guider has no text encoder; use fl.attach")
+            raise UsageError(
+                f"{self.guidance} names {named[0]!r}, which a guider cannot encode; leave it out (the call's negative "
+                f"prompt is the null), {_ELSE}"
+            )
         wanted = self.guidance.resources()
         if wanted:
-            raise UsageError(f"{self.guidance} needs {wanted[0].name!r}, which a guider cannot load; use fl.attach")
+            raise UsageError(
+                f"{self.guidance} needs {wanted[0].name!r}, which a guider cannot load; leave it out, {_ELSE}"
+            )
         if self.guidance.unties():
-            raise UsageError(f"{self.guidance} has to be told where a step leads, which guiders are not; use fl.attach")
+            raise UsageError(f"{self.guidance} has to know where a step leads, which guiders do not; take cfg, {_ELSE}")
         objective_of(scheduler)
         self._run: PipelineRun | None = None
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
-        self._held: list[tuple[Any, bool, Any]] = []
+        self._held: tuple[Any, Any] | None = None
 
     @property
     def num_conditions(self) -> int:
@@ -83,6 +92,7 @@ class Guider(_Base):  # type: ignore[misc]
         super().set_state(step, num_inference_steps, timestep)
         if step == 0:
             self._run = None
+        self._release()
         self._call = None
 
     def prepare_inputs(self, data: Mapping[str, Any]) -> list[Any]:
@@ -94,19 +104,29 @@ class Guider(_Base):  # type: ignore[misc]
     def prepare_models(self, denoiser: Any) -> None:
         """Until :meth:`cleanup_models`, calls of the network are noted and not made."""
         super().prepare_models(denoiser)
-        had = "forward" in vars(denoiser)
-        self._held.append((denoiser, had, vars(denoiser).get("forward")))
+        self._release()
+        own, thread = denoiser.forward, threading.get_ident()
 
-        def noted(*args: Any, **kwargs: Any) -> tuple[Tensor]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != thread:  # somebody else's call of a network that is shared
+                return own(*args, **kwargs)
+            self._release()
             self._call = denoiser, args, kwargs
             return (NetworkCall.of(denoiser, args, kwargs).x,)
 
+        self._held = denoiser, vars(denoiser).get("forward")
         denoiser.forward = noted
 
     def cleanup_models(self, denoiser: Any) -> None:
         """The network as it was."""
-        network, had, forward = self._held.pop()
-        if had:
+        self._release()
+
+    def _release(self) -> None:
+        """Give the network its ``forward`` back: with the call that is noted, or when a run has failed before it."""
+        if self._held is None:
+            return
+        (network, forward), self._held = self._held, None
+        if forward is not None:
             network.forward = forward
         else:
             del network.forward
@@ -121,7 +141,7 @@ class Guider(_Base):  # type: ignore[misc]
         null_args, null = self._doubled(args, 1), self._doubled(kwargs, 1)
         rows = len(NetworkCall.of(network, args, kwargs).x)
         joined = _joined(null_args, doubled_args, rows), _joined(null, doubled, rows)
-        answer = self._run.answer(network, *joined[0], **joined[1])[0]
+        answer = self._run.guided(network, *joined[0], **joined[1])[0]
         pred = answer[rows:]
         return diffusers().guiders.guider_utils.GuiderOutput(pred=pred, pred_cond=None, pred_uncond=None)
 
@@ -136,9 +156,13 @@ class Guider(_Base):  # type: ignore[misc]
     def _begin(self, network: Any, kwargs: Mapping[str, Any]) -> PipelineRun:
         kind = type(plain(network)).__name__
         if kind not in CALLED or not CALLED[kind].states:
-            raise UsageError(f"how {kind} is told its text is not known here; use fl.attach on a pipeline")
+            known = ", ".join(name for name, called in CALLED.items() if called.states)
+            raise UsageError(
+                f"how {kind} is told its text is not known here (known: {known}); take a guider of diffusers"
+            )
         pooled = [POOLED_XL] if "text_embeds" in (kwargs.get("added_cond_kwargs") or {}) else []
         component = "unet" if kind.startswith("UNet") else "transformer"
+        check_uncached(network, f"pipe.{component}")
         wiring = Wiring(component, 0, dict.fromkeys([*CALLED[kind].texts(), *pooled], (0, 1)))
         parts = SimpleNamespace(scheduler=self.scheduler, vae=None)
         found = {k: tuple(v) for k, v in (self.layers or layers_of(network)).items()}
@@ -147,6 +171,7 @@ class Guider(_Base):  # type: ignore[misc]
             objective_of(self.scheduler),
             embed=lambda condition: condition,
             layers=found,
+            reachable=partial(check_reachable, network),
         )
         checked: tuple[Term | Finisher, ...] = (*self.guidance.terms, *self.guidance.finishers)
         for part in checked:

@@ -16,29 +16,31 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 import fairlead
+from fairlead.core.arguments import as_mapping, as_path, chosen, is_count, plain, plain_list, shown
+from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, autocast, counting, lowered
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.hold import Hold
+from fairlead.core.places import is_there
 from fairlead.core.signals import unbroken
 from fairlead.data.images import to_uint8
-from fairlead.data.specs import written
+from fairlead.data.names import same_names
 from fairlead.guide.algebra import Guidance, Term
 from fairlead.guide.calls import Batching
 from fairlead.guide.checks import check_condition, check_samples
 from fairlead.guide.executor import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.observation import Observation
-from fairlead.models.model import LabelEncoder, Model, Spec
+from fairlead.models.load import as_model
+from fairlead.models.model import Given, LabelEncoder, Model, Spec
 from fairlead.models.resources import load_resources
 from fairlead.sample.grids import make_grid
 from fairlead.sample.noise import NoiseStream
 from fairlead.sample.sampler import Frame, Sampler, parse_sampler
 
 Precision = Literal["fp32", "bf16"]
-Given = Spec | Mapping[str, str | int]
-"""A spec, or several conditions by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class Run:
     Attributes:
         x0: final samples in the model's space, float32 [n, *shape], on the CPU, not clipped.
         images: uint8 [n, c, h, w]; None when the model's space is not images (toys).
-        conds: the condition spec of every sample.
+        conds: the condition spec of every sample, by name.
         condition: what the specs were encoded to.
         seeds: of every sample.
         cost: network rows evaluated and calls made.
@@ -70,8 +72,13 @@ class Run:
     guidance: Guidance = field(default_factory=Guidance)
     decoded: Tensor | None = None
 
+    __repr__ = brief
+
     def provenance(self, index: int | None = None) -> dict[str, Any]:
         """What made image ``index``, or the whole run."""
+        index = plain(index)
+        if index is not None and not (is_count(index, 0) and index < len(self.conds)):
+            raise UsageError(f"index: expected 0 to {len(self.conds) - 1}, an image of this run, got {shown(index)}")
         if index is not None:
             guidance = self.guidance.of_sample(index)
             if self.conds[index] is None:  # among others such terms do nothing here; alone they would be refused
@@ -87,14 +94,14 @@ class Run:
             UsageError: if there are no images, the folder already holds a run or another run works in it, or a file
                 cannot be written; every file is whole or absent.
         """
-        folder = Path(folder)
+        folder = as_path("folder", folder)
         if self.images is None:
             raise UsageError("this run's samples are not images; use run.x0")
         with Hold(folder), unbroken():
             return self._save(folder, self.images)
 
     def _save(self, folder: Path, images: Tensor) -> list[Path]:
-        if (folder / "run.json").exists():
+        if is_there(folder / "run.json"):
             raise UsageError(f"{folder} already holds a run; choose another folder")
         paths: list[Path] = []
         try:
@@ -102,7 +109,7 @@ class Run:
                 path = folder / f"{i:05d}.png"
                 _save_png(image, self.provenance(i), path)
                 paths.append(path)
-            with replacing(folder / "run.json") as partial:
+            with replacing(folder / "run.json", durable=False) as partial:
                 partial.write_text(json.dumps(self.summary(), indent=1))
         except OSError as error:
             raise UsageError(
@@ -121,7 +128,7 @@ class Run:
 
 
 def sample(
-    model: Model,
+    model: Model | str | Path,
     cond: Given | Sequence[Given] = None,
     *,
     guidance: Guidance | Term | str | None = None,
@@ -138,9 +145,10 @@ def sample(
     """Sample ``n`` images.
 
     Args:
-        model: from ``fl.load`` or ``fl.toy``.
+        model: from ``fl.load`` or ``fl.toy``, or a path that ``fl.load`` takes.
         cond: one condition for all samples (a class name or index, a prompt, several by name such as
-            {"label": 7, "text": "a red seven"}, None for null), or a sequence with one each.
+            {"label": 7, "text": "a red seven"}, None for null), or a sequence with one each. Indices are refused where
+            they could be names (:mod:`fairlead.data.names`); the run knows the names.
         guidance: an expression such as "cfg(4)", an object such as ``fl.cfg(4)``, or None.
         n: number of samples; only needed when neither ``cond`` nor ``seeds`` is a sequence (default 1).
         seeds: one a sample, or the first of n consecutive seeds. Sample i depends on its own seed only.
@@ -179,10 +187,12 @@ class Plan:
     batching: Batching
     resources: Mapping[str, Any]
 
+    __repr__ = brief
+
     @classmethod
     def of(
         cls,
-        model: Model,
+        model: Model | str | Path,
         cond: Given | Sequence[Given] = None,
         guidance: Guidance | Term | str | None = None,
         n: int | None = None,
@@ -195,16 +205,19 @@ class Plan:
         batching: Batching = "auto",
         resources: Mapping[str, Any] | None = None,
     ) -> Plan:
-        conds, all_seeds = _samples(cond, n, seeds)
-        if not _is_count(batch_size):
-            raise UsageError(f"batch_size: expected an integer of at least 1, got {batch_size!r}")
-        if precision not in ("fp32", "bf16"):
-            raise unknown("precision", precision, ("fp32", "bf16"))
+        model = as_model(model)
+        specs, all_seeds = _samples(cond, n, seeds)
+        batch_size, steps, resources = plain(batch_size), plain(steps), as_mapping("resources", resources)
+        if not is_count(batch_size):
+            raise UsageError(f"batch_size: expected an integer of at least 1, got {shown(batch_size)}")
+        chosen("precision", precision, ("fp32", "bf16"))
         guidance = to_guidance(guidance)
-        check_samples(guidance, len(conds))
+        check_samples(guidance, len(specs))
         sampler = parse_sampler(sampler) if isinstance(sampler, str) else sampler
         if not isinstance(sampler, Sampler):
-            raise UsageError(f"sampler: expected an expression such as 'ddim' or a sampler object, got {sampler!r}")
+            raise UsageError(
+                f"sampler: expected an expression such as 'ddim' or a sampler object, got {shown(sampler)}"
+            )
         if guidance.unties() and not sampler.renoises:
             raise UsageError(
                 f"{guidance.unties()[0]} re-noises with another prediction than it denoises with, which sampler "
@@ -213,6 +226,7 @@ class Plan:
         times = make_grid(grid, model.schedule, steps)
         loaded = load_resources(guidance.resources(), model, resources)
         model = _with_vocabulary(model, guidance, loaded)
+        conds, guidance = _named(model, specs), guidance.by_name(model.named)
         plan = cls(
             model, conds, guidance, all_seeds, sampler, steps, grid, times, batch_size, precision, batching, loaded
         )
@@ -333,27 +347,39 @@ def _with_vocabulary(model: Model, guidance: Guidance, resources: Mapping[str, A
         if reads and not any("classifier" in resource.kind for resource in term.resources()):
             raise UsageError(f"{term} needs a conditional model, this one is unconditional; drop the term")
     classes = steering[0].classes
-    if any(tuple(other.classes) != tuple(classes) for other in steering):
+    if any(not same_names(other.classes, classes) for other in steering):
         raise UsageError(
             f"{guidance}: its classifiers know different classes; to steer an unconditional model they must agree"
         )
     return replace(model, classes=classes, encode=LabelEncoder(classes), conditions=("label",), examples=classes)
 
 
-def _samples(
-    cond: Given | Sequence[Given], n: int | None, seeds: int | Sequence[int]
-) -> tuple[tuple[Spec, ...], tuple[int, ...]]:
+def _named(model: Model, specs: Sequence[Given]) -> tuple[Spec, ...]:
+    """The specs by name; a run has few different ones."""
+    known: dict[Any, Spec] = {}
+    named: list[Spec] = []
+    for spec in specs:
+        key = (type(spec), spec) if isinstance(spec, str | int | None) else None  # 1 and True are equal
+        if key is None or key not in known:
+            known[key] = model.named(spec)
+        named.append(known[key])
+    return tuple(named)
+
+
+def _samples(cond: Any, n: Any, seeds: Any) -> tuple[list[Given], tuple[int, ...]]:
     """One spec and one seed a sample, from what was given for one or for all."""
-    if n is not None and not _is_count(n):
-        raise UsageError(f"n: expected an integer of at least 1, got {n!r}")
-    if isinstance(cond, Mapping):
-        cond = written(cond)
-    if not (cond is None or isinstance(cond, str | int | Sequence)):
-        raise UsageError(f"cond: expected a class name, a prompt, an index, None, or a list of those, got {cond!r}")
-    if isinstance(seeds, bool | str) or not isinstance(seeds, int | Sequence):
-        raise UsageError(f"seeds: expected an integer or a list of integers, got {seeds!r}")
+    cond, n, seeds = plain_list(cond), plain(n), plain_list(seeds)
+    if n is not None and not is_count(n):
+        raise UsageError(f"n: expected an integer of at least 1, got {shown(n)}")
+    one = cond is None or isinstance(cond, str | int | Mapping)
+    if not (one or (isinstance(cond, Sequence) and not isinstance(cond, bytes | bytearray))):
+        raise UsageError(
+            f"cond: expected a class name, a prompt, an index, None, or a list of those, got {shown(cond)}"
+        )
+    if isinstance(seeds, bool | str | bytes) or not isinstance(seeds, int | Sequence):
+        raise UsageError(f"seeds: expected an integer or a list of integers, got {shown(seeds)}")
     given = {
-        "cond": None if cond is None or isinstance(cond, str | int) else len(cond),
+        "cond": None if one else len(cond),
         "seeds": None if isinstance(seeds, int) else len(seeds),
         "n": n,
     }
@@ -363,14 +389,8 @@ def _samples(
     total = next(iter(counts.values()), 1)
     if total < 1:
         raise UsageError("expected at least 1 sample, got none")
-    many = [cond] * total if cond is None or isinstance(cond, str | int) else cond
-    conds = tuple(written(spec) if isinstance(spec, Mapping) else spec for spec in many)
-    all_seeds = tuple(range(seeds, seeds + total)) if isinstance(seeds, int) else tuple(seeds)
-    return conds, all_seeds
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    specs = [cond] * total if one else [*map(plain, cond)]
+    return specs, tuple(range(seeds, seeds + total)) if isinstance(seeds, int) else tuple(map(plain, seeds))
 
 
 def _save_png(image: Tensor, provenance: dict[str, Any], path: Path) -> None:
@@ -380,5 +400,5 @@ def _save_png(image: Tensor, provenance: dict[str, Any], path: Path) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("fairlead", json.dumps(provenance))
     array = image.permute(1, 2, 0).numpy() if len(image) == 3 else image[0].numpy()
-    with replacing(path) as partial:
+    with replacing(path, durable=False) as partial:
         Image.fromarray(array).save(partial, format="PNG", pnginfo=text)

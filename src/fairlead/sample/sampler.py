@@ -7,16 +7,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
+from fairlead.core.arguments import shown
+from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser
-from fairlead.core.errors import UsageError, unknown
+from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.core.prediction import Prediction
 from fairlead.core.registry import lookup
 from fairlead.core.schedule import NoiseSchedule
+from fairlead.core.syntax import keywords, number, parsed, quoted, source
 
 Noise = Callable[[int], Tensor]
 """number >= 0 -> fresh unit noise [n, ...] like x_t; a :class:`fairlead.sample.noise.NoiseStream` is one."""
@@ -39,6 +42,8 @@ class Frame:
     t: float
     x_t: Tensor
     prediction: Prediction
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
@@ -99,39 +104,39 @@ def parse_sampler(text: str) -> Sampler:
     Raises:
         UsageError: not such an expression, an unknown name or setting, or a value that is not a number.
     """
-    name, keywords = _call(text)
+    if not isinstance(text, str):
+        raise UsageError(f"sampler: expected an expression such as 'ddim' or 'ddim(eta=0.5)', got {shown(text)}")
+    name, settings_given = _call(text)
     sampler_type: type[Sampler] = lookup("sampler", name)
-    settings = [f.name for f in fields(sampler_type)]
+    settings = _settings_of(name)
     arguments: dict[str, float] = {}
-    for keyword in keywords:
-        if keyword.arg not in settings:
+    for key, node in settings_given.items():
+        if key not in settings:
             if not settings:
-                raise UsageError(f"sampler {name!r} has no settings; got {keyword.arg!r}, write {name!r}")
-            raise unknown(f"setting of sampler {name!r}", keyword.arg, settings)
-        arguments[keyword.arg] = _number(keyword.value, f"{name}({keyword.arg}=...)")
+                raise UsageError(f"sampler {name!r} has no settings; got {shortened(key)}, write {name!r}")
+            raise unknown(f"setting of sampler {name!r}", key, settings)
+        value = number(node)
+        if value is None or not math.isfinite(value):  # all settings of samplers are numbers
+            raise UsageError(f"sampler setting {name}({key}=...): expected a number, got {source(node, text)}")
+        arguments[key] = float(value)
     return sampler_type(**arguments)
 
 
-def _call(text: str) -> tuple[str, list[ast.keyword]]:
-    """Name and keywords of ``name`` or ``name(keyword=value, ...)``."""
+def _settings_of(name: str) -> list[str]:
+    return [f.name for f in fields(lookup("sampler", name))]
+
+
+def _call(text: str) -> tuple[str, dict[str, ast.expr]]:
+    """Name and settings of ``name`` or ``name(keyword=value, ...)``."""
+    advice = "expected a name with keyword settings only, such as ddim or ddim(eta=0.5)"
     try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
+        node: ast.expr | None = parsed(text, "sampler", advice)
+    except UsageError:
         node = None
     if isinstance(node, ast.Name):
-        return node.id, []
+        return node.id, {}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-        return node.func.id, node.keywords
-    raise UsageError(f"sampler {text!r}: expected a name with keyword settings only, such as ddim or ddim(eta=0.5)")
-
-
-def _number(node: ast.expr, place: str) -> float:
-    """A finite real number literal. All settings of samplers are numbers."""
-    value: Any
-    try:
-        value = ast.literal_eval(node)
-    except ValueError:
-        value = None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UsageError(f"sampler setting {place}: expected a number, got {ast.unparse(node)!r}")
-    return float(value)
+        if any(keyword.arg is None for keyword in node.keywords):
+            raise unknown(f"setting of sampler {node.func.id!r}", None, _settings_of(node.func.id))
+        return node.func.id, keywords(node, shortened(node.func.id)[1:-1], "sampler", text)
+    raise UsageError(f"sampler {quoted(text)}: {advice}")

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import fairlead
 from fairlead.core.errors import UsageError
-from fairlead.core.files import replacing
+from fairlead.core.files import replacing, settle
+from fairlead.core.strict_json import sealed
 from fairlead.data.autoencoder import Autoencoder, autoencoder_of
 from fairlead.data.latents import Latents
 from fairlead.nets.autoencoder import KLAutoencoder
@@ -49,11 +50,11 @@ def save_autoencoder(autoencoder: Autoencoder, training: Training, measured: dic
     try:
         with tempfile.TemporaryDirectory(dir=out, prefix=".autoencoder.") as partial:
             cast(Any, autoencoder.network).save_pretrained(partial)
+            settle(Path(partial))
             for path in sorted(Path(partial).iterdir(), reverse=True):  # weights before their description
-                path.chmod(0o644)
                 os.replace(path, out / path.name)
         with replacing(out / "autoencoder.json") as path:
-            path.write_text(json.dumps(description, indent=1) + "\n")
+            path.write_text(json.dumps(sealed(description), indent=1) + "\n")
     except OSError as error:
         raise UsageError(f"cannot write the autoencoder to {out}: {error}; its checkpoint is saved") from error
     return out / "autoencoder.json"

@@ -23,25 +23,32 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fairlead.core.errors import UsageError
-from fairlead.core.files import replacing
+from fairlead.core.brief import brief
+from fairlead.core.errors import UsageError, note, shortened
+from fairlead.core.files import replacing, settle, synced
+from fairlead.core.places import is_there
+from fairlead.core.strict_json import SEAL, read_json, seal_of, sealed
+from fairlead.train.description import check_description, check_types
 
-FORMAT = 1
+FORMAT, UNSEALED = 2, 1
+"""Of what is written here, and of version 0.1.0, whose descriptions have no seal."""
+_LONGEST = 1000
+"""Characters of a message that may come from a damaged file."""
 _STEP = re.compile(r"step-(\d{6,})$")
-_DESCRIPTION: dict[str, Any] = {  # what is read without asking, by ``load``, --resume and ``fairlead info``
-    "step": int, "files": {"ema": str}, "fairlead": str, "torch": str,
-    "net": dict, "schedule": dict, "objective": str, "precision": str, "parameters": int,
-    "data": {"name": str, "split": str, "n": int, "fingerprint": str, "shape": list, "classes": list},
-    "train": {"steps": int, "drop": int | float},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder that has been found and whose description has been read."""
+    """A checkpoint folder that has been found and whose description has been read and checked.
+
+    Attributes:
+        about: what ``model.json`` says, without its seal.
+    """
 
     folder: Path
     about: dict[str, Any]
+
+    __repr__ = brief
 
     @property
     def step(self) -> int:
@@ -90,14 +97,13 @@ def save_checkpoint(run: Path, step: int, about: Mapping[str, Any], parts: Mappi
             path = partial / f"{name}.safetensors"
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
             files[name] = file_hash(path)
-        text = json.dumps({"format": FORMAT, **about, "step": step, "files": files}, indent=1)
-        (partial / "model.json").write_text(text)
-        for path in partial.iterdir():
-            _sync(path)
+        described = {"format": FORMAT, **about, "step": step, "files": files}
+        (partial / "model.json").write_text(json.dumps(sealed(described), indent=1))
+        settle(partial)
         if final.exists():
             final.rename(replaced)
         partial.rename(final)
-        _sync(run)
+        synced(run)
         shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -115,29 +121,24 @@ def save_checkpoint(run: Path, step: int, about: Mapping[str, Any], parts: Mappi
     return final
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def step_folder(run: Path, step: int) -> Path:
     return run / f"step-{step:06d}"
 
 
 def steps_of(run: Path) -> list[int]:
     """The steps of the checkpoints and snapshots of a run, ascending."""
-    if not run.is_dir():
+    if not os.path.isdir(run):
         return []
-    found = (_STEP.fullmatch(path.name) for path in run.iterdir() if (path / "model.json").is_file())
-    return sorted(int(match[1]) for match in found if match)
+    try:
+        names = [path.name for path in run.iterdir() if os.path.isfile(path / "model.json")]
+    except OSError as error:
+        raise UsageError(f"training run {run} cannot be read ({error})") from error
+    return sorted(int(match[1]) for match in map(_STEP.fullmatch, names) if match)
 
 
 def resumable_steps(run: Path) -> list[int]:
     """Those of them that hold all that training goes on from."""
-    return [step for step in steps_of(run) if find_checkpoint(step_folder(run, step)).has("training")]
+    return [step for step in steps_of(run) if "training" in _described(step_folder(run, step))["files"]]
 
 
 def snapshots(run: Path) -> list[int]:
@@ -149,61 +150,124 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
     """``RUN`` (its last checkpoint), ``RUN@step500`` or the checkpoint folder itself.
 
     Raises:
-        UsageError: with what was found instead, for anything that is not a checkpoint of fairlead.
+        UsageError: with what was found instead, for anything that is not a checkpoint of fairlead, for a description
+            that was changed after it was written, or that contradicts itself.
+    """
+    path = checkpoint_folder(spec)
+    described = _described(path)
+    seal = described.pop(SEAL, None)
+    if seal is not None and seal != (of := seal_of(described)):
+        raise UsageError(
+            f"checkpoint {path}: model.json was changed after it was written (it says {SEAL} {shortened(str(seal))}, "
+            f"what it describes has {of}); use another checkpoint, or, if the change is meant, accept it with "
+            f"`fairlead info {path} --seal`"
+        )
+    _check(path, described)
+    if seal is None:
+        note(
+            f"checkpoint {path} was written by version 0.1.0, which did not seal model.json: that it says what was "
+            f"trained is taken on trust; `fairlead info {path} --seal` seals it as it is"
+        )
+    return Checkpoint(path, described)
+
+
+def unsealed_checkpoint(spec: str | Path) -> Checkpoint:
+    """As :func:`find_checkpoint`, whatever the seal of the description: it was changed by hand, or has none."""
+    path = checkpoint_folder(spec)
+    described = {**_described(path), "format": FORMAT}
+    described.pop(SEAL, None)
+    _check(path, described)
+    return Checkpoint(path, described)
+
+
+def seal_checkpoint(checkpoint: Checkpoint) -> None:
+    """Write the description of a checkpoint with its seal.
+
+    Raises:
+        UsageError: if it cannot be written.
+    """
+    path = checkpoint.folder / "model.json"
+    try:
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(sealed(checkpoint.about), indent=1))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error}; it is as it was") from error
+
+
+def checkpoint_folder(spec: str | Path) -> Path:
+    """The folder that :func:`find_checkpoint` reads.
+
+    Raises:
+        UsageError: with what was found instead, if there is none.
     """
     text = str(spec)
     name, at = text, ""
-    if not Path(text).exists() and "@" in Path(text).name:
+    if not is_there(text) and "@" in Path(text).name:
         name, _, at = text.rpartition("@")
     path = Path(name)
-    if not path.exists():
+    if not is_there(path):
         raise UsageError(
-            f"no checkpoint {name!r}: the path does not exist; train one with `fairlead train --out {name}`"
+            f"no checkpoint {shortened(name, 300)}: the path does not exist; train one with `fairlead train --out "
+            f"{name[:300]}`"
         )
-    if path.is_file():
+    if not os.path.isdir(path):
         raise UsageError(
             f"{name!r} is a single file: fairlead's checkpoints are folders of safetensors + JSON, and pickled ones "
-            "(.pt, .pth, .ckpt) are never loaded; pass a folder written by `fairlead train`"
+            "(.pt, .pth, .ckpt) are never loaded; pass a folder written by `fairlead train`, or make a folder of a "
+            "pipeline that you trust: PIPELINE.from_single_file(FILE).save_pretrained(FOLDER)"
         )
-    if not (path / "model.json").is_file():
-        steps = steps_of(path)
-        if not steps:
-            raise UsageError(
-                f"folder {name!r} holds no checkpoint of fairlead (no step-*/model.json); pass a training run"
-            )
-        wanted = steps[-1]
+    if os.path.isfile(path / "model.json"):
         if at:
-            digits = at.removeprefix("step").lstrip("-")
-            if not digits.isdigit() or int(digits) not in steps:
-                raise UsageError(f"run {name!r} has no checkpoint {at!r}; it has steps {', '.join(map(str, steps))}")
-            wanted = int(digits)
-        path = step_folder(path, wanted)
-    elif at:
-        raise UsageError(
-            f"{name!r} is one checkpoint already, {at!r} cannot select a step of it; pass the run's folder"
-        )
+            raise UsageError(
+                f"{name!r} is one checkpoint already, {at!r} cannot select a step of it; pass the run's folder"
+            )
+        return path
+    steps = steps_of(path)
+    if not steps:
+        raise UsageError(f"folder {name!r} holds no checkpoint of fairlead (no step-*/model.json); pass a training run")
+    wanted = steps[-1]
+    if at:
+        digits = at.removeprefix("step").lstrip("-")
+        if not digits.isdecimal() or len(digits) > 18 or int(digits) not in steps:
+            raise UsageError(f"run {name!r} has no checkpoint {at!r}; it has steps {', '.join(map(str, steps))}")
+        wanted = int(digits)
+    return step_folder(path, wanted)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What ``model.json`` says, of a known format and of the right types."""
     try:
-        about = json.loads((path / "model.json").read_text())
-        if about["format"] != FORMAT:
+        about = read_json(path / "model.json")
+        if not isinstance(about, dict) or "format" not in about:
+            raise ValueError("'format' is missing")
+        if about["format"] not in (UNSEALED, FORMAT):
             raise UsageError(
                 f"checkpoint {path} has format {about['format']}, this version reads {FORMAT}; "
                 "install the version that wrote it"
             )
-        _check(about, _DESCRIPTION)
-    except UsageError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"checkpoint {path}: model.json is not a whole description by fairlead ({error!r})") from error
-    return Checkpoint(path, about)
+        check_types(about)
+        if about["format"] == FORMAT and not isinstance(about.get(SEAL), str):
+            raise ValueError(f"{SEAL!r} is missing")
+    except (OSError, ValueError) as error:  # UsageError is a ValueError
+        if isinstance(error, UsageError) and str(error).startswith("checkpoint "):
+            raise
+        raise UsageError(f"checkpoint {path}: model.json is not a whole description by fairlead ({error})") from error
+    return about
 
 
-def _check(given: Any, expected: dict[str, Any]) -> None:
-    for key, kind in expected.items():
-        value = given[key]
-        if isinstance(kind, dict):
-            _check(value, kind)
-        elif not isinstance(value, kind):
-            raise TypeError(f"{key!r} is {value!r}")
+def _check(path: Path, described: Mapping[str, Any]) -> None:
+    try:
+        check_description(described)
+    except UsageError as error:
+        text = str(error)
+        text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+        raise UsageError(f"checkpoint {path}: {text}") from error
+    named = _STEP.fullmatch(path.name)
+    if named and int(named[1]) != described["step"]:
+        raise UsageError(
+            f"checkpoint {path}: the folder holds step {described['step']}; rename it to "
+            f"{step_folder(path.parent, described['step']).name}"
+        )
 
 
 def prune(run: Path, keep: int, snapshot_every: int, kept: Collection[int] = ()) -> None:
@@ -224,10 +288,13 @@ def prune(run: Path, keep: int, snapshot_every: int, kept: Collection[int] = ())
 
 
 def _keep_average(folder: Path) -> None:
-    about = find_checkpoint(folder).about
-    if set(about["files"]) != {"ema"}:
+    described = _described(folder)
+    if set(described["files"]) != {"ema"}:
+        described["files"] = {"ema": described["files"]["ema"]}
+        if SEAL in described:
+            described = sealed(described)
         with replacing(folder / "model.json") as partial:
-            partial.write_text(json.dumps({**about, "files": {"ema": about["files"]["ema"]}}, indent=1))
+            partial.write_text(json.dumps(described, indent=1))
     for path in folder.glob("*.safetensors"):
         if path.name != "ema.safetensors":
             path.unlink()

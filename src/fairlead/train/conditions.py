@@ -20,6 +20,7 @@ from fairlead.data.degrade import DRAWS, Degradation, read_degradation
 from fairlead.data.images import ImageData
 from fairlead.data.text import TextEncoder, encoder_from_config, make_encoder
 from fairlead.nets.inputs import condition_names
+from fairlead.train.checkpoint import find_checkpoint, step_folder, steps_of
 from fairlead.train.reading import values_told
 
 _CHUNK = 256
@@ -195,6 +196,14 @@ def asked(
         config = encoder.config()
         changes["text"] = {**_text_net(encoder, data), "null": null}
     return (len(data.classes) if "label" in names else 0), changes, config
+
+
+def rule_of_words(run: Path) -> dict[str, Any]:
+    """The setting of the text encoder "words" with which a run in this folder, if there is one, can be resumed."""
+    if not (steps := steps_of(run)):
+        return {}
+    text = find_checkpoint(step_folder(run, steps[-1])).about["train"].get("text") or {}
+    return {"rule": text.get("rule", "letters")} if text.get("name") == "words" else {}
 
 
 def _text_net(encoder: TextEncoder, data: ImageData) -> dict[str, Any]:

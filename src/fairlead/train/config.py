@@ -5,10 +5,15 @@ Importing this costs no torch: the command line's help is made from it.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from fairlead.core.arguments import as_mapping, chosen, plain, shown
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.typed import check_arguments
 
 if TYPE_CHECKING:
     from fairlead.core.prediction import Objective
@@ -87,11 +92,14 @@ class TrainConfig:
     snapshot_every: int = 0
     checkpoint_every: int = 0
 
+    __repr__ = brief
+
     def __post_init__(self) -> None:
         from fairlead.core.prediction import check_pair
         from fairlead.core.schedule import schedule_from_config
         from fairlead.nets.inputs import condition_names
 
+        self._check_types()
         schedule = schedule_from_config(self.schedule)
         kind, expected = self.net.get("kind"), OTHER_KINDS.get(self.objective)
         if (kind in OTHER_KINDS.values() or expected) and kind != expected:
@@ -126,9 +134,7 @@ class TrainConfig:
             ("decay", Decay),
             ("optimizer", Optimizer),
         ):
-            choices = get_args(kind)
-            if getattr(self, name) not in choices:
-                raise unknown(name, getattr(self, name), choices)
+            chosen(name, getattr(self, name), get_args(kind))
         for name, low in (
             ("steps", 1), ("batch_size", 1), ("warmup", 0), ("snapshot_every", 0), ("checkpoint_every", 0), ("seed", 0)
         ):  # fmt: skip
@@ -151,6 +157,48 @@ class TrainConfig:
         object.__setattr__(self, "betas", tuple(self.betas))  # JSON has only lists
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"betas: expected two numbers from 0 to below 1, got {self.betas}")
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> TrainConfig:
+        """The inverse of :meth:`to_json`. Settings that this version lacks are left out: only who goes on with the
+        training needs them, and is refused then.
+
+        Raises:
+            UsageError: for settings of another type, or that no training can have.
+        """
+        from fairlead.core.prediction import Objective
+
+        known = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
+        check_arguments(cls, known, "train", {"Objective": Objective})
+        return cls(**known)
+
+    def _check_types(self) -> None:
+        """Numbers become Python's own, a schedule its configuration; what is of another type is refused."""
+        from fairlead.core.schedule import as_schedule
+
+        for name in [f.name for f in fields(self)]:
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        schedule: Any = self.schedule
+        if not isinstance(schedule, dict):
+            object.__setattr__(self, "schedule", as_schedule(schedule).config())
+        for name in ("net", "data", "drops", "text", "latents"):
+            object.__setattr__(self, name, as_mapping(name, getattr(self, name)))
+        for name in ("objective", "image"):
+            if not isinstance(getattr(self, name), str):
+                raise UsageError(f"{name}: expected a name, got {shown(getattr(self, name))}")
+        for name in ("steps", "batch_size", "warmup", "snapshot_every", "checkpoint_every", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise UsageError(f"{name}: expected an integer, got {shown(value)}")
+        for name in ("lr", "weight_decay", "drop", "drop_all", "kl", "ema", "clip"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < math.inf:
+                raise UsageError(f"{name}: expected a number, got {shown(value)}")
+        for name, value in self.drops.items():
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise UsageError(f"drops: expected a number for {name!r}, got {shown(value)}")
+        if not isinstance(self.betas, list | tuple) or not all(isinstance(beta, int | float) for beta in self.betas):
+            raise UsageError(f"betas: expected two numbers, got {shown(self.betas)}")
 
     def to_json(self) -> dict[str, Any]:
         return {**{f.name: getattr(self, f.name) for f in fields(self)}, "betas": list(self.betas)}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -25,12 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from fairlead.core.arguments import as_path, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 from fairlead.core.launch import Launch
 from fairlead.core.memory import keep_freed_memory
+from fairlead.core.places import check_folder
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import DRAWS
@@ -38,15 +39,17 @@ from fairlead.data.images import Attribute, Batches, ImageData, stratified_order
 from fairlead.data.latents import LatentBatches, Latents
 from fairlead.data.specs import Spec, data_specs
 from fairlead.data.text import encoder_from_config
-from fairlead.nets.build import build_net, parameter_count
+from fairlead.nets.build import build_net, load_weights, parameter_count
+from fairlead.nets.classifier import NoisyClassifier
 from fairlead.nets.inputs import condition_names
 from fairlead.nets.text import TextInput
 from fairlead.train.checkpoint import Checkpoint, prune, save_checkpoint, snapshots, step_folder
 from fairlead.train.conditions import DataConditions
 from fairlead.train.config import OTHER_KINDS, TrainConfig
 from fairlead.train.environment import accelerator_for, start_trackers
-from fairlead.train.objective import Draw, diffusion_loss, drop_condition, reconstruction_loss
-from fairlead.train.optimizer import Muon, matrices_of
+from fairlead.train.moments import class_moments
+from fairlead.train.objective import Draw, diffusion_loss, drop_condition, level_of, reconstruction_loss
+from fairlead.train.optimizer import Muon, matrices_of, optimizer_state
 from fairlead.train.reading import SKETCH_BATCH, learn_to_read, learn_to_sketch
 from fairlead.train.resume import differences, previous, setup
 
@@ -124,7 +127,15 @@ class Training:
         progress: Callable[[int], object] | None = None,
         reading: Callable[[int], object] | None = None,
     ) -> None:
-        self.data, self.config, self.out = data, config, None if out is None else Path(out)
+        if not isinstance(data, ImageData):
+            raise UsageError(f"training: expected data from fl.load_data(...), got {shown(data)}")
+        if not isinstance(config, TrainConfig):
+            raise UsageError(f"training: expected a configuration fl.TrainConfig(...), got {shown(config)}")
+        if not isinstance(trackers, list | tuple | None) or not all(isinstance(name, str) for name in trackers or ()):
+            raise UsageError(f"training: expected trackers to be a list of names, got {shown(trackers)}")
+        self.data, self.config, self.out = data, config, None if out is None else as_path("training: out", out)
+        if self.out is not None:
+            check_folder(self.out)
         self.autoencoder: Autoencoder | None = None
         self._latents: Latents | None = None
         if config.latents:
@@ -133,11 +144,9 @@ class Training:
         names = condition_names(config.net) if config.objective not in OTHER_KINDS else []
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
         self._hold: Hold | None = None
-        if self.out is not None:
-            _require_writable(self.out)
-            if Launch.here().main:
-                self._hold = Hold(self.out)
-                weakref.finalize(self, self._hold.release)
+        if self.out is not None and Launch.here().main:
+            self._hold = Hold(self.out)
+            weakref.finalize(self, self._hold.release)
         self.accelerator, self.precision = accelerator_for(config.precision, trackers or [], self.out)
         world = self.accelerator.num_processes
         if config.batch_size % world:
@@ -155,6 +164,8 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_net(config.net)
+        if isinstance(network, NoisyClassifier) and network.gaussians is not None and checkpoint is None:
+            network.gaussians.set_moments(class_moments(data, network.gaussians.axes.shape[1]))
         text = getattr(network, "text", None)
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
@@ -222,17 +233,18 @@ class Training:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.notes += differences(checkpoint, setup(self.accelerator), self._dropout)
         raw, average = checkpoint.tensors("raw"), checkpoint.tensors("ema")
-        self.accelerator.unwrap_model(self.network).load_state_dict(raw)
-        self.average.module.load_state_dict(average)
+        try:
+            load_weights(self.accelerator.unwrap_model(self.network), raw)
+            load_weights(self.average.module, average)
+        except UsageError as error:
+            raise UsageError(f"cannot resume {self.out}: {error}; resume another checkpoint") from error
         self.average.n_averaged.fill_(checkpoint.step)
         groups = self.optimizer.state_dict()["param_groups"]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in checkpoint.tensors("training").items():
-            index, key = name.split(".", 1)
-            if tensor.ndim:  # moments in another memory format than their parameter are off the fast path
-                tensor = torch.empty_like(parameters[int(index)], device="cpu", requires_grad=False).copy_(tensor)
-            state.setdefault(int(index), {})[key] = tensor
+        try:
+            state = optimizer_state(checkpoint.tensors("training"), parameters)
+        except ValueError as error:
+            raise UsageError(f"cannot resume {self.out}: its training.safetensors is damaged ({error})") from error
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.step = checkpoint.step
 
@@ -254,6 +266,7 @@ class Training:
                 "classes": list(data.classes),
                 "attributes": {name: list(data.attributes[name].values) for name in net_attributes},
                 "examples": self._examples(),
+                "by_name": True,
             },
             "train": self.config.to_json(),
             "parameters": self.parameters,
@@ -321,7 +334,7 @@ class Training:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
         time_input = self.schedule.network_time(draw.t).to(device, torch.float32)
         if self.config.objective == "label":
-            return x_t, time_input
+            return x_t, time_input, level_of(self.schedule, draw.t).to(device, torch.float32)
         return x_t, time_input, condition.to(device)
 
     def _loss(self, output: Any, x0: Tensor, labels: Tensor, draw: Draw) -> Tensor:
@@ -422,16 +435,6 @@ def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
     if config.optimizer == "muon":
         return Muon(*matrices_of(network), lr, weight_decay, betas)
     return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
-
-
-def _require_writable(out: Path) -> None:
-    """At the door, not at the first checkpoint after hours of training."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error}; choose another --out") from error
 
 
 def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: Autoencoder | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,6 +99,28 @@ def _factor(gram: Tensor) -> Tensor:
     factor: Tensor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
     factor.diagonal().add_(3.4445)
     return factor
+
+
+def optimizer_state(stored: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The state that an optimiser of ``parameters`` goes on from, of tensors called "INDEX.NAME".
+
+    Raises:
+        ValueError: for a tensor of no parameter, or not of its shape.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in stored.items():
+        index, _, key = name.partition(".")
+        if not (index.isdecimal() and len(index) < 10 and int(index) < len(parameters) and key):
+            raise ValueError(f"{name[:60]!r} belongs to no parameter")
+        parameter = parameters[int(index)]
+        if tensor.dtype != torch.float32 or tensor.shape not in ((), parameter.shape):
+            raise ValueError(f"{name!r} is {tensor.dtype} {list(tensor.shape)}, expected {list(parameter.shape)}")
+        if tensor.ndim:  # moments in another memory format than their parameter are off the fast path
+            tensor = torch.empty_like(parameter, device="cpu", requires_grad=False).copy_(tensor)
+        state.setdefault(int(index), {})[key] = tensor
+    if len({frozenset(entry) for entry in state.values()}) > 2:  # of AdamW, and of Muon
+        raise ValueError("parts of the state of a parameter are missing")
+    return state
 
 
 def matrices_of(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

@@ -106,7 +106,7 @@ def _dropping(train: dict[str, Any]) -> dict[str, float]:
 def _compared(name: str, value: Any) -> Any:
     """A setting as a resumed run must have it again: what is known by its contents may lie elsewhere by now."""
     place, contents = _PLACES.get(name, ("", ""))
-    if isinstance(value, dict) and contents in value:
+    if isinstance(value, dict) and value.get(contents):
         value = {key: part for key, part in value.items() if key != place}
     return _plain(value)
 

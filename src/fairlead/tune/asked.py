@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.data.images import Attribute, ImageData, stratified_order
+from fairlead.data.names import Names
 from fairlead.data.specs import data_specs
 from fairlead.measure.evaluate import Evaluator
 from fairlead.models.model import Model, Spec
@@ -26,6 +28,8 @@ class Asked:
     conds: tuple[Spec, ...]
     labels: Tensor
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+    __repr__ = brief
 
     def part(self, which: slice) -> Asked:
         """Of some of the samples."""
@@ -61,6 +65,13 @@ def labels_in_order(model: Model, reference: ImageData, held_out: ImageData) -> 
 def first_of(order: Tensor, n: int) -> Tensor:
     """The first n of ``order`` [m], from the beginning again where there are fewer."""
     return order.repeat(-(-n // len(order)))[:n]
+
+
+def by_name(model: Model) -> list[str]:
+    """A word for what a sweep or search must share where names of classes are numbers beside other conditions: the
+    first version asked such models for other classes than it judged by."""
+    several = "label" in model.conditions and model.told != "label"
+    return ["classes by name"] if several and Names(model.classes).numbered else []
 
 
 def shared_out(classes: Sequence[str], labels: Tensor, n: int) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import UsageError, shortened
 
 Unit = Literal["images", "rows", "minutes"]
 
@@ -51,7 +51,8 @@ class Budget:
             amount = math.nan
         if not match or match[2] not in units or not 0 < amount < math.inf:
             raise UsageError(
-                f"budget {text!r}: expected a positive number and images, rows or minutes, e.g. '20000 images'"
+                f"budget {shortened(text, 160)}: expected a positive number and images, rows or minutes, e.g. '20000 "
+                "images'"
             )
         return cls(amount, units[match[2]])
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import UsageError, shortened
+from fairlead.guide.text import literal
 from fairlead.tune.objective import Measured
 
 
@@ -30,14 +32,16 @@ class Constraint:
         """
         read = re.fullmatch(r"\s*(\w+)\s*(>=|<=)\s*([-+.\deE]+)\s*", text)
         try:
-            if read:
+            if read and math.isfinite(float(read[3])):
                 return cls(read[1], float(read[3]), read[2] == ">=")
         except ValueError:
             pass
-        raise UsageError(f"constraint {text!r}: expected METRIC >= NUMBER or METRIC <= NUMBER, e.g. accuracy >= 0.99")
+        given = shortened(text, 160)
+        raise UsageError(f"constraint {given}: expected METRIC >= NUMBER or METRIC <= NUMBER, e.g. accuracy >= 0.99")
 
     def __str__(self) -> str:
-        return f"{self.metric} {'>=' if self.at_least else '<='} {self.bound:g}"
+        """Reads back as an equal constraint."""
+        return f"{self.metric} {'>=' if self.at_least else '<='} {literal(self.bound)}"
 
     def feasible(self, one: Measured) -> bool:
         return self.violation(one) <= 0

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.core.places import check_folder
 from fairlead.guide.expression import to_guidance
 from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.score import Samples
@@ -49,6 +50,7 @@ class Measurer:
         folder: Path,
         on_batch: Callable[[int], object] = lambda images: None,
     ) -> None:
+        check_folder(folder, "choose another folder")
         self.model, self.evaluator, self.template, self.shared = model, evaluator, template, shared
         self.sampler, self.steps, self.folder, self.on_batch = sampler, steps, folder, on_batch
         self.sampled = 0
@@ -100,9 +102,13 @@ class Measurer:
         file = self.folder / f"{key}.safetensors"
         if file.exists():
             try:
-                return load_file(file)
-            except (OSError, SafetensorError):
-                pass  # torn: measured again
+                stored = load_file(file)
+                if {"features", "labels", "rows"} <= set(stored) and {len(part) for part in stored.values()} == {
+                    len(seeds)
+                }:
+                    return stored
+            except (OSError, SafetensorError, TypeError):
+                pass  # torn or foreign: measured again
         run = self.plan(guidance, seeds).run()
         if run.images is None:
             raise UsageError("tune measures images, and this model's samples are not images")

@@ -10,6 +10,7 @@ from itertools import product
 from fairlead.core.errors import UsageError
 from fairlead.guide.cfg import CFG
 from fairlead.guide.expression import parse, to_guidance
+from fairlead.guide.text import literal
 from fairlead.sample.sampler import parse_sampler
 
 
@@ -56,7 +57,7 @@ def expand(templates: Sequence[str], scales: Sequence[float]) -> list[str]:
     found: list[str] = []
     for template in templates:
         filled = (
-            [template.replace("{scale}", f"{scale:g}") for scale in scales] if "{scale}" in template else [template]
+            [template.replace("{scale}", literal(scale)) for scale in scales] if "{scale}" in template else [template]
         )
         found += [str(parse(text)) for text in filled]
     if scales and not any("{scale}" in template for template in templates):

@@ -26,8 +26,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.core.strict_json import opened, read_json, sealed
 from fairlead.measure.frechet import Moments
 from fairlead.measure.score import Difference, Floor, Samples, Score
 from fairlead.tune.setting import Setting, baselines
@@ -57,6 +59,8 @@ class Point:
     baseline: Setting | None = None
     differences: Mapping[str, Difference] | None = None
 
+    __repr__ = brief
+
     @property
     def guidance(self) -> str:
         return self.setting.guidance
@@ -82,6 +86,8 @@ class Images:
     saturation: Tensor
     rows: int
     seconds: float
+
+    __repr__ = brief
 
 
 def key_of(weights: str, setting: Setting, named: Mapping[str, Any]) -> str:
@@ -177,8 +183,8 @@ class SweepFolder:
             moments = {"mean": reference.mean, "scatter": reference.scatter, "n": torch.tensor(reference.n)}
             self._save("reference.safetensors", moments)
             if not (self.folder / "sweep.jsonl").exists():
-                (self.folder / "sweep.jsonl").write_text("")
-            self._write("sweep.json", json.dumps(about, indent=1))
+                self._write("sweep.jsonl", "")
+            self._write("sweep.json", json.dumps(sealed(about), indent=1))
         for line in self._lines():
             self._drop_batches(line["key"])
         self._settle(self._lines())
@@ -206,7 +212,7 @@ class SweepFolder:
     def rows(self, key: str) -> float | None:
         """Network rows an image, as counted before the start; None if they were not."""
         try:
-            return float(json.loads((self._of(key) / "rows.json").read_text()))
+            return float(read_json(self._of(key) / "rows.json"))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -352,7 +358,7 @@ class SweepFolder:
                 line = {**line, "baseline": base, "differences": differences}
             named = {"key": line["key"], **asdict(settings[line["key"]])}
             settled.append({**named, **line, **named})  # named comes first, and is as the setting is called now
-        self._write("sweep.jsonl", "".join(json.dumps(line) + "\n" for line in settled))
+        self._write("sweep.jsonl", "".join(json.dumps(sealed(line)) + "\n" for line in settled))
         return settled
 
     def _whole(self, line: Mapping[str, Any]) -> Score:
@@ -386,7 +392,7 @@ class SweepFolder:
         if not path.is_file():
             raise UsageError(f"{str(self.folder)!r} holds no sweep (no sweep.json); make one with `fairlead sweep`")
         try:
-            about: dict[str, Any] = json.loads(path.read_text())
+            about: dict[str, Any] = opened(read_json(path))
             if "format" not in about and {"floor", "command", "settings"} <= set(about):
                 raise UsageError(
                     f"sweep {self.folder} was made by an earlier version of fairlead, which stored no samples; "
@@ -410,7 +416,7 @@ class SweepFolder:
 
     def _lines(self) -> list[dict[str, Any]]:
         try:
-            return [json.loads(line) for line in (self.folder / "sweep.jsonl").read_text().splitlines()]
+            return [opened(line) for line in read_json(self.folder / "sweep.jsonl", lines=True)]
         except _DAMAGED as error:
             raise self._damaged(error) from error
 

@@ -14,7 +14,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -24,14 +24,16 @@ import fairlead
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder
 from fairlead.data.images import to_uint8
+from fairlead.data.names import same_names
 from fairlead.guide.expression import to_guidance
 from fairlead.measure.enough import FEWEST, OF_A_CLASS, rare_classes, rare_said
 from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.scores import shares_at_limits
 from fairlead.models.model import Model, Spec
 from fairlead.sample.run import Plan, Precision
-from fairlead.tune.asked import Asked, counts, labels_in_order
+from fairlead.tune.asked import Asked, by_name, counts, labels_in_order
 from fairlead.tune.budget import Budget, Work
 from fairlead.tune.setting import Setting, baselines
 from fairlead.tune.store import Images, Point, SweepFolder, key_of
@@ -166,12 +168,16 @@ class Sweep:
             self._fits(checkpoint, model, first)
             first = first or model
             self.models[checkpoint] = dict(model.metadata)
+            if model is first:
+                conds = tuple(str(model.named(cond)) for cond in shared.conds)
+                self.shared = shared = replace(shared, conds=conds)
             some = shared.conds or model.classes or model.examples or (None,)
             # to check everything early; the real ones follow the reference
-            conds = [some[i % len(some)] for i in range(shared.n)]
+            taken = [some[i % len(some)] for i in range(shared.n)]
             for setting in settings:
                 if setting.checkpoint == checkpoint:
-                    plan = self._plan(setting, conds)
+                    setting = _named(setting, model)
+                    plan = self._plan(setting, taken)
                     self.keys[setting] = key_of(_weights(checkpoint, model), setting, named(plan))
         if first is None:
             raise UsageError("sweep: nothing to measure; give at least one setting")
@@ -240,6 +246,7 @@ class Sweep:
             UsageError: if the folder holds another kind of sweep, another sweep works in it, or it cannot be written;
                 if the budget covers nothing; at the first step whose samples are not finite.
         """
+        check_folder(folder.folder, "choose another folder")
         workers = workers or Workers()
         with Hold(folder.folder) if workers.main else nullcontext():
             yield from self._events(folder, evaluator, command, budget, keep_images, workers)
@@ -319,7 +326,11 @@ class Sweep:
         floor = folder.floor or evaluator.floor(self.shared.n, self._left_out)
         folder.open(
             self.described(),
-            {**evaluator.described(), "fairlead": fairlead.__version__},
+            {
+                **evaluator.described(),
+                "fairlead": fairlead.__version__,
+                **dict.fromkeys(by_name(self.first), True),
+            },
             self.models,
             {key: setting for setting, key in self.keys.items()},
             [real.classes[label] for label in shown],
@@ -405,11 +416,18 @@ class Sweep:
             raise UsageError("a sweep scores how well images follow their condition, and this model is unconditional")
         for what in ("conditions", "classes", "shape"):
             mine, theirs = getattr(model, what), getattr(first or model, what)
-            if mine != theirs:
+            if mine != theirs and not (what == "classes" and same_names(mine, theirs)):
                 raise UsageError(
                     f"sweep: checkpoint {checkpoint!r} has {what} {list(mine)}, the first one {list(theirs)}; they "
                     "must agree, as all are measured against the same images"
                 )
+
+
+def _named(setting: Setting, model: Model) -> Setting:
+    """The setting with the conditions in its guidance by name."""
+    guidance = to_guidance(setting.guidance)
+    told = guidance.by_name(model.named)
+    return setting if told == guidance else replace(setting, guidance=str(told))
 
 
 def _weights(checkpoint: str, model: Model) -> str:

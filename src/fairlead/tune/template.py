@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.expression import parse
+from fairlead.guide.expression import parse, to_guidance
 from fairlead.tune.knob import Knob
 from fairlead.tune.objective import Setting
 
@@ -22,6 +23,7 @@ class Template:
     Attributes:
         text: with at least one ``{name}``.
         knobs: in the order of the text.
+        name: gives the conditions that it names, see ``Model.named``; None: they stay as they are written.
 
     Raises:
         UsageError: if nothing is open, a knob has no range or a range no knob, or the ends do not make an expression.
@@ -29,6 +31,7 @@ class Template:
 
     text: str
     knobs: Mapping[str, Knob]
+    name: Callable[[Any], Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         names = list(dict.fromkeys(_OPEN.findall(self.text)))
@@ -51,7 +54,7 @@ class Template:
         Steps between settings are ratios where the range is above 0, else differences.
         """
         knobs = dict(DEFAULT_RANGES)
-        open_names = _OPEN.findall(text)
+        open_names, given_names = _OPEN.findall(text), set[str]()
         for given in ranges:
             name, _, span = given.partition("=")
             low, _, high = span.partition(":")
@@ -65,10 +68,18 @@ class Template:
                 )
             if not ends[0] < ends[1]:
                 raise UsageError(f"range {given!r}: expected LOW below HIGH")
+            if name in given_names:
+                raise UsageError(f"range {given!r}: {{{name}}} has a range already; give one for each name")
+            given_names.add(name)
             knobs[name] = Knob(*ends, log=ends[0] > 0)
         return cls(text, {name: knobs[name] for name in dict.fromkeys(open_names) if name in knobs})
+
+    def named(self, name: Callable[[Any], Any]) -> Template:
+        """The same with conditions as ``name`` gives them."""
+        return replace(self, name=name)
 
     def filled(self, setting: Setting) -> str:
         """The expression at these values of the knobs, each at four digits."""
         values = dict(zip(self.knobs, setting, strict=True))
-        return str(parse(_OPEN.sub(lambda found: f"{values[found[1]]:.4g}", self.text)))
+        guidance = parse(_OPEN.sub(lambda found: f"{values[found[1]]:.4g}", self.text))
+        return str(guidance if self.name is None else to_guidance(guidance).by_name(self.name))

@@ -16,6 +16,7 @@ from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
+from fairlead.core.strict_json import opened, read_json, sealed
 from fairlead.measure.agreement import adherence_of
 from fairlead.measure.enough import PER_FEATURE, few_for_features
 from fairlead.measure.estimate import Estimate
@@ -242,7 +243,7 @@ def save(path: Path, tuned: Tuned, about: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         before = read_answers(path) if path.exists() else []
         with replacing(path) as partial:
-            partial.write_text(json.dumps(joined(answer, before), indent=1) + "\n")
+            partial.write_text(json.dumps(sealed(joined(answer, before)), indent=1) + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error}; the batches of the search are kept") from error
 
@@ -287,7 +288,7 @@ def read_answers(path: Path) -> list[Answer]:
         UsageError: if it cannot be read, or is damaged.
     """
     try:
-        return answers_of(json.loads(path.read_text()))
+        return answers_of(opened(read_json(path)))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is damaged ({error!r}); remove it and run `fairlead tune` again") from error
 
