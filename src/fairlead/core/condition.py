@@ -102,8 +102,7 @@ class Condition:
         missing = chosen - set(self.values)
         if missing:
             raise UsageError(f"condition has no {sorted(missing)}; it has {sorted(self.values)}")
-        if mask is not None and not isinstance(mask, Tensor):
-            mask = as_tensor("drop", mask)
+        mask = None if mask is None else as_tensor("drop", mask)
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (self.n,)):
             raise UsageError(f"drop: expected a bool mask [{self.n}], got {mask.dtype} {list(mask.shape)}")
         keep = {
