@@ -143,7 +143,7 @@ def resumable_steps(run: Path) -> list[int]:
 
 def snapshots(run: Path) -> list[int]:
     """Those of them that hold averaged weights only."""
-    return [step for step in steps_of(run) if set(find_checkpoint(step_folder(run, step)).about["files"]) == {"ema"}]
+    return [step for step in steps_of(run) if set(_described(step_folder(run, step))["files"]) == {"ema"}]
 
 
 def find_checkpoint(spec: str | Path) -> Checkpoint:
