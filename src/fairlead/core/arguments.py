@@ -88,7 +88,7 @@ def as_tensor(what: str, value: Any, wide: bool = False) -> Tensor:
         return value
     try:
         return torch.as_tensor(plain_list(value), dtype=torch.float64 if wide else None)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise UsageError(f"{what}: expected numbers, a tensor or a list of those, got {shown(value)}") from error
 
 

@@ -78,12 +78,12 @@ class Condition:
 
     @classmethod
     def of(cls, **values: Any) -> Condition:
-        """All values kept: ``Condition.of(label=[3, 5])``, lists, arrays or tensors [n, ...]; a single number is one
-        sample's."""
+        """All values kept: ``Condition.of(label=[3, 5])``, lists, arrays or tensors [n, ...]."""
         if not values:
             raise UsageError("Condition.of(): expected at least one named tensor; an empty condition is Condition(n)")
         found = {name: _values(name, value) for name, value in values.items()}
-        n = len(next(iter(found.values())))
+        first = next(iter(found.values()))
+        n = len(first) if first.ndim else 1
         return cls(n, found, {name: torch.ones(n, dtype=torch.bool, device=v.device) for name, v in found.items()})
 
     @property
@@ -191,8 +191,7 @@ def _values(name: str, value: Any) -> Tensor:
     """[n, ...]"""
     if isinstance(value, str) or (isinstance(value, list | tuple) and any(isinstance(entry, str) for entry in value)):
         raise UsageError(f"condition {name!r}: names and prompts go through model.encode([...]), got {shown(value)}")
-    found = as_tensor(f"condition {name!r}", value)
-    return found[None] if found.ndim == 0 else found
+    return as_tensor(f"condition {name!r}", value)
 
 
 def _count(index: Tensor) -> int:
