@@ -236,3 +236,9 @@ def test_the_main_process_of_a_launch_holds_for_all(tmp_path: Path, monkeypatch:
         monkeypatch.setenv("RANK", rank)
         with shared_hold(tmp_path):
             assert (tmp_path / NAME).exists() == there
+
+
+def test_nothing_is_left_of_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot write to"):
+        Hold(tmp_path / "new" / ("n" * 300))
+    assert not list(tmp_path.iterdir())

@@ -111,7 +111,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         print(_version())
         return 0
     try:
-        with parser_errors_in_one_line():
+        with parser_errors_in_one_line(given):
             command: Any = tyro.cli(
                 Command,
                 prog="fairlead",

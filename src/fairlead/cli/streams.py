@@ -6,11 +6,11 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any
 
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import LONGEST, UsageError, shortened
 
 WRITER_STOPPED = 128 + 13
 """The exit code that a shell shows for what a closed pipe stopped (SIGPIPE)."""
@@ -40,12 +40,17 @@ def silenced(stream: Any) -> None:
 
 
 @contextmanager
-def parser_errors_in_one_line() -> Iterator[None]:
+def parser_errors_in_one_line(arguments: Sequence[str]) -> Iterator[None]:
     """Turns the box that the parser prints for wrong arguments into a UsageError.
 
     Raises:
-        UsageError: with what the box says, in place of the parser's SystemExit.
+        UsageError: with what the box says, in place of the parser's SystemExit; at once for an option whose name is
+            so long that the parser would look for similar ones for half a minute.
     """
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and len(name) > LONGEST:
+            raise UsageError(f"Unrecognized options: {shortened(name)[1:-1]}; see fairlead --help")
     said = io.StringIO()
     try:
         with redirect_stderr(said):

@@ -28,7 +28,6 @@ from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.core.launch import Launch
-from fairlead.core.places import check_folder
 
 NAME = ".held"
 BEAT, STALE = 15.0, 180.0
@@ -82,7 +81,6 @@ class Hold:
                     )
                 own.thread, own.count = me, own.count + 1
                 return
-            check_folder(self.folder.parent if beside else self.folder)
             try:
                 _OWN[self._path] = self._take()
             except OSError as error:
@@ -214,13 +212,18 @@ def _beat(path: Path, own: _Held) -> None:
 
 
 def _made(folder: Path) -> list[Path]:
-    """Make a folder; which of it and those above were not there, the deepest first."""
+    """Make a folder; which of it and those above were not there, the deepest first. None stays where one cannot be."""
     missing = []
     for above in (folder, *folder.parents):
         if above.exists():
             break
         missing.append(above)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        for part in missing:
+            _unmake([part])
+        raise
     return missing
 
 
