@@ -253,7 +253,7 @@ def test_a_square_is_drawn_where_and_as_large_as_asked():
         ("scenes(source='scenes(size=32)')", "source 'scenes.size=32.' is made of scenes itself; expected grey digits"),
         ("scenes(source='nowhere')", "unknown data 'nowhere'"),
         ("scenes(size=__import__('os').getpid())", "expected a number or a text in quotes, got __import__"),
-        ("scenes(size=32", "is not an expression: write e.g."),
+        ("scenes(size=32", "is not an expression: .*; write e.g."),
         ("scenes(size=32) + 1", "expected a name with arguments"),
         ("scenes(**{})", "is not allowed"),
         ("scene(size=32)", "unknown data 'scene'; did you mean 'scenes'"),

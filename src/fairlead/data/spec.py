@@ -37,7 +37,7 @@ def read_call(text: str) -> tuple[str, dict[str, Any]] | None:
     if node.args:
         raise UsageError(
             f"data {quoted(text)}: arguments of {name} are given by name ({', '.join(takes) or 'it takes none'}), "
-            f"got {source(node.args[0], text)}"
+            f"got {source(node.args[0], text)[1:-1]}"
         )
     read: dict[str, Any] = {}
     for key, given in keywords(node, name, "data", text).items():
@@ -65,5 +65,5 @@ def _value(node: ast.expr, text: str) -> int | float | str:
         return node.value
     value = number(node)
     if value is None or not math.isfinite(value):
-        raise UsageError(f"data {quoted(text)}: expected a number or a text in quotes, got {source(node, text)}")
+        raise UsageError(f"data {quoted(text)}: expected a number or a text in quotes, got {source(node, text)[1:-1]}")
     return value

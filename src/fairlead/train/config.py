@@ -192,7 +192,7 @@ class TrainConfig:
                 raise UsageError(f"{name}: expected an integer, got {shown(value)}")
         for name in ("lr", "weight_decay", "drop", "drop_all", "kl", "ema", "clip"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < math.inf:
+            if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) == math.inf:
                 raise UsageError(f"{name}: expected a number, got {shown(value)}")
         for name, value in self.drops.items():
             if not isinstance(value, int | float) or isinstance(value, bool):
