@@ -11,20 +11,24 @@ from benchmarks.studies.runner import Bench, Block, Case, Study, protocol, score
 
 UNCONDITIONAL = Variant("unconditional", train={"drop": 1.0})
 CLASSIFIER = Variant("classifier", classifier=True)
+SCALES = (1.0, 1.25, 1.5, 2.0, 4.0)
+"""Effective ones: that of ``cfg``, and of a classifier on an unconditional model."""
+FREE = "classifier-free"
 WAYS = {
-    "conditional alone": (BASE, "cfg({w})", (1.0,)),
-    "classifier-free": (BASE, "cfg({w})", (1.1, 1.25, 1.5, 2.0, 5.0)),
-    "unconditional + classifier": (
-        UNCONDITIONAL, 'cfg(0) + classifier({w}, "{{classifier}}")', (1.0, 2.0, 4.0, 8.0, 32.0),
-    ),
-    "conditional + classifier": (BASE, 'classifier({w}, "{{classifier}}")', (0.25, 0.5, 1.0, 2.0, 4.0)),
-    "unconditional + classifier at sigma < 3": (
-        UNCONDITIONAL, 'cfg(0) + classifier({w}, "{{classifier}}").during(sigma=(0, 3))', (1.0, 2.0, 4.0),
-    ),
+    FREE: (BASE, "cfg({w})", SCALES),
+    "unconditional + classifier": (UNCONDITIONAL, 'cfg(0) + classifier({w}, "{{classifier}}")', SCALES),
+    "null token + classifier": (BASE, 'cfg(0) + classifier({w}, "{{classifier}}")', SCALES),
+    "conditional + classifier": (BASE, 'classifier({w}, "{{classifier}}")', (0.25, 0.5, 1.0, 3.0)),
     "conditional + classifier at sigma < 3": (
-        BASE, 'classifier({w}, "{{classifier}}").during(sigma=(0, 3))', (0.5, 1.0, 2.0),
+        BASE, 'classifier({w}, "{{classifier}}").during(sigma=(0, 3))', (0.5, 1.0, 3.0),
     ),
 }  # fmt: skip
+
+
+def effective(case: Case) -> float:
+    """The scale of ``cfg`` that would be the same on exact models; a conditional model counts the label once more."""
+    way, _, w = case.label.rpartition(", ")
+    return float(w) + way.startswith("conditional")
 
 
 def case(name: str, variant: Variant, template: str, w: float) -> Case:
@@ -46,17 +50,18 @@ def run(bench: Bench) -> list[Block]:
     ways = {name: [case(name, variant, text, w) for w in values] for name, (variant, text, values) in WAYS.items()}
     every = [one for row in ways.values() for one in row]
     found = bench.measure("classifier", every)
-    free = found.lowest(ways["classifier-free"])
+    free = {effective(one): one for one in ways[FREE]}
     best = [found.lowest(row) for row in ways.values()]
     times = [[one.name, f"{found.rows(one):g}", f"{seconds(bench, one):.1f}"] for one in best]
     return [
-        dots("classifier", found, ways, "distance and accuracy of four ways to steer, by scale"),
+        dots("classifier", found, ways, "distance and accuracy of five ways to steer, by scale"),
         protocol(
             found,
             "Every training has its own unconditional model (the same network, condition always dropped) and its own "
-            "classifier of noisy images (500 steps, a fifth of the time). The number after a way is its scale.",
+            "classifier of noisy images (500 steps). The number after a way is its scale; every way is compared with "
+            "`cfg` at the scale that would be the same on exact models, 1 being the conditional model.",
         ),
-        scores(found, every, dict.fromkeys(every, free), cost=False),
+        scores(found, every, {one: free[effective(one)] for one in every}, cost=False),
         "### Cost",
         "Processor time an image, 128 images at once, one thread; a row of the classifier has a backward pass too.",
         table(["setting", "rows", "ms"], times),

@@ -33,9 +33,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_minimises_cross_entropy(tmp_path: Path) -> None:
     """A fresh network that answers anything starts near log 10; it learns 64 digits by heart."""
-    _, records = trained(classifier_config(steps=60, lr=1e-2, batch_size=32), None)
+    plain = {**NET, "anchor": 0}
+    _, records = trained(classifier_config(net=plain, steps=60, lr=1e-2, batch_size=32), None)
     assert records[0].loss == pytest.approx(math.log(10), abs=0.3)
     assert sum(record.loss for record in records[-10:]) / 10 < 2.0
+
+
+def test_an_anchored_one_starts_from_the_gaussians_and_learns() -> None:
+    """64 digits of at most 10 a class are told apart by their moments alone."""
+    _, records = trained(classifier_config(steps=60, lr=1e-2, batch_size=32), None)
+    assert records[0].loss < 1.5
+    assert sum(record.loss for record in records[-10:]) / 10 < 1.0
 
 
 def test_the_first_loss_is_the_cross_entropy_of_the_networks_own_answer() -> None:
@@ -43,17 +51,19 @@ def test_the_first_loss_is_the_cross_entropy_of_the_networks_own_answer() -> Non
     from fairlead.core.schedule import VPCosine
     from fairlead.data.images import Batches
     from fairlead.train.loop import Training
-    from fairlead.train.objective import Draw
+    from fairlead.train.moments import class_moments
+    from fairlead.train.objective import Draw, level_of
     from tests.train.tiny import digits
 
     config = classifier_config(seed=3)
     loss, _, _ = Training(digits(), config, None).take_step()
     torch.manual_seed(3)
     network = build_net(config.net)
+    network.gaussians.set_moments(class_moments(digits(), 32))
     (x0, label), draw = Batches(digits(), 8, 3).batch(0), Draw.of(8, (1, 8, 8), {}, 3, 0)
     alpha, sigma = (expand_like(value, x0) for value in VPCosine().alpha_sigma(draw.t))
     with torch.no_grad():
-        logits = network(alpha * x0 + sigma * draw.eps, (draw.t * 1000).float())
+        logits = network(alpha * x0 + sigma * draw.eps, (draw.t * 1000).float(), level_of(VPCosine(), draw.t))
     expected = -logits.log_softmax(1)[torch.arange(8), label].mean()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
 

@@ -9,7 +9,9 @@ ImageNet results. The label is the run's condition; a sample without one is left
 its class names from the classifier: ``fairlead sample RUN --cond seven --guidance 'classifier(2, "runs/clf")'``.
 
 Cost: one row a sample of the classifier, forward and backward; none where the scale is 0 or the sample has no label.
-Adds to every other method. The classifier must know the model's noise schedule, shape and classes. Where alpha is 0
+Adds to every other method. The classifier must know the model's noise schedule, shape and classes. Its gradient must
+fall with alpha as the exact one does, see ``nets/classifier.py``; a classifier trained by fairlead 0.1 has another
+form and ruins samples unless it is kept from high noise, ``.during(sigma=(0, 3))``: train it anew. Where alpha is 0
 (the first step of a flow model) the term is off: there x_t tells nothing of the class, sigma^2 / alpha is infinite, and
 the product is finite only for a classifier that ignores pure noise exactly.
 

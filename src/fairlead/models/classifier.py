@@ -15,8 +15,10 @@ from fairlead.core.denoiser import autocast, expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule, as_time, schedule_from_config
 from fairlead.models.load import Weights, network_of, usable_device
+from fairlead.nets.classifier import NoisyClassifier
 from fairlead.train.checkpoint import find_checkpoint
 from fairlead.train.config import OTHER_KINDS
+from fairlead.train.objective import level_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,8 @@ class NoisyClassifierModel:
     """A trained classifier and what surrounds it; any object with these attributes can guide in its place.
 
     Attributes:
-        network: ``(x [n, *shape], time [n]) -> logits [n, classes]``.
+        network: ``(x [n, *shape], time [n]) -> logits [n, classes]``; ``NoisyClassifier`` is given
+            a third argument, alpha and sigma [n, 2].
         schedule: the noise schedule that it was trained on.
         shape: of one sample.
         classes: names, in the order of the logits.
@@ -49,9 +52,11 @@ class NoisyClassifierModel:
         t = as_time(t)
         dtype = next(self.network.parameters()).dtype
         x = x_t.to(dtype) * expand_like(self.schedule.input_scale(t), x_t).to(dtype)
-        time = self.schedule.network_time(t).to(x_t.device, dtype).expand(len(x_t))
+        inputs = [x, self.schedule.network_time(t).to(x_t.device, dtype).expand(len(x_t))]
+        if isinstance(self.network, NoisyClassifier):
+            inputs.append(level_of(self.schedule, t).to(x_t.device, dtype).expand(len(x_t), 2))
         with autocast(x_t.device, None):
-            logits: Tensor = self.network(x, time)
+            logits: Tensor = self.network(*inputs)
             return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
 
 

@@ -34,9 +34,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 CLASSIFIER_PRESETS: dict[str, dict[str, Any]] = {
-    "8x8": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1},
-    "28x28": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1, "patch": 2},
-    "32x32": {"kind": "classifier", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2},
+    "8x8": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1, "anchor": 32},
+    "28x28": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1, "patch": 2, "anchor": 32},
+    "32x32": {"kind": "classifier", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2, "anchor": 32},
 }
 
 AUTOENCODER_PRESETS: dict[str, dict[str, Any]] = {

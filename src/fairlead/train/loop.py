@@ -40,13 +40,15 @@ from fairlead.data.latents import LatentBatches, Latents
 from fairlead.data.specs import Spec, data_specs
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, load_weights, parameter_count
+from fairlead.nets.classifier import NoisyClassifier
 from fairlead.nets.inputs import condition_names
 from fairlead.nets.text import TextInput
 from fairlead.train.checkpoint import Checkpoint, prune, save_checkpoint, snapshots, step_folder
 from fairlead.train.conditions import DataConditions
 from fairlead.train.config import OTHER_KINDS, TrainConfig
 from fairlead.train.environment import accelerator_for, start_trackers
-from fairlead.train.objective import Draw, diffusion_loss, drop_condition, reconstruction_loss
+from fairlead.train.moments import class_moments
+from fairlead.train.objective import Draw, diffusion_loss, drop_condition, level_of, reconstruction_loss
 from fairlead.train.optimizer import Muon, matrices_of, optimizer_state
 from fairlead.train.reading import SKETCH_BATCH, learn_to_read, learn_to_sketch
 from fairlead.train.resume import differences, previous, setup
@@ -162,6 +164,8 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_net(config.net)
+        if isinstance(network, NoisyClassifier) and network.gaussians is not None and checkpoint is None:
+            network.gaussians.set_moments(class_moments(data, network.gaussians.axes.shape[1]))
         text = getattr(network, "text", None)
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
@@ -330,7 +334,7 @@ class Training:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
         time_input = self.schedule.network_time(draw.t).to(device, torch.float32)
         if self.config.objective == "label":
-            return x_t, time_input
+            return x_t, time_input, level_of(self.schedule, draw.t).to(device, torch.float32)
         return x_t, time_input, condition.to(device)
 
     def _loss(self, output: Any, x0: Tensor, labels: Tensor, draw: Draw) -> Tensor:

@@ -15,6 +15,11 @@ from fairlead.core.schedule import NoiseSchedule
 from fairlead.train.config import Reconstruction, Weighting
 
 
+def level_of(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+    """Alpha and sigma of a network's input, x_t times the schedule's input scale: float64 [..., 2] for times [...]."""
+    return torch.stack(schedule.alpha_sigma(t), dim=-1) * schedule.input_scale(t)[..., None]
+
+
 @dataclass(frozen=True, eq=False)
 class Draw:
     """The random part of one global batch: times [n] float64, noise [n, ...], and who loses the condition [n]."""
