@@ -35,7 +35,7 @@ def test_what_it_writes(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFi
         picture.load()
         corner = layout.columns[2] + 1, layout.rows[1] + 1
         assert picture.getpixel(corner) == (int(found.images[1, 2, 0, 0, 0]),) * 3
-        assert json.loads(picture.text["fairlead"])["conds"][1] == "0.5 seven + 0.5 1"  # type: ignore[attr-defined]
+        assert json.loads(picture.text["fairlead"])["conds"][1] == "0.5 seven + 0.5 one"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ Importing this costs no torch: the command line's help is made from it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -192,7 +191,7 @@ class TrainConfig:
                 raise UsageError(f"{name}: expected an integer, got {shown(value)}")
         for name in ("lr", "weight_decay", "drop", "drop_all", "kl", "ema", "clip"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) == math.inf:
+            if not isinstance(value, int | float) or isinstance(value, bool):
                 raise UsageError(f"{name}: expected a number, got {shown(value)}")
         for name, value in self.drops.items():
             if not isinstance(value, int | float) or isinstance(value, bool):
