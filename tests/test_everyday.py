@@ -97,7 +97,8 @@ def test_numbers_with_a_point_and_arrays() -> None:
 def test_conditions_of_lists_and_arrays() -> None:
     for values in ([0, 1], (0, 1), np.array([0, 1]), torch.tensor([0, 1])):
         assert fl.Condition.of(label=values).equals(CONDITION)
-    assert fl.Condition.of(label=np.int64(1)).equals(MODEL.encode(["1"]))
+    with pytest.raises(fl.UsageError, match=r"expected values \[1, ...\]"):
+        fl.Condition.of(label=np.int64(1))
     assert CONDITION[1].equals(MODEL.encode(["1"]))
     assert [part.n for part in CONDITION] == [1, 1]
     assert CONDITION.drop(names="label").is_null

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -58,25 +59,26 @@ def trained_under(script: Path, out: Path, kills: int, seed: int, longest: float
 
 def test_sigterm_saves_and_nobody_else_trains_there_before(script: Path, tmp_path: Path) -> None:
     """28 of 400 steps had been lost. SIGUSR1 saves and goes on."""
-    out = tmp_path / "run"
-    words = [str(script), *TRAINING, "--checkpoint-every", "0", "--steps", "4000", "--out", str(out)]
-    process = start(words)
-    while not (out / "step-000010").exists() and process.poll() is None:  # a snapshot
+    out, said = tmp_path / "run", tmp_path / "said"
+    settings = ["--checkpoint-every", "0", "--snapshot-every", "0", "--steps", "4000"]
+    words = [sys.executable, str(script), *TRAINING, *settings, "--out", str(out)]
+    with said.open("w") as file:
+        process = subprocess.Popen(words, stdout=file, stderr=file)
+    while not (out / NAME).exists() and process.poll() is None:
         time.sleep(0.005)
-    process.send_signal(signal.SIGUSR1)
-    while not any(step % 10 for step in steps_of(out)) and process.poll() is None:
-        time.sleep(0.005)
-    (asked,) = (step for step in steps_of(out) if step % 10)
-    refused = start([*words, "--resume"])
-    _, errors = refused.communicate(timeout=120)
+    while not steps_of(out) and process.poll() is None:  # ignored while the data are loaded
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.05)
+    asked = steps_of(out)[-1]
+    refused = subprocess.run([*words, "--resume"], capture_output=True, text=True)
     assert refused.returncode == 2
-    assert f"fairlead: {out} is held by process {process.pid} on host {os.uname().nodename} since " in errors
+    assert refused.stderr.startswith(f"fairlead: {out} is held by process {process.pid} on host {os.uname().nodename}")
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143, errors[-2000:]
-    last = max(steps_of(out))
+    assert process.wait(timeout=120) == 143
+    (last,) = steps_of(out)
     assert last > asked
-    assert f"stopped after step {last}; saved {out}/step-{last:06d}; go on with --resume" in errors
+    assert f"stopped after step {last}; saved {out}/step-{last:06d}; go on with --resume" in said.read_text()
+    assert [path.name for path in out.iterdir()] == [f"step-{last:06d}"]
 
 
 @pytest.mark.slow
@@ -130,8 +132,10 @@ def one_of_two(script: Path, words: list[str]) -> int:
     first = start([str(script), *words])
     while not (out / NAME).exists() and first.poll() is None:
         time.sleep(0.005)
+    first.send_signal(signal.SIGSTOP)  # it lives, however slow the other one is
     second = start([str(script), *words])
     _, errors = second.communicate(timeout=300)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert errors.startswith(f"fairlead: {out} is held by process {first.pid} on host"), errors
     ended(first)

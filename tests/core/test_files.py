@@ -134,12 +134,13 @@ def test_every_file_is_written_through_one_place() -> None:
     """A writer that goes by another way would have neither the mode nor the guarantee."""
     source = Path(files.__file__).parent.parent
     ways = (".write_text(", ".write_bytes(", "save_file(", ".savefig(", 'open("w', '"wb")')
+    elsewhere = ("checkpoint.py", "hold.py")  # inside a folder that is renamed; made by whoever comes first, or not
     found = []
     for path in sorted(source.rglob("*.py")):
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines):
             near = "\n".join(lines[max(0, number - 6) : number + 1])
-            through = "replacing(" in near or "stream" in near or "partial /" in near or path.name == "checkpoint.py"
+            through = "replacing(" in near or "stream" in near or "partial /" in near or path.name in elsewhere
             if any(way in line for way in ways) and not through and not line.startswith(("from", "import")):
                 found.append(f"{path.relative_to(source)}:{number + 1}: {line.strip()}")
     assert found == []

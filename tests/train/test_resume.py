@@ -224,7 +224,7 @@ def test_another_setup_goes_on_and_is_said(tmp_path):
     assert Training(digits(), tiny_config(), tmp_path, resume=True).notes == []
     path = tmp_path / "step-000003" / "model.json"
     about = json.loads(path.read_text())
-    path.write_text(json.dumps({**about, "processes": 2, "device": "cuda"}))
+    path.write_text(json.dumps(sealed({**about, "processes": 2, "device": "cuda"})))
     (note,) = Training(digits(), tiny_config(), tmp_path, resume=True).notes
     assert note == (
         "goes on from step 3 in another setup (device was cuda, now cpu; processes was 2, now 1): equal to rounding, "

@@ -65,13 +65,11 @@ def test_weights_that_may_not_be_read(place: Path) -> None:
 def test_links_in_a_circle_and_names_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
-    for spec, message in (
-        (tmp_path / "a", "Too many levels of symbolic links"),
-        (tmp_path / ("x" * 300), "File name too long"),
-        (f"{tmp_path}/{'x' * 300}@step3", "File name too long"),
-        ("a\0b", "the path does not exist"),
-        (f"{tmp_path}@step{'9' * 5000}", "File name too long|has no checkpoint|holds no checkpoint"),
-    ):
-        with pytest.raises(UsageError, match=message) as caught:
+    for spec in (tmp_path / "a", tmp_path / ("x" * 300), f"{tmp_path}/{'x' * 300}@step3", "a\0b"):
+        with pytest.raises(UsageError, match=r"no checkpoint .* the path does not exist") as caught:
             find_checkpoint(spec)
+        assert len(str(caught.value)) < 1000
+    for digits in ("4", "9" * 100, "²"):
+        with pytest.raises(UsageError, match=r"holds no checkpoint|has no checkpoint") as caught:
+            find_checkpoint(f"{tmp_path}@step{digits}")
         assert len(str(caught.value)) < 1000

@@ -83,7 +83,7 @@ class TrainOptions:
         self, recipes: Mapping[str, Recipe], presets: Mapping[str, dict[str, Any]], net: Sequence[str] = ("channels",)
     ) -> Iterator[Training]:
         """The training, with its folder held until the block is through. See :meth:`start`."""
-        with shared_hold(self.out), saving_ignored():
+        with saving_ignored(), shared_hold(self.out):
             yield self.start(recipes, presets, net)
 
     def start(

@@ -76,15 +76,19 @@ def as_mapping(what: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def as_tensor(what: str, value: Any) -> Tensor:
-    """A tensor from a tensor, numbers of numpy, or lists of numbers; raises UsageError for anything else."""
+def as_tensor(what: str, value: Any, wide: bool = False) -> Tensor:
+    """A tensor as it is, or one of numbers of numpy or Python, or lists of those, in float64 if ``wide``.
+
+    Raises:
+        UsageError: for anything else.
+    """
     import torch
 
     if isinstance(value, torch.Tensor):
         return value
     try:
-        return torch.as_tensor(plain_list(value))
-    except (TypeError, ValueError, RuntimeError) as error:
+        return torch.as_tensor(plain_list(value), dtype=torch.float64 if wide else None)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise UsageError(f"{what}: expected numbers, a tensor or a list of those, got {shown(value)}") from error
 
 

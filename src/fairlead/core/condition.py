@@ -78,12 +78,12 @@ class Condition:
 
     @classmethod
     def of(cls, **values: Any) -> Condition:
-        """All values kept: ``Condition.of(label=[3, 5])``, lists, arrays or tensors [n, ...]; a single number is one
-        sample's."""
+        """All values kept: ``Condition.of(label=[3, 5])``, lists, arrays or tensors [n, ...]."""
         if not values:
             raise UsageError("Condition.of(): expected at least one named tensor; an empty condition is Condition(n)")
         found = {name: _values(name, value) for name, value in values.items()}
-        n = len(next(iter(found.values())))
+        first = next(iter(found.values()))
+        n = len(first) if first.ndim else 1
         return cls(n, found, {name: torch.ones(n, dtype=torch.bool, device=v.device) for name, v in found.items()})
 
     @property
@@ -102,8 +102,7 @@ class Condition:
         missing = chosen - set(self.values)
         if missing:
             raise UsageError(f"condition has no {sorted(missing)}; it has {sorted(self.values)}")
-        if mask is not None and not isinstance(mask, Tensor):
-            mask = as_tensor("drop", mask)
+        mask = None if mask is None else as_tensor("drop", mask)
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (self.n,)):
             raise UsageError(f"drop: expected a bool mask [{self.n}], got {mask.dtype} {list(mask.shape)}")
         keep = {
@@ -198,8 +197,7 @@ def _values(name: str, value: Any) -> Tensor:
     """[n, ...]"""
     if isinstance(value, str) or (isinstance(value, list | tuple) and any(isinstance(entry, str) for entry in value)):
         raise UsageError(f"condition {name!r}: names and prompts go through model.encode([...]), got {shown(value)}")
-    found = as_tensor(f"condition {name!r}", value)
-    return found[None] if found.ndim == 0 else found
+    return as_tensor(f"condition {name!r}", value)
 
 
 def _count(index: Tensor) -> int:

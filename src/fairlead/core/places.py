@@ -32,6 +32,11 @@ def is_folder(path: str | Path) -> bool:
     return stat.S_ISDIR(_mode(expanded(path)))
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether a file is there, as :func:`is_there` sees it; no pipe, no device."""
+    return stat.S_ISREG(_mode(Path(path)))
+
+
 def is_there(path: str | Path) -> bool:
     """Whether anything is there, as :func:`is_folder` sees it; ``~`` is a name like any other."""
     return _mode(Path(path)) != 0
@@ -73,7 +78,7 @@ def read_bytes(path: Path, what: str) -> bytes:
         raise
     except OSError as error:
         shown, reason = shortened(str(path), LONGEST)[1:-1], (error.strerror or str(error)).lower()
-        raise UsageError(f"{what} {shown} cannot be read ({reason}); check the path and its permissions") from error
+        raise UsageError(f"{what} {shown}: cannot be read ({reason}); check the path and its permissions") from error
     except ValueError as error:
         raise UsageError(f"{what}: {shortened(str(path), LONGEST)} holds a null character") from error
 

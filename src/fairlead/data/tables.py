@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.core.errors import UsageError
+from fairlead.core.places import read_bytes
 from fairlead.core.strict_json import parse_json
 
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
@@ -30,10 +31,12 @@ def read_rows(path: Path, what: str) -> list[tuple[int, Any]]:
     kind = path.suffix.lower()
     try:
         if kind == ".parquet":
-            return _parquet(path)
-        text = path.read_bytes().decode("utf-8-sig")
+            return _parquet(read_bytes(path, what))
+        text = read_bytes(path, what).decode("utf-8-sig")
         return _csv(text) if kind == ".csv" else _json_lines(text)
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+    except UsageError:
+        raise
+    except (ValueError, RecursionError, csv.Error) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{what} {path}: cannot be read ({reason}); expected JSON lines or a .csv in UTF-8") from error
 
@@ -69,11 +72,11 @@ def _csv(text: str) -> list[tuple[int, Any]]:
     return rows
 
 
-def _parquet(path: Path) -> list[tuple[int, Any]]:
+def _parquet(content: bytes) -> list[tuple[int, Any]]:
     import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet
 
     try:
-        return list(enumerate(parquet.read_table(path).to_pylist(), 1))
+        return list(enumerate(parquet.read_table(io.BytesIO(content)).to_pylist(), 1))
     except (pyarrow.ArrowException, NotImplementedError, OverflowError, UnicodeError) as error:
         raise ValueError(error) from error

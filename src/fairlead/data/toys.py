@@ -36,7 +36,7 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            object.__setattr__(self, name, as_tensor(f"toy: {name}", getattr(self, name)).double())
+            object.__setattr__(self, name, as_tensor(f"toy: {name}", getattr(self, name), wide=True).double())
         if not bool((self._std > 0).all()):
             raise UsageError("toy: expected every std > 0")
 
@@ -103,7 +103,7 @@ class GaussianMixture:
 
     def __post_init__(self) -> None:
         for name in ("means", "stds", "weights"):
-            object.__setattr__(self, name, as_tensor(f"toy mixture: {name}", getattr(self, name)).double())
+            object.__setattr__(self, name, as_tensor(f"toy mixture: {name}", getattr(self, name), wide=True).double())
         object.__setattr__(self, "classes", as_tensor("toy mixture: classes", self.classes).long())
         k = self.means.shape[0] if self.means.ndim else 0
         if self.means.ndim != 2 or not self.stds.shape == self.weights.shape == self.classes.shape == (k,):

@@ -292,7 +292,7 @@ def _combination(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, 
 
 def _one_time(t: Tensor) -> Tensor:
     """t of shape [] or [n] -> the one time of the whole batch, []."""
-    times = as_time(as_tensor("t", t))
+    times = as_time(as_tensor("t", t, wide=True))
     if not times.ndim:
         return times
     times = times.flatten()

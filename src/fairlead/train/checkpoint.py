@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Collection, Mapping
@@ -26,7 +25,7 @@ from torch import Tensor
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, note, shortened
 from fairlead.core.files import replacing, settle, synced
-from fairlead.core.places import is_there
+from fairlead.core.places import is_file, is_folder, is_there
 from fairlead.core.strict_json import SEAL, read_json, seal_of, sealed
 from fairlead.train.description import check_description, check_types
 
@@ -127,10 +126,10 @@ def step_folder(run: Path, step: int) -> Path:
 
 def steps_of(run: Path) -> list[int]:
     """The steps of the checkpoints and snapshots of a run, ascending."""
-    if not os.path.isdir(run):
+    if not is_folder(run):
         return []
     try:
-        names = [path.name for path in run.iterdir() if os.path.isfile(path / "model.json")]
+        names = [path.name for path in run.iterdir() if _STEP.fullmatch(path.name) and is_file(path / "model.json")]
     except OSError as error:
         raise UsageError(f"training run {run} cannot be read ({error})") from error
     return sorted(int(match[1]) for match in map(_STEP.fullmatch, names) if match)
@@ -143,7 +142,7 @@ def resumable_steps(run: Path) -> list[int]:
 
 def snapshots(run: Path) -> list[int]:
     """Those of them that hold averaged weights only."""
-    return [step for step in steps_of(run) if set(find_checkpoint(step_folder(run, step)).about["files"]) == {"ema"}]
+    return [step for step in steps_of(run) if set(_described(step_folder(run, step))["files"]) == {"ema"}]
 
 
 def find_checkpoint(spec: str | Path) -> Checkpoint:
@@ -210,13 +209,13 @@ def checkpoint_folder(spec: str | Path) -> Path:
             f"no checkpoint {shortened(name, 300)}: the path does not exist; train one with `fairlead train --out "
             f"{name[:300]}`"
         )
-    if not os.path.isdir(path):
+    if not is_folder(path):
         raise UsageError(
             f"{name!r} is a single file: fairlead's checkpoints are folders of safetensors + JSON, and pickled ones "
             "(.pt, .pth, .ckpt) are never loaded; pass a folder written by `fairlead train`, or make a folder of a "
             "pipeline that you trust: PIPELINE.from_single_file(FILE).save_pretrained(FOLDER)"
         )
-    if os.path.isfile(path / "model.json"):
+    if is_file(path / "model.json"):
         if at:
             raise UsageError(
                 f"{name!r} is one checkpoint already, {at!r} cannot select a step of it; pass the run's folder"
