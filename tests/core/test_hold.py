@@ -198,10 +198,16 @@ def test_a_hold_of_an_interrupted_call_of_this_process_is_no_hold(tmp_path: Path
         assert json.loads((tmp_path / NAME).read_text())["token"] != "lost"
 
 
-@pytest.mark.parametrize("out", ["file", "file/run"])
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, out: str) -> None:
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("file", r"file is a file; choose another --out"),
+        ("file/run", r"cannot write to .*file.*; choose another --out"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, out: str, message: str) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UsageError, match=r"cannot write to .*file.*; choose another --out"):
+    with pytest.raises(UsageError, match=message):
         Hold(tmp_path / out)
 
 
@@ -212,7 +218,7 @@ def test_a_read_only_folder_is_refused() -> None:
         Path(folder).chmod(0o555)
         done = subprocess.run([sys.executable, "-c", code, folder, "0"], capture_output=True, text=True)
         Path(folder).chmod(0o755)
-    assert done.stdout.startswith(f"cannot write to {folder}: [Errno 13]"), done.stderr
+    assert done.stdout.startswith(f"cannot write to {folder}: permission denied; choose another --out"), done.stderr
 
 
 def test_beside_a_folder_that_is_moved_into_place(tmp_path: Path) -> None:

@@ -185,10 +185,13 @@ def test_the_largest_seed_trains(tmp_path):
     assert len(records) == 2
 
 
-@pytest.mark.parametrize("out", ["file", "file/run"])
-def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path, out):
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("file", r"file is a file; choose another --out"), ("file/run", r"cannot write to .*file.*: .*; choose another")],
+)
+def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path, out, message):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UsageError, match=r"/file(/run)?:? (is a file|not a directory); choose another --out"):
+    with pytest.raises(UsageError, match=message):
         Training(digits(), tiny_config(), tmp_path / out)
 
 

@@ -79,9 +79,9 @@ def evaluator() -> Evaluator:
 
 
 def table(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a sweep without what time they took."""
+    """The lines of a sweep without what time they took, and the seal, which covers that too."""
     lines = [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "ms_per_image"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in ("ms_per_image", "seal")} for line in lines]
 
 
 def files(folder: Path, pattern: str = "*") -> Sequence[str]:

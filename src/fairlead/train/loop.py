@@ -146,6 +146,7 @@ class Training:
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
         self._hold: Hold | None = None
         if self.out is not None and Launch.here().main:
+            self.out.mkdir(parents=True, exist_ok=True)  # before the hold, which takes away with it what it made
             self._hold = Hold(self.out)
             weakref.finalize(self, self._hold.release)
         self.accelerator, self.precision = accelerator_for(config.precision, trackers or [], self.out)
