@@ -136,7 +136,6 @@ class Training:
         self.data, self.config, self.out = data, config, None if out is None else as_path("training: out", out)
         if self.out is not None:
             check_folder(self.out)
-            self.out.mkdir(parents=True, exist_ok=True)
         self.autoencoder: Autoencoder | None = None
         self._latents: Latents | None = None
         if config.latents:
