@@ -65,7 +65,7 @@ def test_the_lines_of_the_drawing_are_the_means_of_the_trace(explained: Explanat
     sizes, angles, scales, outside = explained.figure().axes
     lines = {str(line.get_label()): numbers(line.get_ydata()) for axes in (sizes, scales) for line in axes.get_lines()}
     assert lines["all terms"] == pytest.approx(explained.mean("total"))
-    assert lines['cfg(2, negative="1")'] == pytest.approx(explained.mean("size", 1))
+    assert lines['cfg(2, negative="one")'] == pytest.approx(explained.mean("size", 1))
     assert lines["effective, after the finishers"] == pytest.approx(explained.mean("effective_finished"), nan_ok=True)
     x = numbers(sizes.get_lines()[0].get_xdata())
     assert explained.log_snr[0] == -math.inf  # rectified flow: drawn one step before the next
