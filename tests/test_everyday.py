@@ -60,8 +60,10 @@ def test_texts_stand_for_guidance_and_schedules() -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [np.int64, np.int32, np.uint8, torch.tensor, lambda value: np.array(value)], ids=str
-)  # fmt: skip
+    "number",
+    [np.int64, np.int32, np.uint8, torch.tensor, np.array],
+    ids=["int64", "int32", "uint8", "torch.tensor", "np.array"],
+)
 def test_numbers_of_numpy_and_torch_are_numbers(number) -> None:
     plain = fl.sample(MODEL, 1, guidance=fl.cfg(2), n=3, seeds=5, steps=4, batch_size=2)
     given = fl.sample(
