@@ -181,7 +181,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
                                                "classes": 0}),
     "GuidedDenoiser": (fl.GuidedDenoiser, {"denoiser": noised, "guidance": "cfg(2)", "schedule": "ve",
                                            "condition": CONDITION, "encode": MODEL.encode, "times": None,
-                                           "samples": None, "batching": "auto", "around": None}),
+                                           "samples": None, "batching": "auto"}),
     "GuidedDenoiser.of": (GuidedDenoiser.of, {"model": MODEL, "guidance": "cfg(2)", "condition": CONDITION,
                                               "resources": None}),
     "Condition": (fl.Condition, {"n": 2, "values": {}, "keep": {}}),

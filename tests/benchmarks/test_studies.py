@@ -109,7 +109,7 @@ def test_what_is_stored_is_not_made_again(bench: Bench, found: Found) -> None:
 def test_the_table_and_the_page(bench: Bench, found: Found, tmp_path: Path) -> None:
     text = scores(found, CASES[:2], {CASES[1]: CASES[0]})
     head, _, first, second, real = text.splitlines()
-    assert head.endswith("| distance against | difference | of accuracy |")
+    assert head.endswith("| debiased distance against | difference | of accuracy |")
     assert first.startswith("| `cfg(1)` | ")
     assert f"| three | {found.estimate(CASES[1], 'distance_debiased')} |" in second
     assert "| cfg(1) |" in second

@@ -62,7 +62,7 @@ def test_the_doctor_looks_at_latents_of_real_images(run: Path, vae: Path) -> Non
     assert tuple(probe.x0.shape[1:]) == (4, 4, 4)
     codec = load_autoencoder(vae)
     near = (codec.encode(to_float(test.images)) - probe.x0[0]).flatten(1).abs().amax(1)
-    assert test.labels[near.argmin()] == label
+    assert test.classes[int(test.labels[near.argmin()])] == label
     assert float(near.min()) < 1e-5
 
 

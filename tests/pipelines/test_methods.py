@@ -50,6 +50,7 @@ ON: dict[str, str] = {  # name -> an example for prompts
     "adaptive": "adaptive(cfg(4), 0.5)",
     "cached": "cached(cfg(4))",
     "sag": "sag(0.7)",
+    "s2": "s2(0.5)",
     "clip": "cfg(4) | clip()",
     "threshold": "cfg(4) | threshold(0.9)",
     "rescale": "cfg(4) | rescale(0.7)",
@@ -72,7 +73,7 @@ REFUSED: dict[str, dict[str, str]] = {  # family -> name -> the reason
     "dit": {"cads": "noises embeddings", **LATENTS},
     "unconditional": {
         **dict.fromkeys(UNCONDITIONAL, "none was given|unconditional|replaces"),
-        "slg": "no block layers",
+        **dict.fromkeys(("slg", "s2"), "no block layers"),
     },
 }
 WORDS = {'"a cat"': "1", '"blue dog"': "2", '"blurry"': "5"}

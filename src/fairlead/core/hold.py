@@ -28,6 +28,7 @@ from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.core.launch import Launch
+from fairlead.core.places import check_folder
 
 NAME = ".held"
 BEAT, STALE = 15.0, 180.0
@@ -81,6 +82,7 @@ class Hold:
                     )
                 own.thread, own.count = me, own.count + 1
                 return
+            check_folder(self._path.parent, "choose another --out")
             try:
                 _OWN[self._path] = self._take()
             except OSError as error:

@@ -26,7 +26,7 @@ class Grid:
 
     @classmethod
     def of(cls, times: Tensor, schedule: NoiseSchedule) -> Grid:
-        if not isinstance(times, Tensor) or times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
+        if not isinstance(times, Tensor) or times.ndim != 1 or len(times) < 2 or not bool((times.diff() <= 0).all()):
             raise UsageError(f"times: expected a descending tensor [steps + 1], as make_grid gives, got {shown(times)}")
         return cls(
             tuple(times.tolist()), tuple(schedule.log_snr(times).tolist()), tuple(schedule.ratio(times).tolist())

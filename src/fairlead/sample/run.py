@@ -23,7 +23,7 @@ from fairlead.core.denoiser import Cost, autocast, counting, lowered
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.hold import Hold
-from fairlead.core.places import is_there
+from fairlead.core.places import check_folder, is_there
 from fairlead.core.signals import unbroken
 from fairlead.data.images import to_uint8
 from fairlead.data.names import same_names
@@ -97,6 +97,7 @@ class Run:
         folder = as_path("folder", folder)
         if self.images is None:
             raise UsageError("this run's samples are not images; use run.x0")
+        check_folder(folder, "choose another folder")
         with Hold(folder), unbroken():
             return self._save(folder, self.images)
 
