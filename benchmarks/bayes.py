@@ -60,6 +60,7 @@ def score(evaluator: Evaluator, model: Model, guidance: str, options: Options, r
         model, labels, guidance=guidance, sampler=options.sampler, steps=options.steps, batch_size=128,
         resources=resources,
     )  # fmt: skip
+    assert run.images is not None
     return evaluator.score(run.images, torch.tensor(labels), run.x0, run.seeds)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from fairlead.cli import main
 ESCAPE = "\x1b[31m\u202e"
 
 
-def save(folder: Path, count: int = 6, **options: object) -> Path:
+def save(folder: Path, count: int = 6, **options: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         Image.fromarray(np.full((8, 8), 9 * i, np.uint8)).save(folder / f"{i}.png", **options)

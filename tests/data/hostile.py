@@ -131,7 +131,7 @@ def hostile_metadata(seed: int) -> Iterator[tuple[str, str, bytes, str]]:
         flipped = bytearray(whole)
         flipped[draw.randrange(len(flipped))] ^= 1 << draw.randrange(8)
         yield f"flipped {number}", "metadata.jsonl", bytes(flipped), EITHER
-    for name, values in {
+    texts: dict[str, dict[str, Any]] = {
         "up": {"file_name": "../0.png"},
         "absolute": {"file_name": "/etc/passwd"},
         "a scheme": {"file_name": "file:///etc/passwd"},
@@ -151,7 +151,8 @@ def hostile_metadata(seed: int) -> Iterator[tuple[str, str, bytes, str]]:
         "half a pair": {"label": "\ud800"},
         "half a pair in a caption": {"text": "\udfff"},
         "no caption": {"text": " "},
-    }.items():
+    }
+    for name, values in texts.items():
         yield name, "metadata.jsonl", _changed(**values), REFUSED
     yield "one number among captions", "metadata.jsonl", _changed(text=[1]), REFUSED
     yield "caption of escapes", "metadata.jsonl", _changed(text="\x1b[31m red \n two"), READ

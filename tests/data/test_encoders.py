@@ -104,7 +104,7 @@ def test_the_configuration_makes_it_again_and_refuses_other_weights(folders, tmp
         (lambda f: clip(str(f["clip"]), tokens=2), "expected tokens of at least 3, got 2"),
         (lambda f: clip(str(f["clip"]), windows=0), "expected windows of at least 1, got 0"),
         (
-            lambda f: clip(str(f["clip"]), long="drop"),
+            lambda f: clip(str(f["clip"]), long="drop"),  # type: ignore[arg-type]
             r"unknown treatment of long prompts 'drop'",
         ),
         (lambda f: t5(str(f["sentence"])), "cannot be loaded|no weights for"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_image_conditions_open_the_same_formats(tmp_path: Path) -> None:
         path = tmp_path / "x.png"
         path.write_bytes(IMAGES[name][0])
         for kind in (Inpaint(), SuperResolution(2)):
-            assert outcome(lambda kind=kind, path=path: kind.read(str(path), (3, SIDE, SIDE)))[0] == REFUSED
+            assert outcome(partial(kind.read, str(path), (3, SIDE, SIDE)))[0] == REFUSED
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """What data says of its samples, as specs that a model of the same classes reads back to the same labels."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -26,7 +28,11 @@ def data_of(classes, captions=("a", "b", "c", "d"), values=("10", "20")) -> Imag
 def test_labels_of_data_are_the_labels_that_are_asked_for(classes, names) -> None:
     """Classes called 1, 2, 3 beside captions were asked for by their index as text: [0, 0, 1, 0]."""
     data = data_of(classes)
-    parts = {"label": LabelEncoder(classes), "text": PromptEncoder(lengths), "size": LabelEncoder(("10", "20"), "size")}
+    parts: dict[str, Any] = {
+        "label": LabelEncoder(classes),
+        "text": PromptEncoder(lengths),
+        "size": LabelEncoder(("10", "20"), "size"),
+    }
     encoder = parts["label"] if names == ("label",) else ConditionEncoder({name: parts[name] for name in names})
     condition = encoder(data_specs(names, data, torch.arange(4)))
     assert condition.values["label"].tolist() == data.labels.tolist()

@@ -1,5 +1,7 @@
 """Scales that differ between pixels: boxes and maps, in every pair and in composition."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -186,9 +188,13 @@ def test_refused(make, message: str) -> None:
 
 
 def test_a_map_of_the_wrong_size_is_refused_before_the_network_is_asked() -> None:
-    denoiser = steered("cfg(pixels([[1, 4]]))", SPECS)
-    asked = []
-    denoiser.denoiser = lambda *args: asked.append(1)  # type: ignore[assignment]
+    asked: list[int] = []
+
+    def counting(x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        asked.append(len(x_t))
+        return NETWORK.denoiser(x_t, t, condition)
+
+    denoiser = steered("cfg(pixels([[1, 4]]))", SPECS, model=replace(NETWORK, denoiser=counting))
     with pytest.raises(UsageError, match="give one number a pixel"):
         denoiser(X_T, T, denoiser.condition)
     assert asked == []

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
 from fairlead.guide.methods.sag import degraded
 from fairlead.guide.observation import Observation
-from fairlead.guide.terms import Ask
 from fairlead.nets.blocks import attention_mass
 from tests.guide.toy import NETWORK, N, T, call, close, guided, images, network_model, steered
 
@@ -124,7 +124,7 @@ def test_a_call_in_pieces_hands_over_the_same_rows(text: str, most: int) -> None
 
 def test_beside_a_method_that_differentiates_the_attention_is_recorded_all_the_same() -> None:
     class Gradient(type(parse("sag(1)"))):  # type: ignore[misc]
-        def ask(self, at) -> Ask:
+        def ask(self, at) -> Any:
             return replace(super().ask(at), graph=True)
 
     plain, through = steered("sag(0.7)", SPECS), steered(Gradient(0.7), SPECS)

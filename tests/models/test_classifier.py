@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_the_first_loss_is_the_cross_entropy_of_the_networks_own_answer() -> Non
     config = classifier_config(seed=3)
     loss, _, _ = Training(digits(), config, None).take_step()
     torch.manual_seed(3)
-    network = build_net(config.net)
+    network: Any = build_net(config.net)
     network.gaussians.set_moments(class_moments(digits(), 32))
     (x0, label), draw = Batches(digits(), 8, 3).batch(0), Draw.of(8, (1, 8, 8), {}, 3, 0)
     alpha, sigma = (expand_like(value, x0) for value in VPCosine().alpha_sigma(draw.t))

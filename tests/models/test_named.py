@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
+from fairlead.core.schedule import schedule_from_config
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.images import ImageData
 from fairlead.data.specs import written
@@ -32,15 +34,24 @@ def model_of(classes: tuple[str, ...]) -> Model:
         return fl.Prediction.from_x0(level[:, None, None, None].expand_as(x_t).to(x_t), x_t, *(torch.tensor(0.5),) * 2)
 
     shape = (1, 8, 8)
-    return Model(denoiser, "flow", shape, LabelEncoder(classes), identity, classes, (-1, 1), conditions=("label",))
+    return Model(
+        denoiser,
+        schedule_from_config({"name": "flow"}),
+        shape,
+        LabelEncoder(classes),
+        identity,
+        classes,
+        (-1, 1),
+        conditions=("label",),
+    )
 
 
-def shown(run) -> list[int]:
+def shown(run) -> Any:
     """The class that each image is of."""
     return (run.x0[:, 0, 0, 0] * 10).round().long().tolist()
 
 
-OPTIONS = {"steps": 2}
+OPTIONS: dict[str, Any] = {"steps": 2}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +61,8 @@ def test_pictures_say_the_class_that_they_show(classes, tmp_path) -> None:
     """Whatever is sampled, by name or by number, PNG, run.json and `measure` give the class that was sampled."""
     model = model_of(classes)
     asked: list = [*classes[:3], "index 1"]
-    for number in (0, 1, 2, "0", "1", "2", np.int64(1)):
+    numbers: list[Any] = [0, 1, 2, "0", "1", "2", np.int64(1)]
+    for number in numbers:
         if LabelEncoder(classes).find(number) is not None:
             asked.append(number)
     run = fl.sample(model, asked, **OPTIONS)

@@ -32,6 +32,7 @@ def anchored(given: Moments, fresh: bool = True) -> NoisyClassifier:
     torch.manual_seed(1)
     network = NoisyClassifier(1, SIZE, CLASSES, channels=8, embed=16, anchor=RANK)
     network = network.double().eval() if fresh else shaken(network)
+    assert network.gaussians is not None
     network.gaussians.set_moments(given)
     return network
 
@@ -56,7 +57,9 @@ def test_directions_of_their_own_variance_are_those_of_a_full_covariance() -> No
     given, alpha, sigma = moments(isotropic=False), 0.6, 0.8
     x = torch.randn(5, VALUES, dtype=torch.float64)
     level = torch.tensor([[alpha, sigma]], dtype=torch.float64).expand(5, 2)
-    found = anchored(given).gaussians(x, level)
+    gaussians = anchored(given).gaussians
+    assert gaussians is not None
+    found = gaussians(x, level)
     for label in range(CLASSES):
         axes, variance, rest = given.axes[label], given.variance[label], given.rest[label]
         covariance = rest * torch.eye(VALUES) + axes.T @ torch.diag(variance - rest) @ axes

@@ -73,7 +73,7 @@ def _csv(text: str) -> list[tuple[int, Any]]:
 
 
 def _parquet(content: bytes) -> list[tuple[int, Any]]:
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
     from pyarrow import parquet
 
     try:

@@ -22,7 +22,7 @@ from fairlead.core.arguments import as_mapping, as_tensor, plain_list, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, autocast, level_at, lowered
 from fairlead.core.errors import UsageError
-from fairlead.core.prediction import Prediction, Tied
+from fairlead.core.prediction import Objective, Prediction, Tied
 from fairlead.core.schedule import NoiseSchedule, as_schedule, as_time
 from fairlead.guide.branch import COND, Branch, Weight, weighted
 from fairlead.guide.calls import Batching, Calls, Recorded, joined
@@ -82,7 +82,7 @@ class GuidedDenoiser:
                 f"denoiser: expected a function (x_t, t, condition) -> Prediction, got {shown(denoiser)}; a model goes "
                 "into GuidedDenoiser.of(model, guidance, condition)"
             )
-        objective = getattr(denoiser, "objective", "eps")
+        objective: Objective = getattr(denoiser, "objective", "eps")
         schedule, encode = as_schedule(schedule), encode or _no_encode
         model = Model(denoiser, schedule, (), encode, identity, data_range=data_range, objective=objective)
         self._begin(model, guidance, condition, {}, None, times, samples, batching, observe)
@@ -115,7 +115,7 @@ class GuidedDenoiser:
     def _begin(
         self,
         model: Model,
-        guidance: Guidance | Term | str,
+        guidance: Guidance | Term | str | None,
         condition: Condition,
         resources: Mapping[str, Any],
         draw: Draw | None,

@@ -407,7 +407,8 @@ class Guidance:
 
     def check(self, on: Context) -> None:
         """Raise UsageError where a term or finisher does not suit the model or the condition."""
-        for part in (*self.terms, *self.finishers):
+        parts: tuple[Term | Finisher, ...] = (*self.terms, *self.finishers)
+        for part in parts:
             part.check(on)
 
     def __str__(self) -> str:
