@@ -19,7 +19,8 @@ from fairlead.core.errors import UsageError
 from fairlead.core.hold import NAME, STALE, TORN, Hold, shared_hold
 
 HOLDER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell sets to be ignored in the background
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 try:

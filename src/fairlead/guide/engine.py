@@ -82,8 +82,10 @@ class GuidedDenoiser:
                 f"denoiser: expected a function (x_t, t, condition) -> Prediction, got {shown(denoiser)}; a model goes "
                 "into GuidedDenoiser.of(model, guidance, condition)"
             )
+        if encode is not None and not callable(encode):
+            raise UsageError(f"encode: expected a function of a list of conditions, got {shown(encode)}")
         objective: Objective = getattr(denoiser, "objective", "eps")
-        schedule, encode = as_schedule(schedule), encode or _no_encode
+        schedule, encode = as_schedule(schedule), _no_encode if encode is None else encode
         model = Model(denoiser, schedule, (), encode, identity, data_range=data_range, objective=objective)
         self._begin(model, guidance, condition, {}, None, times, samples, batching, observe)
 
