@@ -58,7 +58,7 @@ def test_blocks_are_chosen_among_those_that_are_named() -> None:
     [
         (lambda: parse("s2(1, share=0)"), r"s2: expected share in \(0, 1\], such as 0.1, got 0"),
         (lambda: parse("s2(1, share=1.5)"), r"s2: expected share in \(0, 1\]"),
-        (lambda: S2("x"), "s2: expected scale to be a finite number"),
+        (lambda: S2("x"), "s2: expected scale to be a finite number"),  # type: ignore[arg-type]
         (lambda: guided("s2(1)"), "s2: this model names no block layers"),
         (lambda: steered('s2(1, layers="nowhere")', SPECS), "unknown block layer 'nowhere'"),
     ],
