@@ -41,7 +41,6 @@ class PlainEngine:
         wanted |= {ask.renoise for ask in asks if ask.renoise is not None}
         evaluated = {branch: self._evaluate(branch, asks, at, x_t, t) for branch in wanted}
         layers = tuple(dict.fromkeys(layer for ask in asks for layer in ask.layers))
-        attention: dict[str, Tensor] = {}
         with torch.enable_grad(), attention_mass(layers) as recorded:
             leaf = x_t.detach().requires_grad_()
             through = self._evaluate(COND, asks, at, leaf, t)

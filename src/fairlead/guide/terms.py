@@ -10,6 +10,8 @@ term asks with weights of branches that sum to zero. They are XX
         Pair    omega (x0_a - x0_b), affine: cfg, auto, pag, ...
         Wrapper a method around another: apg, adaptive, during, ...
     Finisher    a map of the guided x0: clip, threshold, rescale
+
+One file, for a term makes sums, intervals and finishers of itself, which are made of terms.
 """
 
 from __future__ import annotations
