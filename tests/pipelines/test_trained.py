@@ -16,10 +16,10 @@ import fairlead as fl
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.data.text import encoder_from_config, make_encoder
+from fairlead.diffusers.networks import diffusers_config
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.nets.build import build_net, net_config
-from fairlead.nets.diffusers import diffusers_config
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.grids import trailing
 from fairlead.sample.noise import NoiseStream

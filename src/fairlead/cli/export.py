@@ -27,7 +27,7 @@ class Export:
     """Where the autoencoder of a model of latents is, if not where it was in training."""
 
     def run(self) -> None:
-        from fairlead.models.export import export
+        from fairlead.diffusers.export import export
 
         written = export(self.model, self.folder, self.weights, autoencoder=self.autoencoder)
         parts = ", ".join(sorted(path.name for path in written.iterdir()))
