@@ -10,7 +10,7 @@ import torch
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
-from fairlead.models import pipelines
+from fairlead.diffusers import pipelines
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, run
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from fairlead.models.lora import Base
 from safetensors.torch import load_file, save_file
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
+from fairlead.core.places import place_of
 from fairlead.diffusers.autoencoder import load_autoencoder
-from fairlead.diffusers.files import place_of, variant_of
+from fairlead.diffusers.files import variant_of
+from fairlead.diffusers.lora import Base
 from fairlead.diffusers.pretrained import files_of
 from fairlead.diffusers.text_encoders import PretrainedText
 from fairlead.measure.extractors import extractor

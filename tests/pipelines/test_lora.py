@@ -10,7 +10,6 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from fairlead.models.lora import Base
 from torch import Tensor
 
 import fairlead as fl
@@ -18,6 +17,7 @@ from fairlead.cli import main
 from fairlead.core.errors import UsageError
 from fairlead.data.images import ImageData
 from fairlead.diffusers.autoencoder import load_autoencoder
+from fairlead.diffusers.lora import Base
 from fairlead.diffusers.pretrained import weight_hash
 from fairlead.models.load import load
 from fairlead.train.checkpoint import find_checkpoint

@@ -43,8 +43,7 @@ class Train(TrainOptions):
     net: Annotated[
         str | None,
         tyro.conf.arg(
-            help="Network preset (or, beside net-config, a class of networks of diffusers): "
-            f"{', '.join(PRESETS)}."
+            help=f"Network preset (or, beside net-config, a class of networks of diffusers): {', '.join(PRESETS)}."
         ),
     ] = None
     net_config: Path | None = None

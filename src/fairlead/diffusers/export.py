@@ -102,6 +102,13 @@ def export(
         return _exported(spec, folder, weights, autoencoder)
 
 
+def how_to_load(written: Path) -> str:
+    """The call in Python that reads what :func:`export` has written."""
+    whole = (written / "model_index.json").is_file()
+    how = "diffusers.DiffusionPipeline.from_pretrained" if whole else "pipe.load_lora_weights"
+    return f"{how}({str(written)!r})"
+
+
 def _exported(spec: str | Path, folder: Path, weights: Weights, autoencoder: str | Path | None) -> Path:
     if is_folder(folder) and any(folder.iterdir()):
         raise UsageError(f"{folder} is there already; {_INSTEAD}")
