@@ -18,9 +18,8 @@ from fairlead.core.files import settle, synced
 from fairlead.core.hold import Hold
 from fairlead.core.places import check_folder, is_folder
 from fairlead.core.schedule import NoiseSchedule, TableSchedule, schedule_from_config
-from fairlead.data.latents import codec_from_config
+from fairlead.data.latents import LatentCodec, codec_from_config
 from fairlead.data.text import encoder_from_config
-from fairlead.diffusers.autoencoder import Autoencoder
 from fairlead.diffusers.lora import LoraNet
 from fairlead.diffusers.networks import DiffusersNet
 from fairlead.diffusers.pipelines import diffusers
@@ -208,7 +207,7 @@ def _betas(schedule: TableSchedule) -> dict[str, Any]:
     return {"trained_betas": [1 - after / before for before, after in pairwise(table)]}
 
 
-def _vae(codec: Autoencoder, images: list[int], target: Target) -> nn.Module:
+def _vae(codec: LatentCodec, images: list[int], target: Target) -> nn.Module:
     if codec.shift and not target.shifts:
         raise UsageError(f"{target.pipeline} shifts no latents, the autoencoder {codec.source!r} does; take another")
     if images[1] % target.sides:

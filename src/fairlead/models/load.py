@@ -218,7 +218,7 @@ def model_of(
     )
 
 
-def _relocated(checkpoint: Checkpoint) -> Mapping[str, Any]:
+def _relocated(checkpoint: Checkpoint) -> dict[str, Any]:
     """The description of a checkpoint, whose network may find what it is made of in another place than in training."""
     relocated = getattr(lookup("net", checkpoint.about["net"]["kind"]), "relocated", None)
     return checkpoint.about if relocated is None else relocated(checkpoint.about, checkpoint.folder)
