@@ -52,11 +52,13 @@ class Tokens:
         size: height and width of the latents.
         patch: edge of a transformer's patches; 0 for a U-Net, whose levels halve the image.
         text_first: in joint attention, whether text comes before the image.
+        alone: whether there is nothing but the image: where text may be, a layer with more positions is refused.
     """
 
     size: tuple[int, int]
     patch: int = 0
     text_first: bool = False
+    alone: bool = False
 
     def image(self, length: int) -> tuple[tuple[int, int], slice]:
         """(height, width) of the map in a layer of ``length`` positions, and which of them it is."""
@@ -67,8 +69,11 @@ class Tokens:
             while size[0] * size[1] > length:
                 size = -(-size[0] // 2), -(-size[1] // 2)
         count = size[0] * size[1]
-        if count > length or (not self.patch and count != length):
-            raise UsageError(f"attention over {length} positions does not fit latents of {list(self.size)}")
+        if count > length or ((self.alone or not self.patch) and count != length):
+            raise UsageError(
+                f"attention over {length} positions does not fit latents of {list(self.size)}, so which of them are of "
+                "the image is not known; slg and s2 skip whole blocks and need not know"
+            )
         return size, slice(length - count, length) if self.text_first else slice(0, count)
 
     def fit(self, length: int) -> bool:

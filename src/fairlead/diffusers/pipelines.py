@@ -106,12 +106,8 @@ def diffusers() -> ModuleType:
     return library
 
 
-def wiring_of(pipe: Any, kind: Any) -> Wiring:
-    """The wiring of a pipeline of class ``kind``.
-
-    Raises:
-        UsageError: for anything that is not a pipeline of a known family, and for one that is called in another way.
-    """
+def check_pipeline_object(pipe: Any) -> None:
+    """Raises UsageError for anything that is not a pipeline with a call of its own."""
     modular = getattr(diffusers(), "ModularPipeline", None)
     if modular is not None and isinstance(pipe, modular):
         raise UsageError(
@@ -121,15 +117,27 @@ def wiring_of(pipe: Any, kind: Any) -> Wiring:
     if not isinstance(pipe, diffusers().DiffusionPipeline):
         raise UsageError(f"expected a diffusers pipeline, got {type(pipe).__name__}; guide any other denoiser with "
                          "fl.GuidedDenoiser")  # fmt: skip
+
+
+def known_wiring(kind: Any) -> Wiring | None:
+    """The wiring of pipelines of class ``kind``; None if it is in no table, or has a ``__call__`` of its own."""
     for base in kind.__mro__:
         if base.__name__ in FAMILIES and base.__module__.startswith("diffusers."):
-            if kind.__call__ is not base.__call__:
-                raise UsageError(
-                    f"{kind.__name__} is a {base.__name__} with a __call__ of its own, so how it calls its network is "
-                    "not known; use the pipeline it is derived from"
-                )
-            return FAMILIES[base.__name__]
-    raise UsageError(unknown_family(kind.__name__))
+            return FAMILIES[base.__name__] if kind.__call__ is base.__call__ else None
+    return None
+
+
+def wiring_of(pipe: Any, kind: Any) -> Wiring:
+    """The wiring of a pipeline of class ``kind``.
+
+    Raises:
+        UsageError: for anything that is not a pipeline of a known family, and for one that is called in another way.
+    """
+    check_pipeline_object(pipe)
+    found = known_wiring(kind)
+    if found is None:
+        raise UsageError(unknown_family(kind.__name__))
+    return found
 
 
 def unpacked(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -30,11 +30,19 @@ from fairlead.data.negatives import expanded
 from fairlead.diffusers.caches import check_uncached
 from fairlead.diffusers.guiding.branch_calls import Weak, unasked
 from fairlead.diffusers.guiding.call_conditions import samples_condition
+from fairlead.diffusers.guiding.learned import LearnedAttachment
 from fairlead.diffusers.guiding.pipeline_run import PipelineRun
 from fairlead.diffusers.guiding.request import Requests
 from fairlead.diffusers.guiding.stand_in import StandIn, behind, own_kind, running, standing_in
 from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
-from fairlead.diffusers.pipelines import decoded, has_text_encoder, label_encoder, wiring_of
+from fairlead.diffusers.pipelines import (
+    check_pipeline_object,
+    decoded,
+    has_text_encoder,
+    known_wiring,
+    label_encoder,
+    wiring_of,
+)
 from fairlead.diffusers.schedulers import objective_of, schedule_of
 from fairlead.guide.calls import Batching
 from fairlead.guide.checks import check_condition
@@ -55,7 +63,7 @@ def attach(
     resources: Mapping[str, Any] | None = None,
     batching: Batching = "auto",
     observe: Callable[[Observation], object] | None = None,
-) -> Iterator[Attachment]:
+) -> Iterator[Attachment | LearnedAttachment]:
     """Guide every call of a pipeline inside the block.
 
     The pipeline's own ``guidance_scale`` must be above 1, so that it prepares the null half, and otherwise changes
@@ -81,7 +89,9 @@ def attach(
         raise UsageError(f"negative: expected a prompt, got {shown(negative)}")
     negative = None if negative is None else expanded(negative)
     resources = as_mapping("resources", resources)
-    attachment = Attachment(pipe, to_guidance(guidance), negative, resources, batching, observe)
+    check_pipeline_object(pipe)
+    kind = Attachment if known_wiring(own_kind(pipe)) is not None else LearnedAttachment
+    attachment = kind(pipe, to_guidance(guidance), negative, resources, batching, observe)
     with attachment.in_place():
         yield attachment
 

@@ -14,9 +14,26 @@ from fairlead.diffusers.pipelines import Wiring, encoded
 from fairlead.diffusers.pretrained import setting
 from fairlead.guide.terms import Guidance
 
-_OWN_GUIDANCE = {"guidance_rescale": "| rescale(...)", "skip_guidance_layers": "slg(...)"}
+OWN_GUIDANCE = {"guidance_rescale": "| rescale(...)", "skip_guidance_layers": "slg(...)"}
 _NEGATIVES = ("negative_prompt", "negative_prompt_embeds")
 _FIRST_ORDER = ("DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
+
+
+def check_renoising_scheduler(guidance: Guidance, scheduler: Any, given: Mapping[str, Any]) -> None:
+    """Refuse a guidance that re-noises by itself on a scheduler that cannot be given another eps.
+
+    Args:
+        given: arguments of the pipeline's call.
+    """
+    untied = guidance.renoising()
+    kind = type(scheduler).__name__
+    noisy = given.get("eta") or setting(scheduler, "stochastic_sampling")
+    if untied and (kind not in _FIRST_ORDER or noisy):
+        with_noise = " with noise" if noisy else ""
+        raise UsageError(
+            f"{untied[0]} re-noises with another prediction than it denoises with, which {kind}{with_noise} cannot be "
+            f"told; take {', '.join(_FIRST_ORDER)} without noise"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +79,7 @@ class Requests:
     def of(self, bound: inspect.BoundArguments) -> Request:
         """Check the call's arguments and change those that take part in guidance."""
         wiring, given = self.wiring, bound.arguments
-        for name, instead in _OWN_GUIDANCE.items():
+        for name, instead in OWN_GUIDANCE.items():
             if given.get(name):
                 raise UsageError(
                     f"{name} has no effect while a guidance is attached; write it as part of it: {instead}"
@@ -72,7 +89,7 @@ class Requests:
                 f"{self.kind.__name__} shows another image prompt to its negative call, which attach does not do yet; "
                 "call it without ip_adapter_image"
             )
-        self._check_untied(given)
+        check_renoising_scheduler(self.guidance, self.pipe.scheduler, given)
         negative = self._take_negative(given)
         full = inspect.BoundArguments(bound.signature, type(given)(given))
         full.apply_defaults()
@@ -107,20 +124,6 @@ class Requests:
                 "attach(..., negative='')"
             )
         return f"guidance_scale={scale} lets {kind} prepare none; pass anything above 1, it changes nothing else"
-
-    def _check_untied(self, given: Mapping[str, Any]) -> None:
-        untied = self.guidance.renoising()
-        if not untied:
-            return
-        scheduler = self.pipe.scheduler
-        kind = type(scheduler).__name__
-        noisy = given.get("eta") or setting(scheduler, "stochastic_sampling")
-        if kind not in _FIRST_ORDER or noisy:
-            with_noise = " with noise" if noisy else ""
-            raise UsageError(
-                f"{untied[0]} re-noises with another prediction than it denoises with, which {kind}{with_noise} cannot "
-                f"be told; take {', '.join(_FIRST_ORDER)} without noise"
-            )
 
     def _take_negative(self, given: dict[str, Any]) -> str:
         """Put ``negative`` into the call; what was given as a negative, in words."""

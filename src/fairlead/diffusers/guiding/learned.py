@@ -1,0 +1,226 @@
+"""A guidance attached to a pipeline of any class: how it calls its network is learned at the first call in the block."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fairlead.core.denoiser import Cost, counting
+from fairlead.core.errors import UsageError
+from fairlead.diffusers.caches import check_uncached
+from fairlead.diffusers.guiding.branch_calls import Weak, unasked
+from fairlead.diffusers.guiding.call_conditions import samples_condition
+from fairlead.diffusers.guiding.learned_run import LearnedRun, levels_of
+from fairlead.diffusers.guiding.pattern import Pattern, learned, leaves, same
+from fairlead.diffusers.guiding.rehearsal import Path, Recorder, Rehearsals
+from fairlead.diffusers.guiding.request import OWN_GUIDANCE, check_renoising_scheduler
+from fairlead.diffusers.guiding.stand_in import behind, own_kind, running, standing_in
+from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
+from fairlead.guide.calls import Batching
+from fairlead.guide.methods.compose import Compose
+from fairlead.guide.moment import Context
+from fairlead.guide.observation import Observation
+from fairlead.guide.terms import Guidance, Pair, Term
+from fairlead.models.model import Model, encode_nothing
+
+_DENOISERS = re.compile(r"(unconditional_)?(transformer|unet|prior|decoder|dit)(_\d+)?")
+
+
+def denoisers_of(pipe: Any) -> dict[str, Any]:
+    """Name -> network, of the components of a pipeline that may denoise."""
+    parts = {name: behind(part) for name, part in pipe.components.items() if _DENOISERS.fullmatch(name)}
+    return {name: part for name, part in parts.items() if isinstance(plain(part), nn.Module)}
+
+
+class LearnedAttachment:
+    """A guidance on a pipeline whose class is in no table; see :class:`~fairlead.diffusers.guiding.attach.Attachment`
+    for its attributes."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        guidance: Guidance,
+        negative: str | None,
+        resources: Mapping[str, Any],
+        batching: Batching,
+        observe: Callable[[Observation], object] | None,
+    ) -> None:
+        self._kind = own_kind(pipe)
+        self._pipe, self.guidance, self._negative = pipe, guidance, negative
+        self._batching, self._observe, self.cost = batching, observe, Cost()
+        self._networks = denoisers_of(pipe)
+        if not self._networks or not hasattr(pipe, "scheduler"):
+            what = "a network" if not self._networks else "a scheduler"
+            raise UsageError(
+                f"{self._kind.__name__} has no component that is {what} of a denoising loop, so there is nothing to "
+                "guide; attach to the pipeline inside it that denoises"
+            )
+        self._network = next(iter(self._networks.values()))
+        self.layers = layers_of(self._network)
+        self._signature = inspect.signature(self._kind.__call__)
+        self._resources = self._loaded(resources)
+        self._check()
+
+    def _loaded(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = {resource.name: resource for resource in self.guidance.resources()}
+        unused = sorted(set(given) - set(wanted))
+        if unused:
+            raise UsageError(f"resources: {unused[0]!r} was given, but the guidance names no such thing; leave it out")
+        loaded: dict[str, Any] = {}
+        for name, resource in wanted.items():
+            if resource.kind != "model":
+                raise UsageError(
+                    f"{self.guidance} needs a {resource.kind}, which is not known to fit {self._kind.__name__}; use a "
+                    "pipeline of Stable Diffusion, or leave it out"
+                )
+            thing = given.get(name)
+            network = thing if isinstance(thing, nn.Module) else getattr(thing, next(iter(self._networks)), None)
+            if not isinstance(network, nn.Module):
+                raise UsageError(
+                    f"{self.guidance} names {name!r}; pass a pipeline or network like the one it guides: attach(..., "
+                    f"resources={{{name!r}: ...}})"
+                )
+            loaded[name] = Weak(behind(network))
+        return loaded
+
+    def _model(self) -> Model:
+        schedule, objective, unknown = levels_of(self._pipe)
+        return Model(
+            unasked,
+            schedule,
+            (),
+            encode_nothing,
+            functools.partial(_undecoded, self._kind.__name__),
+            embed=lambda condition: condition,
+            objective=objective,
+            layers=self.layers,
+            reachable=functools.partial(check_reachable, self._network),
+            metadata={"levels": not unknown, "unknown": unknown},
+        )
+
+    def _check(self) -> None:
+        for name, network in self._networks.items():
+            check_uncached(network, f"pipe.{name}")
+        one = (torch.zeros(1), torch.ones(1) > 0)
+        self.guidance.check(
+            Context(model=self._model(), condition=samples_condition(1, prompt=one), resources=self._resources)
+        )
+        wrong = [s for term in self.guidance.terms for s in term.specs() if not isinstance(s, str)]
+        if wrong:
+            raise UsageError(
+                f"{self.guidance} names the condition {wrong[0]!r}, this pipeline's conditions are prompts"
+            )
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The pipeline guided, and after the last block on it as it was."""
+        with standing_in(self._pipe, tuple(self._networks), self):
+            yield
+
+    def call(self, original: Callable[..., Any], pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        """The pipeline's call, guided."""
+        try:
+            bound = self._signature.bind(pipe, *args, **kwargs)
+        except TypeError:
+            return original(pipe, *args, **kwargs)  # to complain in its own words
+        given = bound.arguments
+        for name, instead in OWN_GUIDANCE.items():
+            if given.get(name):
+                raise UsageError(
+                    f"{name} has no effect while a guidance is attached; write it as part of it: {instead}"
+                )
+        check_renoising_scheduler(self.guidance, pipe.scheduler, given)
+        for name, network in self._networks.items():
+            check_uncached(network, f"pipe.{name}")
+        forced, negative = self._forced(given)
+        rehearsals = Rehearsals(pipe, original)
+        pattern = learned(rehearsals, bound, forced)
+        if pattern.null is None and negative:
+            prompt = self._negative if self._negative is not None else str(given.get("negative_prompt"))
+            pattern = replace(pattern, null=self._named(rehearsals, bound, forced, pattern, prompt))
+        specs = dict.fromkeys(str(s) for term in self.guidance.terms for s in term.specs())
+        named = {spec: self._named(rehearsals, bound, forced, pattern, spec) for spec in specs}
+        model = self._model()
+        run = LearnedRun(
+            pipe, pattern, named, self.guidance, model, self._resources, given.get("generator"), negative,
+            self._batching, self._observe,
+        )  # fmt: skip
+        if not run.known:
+            self._check_affine(model.metadata["unknown"])
+        changed = type(given)(given) | forced | pattern.settings
+        ordered = {name: changed[name] for name in self._signature.parameters if name in changed}
+        arguments = inspect.BoundArguments(self._signature, ordered)  # type: ignore[arg-type]
+        with counting() as cost:
+            try:
+                with running(pipe, run):
+                    return original(*arguments.args, **arguments.kwargs)
+            finally:
+                self.cost.rows, self.cost.calls = self.cost.rows + cost.rows, self.cost.calls + cost.calls
+
+    def _forced(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """Changes to the call that put ``negative`` into it, and how a negative was given, in words."""
+        own = next((n for n in ("negative_prompt", "negative_prompt_embeds") if given.get(n) is not None), None)
+        if self._negative is None:
+            empty = own is None or (own == "negative_prompt" and not any(_listed(given[own])))
+            return {}, "" if empty else str(own)
+        if own is not None:
+            raise UsageError(f"negative={self._negative!r} was given to attach, and {own} to the call; keep one")
+        if "negative_prompt" not in self._signature.parameters:
+            return {}, f"negative={self._negative!r}"
+        prompt = given.get("prompt")
+        value: Any = [self._negative] * len(prompt) if isinstance(prompt, list) else self._negative
+        return {"negative_prompt": value}, f"negative={self._negative!r}"
+
+    def _named(
+        self,
+        rehearsals: Rehearsals,
+        bound: inspect.BoundArguments,
+        forced: Mapping[str, Any],
+        pattern: Pattern,
+        prompt: str,
+    ) -> dict[Path, Any]:
+        """The arguments of a call with another prompt, where they differ from those of the call."""
+        if "prompt" not in self._signature.parameters:
+            raise UsageError(f"{self._kind.__name__} takes no prompt, so {prompt!r} cannot be encoded; leave it out")
+        own = bound.arguments.get("prompt")
+        changes: dict[str, Any] = {
+            n: None for n in bound.arguments if re.fullmatch(r"(pooled_)?prompt_(embeds|\d).*", n)
+        }
+        changes["prompt"] = [prompt] * len(own) if isinstance(own, list) else prompt
+        recorder = Recorder(pattern.answer, pattern.n)
+        found = rehearsals.run(bound, recorder, **{**forced, **pattern.settings, **changes})
+        mine, theirs = (leaves(calls[0].arguments, pattern.listed) for calls in (pattern.calls, found.calls))
+        return {p: v for p, v in theirs.items() if p in pattern.own or not same(v, mine.get(p))}
+
+    def _check_affine(self, unknown: str) -> None:
+        """Refuse a guidance that depends on the noise level or on x0, where these are not known."""
+        if self.guidance.finishers or not all(_is_affine(term) for term in self.guidance.terms):
+            why = unknown or f"{self._kind.__name__} changes its network's answers before its scheduler sees them"
+            raise UsageError(
+                f"{self.guidance} depends on noise levels that are not known: {why}; cfg, compose and pag work"
+            )
+
+
+def _is_affine(term: Term) -> bool:
+    if isinstance(term, Compose):
+        return True
+    plain_scale = isinstance(getattr(term, "scale", None), int | float | tuple)
+    return isinstance(term, Pair) and term.is_difference() and plain_scale
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _undecoded(kind: str, x0: Any) -> Any:
+    raise UsageError(
+        f"how {kind} decodes its latents is not known, so scores of images cannot guide it; use other terms"
+    )

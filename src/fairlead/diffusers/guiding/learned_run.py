@@ -1,0 +1,412 @@
+"""One call of a pipeline whose pattern was learned: run with its own guidance off, every network call answered with the
+guided prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import level_at, remember_levels, tally
+from fairlead.core.errors import UsageError
+from fairlead.core.prediction import Mixing, Prediction
+from fairlead.core.schedule import RectifiedFlow
+from fairlead.diffusers.attention import Tokens
+from fairlead.diffusers.caches import check_switched_off
+from fairlead.diffusers.guiding.branch_calls import Weak
+from fairlead.diffusers.guiding.call_conditions import NoSpecs, PromptSpecs, Specs
+from fairlead.diffusers.guiding.pattern import Pattern, alike, in_one_batch, leaves, own_block, picked, rebuilt
+from fairlead.diffusers.guiding.pipeline_run import seeds_of, tied
+from fairlead.diffusers.guiding.rehearsal import Path, RecordedCall, joined, output_of, with_output
+from fairlead.diffusers.network_calls import check_differentiable, tokens_of
+from fairlead.diffusers.perturbation import perturbing
+from fairlead.diffusers.pretrained import setting
+from fairlead.diffusers.schedulers import Levels, level_after, objective_of, position_of, schedule_of
+from fairlead.guide.branch import NULL
+from fairlead.guide.calls import Batching
+from fairlead.guide.engine import GuidedDenoiser
+from fairlead.guide.observation import Observation
+from fairlead.guide.terms import Guidance
+from fairlead.models.model import Model
+from fairlead.sample.noise import NoiseStream
+
+_NULL = -1
+
+
+class LearnedRun:
+    """Answers the network calls of one call of a pipeline; holds its state, so make a new one for each.
+
+    Args:
+        pipe: the pipeline.
+        pattern: how it calls its network.
+        named: prompt that the guidance names -> its arguments, where they differ from those of the call.
+        guidance: what to do.
+        model: what is known of the pipeline before the call.
+        resources: what the guidance names, by name.
+        generator: of the call, one or a list.
+        negative: how a negative was given, "" if none was.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        pattern: Pattern,
+        named: Mapping[str, Mapping[Path, Any]],
+        guidance: Guidance,
+        model: Model,
+        resources: Mapping[str, Any],
+        generator: Any,
+        negative: str,
+        batching: Batching,
+        observe: Callable[[Observation], object] | None,
+    ) -> None:
+        self.pipe, self.pattern, self.guidance, self.model = pipe, pattern, guidance, model
+        self.resources, self.negative, self.batching, self.observe = resources, negative, batching, observe
+        self.named = named
+        self.seeds = seeds_of(generator, pattern.n)
+        self.known = bool(model.metadata["levels"]) and pattern.output is not None and pattern.latents is not None
+        self._guided: tuple[GuidedDenoiser, LearnedDenoiser, Levels | None, int] | None = None
+        self._count = 0
+        self._second: Any = None
+
+    def answer(self, name: str, network: Any, *args: Any, **kwargs: Any) -> Any:
+        """The guided prediction, in the form of the network's answer."""
+        check_switched_off(network, f"pipe.{name}")
+        pattern, call = self.pattern, RecordedCall.of(name, network, args, kwargs)
+        combined = pattern.scale is not None
+        if combined and not pattern.together and self._count % 2:
+            self._count += 1
+            return with_output(pattern.answer, self._second, call)
+        if combined and pattern.together and call.rows == 2 * pattern.n:
+            call = own_block(call, pattern)
+        if call.rows != self.pattern.n:
+            raise UsageError(
+                f"{type(self.pipe).__name__} called its {name} with {call.rows} rows, in its first step it was "
+                f"{self.pattern.n}; attach does not do that yet"
+            )
+        position = self._position(call)
+        if self._guided is None:
+            self._guided = self._begin(call, position)
+        guided, denoiser, levels, start = self._guided
+        x_t = denoiser.receive(call)
+        t = self._times[position - start] if levels is None else self._entries[position]
+        stages = 1 if levels is None else levels.stages
+        prediction = guided.at((position - start) // stages)(x_t, t, guided.condition)
+        if self.guidance.renoising():
+            assert levels is not None
+            after = level_after(self.pipe.scheduler, levels, position)
+            mixing = level_at(self.model.schedule, t, x_t).mixing
+            prediction = tied(prediction, x_t, mixing.alpha, mixing.sigma, after)
+        output = denoiser.answered(prediction, x_t, t)
+        if pattern.scale is None:
+            return with_output(pattern.answer, output, call)
+        both = denoiser.parted(output, pattern.scale)
+        both = both if pattern.own_at == 0 else both[::-1]
+        if pattern.together:
+            return with_output(pattern.answer, joined(both), call)
+        self._count, self._second = self._count + 1, both[1]
+        return with_output(pattern.answer, both[0], call)
+
+    def _position(self, call: RecordedCall) -> int:
+        apart = self.pattern.scale is not None and not self.pattern.together
+        here = self._count // (2 if apart else max(1, len(self.pattern.calls)))
+        self._count += not apart
+        if not self.known:
+            return here
+        scheduler = self.pipe.scheduler
+        for name in ("step_index", "begin_index"):
+            known = getattr(scheduler, name, None)
+            if known is not None:
+                return int(known)
+        if here:
+            return self._guided[3] + here if self._guided is not None else here
+        told = call.arguments.get("timestep")
+        try:
+            return 0 if told is None or type(scheduler).__name__.startswith("Flow") else position_of(scheduler, told)
+        except UsageError:
+            return 0
+
+    def _begin(self, call: RecordedCall, position: int) -> tuple[GuidedDenoiser, LearnedDenoiser, Levels | None, int]:
+        pattern, model, scheduler = self.pattern, self.model, self.pipe.scheduler
+        conditional = pattern.null is not None or bool(self.named)
+        denoiser = LearnedDenoiser(self.pipe, pattern, list(self.named.values()), model, self.known, conditional)
+        x_t = denoiser.receive(call)
+        specs: Specs = PromptSpecs(tuple(self.named)) if conditional else NoSpecs()
+        levels = None
+        if self.known:
+            levels = Levels.of(scheduler)
+            times = levels.times(model.schedule, position)
+            self._entries = levels.entries(model.schedule)
+            remember_levels(model.schedule, self._entries, x_t)
+        else:  # only affine guidance gets here, which does the same at any level
+            steps = len(scheduler.timesteps)
+            times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        self._times = times
+        resources = {
+            name: replace(thing, beside=denoiser) if isinstance(thing, Weak) else thing
+            for name, thing in self.resources.items()
+        }
+        guided = GuidedDenoiser.of(
+            replace(
+                model,
+                denoiser=denoiser,
+                shape=tuple(x_t.shape[1:]),
+                encode=specs,
+                embed=denoiser.embedded if conditional else None,
+            ),
+            self.guidance,
+            specs.own(pattern.n, None, False),
+            resources=resources,
+            draw=lambda number, shape: NoiseStream(self.seeds, shape).extra(number),
+            times=times,
+            batching=self.batching,
+            observe=self.observe,
+        )
+        wanted = guided.looks_at(NULL)
+        if wanted and pattern.null is None:
+            raise UsageError(
+                f"{self.guidance} asks for the null prediction, and {type(self.pipe).__name__} makes none (its guidance "
+                "is distilled into its network, or off for good); give a negative: attach(..., negative='')"
+            )
+        if self.negative and not wanted:
+            raise UsageError(
+                f"{self.negative} was given, but {self.guidance} never looks at it in the steps of this run; leave it "
+                "out"
+            )
+        return guided, denoiser, levels, position
+
+
+class LearnedDenoiser:
+    """A pipeline's network as a denoiser, with the arguments of the call that the pipeline makes now."""
+
+    counts = True
+
+    def __init__(
+        self, pipe: Any, pattern: Pattern, named: Sequence[Mapping[Path, Any]], model: Model, known: bool, texts: bool
+    ) -> None:
+        self.pipe, self.pattern, self.named, self.known, self.texts = pipe, pattern, named, known, texts
+        self.schedule, self.objective = model.schedule, model.objective
+        self._call: RecordedCall | None = None
+        self._flat: dict[Path, Any] = {}
+        self._outputs: Tensor | None = None
+        self._own: Tensor | None = None
+        self._last: tuple[Prediction, Tensor] | None = None
+
+    def receive(self, call: RecordedCall) -> Tensor:
+        """Take over a call of the pipeline; its noisy samples [n, ...] in float64."""
+        self._call, self._last, self._outputs, self._own = call, None, None, None
+        self._flat = leaves(call.arguments, self.pattern.listed)
+        x = torch.stack(list(call.x)) if isinstance(call.x, list) else call.x
+        if not self.known:
+            out = _stack(output_of(self.pattern.answer))
+            return out.new_zeros(out.shape, dtype=torch.float64)
+        assert self.pattern.latents is not None
+        part = x if self.pattern.latents.dim is None else self._latents(x)
+        return part.to(torch.float32 if part.device.type == "mps" else torch.float64)
+
+    def _latents(self, x: Tensor) -> Tensor:
+        region = self.pattern.latents
+        assert region is not None
+        return x if region.dim is None else x.narrow(region.dim, 0, region.size)
+
+    @property
+    def call(self) -> RecordedCall:
+        assert self._call is not None
+        return self._call
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        return self.predict(None, x_t, t, condition)
+
+    def predict(self, network: Any, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        """The prediction of ``network``, which may be another one of the same kind."""
+        network = self.call.network if network is None else network
+        if x_t.requires_grad:
+            check_differentiable(network)
+        raw = self._output(network, x_t, condition)
+        tally(len(x_t))
+        output = raw if self.pattern.output is None else self.pattern.output.of(raw)
+        if network is self.call.network:
+            self._keep(raw.detach(), condition)
+        output = output.to(x_t.dtype)
+        if not self.known:
+            return Prediction(output, output)
+        mixing: Mixing = level_at(self.schedule, t, x_t).mixing
+        prediction = Prediction(mixing.x0_of(output, self.objective, x_t), mixing.eps_of(output, self.objective, x_t))
+        self._last = prediction, output
+        return prediction
+
+    def _output(self, network: Any, x_t: Tensor, condition: Condition) -> Tensor:
+        """What the network returns for the rows of a condition, [rows, ...]."""
+        samples = [int(i) for i in condition.values["sample"].tolist()]
+        kinds = self._kinds(condition)
+        groups: dict[int, list[int]] = {}
+        for row, kind in enumerate(kinds):
+            groups.setdefault(kind, []).append(row)
+        parts = {
+            kind: self._arguments(kind, [samples[r] for r in rows], rows, x_t, condition)
+            for kind, rows in groups.items()
+        }
+        fused = self.pattern.rows is not None and len(parts) > 1 and alike(list(parts.values()))
+        if len(parts) > 1 and not fused:
+            found: Tensor | None = None
+            for kind, rows in groups.items():
+                out = self._asked(network, parts[kind], x_t[rows], condition[torch.tensor(rows)])
+                found = out.new_zeros(len(samples), *out.shape[1:]) if found is None else found
+                found = found.index_copy(0, torch.tensor(rows, device=out.device), out)
+            assert found is not None
+            return found
+        order = [row for rows in groups.values() for row in rows]
+        together = in_one_batch(list(parts.values()), self._has_rows)
+        straight = order == list(range(len(order)))
+        out = self._asked(
+            network,
+            together,
+            x_t if straight else x_t[order],
+            condition if straight else condition[torch.tensor(order)],
+        )
+        if straight:
+            return out
+        back = torch.tensor(order, device=out.device).argsort()
+        return out[back]
+
+    def _has_rows(self, path: Path) -> bool:
+        return path == (self.call.sample,) or (self.pattern.rows is not None and path in self.pattern.rows)
+
+    def _kinds(self, condition: Condition) -> list[int]:
+        if not self.texts:
+            return [0] * condition.n
+        keep, prompt = condition.keep["prompt"].tolist(), condition.values["prompt"].tolist()
+        return [int(p) if k else _NULL for k, p in zip(keep, prompt, strict=True)]
+
+    def _arguments(
+        self, kind: int, samples: Sequence[int], rows: Sequence[int], x_t: Tensor, condition: Condition
+    ) -> dict[Path, Any]:
+        """The arguments of these samples under one condition."""
+        pattern, n = self.pattern, self.pattern.n
+        instead: Mapping[Path, Any] = pattern.own if kind == 0 else {}
+        if kind == _NULL:
+            instead = pattern.null or {}
+        elif kind > 0:
+            instead = self.named[kind - 1]
+        sample = (self.call.sample,)
+        flat = {path: instead.get(path, value) for path, value in self._flat.items()}
+        flat[sample] = self._samples(flat[sample], samples, x_t[list(rows)])
+        whole = list(samples) == list(range(n))
+        for path, value in flat.items():
+            if path == sample:
+                continue
+            if len(path) == 1 and path[0] in condition.values:  # embeddings that guidance has changed
+                flat[path] = condition.values[str(path[0])][list(rows)].to(value)
+            elif not whole and (pattern.rows is None or path in pattern.rows) and self._rows_for_each(value):
+                flat[path] = picked(value, samples, n)
+        return flat
+
+    def _rows_for_each(self, value: Any) -> bool:
+        size = len(value) if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim) else 0
+        return size > 0 and size % self.pattern.n == 0
+
+    def _samples(self, x: Any, samples: Sequence[int], x_t: Tensor) -> Any:
+        """The argument for the noisy samples, with ``x_t`` [rows, ...] in the place of the latents."""
+        own = picked(x, samples, self.pattern.n)
+        if not self.known:
+            return own
+        assert self.pattern.latents is not None
+        stacked = torch.stack(own) if isinstance(own, list) else own
+        region = self.pattern.latents
+        made = replace(region, factor=1.0).put(x_t.to(stacked.dtype), stacked)
+        return list(made) if isinstance(own, list) else made
+
+    def _asked(self, network: Any, flat: Mapping[Path, Any], x_t: Tensor, condition: Condition) -> Tensor:
+        arguments = rebuilt(self.call.arguments, self.pattern.listed, flat)
+        with perturbing(network, condition.perturb, self._tokens(network, x_t)):
+            answer = network(**arguments, return_dict=not self.call.as_tuple)
+        return _stack(output_of(answer))
+
+    @staticmethod
+    def _tokens(network: Any, x_t: Tensor) -> Tokens | None:
+        """Where the positions of a picture are among those of an attention layer; None: not known."""
+        patch = setting(network, "patch_size", 0)
+        if x_t.ndim != 4 or not isinstance(patch, int):
+            return None
+        return replace(tokens_of(network, (x_t.shape[-2], x_t.shape[-1])), alone=True)
+
+    def parted(self, output: Any, scale: float) -> list[Any]:
+        """The answers for the conditional and the null call that the pipeline's own u + scale (c - u) makes ``output``
+        of, so that what it does with that beside, it does to ours: c is what the network returned."""
+        if self._own is None:
+            return [output, output]
+        if isinstance(output, list):
+            return [list(part) for part in self.parted(torch.stack(output), scale)]
+        c, wide = self._own.double(), output.double()
+        return [self._own.to(output), ((scale * c - wide) / (scale - 1)).to(output)]
+
+    def answered(self, prediction: Prediction, x_t: Tensor, t: Tensor) -> Any:
+        """A prediction as the output that the network would have had."""
+        if not self.known:
+            output = prediction.x0
+        elif self._last is not None and self._last[0] is prediction:
+            output = self._last[1]  # one branch alone: its own bits
+        else:
+            output = level_at(self.schedule, t, x_t).mixing.target(prediction.x0, prediction.eps, self.objective)
+        form = _stack(output_of(self.pattern.answer))
+        base = self._outputs if self._outputs is not None else torch.zeros_like(form)
+        output = output.detach().to(form.dtype)
+        region = self.pattern.output
+        whole = output if region is None else region.put(output, base)
+        listed = isinstance(output_of(self.pattern.answer), list)
+        return list(whole) if listed else whole
+
+    def embedded(self, condition: Condition) -> Condition:
+        """The condition with its text arguments as values, for guidance that changes them."""
+        floating = [
+            p
+            for p, v in self.pattern.own.items()
+            if len(p) == 1 and isinstance(v, Tensor) and v.is_floating_point() and len(v) == self.pattern.n
+        ]
+        null = self.pattern.null or {}
+        if any(p not in null or null[p].shape != self.pattern.own[p].shape for p in floating):
+            floating = []
+        samples = [int(i) for i in condition.values["sample"].tolist()]
+        more: dict[str, Tensor] = {}
+        for path in floating:
+            rows = []
+            for sample, kind in zip(samples, self._kinds(condition), strict=True):
+                source = self.pattern.own if kind == 0 else null if kind == _NULL else self.named[kind - 1]
+                rows.append(source[path][sample : sample + 1])
+            more[str(path[0])] = torch.cat(rows)
+        kept = dict.fromkeys(more, condition.keep["prompt"])
+        return replace(condition, values={**condition.values, **more}, keep={**condition.keep, **kept})
+
+    def _keep(self, raw: Tensor, condition: Condition) -> None:
+        """What the output holds beside the prediction (a variance): that of the samples' own branch."""
+        kinds = self._kinds(condition)
+        clean = [True] * len(kinds)
+        for mask in condition.perturb.values():
+            clean = [ok and not worse for ok, worse in zip(clean, mask.tolist(), strict=True)]
+        mine = [row for row, kind in enumerate(kinds) if kind == 0 and clean[row]]
+        if len(mine) == self.pattern.n:
+            self._own = raw[mine]
+        mine = mine or list(range(len(kinds)))
+        if self._outputs is None:
+            self._outputs = raw.new_zeros(self.pattern.n, *raw.shape[1:])
+        places = [int(condition.values["sample"][row]) for row in mine]
+        self._outputs = self._outputs.index_copy(0, torch.tensor(places, device=raw.device), raw[mine])
+
+
+def _stack(output: Any) -> Tensor:
+    return torch.stack(output) if isinstance(output, list) else output
+
+
+def levels_of(pipe: Any) -> tuple[Any, Any, str]:
+    """(schedule, objective, "") of a pipeline's scheduler; where its noise levels are not known, a stand-in for both
+    and the reason."""
+    scheduler = getattr(pipe, "scheduler", None)
+    try:
+        objective = objective_of(scheduler)
+        return schedule_of(scheduler), objective, ""
+    except (UsageError, AttributeError, TypeError) as error:
+        return RectifiedFlow(1.0), "x0", str(error)
