@@ -57,8 +57,11 @@ _CALL: ContextVar[object | None] = ContextVar("fairlead_perturbed_call", default
 
 
 @contextmanager
-def perturbing(network: Any, perturb: Perturb, tokens: Tokens) -> Iterator[None]:
+def perturbing(network: Any, perturb: Perturb, tokens: Tokens | None) -> Iterator[None]:
     """The call of the network inside the block applies ``perturb`` and records what :func:`attention_mass` asks for.
+
+    Args:
+        tokens: where the positions of the image are in an attention layer; None: not known.
 
     Raises:
         UsageError: if the attention of a layer cannot be reached, or the call did not use a layer.
@@ -86,6 +89,11 @@ def perturbing(network: Any, perturb: Perturb, tokens: Tokens) -> Iterator[None]
             others: Perturb = {p: mask for p, mask in mine.items() if p.kind != "skip"}
             if others or layer in recorded:
                 check_reachable(network, layer)
+                if tokens is None:
+                    raise UsageError(
+                        f"layer {layer!r} cannot be perturbed or watched: which of its positions are of the image is "
+                        "not known for this network; slg and s2 skip whole blocks and need not know"
+                    )
                 mode = ReachedAttention(layer, part, others, tokens)
                 before = part.register_forward_pre_hook(_within(call, mode.begin), with_kwargs=True)
                 after = part.register_forward_hook(_within(call, mode.end))

@@ -1,4 +1,4 @@
-"""A guidance attached to a pipeline of any class: how it calls its network is learned at the first call in the block."""
+"""A guidance attached to a pipeline of any class: how it calls its network is learned at its call in the block."""
 
 from __future__ import annotations
 

@@ -169,8 +169,8 @@ class LearnedRun:
         wanted = guided.looks_at(NULL)
         if wanted and pattern.null is None:
             raise UsageError(
-                f"{self.guidance} asks for the null prediction, and {type(self.pipe).__name__} makes none (its guidance "
-                "is distilled into its network, or off for good); give a negative: attach(..., negative='')"
+                f"{self.guidance} asks for the null prediction, and {type(self.pipe).__name__} makes none (its "
+                "guidance is distilled into its network, or off for good); give a negative: attach(..., negative='')"
             )
         if self.negative and not wanted:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""What two rehearsals of a pipeline say of its calls: which rows are whose, and what differs between the predictions."""
+"""What rehearsals of a pipeline say of its calls: which rows are whose, and what differs between the predictions."""
 
 from __future__ import annotations
 
@@ -286,10 +286,7 @@ def _lists_of_samples(arguments: Mapping[str, Any], n: int) -> set[Path]:
 def picked(value: Any, samples: Sequence[int], n: int) -> Any:
     """The rows of these samples, of a value with rows for all n."""
     length = _length(value) // n
-    if length == 1:
-        index = list(samples)
-    else:
-        index = [sample * length + i for sample in samples for i in range(length)]
+    index = [sample * length + i for sample in samples for i in range(length)]
     if isinstance(value, list):
         return [value[i] for i in index]
     if index == list(range(len(value))):

@@ -187,8 +187,8 @@ class Rehearsals:
             except FirstStep:
                 return recorder.found
         raise UsageError(
-            f"{type(self.pipe).__name__} ended without a step of its scheduler, so how it guides cannot be seen; attach "
-            "to the pipeline inside it that denoises"
+            f"{type(self.pipe).__name__} ended without a step of its scheduler, so how it guides cannot be seen; "
+            "attach to the pipeline inside it that denoises"
         )
 
     def _ordered(self, given: Mapping[str, Any]) -> list[str]:
