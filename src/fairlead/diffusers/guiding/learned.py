@@ -145,7 +145,7 @@ class LearnedAttachment:
         pattern = learned(rehearsals, bound, forced)
         if pattern.null is None and negative:
             prompt = self._negative if self._negative is not None else str(given.get("negative_prompt"))
-            pattern = replace(pattern, null=self._named(rehearsals, bound, forced, pattern, prompt))
+            pattern = replace(pattern, null=self._named(rehearsals, bound, forced, pattern, prompt)[1])
         specs = dict.fromkeys(str(s) for term in self.guidance.terms for s in term.specs())
         named = {spec: self._named(rehearsals, bound, forced, pattern, spec) for spec in specs}
         model = self._model()
@@ -186,8 +186,8 @@ class LearnedAttachment:
         forced: Mapping[str, Any],
         pattern: Pattern,
         prompt: str,
-    ) -> dict[Path, Any]:
-        """The arguments of a call with another prompt, where they differ from those of the call."""
+    ) -> tuple[Mapping[str, Any], Mapping[Path, Any]]:
+        """The arguments of a call with another prompt, and those of them that differ from those of the call."""
         if "prompt" not in self._signature.parameters:
             raise UsageError(f"{self._kind.__name__} takes no prompt, so {prompt!r} cannot be encoded; leave it out")
         own = bound.arguments.get("prompt")
@@ -198,7 +198,8 @@ class LearnedAttachment:
         recorder = Recorder(pattern.answer, pattern.n)
         found = rehearsals.run(bound, recorder, **{**forced, **pattern.settings, **changes})
         mine, theirs = (leaves(calls[0].arguments, pattern.listed) for calls in (pattern.calls, found.calls))
-        return {p: v for p, v in theirs.items() if p in pattern.own or not same(v, mine.get(p))}
+        unlike = {p: v for p, v in theirs.items() if p in pattern.own or not same(v, mine.get(p))}
+        return found.calls[0].arguments, unlike
 
     def _check_affine(self, unknown: str) -> None:
         """Refuse a guidance that depends on the noise level or on x0, where these are not known."""

@@ -3,6 +3,7 @@ guided prediction."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from fairlead.diffusers.guiding.call_conditions import NoSpecs, PromptSpecs, Spe
 from fairlead.diffusers.guiding.pattern import Pattern, alike, in_one_batch, leaves, own_block, picked, rebuilt
 from fairlead.diffusers.guiding.pipeline_run import seeds_of, tied
 from fairlead.diffusers.guiding.rehearsal import Path, RecordedCall, joined, output_of, with_output
+from fairlead.diffusers.guiding.stand_in import own_kind
 from fairlead.diffusers.network_calls import check_differentiable, tokens_of
 from fairlead.diffusers.perturbation import perturbing
 from fairlead.diffusers.pretrained import setting
@@ -35,6 +37,7 @@ from fairlead.models.model import Model
 from fairlead.sample.noise import NoiseStream
 
 _NULL = -1
+Named = tuple[Mapping[str, Any], Mapping[Path, Any]]
 
 
 class LearnedRun:
@@ -43,7 +46,7 @@ class LearnedRun:
     Args:
         pipe: the pipeline.
         pattern: how it calls its network.
-        named: prompt that the guidance names -> its arguments, where they differ from those of the call.
+        named: prompt that the guidance names -> the arguments of a call with it, and those of them that differ.
         guidance: what to do.
         model: what is known of the pipeline before the call.
         resources: what the guidance names, by name.
@@ -55,7 +58,7 @@ class LearnedRun:
         self,
         pipe: Any,
         pattern: Pattern,
-        named: Mapping[str, Mapping[Path, Any]],
+        named: Mapping[str, Named],
         guidance: Guidance,
         model: Model,
         resources: Mapping[str, Any],
@@ -66,7 +69,7 @@ class LearnedRun:
     ) -> None:
         self.pipe, self.pattern, self.guidance, self.model = pipe, pattern, guidance, model
         self.resources, self.negative, self.batching, self.observe = resources, negative, batching, observe
-        self.named = named
+        self.named, self.takes = named, frozenset(inspect.signature(own_kind(pipe).__call__).parameters)
         self.seeds = seeds_of(generator, pattern.n)
         self.known = bool(model.metadata["levels"]) and pattern.output is not None and pattern.latents is not None
         self._guided: tuple[GuidedDenoiser, LearnedDenoiser, Levels | None, int] | None = None
@@ -132,7 +135,7 @@ class LearnedRun:
 
     def _begin(self, call: RecordedCall, position: int) -> tuple[GuidedDenoiser, LearnedDenoiser, Levels | None, int]:
         pattern, model, scheduler = self.pattern, self.model, self.pipe.scheduler
-        conditional = pattern.null is not None or bool(self.named)
+        conditional = pattern.null is not None or bool(self.named) or "prompt" in self.takes
         denoiser = LearnedDenoiser(self.pipe, pattern, list(self.named.values()), model, self.known, conditional)
         x_t = denoiser.receive(call)
         specs: Specs = PromptSpecs(tuple(self.named)) if conditional else NoSpecs()
@@ -186,7 +189,7 @@ class LearnedDenoiser:
     counts = True
 
     def __init__(
-        self, pipe: Any, pattern: Pattern, named: Sequence[Mapping[Path, Any]], model: Model, known: bool, texts: bool
+        self, pipe: Any, pattern: Pattern, named: Sequence[Named], model: Model, known: bool, texts: bool
     ) -> None:
         self.pipe, self.pattern, self.named, self.known, self.texts = pipe, pattern, named, known, texts
         self.schedule, self.objective = model.schedule, model.objective
@@ -254,7 +257,7 @@ class LearnedDenoiser:
         if len(parts) > 1 and not fused:
             found: Tensor | None = None
             for kind, rows in groups.items():
-                out = self._asked(network, parts[kind], x_t[rows], condition[torch.tensor(rows)])
+                out = self._asked(network, kind, parts[kind], x_t[rows], condition[torch.tensor(rows)])
                 found = out.new_zeros(len(samples), *out.shape[1:]) if found is None else found
                 found = found.index_copy(0, torch.tensor(rows, device=out.device), out)
             assert found is not None
@@ -264,6 +267,7 @@ class LearnedDenoiser:
         straight = order == list(range(len(order)))
         out = self._asked(
             network,
+            kinds[0],
             together,
             x_t if straight else x_t[order],
             condition if straight else condition[torch.tensor(order)],
@@ -291,9 +295,9 @@ class LearnedDenoiser:
         if kind == _NULL:
             instead = pattern.null or {}
         elif kind > 0:
-            instead = self.named[kind - 1]
+            instead = self.named[kind - 1][1]
         sample = (self.call.sample,)
-        flat = {path: instead.get(path, value) for path, value in self._flat.items()}
+        flat = {**self._flat, **instead}
         flat[sample] = self._samples(flat[sample], samples, x_t[list(rows)])
         whole = list(samples) == list(range(n))
         for path, value in flat.items():
@@ -320,8 +324,9 @@ class LearnedDenoiser:
         made = replace(region, factor=1.0).put(x_t.to(stacked.dtype), stacked)
         return list(made) if isinstance(own, list) else made
 
-    def _asked(self, network: Any, flat: Mapping[Path, Any], x_t: Tensor, condition: Condition) -> Tensor:
-        arguments = rebuilt(self.call.arguments, self.pattern.listed, flat)
+    def _asked(self, network: Any, kind: int, flat: Mapping[Path, Any], x_t: Tensor, condition: Condition) -> Tensor:
+        form = self.named[kind - 1][0] if kind > 0 else self.pattern.form
+        arguments = rebuilt(form, self.pattern.listed, flat)
         with perturbing(network, condition.perturb, self._tokens(network, x_t)):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
         return _stack(output_of(answer))
@@ -375,7 +380,7 @@ class LearnedDenoiser:
         for path in floating:
             rows = []
             for sample, kind in zip(samples, self._kinds(condition), strict=True):
-                source = self.pattern.own if kind == 0 else null if kind == _NULL else self.named[kind - 1]
+                source = self.pattern.own if kind == 0 else null if kind == _NULL else self.named[kind - 1][1]
                 rows.append(source[path][sample : sample + 1])
             more[str(path[0])] = torch.cat(rows)
         kept = dict.fromkeys(more, condition.keep["prompt"])

@@ -100,9 +100,11 @@ class Pattern:
     Attributes:
         n: samples.
         calls: of one step, of the conditional prediction.
+        form: arguments of a call beside the null call, with whatever they are nested in.
         listed: arguments that are lists with one entry for each sample.
         rows: arguments with rows for each sample: they are picked; None: not known, a branch is called by itself.
-        own: what the arguments of the conditional call are, where they differ from those of the null call.
+        own: what the arguments of the conditional call are beside the null call, where they differ from those of that,
+            or from those of a call without guidance.
         null: the same of the null call; None if the pipeline has none.
         latents: where the scheduler's samples lie in the network's argument.
         output: where what reaches the scheduler lies in the network's output.
@@ -116,6 +118,7 @@ class Pattern:
     n: int
     calls: tuple[RecordedCall, ...]
     answer: Any
+    form: Mapping[str, Any]
     listed: frozenset[Path]
     rows: frozenset[Path] | None
     own: Mapping[Path, Any]
@@ -194,7 +197,7 @@ def _compared(
         rows = {
             path
             for path, value in theirs.items()
-            if path in mine and _length(value) and _length(value) == count * (_length(mine[path]) or 0)
+            if _length(value) and _length(value) == count * (_length(mine[path]) if path in mine else n)
         }
         for j in range(count):
             blocks.append({p: _block(v, j, _length(v) // count) if p in rows else v for p, v in theirs.items()})
@@ -209,7 +212,7 @@ def _compared(
             rows = {p for p, v in leaves(first.arguments, frozenset(lists)).items() if _length(v) == n}
     listed = frozenset(lists)
     latents = region_of(_stacked(plain.sample), _stacked(first.x), None)
-    output = region_of(_stacked(plain.output), _stacked(output_of(plain.answer)))
+    output = region_of(_prediction(plain), _stacked(output_of(plain.answer)))
     own: Mapping[Path, Any] = {}
     null: Mapping[Path, Any] | None = None
     settings: Mapping[str, Any] = off
@@ -224,13 +227,26 @@ def _compared(
         if weights is not None and unlike.count(min(unlike)) > 1:
             mine_at = max(range(len(blocks)), key=weights.__getitem__)
         other = max((j for j in range(len(blocks)) if j != mine_at), key=unlike.__getitem__)
-        paths = [p for p in blocks[mine_at] if not same(blocks[mine_at][p], blocks[other].get(p))]
+        paths = [  # what is unlike that of the call alone may be padded, for both
+            p
+            for p, v in blocks[mine_at].items()
+            if not same(v, blocks[other].get(p)) or (p != (first.sample,) and not same(v, base.get(p)))
+        ]
         own = {p: blocks[mine_at][p] for p in paths}
         null = {p: blocks[other][p] for p in paths if p in blocks[other]}
     return Pattern(
-        n, tuple(plain.calls), plain.answer, listed, None if rows is None else frozenset(rows), own, null, latents,
+        n, tuple(plain.calls), plain.answer, (guided if blocks else plain).calls[0].arguments, listed,
+        None if rows is None else frozenset(rows), own, null, latents,
         output, settings, used, mine_at, together,
     )  # fmt: skip
+
+
+def _prediction(found: Rehearsal) -> Any:
+    """What reached the scheduler, without the channels beyond those of the samples (a learned variance)."""
+    output, sample = found.output, found.sample
+    tensors = isinstance(output, Tensor) and isinstance(sample, Tensor) and output.ndim == sample.ndim > 1
+    wider = tensors and output.shape[1] > sample.shape[1] and output.shape[2:] == sample.shape[2:]
+    return output[:, : sample.shape[1]] if wider else output
 
 
 def weights_of(guided: Rehearsal, output: Region | None) -> list[float] | None:
@@ -239,10 +255,11 @@ def weights_of(guided: Rehearsal, output: Region | None) -> list[float] | None:
     if output is None:
         return None
     parts = [output.of(_stacked(made)) for made in guided.made]
-    if len(parts) < 2 or not isinstance(guided.output, Tensor) or any(p.shape != guided.output.shape for p in parts):
+    reached = _prediction(guided)
+    if len(parts) < 2 or not isinstance(reached, Tensor) or any(p.shape != reached.shape for p in parts):
         return None
     columns = torch.stack([part.double().flatten() for part in parts], 1)
-    target = guided.output.double().flatten()
+    target = reached.double().flatten()
     found = torch.linalg.lstsq(columns, target[:, None]).solution[:, 0]
     off = float((columns @ found - target).abs().amax())
     return found.tolist() if off <= 1e-3 * max(1e-12, float(target.abs().amax())) else None
