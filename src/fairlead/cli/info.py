@@ -47,16 +47,18 @@ class Info:
         import torch
 
         import fairlead
-        from fairlead.core.registry import REGISTRY
+        from fairlead.core.registry import added, names
         from fairlead.nets.build import PRESETS
         from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, RECIPES
 
         print(f"fairlead {fairlead.__version__}, torch {torch.__version__}, GPU: {torch.cuda.is_available()}")
         titles = {"term": "guidance", "finisher": "finishers", "scale": "scale schedules", "score": "energy scores",
-                  "sampler": "samplers", "grid": "time grids", "schedule": "noise schedules",
+                  "sampler": "samplers", "extractor": "features", "grid": "time grids", "schedule": "noise schedules",
                   "data": "data sets"}  # fmt: skip
         for kind, title in titles.items():
-            print(f"{title:<16} {', '.join(REGISTRY[kind])}")
+            others = added(kind)
+            known = [f"{name} ({others[name].owner})" if name in others else name for name in names(kind)]
+            print(f"{title:<16} {', '.join(known)}")
         print(f"{'networks':<16} {', '.join(PRESETS)}")
         for name, recipe in RECIPES.items():
             print(f"recipe {name:<14} {recipe.about}")
