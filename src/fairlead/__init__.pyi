@@ -4,6 +4,7 @@ from fairlead.core.condition import Condition as Condition
 from fairlead.core.errors import UsageError as UsageError
 from fairlead.core.prediction import Prediction as Prediction
 from fairlead.core.registry import register as register
+from fairlead.data.arrays import data as data
 from fairlead.data.autoencoder import load_autoencoder as load_autoencoder
 from fairlead.data.hub import load_data as load_data
 from fairlead.data.toys import GaussianMixture as GaussianMixture
@@ -49,6 +50,7 @@ from fairlead.measure.interpolate import interpolate as interpolate
 from fairlead.models.export import export as export
 from fairlead.models.load import load as load
 from fairlead.models.model import Model as Model
+from fairlead.models.own import denoiser as denoiser
 from fairlead.models.toy import toy_model as toy
 from fairlead.nets.diffusers import diffusers_config as diffusers_config
 from fairlead.report.explain import Explanation as Explanation
@@ -93,6 +95,8 @@ __all__ = [
     "clip",
     "color",
     "compose",
+    "data",
+    "denoiser",
     "diffusers_config",
     "doctor",
     "energy",

@@ -134,6 +134,8 @@ PUBLIC: dict[str, str] = {
     "Training": "fairlead.train.loop:Training",
     "UsageError": "fairlead.core.errors:UsageError",
     "attach": "fairlead.sample.attach:attach",
+    "data": "fairlead.data.arrays:data",
+    "denoiser": "fairlead.models.own:denoiser",
     "diffusers_config": "fairlead.nets.diffusers:diffusers_config",
     "doctor": "fairlead.measure.doctor:doctor",
     "explain": "fairlead.report.explain:explain",
