@@ -55,6 +55,10 @@ from fairlead.models.toy import toy_model as toy
 from fairlead.nets.diffusers import diffusers_config as diffusers_config
 from fairlead.report.explain import Explanation as Explanation
 from fairlead.report.explain import explain as explain
+from fairlead.report.training import Trained as Trained
+from fairlead.report.training import train as train
+from fairlead.report.training import train_autoencoder as train_autoencoder
+from fairlead.report.training import train_classifier as train_classifier
 from fairlead.sample.attach import Attachment as Attachment
 from fairlead.sample.attach import attach as attach
 from fairlead.sample.guider import Guider as Guider
@@ -77,6 +81,7 @@ __all__ = [
     "Prediction",
     "Run",
     "TrainConfig",
+    "Trained",
     "Training",
     "UsageError",
     "__version__",
@@ -127,5 +132,8 @@ __all__ = [
     "tcfg",
     "threshold",
     "toy",
+    "train",
+    "train_autoencoder",
+    "train_classifier",
     "zero_star",
 ]

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-import fairlead.train.conditions as conditions
 from fairlead.core.errors import UsageError
 from fairlead.data.images import Attribute, ImageData
 from fairlead.data.text import encoder_from_config
 from fairlead.models.load import model_of
 from fairlead.nets.build import net_config
+from fairlead.train import conditions
 from fairlead.train.conditions import DataConditions, asked, encoded
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training

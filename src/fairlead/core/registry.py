@@ -131,6 +131,7 @@ PUBLIC: dict[str, str] = {
     "Prediction": "fairlead.core.prediction:Prediction",
     "Run": "fairlead.sample.run:Run",
     "TrainConfig": "fairlead.train.config:TrainConfig",
+    "Trained": "fairlead.report.training:Trained",
     "Training": "fairlead.train.loop:Training",
     "UsageError": "fairlead.core.errors:UsageError",
     "attach": "fairlead.sample.attach:attach",
@@ -148,6 +149,9 @@ PUBLIC: dict[str, str] = {
     "parse": "fairlead.guide.expression:parse",
     "register": "fairlead.core.registry:register",
     "sample": "fairlead.sample.run:sample",
+    "train": "fairlead.report.training:train",
+    "train_autoencoder": "fairlead.report.training:train_autoencoder",
+    "train_classifier": "fairlead.report.training:train_classifier",
     "toy": "fairlead.models.toy:toy_model",
 }
 """Names of ``fl.`` beside those of expressions."""
