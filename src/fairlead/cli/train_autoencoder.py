@@ -9,7 +9,7 @@ from fairlead.train.options import AutoencoderOptions, DataName, OutFolder
 
 @dataclass(frozen=True)
 class TrainAutoencoder(AutoencoderOptions):
-    """Train an autoencoder, the AutoencoderKL of diffusers made small, for a diffusion model of its latents.
+    """Train a small autoencoder, which diffusers loads too, for a diffusion model of its latents.
 
     At the end its error on the test split is measured, and OUT is a folder that diffusers loads, with the scale of the
     latents in its configuration. Ctrl-C or SIGTERM saves a checkpoint and stops; the same command with --resume goes on

@@ -16,9 +16,10 @@ from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.signals import unbroken
 from fairlead.core.typed import check_arguments
-from fairlead.data.autoencoder import load_autoencoder
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
+from fairlead.diffusers.autoencoder import load_autoencoder
+from fairlead.diffusers.kl_autoencoder import finished_autoencoder, save_autoencoder
 from fairlead.measure.enough import check_classes
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.noisy import NoiseBin, accuracy_by_noise
@@ -29,7 +30,6 @@ from fairlead.nets.build import AUTOENCODER_PRESETS, CLASSIFIER_PRESETS, PRESETS
 from fairlead.report.accuracy import accuracy_plot
 from fairlead.report.pictures import class_grid
 from fairlead.report.reconstruction import reconstruction_grid
-from fairlead.train.autoencoder import finished_autoencoder, save_autoencoder
 from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, RECIPES
 from fairlead.train.denoiser_options import DenoiserOptions
 from fairlead.train.loop import Training

@@ -13,7 +13,7 @@ from typing_extensions import Doc
 from fairlead.core.arguments import as_names, as_path
 from fairlead.core.errors import UsageError
 from fairlead.core.places import is_folder
-from fairlead.core.registry import imported, names
+from fairlead.core.registry import lookup, names
 from fairlead.core.strict_json import read_json
 from fairlead.nets.build import PRESETS, latent_preset
 from fairlead.train.config import RECIPES, Recipe, Weighting
@@ -36,10 +36,7 @@ class DenoiserOptions(TrainOptions):
     recipe: Annotated[str, Doc(f"Preset of all below: {', '.join(RECIPES)}.")] = "digits"
     net: Annotated[
         str | None,
-        Doc(
-            "Network preset (or, beside net-config, a class of diffusers such as UNet2DConditionModel): "
-            f"{', '.join(PRESETS)}."
-        ),
+        Doc(f"Network preset (or, beside net-config, a class of networks of diffusers): {', '.join(PRESETS)}."),
     ] = None
     net_config: str | Path | None = None
     """Settings of a network of diffusers: a JSON file, or a folder with config.json. Sizes, channels and widths that
@@ -122,13 +119,11 @@ class DenoiserOptions(TrainOptions):
             text = self.text or "words"
             own = RECIPES[self.recipe].text if text == "words" else {}
             return text, self.text_null or "learned", {**own, **given}
-        from fairlead.nets.called import called
-
         if self.text is None:
             raise UsageError("--text: networks of diffusers read an encoder's states; give clip:SOURCE or t5:SOURCE")
         if self.text_null == "learned":
             raise UsageError("--text-null learned: the null of a pipeline is the empty string; leave it out")
-        return self.text, "empty", {**given, "masked": called(self._of_diffusers()[0]).masked}
+        return self.text, "empty", {**given, "masked": lookup("loader", "network_call")(self._of_diffusers()[0]).masked}
 
     def _net(self, recipe: Recipe, size: int) -> str:
         return self.net or (recipe.net if self.latents is None else latent_preset(size))
@@ -151,7 +146,7 @@ class DenoiserOptions(TrainOptions):
         for name in _OF_PIPELINE:
             if getattr(self, name) not in (None, ()):
                 raise UsageError(f"--{name.replace('_', '-')}: the pipeline decides it; leave it out")
-        return imported("fairlead.models.lora:Base").of(self.pipeline)
+        return lookup("loader", "adapters").of(self.pipeline)
 
     def _net_config(
         self,
@@ -167,13 +162,12 @@ class DenoiserOptions(TrainOptions):
             if self.net is not None and self.net not in presets and self.net.endswith("Model"):
                 raise UsageError(f"--net {self.net}: a network of diffusers needs its settings; give --net-config FILE")
             return super()._net_config(recipe, data, presets, changes)
-        from fairlead.nets.diffusers import diffusers_config
-
         network, config = self._of_diffusers()
         refused = [name for name in changes if name != "text"]
         if refused:
             raise UsageError(f"{network} takes no {refused[0]!r}; leave it out, or take a network preset")
-        return diffusers_config(network, config, *data, text=changes.get("text"))
+        made: dict[str, Any] = lookup("loader", "network")(network, config, *data, text=changes.get("text"))
+        return made
 
     def _of_diffusers(self) -> tuple[str, dict[str, Any]]:
         """Class and settings of the network of diffusers."""
@@ -190,10 +184,8 @@ class DenoiserOptions(TrainOptions):
         return str(network), config
 
     def _latents(self, data: ImageData) -> dict[str, Any]:
-        from fairlead.data.autoencoder import load_autoencoder
-
         source = self.latents if self._base is None else str(self._base.folder)
-        return {} if source is None else load_autoencoder(source).config(data.shape)
+        return {} if source is None else dict(lookup("loader", "autoencoder")(source).config(data.shape))
 
     def _image(self, recipe: Recipe) -> str:
         if "image" not in self._names(recipe):
