@@ -10,12 +10,6 @@ import tyro
 from fairlead.core.errors import UsageError
 from fairlead.core.printable import printable
 
-_KINDS = {
-    "model": "diffusion model",
-    "classifier": "classifier of noisy images, p(class | x_t, t)",
-    "autoencoder": "autoencoder",
-}
-
 
 @dataclass(frozen=True)
 class Info:
@@ -69,21 +63,21 @@ class Info:
 
     def _checkpoint(self, spec: str) -> None:
         from fairlead.train.checkpoint import find_checkpoint, steps_of
-        from fairlead.train.config import OTHER_KINDS
+        from fairlead.train.tasks import CLASSIFY, DENOISE, task_of
 
         checkpoint = find_checkpoint(spec)
         about, data = checkpoint.about, checkpoint.about["data"]
         steps = steps_of(checkpoint.folder.parent)
-        kind = OTHER_KINDS.get(about["objective"], "model")
+        task = task_of(about["objective"])
         latents = about["train"].get("latents") or {}
         rows = {
-            "kind": _KINDS[kind],
+            "kind": task.about + (", p(class | x_t, t)" if task is CLASSIFY else ""),
             "checkpoint": f"{checkpoint.folder} (step {checkpoint.step} of {about['train']['steps']})",
             "steps kept": ", ".join(map(str, steps)),
             "parts": ", ".join(f"{part} {digest}" for part, digest in about["files"].items()),
             "network": f"{about['net']} ({about['parameters']:,} parameters)",
-            "objective": _objective(about, kind),
-            "told": _told(about) if kind == "model" else "",
+            "objective": _objective(about),
+            "told": _told(about) if task is DENOISE else "",
             "latents": f"{latents['shape']} of {latents['source']} #{latents['hash']}, times {latents['scale']:.4g}"
             if latents
             else "",
@@ -96,10 +90,13 @@ class Info:
                 print(f"{name:<12} {printable(str(value))}")
 
 
-def _objective(about: dict[str, Any], kind: str) -> str:
-    if kind == "autoencoder":
+def _objective(about: dict[str, Any]) -> str:
+    from fairlead.train.tasks import CLASSIFY, RECONSTRUCT, task_of
+
+    task = task_of(about["objective"])
+    if task is RECONSTRUCT:
         return f"{about['objective']} error and {about['train']['kl']:g} of the KL divergence"
-    return f"{'cross-entropy' if kind == 'classifier' else about['objective']} on {about['schedule']}"
+    return f"{'cross-entropy' if task is CLASSIFY else about['objective']} on {about['schedule']}"
 
 
 def _told(about: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from fairlead.core.progress import counting_bar, working
 from fairlead.core.registry import lookup, names
 from fairlead.core.signals import saving_ignored
 from fairlead.nets.build import AUTOENCODER_PRESETS, CLASSIFIER_PRESETS, autoencoder_preset, net_config
-from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, OTHER_KINDS, Recipe, TrainConfig
+from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, Recipe, TrainConfig
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
@@ -112,6 +112,7 @@ class TrainOptions:
         from fairlead.train.conditions import asked, rule_of_words
         from fairlead.train.environment import check_environment, resolve_precision, training_device
         from fairlead.train.loop import Training
+        from fairlead.train.tasks import DENOISE, task_of
 
         recipe, device = self._recipe(recipes), training_device()
         precision: Any = self.precision or recipe.train.get("precision", "auto")
@@ -159,7 +160,7 @@ class TrainOptions:
                 training = Training(data, config, self.folder, self.resume, trackers, encoded, read)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
-            told_text = "" if config.objective in OTHER_KINDS else f", told {told_names}"
+            told_text = "" if task_of(config.objective) is not DENOISE else f", told {told_names}"
             told_text = _as_latents(training) + told_text
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
