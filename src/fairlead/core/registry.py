@@ -96,7 +96,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "digits": "fairlead.data.digits:load_digits",
         "mnist": "fairlead.data.hub:load_mnist",
         "cifar10": "fairlead.data.hub:load_cifar10",
-        "scenes": "fairlead.data.scenes:load_scenes",
+        "scenes": "fairlead.data.scenes.scene_set:load_scenes",
     },
     "degradation": {
         "superres": "fairlead.data.degrade:SuperResolution",
