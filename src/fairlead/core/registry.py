@@ -1,7 +1,7 @@
 """One table of everything that has a name: command-line choices, expression names, docs and contract tests read it.
 
 A line maps ``kind -> name -> "module:attribute"``; the module is imported on first use. Other packages add lines by
-entry points of the groups in :data:`GROUPS`, a program by :func:`register`.
+entry points of the groups in :data:`GROUPS`, a program by :func:`register`. One file, since half of it is the tables.
 """
 
 from __future__ import annotations

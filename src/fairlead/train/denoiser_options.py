@@ -157,7 +157,7 @@ class DenoiserOptions(TrainOptions):
     ) -> dict[str, Any]:
         if self._base is not None:
             assert self.lora is not None
-            return self._base.net(data[0], data[1], self.lora, changes["text"])
+            return dict(self._base.net(data[0], data[1], self.lora, changes["text"]))
         if self.net_config is None:
             if self.net is not None and self.net not in presets and self.net.endswith("Model"):
                 raise UsageError(f"--net {self.net}: a network of diffusers needs its settings; give --net-config FILE")
