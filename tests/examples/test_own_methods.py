@@ -98,7 +98,7 @@ def test_it_keeps_the_contract_without_another_line(
 ) -> None:
     example = examples.term(name)
     assert example is not None
-    monkeypatch.setitem(contract.TERMS, name, example)
+    monkeypatch.setitem(examples.TERMS, name, example)
     contract.test_off_is_the_plain_model_and_costs_nothing(name)
     contract.test_the_row_formula(name)
     text, _, specs = example
@@ -119,7 +119,7 @@ def test_signs_by_hand() -> None:
 
 def test_calm_weighs_by_the_step_before() -> None:
     """The first step has the whole weight, the second the one that the first direction allows."""
-    guided = steered(as_guidance(Calm(fl.cfg(3), 0.01)), contract.LABELLED, times=contract.GRID)
+    guided = steered(as_guidance(Calm(fl.cfg(3), 0.01)), examples.LABELLED, times=contract.GRID)
     factor: torch.Tensor | float = 1.0
     for step in (0, 1):
         conditional, null = x0("none", step), x0("cfg(0)", step)
@@ -131,7 +131,7 @@ def test_calm_weighs_by_the_step_before() -> None:
 
 def x0(guidance: Any, step: int | None = None) -> torch.Tensor:
     """What one step gives: of the contract's time, or of a step of its grid."""
-    denoiser = steered(as_guidance(guidance), contract.LABELLED, times=contract.GRID)
+    denoiser = steered(as_guidance(guidance), examples.LABELLED, times=contract.GRID)
     if step is None:
         return call(denoiser, contract.X_T)[0].x0
     return denoiser.at(step)(contract.X_T, contract.GRID[step], denoiser.condition).x0

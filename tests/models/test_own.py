@@ -54,6 +54,7 @@ def test_a_function_that_asks_a_model_of_ours_counts_its_rows_once() -> None:
 def test_images_without_conditions_are_saved(tmp_path) -> None:
     own = fl.denoiser(lambda x, sigma, condition: torch.zeros_like(x), "flow", shape=(1, 4, 4))
     run = fl.sample(own, n=2, steps=2)
+    assert run.images is not None
     assert run.images.unique().tolist() == [128]
     run.save(tmp_path / "out")
     assert len(list((tmp_path / "out").glob("0*.png"))) == 2

@@ -30,7 +30,9 @@ def test_fl_train_is_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (trained.folder, trained.step) == (tmp_path / "python", 4)
     assert trained.loss is not None
     assert trained.loss > 0
-    assert fl.sample(trained.model, "seven", n=2, steps=2).images.shape == (2, 1, 8, 8)
+    images = fl.sample(trained.model, "seven", n=2, steps=2).images
+    assert images is not None
+    assert images.shape == (2, 1, 8, 8)
 
 
 def test_data_in_memory_are_trained_on_and_resumed(tmp_path: Path) -> None:
