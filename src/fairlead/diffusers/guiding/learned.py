@@ -16,11 +16,12 @@ from torch import nn
 from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.caches import check_uncached
+from fairlead.diffusers.guiding.arguments import leaves, same
 from fairlead.diffusers.guiding.branch_calls import Weak, unasked
 from fairlead.diffusers.guiding.call_conditions import samples_condition
 from fairlead.diffusers.guiding.learned_run import LearnedRun, levels_of
-from fairlead.diffusers.guiding.pattern import Pattern, learned, leaves, same
-from fairlead.diffusers.guiding.rehearsal import Path, Recorder, Rehearsals
+from fairlead.diffusers.guiding.pattern import Pattern, learned
+from fairlead.diffusers.guiding.rehearsal import GUIDER, OWN_PERTURBATION, Path, Recorder, Rehearsals, guider_at
 from fairlead.diffusers.guiding.request import OWN_GUIDANCE, check_renoising_scheduler
 from fairlead.diffusers.guiding.stand_in import behind, own_kind, running, standing_in
 from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
@@ -155,12 +156,14 @@ class LearnedAttachment:
         )  # fmt: skip
         if not run.known:
             self._check_affine(model.metadata["unknown"])
-        changed = type(given)(given) | forced | pattern.settings
+        settings = dict(pattern.settings)
+        guider = settings.pop(GUIDER, None)
+        changed = type(given)(given) | forced | settings
         ordered = {name: changed[name] for name in self._signature.parameters if name in changed}
         arguments = inspect.BoundArguments(self._signature, ordered)  # type: ignore[arg-type]
         with counting() as cost:
             try:
-                with running(pipe, run):
+                with running(pipe, run), guider_at(pipe, guider):
                     return original(*arguments.args, **arguments.kwargs)
             finally:
                 self.cost.rows, self.cost.calls = self.cost.rows + cost.rows, self.cost.calls + cost.calls
@@ -168,16 +171,17 @@ class LearnedAttachment:
     def _forced(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         """Changes to the call that put ``negative`` into it, and how a negative was given, in words."""
         own = next((n for n in ("negative_prompt", "negative_prompt_embeds") if given.get(n) is not None), None)
+        perturbs = {n: 0.0 for n in OWN_PERTURBATION if n in self._signature.parameters}
         if self._negative is None:
             empty = own is None or (own == "negative_prompt" and not any(_listed(given[own])))
-            return {}, "" if empty else str(own)
+            return perturbs, "" if empty else str(own)
         if own is not None:
             raise UsageError(f"negative={self._negative!r} was given to attach, and {own} to the call; keep one")
         if "negative_prompt" not in self._signature.parameters:
-            return {}, f"negative={self._negative!r}"
+            return perturbs, f"negative={self._negative!r}"
         prompt = given.get("prompt")
         value: Any = [self._negative] * len(prompt) if isinstance(prompt, list) else self._negative
-        return {"negative_prompt": value}, f"negative={self._negative!r}"
+        return {**perturbs, "negative_prompt": value}, f"negative={self._negative!r}"
 
     def _named(
         self,

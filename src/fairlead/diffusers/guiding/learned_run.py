@@ -18,11 +18,12 @@ from fairlead.core.prediction import Mixing, Prediction
 from fairlead.core.schedule import RectifiedFlow
 from fairlead.diffusers.attention import Tokens
 from fairlead.diffusers.caches import check_switched_off
+from fairlead.diffusers.guiding.arguments import alike, in_one_batch, joined, leaves, picked, rebuilt, stacked
 from fairlead.diffusers.guiding.branch_calls import Weak
 from fairlead.diffusers.guiding.call_conditions import NoSpecs, PromptSpecs, Specs
-from fairlead.diffusers.guiding.pattern import Pattern, alike, in_one_batch, leaves, own_block, picked, rebuilt
+from fairlead.diffusers.guiding.pattern import Pattern, own_block
 from fairlead.diffusers.guiding.pipeline_run import seeds_of, tied
-from fairlead.diffusers.guiding.rehearsal import Path, RecordedCall, joined, output_of, with_output
+from fairlead.diffusers.guiding.rehearsal import Path, RecordedCall, output_of, with_output
 from fairlead.diffusers.guiding.stand_in import own_kind
 from fairlead.diffusers.network_calls import check_differentiable, tokens_of
 from fairlead.diffusers.perturbation import perturbing
@@ -71,7 +72,8 @@ class LearnedRun:
         self.resources, self.negative, self.batching, self.observe = resources, negative, batching, observe
         self.named, self.takes = named, frozenset(inspect.signature(own_kind(pipe).__call__).parameters)
         self.seeds = seeds_of(generator, pattern.n)
-        self.known = bool(model.metadata["levels"]) and pattern.output is not None and pattern.latents is not None
+        found = pattern.output is not None and pattern.latents is not None
+        self.known = found and bool(model.metadata["levels"]) and _has_grid(pipe.scheduler, model)
         self._guided: tuple[GuidedDenoiser, LearnedDenoiser, Levels | None, int] | None = None
         self._count = 0
         self._second: Any = None
@@ -80,11 +82,11 @@ class LearnedRun:
         """The guided prediction, in the form of the network's answer."""
         check_switched_off(network, f"pipe.{name}")
         pattern, call = self.pattern, RecordedCall.of(name, network, args, kwargs)
-        combined = pattern.scale is not None
-        if combined and not pattern.together and self._count % 2:
+        apart = pattern.scale is not None and pattern.count == 1
+        if apart and self._count % 2:
             self._count += 1
             return with_output(pattern.answer, self._second, call)
-        if combined and pattern.together and call.rows == 2 * pattern.n:
+        if pattern.count > 1 and call.rows == pattern.count * pattern.n:
             call = own_block(call, pattern)
         if call.rows != self.pattern.n:
             raise UsageError(
@@ -96,9 +98,9 @@ class LearnedRun:
             self._guided = self._begin(call, position)
         guided, denoiser, levels, start = self._guided
         x_t = denoiser.receive(call)
-        t = self._times[position - start] if levels is None else self._entries[position]
+        t = self._times[min(position, len(self._times) - 2)] if levels is None else self._entries[position]
         stages = 1 if levels is None else levels.stages
-        prediction = guided.at((position - start) // stages)(x_t, t, guided.condition)
+        prediction = guided.at(min((position - start) // stages, len(self._times) - 2))(x_t, t, guided.condition)
         if self.guidance.renoising():
             assert levels is not None
             after = level_after(self.pipe.scheduler, levels, position)
@@ -106,16 +108,16 @@ class LearnedRun:
             prediction = tied(prediction, x_t, mixing.alpha, mixing.sigma, after)
         output = denoiser.answered(prediction, x_t, t)
         if pattern.scale is None:
-            return with_output(pattern.answer, output, call)
+            return with_output(pattern.answer, joined([output] * pattern.count), call)
         both = denoiser.parted(output, pattern.scale)
         both = both if pattern.own_at == 0 else both[::-1]
-        if pattern.together:
+        if pattern.count > 1:
             return with_output(pattern.answer, joined(both), call)
         self._count, self._second = self._count + 1, both[1]
         return with_output(pattern.answer, both[0], call)
 
     def _position(self, call: RecordedCall) -> int:
-        apart = self.pattern.scale is not None and not self.pattern.together
+        apart = self.pattern.scale is not None and self.pattern.count == 1
         here = self._count // (2 if apart else max(1, len(self.pattern.calls)))
         self._count += not apart
         if not self.known:
@@ -203,9 +205,9 @@ class LearnedDenoiser:
         """Take over a call of the pipeline; its noisy samples [n, ...] in float64."""
         self._call, self._last, self._outputs, self._own = call, None, None, None
         self._flat = leaves(call.arguments, self.pattern.listed)
-        x = torch.stack(list(call.x)) if isinstance(call.x, list) else call.x
+        x = stacked(call.x)
         if not self.known:
-            out = _stack(output_of(self.pattern.answer))
+            out = stacked(output_of(self.pattern.answer))
             return out.new_zeros(out.shape, dtype=torch.float64)
         assert self.pattern.latents is not None
         part = x if self.pattern.latents.dim is None else self._latents(x)
@@ -253,7 +255,7 @@ class LearnedDenoiser:
             kind: self._arguments(kind, [samples[r] for r in rows], rows, x_t, condition)
             for kind, rows in groups.items()
         }
-        fused = self.pattern.rows is not None and len(parts) > 1 and alike(list(parts.values()))
+        fused = self.pattern.rows is not None and len(parts) > 1 and alike(list(parts.values()), self._rows)
         if len(parts) > 1 and not fused:
             found: Tensor | None = None
             for kind, rows in groups.items():
@@ -263,7 +265,7 @@ class LearnedDenoiser:
             assert found is not None
             return found
         order = [row for rows in groups.values() for row in rows]
-        together = in_one_batch(list(parts.values()), self._has_rows)
+        together = in_one_batch(list(parts.values()), self._rows)
         straight = order == list(range(len(order)))
         out = self._asked(
             network,
@@ -277,8 +279,9 @@ class LearnedDenoiser:
         back = torch.tensor(order, device=out.device).argsort()
         return out[back]
 
-    def _has_rows(self, path: Path) -> bool:
-        return path == (self.call.sample,) or (self.pattern.rows is not None and path in self.pattern.rows)
+    @property
+    def _rows(self) -> Mapping[Path, int]:
+        return {(self.call.sample,): 0, **(self.pattern.rows or {})}
 
     def _kinds(self, condition: Condition) -> list[int]:
         if not self.texts:
@@ -305,13 +308,9 @@ class LearnedDenoiser:
                 continue
             if len(path) == 1 and path[0] in condition.values:  # embeddings that guidance has changed
                 flat[path] = condition.values[str(path[0])][list(rows)].to(value)
-            elif not whole and (pattern.rows is None or path in pattern.rows) and self._rows_for_each(value):
-                flat[path] = picked(value, samples, n)
+            elif not whole and path in (pattern.rows or {}):
+                flat[path] = picked(value, samples, n, self._rows[path])
         return flat
-
-    def _rows_for_each(self, value: Any) -> bool:
-        size = len(value) if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim) else 0
-        return size > 0 and size % self.pattern.n == 0
 
     def _samples(self, x: Any, samples: Sequence[int], x_t: Tensor) -> Any:
         """The argument for the noisy samples, with ``x_t`` [rows, ...] in the place of the latents."""
@@ -329,7 +328,7 @@ class LearnedDenoiser:
         arguments = rebuilt(form, self.pattern.listed, flat)
         with perturbing(network, condition.perturb, self._tokens(network, x_t)):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
-        return _stack(output_of(answer))
+        return stacked(output_of(answer))
 
     @staticmethod
     def _tokens(network: Any, x_t: Tensor) -> Tokens | None:
@@ -357,7 +356,7 @@ class LearnedDenoiser:
             output = self._last[1]  # one branch alone: its own bits
         else:
             output = level_at(self.schedule, t, x_t).mixing.target(prediction.x0, prediction.eps, self.objective)
-        form = _stack(output_of(self.pattern.answer))
+        form = stacked(output_of(self.pattern.answer))
         base = self._outputs if self._outputs is not None else torch.zeros_like(form)
         output = output.detach().to(form.dtype)
         region = self.pattern.output
@@ -402,8 +401,13 @@ class LearnedDenoiser:
         self._outputs = self._outputs.index_copy(0, torch.tensor(places, device=raw.device), raw[mine])
 
 
-def _stack(output: Any) -> Tensor:
-    return torch.stack(output) if isinstance(output, list) else output
+def _has_grid(scheduler: Any, model: Model) -> bool:
+    """Whether a scheduler that has been given its timesteps goes down through noise levels of its table."""
+    try:
+        Levels.of(scheduler).times(model.schedule, 0)
+    except (UsageError, ValueError, IndexError, AttributeError, RuntimeError):
+        return False
+    return True
 
 
 def levels_of(pipe: Any) -> tuple[Any, Any, str]:

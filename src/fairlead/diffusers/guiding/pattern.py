@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,19 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.diffusers.guiding.rehearsal import Path, RecordedCall, Recorder, Rehearsal, Rehearsals, joined, output_of
+from fairlead.diffusers.guiding.arguments import (
+    Rows,
+    block,
+    leaves,
+    length,
+    rebuilt,
+    same,
+    sample_lists,
+    scaled_lists,
+    scaled_rows,
+    stacked,
+)
+from fairlead.diffusers.guiding.rehearsal import Path, RecordedCall, Recorder, Rehearsal, Rehearsals, output_of
 
 _CLOSE = 1e-5
 
@@ -59,40 +71,6 @@ def region_of(inner: Any, outer: Any, factors: Sequence[float] | None = (1.0, -1
     return None
 
 
-def leaves(value: Any, listed: frozenset[Path], path: Path = ()) -> dict[Path, Any]:
-    """Path -> what is there, of nested arguments; lists in ``listed`` are rows of a batch."""
-    if path not in listed:
-        if isinstance(value, Mapping):
-            return {p: v for key, part in value.items() for p, v in leaves(part, listed, (*path, str(key))).items()}
-        if isinstance(value, list | tuple):
-            return {p: v for i, part in enumerate(value) for p, v in leaves(part, listed, (*path, i)).items()}
-    return {path: value}
-
-
-def rebuilt(value: Any, listed: frozenset[Path], given: Mapping[Path, Any], path: Path = ()) -> Any:
-    """Nested arguments with what ``given`` has in its places."""
-    if path not in listed:
-        if isinstance(value, Mapping):
-            return {key: rebuilt(part, listed, given, (*path, str(key))) for key, part in value.items()}
-        if isinstance(value, list | tuple):
-            parts = [rebuilt(part, listed, given, (*path, i)) for i, part in enumerate(value)]
-            return type(value)(parts) if not hasattr(value, "_fields") else type(value)(*parts)
-    return given.get(path, value)
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    if type(a) is not type(b):
-        return False
-    try:
-        return bool(a == b)
-    except (TypeError, ValueError, RuntimeError):
-        return a is b
-
-
 @dataclass(frozen=True, eq=False)
 class Pattern:
     """How a pipeline calls its network, with guidance switched off.
@@ -111,8 +89,8 @@ class Pattern:
         settings: changes to the call in the guided run: what switches the pipeline's own guidance off, or, where it
             does more with the combined prediction than to combine, what has it guide.
         scale: of the pipeline's own guidance then, u + scale (c - u); None: off.
-        own_at: place of the conditional prediction among the two of a step, where the scale is not None.
-        together: whether both ride in one call then.
+        own_at: place of the conditional prediction among those of a step.
+        count: blocks of rows in a call of the guided run, of which one is the conditional prediction's.
     """
 
     n: int
@@ -120,7 +98,7 @@ class Pattern:
     answer: Any
     form: Mapping[str, Any]
     listed: frozenset[Path]
-    rows: frozenset[Path] | None
+    rows: Rows | None
     own: Mapping[Path, Any]
     null: Mapping[Path, Any] | None
     latents: Region | None
@@ -128,7 +106,7 @@ class Pattern:
     settings: Mapping[str, Any] = field(default_factory=dict)
     scale: float | None = None
     own_at: int = 0
-    together: bool = False
+    count: int = 1
 
 
 def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mapping[str, Any]) -> Pattern:
@@ -141,38 +119,43 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
         UsageError: if the pipeline cannot be rehearsed, or not be understood.
     """
     kind = type(rehearsals.pipe).__name__
-    plain = rehearsals.run(bound, Recorder(), **forced, **rehearsals.off(bound, 1.0))
+    off, on, more = rehearsals.off(bound, 1.0), dict(forced), 0.0
+    plain = rehearsals.run(bound, Recorder(), **forced, **off)
     if not plain.calls:
         raise UsageError(f"{kind} calls no network before its first scheduler step; attach to the pipeline inside it")
-    if not output_is_known(plain.answer):
-        raise UsageError(f"{kind}: its network answers {type(output_of(plain.answer)).__name__}, expected a tensor")
-    off, on, more = rehearsals.off(bound, 1.0), dict(forced), 0.0
-    guided = rehearsals.run(bound, Recorder(plain.answer, plain.calls[0].rows), **forced)
-    if _size(guided) == _size(plain) and rehearsals.scales(bound):
-        lower = rehearsals.run(
-            bound, Recorder(plain.answer, plain.calls[0].rows), **forced, **rehearsals.off(bound, 0.0)
+    if not _is_known(plain.answer):
+        raise UsageError(
+            f"{kind}: its network answers with several tensors, or none, which attach cannot combine yet; use the "
+            "pipeline's own guidance"
         )
-        if _size(lower) < _size(guided):  # its scale is ours minus 1
-            plain, off, more = (
-                rehearsals.run(bound, Recorder(), **forced, **rehearsals.off(bound, 0.0)),
-                rehearsals.off(bound, 0.0),
-                1.0,
-            )
+
+    def again(changes: Mapping[str, Any]) -> Rehearsal:
+        return rehearsals.run(bound, Recorder(plain.answer, plain.calls[0].rows), **changes)
+
+    guided = again({**forced, **rehearsals.guider(bound)})
+    if _size(guided) == _size(plain) and rehearsals.scales(bound):
+        zero = rehearsals.off(bound, 0.0)
+        if _size(again({**forced, **zero})) < _size(guided):  # its scale is ours minus 1
+            off, more = zero, 1.0
+            plain = rehearsals.run(bound, Recorder(), **forced, **off)
+            guided = again(forced)
         else:
             on = {**rehearsals.on(bound), **forced}
-            guided = rehearsals.run(bound, Recorder(plain.answer, plain.calls[0].rows), **on)
-    scales = rehearsals.scales(bound)
-    value = (
-        on.get(scales[0], bound.arguments.get(scales[0], rehearsals.signature.parameters[scales[0]].default))
-        if scales
-        else None
-    )
-    return _compared(plain, guided, off, on, None if not isinstance(value, int | float) else float(value) + more)
+            guided = again(on)
+    return _compared(plain, guided, off, on, rehearsals.scale(bound, on, more))
 
 
-def output_is_known(answer: Any) -> bool:
-    output = output_of(answer) if isinstance(answer, Tensor | tuple) or hasattr(answer, "keys") else None
-    return isinstance(output, Tensor) or (isinstance(output, list) and all(isinstance(v, Tensor) for v in output))
+def _is_known(answer: Any) -> bool:
+    """Whether a network's answer is one tensor, or a list of them."""
+    if isinstance(answer, Tensor):
+        return True
+    if not isinstance(answer, tuple) and not hasattr(answer, "keys"):
+        return False
+    values = list(answer) if isinstance(answer, tuple) else list(answer.values())
+    output = values[0] if values else None
+    alone = all(not isinstance(v, Tensor) for v in values[1:])
+    listed = isinstance(output, list) and bool(output) and all(isinstance(v, Tensor) for v in output)
+    return alone and (isinstance(output, Tensor) or listed)
 
 
 def _size(found: Rehearsal) -> tuple[int, int]:
@@ -182,50 +165,47 @@ def _size(found: Rehearsal) -> tuple[int, int]:
 def _compared(
     plain: Rehearsal, guided: Rehearsal, off: Mapping[str, Any], on: Mapping[str, Any], scale: float | None
 ) -> Pattern:
-    first, n = plain.calls[0], plain.calls[0].rows
+    first, n, answer = plain.calls[0], plain.calls[0].rows, stacked(output_of(plain.answer))
     lists = {(first.sample,)} if isinstance(first.x, list) else set()
+    always = _always(plain) if _size(guided) == _size(plain) else 1
     together = len(guided.calls) == len(plain.calls) and _size(guided)[0] > _size(plain)[0]
-    apart = len(guided.calls) > len(plain.calls)
-    count = 1
+    count, rows = 1, None
     blocks: list[dict[Path, Any]] = []
-    rows: set[Path] | None = None
-    if together:
-        count = guided.calls[0].rows // n
-        call = guided.calls[0]
-        lists |= _lists(first.arguments, call.arguments, count)
-        mine, theirs = leaves(first.arguments, frozenset(lists)), leaves(call.arguments, frozenset(lists))
-        rows = {
-            path
-            for path, value in theirs.items()
-            if _length(value) and _length(value) == count * (_length(mine[path]) if path in mine else n)
-        }
-        for j in range(count):
-            blocks.append({p: _block(v, j, _length(v) // count) if p in rows else v for p, v in theirs.items()})
-    elif apart:
-        lists |= _lists_of_samples(first.arguments, n)
-        blocks = [leaves(call.arguments, frozenset(lists)) for call in guided.calls]
-        if n > 1:
-            rows = {p for p, v in leaves(first.arguments, frozenset(lists)).items() if _length(v) == n}
+    if together or always > 1:
+        count = always if always > 1 else guided.calls[0].rows // n
+        call = first if always > 1 else guided.calls[0]
+        n = n // always
+        lists |= scaled_lists(first.arguments, call.arguments, count)
+        flat = leaves(call.arguments, frozenset(lists))
+        before = {} if always > 1 else leaves(first.arguments, frozenset(lists))
+        rows = scaled_rows(before, flat, count, n)
+        blocks = [{p: block(v, j, count, rows[p]) if p in rows else v for p, v in flat.items()} for j in range(count)]
     else:
-        lists |= _lists_of_samples(first.arguments, n)
+        lists |= sample_lists(first.arguments, n)
+        if len(guided.calls) > len(plain.calls):
+            blocks = [leaves(call.arguments, frozenset(lists)) for call in guided.calls]
         if n > 1:
-            rows = {p for p, v in leaves(first.arguments, frozenset(lists)).items() if _length(v) == n}
-    listed = frozenset(lists)
-    latents = region_of(_stacked(plain.sample), _stacked(first.x), None)
-    output = region_of(_prediction(plain), _stacked(output_of(plain.answer)))
+            rows = {p: 0 for p, v in leaves(first.arguments, frozenset(lists)).items() if length(v) == n}
+    listed, prediction = frozenset(lists), _prediction(plain)
+    x = stacked(first.x)
+    if always > 1:
+        regions = [region_of(prediction, block(answer, j, count)) for j in range(count)]
+        mine_at = next((j for j, region in enumerate(regions) if region is not None), 0)
+        base, output, x = blocks[mine_at], regions[mine_at], block(x, mine_at, count)
+    else:
+        base, output, mine_at = leaves(first.arguments, listed), region_of(prediction, answer), 0
     own: Mapping[Path, Any] = {}
     null: Mapping[Path, Any] | None = None
-    settings: Mapping[str, Any] = off
-    used, mine_at = None, 0
+    settings, used = off, None
     if blocks:
-        base = leaves(first.arguments, listed)
-        unlike = [sum(not same(block.get(p), v) for p, v in base.items()) for block in blocks]
-        weights = weights_of(guided, output)
-        if weights is None and output is not None and len(blocks) == 2 and scale not in (None, 1.0):
-            settings, used = on, scale
-        mine_at = min(range(len(blocks)), key=unlike.__getitem__)
-        if weights is not None and unlike.count(min(unlike)) > 1:
-            mine_at = max(range(len(blocks)), key=weights.__getitem__)
+        unlike = [sum(not same(part.get(p), v) for p, v in base.items()) for part in blocks]
+        if always == 1:
+            weights = weights_of(guided, output)
+            if weights is None and output is not None and len(blocks) == 2 and scale not in (None, 1.0):
+                settings, used = on, scale
+            mine_at = min(range(len(blocks)), key=unlike.__getitem__)
+            if weights is not None and unlike.count(min(unlike)) > 1:
+                mine_at = max(range(len(blocks)), key=weights.__getitem__)
         other = max((j for j in range(len(blocks)) if j != mine_at), key=unlike.__getitem__)
         paths = [  # what is unlike that of the call alone may be padded, for both
             p
@@ -234,11 +214,21 @@ def _compared(
         ]
         own = {p: blocks[mine_at][p] for p in paths}
         null = {p: blocks[other][p] for p in paths if p in blocks[other]}
+    in_a_call = always if used is None else count if together else 1
     return Pattern(
-        n, tuple(plain.calls), plain.answer, (guided if blocks else plain).calls[0].arguments, listed,
-        None if rows is None else frozenset(rows), own, null, latents,
-        output, settings, used, mine_at, together,
+        n, tuple(plain.calls), plain.answer, (guided if blocks else plain).calls[0].arguments, listed, rows, own, null,
+        region_of(stacked(plain.sample), x, None), output, settings, used, mine_at, in_a_call,
     )  # fmt: skip
+
+
+def _always(plain: Rehearsal) -> int:
+    """How many blocks of rows a call has of a pipeline that never leaves one out: its network answers for so many times
+    what reaches the scheduler."""
+    answer, reached = stacked(output_of(plain.answer)), _prediction(plain)
+    if not isinstance(reached, Tensor) or not reached.ndim or answer.ndim != reached.ndim or len(plain.calls) != 1:
+        return 1
+    count = len(answer) // max(1, len(reached))
+    return count if count in (2, 3) and count * len(reached) == len(answer) == plain.calls[0].rows else 1
 
 
 def _prediction(found: Rehearsal) -> Any:
@@ -254,7 +244,7 @@ def weights_of(guided: Rehearsal, output: Region | None) -> list[float] | None:
     sum of the answers and the samples."""
     if output is None:
         return None
-    parts = [output.of(_stacked(made)) for made in guided.made]
+    parts = [output.of(stacked(made)) for made in guided.made]
     reached = _prediction(guided)
     if len(parts) < 2 or not isinstance(reached, Tensor) or any(p.shape != reached.shape for p in parts):
         return None
@@ -265,73 +255,8 @@ def weights_of(guided: Rehearsal, output: Region | None) -> list[float] | None:
     return found.tolist() if off <= 1e-3 * max(1e-12, float(target.abs().amax())) else None
 
 
-def _stacked(value: Any) -> Any:
-    if isinstance(value, list) and value and all(isinstance(v, Tensor) and v.shape == value[0].shape for v in value):
-        return torch.stack(value)
-    return value
-
-
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim) else 0
-
-
-def _block(value: Any, j: int, length: int) -> Any:
-    return value[j * length : (j + 1) * length]
-
-
-def _lists(plain: Any, guided: Any, count: int, path: Path = ()) -> set[Path]:
-    """Lists that are ``count`` times as long in the guided call."""
-    if isinstance(plain, Mapping) and isinstance(guided, Mapping):
-        return {p for k in plain if k in guided for p in _lists(plain[k], guided[k], count, (*path, str(k)))}
-    if isinstance(plain, list) and isinstance(guided, list) and plain and len(guided) == count * len(plain):
-        return {path}
-    if isinstance(plain, list | tuple) and isinstance(guided, list | tuple):
-        pairs = enumerate(zip(plain, guided, strict=False))
-        return {p for i, (a, b) in pairs for p in _lists(a, b, count, (*path, i))}
-    return set()
-
-
-def _lists_of_samples(arguments: Mapping[str, Any], n: int) -> set[Path]:
-    """Top-level lists of tensors with one entry for each sample."""
-    return {
-        (name,)
-        for name, value in arguments.items()
-        if isinstance(value, list) and len(value) == n and all(isinstance(v, Tensor) for v in value)
-    }
-
-
-def picked(value: Any, samples: Sequence[int], n: int) -> Any:
-    """The rows of these samples, of a value with rows for all n."""
-    length = _length(value) // n
-    index = [sample * length + i for sample in samples for i in range(length)]
-    if isinstance(value, list):
-        return [value[i] for i in index]
-    if index == list(range(len(value))):
-        return value
-    return value[torch.tensor(index, device=value.device)]
-
-
 def own_block(call: RecordedCall, pattern: Pattern) -> RecordedCall:
-    """The conditional rows of a call that holds those of both predictions."""
-    flat = leaves(call.arguments, pattern.listed)
-    mine = {p: _block(v, pattern.own_at, _length(v) // 2) for p, v in flat.items() if p in (pattern.rows or ())}
+    """The conditional rows of a call that holds those of other predictions too."""
+    flat, rows = leaves(call.arguments, pattern.listed), pattern.rows or {}
+    mine = {p: block(v, pattern.own_at, pattern.count, rows[p]) for p, v in flat.items() if p in rows}
     return replace(call, arguments=rebuilt(call.arguments, pattern.listed, mine))
-
-
-def alike(parts: Sequence[Mapping[Path, Any]]) -> bool:
-    """Whether arguments can go into one batch."""
-    first = parts[0]
-    for other in parts[1:]:
-        if first.keys() != other.keys():
-            return False
-        for path, value in other.items():
-            mine = first[path]
-            if isinstance(value, Tensor) != isinstance(mine, Tensor):
-                return False
-            if isinstance(value, Tensor) and value.shape[1:] != mine.shape[1:]:
-                return False
-    return True
-
-
-def in_one_batch(parts: Sequence[Mapping[Path, Any]], rows: Callable[[Path], bool]) -> dict[Path, Any]:
-    return {p: joined([part[p] for part in parts]) if rows(p) else v for p, v in parts[0].items()}

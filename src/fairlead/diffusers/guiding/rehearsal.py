@@ -23,6 +23,7 @@ from torch import Tensor
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.guiding.stand_in import running
 from fairlead.diffusers.perturbation import plain
+from fairlead.diffusers.pretrained import library
 
 Path = tuple[str | int, ...]
 _TRUE_SCALES = ("true_cfg_scale", "true_guidance_scale")
@@ -31,6 +32,9 @@ _SCALES = (
     "min_guidance_scale", "max_guidance_scale", "cfg_scale",
 )  # fmt: skip
 _QUIET = ("callback", "callback_on_step_end")
+OWN_PERTURBATION = ("pag_scale", "pag_adaptive_scale")
+GUIDER = "fairlead guider"
+"""In the place of an argument: the scale of the pipeline's component ``guider``."""
 FORCED = 5.0
 """The scale of a rehearsal where the call's own would not guide."""
 
@@ -118,7 +122,7 @@ class Recorder:
         blocks = max(1, call.rows // max(1, self.rows))
         output, made = output_of(self.found.answer), self.found.made
         made += [_made_up(output, len(made) + j) for j in range(blocks)]
-        return with_output(self.found.answer, joined(made[-blocks:]), call)
+        return with_output(self.found.answer, _together(made[-blocks:]), call)
 
 
 def _made_up(output: Any, seed: int) -> Any:
@@ -145,10 +149,7 @@ def with_output(answer: Any, output: Any, call: RecordedCall) -> Any:
     return type(answer)(**{next(iter(answer.keys())): output})
 
 
-def joined(parts: Sequence[Any]) -> Any:
-    """Rows of several blocks, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
+def _together(parts: Sequence[Any]) -> Any:
     return [value for part in parts for value in part] if isinstance(parts[0], list) else torch.cat(list(parts))
 
 
@@ -177,10 +178,12 @@ class Rehearsals:
         Raises:
             UsageError: if the pipeline ends without a step of its scheduler.
         """
+        scale = changes.pop(GUIDER, None)
         changes |= {name: None for name in _QUIET if name in self.signature.parameters}
         given = type(bound.arguments)(bound.arguments) | changes
         arguments = inspect.BoundArguments(self.signature, {k: given[k] for k in self._ordered(given)})
-        with random_states_kept(given.get("generator")), _without_bar(self.pipe), self._stopping(recorder.found):
+        kept, quiet = random_states_kept(given.get("generator")), _without_bar(self.pipe)
+        with kept, quiet, self._stopping(recorder.found), guider_at(self.pipe, scale):
             try:
                 with running(self.pipe, recorder):
                     self.call(*arguments.args, **arguments.kwargs)
@@ -201,6 +204,8 @@ class Rehearsals:
 
     def off(self, bound: inspect.BoundArguments, value: float) -> dict[str, Any]:
         """Changes that switch the pipeline's own guidance off."""
+        if self._guided_by_part():
+            return {GUIDER: value}
         return dict.fromkeys(self.scales(bound), value)
 
     def on(self, bound: inspect.BoundArguments) -> dict[str, Any]:
@@ -214,6 +219,21 @@ class Rehearsals:
             if given.get("prompt_embeds") is not None:
                 del changes["negative_prompt"]
         return changes
+
+    def scale(self, bound: inspect.BoundArguments, changes: Mapping[str, Any], more: float) -> float | None:
+        """How much the pipeline guides with these changes to its call, ours; None if there is no such number."""
+        names, defaults = self.scales(bound), self.signature.parameters
+        if not names:
+            return None
+        value = changes.get(names[0], bound.arguments.get(names[0], defaults[names[0]].default))
+        return float(value) + more if isinstance(value, int | float) else None
+
+    def guider(self, bound: inspect.BoundArguments) -> dict[str, Any]:
+        """Changes that have a pipeline guide which has a guider in the place of a scale."""
+        return {} if not self._guided_by_part() else {GUIDER: FORCED}
+
+    def _guided_by_part(self) -> bool:
+        return not self._scales and self.pipe.components.get("guider") is not None
 
     @contextmanager
     def _stopping(self, found: Rehearsal) -> Iterator[None]:
@@ -231,6 +251,20 @@ class Rehearsals:
         finally:
             for scheduler in schedulers:
                 vars(scheduler).pop("step", None)
+
+
+@contextmanager
+def guider_at(pipe: Any, scale: float | None) -> Iterator[None]:
+    """A pipeline with plain classifier-free guidance at this scale for a guider inside; None: its own."""
+    if scale is None:
+        yield
+        return
+    was = vars(pipe)["guider"]
+    vars(pipe)["guider"] = library("pipelines", "diffusers").ClassifierFreeGuidance(guidance_scale=scale)
+    try:
+        yield
+    finally:
+        vars(pipe)["guider"] = was
 
 
 @contextmanager
