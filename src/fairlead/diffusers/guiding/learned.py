@@ -22,9 +22,10 @@ from fairlead.diffusers.guiding.call_conditions import samples_condition
 from fairlead.diffusers.guiding.learned_run import LearnedRun, levels_of
 from fairlead.diffusers.guiding.pattern import Pattern, learned
 from fairlead.diffusers.guiding.rehearsal import GUIDER, OWN_PERTURBATION, Path, Recorder, Rehearsals, guider_at
-from fairlead.diffusers.guiding.request import OWN_GUIDANCE, check_renoising_scheduler
+from fairlead.diffusers.guiding.request import OWN_GUIDANCE, check_renoising_scheduler, empty_prompt
 from fairlead.diffusers.guiding.stand_in import behind, own_kind, running, standing_in
 from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
+from fairlead.diffusers.pipelines import has_text_encoder
 from fairlead.guide.calls import Batching
 from fairlead.guide.methods.compose import Compose
 from fairlead.guide.moment import Context
@@ -148,10 +149,18 @@ class LearnedAttachment:
             prompt = self._negative if self._negative is not None else str(given.get("negative_prompt"))
             pattern = replace(pattern, null=self._named(rehearsals, bound, forced, pattern, prompt)[1])
         specs = dict.fromkeys(str(s) for term in self.guidance.terms for s in term.specs())
+        controls = [
+            name for name, part in pipe.components.items() if part is not None and name.startswith("controlnet")
+        ]
+        if specs and controls:
+            raise UsageError(
+                f"{self.guidance} names a prompt, which the {controls[0]} of {self._kind.__name__} would have to see "
+                "too; give it as the call's prompt or negative_prompt"
+            )
         named = {spec: self._named(rehearsals, bound, forced, pattern, spec) for spec in specs}
-        model = self._model()
+        model, empty = self._model(), empty_prompt(self.guidance, given.get("prompt"))
         run = LearnedRun(
-            pipe, pattern, named, self.guidance, model, self._resources, given.get("generator"), negative,
+            pipe, pattern, named, self.guidance, model, self._resources, given.get("generator"), empty, negative,
             self._batching, self._observe,
         )  # fmt: skip
         if not run.known:
@@ -166,7 +175,15 @@ class LearnedAttachment:
                 with running(pipe, run), guider_at(pipe, guider):
                     return original(*arguments.args, **arguments.kwargs)
             finally:
+                self._restore(pipe, bound, settings)
                 self.cost.rows, self.cost.calls = self.cost.rows + cost.rows, self.cost.calls + cost.calls
+
+    def _restore(self, pipe: Any, bound: inspect.BoundArguments, settings: Mapping[str, Any]) -> None:
+        """What a pipeline keeps of its call's scales is what the call was given."""
+        for name, value in settings.items():
+            kept = f"_{name}"
+            if kept in vars(pipe) and vars(pipe)[kept] == value:
+                setattr(pipe, kept, bound.arguments.get(name, self._signature.parameters[name].default))
 
     def _forced(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         """Changes to the call that put ``negative`` into it, and how a negative was given, in words."""
@@ -194,13 +211,18 @@ class LearnedAttachment:
         """The arguments of a call with another prompt, and those of them that differ from those of the call."""
         if "prompt" not in self._signature.parameters:
             raise UsageError(f"{self._kind.__name__} takes no prompt, so {prompt!r} cannot be encoded; leave it out")
+        if not has_text_encoder(self._pipe):
+            raise UsageError(
+                f"this pipeline has no text encoder, so {prompt!r} cannot be encoded; pass negative_prompt_embeds to "
+                "the call, or load the text encoder"
+            )
         own = bound.arguments.get("prompt")
         changes: dict[str, Any] = {
             n: None for n in bound.arguments if re.fullmatch(r"(pooled_)?prompt_(embeds|\d).*", n)
         }
         changes["prompt"] = [prompt] * len(own) if isinstance(own, list) else prompt
         recorder = Recorder(pattern.answer, pattern.n)
-        found = rehearsals.run(bound, recorder, **{**forced, **pattern.settings, **changes})
+        found = rehearsals.run(bound, recorder, **{**forced, **pattern.off, **changes})
         mine, theirs = (leaves(calls[0].arguments, pattern.listed) for calls in (pattern.calls, found.calls))
         unlike = {p: v for p, v in theirs.items() if p in pattern.own or not same(v, mine.get(p))}
         return found.calls[0].arguments, unlike

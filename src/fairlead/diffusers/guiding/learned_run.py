@@ -18,10 +18,10 @@ from fairlead.core.prediction import Mixing, Prediction
 from fairlead.core.schedule import RectifiedFlow
 from fairlead.diffusers.attention import Tokens
 from fairlead.diffusers.caches import check_switched_off
-from fairlead.diffusers.guiding.arguments import alike, in_one_batch, joined, leaves, picked, rebuilt, stacked
+from fairlead.diffusers.guiding.arguments import alike, in_one_batch, joined, leaves, picked, rebuilt, same, stacked
 from fairlead.diffusers.guiding.branch_calls import Weak
 from fairlead.diffusers.guiding.call_conditions import NoSpecs, PromptSpecs, Specs
-from fairlead.diffusers.guiding.pattern import Pattern, own_block
+from fairlead.diffusers.guiding.pattern import Pattern, block_of
 from fairlead.diffusers.guiding.pipeline_run import seeds_of, tied
 from fairlead.diffusers.guiding.rehearsal import Path, RecordedCall, output_of, with_output
 from fairlead.diffusers.guiding.stand_in import own_kind
@@ -52,6 +52,7 @@ class LearnedRun:
         model: what is known of the pipeline before the call.
         resources: what the guidance names, by name.
         generator: of the call, one or a list.
+        empty: whether the call is one without a condition.
         negative: how a negative was given, "" if none was.
     """
 
@@ -64,12 +65,19 @@ class LearnedRun:
         model: Model,
         resources: Mapping[str, Any],
         generator: Any,
+        empty: bool,
         negative: str,
         batching: Batching,
         observe: Callable[[Observation], object] | None,
     ) -> None:
         self.pipe, self.pattern, self.guidance, self.model = pipe, pattern, guidance, model
-        self.resources, self.negative, self.batching, self.observe = resources, negative, batching, observe
+        self.empty, self.resources, self.negative, self.batching, self.observe = (
+            empty,
+            resources,
+            negative,
+            batching,
+            observe,
+        )
         self.named, self.takes = named, frozenset(inspect.signature(own_kind(pipe).__call__).parameters)
         self.seeds = seeds_of(generator, pattern.n)
         found = pattern.output is not None and pattern.latents is not None
@@ -86,8 +94,9 @@ class LearnedRun:
         if apart and self._count % 2:
             self._count += 1
             return with_output(pattern.answer, self._second, call)
+        null = None
         if pattern.count > 1 and call.rows == pattern.count * pattern.n:
-            call = own_block(call, pattern)
+            call, null = block_of(call, pattern, pattern.own_at), block_of(call, pattern, pattern.null_at)
         if call.rows != self.pattern.n:
             raise UsageError(
                 f"{type(self.pipe).__name__} called its {name} with {call.rows} rows, in its first step it was "
@@ -95,9 +104,9 @@ class LearnedRun:
             )
         position = self._position(call)
         if self._guided is None:
-            self._guided = self._begin(call, position)
+            self._guided = self._begin(call, null, position)
         guided, denoiser, levels, start = self._guided
-        x_t = denoiser.receive(call)
+        x_t = denoiser.receive(call, null)
         t = self._times[min(position, len(self._times) - 2)] if levels is None else self._entries[position]
         stages = 1 if levels is None else levels.stages
         prediction = guided.at(min((position - start) // stages, len(self._times) - 2))(x_t, t, guided.condition)
@@ -111,7 +120,7 @@ class LearnedRun:
             return with_output(pattern.answer, joined([output] * pattern.count), call)
         both = denoiser.parted(output, pattern.scale)
         both = both if pattern.own_at == 0 else both[::-1]
-        if pattern.count > 1:
+        if pattern.count == 2:
             return with_output(pattern.answer, joined(both), call)
         self._count, self._second = self._count + 1, both[1]
         return with_output(pattern.answer, both[0], call)
@@ -135,11 +144,13 @@ class LearnedRun:
         except UsageError:
             return 0
 
-    def _begin(self, call: RecordedCall, position: int) -> tuple[GuidedDenoiser, LearnedDenoiser, Levels | None, int]:
+    def _begin(
+        self, call: RecordedCall, null: RecordedCall | None, position: int
+    ) -> tuple[GuidedDenoiser, LearnedDenoiser, Levels | None, int]:
         pattern, model, scheduler = self.pattern, self.model, self.pipe.scheduler
         conditional = pattern.null is not None or bool(self.named) or "prompt" in self.takes
         denoiser = LearnedDenoiser(self.pipe, pattern, list(self.named.values()), model, self.known, conditional)
-        x_t = denoiser.receive(call)
+        x_t = denoiser.receive(call, null)
         specs: Specs = PromptSpecs(tuple(self.named)) if conditional else NoSpecs()
         levels = None
         if self.known:
@@ -164,7 +175,7 @@ class LearnedRun:
                 embed=denoiser.embedded if conditional else None,
             ),
             self.guidance,
-            specs.own(pattern.n, None, False),
+            specs.own(pattern.n, None, self.empty),
             resources=resources,
             draw=lambda number, shape: NoiseStream(self.seeds, shape).extra(number),
             times=times,
@@ -197,14 +208,17 @@ class LearnedDenoiser:
         self.schedule, self.objective = model.schedule, model.objective
         self._call: RecordedCall | None = None
         self._flat: dict[Path, Any] = {}
+        self._null_flat: dict[Path, Any] = {}
         self._outputs: Tensor | None = None
         self._own: Tensor | None = None
         self._last: tuple[Prediction, Tensor] | None = None
 
-    def receive(self, call: RecordedCall) -> Tensor:
-        """Take over a call of the pipeline; its noisy samples [n, ...] in float64."""
+    def receive(self, call: RecordedCall, null: RecordedCall | None) -> Tensor:
+        """Take over a call of the pipeline, and its null rows where it has some; its noisy samples [n, ...] in
+        float64."""
         self._call, self._last, self._outputs, self._own = call, None, None, None
         self._flat = leaves(call.arguments, self.pattern.listed)
+        self._null_flat = self._flat if null is None else leaves(null.arguments, self.pattern.listed)
         x = stacked(call.x)
         if not self.known:
             out = stacked(output_of(self.pattern.answer))
@@ -300,7 +314,7 @@ class LearnedDenoiser:
         elif kind > 0:
             instead = self.named[kind - 1][1]
         sample = (self.call.sample,)
-        flat = {**self._flat, **instead}
+        flat = {**(self._null_flat if kind == _NULL else self._flat), **instead}
         flat[sample] = self._samples(flat[sample], samples, x_t[list(rows)])
         whole = list(samples) == list(range(n))
         for path, value in flat.items():
@@ -366,20 +380,21 @@ class LearnedDenoiser:
 
     def embedded(self, condition: Condition) -> Condition:
         """The condition with its text arguments as values, for guidance that changes them."""
+        own, null = {**self._flat, **self.pattern.own}, {**self._null_flat, **(self.pattern.null or {})}
         floating = [
             p
-            for p, v in self.pattern.own.items()
+            for p, v in own.items()
             if len(p) == 1 and isinstance(v, Tensor) and v.is_floating_point() and len(v) == self.pattern.n
+            if p != (self.call.sample,) and not same(v, null.get(p))
         ]
-        null = self.pattern.null or {}
-        if any(p not in null or null[p].shape != self.pattern.own[p].shape for p in floating):
+        if any(p not in null or null[p].shape != own[p].shape for p in floating):
             floating = []
         samples = [int(i) for i in condition.values["sample"].tolist()]
         more: dict[str, Tensor] = {}
         for path in floating:
             rows = []
             for sample, kind in zip(samples, self._kinds(condition), strict=True):
-                source = self.pattern.own if kind == 0 else null if kind == _NULL else self.named[kind - 1][1]
+                source = own if kind == 0 else null if kind == _NULL else self.named[kind - 1][1]
                 rows.append(source[path][sample : sample + 1])
             more[str(path[0])] = torch.cat(rows)
         kept = dict.fromkeys(more, condition.keep["prompt"])

@@ -81,16 +81,17 @@ class Pattern:
         form: arguments of a call beside the null call, with whatever they are nested in.
         listed: arguments that are lists with one entry for each sample.
         rows: arguments with rows for each sample: they are picked; None: not known, a branch is called by itself.
-        own: what the arguments of the conditional call are beside the null call, where they differ from those of that,
-            or from those of a call without guidance.
-        null: the same of the null call; None if the pipeline has none.
+        own: where each prediction has a call of its own, what the arguments of the conditional one are, where they
+            differ from those of the null one, or from those of a call without guidance.
+        null: the same of the null call; None if the pipeline has none, {} where both ride in one call.
         latents: where the scheduler's samples lie in the network's argument.
         output: where what reaches the scheduler lies in the network's output.
-        settings: changes to the call in the guided run: what switches the pipeline's own guidance off, or, where it
-            does more with the combined prediction than to combine, what has it guide.
-        scale: of the pipeline's own guidance then, u + scale (c - u); None: off.
-        own_at: place of the conditional prediction among those of a step.
-        count: blocks of rows in a call of the guided run, of which one is the conditional prediction's.
+        off: changes to the call that switch the pipeline's own guidance off.
+        settings: changes to the call in the guided run. A pipeline with a call for each prediction is run with its own
+            guidance off, but where it does more with the combined prediction than to combine.
+        scale: of the pipeline's own guidance where it does, u + scale (c - u); None: it combines, or is off.
+        own_at, null_at: places of the conditional and the null prediction among those of a step.
+        count: blocks of rows in a call of the guided run.
     """
 
     n: int
@@ -103,9 +104,11 @@ class Pattern:
     null: Mapping[Path, Any] | None
     latents: Region | None
     output: Region | None
+    off: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     scale: float | None = None
     own_at: int = 0
+    null_at: int = 0
     count: int = 1
 
 
@@ -196,7 +199,7 @@ def _compared(
         base, output, mine_at = leaves(first.arguments, listed), region_of(prediction, answer), 0
     own: Mapping[Path, Any] = {}
     null: Mapping[Path, Any] | None = None
-    settings, used = off, None
+    settings, used, other = off, None, 0
     if blocks:
         unlike = [sum(not same(part.get(p), v) for p, v in base.items()) for part in blocks]
         if always == 1:
@@ -207,17 +210,18 @@ def _compared(
             if weights is not None and unlike.count(min(unlike)) > 1:
                 mine_at = max(range(len(blocks)), key=weights.__getitem__)
         other = max((j for j in range(len(blocks)) if j != mine_at), key=unlike.__getitem__)
+        if together:
+            settings = on
         paths = [  # what is unlike that of the call alone may be padded, for both
             p
             for p, v in blocks[mine_at].items()
             if not same(v, blocks[other].get(p)) or (p != (first.sample,) and not same(v, base.get(p)))
         ]
-        own = {p: blocks[mine_at][p] for p in paths}
-        null = {p: blocks[other][p] for p in paths if p in blocks[other]}
-    in_a_call = always if used is None else count if together else 1
+        own = {} if count > 1 else {p: blocks[mine_at][p] for p in paths}
+        null = {} if count > 1 else {p: blocks[other][p] for p in paths if p in blocks[other]}
     return Pattern(
         n, tuple(plain.calls), plain.answer, (guided if blocks else plain).calls[0].arguments, listed, rows, own, null,
-        region_of(stacked(plain.sample), x, None), output, settings, used, mine_at, in_a_call,
+        region_of(stacked(plain.sample), x, None), output, off, settings, used, mine_at, other, count,
     )  # fmt: skip
 
 
@@ -255,8 +259,8 @@ def weights_of(guided: Rehearsal, output: Region | None) -> list[float] | None:
     return found.tolist() if off <= 1e-3 * max(1e-12, float(target.abs().amax())) else None
 
 
-def own_block(call: RecordedCall, pattern: Pattern) -> RecordedCall:
-    """The conditional rows of a call that holds those of other predictions too."""
+def block_of(call: RecordedCall, pattern: Pattern, place: int) -> RecordedCall:
+    """The rows of one prediction of a call that holds those of several."""
     flat, rows = leaves(call.arguments, pattern.listed), pattern.rows or {}
-    mine = {p: block(v, pattern.own_at, pattern.count, rows[p]) for p, v in flat.items() if p in rows}
+    mine = {p: block(v, place, pattern.count, rows[p]) for p, v in flat.items() if p in rows}
     return replace(call, arguments=rebuilt(call.arguments, pattern.listed, mine))

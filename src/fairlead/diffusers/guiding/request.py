@@ -36,6 +36,16 @@ def check_renoising_scheduler(guidance: Guidance, scheduler: Any, given: Mapping
         )
 
 
+def empty_prompt(guidance: Guidance, prompt: Any) -> bool:
+    """Whether the call is one without a condition, as a guidance in place of the condition needs it."""
+    replacing = next(iter(guidance.replacing()), None)
+    if replacing is None:
+        return False
+    if prompt is None or any((prompt,) if isinstance(prompt, str) else prompt):
+        raise UsageError(f"{replacing} stands in place of the prompt; call the pipeline with prompt=''")
+    return True
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """What a call of the pipeline asked for, checked.
@@ -108,7 +118,7 @@ class Requests:
             named,
             self._without_null(distilled, scale),
             negative,
-            self._empty(arguments),
+            bool(self.wiring.texts) and empty_prompt(self.guidance, arguments.get("prompt")),
         )
 
     def _without_null(self, distilled: bool, scale: float | None) -> str:
@@ -168,13 +178,3 @@ class Requests:
         return {
             spec: {path: answer[place][i : i + 1] for path, (place, _) in texts.items()} for i, spec in enumerate(specs)
         }
-
-    def _empty(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether the call is one without a condition, as a guidance in place of the condition needs it."""
-        replacing = next(iter(self.guidance.replacing()), None)
-        if replacing is None or not self.wiring.texts:
-            return False
-        prompt = arguments.get("prompt")
-        if prompt is None or any((prompt,) if isinstance(prompt, str) else prompt):
-            raise UsageError(f"{replacing} stands in place of the prompt; call the pipeline with prompt=''")
-        return True

@@ -1,0 +1,238 @@
+"""Pipelines of any class: how they call their network is learned at the first call in the block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+import fairlead as fl
+from fairlead.core.errors import UsageError
+from tests.pipelines import made
+from tests.pipelines.families import FAMILIES, SMALL, apart, run
+from tests.pipelines.test_block import traces
+
+OWN = [name for name, case in FAMILIES.items() if name not in ("sd controlnet, guess mode",)]
+
+
+@pytest.fixture
+def learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No class is in the table."""
+    monkeypatch.setattr("fairlead.diffusers.guiding.attach.known_wiring", lambda kind: None)
+
+
+def vectors(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=made.seeded(seed))
+
+
+def wan(**more: Any) -> Any:
+    """Video, a call for each prediction."""
+    torch.manual_seed(0)
+    network = diffusers.WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=8,
+        freq_dim=16, ffn_dim=16, num_layers=2, cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLWan(base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+                                     temperal_downsample=[False, True, True], latents_mean=[0.0] * 4,
+                                     latents_std=[1.0] * 4)  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return made.quiet(
+        diffusers.WanPipeline(
+            tokenizer=None, text_encoder=None, vae=vae.eval(), scheduler=scheduler, transformer=network.eval(), **more
+        )
+    )
+
+
+def qwen() -> Any:
+    """Tokens, a call for each prediction, and the combination scaled to the norm of the conditional prediction."""
+    torch.manual_seed(0)
+    network = diffusers.QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=8, guidance_embeds=False, axes_dims_rope=(8, 4, 4),
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLQwenImage(base_dim=24, z_dim=4, dim_mult=[1, 2, 4], num_res_blocks=1,
+                                           temperal_downsample=[False, True], latents_mean=[0.0] * 4,
+                                           latents_std=[1.0] * 4)  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    return made.quiet(
+        diffusers.QwenImagePipeline(
+            tokenizer=None, text_encoder=None, vae=vae.eval(), scheduler=scheduler, transformer=network.eval()
+        )
+    )
+
+
+def aura(**more: Any) -> Any:
+    """One batch of both predictions."""
+    torch.manual_seed(0)
+    network = diffusers.AuraFlowTransformer2DModel(
+        sample_size=8, patch_size=1, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
+        num_attention_heads=2, caption_projection_dim=16, joint_attention_dim=8, out_channels=4, pos_embed_max_size=256,
+    )  # fmt: skip
+    made.spread(network, 4)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    return made.quiet(
+        diffusers.AuraFlowPipeline(
+            tokenizer=None, text_encoder=None, vae=made.vae(), transformer=network.eval(), scheduler=scheduler, **more
+        )
+    )
+
+
+def told(name: str, n: int = 2) -> tuple[Any, dict[str, Any], str]:
+    """(pipeline, a call of it, its own argument for the scale)."""
+    text, null = vectors(1, n, 6, 8), vectors(2, n, 6, 8)
+    if name == "wan":
+        call: dict[str, Any] = {"prompt_embeds": text, "negative_prompt_embeds": null, "num_frames": 5, **SMALL}
+        return wan(), {**call, "height": 16, "width": 16, "output_type": "latent"}, "guidance_scale"
+    ones = torch.ones(n, 6, dtype=torch.long)
+    masks = {"prompt_embeds_mask": ones, "negative_prompt_embeds_mask": ones}
+    if name == "qwen":
+        call = {"prompt_embeds": text, "negative_prompt_embeds": null, **masks, "height": 16, "width": 16}
+        return qwen(), {**call, "output_type": "latent"}, "true_cfg_scale"
+    masks = {"prompt_attention_mask": ones, "negative_prompt_attention_mask": ones}
+    call = {"prompt_embeds": text, "negative_prompt_embeds": null, **masks, "height": 16, "width": 16}
+    return aura(), {**call, "output_type": "latent"}, "guidance_scale"
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.usefixtures("learned")
+def test_cfg_is_the_own_guidance_of_every_family_without_the_table(name: str) -> None:
+    case = FAMILIES[name]
+    pipe, arguments = case.make(), case.arguments(2, negatives=case.text)
+    own = run(pipe, arguments, **{case.scale: 5.0})
+    with fl.attach(pipe, "cfg(5)"):
+        assert apart(run(pipe, arguments, **{case.scale: 5.0}), own) < 1e-5
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("name", ["wan", "qwen", "aura"])
+def test_cfg_is_the_own_guidance_of_other_classes(name: str, n: int) -> None:
+    pipe, arguments, scale = told(name, n)
+    own = run(pipe, arguments, **{scale: 5.0})
+    assert apart(run(pipe, arguments, **{scale: 2.0}), own) > 1e-3
+    before = traces(pipe)
+    with fl.attach(pipe, "cfg(5)") as attached:
+        for given in (5.0, 2.0):  # the pipeline's own scale says nothing
+            assert apart(run(pipe, arguments, **{scale: given}), own) < 1e-5
+    assert attached.cost.rows == 2 * 4 * 2 * n
+    assert traces(pipe) == before
+    assert torch.equal(run(pipe, arguments, **{scale: 5.0}), own)
+
+
+@pytest.mark.parametrize("name", ["wan", "qwen", "aura"])
+def test_outside_its_interval_a_guidance_costs_one_row(name: str) -> None:
+    pipe, arguments, scale = told(name)
+    with fl.attach(pipe, "cfg(5).during(t=(0.4, 0.9))") as attached:  # one of the four steps
+        run(pipe, arguments, **{scale: 5.0})
+    inside = sum(0.4 < float(t) / 1000 <= 0.9 for t in pipe.scheduler.timesteps)
+    assert 0 < inside < 4
+    assert attached.cost.rows == 2 * (4 + inside)
+
+
+@pytest.mark.parametrize("name", ["wan", "qwen", "aura"])
+def test_scales_per_sample_are_those_of_runs_of_their_own(name: str) -> None:
+    pipe, arguments, _ = told(name)
+    with fl.attach(pipe, fl.cfg((2.0, 5.0))):
+        both = run(pipe, arguments)
+    for i, scale in enumerate((2.0, 5.0)):
+        with fl.attach(pipe, fl.cfg(scale)):
+            assert apart(both[i], run(pipe, arguments)[i]) < 1e-5
+
+
+def test_rehearsals_leave_no_trace_in_the_call() -> None:
+    """Generators, callbacks and the user's hooks see one run."""
+    pipe, arguments, _ = told("aura")
+    seen: list[int] = []
+    hooked: list[int] = []
+
+    def note(pipe: Any, i: int, t: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        seen.append(i)
+        return inputs
+
+    handle = pipe.transformer.register_forward_hook(lambda *_: hooked.append(1))
+    generator = made.seeded(3)
+    more = {"callback_on_step_end": note, "num_inference_steps": 3}
+    plain = pipe(generator=made.seeded(3), **arguments, **more, guidance_scale=5.0)[0]
+    after = made.seeded(3)
+    pipe(generator=after, **arguments, num_inference_steps=3, guidance_scale=5.0)
+    seen.clear()
+    hooked.clear()
+    with fl.attach(pipe, "cfg(5)"):
+        guided = pipe(generator=generator, **arguments, **more, guidance_scale=5.0)[0]
+    handle.remove()
+    assert apart(torch.as_tensor(guided), torch.as_tensor(plain)) < 1e-5
+    assert seen == [0, 1, 2]
+    assert len(hooked) == 3  # both predictions of a step in one call
+    assert torch.equal(generator.get_state(), after.get_state())
+
+
+class Mine(diffusers.StableDiffusionPipeline):
+    """With a call of its own: the null rows come second, and the scale is another argument."""
+
+    @torch.no_grad()
+    def __call__(self, prompt: str, generator: Any = None, guidance_scale: float = 5.0, steps: int = 4) -> Any:
+        own, null = self.encode_prompt(prompt, "cpu", 1, True, negative_prompt="blurry")
+        x = torch.randn(1, 4, 8, 8, generator=generator)
+        self.scheduler.set_timesteps(steps)
+        text = torch.cat([own, null]) if guidance_scale > 1 else own
+        for t in self.scheduler.timesteps:
+            out = self.unet(torch.cat([x] * (len(text))), t, encoder_hidden_states=text).sample
+            if guidance_scale > 1:
+                cond, uncond = out.chunk(2)
+                out = uncond + guidance_scale * (cond - uncond)
+            x = self.scheduler.step(out, t, x).prev_sample
+        return (x,)
+
+
+def test_a_call_of_its_own_is_learned_too() -> None:
+    pipe = made.quiet(Mine(**made.sd().components, requires_safety_checker=False))
+    own = pipe("a cat", made.seeded(3), 5.0)[0]
+    with fl.attach(pipe, "cfg(5)") as attached:
+        assert apart(pipe("a cat", made.seeded(3))[0], own) < 1e-5
+    assert attached.cost.rows == 8
+    with fl.attach(pipe, 'compose({"red": 2, "blue dog": -2})') as attached:  # prompts of the guidance are encoded too
+        found = pipe("", made.seeded(3))[0]
+    assert attached.cost.rows == 12
+    text = {p: pipe.encode_prompt(p, "cpu", 1, False)[0] for p in ("red", "blue dog")}
+    null = pipe.encode_prompt("blurry", "cpu", 1, False)[0]
+    x = torch.randn(1, 4, 8, 8, generator=made.seeded(3))
+    pipe.scheduler.set_timesteps(4)
+    with torch.no_grad():
+        for t in pipe.scheduler.timesteps:
+            red, blue, none = (pipe.unet(x, t, encoder_hidden_states=e).sample for e in (*text.values(), null))
+            x = pipe.scheduler.step(none + 2 * (red - none) - 2 * (blue - none), t, x).prev_sample
+    assert apart(found, x) < 1e-5
+
+
+def test_the_own_perturbation_of_a_pipeline_is_replaced() -> None:
+    """A guidance replaces a pipeline's cfg and its own pag."""
+    parts = made.sd().components
+    own = made.quiet(
+        diffusers.StableDiffusionPAGPipeline(**parts, requires_safety_checker=False, pag_applied_layers=["mid"])
+    )
+    plain = made.sd()
+    arguments = {"prompt": "a cat", "output_type": "latent", **SMALL}
+    with fl.attach(plain, "cfg(5) + pag(2)"):
+        expected = run(plain, arguments)
+    with fl.attach(own, "cfg(5) + pag(2)"):
+        assert apart(run(own, arguments, pag_scale=3.0), expected) < 1e-5
+
+
+def test_what_is_not_known_is_refused_in_one_line() -> None:
+    pipe, arguments, _ = told("wan", 1)
+    for text, reason in (
+        ("cfg(5) + pag(1)", "which of its positions are of the image is not known"),
+        ("energy(brightness(0.7), 2)", "is a score of images"),
+        ('cfg(5, negative="red")', "prompt"),
+    ):
+        with pytest.raises((UsageError, ValueError), match=reason) as caught, fl.attach(pipe, text):
+            run(pipe, arguments)
+        assert len(str(caught.value).splitlines()) == 1
+    alone = {k: v for k, v in arguments.items() if "negative" not in k}
+    other = made.quiet(diffusers.DDPMPipeline(unet=made.unconditional().unet, scheduler=diffusers.DDPMScheduler()))
+    with pytest.raises(UsageError, match="steers towards the run's condition"), fl.attach(other, "cfg(4)"):
+        other(num_inference_steps=2)
+    assert alone
