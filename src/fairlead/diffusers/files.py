@@ -100,8 +100,8 @@ def check_pipeline(folder: Path, what: str, kinds: Collection[str] | None = None
 def unknown_family(kind: str) -> str:
     """A message."""
     return (
-        f"{kind[:60]} is of no family that is known here (known: StableDiffusion 1 to 3 and XL, Flux, PixArt, Sana, "
-        "DiT, DDPM, DDIM, LCM); see docs/diffusers.md"
+        f"{kind[:60]} is of no family that fl.load knows (StableDiffusion 1 to 3 and XL, Flux, PixArt, Sana, DiT, "
+        "DDPM, DDIM, LCM); fl.attach takes any pipeline"
     )
 
 

@@ -1,14 +1,14 @@
 """Our guidance as a guider of Modular Diffusers.
 
 A modular pipeline asks its guider which batches to evaluate, calls the network once for each, and has the outputs
-combined. This guider keeps the calls back: it takes their arguments, and when the outputs are asked for evaluates the
-branches that the guidance needs now, in one call, as an attached guidance does.
+combined. This guider keeps the calls back: it takes the arguments of the conditional and of the null call, and when the
+outputs are asked for evaluates the branches that the guidance needs now, as an attached guidance does.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +18,15 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.caches import check_uncached
-from fairlead.diffusers.guiding.branch_calls import NetworkCall, unasked
-from fairlead.diffusers.guiding.pipeline_run import PipelineRun
-from fairlead.diffusers.guiding.request import Request
-from fairlead.diffusers.network_calls import CALLED, POOLED_XL
+from fairlead.diffusers.guiding.arguments import leaves, length, sample_lists, stacked
+from fairlead.diffusers.guiding.branch_calls import unasked
+from fairlead.diffusers.guiding.learned import check_affine
+from fairlead.diffusers.guiding.learned_run import LearnedRun
+from fairlead.diffusers.guiding.pattern import Pattern, region_of, shaped
+from fairlead.diffusers.guiding.rehearsal import RecordedCall, output_of
+from fairlead.diffusers.network_calls import CALLED
 from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
-from fairlead.diffusers.pipelines import Wiring, diffusers
+from fairlead.diffusers.pipelines import diffusers
 from fairlead.diffusers.schedulers import objective_of, schedule_of
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance, Term
@@ -73,9 +76,9 @@ class Guider(_Base):  # type: ignore[misc]
         if self.guidance.renoising():
             raise UsageError(f"{self.guidance} has to know where a step leads, which guiders do not; take cfg, {_ELSE}")
         objective_of(scheduler)
-        self._run: PipelineRun | None = None
-        self._pairs: list[tuple[Tensor, Tensor]] = []
-        self._call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
+        self._run: LearnedRun | None = None
+        self._template: Any = None
+        self._calls: list[RecordedCall] = []
         self._held: tuple[Any, Any] | None = None
 
     @property
@@ -91,15 +94,18 @@ class Guider(_Base):  # type: ignore[misc]
         """A step of a run begins; with the first, what a guidance remembers begins anew."""
         super().set_state(step, num_inference_steps, timestep)
         if step == 0:
-            self._run = None
+            self._run = self._template = None
         self._release()
-        self._call = None
+        self._calls = []
 
     def prepare_inputs(self, data: Mapping[str, Any]) -> list[Any]:
-        """One batch, the conditional one."""
-        pairs = [value for value in data.values() if isinstance(value, tuple)]
-        self._pairs = [(a, b) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor) and a is not b]
-        return [self._prepare_batch(data, 0, "pred_cond")]
+        """Two batches, the conditional and the null one."""
+        return [self._prepare_batch(data, i, name) for i, name in enumerate(self._input_predictions)]
+
+    def prepare_inputs_from_block_state(self, data: Any, input_fields: Mapping[str, Any]) -> list[Any]:
+        """The same, of fields of a block's state."""
+        kinds = enumerate(self._input_predictions)
+        return [self._prepare_batch_from_block_state(input_fields, data, i, name) for i, name in kinds]
 
     def prepare_models(self, denoiser: Any) -> None:
         """Until :meth:`cleanup_models`, calls of the network are noted and not made."""
@@ -110,10 +116,18 @@ class Guider(_Base):  # type: ignore[misc]
         def noted(*args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != thread:  # somebody else's call of a network that is shared
                 return own(*args, **kwargs)
-            self._release()
-            self._call = denoiser, args, kwargs
-            return (NetworkCall.of(denoiser, args, kwargs).x,)
+            call = RecordedCall.of("network", denoiser, args, kwargs)
+            if self._template is None:  # what form its answers have, found out once
+                self._release()
+                with torch.no_grad():
+                    self._template = denoiser(*args, **kwargs)
+                self._hold(denoiser, noted)
+            self._calls.append(call)
+            return self._template
 
+        self._hold(denoiser, noted)
+
+    def _hold(self, denoiser: Any, noted: Callable[..., Any]) -> None:
         self._held = denoiser, vars(denoiser).get("forward")
         denoiser.forward = noted
 
@@ -133,38 +147,30 @@ class Guider(_Base):  # type: ignore[misc]
 
     def __call__(self, data: Sequence[Any]) -> Any:
         """The guided prediction, in the form of a guider's answer."""
-        assert self._call is not None
-        network, args, kwargs = self._call
+        self._release()
+        call, null = self._calls
+        self._calls = []
         if self._run is None:
-            self._run = self._begin(network, kwargs)
-        doubled_args, doubled = self._doubled(args, 0), self._doubled(kwargs, 0)
-        null_args, null = self._doubled(args, 1), self._doubled(kwargs, 1)
-        rows = len(NetworkCall.of(network, args, kwargs).x)
-        joined = _joined(null_args, doubled_args, rows), _joined(null, doubled, rows)
-        answer = self._run.guided(network, *joined[0], **joined[1])[0]
-        pred = answer[rows:]
+            self._run = self._begin(call, null, data[0].noise_pred)
+        output = stacked(self._run.guided(call, null)[0])
+        region = self._run.pattern.output
+        pred = output if region is None else region.of(output)
+        if isinstance(data[0].noise_pred, Tensor):
+            pred = pred.reshape(data[0].noise_pred.shape)
         return diffusers().guiders.guider_utils.GuiderOutput(pred=pred, pred_cond=None, pred_uncond=None)
 
-    def _doubled(self, value: Any, which: int) -> Any:
-        """Arguments with the conditional (0) or the null (1) one of each pair."""
-        if isinstance(value, Mapping):
-            return {name: self._doubled(part, which) for name, part in value.items()}
-        if isinstance(value, tuple | list):
-            return type(value)(self._doubled(part, which) for part in value)
-        return next((pair[which] for pair in self._pairs if pair[0] is value), value)
-
-    def _begin(self, network: Any, kwargs: Mapping[str, Any]) -> PipelineRun:
-        kind = type(plain(network)).__name__
-        if kind not in CALLED or not CALLED[kind].states:
-            known = ", ".join(name for name, called in CALLED.items() if called.states)
-            raise UsageError(
-                f"how {kind} is told its text is not known here (known: {known}); take a guider of diffusers"
-            )
-        pooled = [POOLED_XL] if "text_embeds" in (kwargs.get("added_cond_kwargs") or {}) else []
-        component = "unet" if kind.startswith("UNet") else "transformer"
-        check_uncached(network, f"pipe.{component}")
-        wiring = Wiring(component, 0, dict.fromkeys([*CALLED[kind].texts(), *pooled], (0, 1)))
-        parts = SimpleNamespace(scheduler=self.scheduler, vae=None)
+    def _begin(self, call: RecordedCall, null: RecordedCall, stored: Any) -> LearnedRun:
+        network, answer = call.network, stacked(output_of(self._template))
+        check_uncached(network, "the network")
+        n, x = call.rows, stacked(call.x)
+        listed = frozenset({(call.sample,)} if isinstance(call.x, list) else ()) | frozenset(
+            sample_lists(call.arguments, n)
+        )
+        flat, kind = leaves(call.arguments, listed), type(plain(network)).__name__
+        rows = {p: 0 for p, v in flat.items() if length(v) == n} if kind in CALLED or n > 1 else None
+        output = region_of(stacked(stored), answer)
+        latents = None if output is None else shaped(answer if output.dim is None else output.of(answer), x)
+        pattern = Pattern(n, (call,), self._template, call.arguments, listed, rows, {}, {}, latents, output)
         found = {k: tuple(v) for k, v in (self.layers or layers_of(network)).items()}
         model = Model(
             unasked,
@@ -176,16 +182,10 @@ class Guider(_Base):  # type: ignore[misc]
             objective=objective_of(self.scheduler),
             layers=found,
             reachable=partial(check_reachable, network),
+            metadata={"levels": True},
         )
-        return PipelineRun(parts, wiring, self.guidance, model, {}, Request(None, True), "auto", None)
-
-
-def _joined(null: Any, own: Any, rows: int) -> Any:
-    """Arguments of both halves: what has a row a sample is joined, everything else is the same in both."""
-    if isinstance(own, Mapping):
-        return {name: _joined(null[name], part, rows) for name, part in own.items()}
-    if isinstance(own, tuple | list):
-        return type(own)(_joined(a, b, rows) for a, b in zip(null, own, strict=True))
-    if isinstance(own, Tensor) and own.ndim and len(own) == rows:
-        return torch.cat([null, own])
-    return own
+        parts = SimpleNamespace(scheduler=self.scheduler)
+        run = LearnedRun(parts, pattern, {}, self.guidance, model, {}, None, True, False, "", "auto", None)
+        if not run.known:
+            check_affine(self.guidance, f"how {kind} sees its samples is not known")
+        return run

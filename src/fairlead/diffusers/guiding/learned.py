@@ -159,12 +159,14 @@ class LearnedAttachment:
             )
         named = {spec: self._named(rehearsals, bound, forced, pattern, spec) for spec in specs}
         model, empty = self._model(), empty_prompt(self.guidance, given.get("prompt"))
+        conditional = pattern.null is not None or bool(named) or "prompt" in self._signature.parameters
         run = LearnedRun(
-            pipe, pattern, named, self.guidance, model, self._resources, given.get("generator"), empty, negative,
-            self._batching, self._observe,
+            pipe, pattern, named, self.guidance, model, self._resources, given.get("generator"),
+            conditional, empty, negative, self._batching, self._observe,
         )  # fmt: skip
         if not run.known:
-            self._check_affine(model.metadata["unknown"])
+            changed = f"{self._kind.__name__} changes its network's answers before its scheduler sees them"
+            check_affine(self.guidance, model.metadata["unknown"] or changed)
         settings = dict(pattern.settings)
         guider = settings.pop(GUIDER, None)
         changed = type(given)(given) | forced | settings
@@ -227,13 +229,11 @@ class LearnedAttachment:
         unlike = {p: v for p, v in theirs.items() if p in pattern.own or not same(v, mine.get(p))}
         return found.calls[0].arguments, unlike
 
-    def _check_affine(self, unknown: str) -> None:
-        """Refuse a guidance that depends on the noise level or on x0, where these are not known."""
-        if self.guidance.finishers or not all(_is_affine(term) for term in self.guidance.terms):
-            why = unknown or f"{self._kind.__name__} changes its network's answers before its scheduler sees them"
-            raise UsageError(
-                f"{self.guidance} depends on noise levels that are not known: {why}; cfg, compose and pag work"
-            )
+
+def check_affine(guidance: Guidance, unknown: str) -> None:
+    """Refuse a guidance that depends on the noise level or on x0, where these are not known, for the reason given."""
+    if guidance.finishers or not all(_is_affine(term) for term in guidance.terms):
+        raise UsageError(f"{guidance} depends on noise levels that are not known: {unknown}; cfg, compose and slg work")
 
 
 def _is_affine(term: Term) -> bool:

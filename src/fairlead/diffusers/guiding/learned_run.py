@@ -3,7 +3,6 @@ guided prediction."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,9 +23,8 @@ from fairlead.diffusers.guiding.call_conditions import NoSpecs, PromptSpecs, Spe
 from fairlead.diffusers.guiding.pattern import Pattern, block_of
 from fairlead.diffusers.guiding.pipeline_run import seeds_of, tied
 from fairlead.diffusers.guiding.rehearsal import Path, RecordedCall, output_of, with_output
-from fairlead.diffusers.guiding.stand_in import own_kind
-from fairlead.diffusers.network_calls import check_differentiable, tokens_of
-from fairlead.diffusers.perturbation import perturbing
+from fairlead.diffusers.network_calls import CALLED, check_differentiable, tokens_of
+from fairlead.diffusers.perturbation import perturbing, plain
 from fairlead.diffusers.pretrained import setting
 from fairlead.diffusers.schedulers import Levels, level_after, objective_of, position_of, schedule_of
 from fairlead.guide.branch import NULL
@@ -52,6 +50,7 @@ class LearnedRun:
         model: what is known of the pipeline before the call.
         resources: what the guidance names, by name.
         generator: of the call, one or a list.
+        conditional: whether the pipeline takes a prompt or anything else that can be null.
         empty: whether the call is one without a condition.
         negative: how a negative was given, "" if none was.
     """
@@ -65,20 +64,16 @@ class LearnedRun:
         model: Model,
         resources: Mapping[str, Any],
         generator: Any,
+        conditional: bool,
         empty: bool,
         negative: str,
         batching: Batching,
         observe: Callable[[Observation], object] | None,
     ) -> None:
         self.pipe, self.pattern, self.guidance, self.model = pipe, pattern, guidance, model
-        self.empty, self.resources, self.negative, self.batching, self.observe = (
-            empty,
-            resources,
-            negative,
-            batching,
-            observe,
-        )
-        self.named, self.takes = named, frozenset(inspect.signature(own_kind(pipe).__call__).parameters)
+        self.empty, self.resources, self.negative = empty, resources, negative
+        self.batching, self.observe = batching, observe
+        self.named, self.conditional = named, conditional
         self.seeds = seeds_of(generator, pattern.n)
         found = pattern.output is not None and pattern.latents is not None
         self.known = found and bool(model.metadata["levels"]) and _has_grid(pipe.scheduler, model)
@@ -102,6 +97,23 @@ class LearnedRun:
                 f"{type(self.pipe).__name__} called its {name} with {call.rows} rows, in its first step it was "
                 f"{self.pattern.n}; attach does not do that yet"
             )
+        output, denoiser = self.guided(call, null)
+        if pattern.scale is None:
+            return with_output(pattern.answer, joined([output] * pattern.count), call)
+        both = denoiser.parted(output, pattern.scale)
+        both = both if pattern.own_at == 0 else both[::-1]
+        if pattern.count == 2:
+            return with_output(pattern.answer, joined(both), call)
+        self._count, self._second = self._count + 1, both[1]
+        return with_output(pattern.answer, both[0], call)
+
+    def guided(self, call: RecordedCall, null: RecordedCall | None) -> tuple[Any, LearnedDenoiser]:
+        """The output that the network would have for the guided prediction.
+
+        Args:
+            call: the conditional call of this step.
+            null: the null call, where it is not that with the arguments of the pattern.
+        """
         position = self._position(call)
         if self._guided is None:
             self._guided = self._begin(call, null, position)
@@ -115,15 +127,7 @@ class LearnedRun:
             after = level_after(self.pipe.scheduler, levels, position)
             mixing = level_at(self.model.schedule, t, x_t).mixing
             prediction = tied(prediction, x_t, mixing.alpha, mixing.sigma, after)
-        output = denoiser.answered(prediction, x_t, t)
-        if pattern.scale is None:
-            return with_output(pattern.answer, joined([output] * pattern.count), call)
-        both = denoiser.parted(output, pattern.scale)
-        both = both if pattern.own_at == 0 else both[::-1]
-        if pattern.count == 2:
-            return with_output(pattern.answer, joined(both), call)
-        self._count, self._second = self._count + 1, both[1]
-        return with_output(pattern.answer, both[0], call)
+        return denoiser.answered(prediction, x_t, t), denoiser
 
     def _position(self, call: RecordedCall) -> int:
         apart = self.pattern.scale is not None and self.pattern.count == 1
@@ -148,10 +152,9 @@ class LearnedRun:
         self, call: RecordedCall, null: RecordedCall | None, position: int
     ) -> tuple[GuidedDenoiser, LearnedDenoiser, Levels | None, int]:
         pattern, model, scheduler = self.pattern, self.model, self.pipe.scheduler
-        conditional = pattern.null is not None or bool(self.named) or "prompt" in self.takes
-        denoiser = LearnedDenoiser(self.pipe, pattern, list(self.named.values()), model, self.known, conditional)
+        denoiser = LearnedDenoiser(self.pipe, pattern, list(self.named.values()), model, self.known, self.conditional)
         x_t = denoiser.receive(call, null)
-        specs: Specs = PromptSpecs(tuple(self.named)) if conditional else NoSpecs()
+        specs: Specs = PromptSpecs(tuple(self.named)) if self.conditional else NoSpecs()
         levels = None
         if self.known:
             levels = Levels.of(scheduler)
@@ -172,7 +175,7 @@ class LearnedRun:
                 denoiser=denoiser,
                 shape=tuple(x_t.shape[1:]),
                 encode=specs,
-                embed=denoiser.embedded if conditional else None,
+                embed=denoiser.embedded if self.conditional else None,
             ),
             self.guidance,
             specs.own(pattern.n, None, self.empty),
@@ -350,7 +353,8 @@ class LearnedDenoiser:
         patch = setting(network, "patch_size", 0)
         if x_t.ndim != 4 or not isinstance(patch, int):
             return None
-        return replace(tokens_of(network, (x_t.shape[-2], x_t.shape[-1])), alone=True)
+        alone = type(plain(network)).__name__ not in CALLED
+        return replace(tokens_of(network, (x_t.shape[-2], x_t.shape[-1])), alone=alone)
 
     def parted(self, output: Any, scale: float) -> list[Any]:
         """The answers for the conditional and the null call that the pipeline's own u + scale (c - u) makes ``output``

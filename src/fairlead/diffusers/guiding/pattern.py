@@ -71,6 +71,16 @@ def region_of(inner: Any, outer: Any, factors: Sequence[float] | None = (1.0, -1
     return None
 
 
+def shaped(inner: Tensor, outer: Any) -> Region | None:
+    """Where something of the shape of ``inner`` lies in ``outer``, at its beginning; None if it does not fit."""
+    if not isinstance(outer, Tensor) or inner.ndim != outer.ndim:
+        return None
+    unlike = [i for i, (a, b) in enumerate(zip(inner.shape, outer.shape, strict=True)) if a != b]
+    if len(unlike) > 1 or any(inner.shape[i] > outer.shape[i] for i in unlike):
+        return None
+    return Region(unlike[0] if unlike else None, inner.shape[unlike[0]] if unlike else 0, 1.0)
+
+
 @dataclass(frozen=True, eq=False)
 class Pattern:
     """How a pipeline calls its network, with guidance switched off.
