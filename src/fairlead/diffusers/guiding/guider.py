@@ -152,12 +152,16 @@ class Guider(_Base):  # type: ignore[misc]
         self._calls = []
         if self._run is None:
             self._run = self._begin(call, null, data[0].noise_pred)
-        output = stacked(self._run.guided(call, null)[0])
-        region = self._run.pattern.output
-        pred = output if region is None else region.of(output)
-        if isinstance(data[0].noise_pred, Tensor):
-            pred = pred.reshape(data[0].noise_pred.shape)
-        return diffusers().guiders.guider_utils.GuiderOutput(pred=pred, pred_cond=None, pred_uncond=None)
+        output, denoiser = self._run.guided(call, null)
+        region, form = self._run.pattern.output, data[0].noise_pred
+
+        def seen(value: Any) -> Any:
+            """As the pipeline sees an output of its network."""
+            value = stacked(value) if region is None else region.of(stacked(value))
+            return value.reshape(form.shape) if isinstance(form, Tensor) else value
+
+        own = output if denoiser.own is None else denoiser.own  # some scale the guided prediction to its norm
+        return diffusers().guiders.guider_utils.GuiderOutput(pred=seen(output), pred_cond=seen(own), pred_uncond=None)
 
     def _begin(self, call: RecordedCall, null: RecordedCall, stored: Any) -> LearnedRun:
         network, answer = call.network, stacked(output_of(self._template))

@@ -213,13 +213,14 @@ class LearnedDenoiser:
         self._flat: dict[Path, Any] = {}
         self._null_flat: dict[Path, Any] = {}
         self._outputs: Tensor | None = None
-        self._own: Tensor | None = None
+        self.own: Tensor | None = None
+        """What the network returned for the samples' own condition in this step, [n, ...]; None if it was not asked."""
         self._last: tuple[Prediction, Tensor] | None = None
 
     def receive(self, call: RecordedCall, null: RecordedCall | None) -> Tensor:
         """Take over a call of the pipeline, and its null rows where it has some; its noisy samples [n, ...] in
         float64."""
-        self._call, self._last, self._outputs, self._own = call, None, None, None
+        self._call, self._last, self._outputs, self.own = call, None, None, None
         self._flat = leaves(call.arguments, self.pattern.listed)
         self._null_flat = self._flat if null is None else leaves(null.arguments, self.pattern.listed)
         x = stacked(call.x)
@@ -359,12 +360,12 @@ class LearnedDenoiser:
     def parted(self, output: Any, scale: float) -> list[Any]:
         """The answers for the conditional and the null call that the pipeline's own u + scale (c - u) makes ``output``
         of, so that what it does with that beside, it does to ours: c is what the network returned."""
-        if self._own is None:
+        if self.own is None:
             return [output, output]
         if isinstance(output, list):
             return [list(part) for part in self.parted(torch.stack(output), scale)]
-        c, wide = self._own.double(), output.double()
-        return [self._own.to(output), ((scale * c - wide) / (scale - 1)).to(output)]
+        c, wide = self.own.double(), output.double()
+        return [self.own.to(output), ((scale * c - wide) / (scale - 1)).to(output)]
 
     def answered(self, prediction: Prediction, x_t: Tensor, t: Tensor) -> Any:
         """A prediction as the output that the network would have had."""
@@ -412,7 +413,7 @@ class LearnedDenoiser:
             clean = [ok and not worse for ok, worse in zip(clean, mask.tolist(), strict=True)]
         mine = [row for row, kind in enumerate(kinds) if kind == 0 and clean[row]]
         if len(mine) == self.pattern.n:
-            self._own = raw[mine]
+            self.own = raw[mine]
         mine = mine or list(range(len(kinds)))
         if self._outputs is None:
             self._outputs = raw.new_zeros(self.pattern.n, *raw.shape[1:])

@@ -23,7 +23,15 @@ from fairlead.diffusers.guiding.arguments import (
     scaled_rows,
     stacked,
 )
-from fairlead.diffusers.guiding.rehearsal import Path, RecordedCall, Recorder, Rehearsal, Rehearsals, output_of
+from fairlead.diffusers.guiding.rehearsal import (
+    Path,
+    RecordedCall,
+    Recorder,
+    Rehearsal,
+    Rehearsals,
+    answers_alone,
+    output_of,
+)
 
 _CLOSE = 1e-5
 
@@ -50,12 +58,16 @@ class Region:
 
 
 def region_of(inner: Any, outer: Any, factors: Sequence[float] | None = (1.0, -1.0)) -> Region | None:
-    """Where ``inner`` lies in ``outer``, up to a factor; None if it is not to be seen there.
+    """Where ``inner`` lies in ``outer``, up to its form and a factor; None if it is not to be seen there.
 
     Args:
         factors: that may be; None: any, found by least squares.
     """
-    if not isinstance(inner, Tensor) or not isinstance(outer, Tensor) or inner.ndim != outer.ndim:
+    if not isinstance(inner, Tensor) or not isinstance(outer, Tensor):
+        return None
+    if inner.ndim != outer.ndim and inner.numel() == outer.numel():  # with or without a dimension of one
+        inner = inner.reshape(outer.shape)
+    if inner.ndim != outer.ndim:
         return None
     unlike = [i for i, (a, b) in enumerate(zip(inner.shape, outer.shape, strict=True)) if a != b]
     if len(unlike) > 1 or any(inner.shape[i] > outer.shape[i] for i in unlike):
@@ -136,7 +148,7 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
     plain = rehearsals.run(bound, Recorder(), **forced, **off)
     if not plain.calls:
         raise UsageError(f"{kind} calls no network before its first scheduler step; attach to the pipeline inside it")
-    if not _is_known(plain.answer):
+    if not answers_alone(plain.answer):
         raise UsageError(
             f"{kind}: its network answers with several tensors, or none, which attach cannot combine yet; use the "
             "pipeline's own guidance"
@@ -156,19 +168,6 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
             on = {**rehearsals.on(bound), **forced}
             guided = again(on)
     return _compared(plain, guided, off, on, rehearsals.scale(bound, on, more))
-
-
-def _is_known(answer: Any) -> bool:
-    """Whether a network's answer is one tensor, or a list of them."""
-    if isinstance(answer, Tensor):
-        return True
-    if not isinstance(answer, tuple) and not hasattr(answer, "keys"):
-        return False
-    values = list(answer) if isinstance(answer, tuple) else list(answer.values())
-    output = values[0] if values else None
-    alone = all(not isinstance(v, Tensor) for v in values[1:])
-    listed = isinstance(output, list) and bool(output) and all(isinstance(v, Tensor) for v in output)
-    return alone and (isinstance(output, Tensor) or listed)
 
 
 def _size(found: Rehearsal) -> tuple[int, int]:

@@ -118,6 +118,8 @@ class Recorder:
         if self.found.answer is None:
             with torch.no_grad():
                 self.found.answer, self.rows = network.forward(*args, **kwargs), call.rows
+            if not answers_alone(self.found.answer):
+                raise FirstStep
             return self.found.answer
         blocks = max(1, call.rows // max(1, self.rows))
         output, made = output_of(self.found.answer), self.found.made
@@ -138,6 +140,19 @@ def output_of(answer: Any) -> Any:
     if isinstance(answer, Tensor):
         return answer
     return answer[0]
+
+
+def answers_alone(answer: Any) -> bool:
+    """Whether a network's answer is one tensor, or a list of them."""
+    if isinstance(answer, Tensor):
+        return True
+    if not isinstance(answer, tuple) and not hasattr(answer, "keys"):
+        return False
+    values = list(answer) if isinstance(answer, tuple) else list(answer.values())
+    output = values[0] if values else None
+    alone = all(not isinstance(v, Tensor) for v in values[1:])
+    listed = isinstance(output, list) and bool(output) and all(isinstance(v, Tensor) for v in output)
+    return alone and (isinstance(output, Tensor) or listed)
 
 
 def with_output(answer: Any, output: Any, call: RecordedCall) -> Any:
