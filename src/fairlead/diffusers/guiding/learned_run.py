@@ -31,6 +31,7 @@ from fairlead.guide.branch import NULL
 from fairlead.guide.calls import Batching
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.observation import Observation
+from fairlead.guide.step import Grid
 from fairlead.guide.terms import Guidance
 from fairlead.models.model import Model
 from fairlead.sample.noise import NoiseStream
@@ -424,7 +425,7 @@ class LearnedDenoiser:
 def _has_grid(scheduler: Any, model: Model) -> bool:
     """Whether a scheduler that has been given its timesteps goes down through noise levels of its table."""
     try:
-        Levels.of(scheduler).times(model.schedule, 0)
+        Grid.of(Levels.of(scheduler).times(model.schedule, 0), model.schedule)
     except (UsageError, ValueError, IndexError, AttributeError, RuntimeError):
         return False
     return True

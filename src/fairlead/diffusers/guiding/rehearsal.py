@@ -143,14 +143,14 @@ def output_of(answer: Any) -> Any:
 
 
 def answers_alone(answer: Any) -> bool:
-    """Whether a network's answer is one tensor, or a list of them."""
+    """Whether a network's answer is one tensor, or one list of them, and nothing beside."""
     if isinstance(answer, Tensor):
         return True
     if not isinstance(answer, tuple) and not hasattr(answer, "keys"):
         return False
     values = list(answer) if isinstance(answer, tuple) else list(answer.values())
     output = values[0] if values else None
-    alone = all(not isinstance(v, Tensor) for v in values[1:])
+    alone = all(v is None for v in values[1:])
     listed = isinstance(output, list) and bool(output) and all(isinstance(v, Tensor) for v in output)
     return alone and (isinstance(output, Tensor) or listed)
 
@@ -160,7 +160,7 @@ def with_output(answer: Any, output: Any, call: RecordedCall) -> Any:
     if isinstance(answer, Tensor):
         return output
     if isinstance(answer, tuple) or call.as_tuple:
-        return (output,)
+        return (output, *(answer[1:] if isinstance(answer, tuple) else ()))
     return type(answer)(**{next(iter(answer.keys())): output})
 
 
