@@ -154,6 +154,13 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
             "pipeline's own guidance"
         )
 
+    rows, answered = plain.calls[0].rows, len(stacked(output_of(plain.answer)))
+    if rows != answered:
+        raise UsageError(
+            f"{kind}: its network answers {rows} rows with {answered}, so they are no batch of samples; use the "
+            "pipeline's own guidance"
+        )
+
     def again(changes: Mapping[str, Any]) -> Rehearsal:
         return rehearsals.run(bound, Recorder(plain.answer, plain.calls[0].rows), **changes)
 
