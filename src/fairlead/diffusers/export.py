@@ -20,6 +20,7 @@ from fairlead.core.places import check_folder, is_folder
 from fairlead.core.schedule import NoiseSchedule, TableSchedule, schedule_from_config
 from fairlead.data.latents import LatentCodec, codec_from_config
 from fairlead.data.text import encoder_from_config
+from fairlead.diffusers.autoencoder import Autoencoder
 from fairlead.diffusers.lora import LoraNet
 from fairlead.diffusers.networks import DiffusersNet
 from fairlead.diffusers.pipelines import diffusers
@@ -215,6 +216,7 @@ def _vae(codec: LatentCodec, images: list[int], target: Target) -> nn.Module:
             f"{target.pipeline} makes images whose sides are multiples of {target.sides}, these are {images[1]}; train "
             f"with --size {-(-images[1] // target.sides) * target.sides}"
         )
+    assert isinstance(codec, Autoencoder)
     network: Any = codec.network
     network.register_to_config(scaling_factor=codec.scale, **({"shift_factor": codec.shift} if target.shifts else {}))
     vae: nn.Module = network

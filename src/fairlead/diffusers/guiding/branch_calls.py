@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -242,12 +242,18 @@ def _size(ids: Tensor) -> tuple[int, int]:
     return 2 * (int(last[1]) + 1), 2 * (int(last[2]) + 1)
 
 
+class BranchPredictor(Protocol):
+    """A denoiser of a pipeline's calls that can ask another network of the same kind."""
+
+    def predict(self, network: Any, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Weak:
     """Another network of the same kind, named by a guidance; it sees the arguments of the pipeline's own."""
 
     network: Network
-    beside: PipelineDenoiser | None = None
+    beside: BranchPredictor | None = None
 
     def denoiser(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         assert self.beside is not None

@@ -165,13 +165,13 @@ class LearnedAttachment:
             conditional, empty, negative, self._batching, self._observe,
         )  # fmt: skip
         if not run.known:
-            changed = f"{self._kind.__name__} changes its network's answers before its scheduler sees them"
-            check_affine(self.guidance, model.metadata["unknown"] or changed)
-        settings = dict(pattern.settings)
+            converted = f"{self._kind.__name__} changes its network's answers before its scheduler sees them"
+            check_affine(self.guidance, model.metadata["unknown"] or converted)
+        settings: dict[str, Any] = dict(pattern.settings)
         guider = settings.pop(GUIDER, None)
         changed = type(given)(given) | forced | settings
         ordered = {name: changed[name] for name in self._signature.parameters if name in changed}
-        arguments = inspect.BoundArguments(self._signature, ordered)  # type: ignore[arg-type]
+        arguments = inspect.BoundArguments(self._signature, ordered)
         with counting() as cost:
             try:
                 with running(pipe, run), guider_at(pipe, guider):

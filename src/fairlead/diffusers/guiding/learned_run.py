@@ -226,7 +226,7 @@ class LearnedDenoiser:
         self._null_flat = self._flat if null is None else leaves(null.arguments, self.pattern.listed)
         x = stacked(call.x)
         if not self.known:
-            out = stacked(output_of(self.pattern.answer))
+            out: Tensor = stacked(output_of(self.pattern.answer))
             return out.new_zeros(out.shape, dtype=torch.float64)
         assert self.pattern.latents is not None
         part = x if self.pattern.latents.dim is None else self._latents(x)
@@ -347,7 +347,8 @@ class LearnedDenoiser:
         arguments = rebuilt(form, self.pattern.listed, flat)
         with perturbing(network, condition.perturb, self._tokens(network, x_t)):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
-        return stacked(output_of(answer))
+        output: Tensor = stacked(output_of(answer))
+        return output
 
     @staticmethod
     def _tokens(network: Any, x_t: Tensor) -> Tokens | None:

@@ -185,7 +185,7 @@ def _compared(
     plain: Rehearsal, guided: Rehearsal, off: Mapping[str, Any], on: Mapping[str, Any], scale: float | None
 ) -> Pattern:
     first, n, answer = plain.calls[0], plain.calls[0].rows, stacked(output_of(plain.answer))
-    lists = {(first.sample,)} if isinstance(first.x, list) else set()
+    lists: set[Path] = {(first.sample,)} if isinstance(first.x, list) else set()
     always = _always(plain) if _size(guided) == _size(plain) else 1
     together = len(guided.calls) == len(plain.calls) and _size(guided)[0] > _size(plain)[0]
     count, rows = 1, None

@@ -62,7 +62,8 @@ class RecordedCall:
 
     @classmethod
     def of(cls, name: str, network: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RecordedCall:
-        parameters = _parameters(type(plain(network)))
+        kind: Any = type(plain(network))
+        parameters = _parameters(kind)
         named = dict(zip(parameters, args, strict=False)) | dict(kwargs)
         as_tuple = not named.pop("return_dict", True)
         return cls(name, network, parameters[0], named, as_tuple)
