@@ -169,7 +169,7 @@ def test_rehearsals_leave_no_trace_in_the_call() -> None:
     assert torch.equal(generator.get_state(), after.get_state())
 
 
-class Mine(diffusers.StableDiffusionPipeline):
+class Mine(diffusers.StableDiffusionPipeline):  # type: ignore[misc]
     """With a call of its own: the null rows come second, and the scale is another argument."""
 
     @torch.no_grad()
