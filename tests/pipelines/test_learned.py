@@ -207,6 +207,30 @@ def test_a_call_of_its_own_is_learned_too() -> None:
     assert apart(found, x) < 1e-5
 
 
+class Other(Mine):
+    """c + scale (c - u), off at 0, with a call for each prediction."""
+
+    @torch.no_grad()
+    def __call__(self, prompt: str, generator: Any = None, guidance_scale: float = 4.0, steps: int = 4) -> Any:
+        own, null = self.encode_prompt(prompt, "cpu", 1, True, negative_prompt="blurry")
+        x = torch.randn(1, 4, 8, 8, generator=generator)
+        self.scheduler.set_timesteps(steps)
+        for t in self.scheduler.timesteps:
+            out = self.unet(x, t, encoder_hidden_states=own).sample
+            if guidance_scale > 0:
+                out = out + guidance_scale * (out - self.unet(x, t, encoder_hidden_states=null).sample)
+            x = self.scheduler.step(out, t, x).prev_sample
+        return (x,)
+
+
+def test_a_scale_that_is_ours_minus_1() -> None:
+    pipe = made.quiet(Other(**made.sd().components, requires_safety_checker=False))
+    own = pipe("a cat", made.seeded(3), 4.0)[0]
+    with fl.attach(pipe, "cfg(5)") as attached:
+        assert apart(pipe("a cat", made.seeded(3))[0], own) < 1e-5
+    assert attached.cost.rows == 8
+
+
 def test_the_own_perturbation_of_a_pipeline_is_replaced() -> None:
     """A guidance replaces a pipeline's cfg and its own pag."""
     parts = made.sd().components
