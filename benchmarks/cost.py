@@ -30,7 +30,8 @@ from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.images import ImageData
 from fairlead.models.model import LabelEncoder, Model, Spec, identity
 from fairlead.nets.build import build_net, net_config
-from fairlead.sample.run import Precision, sample
+from fairlead.sample.run import sample
+from fairlead.sample.sampling import Precision
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
 

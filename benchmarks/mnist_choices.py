@@ -28,7 +28,8 @@ from fairlead.measure.judge import cached_classifier
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.nets.build import net_config
-from fairlead.sample.run import Precision, sample
+from fairlead.sample.run import sample
+from fairlead.sample.sampling import Precision
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
 

@@ -38,6 +38,7 @@ from fairlead.models.model import Model
 from fairlead.models.resources import load_resources
 from fairlead.sample.explain import Trace
 from fairlead.sample.run import Plan, Run
+from fairlead.sample.sampling import Precision, Sampling
 from fairlead.tune.asked import shared_out
 
 SHOWN = ("distance", "distance_debiased", "accuracy", "diversity", "saturation")
@@ -95,7 +96,7 @@ class Options:
     """The same, of the matched comparison; 0 for none."""
     chosen: Path | None = None
     """The searched settings that an earlier report wrote, to choose from without a search of this model."""
-    precision: str = "bf16"
+    precision: Precision = "bf16"
     only: tuple[str, ...] = ()
 
 
@@ -145,8 +146,8 @@ class Shootout:
         guidance = to_guidance(text)
         mine = {resource.name: self.resources[resource.name] for resource in guidance.resources()}
         conds = shared_out(self.model.classes, self.train.labels, n)
-        options: dict[str, Any] = {"sampler": self.options.sampler, "steps": steps, "precision": self.options.precision}
-        return Plan.of(self.model, conds, guidance, seeds=range(seed, seed + n), resources=mine, **options)
+        sampling = Sampling(self.options.sampler, steps, precision=self.options.precision)
+        return Plan.of(self.model, conds, guidance, sampling, seeds=range(seed, seed + n), resources=mine)
 
     def steps(self, text: str) -> int:
         """As many steps as cost what plain cfg costs in ``options.steps``."""

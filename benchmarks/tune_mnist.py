@@ -21,7 +21,7 @@ from fairlead.cli.options import evaluator_for
 from fairlead.measure.estimate import Estimate
 from fairlead.models.load import load
 from fairlead.report.tune import summary
-from fairlead.sample.run import Precision
+from fairlead.sample.sampling import Precision
 from fairlead.tune.measurer import Measurer
 from fairlead.tune.objective import DISTANCE, Batch, Measured, together, z_of
 from fairlead.tune.parabola import parabola

@@ -21,6 +21,7 @@ from fairlead.guide.terms import Ask, Term
 from fairlead.models.toy import toy_model
 from fairlead.sample.explain import PER_STEP, Trace
 from fairlead.sample.run import Plan, sample
+from fairlead.sample.sampling import Sampling
 from tests.guide.toy import NETWORK
 
 MIXTURE = GaussianMixture.ring(classes=4, radius=1.0, std=1.2)
@@ -31,22 +32,23 @@ STEPS = 6
 
 
 def traced(guidance: Any, compare: bool = False, model=TOY, conds: Any = LABELS, **options: Any) -> Trace:
-    settings = {"seeds": SEEDS, "steps": STEPS, **options}
-    return Trace.of(Plan.of(model, conds, guidance, **settings), compare)
+    given = {name: options.pop(name) for name in ("seeds", "resources") if name in options}
+    plan = Plan.of(model, conds, guidance, Sampling(**{"steps": STEPS, **options}), **{"seeds": SEEDS, **given})
+    return Trace.of(plan, compare)
 
 
 def by_hand(guidance: str) -> list[tuple[Tensor, Tensor]]:
     """(D_c, D_u) of the oracle at every step of the guided run, float64 [n, 2]."""
     found = []
 
-    def look(_: slice, observed: Observation) -> None:
+    def look(observed: Observation) -> None:
         x_t = observed.seen.x_t.double()
         alpha, sigma = (expand_like(value, x_t) for value in TOY.schedule.alpha_sigma(observed.seen.t))
         label = torch.tensor(LABELS)
         found.append((MIXTURE.denoise(x_t, alpha, sigma, label), MIXTURE.denoise(x_t, alpha, sigma)))
 
-    plan = Plan.of(TOY, LABELS, guidance, seeds=SEEDS, steps=STEPS)
-    list(plan.frames(look))
+    plan = Plan.of(TOY, LABELS, guidance, Sampling(steps=STEPS), seeds=SEEDS)
+    list(plan.frames(slice(0, len(SEEDS)), look))
     return found
 
 
@@ -159,11 +161,11 @@ def test_batches_do_not_matter() -> None:
 def test_saturation_is_the_share_outside_the_data_range() -> None:
     shares: list[Tensor] = []
 
-    def look(_: slice, observed: Observation) -> None:
+    def look(observed: Observation) -> None:
         shares.append((observed.guided.abs() > 1).double().flatten(1).mean(1))
 
-    plan = Plan.of(NETWORK, LABELS, "cfg(5) | clip()", seeds=SEEDS, steps=STEPS)
-    list(plan.frames(look))
+    plan = Plan.of(NETWORK, LABELS, "cfg(5) | clip()", Sampling(steps=STEPS), seeds=SEEDS)
+    list(plan.frames(slice(0, len(SEEDS)), look))
     trace = Trace.of(plan)
     close(trace.step["outside"], torch.stack(shares), 1e-12)
     assert float(trace.step["outside"].max()) > 0.1

@@ -21,6 +21,7 @@ from fairlead.nets.unet import UNet
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.noise import NoiseStream
 from fairlead.sample.run import Plan, Run, sample
+from fairlead.sample.sampling import Sampling
 
 NAMES = ("zero", "one", "two")
 
@@ -118,7 +119,8 @@ def test_every_sample_starts_at_the_noise_of_its_seed_to_the_bit(batch_size: int
     start = NoiseStream(SEEDS, MODEL.shape).start()
     assert torch.equal(torch.cat(seen), start)
     assert torch.equal(run.x0, torch.zeros_like(start))
-    middle = [f.x_t for _, f in Plan.of(model, seeds=SEEDS, steps=2, batch_size=batch_size).frames() if f.step == 0]
+    plan = Plan.of(model, sampling=Sampling(steps=2, batch_size=batch_size), seeds=SEEDS)
+    middle = [next(plan.frames(batch)).x_t for batch in plan.batches]
     assert torch.equal(torch.cat(middle), start / 2)
 
 

@@ -72,6 +72,7 @@ class Explain:
         from fairlead.report.columns import WIDTH
         from fairlead.report.explain import Explanation, check_free
         from fairlead.sample.run import Plan
+        from fairlead.sample.sampling import Sampling
 
         check_free(self.out, "choose another --out")
         with working(f"loading {self.model}"):
@@ -79,18 +80,15 @@ class Explain:
         guidance, chosen = guidance_of(
             self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
         )
+        sampling = Sampling(self.sampler, self.steps, self.grid, self.batch_size, self.precision)  # type: ignore[arg-type]
         plan = Plan.of(
             model,
             self.cond,
             guidance,
+            sampling,
             seeds=self.seeds,
-            sampler=self.sampler,
-            steps=self.steps,
-            grid=self.grid,
-            batch_size=self.batch_size,
-            precision=self.precision,  # type: ignore[arg-type]
         )
-        with Bar(len(plan.batches) * plan.steps, "step") as bar:
+        with Bar(len(plan.batches) * self.steps, "step") as bar:
             explanation = Explanation.of(plan, self.compare, on_frame=lambda _: bar.update())
         explanation = replace(explanation, settings={**explanation.settings, **chosen})
         with working("drawing pictures"):

@@ -74,6 +74,7 @@ class Sample:
         from fairlead.models.load import load
         from fairlead.models.model import LabelEncoder
         from fairlead.sample.run import Plan
+        from fairlead.sample.sampling import Sampling
 
         check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
         with working(f"loading {self.model}"):
@@ -89,18 +90,15 @@ class Sample:
         guidance, chosen = guidance_of(
             self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
         )
+        sampling = Sampling(self.sampler, self.steps, self.grid, self.batch_size, self.precision)  # type: ignore[arg-type]
         plan = Plan.of(
             model,
             [cond for cond in wanted for _ in range(self.n)],
             guidance,
+            sampling,
             seeds=[self.seed + i for _ in wanted for i in range(self.n)],
-            sampler=self.sampler,
-            steps=self.steps,
-            grid=self.grid,
-            batch_size=self.batch_size,
-            precision=self.precision,  # type: ignore[arg-type]
         )
-        with Bar(len(plan.batches) * plan.steps, "step") as bar:
+        with Bar(len(plan.batches) * self.steps, "step") as bar:
             run = plan.run(on_frame=lambda _: bar.update())
         run = replace(run, settings={**run.settings, **chosen})
         with unbroken():

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fairlead.core.arguments import plain
 from fairlead.core.errors import UsageError
 from fairlead.data.images import ImageData
 from fairlead.guide.expression import to_guidance
@@ -30,7 +29,8 @@ from fairlead.nets.embeddings import LabelEmbedding
 from fairlead.sample.explain import Trace
 from fairlead.sample.grids import make_grid
 from fairlead.sample.run import Plan
-from fairlead.sample.sampler import Sampler, parse_sampler
+from fairlead.sample.sampler import Sampler
+from fairlead.sample.sampling import Sampling
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint
 
 Level = Literal["PASS", "WARN", "FAIL"]
@@ -95,11 +95,9 @@ def doctor(
         UsageError: for an expression, sampler, grid, data or resource that cannot be used; a guidance that the model
             cannot take is a finding.
     """
-    model, guidance, steps = as_model(model), to_guidance(guidance), plain(steps)
+    model, guidance, sampling = as_model(model), to_guidance(guidance), Sampling(sampler, steps, grid)
     loaded = load_resources(guidance.resources(), model, resources)
-    times = make_grid(grid, model.schedule, steps)
-    if not isinstance(sampler, Sampler):
-        parse_sampler(sampler)
+    times = make_grid(grid, model.schedule, sampling.steps)
     cond = model.named(cond)
     if model.conditional:
         model.encode([cond])
@@ -120,7 +118,7 @@ def doctor(
         condition,
         _null(model, network, checkpoint, seen, probe, used=condition.level != "FAIL"),
         _labels(model, network, checkpoint),
-        _guidance(model, guidance, cond, probe, sampler, steps, grid, loaded),
+        _guidance(model, guidance, cond, probe, sampling, loaded),
         schedule,
         whole,
         _weights(model, checkpoint, seen, probe),
@@ -242,9 +240,7 @@ def _guidance(
     guidance: Guidance,
     cond: Spec,
     probe: Probe,
-    sampler: Sampler | str,
-    steps: int,
-    grid: str,
+    sampling: Sampling,
     resources: Mapping[str, Any],
 ) -> Finding:
     if not guidance.terms and not guidance.finishers:
@@ -258,7 +254,7 @@ def _guidance(
         known = classes or [spec for spec in probe.specs[:4] if spec is not None]
         conds = [known[i % len(known)] for i in range(n)] if known else conds
     try:
-        plan = Plan.of(model, conds, guidance, sampler=sampler, steps=steps, grid=grid, resources=resources)
+        plan = Plan.of(model, conds, guidance, sampling, resources=resources)
         guidance, trace = plan.guidance, Trace.of(plan)
     except UsageError as error:
         return Finding("guidance", "FAIL", f"it cannot be used on this model: {error}")
@@ -287,7 +283,7 @@ def _guidance(
     effect = "stands in place of the conditional prediction"
     if numbers["strength"] is not None:
         effect = f"changes the conditional prediction by up to {numbers['strength']:.1%}"
-    cost = f"{numbers['rows_a_sample']:g} network rows a sample in {steps} steps"
+    cost = f"{numbers['rows_a_sample']:g} network rows a sample in {sampling.steps} steps"
     return Finding("guidance", "PASS", f"{guidance} {effect}, at {cost}", numbers)
 
 

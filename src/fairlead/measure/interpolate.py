@@ -32,8 +32,9 @@ from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estima
 from fairlead.measure.judge import Classifier
 from fairlead.models.load import as_model
 from fairlead.models.model import Given, LabelEncoder, Model, Spec
-from fairlead.sample.run import Precision, Run, sample
+from fairlead.sample.run import Plan, Run
 from fairlead.sample.sampler import Sampler
+from fairlead.sample.sampling import Precision, Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,15 +163,15 @@ def interpolate(
         raise UsageError(
             f"interpolate: {guidance} asks {foreign[0].name!r}, which does not know this model's embeddings; drop it"
         )
-    mixed = _mixed(model, a, b, frames)
-    seeds = [seed + i for i in range(n) for _ in range(frames)]
-    run = sample(
+    sampling, mixed = Sampling(sampler, steps, grid, batch_size, precision), _mixed(model, a, b, frames)
+    plan = Plan.of(
         replace(model, encode=_Encoder(model, mixed)),
         [name for _ in range(n) for name in mixed],
-        guidance=guidance, seeds=seeds, sampler=sampler, steps=steps, grid=grid, batch_size=batch_size,
-        precision=precision,
-    )  # fmt: skip
-    return Interpolation((a, b), frames, run)
+        guidance,
+        sampling,
+        seeds=[seed + i for i in range(n) for _ in range(frames)],
+    )
+    return Interpolation((a, b), frames, plan.run())
 
 
 @dataclass(frozen=True, eq=False)

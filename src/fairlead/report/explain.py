@@ -30,8 +30,9 @@ from fairlead.report.grids import image_grid
 from fairlead.report.page import Block, Code, Png, Section, Svg, Text, write_page
 from fairlead.report.plots import plot_style, to_svg
 from fairlead.sample.explain import PER_STEP, PER_TERM, Trace
-from fairlead.sample.run import Plan, Precision
+from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Sampler
+from fairlead.sample.sampling import Precision, Sampling
 
 FILES = ("explain.json", "explain.png", "film.png", "explain.html")
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -69,7 +70,8 @@ def explain(
     Raises:
         UsageError: as ``sample`` does, but for values that are not finite: these are part of the explanation.
     """
-    plan = Plan.of(model, cond, guidance, None, seeds, sampler, steps, grid, batch_size, precision, resources=resources)
+    sampling = Sampling(sampler, steps, grid, batch_size, precision)
+    plan = Plan.of(model, cond, guidance, sampling, seeds=seeds, resources=resources)
     return Explanation.of(plan, compare)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -114,17 +115,17 @@ class Trace:
             on_frame: sees every frame, e.g. for a progress bar.
         """
         watcher = _Watcher(plan, compare)
-        rows, finals, before = [0] * plan.steps, [], 0
+        rows, finals, before = [0] * plan.sampling.steps, [], 0
         with counting() as cost:
             try:
-                for _, frame in plan.frames(watcher):
-                    rows[frame.step] += cost.rows - before - watcher.extra_rows
-                    watcher.compared_rows, watcher.extra_rows = watcher.compared_rows + watcher.extra_rows, 0
-                    before = cost.rows
-                    if on_frame is not None:
-                        on_frame(frame)
-                    if frame.step == frame.steps - 1:
-                        finals.append(frame.x_t.float().cpu())
+                for batch in plan.batches:
+                    for frame in plan.frames(batch, partial(watcher, batch)):
+                        rows[frame.step] += cost.rows - before - watcher.extra_rows
+                        watcher.compared_rows, watcher.extra_rows = watcher.compared_rows + watcher.extra_rows, 0
+                        before = cost.rows
+                        if on_frame is not None:
+                            on_frame(frame)
+                    finals.append(frame.x_t.float().cpu())
             except UsageError:
                 if watcher.broken is None:
                     raise
@@ -150,10 +151,7 @@ class Trace:
             film_steps=watcher.film_steps,
             x0=torch.cat(finals) if watcher.broken is None else None,
             settings={
-                "sampler": str(plan.sampler),
-                "steps": plan.steps,
-                "grid": plan.grid,
-                "precision": plan.precision,
+                **plan.sampling.described(),
                 "model": dict(plan.model.metadata),
                 **plan.named(),
             },
@@ -209,7 +207,7 @@ class _Watcher:
     _done: set[tuple[int, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        steps, n, terms = self.plan.steps, len(self.plan.seeds), len(self.plan.guidance.terms)
+        steps, n, terms = self.plan.sampling.steps, len(self.plan.seeds), len(self.plan.guidance.terms)
         self.step = {name: _unknown(steps, n) for name in PER_STEP}
         self.term = {name: _unknown(terms, steps, n) for name in PER_TERM}
         self.between = _unknown(terms, terms, steps, n)

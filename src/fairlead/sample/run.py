@@ -7,16 +7,16 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 import fairlead
-from fairlead.core.arguments import as_mapping, as_path, chosen, is_count, plain, plain_list, shown
+from fairlead.core.arguments import as_mapping, as_path, is_count, plain, plain_list, shown
 from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, autocast, counting, lowered
@@ -38,9 +38,8 @@ from fairlead.models.model import Given, LabelEncoder, Model, Spec
 from fairlead.models.resources import load_resources
 from fairlead.sample.grids import make_grid
 from fairlead.sample.noise import NoiseStream
-from fairlead.sample.sampler import Frame, Sampler, parse_sampler
-
-Precision = Literal["fp32", "bf16"]
+from fairlead.sample.sampler import Frame, Sampler
+from fairlead.sample.sampling import Precision, Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,26 +165,21 @@ def sample(
         UsageError: for anything that cannot be sampled, before the first network call; and at the first step whose
             samples are not finite, naming it.
     """
-    plan = Plan.of(model, cond, guidance, n, seeds, sampler, steps, grid, batch_size, precision, batching, resources)
-    return plan.run()
+    sampling = Sampling(sampler, steps, grid, batch_size, precision, batching)
+    return Plan.of(model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources).run()
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A checked request for samples; ``frames`` carries it out, batch by batch, as a stream that previews, progress
-    bars and traces can read too. See :func:`sample` for the fields."""
+    """A checked request for samples; ``frames`` carries out a batch of it as a stream that previews, progress bars and
+    traces can read too. See :func:`sample` for the fields."""
 
     model: Model
     conds: tuple[Spec, ...]
     guidance: Guidance
+    sampling: Sampling
     seeds: tuple[int, ...]
-    sampler: Sampler
-    steps: int
-    grid: str
     times: Tensor
-    batch_size: int
-    precision: Precision
-    batching: Batching
     resources: Mapping[str, Any]
 
     __repr__ = brief
@@ -196,41 +190,26 @@ class Plan:
         model: Model | str | Path,
         cond: Given | Sequence[Given] = None,
         guidance: Guidance | Term | str | None = None,
+        sampling: Sampling | None = None,
+        *,
         n: int | None = None,
         seeds: int | Sequence[int] = 0,
-        sampler: Sampler | str = "ddim",
-        steps: int = 20,
-        grid: str = "trailing",
-        batch_size: int = 64,
-        precision: Precision = "fp32",
-        batching: Batching = "auto",
         resources: Mapping[str, Any] | None = None,
     ) -> Plan:
-        model = as_model(model)
+        model, sampling = as_model(model), Sampling() if sampling is None else sampling
         specs, all_seeds = _samples(cond, n, seeds)
-        batch_size, steps, resources = plain(batch_size), plain(steps), as_mapping("resources", resources)
-        if not is_count(batch_size):
-            raise UsageError(f"batch_size: expected an integer of at least 1, got {shown(batch_size)}")
-        chosen("precision", precision, ("fp32", "bf16"))
-        guidance = to_guidance(guidance)
+        guidance, resources = to_guidance(guidance), as_mapping("resources", resources)
         check_samples(guidance, len(specs))
-        sampler = parse_sampler(sampler) if isinstance(sampler, str) else sampler
-        if not isinstance(sampler, Sampler):
-            raise UsageError(
-                f"sampler: expected an expression such as 'ddim' or a sampler object, got {shown(sampler)}"
-            )
-        if guidance.renoising() and not sampler.renoises:
+        if guidance.renoising() and not sampling.sampler.renoises:
             raise UsageError(
                 f"{guidance.renoising()[0]} re-noises with another prediction than it denoises with, which sampler "
-                f"'{sampler}' cannot do: take ddim, ddim(eta=1) for ddpm, or dpmpp_2m"
+                f"'{sampling.sampler}' cannot do: take ddim, ddim(eta=1) for ddpm, or dpmpp_2m"
             )
-        times = make_grid(grid, model.schedule, steps)
+        times = make_grid(sampling.grid, model.schedule, sampling.steps)
         loaded = load_resources(guidance.resources(), model, resources)
         model = _with_vocabulary(model, guidance, loaded)
         conds, guidance = _named(model, specs), guidance.by_name(model.named)
-        plan = cls(
-            model, conds, guidance, all_seeds, sampler, steps, grid, times, batch_size, precision, batching, loaded
-        )
+        plan = cls(model, conds, guidance, sampling, all_seeds, times, loaded)
         NoiseStream(all_seeds, model.shape)
         check_condition(guidance, plan._condition)
         plan._checked.fresh()
@@ -238,44 +217,40 @@ class Plan:
 
     @property
     def batches(self) -> list[slice]:
-        n = len(self.seeds)
-        return [slice(start, min(start + self.batch_size, n)) for start in range(0, n, self.batch_size)]
+        n, size = len(self.seeds), self.sampling.batch_size
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
-    def frames(self, observe: Callable[[slice, Observation], object] | None = None) -> Iterator[tuple[slice, Frame]]:
-        """(which samples, frame) for every step of every batch; ``observe`` sees every evaluation of the guidance.
+    def frames(self, batch: slice, observe: Callable[[Observation], object] | None = None) -> Iterator[Frame]:
+        """Every step of the samples of ``batch``; ``observe`` sees every evaluation of the guidance.
 
         Raises:
             UsageError: at the first step whose samples are not finite.
         """
         model, device = self.model, self.model.device
-        lower = torch.bfloat16 if self.precision == "bf16" else None
-        for batch in self.batches:
-            noise = NoiseStream(self.seeds[batch], model.shape, device)
-            _, sigma = model.schedule.alpha_sigma(self.times[0])
-            watch = None if observe is None else partial(observe, batch)
-            denoiser = self._guided(batch, watch) if batch.start else self._checked.fresh(watch)
-            frames = self.sampler.frames(
-                denoiser, noise.start() * float(sigma), self.times, model.schedule, denoiser.condition, noise
-            )
-            while True:
-                if torch.is_grad_enabled() or lowered(device) != lower:
-                    with torch.no_grad(), autocast(device, lower):
-                        frame = next(frames, None)
-                else:
+        lower = torch.bfloat16 if self.sampling.precision == "bf16" else None
+        noise = NoiseStream(self.seeds[batch], model.shape, device)
+        _, sigma = model.schedule.alpha_sigma(self.times[0])
+        denoiser = self._checked.fresh(observe) if batch == self.batches[0] else self._guided(batch, observe)
+        frames = self.sampling.sampler.frames(
+            denoiser, noise.start() * float(sigma), self.times, model.schedule, denoiser.condition, noise
+        )
+        while True:
+            if torch.is_grad_enabled() or lowered(device) != lower:
+                with torch.no_grad(), autocast(device, lower):
                     frame = next(frames, None)
-                if frame is None:
-                    break
-                suspicious = not math.isfinite(float(frame.x_t.sum()))  # cheap, and sums of finite values may overflow
-                if suspicious and bool((broken := ~frame.x_t.isfinite().flatten(1).all(1)).any()):
-                    bad = int(broken.nonzero()[0])
-                    hint = (
-                        f"lower the scale of {self.guidance}" if self.guidance.terms else "the model itself gives them"
-                    )
-                    raise UsageError(
-                        f"sampling: step {frame.step + 1} of {frame.steps} (to t = {frame.t:.3f}) gave values that are "
-                        f"not finite, first for seed {self.seeds[batch][bad]}; {hint}"
-                    )
-                yield batch, frame
+            else:
+                frame = next(frames, None)
+            if frame is None:
+                return
+            suspicious = not math.isfinite(float(frame.x_t.sum()))  # cheap, and sums of finite values may overflow
+            if suspicious and bool((broken := ~frame.x_t.isfinite().flatten(1).all(1)).any()):
+                bad = int(broken.nonzero()[0])
+                hint = f"lower the scale of {self.guidance}" if self.guidance.terms else "the model itself gives them"
+                raise UsageError(
+                    f"sampling: step {frame.step + 1} of {frame.steps} (to t = {frame.t:.3f}) gave values that are "
+                    f"not finite, first for seed {self.seeds[batch][bad]}; {hint}"
+                )
+            yield frame
 
     @cached_property
     def _condition(self) -> Condition:
@@ -297,7 +272,7 @@ class Plan:
             draw=NoiseStream(self.seeds[batch], model.shape, model.device).extra,
             times=self.times,
             samples=range(batch.start, batch.stop),
-            batching=self.batching,
+            batching=self.sampling.batching,
             observe=observe,
         )
 
@@ -306,11 +281,11 @@ class Plan:
         finals: list[Tensor] = []
         began = time.perf_counter()
         with counting() as cost, torch.no_grad():
-            for _, frame in self.frames():
-                if on_frame is not None:
-                    on_frame(frame)
-                if frame.step == frame.steps - 1:
-                    finals.append(frame.x_t.float().cpu())
+            for batch in self.batches:
+                for frame in self.frames(batch):
+                    if on_frame is not None:
+                        on_frame(frame)
+                finals.append(frame.x_t.float().cpu())
         return self._finish(torch.cat(finals), cost, time.perf_counter() - began)
 
     def named(self) -> dict[str, Any]:
@@ -321,14 +296,11 @@ class Plan:
     def _finish(self, x0: Tensor, cost: Cost, seconds: float) -> Run:
         """Decode the final samples [n, *shape] and put the run together."""
         with torch.no_grad():
-            decoded = torch.cat([self.model.decode(part) for part in torch.split(x0, self.batch_size)])
+            decoded = torch.cat([self.model.decode(part) for part in torch.split(x0, self.sampling.batch_size)])
         images = to_uint8(decoded) if decoded.ndim == 4 else None
         settings = {
             "guidance": str(self.guidance),
-            "sampler": str(self.sampler),
-            "steps": self.steps,
-            "grid": self.grid,
-            "precision": self.precision,
+            **self.sampling.described(),
             "model": dict(self.model.metadata),
             **self.named(),
             "fairlead": fairlead.__version__,

@@ -73,12 +73,8 @@ class Measurer:
             self.model,
             self._asked.conds[first:last],
             guidance,
+            self.shared.sampling(self.sampler, self.steps),
             seeds=seeds,
-            sampler=self.sampler,
-            steps=self.steps,
-            grid=self.shared.grid,
-            batch_size=self.shared.batch_size,
-            precision=self.shared.precision,
             resources={name: self._resources[name] for name in wanted if name in self._resources},
         )
         self._resources.update(plan.resources)

@@ -14,7 +14,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,8 @@ from fairlead.measure.enough import FEWEST, OF_A_CLASS, rare_classes, rare_said
 from fairlead.measure.evaluate import Evaluator
 from fairlead.measure.scores import shares_at_limits
 from fairlead.models.model import Model, Spec
-from fairlead.sample.run import Plan, Precision
+from fairlead.sample.run import Plan
+from fairlead.sample.sampling import Precision, Sampling
 from fairlead.tune.asked import Asked, by_name, counts, labels_in_order
 from fairlead.tune.budget import Budget, Work
 from fairlead.tune.setting import Setting, baselines
@@ -62,6 +63,9 @@ class Shared:
     grid: str = "trailing"
     batch_size: int = 64
     precision: Precision = "fp32"
+
+    def sampling(self, sampler: str, steps: int) -> Sampling:
+        return Sampling(sampler, steps, self.grid, self.batch_size, self.precision)
 
 
 @dataclass(frozen=True)
@@ -110,34 +114,22 @@ def pictured(labels: Tensor, count: int) -> Tensor:
     return torch.argsort(rank * (int(labels.max()) + 1) + labels)[:count]
 
 
-@dataclass(frozen=True, eq=False)
-class _Part(Plan):
-    """A plan of which one batch is carried out."""
+def _made(plan: Plan, batch: slice) -> Images:
+    """Sample one batch of a plan and keep what scoring needs.
 
-    part: slice
-
-    @property
-    def batches(self) -> list[slice]:
-        return [self.part]
-
-    @classmethod
-    def make(cls, plan: Plan, part: slice) -> Images:
-        """Sample one batch of a plan and keep what scoring needs.
-
-        Raises:
-            UsageError: if samples are not finite, or the model's samples are not images.
-        """
-        alone = cls(**{f.name: getattr(plan, f.name) for f in fields(Plan)}, part=part)
-        began = time.perf_counter()
-        with counting() as cost:
-            for _, frame in alone.frames():
-                x0 = frame.x_t
-        x0 = x0.float().cpu()
-        with torch.no_grad():
-            decoded = plan.model.decode(x0)
-        if decoded.ndim != 4:
-            raise UsageError("a sweep measures images, and this model's samples are not images")
-        return Images(to_uint8(decoded), shares_at_limits(decoded), cost.rows, time.perf_counter() - began)
+    Raises:
+        UsageError: if samples are not finite, or the model's samples are not images.
+    """
+    began = time.perf_counter()
+    with counting() as cost:
+        for frame in plan.frames(batch):
+            x0 = frame.x_t
+    x0 = x0.float().cpu()
+    with torch.no_grad():
+        decoded = plan.model.decode(x0)
+    if decoded.ndim != 4:
+        raise UsageError("a sweep measures images, and this model's samples are not images")
+    return Images(to_uint8(decoded), shares_at_limits(decoded), cost.rows, time.perf_counter() - began)
 
 
 class Sweep:
@@ -300,7 +292,7 @@ class Sweep:
             plan = self._plan(setting, conds) if any(s == setting for s, _ in mine) else None
             for index in (i for s, i in mine if s == setting):
                 assert plan is not None
-                made = _Part.make(plan, self._parts()[index])
+                made = _made(plan, self._parts()[index])
                 folder.add_batch(self.keys[setting], index, made)
                 done = done + Work(sizes[index], made.rows)
                 yield Batch(setting, Work(sizes[index], made.rows))
@@ -347,7 +339,7 @@ class Sweep:
         unknown: list[Setting] = workers.share([s for s in settings if folder.rows(self.keys[s]) is None])
         for setting in unknown[workers.index :: workers.count]:
             count = min(PROBE, self.shared.n)
-            made = _Part.make(self._plan(setting, conds), slice(0, count))
+            made = _made(self._plan(setting, conds), slice(0, count))
             folder.set_rows(self.keys[setting], made.rows / count)
         workers.wait()
 
@@ -400,12 +392,8 @@ class Sweep:
             model,
             conds,
             guidance,
+            shared.sampling(setting.sampler, setting.steps),
             seeds=range(shared.seed, shared.seed + shared.n),
-            sampler=setting.sampler,
-            steps=setting.steps,
-            grid=shared.grid,
-            batch_size=shared.batch_size,
-            precision=shared.precision,
             resources={name: self._resources[kind, name] for kind, name in wanted if (kind, name) in self._resources},
         )
         self._resources.update({(kind, name): plan.resources[name] for kind, name in wanted})
