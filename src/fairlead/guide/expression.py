@@ -11,6 +11,7 @@ import ast
 import inspect
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from fairlead.core.errors import UsageError, shortened, unknown
@@ -19,6 +20,7 @@ from fairlead.core.syntax import keywords, number, parsed, quoted, shown, source
 from fairlead.guide.terms import Finisher, Guidance, Term, as_guidance
 from fairlead.guide.text import is_number
 
+_signature = lru_cache(inspect.signature)
 _KINDS = ("term", "finisher", "scale", "score")
 
 
@@ -119,7 +121,7 @@ def _named(name: str) -> Any:
 
 
 def _call(function: Any, name: str, call: ast.Call, text: str) -> Any:
-    signature = inspect.signature(function)
+    signature = _signature(function) if isinstance(function, type) else inspect.signature(function)
     positional = [_read(arg, text) for arg in call.args]
     named: dict[str, Any] = {}
     for key, node in keywords(call, name, "guidance", text).items():

@@ -52,10 +52,11 @@ class DDIM(Sampler):
         return self.eta > 0 or self.recur > 1
 
     def begin(self, levels: Levels) -> SimpleNamespace:
-        alpha, sigma, log_snr = levels.alpha, levels.sigma, levels.log_snr
+        alpha, sigma = levels.alpha, levels.sigma
         renoise, memory = sigma[1:], SimpleNamespace()
         if self.eta > 0:
-            spread = self.eta * sigma[1:] * (-torch.expm1(log_snr[:-1] - log_snr[1:])).sqrt()
+            gap = levels.log_snr[:-1] - levels.log_snr[1:]
+            spread = self.eta * sigma[1:] * (-torch.expm1(gap)).sqrt()
             renoise = (sigma[1:] ** 2 - spread**2).clamp(min=0).sqrt()
             memory.of_draw = levels.each(spread)
         if self.recur > 1:

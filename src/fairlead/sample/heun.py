@@ -16,7 +16,8 @@ from fairlead.sample.sampler import Denoise, Levels, Noise, Sampler
 class Heun(Sampler):
     """The trapezoid rule in the straight variable of ``euler.py``; the step to sigma = 0 is Euler's.
 
-    Two evaluations per step, one in the step to 0: 2 N - 1. Guidance sees one step. The frame carries the prediction at the beginning of the step.
+    Two evaluations per step, one in the step to 0: 2 N - 1. Guidance sees one step. The
+    frame carries the prediction at the beginning of the step.
     """
 
     name: ClassVar[str] = "heun"

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -54,14 +55,19 @@ class Frame:
 class Levels:
     """The noise levels of a grid, float64 [steps + 1], and the dtype of the samples that are taken along it."""
 
+    schedule: NoiseSchedule
+    times: Tensor
     alpha: Tensor
     sigma: Tensor
-    log_snr: Tensor
     dtype: torch.dtype
 
     @classmethod
     def of(cls, schedule: NoiseSchedule, times: Tensor, x_t: Tensor) -> Levels:
-        return cls(*schedule.alpha_sigma(times), schedule.log_snr(times), x_t.dtype)
+        return cls(schedule, times, *schedule.alpha_sigma(times), x_t.dtype)
+
+    @cached_property
+    def log_snr(self) -> Tensor:
+        return self.schedule.log_snr(self.times)
 
     def each(self, values: Tensor) -> tuple[Tensor, ...]:
         """float64 coefficients as single numbers, rounded once to what x_t is multiplied by. (Of half precision is the
