@@ -23,7 +23,6 @@ from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser, expand_like
-from fairlead.core.memory import keep_freed_memory
 from fairlead.core.prediction import Objective, target
 from fairlead.core.schedule import NoiseSchedule, VPCosine, vp_linear
 from fairlead.data.digits import DIGIT_NAMES
@@ -34,6 +33,7 @@ from fairlead.sample.run import sample
 from fairlead.sample.sampling import Precision
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
+from fairlead.train.malloc import keep_freed_memory
 
 STEPS = 20
 

@@ -36,9 +36,9 @@ from fairlead.measure.score import Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.models.resources import load_resources
-from fairlead.sample.explain import Trace
 from fairlead.sample.run import Plan, Run
 from fairlead.sample.sampling import Precision, Sampling
+from fairlead.sample.trace import Trace
 from fairlead.tune.asked import shared_out
 
 SHOWN = ("distance", "distance_debiased", "accuracy", "diversity", "saturation")

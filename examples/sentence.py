@@ -21,7 +21,7 @@ from torch import Tensor
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
-from fairlead.core.text import unpack
+from fairlead.core.packed_text import unpack
 from fairlead.data.scenes import RGB
 from fairlead.data.text import TextEncoder, make_encoder
 from fairlead.measure.estimate import Estimate, proportion_estimate

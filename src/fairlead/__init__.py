@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fairlead.guide.engine import GuidedDenoiser as GuidedDenoiser
     from fairlead.guide.expression import parse as parse
     from fairlead.guide.guiders import from_guider as from_guider
+    from fairlead.guide.image_scores import Brightness, Color, Label, Match
     from fairlead.guide.methods.adaptive import Adaptive
     from fairlead.guide.methods.apg import APG
     from fairlead.guide.methods.auto import Auto
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from fairlead.guide.methods.zero_star import ZeroStar
     from fairlead.guide.region import Region
     from fairlead.guide.scales import Clamp, Pixels, Ramp
-    from fairlead.guide.scores import Brightness, Color, Label, Match
     from fairlead.measure.doctor import Finding as Finding
     from fairlead.measure.doctor import doctor as doctor
     from fairlead.measure.interpolate import Interpolation as Interpolation

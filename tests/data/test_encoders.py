@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.core.text import unpack
+from fairlead.core.packed_text import unpack
 from fairlead.data.encoders import PretrainedText, clip, sentence, t5
 from fairlead.data.text import encoder_from_config, make_encoder
 from tests.data.tiny_text import tiny_clip, tiny_sentence, tiny_t5

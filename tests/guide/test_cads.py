@@ -9,8 +9,8 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
+from fairlead.core.packed_text import pack
 from fairlead.core.prediction import Prediction
-from fairlead.core.text import pack
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
 from fairlead.guide.methods.cads import CADS

@@ -7,7 +7,7 @@ import torch
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.core.text import pack
+from fairlead.core.packed_text import pack
 from fairlead.nets.blocks import ResidualBlock, SelfAttention
 from fairlead.nets.build import build_net
 from fairlead.nets.inputs import condition_names

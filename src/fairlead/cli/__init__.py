@@ -31,7 +31,7 @@ from fairlead.core.errors import Note, UsageError
 from fairlead.core.launch import refuse_several
 from fairlead.core.places import unreadable
 from fairlead.core.printable import printable, printable_output
-from fairlead.core.signals import Ended, ending
+from fairlead.core.signals import EndSignal, ending
 
 ABOUT = """Train, guide, measure and tune conditional diffusion models.
 
@@ -132,7 +132,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _refused(f"{unreadable(error)}; check the path, its permissions and the space on its disk")
     except KeyboardInterrupt as interruption:
         print("fairlead: interrupted", file=sys.stderr)
-        return interruption.code if isinstance(interruption, Ended) else 130
+        return interruption.code if isinstance(interruption, EndSignal) else 130
     except SystemExit as end:  # --help
         return int(end.code or 0)
     return code or 0

@@ -16,7 +16,7 @@ from fairlead.core.errors import UsageError, unknown
 from fairlead.core.hold import shared_hold
 from fairlead.core.places import check_folder
 from fairlead.core.registry import lookup, names
-from fairlead.core.signals import Ended, noting, saving_ignored
+from fairlead.core.signals import EndSignal, noting, saving_ignored
 from fairlead.nets.build import net_config
 from fairlead.train.config import OTHER_KINDS, Recipe, TrainConfig
 
@@ -203,8 +203,8 @@ class TrainOptions:
 
 
 def train_with_progress(training: Training, preview_every: int = 0) -> None:
-    """Train to the end behind a progress bar. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and raise ``Ended``;
-    SIGUSR1 finishes the step, saves, and goes on."""
+    """Train to the end behind a progress bar. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and raise
+    ``EndSignal``; SIGUSR1 finishes the step, saves, and goes on."""
     main = training.accelerator.is_main_process
     loss: float | None = None
     with (
@@ -228,7 +228,7 @@ def train_with_progress(training: Training, preview_every: int = 0) -> None:
                 if main:
                     left = "trained to the end" if record.step == training.config.steps else "go on with --resume"
                     print(f"stopped after step {record.step}; saved {saved}; {left}", file=sys.stderr)
-                raise Ended(asked - _ASKED_END)
+                raise EndSignal(asked - _ASKED_END)
             if main:
                 bar.write(f"saved {saved}", file=sys.stderr)
 

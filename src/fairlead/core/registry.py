@@ -53,10 +53,10 @@ REGISTRY: dict[str, dict[str, str]] = {
         "s2": "fairlead.guide.methods.s2:S2",
     },
     "score": {
-        "brightness": "fairlead.guide.scores:Brightness",
-        "color": "fairlead.guide.scores:Color",
-        "label": "fairlead.guide.scores:Label",
-        "match": "fairlead.guide.scores:Match",
+        "brightness": "fairlead.guide.image_scores:Brightness",
+        "color": "fairlead.guide.image_scores:Color",
+        "label": "fairlead.guide.image_scores:Label",
+        "match": "fairlead.guide.image_scores:Match",
     },
     "finisher": {
         "clip": "fairlead.guide.methods.threshold:Clip",

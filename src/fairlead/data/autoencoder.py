@@ -19,7 +19,7 @@ from fairlead.core.brief import brief
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
 from fairlead.core.foreign import how_to_convert, pickles_of, place_of, variant_of
-from fairlead.core.memory import weightless
+from fairlead.core.networks import weightless
 from fairlead.core.places import expanded, is_folder
 from fairlead.core.pretrained import files_of, library, weight_hash
 from fairlead.core.strict_json import opened, read_json

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from fairlead.core.brief import brief
-from fairlead.core.cache import cached
 from fairlead.data.autoencoder import Autoencoder
 from fairlead.data.images import Batches, ImageData, stream
+from fairlead.data.tensor_cache import cached
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Latents:
 
         Args:
             progress: called with numbers of images as they are encoded.
-            folder: of the cache, see :func:`fairlead.core.cache.cached`.
+            folder: of the cache, see :func:`fairlead.data.tensor_cache.cached`.
 
         Raises:
             UsageError: for images that the autoencoder cannot encode.

@@ -1,9 +1,9 @@
 """The one engine: turns a guidance and a denoiser into a guided denoiser, evaluating only the branches needed now.
 
 In every step the terms are asked what they want evaluated (``Term.ask``). Branches that are equal for this run are
-merged (``conditions.py``), branches with coefficient 0 that nobody looks at are not evaluated (per sample, when scales
-are; ``plan.py``), the rest of one network ride in as few calls as memory allows (``calls.py``), the terms add what is
-not affine (``Term.add``), and the finishers run.
+merged (``branch_conditions.py``), branches with coefficient 0 that nobody looks at are not evaluated (per sample, when
+scales are; ``plan.py``), the rest of one network ride in as few calls as memory allows (``network_calls.py``), the
+terms add what is not affine (``Term.add``), and the finishers run.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from fairlead.core.arguments import as_mapping, as_tensor, plain_list, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, autocast, level_at, lowered
 from fairlead.core.errors import UsageError
-from fairlead.core.prediction import Objective, Prediction, Tied
+from fairlead.core.prediction import Objective, Prediction, TiedPrediction
 from fairlead.core.schedule import NoiseSchedule, as_schedule, as_time
 from fairlead.guide.branch import COND, Branch, Weight, weighted
-from fairlead.guide.calls import Batching, Calls, Recorded, joined
+from fairlead.guide.branch_conditions import BranchConditions, BranchValues, StepConditions
 from fairlead.guide.checks import check_condition, check_samples
-from fairlead.guide.conditions import Conditions, Merged, StepConditions
-from fairlead.guide.moment import Context, Draw, Moment, Seen
+from fairlead.guide.moment import Context, Moment, NoiseSource, Seen
+from fairlead.guide.network_calls import Attention, Batching, Calls, in_row_order
 from fairlead.guide.observation import Observation, contributions
 from fairlead.guide.plan import StepPlan, check_renoising, plan_key
 from fairlead.guide.step import Grid, Memory, Step
@@ -99,7 +99,7 @@ class GuidedDenoiser:
         condition: Condition,
         *,
         resources: Mapping[str, Any] | None = None,
-        draw: Draw | None = None,
+        draw: NoiseSource | None = None,
         times: Tensor | None = None,
         samples: Sequence[int] | None = None,
         batching: Batching = "auto",
@@ -122,7 +122,7 @@ class GuidedDenoiser:
         guidance: Guidance | Term | str | None,
         condition: Condition,
         resources: Mapping[str, Any],
-        draw: Draw | None,
+        draw: NoiseSource | None,
         times: Tensor | None,
         samples: Sequence[int] | None,
         batching: Batching,
@@ -146,7 +146,7 @@ class GuidedDenoiser:
         elif len(self.samples) != condition.n:
             raise UsageError(f"samples: expected the indices of {condition.n} samples, got {len(self.samples)}")
         self.guidance.check(self.context)
-        self.conditions = Conditions(self.guidance, self.context)
+        self.conditions = BranchConditions(self.guidance, self.context)
         self._calls = Calls(self.context, batching)
         self._memory = Memory()
         self._steps: dict[int, Step] = {}
@@ -240,7 +240,7 @@ class GuidedDenoiser:
         calls = self._calls
         alone: Prediction | None = None
         predictions: dict[Branch, Tensor] = {}
-        mass: Recorded = {layer: [] for layer in plan.layers}
+        mass: Attention = {layer: [] for layer in plan.layers}
         if plan.alone is not None:
             alone = calls.alone(plan.alone, x_t, t, conditions)
             predictions[plan.alone] = alone.x0
@@ -263,10 +263,10 @@ class GuidedDenoiser:
             x_t=x_t,
             t=t,
             mixing=mixing,
-            predictions=Merged(predictions, kept),
+            predictions=BranchValues(predictions, kept),
             evaluate=partial(calls.again, t=t, conditions=conditions, lower=lowered(x_t.device)),
             graph=graph,
-            attention={layer: joined(parts) for layer, parts in mass.items()},
+            attention={layer: in_row_order(parts) for layer, parts in mass.items()},
         )
         with autocast(x_t.device, None):  # only the network runs in a lower precision
             directions = [term.add(seen) for term in self.guidance.terms]
@@ -277,12 +277,16 @@ class GuidedDenoiser:
             for finisher in self.guidance.finishers:
                 finished = finisher.finish(finished, seen)
         if self.observe is not None:
-            rows = Merged({**plan.needed, **({} if graph is None else {kept(COND): None})}, kept)
+            rows = BranchValues({**plan.needed, **({} if graph is None else {kept(COND): None})}, kept)
             parts = contributions(self.guidance, seen, asks, directions)
             self.observe(Observation(seen, asks, parts, x0, finished, plan.weights, rows))
         if alone is not None and all(direction is None for direction in directions):
             return alone
-        return Tied(finished, x_t, mixing) if plan.renoise is None else Prediction(finished, seen.eps(plan.renoise))
+        return (
+            TiedPrediction(finished, x_t, mixing)
+            if plan.renoise is None
+            else Prediction(finished, seen.eps(plan.renoise))
+        )
 
 
 def _no_encode(specs: Sequence[Any]) -> Condition:

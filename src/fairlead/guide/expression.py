@@ -17,8 +17,8 @@ from typing import Any
 from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.core.registry import REGISTRY, lookup, names
 from fairlead.core.syntax import keywords, number, parsed, quoted, shown, source
+from fairlead.guide.notation import is_number
 from fairlead.guide.terms import Finisher, Guidance, Term, as_guidance
-from fairlead.guide.text import is_number
 
 _signature = lru_cache(inspect.signature)
 _KINDS = ("term", "finisher", "scale", "score")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, Branch, Weight, added, is_one, is_zero, nonzero_rows
-from fairlead.guide.conditions import StepConditions
+from fairlead.guide.branch_conditions import StepConditions
 from fairlead.guide.step import Step
 from fairlead.guide.terms import Ask, Guidance, total_weights
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fairlead.core.arguments import plain, plain_list
 from fairlead.core.errors import UsageError
+from fairlead.guide.notation import is_number
 from fairlead.guide.scales import Scale, ScaleSchedule, as_scale, image_size, scale_at
 from fairlead.guide.step import Step
-from fairlead.guide.text import is_number
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fairlead.core.arguments import chosen, plain, plain_list, shown
 from fairlead.core.errors import UsageError, shortened
+from fairlead.guide.notation import call_text, is_number, plain_fields
 from fairlead.guide.step import Step
-from fairlead.guide.text import call_text, is_number, plain_fields
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ A term answers two questions: what it wants evaluated in this step, and what it 
 term asks with weights of branches that sum to zero. They are XX
 
     Term        one method
-      Directed  a weight times one direction, so that it can be wrapped
+      DirectedTerm  a weight times one direction, so that it can be wrapped
         Pair    omega (x0_a - x0_b), affine: cfg, auto, pag, ...
         Wrapper a method around another: apg, adaptive, during, ...
     Finisher    a map of the guided x0: clip, threshold, rescale
@@ -27,9 +27,9 @@ from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, Branch, Looks, Weight, added, is_zero, nonzero_rows, weighted
 from fairlead.guide.moment import Context, Moment, Resource, Seen
+from fairlead.guide.notation import call_text, is_number
 from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.step import Interval, Step
-from fairlead.guide.text import call_text, is_number
 
 Alter = Callable[[Condition], Condition]
 """The run's own condition -> what the network is shown in its place."""
@@ -120,7 +120,7 @@ class Term:
 
     def is_on(self, step: Step) -> bool:
         """Whether the step lies in the intervals of this term."""
-        return all(term.limits.contains(step) for term in self.nested() if isinstance(term, Limited))
+        return all(term.limits.contains(step) for term in self.nested() if isinstance(term, LimitedTerm))
 
     def nested(self) -> Iterator[Term]:
         """This term and the terms inside it."""
@@ -137,7 +137,7 @@ class Term:
         sigma: tuple[float, float] | None = None,
         log_snr: tuple[float, float] | None = None,
         t: tuple[float, float] | None = None,
-    ) -> Limited:
+    ) -> LimitedTerm:
         """This term inside one interval of noise levels, off outside; exactly one unit must be given."""
         given = {name: v for name, v in (("sigma", sigma), ("log_snr", log_snr), ("t", t)) if v is not None}
         if len(given) != 1:
@@ -147,7 +147,7 @@ class Term:
         ends = [*map(plain, ends)] if isinstance(ends, tuple | list) else ends
         if not (isinstance(ends, tuple | list) and len(ends) == 2 and all(is_number(v) for v in ends)):
             raise UsageError(f"during({unit}=...): expected a pair of numbers (low, high), got {shown(pair)}")
-        return Limited(self, Interval(unit, float(ends[0]), float(ends[1])))
+        return LimitedTerm(self, Interval(unit, float(ends[0]), float(ends[1])))
 
     def __add__(self, other: Term | Guidance) -> Guidance:
         return as_guidance(self) + other
@@ -159,7 +159,7 @@ class Term:
         return call_text(self.name, self)
 
 
-class Directed(Term):
+class DirectedTerm(Term):
     """A term that is a weight times one direction, so that it can be wrapped: omega(at) * unit(seen)."""
 
     def omega(self, at: Moment) -> Weight:
@@ -203,7 +203,7 @@ class Directed(Term):
 
 
 @dataclass(frozen=True)
-class Pair(Directed):
+class Pair(DirectedTerm):
     """omega (x0_a - x0_b), the affine method of two branches, omega = scale - off.
 
     A subclass may make another direction of the difference in ``unit``; it is then no longer affine.
@@ -235,7 +235,7 @@ class Pair(Directed):
 
 
 @dataclass(frozen=True)
-class Wrapper(Directed):
+class Wrapper(DirectedTerm):
     """A method around another method of two branches; subclasses change its ``unit``, its ``omega`` or both.
 
     Attributes:
@@ -256,9 +256,9 @@ class Wrapper(Directed):
                 raise UsageError(f"{self.name}(...) goes around one method such as cfg(4) or pag(2), got {given!r}")
             object.__setattr__(self, "term", parts.terms[0])
         inner = self.term
-        while isinstance(inner, Limited):
+        while isinstance(inner, LimitedTerm):
             inner = inner.term
-        if not isinstance(inner, Directed):
+        if not isinstance(inner, DirectedTerm):
             raise UsageError(
                 f"{self.name}(...) goes around one method of two branches such as cfg(4) or pag(2), got {self.term}"
             )
@@ -273,8 +273,8 @@ class Wrapper(Directed):
             )
 
     @property
-    def inner(self) -> Directed:
-        assert isinstance(self.term, Directed)
+    def inner(self) -> DirectedTerm:
+        assert isinstance(self.term, DirectedTerm)
         return self.term
 
     def omega(self, at: Moment) -> Weight:
@@ -313,7 +313,7 @@ class Wrapper(Directed):
 
 
 @dataclass(frozen=True)
-class Limited(Wrapper):
+class LimitedTerm(Wrapper):
     """A term inside an interval; made by ``during``. Outside it is off and nothing of it is evaluated."""
 
     limits: Interval

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fairlead.core.cache import cache_folder, digest, store_tensor, stored_tensor
+from fairlead.data.tensor_cache import cache_folder, digest, store_tensor, stored_tensor
 from fairlead.measure.extractors import Extractor
 
 

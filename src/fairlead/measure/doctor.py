@@ -19,18 +19,18 @@ from torch import Tensor, nn
 from fairlead.core.errors import UsageError
 from fairlead.data.images import ImageData
 from fairlead.guide.expression import to_guidance
-from fairlead.guide.terms import Guidance, Limited, Term, Wrapper
+from fairlead.guide.terms import Guidance, LimitedTerm, Term, Wrapper
 from fairlead.measure.probe import Probe, Seen, look, surely_above
 from fairlead.models.load import as_model, load
 from fairlead.models.model import Given, Model, Spec
 from fairlead.models.resources import load_resources
 from fairlead.nets.build import build_net
 from fairlead.nets.embeddings import LabelEmbedding
-from fairlead.sample.explain import Trace
 from fairlead.sample.grids import make_grid
 from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Sampler
 from fairlead.sample.sampling import Sampling
+from fairlead.sample.trace import Trace
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint
 
 Level = Literal["PASS", "WARN", "FAIL"]
@@ -290,7 +290,7 @@ def _guidance(
 def _why_idle(term: Term, k: int, trace: Trace, largest: float) -> str:
     limits, inner = [], term
     while isinstance(inner, Wrapper):
-        limits += [inner.limits] if isinstance(inner, Limited) else []
+        limits += [inner.limits] if isinstance(inner, LimitedTerm) else []
         inner = inner.term
     for limit in limits:
         levels: tuple[float, ...] = getattr(trace, limit.unit)

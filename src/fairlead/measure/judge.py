@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairlead.core.cache import cache_folder
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
 from fairlead.core.pretrained import weight_hash
 from fairlead.core.strict_json import read_json
 from fairlead.data.images import Batches, ImageData, to_float
+from fairlead.data.tensor_cache import cache_folder
 
 Role = Literal["judge", "features"]
 N = TypeVar("N", bound=nn.Module)

@@ -20,8 +20,8 @@ from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
-from fairlead.core.evaluating import evaluating, gradients_of
 from fairlead.core.foreign import check_pipeline
+from fairlead.core.networks import evaluating, gradients_of
 from fairlead.core.places import is_there
 from fairlead.core.prediction import Prediction
 from fairlead.core.pretrained import setting, weight_hash

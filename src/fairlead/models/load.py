@@ -13,7 +13,6 @@ from fairlead.core.arguments import chosen, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
-from fairlead.core.memory import keep_freed_memory
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import read_degradation
@@ -29,6 +28,7 @@ from fairlead.nets.diffusers import DiffusersNet
 from fairlead.nets.inputs import ConditionedNet, condition_names
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint, seal_checkpoint, unsealed_checkpoint
 from fairlead.train.config import OTHER_KINDS
+from fairlead.train.malloc import keep_freed_memory
 
 Weights = Literal["ema", "raw"]
 

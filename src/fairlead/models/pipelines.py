@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fairlead.core.errors import UsageError
-from fairlead.core.evaluating import evaluating, gradients_of
 from fairlead.core.foreign import unknown_family
+from fairlead.core.networks import evaluating, gradients_of
 from fairlead.core.pretrained import setting
 from fairlead.data.negatives import expanded
 from fairlead.models.model import LabelEncoder

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from fairlead.core.arguments import as_mapping, is_count, plain, shown
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
+from fairlead.core.packed_text import unpack
 from fairlead.core.pretrained import library, setting
 from fairlead.core.schedule import NoiseSchedule, RectifiedFlow
-from fairlead.core.text import unpack
 from fairlead.core.typed import Count, Size
 from fairlead.nets.called import (
     MASK,
@@ -48,8 +48,8 @@ class EncodedShape(TypedDict):
 
 
 class EncodedText(nn.Module):
-    """The condition "text" as an encoder outside made it, a value of :mod:`fairlead.core.text`; where it is not kept,
-    what that encoder makes of the empty string, which is kept in the checkpoint. ``zeros`` tokens of zeros follow
+    """The condition "text" as an encoder outside made it, a value of :mod:`fairlead.core.packed_text`; where it is not
+    kept, what that encoder makes of the empty string, which is kept in the checkpoint. ``zeros`` tokens of zeros follow
     its own."""
 
     empty: Tensor

@@ -1,4 +1,4 @@
-"""What a guidance does, shown: the film of its predictions, plots over the noise level, a page. See ``sample.explain``
+"""What a guidance does, shown: the film of its predictions, plots over the noise level, a page. See ``sample.trace``
 for what is measured."""
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from fairlead.report.columns import WIDTH, as_text, in_columns
 from fairlead.report.grids import image_grid
 from fairlead.report.page import Block, Code, Png, Section, Svg, Text, write_page
 from fairlead.report.plots import plot_style, to_svg
-from fairlead.sample.explain import PER_STEP, PER_TERM, Trace
 from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Sampler
 from fairlead.sample.sampling import Precision, Sampling
+from fairlead.sample.trace import PER_STEP, PER_TERM, Trace
 
 FILES = ("explain.json", "explain.png", "film.png", "explain.html")
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -76,7 +76,7 @@ def explain(
 
 
 class Explanation(Trace):
-    """A :class:`~fairlead.sample.explain.Trace` that can be drawn and saved."""
+    """A :class:`~fairlead.sample.trace.Trace` that can be drawn and saved."""
 
     def findings(self) -> str:
         """The numbers that a reader wants first, in a few sentences."""

@@ -27,10 +27,10 @@ from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule
 from fairlead.data.negatives import expanded
-from fairlead.guide.calls import Batching
 from fairlead.guide.checks import check_condition
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.moment import Context
+from fairlead.guide.network_calls import Batching
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.levels import objective_of, schedule_of

@@ -13,8 +13,8 @@ from fairlead.core.denoiser import level_at, remember_levels
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.guide.branch import NULL
-from fairlead.guide.calls import Batching
 from fairlead.guide.engine import GuidedDenoiser
+from fairlead.guide.network_calls import Batching
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance
 from fairlead.models.levels import Levels, level_after, objective_of, position_of

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fairlead.core.arguments import plain
 from fairlead.core.errors import UsageError
-from fairlead.core.prediction import Prediction, Tied
-from fairlead.sample.sampler import Denoise, Levels, Noise, Sampler
+from fairlead.core.prediction import Prediction, TiedPrediction
+from fairlead.sample.sampler import Denoise, GridLevels, Noise, Sampler
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class DDIM(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0 or self.recur > 1
 
-    def begin(self, levels: Levels) -> SimpleNamespace:
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
         alpha, sigma = levels.alpha, levels.sigma
         renoise, memory = sigma[1:], SimpleNamespace()
         if self.eta > 0:
@@ -74,7 +74,7 @@ class DDIM(Sampler):
         draws = count(i * (2 * self.recur - 1))
         for again in reversed(range(self.recur)):
             prediction = denoise(x_t, i)
-            if isinstance(prediction, Tied):
+            if isinstance(prediction, TiedPrediction):
                 x_t = torch.add(memory.tied_x_t[i] * x_t, prediction.x0, alpha=memory.tied_x0[i])
             else:
                 x_t = memory.of_x0[i] * prediction.x0 + memory.of_eps[i] * prediction.eps

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.prediction import Prediction
-from fairlead.sample.sampler import Denoise, Levels, Noise, Sampler
+from fairlead.sample.sampler import Denoise, GridLevels, Noise, Sampler
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DDPM(Sampler):
     def stochastic(self) -> bool:
         return True
 
-    def begin(self, levels: Levels) -> SimpleNamespace:
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
         alpha, sigma, gap = levels.alpha, levels.sigma, -levels.log_snr.diff()
         return SimpleNamespace(
             of_x0=levels.each(alpha[1:] * -torch.expm1(gap)),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.prediction import Prediction
-from fairlead.sample.sampler import Denoise, Levels, Noise, Sampler
+from fairlead.sample.sampler import Denoise, GridLevels, Noise, Sampler
 
 
 def _extrapolation(h: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class DPMpp2M(Sampler):
     order: ClassVar[int] = 2
     renoises: ClassVar[bool] = True
 
-    def begin(self, levels: Levels) -> SimpleNamespace:
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
         h = levels.log_snr.diff() / 2
         return SimpleNamespace(
             of_x0=levels.each(levels.alpha[1:]),
@@ -79,7 +79,7 @@ class DPMpp2MSDE(Sampler):
     def stochastic(self) -> bool:
         return True
 
-    def begin(self, levels: Levels) -> SimpleNamespace:
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
         sigma, h = levels.sigma[1:], levels.log_snr.diff() / 2
         fresh = -torch.expm1(-2 * h)
         return SimpleNamespace(

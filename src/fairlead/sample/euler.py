@@ -14,7 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fairlead.core.prediction import Prediction
-from fairlead.sample.sampler import Denoise, Levels, Noise, Sampler
+from fairlead.sample.sampler import Denoise, GridLevels, Noise, Sampler
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Euler(Sampler):
     name: ClassVar[str] = "euler"
     order: ClassVar[int] = 1
 
-    def begin(self, levels: Levels) -> SimpleNamespace:
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
         total = levels.alpha + levels.sigma
         moves = (levels.sigma / total).diff()
         return SimpleNamespace(total=levels.each(total), move=levels.each(moves))

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fairlead.core.prediction import Prediction
-from fairlead.sample.sampler import Denoise, Levels, Noise, Sampler
+from fairlead.sample.sampler import Denoise, GridLevels, Noise, Sampler
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Heun(Sampler):
     name: ClassVar[str] = "heun"
     order: ClassVar[int] = 2
 
-    def begin(self, levels: Levels) -> SimpleNamespace:
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
         total = levels.alpha + levels.sigma
         moves = (levels.sigma / total).diff()
         noisy = (levels.sigma[1:] > 0).tolist()

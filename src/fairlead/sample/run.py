@@ -27,10 +27,10 @@ from fairlead.core.places import check_folder, is_there
 from fairlead.core.signals import unbroken
 from fairlead.data.images import to_uint8
 from fairlead.data.names import same_names
-from fairlead.guide.calls import Batching
 from fairlead.guide.checks import check_condition, check_samples
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
+from fairlead.guide.network_calls import Batching
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.load import as_model

@@ -52,7 +52,7 @@ class Frame:
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
+class GridLevels:
     """The noise levels of a grid, float64 [steps + 1], and the dtype of the samples that are taken along it."""
 
     schedule: NoiseSchedule
@@ -62,7 +62,7 @@ class Levels:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, schedule: NoiseSchedule, times: Tensor, x_t: Tensor) -> Levels:
+    def of(cls, schedule: NoiseSchedule, times: Tensor, x_t: Tensor) -> GridLevels:
         return cls(schedule, times, *schedule.alpha_sigma(times), x_t.dtype)
 
     @cached_property
@@ -96,7 +96,7 @@ class Sampler(ABC):
         return False
 
     @abstractmethod
-    def begin(self, levels: Levels) -> SimpleNamespace:
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
         """The memory of one run: the coefficients of every step, and what a step leaves for the next one."""
 
     @abstractmethod
@@ -134,7 +134,7 @@ class Sampler(ABC):
             condition: of n samples.
             noise: see :meth:`step`.
         """
-        memory = self.begin(Levels.of(schedule, times, x_t))
+        memory = self.begin(GridLevels.of(schedule, times, x_t))
         at, after, steps = times.unbind(), times[1:].tolist(), len(times) - 1
         for i in range(steps):
             denoise = _denoise(at_step(denoiser, i), at, condition)

@@ -30,7 +30,6 @@ from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 from fairlead.core.launch import Launch
-from fairlead.core.memory import keep_freed_memory
 from fairlead.core.places import check_folder
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
@@ -47,6 +46,7 @@ from fairlead.train.checkpoint import Checkpoint, prune, save_checkpoint, snapsh
 from fairlead.train.conditions import DataConditions
 from fairlead.train.config import OTHER_KINDS, TrainConfig
 from fairlead.train.environment import accelerator_for, start_trackers
+from fairlead.train.malloc import keep_freed_memory
 from fairlead.train.moments import class_moments
 from fairlead.train.objective import Draw, diffusion_loss, drop_condition, level_of, reconstruction_loss
 from fairlead.train.optimizer import Muon, matrices_of, optimizer_state

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairlead.core.text import pooled_at_end
+from fairlead.core.packed_text import pooled_at_end
 from fairlead.data.images import Attribute
 from fairlead.nets.sketch import Sketch
 from fairlead.nets.text import END, PAD, TextTransformer

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from fairlead.core.errors import UsageError, shortened
-from fairlead.guide.text import literal
+from fairlead.guide.notation import literal
 from fairlead.tune.objective import Measured
 
 

@@ -10,7 +10,7 @@ from itertools import product
 from fairlead.core.errors import UsageError
 from fairlead.guide.expression import parse, to_guidance
 from fairlead.guide.methods.cfg import CFG
-from fairlead.guide.text import literal
+from fairlead.guide.notation import literal
 from fairlead.sample.sampler import parse_sampler
 
 

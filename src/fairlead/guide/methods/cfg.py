@@ -16,8 +16,8 @@ from fairlead.core.arguments import plain, shown
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, NULL, Branch
 from fairlead.guide.moment import Context, Moment
+from fairlead.guide.notation import is_number
 from fairlead.guide.terms import Pair
-from fairlead.guide.text import is_number
 
 
 @dataclass(frozen=True)

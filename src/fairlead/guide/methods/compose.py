@@ -16,9 +16,9 @@ from fairlead.core.arguments import plain
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, NULL, Branch, Weight, added
 from fairlead.guide.moment import Moment
+from fairlead.guide.notation import literal
 from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.terms import Ask, Term
-from fairlead.guide.text import literal
 
 
 @dataclass(frozen=True)

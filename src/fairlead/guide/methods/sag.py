@@ -36,10 +36,10 @@ from torch.nn import functional as F
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, is_zero, weighted
 from fairlead.guide.moment import Context, Moment, Seen
+from fairlead.guide.notation import is_number, plain_fields
 from fairlead.guide.perturb import as_layers, chosen_layers
 from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.terms import NOTHING, Ask, Term
-from fairlead.guide.text import is_number, plain_fields
 from fairlead.nets.blocks import blurred_images
 
 

@@ -25,8 +25,8 @@ from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import Weight
 from fairlead.guide.moment import Moment
+from fairlead.guide.notation import is_number, plain_fields
 from fairlead.guide.perturb import Perturbed
-from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from fairlead.core.arguments import chosen
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, Estimate, autocast, counted, x0_of
+from fairlead.core.denoiser import Denoiser, X0Denoiser, autocast, counted, x0_of
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.guide.branch import COND, Branch
-from fairlead.guide.conditions import StepConditions
+from fairlead.guide.branch_conditions import StepConditions
 from fairlead.guide.moment import Context
 from fairlead.guide.plan import Group
 from fairlead.nets.blocks import attention_mass
 
 Batching = Literal["auto", "fused", "sequential"]
-Recorded = dict[str, list[Tensor]]
+Attention = dict[str, list[Tensor]]
 """Layer -> the attention that its positions received in successive network calls, each [rows, h, w]."""
 
 
@@ -45,7 +45,7 @@ class Calls:
         return self._denoiser_of(branch.model)(x_t, t, conditions.of(branch))
 
     def all(
-        self, groups: Sequence[Group], x_t: Tensor, t: Tensor, conditions: StepConditions, mass: Recorded
+        self, groups: Sequence[Group], x_t: Tensor, t: Tensor, conditions: StepConditions, mass: Attention
     ) -> dict[Branch, Tensor]:
         """x0 [n, ...] of every branch, with 0 in the rows that are not needed; ``mass`` is that of the conditional."""
         predictions: dict[Branch, Tensor] = {}
@@ -75,12 +75,12 @@ class Calls:
             every = torch.split_with_sizes(self._evaluate(estimate, x, t, together, recorded), group.sizes)
             for layer, found in recorded.items():
                 place = group.branches.index(own)
-                mass[layer].append(torch.split_with_sizes(joined(found), group.sizes)[place])
+                mass[layer].append(torch.split_with_sizes(in_row_order(found), group.sizes)[place])
             for branch, rows, part in zip(group.branches, index, every, strict=True):
                 predictions[branch] = part if rows is None else _spread(part, rows, x_t)
         return predictions
 
-    def graph(self, x_t: Tensor, t: Tensor, conditions: StepConditions, mass: Recorded) -> tuple[Tensor, Tensor]:
+    def graph(self, x_t: Tensor, t: Tensor, conditions: StepConditions, mass: Attention) -> tuple[Tensor, Tensor]:
         """x_t as a leaf and the conditional x0 as its function."""
         branch = conditions.kept(COND)
         with torch.enable_grad():
@@ -102,7 +102,7 @@ class Calls:
         denoiser: Denoiser = self.context.resource(model).denoiser
         return counted(denoiser)
 
-    def _evaluate(self, estimate: Estimate, x_t: Tensor, t: Tensor, condition: Condition, mass: Recorded) -> Tensor:
+    def _evaluate(self, estimate: X0Denoiser, x_t: Tensor, t: Tensor, condition: Condition, mass: Attention) -> Tensor:
         """x0 of these rows, in one call, or in halves if that ran out of memory; ``mass`` gets the rows in order."""
         if self._max_rows is None or x_t.shape[0] <= self._max_rows:
             try:
@@ -119,13 +119,13 @@ class Calls:
         return torch.cat([self._evaluate(estimate, x_t[piece], t, condition[piece], mass) for piece in pieces])
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
+def in_row_order(parts: Sequence[Tensor]) -> Tensor:
     """Rows of successive calls, one after the other."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _recorded(
-    estimate: Estimate, x_t: Tensor, t: Tensor, condition: Condition, mass: Mapping[str, list[Tensor]]
+    estimate: X0Denoiser, x_t: Tensor, t: Tensor, condition: Condition, mass: Mapping[str, list[Tensor]]
 ) -> Tensor:
     """x0 of one call; once it has succeeded, the attention of the layers in ``mass`` is appended there."""
     with attention_mass(tuple(mass)) as layers:

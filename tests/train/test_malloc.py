@@ -8,7 +8,7 @@ import pytest
 
 GIVEN_BACK = """
 import torch
-from fairlead.core.memory import keep_freed_memory
+from fairlead.train.malloc import keep_freed_memory
 
 if {keep}:
     assert keep_freed_memory()

@@ -15,7 +15,7 @@ from fairlead.guide.terms import Alter, Guidance
 Value = TypeVar("Value")
 
 
-class Conditions:
+class BranchConditions:
     """The conditions of all branches of one run. What is kept here is what does not depend on the step.
 
     Args:
@@ -91,9 +91,9 @@ class Conditions:
 
 
 class StepConditions:
-    """See :meth:`Conditions.at`."""
+    """See :meth:`BranchConditions.at`."""
 
-    def __init__(self, run: Conditions, moment: Moment, alters: Sequence[Alter]) -> None:
+    def __init__(self, run: BranchConditions, moment: Moment, alters: Sequence[Alter]) -> None:
         self.run, self.moment, self.alters = run, moment, alters
         self._own: Condition | None = None
 
@@ -132,7 +132,7 @@ class StepConditions:
         return condition if embed is None else embed(condition)
 
 
-class Merged(dict[Branch, Value]):
+class BranchValues(dict[Branch, Value]):
     """What is known of the branches that are evaluated (their predictions), under every name that they go by."""
 
     def __init__(self, values: Mapping[Branch, Value], kept: Callable[[Branch], Branch]) -> None:

@@ -1,4 +1,4 @@
-"""Networks that a user has handed over, in evaluation mode for the length of a block and as they were after it."""
+"""Networks for the length of a block: in evaluation mode and as they were after it, or without memory for weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+_ROOM = 4
+"""Networks may make parameters, while they are built, that they put others in the place of."""
 _LOCK = threading.Lock()
 _OFF: dict[nn.Module, int] = {}
 """Modules that were in training mode -> the blocks that hold them in evaluation mode."""
@@ -39,3 +42,28 @@ def evaluating(*parts: Any) -> Iterator[None]:
 def gradients_of(*inputs: Tensor) -> torch.set_grad_enabled:
     """A block in which gradients are kept only where an input wants one: weights that want theirs do not count."""
     return torch.set_grad_enabled(torch.is_grad_enabled() and any(x.requires_grad for x in inputs))
+
+
+@contextmanager
+def weightless(values: int) -> Iterator[None]:
+    """Networks that are built inside the block take no memory for their weights, and cannot have many more than
+    ``values`` numbers in their parameters.
+
+    Raises:
+        ValueError: in the block, for a larger network.
+    """
+    mine, count = threading.get_ident(), 0
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        if threading.get_ident() == mine:
+            count += max(1, parameter.numel())
+            if count > _ROOM * values:
+                raise ValueError(f"a network of more than {values:,} numbers, as many as there are")
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        hook.remove()

@@ -24,7 +24,7 @@ from fairlead.guide.moment import Moment
 from fairlead.guide.observation import Observation
 from fairlead.guide.per_sample import dot, ratio
 from fairlead.guide.scales import ScaleSchedule, scale_at
-from fairlead.guide.terms import Ask, Directed, Limited, Term, Wrapper
+from fairlead.guide.terms import Ask, DirectedTerm, LimitedTerm, Term, Wrapper
 from fairlead.models.model import Spec
 from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Frame
@@ -49,7 +49,7 @@ FILM_COLUMNS, FILM_ROWS = 10, 8
 
 
 @dataclass(frozen=True)
-class Broken:
+class NonFinite:
     """The first value that is not finite: what made it, in which step (from 0), for which seed."""
 
     what: str
@@ -98,7 +98,7 @@ class Trace:
     term: Mapping[str, Tensor]
     between: Tensor
     coefficients: Mapping[str, Tensor]
-    broken: Broken | None
+    broken: NonFinite | None
     film: Tensor | None
     film_steps: tuple[int, ...]
     x0: Tensor | None
@@ -203,7 +203,7 @@ class _Watcher:
     compare: bool
     extra_rows: int = 0
     compared_rows: int = 0
-    broken: Broken | None = None
+    broken: NonFinite | None = None
     _done: set[tuple[int, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -312,7 +312,7 @@ class _Watcher:
         for what, value in suspects:
             bad = ~value.isfinite().flatten(1).all(1)
             if bool(bad.any()):
-                self.broken = Broken(what, step, self.plan.seeds[batch.start + int(bad.nonzero()[0])])
+                self.broken = NonFinite(what, step, self.plan.seeds[batch.start + int(bad.nonzero()[0])])
                 return
 
     def developed(self) -> Tensor | None:
@@ -332,10 +332,10 @@ class _Watcher:
 def _scale(term: Term, at: Moment) -> Tensor | float | None:
     """The scale of a term as its expression writes it: 1 is off for those that count from a base, else 0."""
     inner, on = term, True
-    while isinstance(inner, Limited):
+    while isinstance(inner, LimitedTerm):
         on = on and inner.limits.contains(at.step)
         inner = inner.term
-    if isinstance(inner, Directed):
+    if isinstance(inner, DirectedTerm):
         base: Term = inner
         while isinstance(base, Wrapper):
             base = base.term

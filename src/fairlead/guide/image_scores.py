@@ -25,16 +25,16 @@ from fairlead.core.arguments import plain, plain_list, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import tally
 from fairlead.core.errors import UsageError
-from fairlead.guide.methods.classifier import labels_of
+from fairlead.guide.methods.classifier import class_labels
 from fairlead.guide.moment import Context, Resource
-from fairlead.guide.text import call_text, is_number
+from fairlead.guide.notation import call_text, is_number
 
 Fn = Callable[[Tensor, Tensor, Condition], Tensor]
 """(x0 [n, ...], t [], condition of n samples) -> log-score [n], differentiable in x0."""
 
 
 @dataclass(frozen=True)
-class Score:
+class ImageScore:
     """A log-score with a name."""
 
     name: ClassVar[str]
@@ -68,7 +68,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Brightness(Score):
+class Brightness(ImageScore):
     """``brightness(0.8)``: the mean over all pixels and channels, 0 black, 1 white."""
 
     target: float
@@ -86,7 +86,7 @@ class Brightness(Score):
 
 
 @dataclass(frozen=True)
-class Color(Score):
+class Color(ImageScore):
     """``color("red")`` (any CSS name or "#ff8800") or ``color(1, 0.5, 0)``: the mean of each channel of an RGB image,
     0 to 1."""
 
@@ -135,7 +135,7 @@ class Color(Score):
 
 
 @dataclass(frozen=True)
-class Match(Score):
+class Match(ImageScore):
     """``match("cat.png", [top, left, bottom, right])``: equal to an image inside a box.
 
     Attributes:
@@ -170,7 +170,7 @@ class Match(Score):
             top, left, bottom, right = self.box
             rows = slice(round(top * h), max(round(bottom * h), round(top * h) + 1))
             columns = slice(round(left * w), max(round(right * w), round(left * w) + 1))
-            difference = x0 - fitted(image, x0)
+            difference = x0 - fit_image(image, x0)
             return -0.5 * (difference[..., rows, columns] ** 2).flatten(1).sum(1)
 
         return score
@@ -187,7 +187,7 @@ class Match(Score):
 
 
 @dataclass(frozen=True)
-class Label(Score):
+class Label(ImageScore):
     """``label("runs/clf")``: log p(y | x0) of the run's condition y by a classifier, at t = 0.
 
     Attributes:
@@ -209,7 +209,7 @@ class Label(Score):
                 raise UsageError(
                     f"{self}: the classifier knows {list(model.shape)}, the images are {list(x0.shape[1:])}"
                 )
-            label, keep = labels_of(condition, str(self))
+            label, keep = class_labels(condition, str(self))
             log_p: Tensor = model.log_prob(x0, torch.zeros((), dtype=torch.float64))
             tally(len(x0))
             return log_p.gather(1, label[:, None].to(log_p.device))[:, 0] * keep.to(log_p)
@@ -231,7 +231,7 @@ class Label(Score):
 
 
 @dataclass(frozen=True)
-class Given(Score):
+class FunctionScore(ImageScore):
     """Any function (x0, t, condition) -> [n], of the model's own space unless it has an attribute ``pixels`` = True.
     It prints as ``<its name>``, which cannot be read back."""
 
@@ -252,17 +252,17 @@ class Given(Score):
         return f"<{name.strip('<>')}>"
 
 
-def as_score(value: Any) -> Score:
-    if isinstance(value, Score):
+def as_score(value: Any) -> ImageScore:
+    if isinstance(value, ImageScore):
         return value
     if callable(value) and not isinstance(value, type):
-        return Given(value)
+        return FunctionScore(value)
     raise UsageError(
         f"energy: expected a score such as brightness(0.8), or a function (x0, t, condition), got {value!r}"
     )
 
 
-def fitted(image: Tensor, x0: Tensor) -> Tensor:
+def fit_image(image: Tensor, x0: Tensor) -> Tensor:
     """An image [c, h, w] with the channels and the size of x0 [n, c, h, w]: scaled to cover it, its centre cut out."""
     image, (channels, height, width) = image.to(x0), x0.shape[1:]
     if len(image) == 3 and channels == 1:

@@ -19,9 +19,9 @@ from fairlead.guide.moment import Moment, Seen
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Ask, Term
 from fairlead.models.toy import toy_model
-from fairlead.sample.explain import PER_STEP, Trace
 from fairlead.sample.run import Plan, sample
 from fairlead.sample.sampling import Sampling
+from fairlead.sample.trace import PER_STEP, Trace
 from tests.guide.toy import NETWORK
 
 MIXTURE = GaussianMixture.ring(classes=4, radius=1.0, std=1.2)
