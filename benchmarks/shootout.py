@@ -36,7 +36,8 @@ from fairlead.measure.score import Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.models.resources import load_resources
-from fairlead.sample.run import Plan, Run
+from fairlead.sample.result import Run
+from fairlead.sample.run import Plan
 from fairlead.sample.sampling import Precision, Sampling
 from fairlead.sample.trace import Trace
 from fairlead.tune.asked import shared_out

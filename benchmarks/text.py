@@ -31,7 +31,8 @@ from fairlead.measure.attributes import AttributeJudge, cached_attribute_judge
 from fairlead.measure.estimate import Estimate, mean_estimate
 from fairlead.models.load import load
 from fairlead.models.model import Model
-from fairlead.sample.run import Run, sample
+from fairlead.sample.result import Run
+from fairlead.sample.run import sample
 from fairlead.sample.sampling import Precision
 
 SHOWN = ("digit", "ink", "background", "position", "size", "slant", "count", "all")

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from fairlead.sample.attach import Attachment as Attachment
     from fairlead.sample.attach import attach as attach
     from fairlead.sample.guider import Guider as Guider
-    from fairlead.sample.run import Run as Run
+    from fairlead.sample.result import Run as Run
     from fairlead.sample.run import sample as sample
     from fairlead.train.config import TrainConfig as TrainConfig
     from fairlead.train.loop import Training as Training
@@ -121,7 +121,7 @@ _PUBLIC = {
     "Interpolation": "fairlead.measure.interpolate:Interpolation",
     "Model": "fairlead.models.model:Model",
     "Prediction": "fairlead.core.prediction:Prediction",
-    "Run": "fairlead.sample.run:Run",
+    "Run": "fairlead.sample.result:Run",
     "TrainConfig": "fairlead.train.config:TrainConfig",
     "Training": "fairlead.train.loop:Training",
     "UsageError": "fairlead.core.errors:UsageError",

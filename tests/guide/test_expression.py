@@ -14,9 +14,10 @@ from fairlead.guide.methods.cfg import CFG
 from fairlead.guide.methods.compose import Compose
 from fairlead.guide.methods.threshold import Clip, Threshold
 from fairlead.guide.notation import literal
+from fairlead.guide.pairs import LimitedTerm
 from fairlead.guide.scales import Clamp, Ramp
 from fairlead.guide.step import Interval
-from fairlead.guide.terms import Guidance, LimitedTerm
+from fairlead.guide.terms import Guidance
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from fairlead.models.toy import toy_model
 from fairlead.nets.unet import UNet
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.noise import NoiseStream
-from fairlead.sample.run import Plan, Run, sample
+from fairlead.sample.result import Run
+from fairlead.sample.run import Plan, sample
 from fairlead.sample.sampling import Sampling
 
 NAMES = ("zero", "one", "two")

@@ -21,7 +21,8 @@ from fairlead.guide.terms import Ask, Term
 from fairlead.models.toy import toy_model
 from fairlead.sample.run import Plan, sample
 from fairlead.sample.sampling import Sampling
-from fairlead.sample.trace import PER_STEP, Trace
+from fairlead.sample.trace import Trace
+from fairlead.sample.watcher import PER_STEP
 from tests.guide.toy import NETWORK
 
 MIXTURE = GaussianMixture.ring(classes=4, radius=1.0, std=1.2)

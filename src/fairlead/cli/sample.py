@@ -18,7 +18,7 @@ from fairlead.core.registry import names
 from fairlead.core.signals import unbroken
 
 if TYPE_CHECKING:
-    from fairlead.sample.run import Run
+    from fairlead.sample.result import Run
 
 GLANCE = 20
 """Most rows and columns of the picture that shows all images at a glance."""

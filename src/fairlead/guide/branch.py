@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition, Perturbation
@@ -94,3 +95,17 @@ def added(a: Weight, b: Weight) -> Weight:
 def weighted(weight: Weight, direction: Tensor) -> Tensor:
     """weight * direction [n, ...]."""
     return direction * (per_sample(weight, direction) if isinstance(weight, Tensor) else weight)
+
+
+def combine(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, Weight], x_t: Tensor) -> Tensor:
+    """sum_b weight_b x0_b."""
+    if not weights:
+        return torch.zeros_like(x_t)
+    (branch, weight), *rest = weights.items()
+    total = weighted(weight, predictions[branch])
+    for branch, weight in rest:
+        if isinstance(weight, Tensor):
+            total = total + weighted(weight, predictions[branch])
+        else:
+            total.add_(predictions[branch], alpha=weight)
+    return total

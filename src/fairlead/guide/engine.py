@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fairlead.core.arguments import as_mapping, as_tensor, plain_list, shown
@@ -24,7 +23,7 @@ from fairlead.core.denoiser import Denoiser, autocast, level_at, lowered
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective, Prediction, TiedPrediction
 from fairlead.core.schedule import NoiseSchedule, as_schedule, as_time
-from fairlead.guide.branch import COND, Branch, Weight, weighted
+from fairlead.guide.branch import COND, Branch, Weight, combine
 from fairlead.guide.branch_conditions import BranchConditions, BranchValues, StepConditions
 from fairlead.guide.checks import check_condition, check_samples
 from fairlead.guide.moment import Context, Moment, NoiseSource, Seen
@@ -252,7 +251,7 @@ class GuidedDenoiser:
         if graph is not None:
             predictions[kept(COND)] = graph[1].detach()
         predictions |= calls.all(plan.groups, x_t, t, conditions, mass)
-        x0 = _combination(predictions, plan.weights, x_t)
+        x0 = combine(predictions, plan.weights, x_t)
         at = conditions.moment
         seen = Seen(
             model=at.model,
@@ -291,20 +290,6 @@ class GuidedDenoiser:
 
 def _no_encode(specs: Sequence[Any]) -> Condition:
     raise UsageError(f"the guidance names the condition {specs[0]!r}, but no encode function was given to read it")
-
-
-def _combination(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, Weight], x_t: Tensor) -> Tensor:
-    """sum_b weight_b x0_b."""
-    if not weights:
-        return torch.zeros_like(x_t)
-    (branch, weight), *rest = weights.items()
-    total = weighted(weight, predictions[branch])
-    for branch, weight in rest:
-        if isinstance(weight, Tensor):
-            total = total + weighted(weight, predictions[branch])
-        else:
-            total.add_(predictions[branch], alpha=weight)
-    return total
 
 
 def _one_time(t: Tensor) -> Tensor:

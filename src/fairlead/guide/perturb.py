@@ -17,7 +17,7 @@ from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError, unknown
 from fairlead.guide.branch import COND, Branch
 from fairlead.guide.moment import Context, Moment
-from fairlead.guide.terms import Pair
+from fairlead.guide.pairs import Pair
 from fairlead.models.model import Model
 
 LayerKind = Literal["attention", "block"]

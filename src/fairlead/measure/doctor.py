@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from fairlead.core.errors import UsageError
 from fairlead.data.images import ImageData
 from fairlead.guide.expression import to_guidance
-from fairlead.guide.terms import Guidance, LimitedTerm, Term, Wrapper
+from fairlead.guide.pairs import LimitedTerm, Wrapper
+from fairlead.guide.terms import Guidance, Term
 from fairlead.measure.probe import Probe, Seen, look, surely_above
 from fairlead.models.load import as_model, load
 from fairlead.models.model import Given, Model, Spec

@@ -32,7 +32,8 @@ from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estima
 from fairlead.measure.judge import Classifier
 from fairlead.models.load import as_model
 from fairlead.models.model import Given, LabelEncoder, Model, Spec
-from fairlead.sample.run import Plan, Run
+from fairlead.sample.result import Run
+from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Sampler
 from fairlead.sample.sampling import Precision, Sampling
 

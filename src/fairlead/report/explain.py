@@ -32,7 +32,8 @@ from fairlead.report.plots import plot_style, to_svg
 from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Sampler
 from fairlead.sample.sampling import Precision, Sampling
-from fairlead.sample.trace import PER_STEP, PER_TERM, Trace
+from fairlead.sample.trace import Trace
+from fairlead.sample.watcher import PER_STEP, PER_TERM
 
 FILES = ("explain.json", "explain.png", "film.png", "explain.html")
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

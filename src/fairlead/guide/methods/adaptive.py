@@ -28,8 +28,8 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.branch import Weight, is_zero, nonzero_rows
 from fairlead.guide.moment import Moment, Seen, Space
 from fairlead.guide.notation import is_number, plain_fields
+from fairlead.guide.pairs import Wrapper
 from fairlead.guide.per_sample import dot, length, ratio
-from fairlead.guide.terms import Wrapper
 
 
 @dataclass(frozen=True, eq=False)

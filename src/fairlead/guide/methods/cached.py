@@ -32,8 +32,9 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.branch import is_zero, weighted
 from fairlead.guide.moment import Moment, Seen
 from fairlead.guide.notation import plain_fields
+from fairlead.guide.pairs import Wrapper
 from fairlead.guide.per_sample import ratio
-from fairlead.guide.terms import NOTHING, Ask, Wrapper
+from fairlead.guide.terms import NOTHING, Ask
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, NULL, Branch
 from fairlead.guide.moment import Context, Moment
 from fairlead.guide.notation import is_number
-from fairlead.guide.terms import Pair
+from fairlead.guide.pairs import Pair
 
 
 @dataclass(frozen=True)

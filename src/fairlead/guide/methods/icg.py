@@ -24,7 +24,7 @@ from fairlead.core.errors import UsageError
 from fairlead.data.names import Index
 from fairlead.guide.branch import COND, Branch
 from fairlead.guide.moment import Context, Moment
-from fairlead.guide.terms import Pair
+from fairlead.guide.pairs import Pair
 
 
 @dataclass(frozen=True)
