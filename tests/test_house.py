@@ -104,3 +104,79 @@ def test_images_and_rows_are_read_in_one_place_each() -> None:
     assert [name for name, source in sources.items() if "Image.open(" in source] == ["fairlead.data.decode"]
     rows = [name for name, source in sources.items() if re.search(r"read_text\([^)]*\)\.splitlines", source)]
     assert rows == []
+
+
+SHARED_NAMES = {
+    # a command is called as the verb that it runs; its class carries that name to the help text
+    "Measure": {"cli.measure", "tune.objective"},
+    "Sweep": {"cli.sweep", "tune.sweep"},
+    # a method is called as its expression; the other is a network
+    "Classifier": {"guide.methods.classifier", "measure.judge"},
+    # registered under one name in two kinds
+    "clip": {"data.encoders", "measure.extractors"},
+    # still to be renamed
+    "Batch": {"tune.objective", "tune.sweep"},
+    "Block": {"report.page", "sample.standin"},
+    "Gaussian": {"data.toys", "measure.mmd"},
+    "Level": {"data.toys", "measure.doctor"},
+    "Moments": {"measure.frechet", "nets.classifier"},
+    "Objective": {"core.prediction", "tune.objective"},
+    "Precision": {"sample.sampling", "train.config"},
+    "Recipe": {"measure.judge", "train.config"},
+    "Run": {"sample.result", "sample.standin"},
+    "Seen": {"guide.moment", "measure.probe"},
+    "Setting": {"tune.objective", "tune.setting"},
+    "Unit": {"measure.metrics", "tune.budget"},
+    "encoded": {"models.pipelines", "train.conditions"},
+    "expanded": {"core.places", "data.negatives"},
+    "findings": {"report.measure", "report.sweep"},
+    "key_of": {"tune.answers", "tune.store"},
+    "labels_of": {"data.columns", "tune.setting"},
+    "listed": {"data.text", "measure.enough", "models.model"},
+    "plain": {"core.arguments", "nets.perturbed"},
+    "said": {"train.reading", "tune.answers"},
+    "sentence": {"data.encoders", "tune.recommend"},
+}
+"""Public names that mean two things -> where. It may only get shorter."""
+SHARED_STEMS = {
+    # a command's file is called as its verb, and so is the file with that verb in Python
+    *("doctor", "explain", "export", "interpolate", "measure", "sweep", "tune"),
+    # a method's file is called as its expression
+    "classifier",
+    # still to be renamed
+    *("agreement", "autoencoder", "columns", "diffusers", "encoders", "folders", "grids", "lora", "objective"),
+    *("pretrained", "reconstruction", "text"),
+}
+"""Names of files that stand in two folders. It may only get shorter."""
+
+
+def public_names(source: str) -> set[str]:
+    """Classes, functions and types that a module defines."""
+    found = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            found |= {name for name in names if name[0].isupper() and not name.isupper()}
+    return {name for name in found if not name.startswith("_")}
+
+
+def twice(places: dict[str, set[str]]) -> dict[str, set[str]]:
+    return {name: where for name, where in places.items() if len(where) > 1}
+
+
+def test_a_public_name_means_one_thing() -> None:
+    places: dict[str, set[str]] = {}
+    for module, path in modules().items():
+        for name in public_names(path.read_text()):
+            places.setdefault(name, set()).add(module.removeprefix("fairlead."))
+    assert twice(places) == SHARED_NAMES
+
+
+def test_a_file_is_called_what_it_alone_holds() -> None:
+    places: dict[str, set[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        if path.stem not in ("__init__", "__main__"):
+            places.setdefault(path.stem, set()).add(str(path.parent))
+    assert set(twice(places)) == SHARED_STEMS

@@ -195,7 +195,7 @@ def test_a_map_of_the_wrong_size_is_refused_before_the_network_is_asked() -> Non
         return NETWORK.denoiser(x_t, t, condition)
 
     denoiser = steered("cfg(pixels([[1, 4]]))", SPECS, model=replace(NETWORK, denoiser=counting))
-    with pytest.raises(UsageError, match="give one number a pixel"):
+    with pytest.raises(UsageError, match="give one number per pixel"):
         denoiser(X_T, T, denoiser.condition)
     assert asked == []
     assert NETWORK.shape == (1, 8, 8)

@@ -107,7 +107,7 @@ class Sample:
         n = len(run.seeds)
         print(
             f"{n} images in {self.out} "
-            f"({run.cost.rows / n:g} network rows and {1000 * run.seconds / n:.1f} ms an image); at a glance: {glance}"
+            f"({run.cost.rows / n:g} network rows and {1000 * run.seconds / n:.1f} ms per image); at a glance: {glance}"
         )
 
     def _save_grid(self, run: Run, wanted: Sequence[str | None]) -> Path:

@@ -136,7 +136,7 @@ def expand_like(value: Tensor, x: Tensor) -> Tensor:
 @dataclass(frozen=True, eq=False)
 class NoiseLevel:
     """A noise level as a network needs it: ``mixing`` and ``input_scale`` broadcast against x_t, the latter is None
-    where it is 1; ``time`` is what the network is told, float32."""
+    where it is 1; ``time`` is what the network gets, float32."""
 
     mixing: Mixing
     input_scale: Tensor | None

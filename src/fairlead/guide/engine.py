@@ -37,7 +37,7 @@ from fairlead.models.model import Model, identity
 
 Encode = Callable[[Sequence[Any]], Condition]
 MOST_PLANS = 4096
-"""Plans of steps that a run keeps."""
+"""Plans that a run keeps."""
 
 
 class GuidedDenoiser:
@@ -228,7 +228,7 @@ class GuidedDenoiser:
         if condition is not self.condition:
             raise UsageError("a guided denoiser is made for one run: call it with the condition it was made with")
         if not isinstance(x_t, Tensor) or not x_t.ndim:
-            raise UsageError(f"x_t: expected a tensor [{condition.n}, ...], one row a sample, got {shown(x_t)}")
+            raise UsageError(f"x_t: expected a tensor [{condition.n}, ...], one row per sample, got {shown(x_t)}")
         t = t if isinstance(t, Tensor) and not t.ndim else _one_time(t)
         if step.memory is not self._memory or step.shape != x_t.shape[1:]:
             step = replace(step, shape=tuple(x_t.shape[1:]), memory=self._memory)
@@ -252,13 +252,8 @@ class GuidedDenoiser:
             predictions[kept(COND)] = graph[1].detach()
         predictions |= calls.all(plan.groups, x_t, t, conditions, mass)
         x0 = combine(predictions, plan.weights, x_t)
-        at = conditions.moment
         seen = Seen(
-            model=at.model,
-            condition=at.condition,
-            resources=at.resources,
-            draws=at.draws,
-            step=step,
+            **vars(conditions.moment),
             x_t=x_t,
             t=t,
             mixing=mixing,

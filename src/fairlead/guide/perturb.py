@@ -50,7 +50,7 @@ class Perturbed(Pair):
 
 
 def as_layers(owner: str, layers: object) -> tuple[str, ...] | None:
-    """Check names of layers at the door; one name becomes a tuple of one."""
+    """Check names of layers; one name becomes a tuple of one."""
     names = (layers,) if isinstance(layers, str) else layers
     if names is None:
         return None

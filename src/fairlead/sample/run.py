@@ -61,7 +61,7 @@ def sample(
             they could be names (:mod:`fairlead.data.names`); the run knows the names.
         guidance: an expression such as "cfg(4)", an object such as ``fl.cfg(4)``, or None.
         n: number of samples; only needed when neither ``cond`` nor ``seeds`` is a sequence (default 1).
-        seeds: one a sample, or the first of n consecutive seeds. Sample i depends on its own seed only.
+        seeds: one per sample, or the first of n consecutive seeds. Sample i depends on its own seed only.
         sampler: a name or expression ("ddim(eta=0.5)"), or an object.
         steps: steps of the sampler, at least 1.
         grid: name of the time grid.

@@ -43,7 +43,7 @@ def named_specs(model: Model, specs: Sequence[Given]) -> tuple[Spec, ...]:
 
 
 def samples_of(cond: Any, n: Any, seeds: Any) -> tuple[list[Given], tuple[int, ...]]:
-    """One spec and one seed a sample, from what was given for one or for all."""
+    """One spec and one seed per sample, from what was given for one or for all."""
     cond, n, seeds = plain_list(cond), plain(n), plain_list(seeds)
     if n is not None and not is_count(n):
         raise UsageError(f"n: expected an integer of at least 1, got {shown(n)}")

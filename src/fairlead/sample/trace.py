@@ -34,7 +34,7 @@ class Trace:
         guidance: the expression; ``terms`` and ``finishers`` one by one.
         t, sigma, log_snr: of every step; ``sigma`` is sigma / alpha.
         rows: network rows of every step, of all samples, as without watching.
-        alters: whether a term acts through the condition, so that its share cannot be told apart (nan there).
+        alters: whether a term acts through the condition, so that its share cannot be separated (nan there).
         compared_rows: further rows, evaluated only to compare with.
         step: name -> [steps, n], see ``PER_STEP``.
         term: name -> [terms, steps, n], see ``PER_TERM``.

@@ -131,7 +131,7 @@ class Watcher:
     @staticmethod
     def _part(ask: Ask, part: Tensor, observed: Observation) -> Tensor:
         """What the term added; nan for samples that one of its branches was left out for, and for a term that acts
-        through the condition, whose share cannot be told apart."""
+        through the condition, whose share cannot be separated."""
         total = part.detach().double().cpu()
         if ask.alter is not None:
             return torch.full_like(total, math.nan)
@@ -202,7 +202,7 @@ def _scale(term: Term, at: Moment) -> Tensor | float | None:
 
 
 def _mean(weight: Weight) -> Tensor | float:
-    """One number, or one a sample [n], of a weight that may be a map over pixels."""
+    """One number, or one per sample [n], of a weight that may be a map over pixels."""
     if not isinstance(weight, Tensor):
         return weight
     if weight.ndim <= 1:

@@ -41,7 +41,7 @@ from fairlead.guide.terms import NOTHING, Ask, Term
 
 @dataclass(frozen=True)
 class Classifier(Term):
-    """``classifier(4, "runs/clf")``, also with schedules, one scale a sample, maps over pixels.
+    """``classifier(4, "runs/clf")``, also with schedules, one scale per sample, maps over pixels.
 
     Attributes:
         scale: 0 is off, 1 is Bayes' rule.

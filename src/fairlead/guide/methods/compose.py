@@ -2,7 +2,7 @@
 
     D = D_u + sum_i w_i (D_i - D_u)
 
-K + 1 rows a sample for K conditions; the null row falls away when the weights add up to 1. It stands in place of the
+K + 1 rows per sample for K conditions; the null row falls away when the weights add up to 1. It stands in place of the
 run's own condition.
 """
 
@@ -23,7 +23,7 @@ from fairlead.guide.terms import Ask, Term
 
 @dataclass(frozen=True)
 class Compose(Term):
-    """``compose({"seven": 4, "one": -2})``; the weights are scales, so they may be schedules or one a sample."""
+    """``compose({"seven": 4, "one": -2})``; the weights are scales, so they may be schedules or one per sample."""
 
     weights: Mapping[str | int, Any]
     name: ClassVar[str] = "compose"
