@@ -21,12 +21,17 @@ if TYPE_CHECKING:
     from fairlead.core.condition import Condition as Condition
     from fairlead.core.errors import UsageError as UsageError
     from fairlead.core.prediction import Prediction as Prediction
-    from fairlead.data.autoencoder import load_autoencoder as load_autoencoder
     from fairlead.data.hub import load_data as load_data
     from fairlead.data.toys import GaussianMixture as GaussianMixture
+    from fairlead.diffusers.autoencoder import load_autoencoder as load_autoencoder
+    from fairlead.diffusers.export import export as export
+    from fairlead.diffusers.guiding.attach import Attachment as Attachment
+    from fairlead.diffusers.guiding.attach import attach as attach
+    from fairlead.diffusers.guiding.from_guider import from_guider as from_guider
+    from fairlead.diffusers.guiding.guider import Guider as Guider
+    from fairlead.diffusers.networks import diffusers_config as diffusers_config
     from fairlead.guide.engine import GuidedDenoiser as GuidedDenoiser
     from fairlead.guide.expression import parse as parse
-    from fairlead.guide.guiders import from_guider as from_guider
     from fairlead.guide.image_scores import Brightness, Color, Label, Match
     from fairlead.guide.methods.adaptive import Adaptive
     from fairlead.guide.methods.apg import APG
@@ -57,16 +62,11 @@ if TYPE_CHECKING:
     from fairlead.measure.doctor import doctor as doctor
     from fairlead.measure.interpolate import Interpolation as Interpolation
     from fairlead.measure.interpolate import interpolate as interpolate
-    from fairlead.models.export import export as export
     from fairlead.models.load import load as load
     from fairlead.models.model import Model as Model
     from fairlead.models.toy import toy_model
-    from fairlead.nets.diffusers import diffusers_config as diffusers_config
     from fairlead.report.explain import Explanation as Explanation
     from fairlead.report.explain import explain as explain
-    from fairlead.sample.attach import Attachment as Attachment
-    from fairlead.sample.attach import attach as attach
-    from fairlead.sample.guider import Guider as Guider
     from fairlead.sample.result import Run as Run
     from fairlead.sample.run import sample as sample
     from fairlead.train.config import TrainConfig as TrainConfig
@@ -111,13 +111,13 @@ _PUBLIC = {
     **REGISTRY["finisher"],
     **REGISTRY["scale"],
     **REGISTRY["score"],
-    "Attachment": "fairlead.sample.attach:Attachment",
+    "Attachment": "fairlead.diffusers.guiding.attach:Attachment",
     "Condition": "fairlead.core.condition:Condition",
     "Explanation": "fairlead.report.explain:Explanation",
     "Finding": "fairlead.measure.doctor:Finding",
     "GaussianMixture": "fairlead.data.toys:GaussianMixture",
     "GuidedDenoiser": "fairlead.guide.engine:GuidedDenoiser",
-    "Guider": "fairlead.sample.guider:Guider",
+    "Guider": "fairlead.diffusers.guiding.guider:Guider",
     "Interpolation": "fairlead.measure.interpolate:Interpolation",
     "Model": "fairlead.models.model:Model",
     "Prediction": "fairlead.core.prediction:Prediction",
@@ -125,15 +125,15 @@ _PUBLIC = {
     "TrainConfig": "fairlead.train.config:TrainConfig",
     "Training": "fairlead.train.loop:Training",
     "UsageError": "fairlead.core.errors:UsageError",
-    "attach": "fairlead.sample.attach:attach",
-    "diffusers_config": "fairlead.nets.diffusers:diffusers_config",
+    "attach": "fairlead.diffusers.guiding.attach:attach",
+    "diffusers_config": "fairlead.diffusers.networks:diffusers_config",
     "doctor": "fairlead.measure.doctor:doctor",
     "explain": "fairlead.report.explain:explain",
-    "from_guider": "fairlead.guide.guiders:from_guider",
-    "export": "fairlead.models.export:export",
+    "from_guider": "fairlead.diffusers.guiding.from_guider:from_guider",
+    "export": "fairlead.diffusers.export:export",
     "interpolate": "fairlead.measure.interpolate:interpolate",
     "load": "fairlead.models.load:load",
-    "load_autoencoder": "fairlead.data.autoencoder:load_autoencoder",
+    "load_autoencoder": "fairlead.diffusers.autoencoder:load_autoencoder",
     "load_data": "fairlead.data.hub:load_data",
     "parse": "fairlead.guide.expression:parse",
     "sample": "fairlead.sample.run:sample",

@@ -54,8 +54,7 @@ class Doctor:
         from fairlead.core.files import replacing
         from fairlead.data.hub import load_data
         from fairlead.measure.doctor import doctor
-        from fairlead.models.diffusers import is_pipeline
-        from fairlead.models.load import load
+        from fairlead.models.load import is_pipeline, load
         from fairlead.report.columns import WIDTH
 
         if self.json is not None:

@@ -44,7 +44,7 @@ def evaluator_for(
     from fairlead.measure.evaluate import Evaluator
     from fairlead.measure.extractors import of_classifier
     from fairlead.measure.frechet import Moments
-    from fairlead.models.diffusers import is_pipeline
+    from fairlead.models.load import is_pipeline
 
     pipeline = model is not None and is_pipeline(spec)
     with working("reading the real images"):

@@ -187,7 +187,7 @@ class Tune:
 
     def _kept(self) -> Path | None:
         """The folder where the answer is kept for ``--guidance tuned``: the model's own; None where it cannot be."""
-        from fairlead.models.diffusers import is_pipeline
+        from fairlead.models.load import is_pipeline
         from fairlead.tune.tuning import folder_of
 
         if is_pipeline(self.model) and not is_folder(self.model):

@@ -2,7 +2,7 @@
 
 In every step the terms are asked what they want evaluated (``Term.ask``). Branches that are equal for this run are
 merged (``branch_conditions.py``), branches with coefficient 0 that nobody looks at are not evaluated (per sample, when
-scales are; ``plan.py``), the rest of one network ride in as few calls as memory allows (``network_calls.py``), the
+scales are; ``plan.py``), the rest of one network ride in as few calls as memory allows (``batching.py``), the
 terms add what is not affine (``Term.add``), and the finishers run.
 """
 
@@ -23,11 +23,11 @@ from fairlead.core.denoiser import Denoiser, autocast, level_at, lowered
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective, Prediction, TiedPrediction
 from fairlead.core.schedule import NoiseSchedule, as_schedule, as_time
+from fairlead.guide.batching import Attention, Batching, Calls, in_row_order
 from fairlead.guide.branch import COND, Branch, Weight, combine
 from fairlead.guide.branch_conditions import BranchConditions, BranchValues, StepConditions
 from fairlead.guide.checks import check_condition, check_samples
 from fairlead.guide.moment import Context, Moment, NoiseSource, Seen
-from fairlead.guide.network_calls import Attention, Batching, Calls, in_row_order
 from fairlead.guide.observation import Observation, contributions
 from fairlead.guide.plan import StepPlan, check_renoising, plan_key
 from fairlead.guide.step import Grid, Memory, Step

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.files import replacing
-from fairlead.core.pretrained import weight_hash
 from fairlead.core.strict_json import read_json
 from fairlead.data.images import Batches, ImageData, to_float
 from fairlead.data.tensor_cache import cache_folder
+from fairlead.diffusers.pretrained import weight_hash
 
 Role = Literal["judge", "features"]
 N = TypeVar("N", bound=nn.Module)

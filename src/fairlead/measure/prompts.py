@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
-from fairlead.core.pretrained import library, pretrained, quiet, weight_hash
 from fairlead.data.tables import FILE_COLUMNS, read_rows
+from fairlead.diffusers.pretrained import library, pretrained, quiet, weight_hash
 from fairlead.measure.estimate import Estimate, mean_estimate
 from fairlead.measure.extractors import Extractor
 

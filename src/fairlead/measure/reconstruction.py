@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.data.autoencoder import Autoencoder
 from fairlead.data.images import ImageData, to_float
+from fairlead.diffusers.autoencoder import Autoencoder
 from fairlead.measure.estimate import Estimate, mean_estimate
 
 _CHUNK = 256

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fairlead.data.autoencoder import Autoencoder
 from fairlead.data.images import ImageData, stratified_order, to_float, to_uint8
+from fairlead.diffusers.autoencoder import Autoencoder
 from fairlead.measure.reconstruction import rebuilt
 from fairlead.report.grids import image_grid
 

@@ -20,10 +20,10 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, autocast, counting, lowered
 from fairlead.core.errors import UsageError
 from fairlead.data.images import to_uint8
+from fairlead.guide.batching import Batching
 from fairlead.guide.checks import check_condition, check_samples
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
-from fairlead.guide.network_calls import Batching
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.load import as_model

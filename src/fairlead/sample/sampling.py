@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from fairlead.core.arguments import chosen, is_count, plain, shown
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import lookup
-from fairlead.guide.network_calls import Batching
+from fairlead.guide.batching import Batching
 from fairlead.sample.sampler import Sampler, parse_sampler
 
 Precision = Literal["fp32", "bf16"]

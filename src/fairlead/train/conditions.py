@@ -226,7 +226,7 @@ def encoded(
     """What ``encoder`` makes of ``prompts``: ids as they are; states as float16, from the cache where they are there.
 
     Args:
-        folder: of the cache, see :func:`fairlead.core.cache.cached`.
+        folder: of the cache, see :func:`fairlead.data.tensor_cache.cached`.
     """
     if encoder.net().get("vocabulary"):
         return encoder(prompts)

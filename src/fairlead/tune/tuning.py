@@ -22,7 +22,7 @@ from fairlead.measure.enough import PER_FEATURE, few_for_features
 from fairlead.measure.estimate import Estimate
 from fairlead.measure.frechet import Moments
 from fairlead.measure.metrics import check_distance, maximised
-from fairlead.models.diffusers import is_pipeline
+from fairlead.models.load import is_pipeline
 from fairlead.train.checkpoint import find_checkpoint
 from fairlead.tune.answers import Answer, answers_of, joined
 from fairlead.tune.constraint import Constraint
