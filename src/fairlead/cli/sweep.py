@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fairlead.cli.progress import Bar, clock
 from fairlead.core.hold import shared_hold
 from fairlead.core.places import check_folder
+from fairlead.core.progress import Bar, clock
 from fairlead.core.registry import names
 
 if TYPE_CHECKING:

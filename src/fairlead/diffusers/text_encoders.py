@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError, unknown
-from fairlead.core.packed_text import pack, pooled_at_end
 from fairlead.core.places import expanded
 from fairlead.core.typed import Between
 from fairlead.data.text import listed
 from fairlead.diffusers.pretrained import fetched, library, pretrained, quiet, weight_hash
+from fairlead.nets.packed_text import pack, pooled_at_end
 
 Long = Literal["refuse", "cut"]
 _BATCH = 64

@@ -85,7 +85,7 @@ def nonzero_rows(weight: Weight) -> Tensor | bool:
     return bool(rows.any()) if weight.ndim > 1 and len(weight) == 1 else rows if bool(rows.any()) else False
 
 
-def added(a: Weight, b: Weight) -> Weight:
+def add_weights(a: Weight, b: Weight) -> Weight:
     """a + b; one number per sample [n] and a map over pixels [1, 1, h, w] make a map for each sample, [n, 1, h, w]."""
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.ndim != b.ndim:
         a, b = (w.reshape(-1, *([1] * (max(a.ndim, b.ndim) - 1))) if w.ndim == 1 else w for w in (a, b))

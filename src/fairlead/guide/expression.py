@@ -15,13 +15,12 @@ from functools import lru_cache
 from typing import Any
 
 from fairlead.core.errors import UsageError, shortened, unknown
-from fairlead.core.registry import REGISTRY, lookup, names
+from fairlead.core.registry import EXPRESSIONS, kind_of, lookup, names
 from fairlead.core.syntax import keywords, number, parsed, quoted, shown, source
 from fairlead.guide.notation import is_number
 from fairlead.guide.terms import Finisher, Guidance, Term, as_guidance
 
 _signature = lru_cache(inspect.signature)
-_KINDS = ("term", "finisher", "scale", "score")
 
 
 def parse(text: str) -> Term | Guidance:
@@ -114,10 +113,10 @@ def _chain(node: ast.expr, text: str) -> Any:
 
 
 def _named(name: str) -> Any:
-    for kind in _KINDS:
-        if name in REGISTRY[kind]:
-            return lookup(kind, name)
-    raise unknown("guidance", name, [known for kind in _KINDS for known in names(kind)])
+    kind = kind_of(name)
+    if kind is None:
+        raise unknown("guidance", name, [known for kind in EXPRESSIONS for known in names(kind)])
+    return lookup(kind, name)
 
 
 def _call(function: Any, name: str, call: ast.Call, text: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.branch import COND, Branch, Weight, added, is_one, is_zero, nonzero_rows
+from fairlead.guide.branch import COND, Branch, Weight, add_weights, is_one, is_zero, nonzero_rows
 from fairlead.guide.branch_conditions import StepConditions
 from fairlead.guide.step import Step
 from fairlead.guide.terms import Ask, Guidance, total_weights
@@ -102,7 +102,7 @@ def _merged(asks: Sequence[Ask], conditions: StepConditions) -> dict[Branch, Wei
     merged: dict[Branch, Weight] = {}
     for branch, weight in total_weights(asks).items():
         kept = conditions.kept(branch)
-        merged[kept] = added(merged[kept], weight) if kept in merged else weight
+        merged[kept] = add_weights(merged[kept], weight) if kept in merged else weight
     return {branch: weight for branch, weight in merged.items() if not is_zero(weight)}
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fairlead.core.arguments import plain, plain_list, shown
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.guide.branch import COND, Branch, Looks, Weight, added, is_zero
+from fairlead.guide.branch import COND, Branch, Looks, Weight, add_weights, is_zero
 from fairlead.guide.moment import Context, Moment, Resource, Seen
 from fairlead.guide.notation import call_text, is_number
 from fairlead.guide.step import Interval, Step
@@ -258,7 +258,7 @@ def total_weights(asks: Sequence[Ask]) -> dict[Branch, Weight]:
     total: dict[Branch, Weight] = {COND: 1.0}
     for ask in asks:
         for branch, weight in ask.weights.items():
-            total[branch] = added(total.get(branch, 0.0), weight)
+            total[branch] = add_weights(total.get(branch, 0.0), weight)
     return {branch: weight for branch, weight in total.items() if not is_zero(weight)}
 
 

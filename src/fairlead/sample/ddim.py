@@ -14,7 +14,7 @@ from torch import Tensor
 from fairlead.core.arguments import plain
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction, TiedPrediction
-from fairlead.sample.sampler import Denoise, GridLevels, Noise, Sampler
+from fairlead.sample.sampler import GridLevels, Noise, Sampler, StepDenoiser
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class DDIM(Sampler):
         return memory
 
     def step(
-        self, i: int, x_t: Tensor, denoise: Denoise, noise: Noise, memory: SimpleNamespace
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
     ) -> tuple[Tensor, Prediction]:
         draws = count(i * (2 * self.recur - 1))
         for again in reversed(range(self.recur)):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.prediction import Prediction
-from fairlead.sample.sampler import Denoise, GridLevels, Noise, Sampler
+from fairlead.sample.sampler import GridLevels, Noise, Sampler, StepDenoiser
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DDPM(Sampler):
         )
 
     def step(
-        self, i: int, x_t: Tensor, denoise: Denoise, noise: Noise, memory: SimpleNamespace
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
     ) -> tuple[Tensor, Prediction]:
         prediction = denoise(x_t, i)
         mean = memory.of_x0[i] * prediction.x0 + memory.of_x_t[i] * x_t

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.prediction import Prediction
-from fairlead.sample.sampler import Denoise, GridLevels, Noise, Sampler
+from fairlead.sample.sampler import GridLevels, Noise, Sampler, StepDenoiser
 
 
 def _extrapolation(h: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class DPMpp2M(Sampler):
         )
 
     def step(
-        self, i: int, x_t: Tensor, denoise: Denoise, noise: Noise, memory: SimpleNamespace
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
     ) -> tuple[Tensor, Prediction]:
         return _step(i, denoise(x_t, i), memory)
 
@@ -91,7 +91,7 @@ class DPMpp2MSDE(Sampler):
         )
 
     def step(
-        self, i: int, x_t: Tensor, denoise: Denoise, noise: Noise, memory: SimpleNamespace
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
     ) -> tuple[Tensor, Prediction]:
         x_t, prediction = _step(i, denoise(x_t, i), memory)
         return x_t + memory.of_draw[i] * noise(i).to(x_t), prediction

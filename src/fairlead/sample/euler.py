@@ -14,7 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fairlead.core.prediction import Prediction
-from fairlead.sample.sampler import Denoise, GridLevels, Noise, Sampler
+from fairlead.sample.sampler import GridLevels, Noise, Sampler, StepDenoiser
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Euler(Sampler):
         return SimpleNamespace(total=levels.each(total), move=levels.each(moves))
 
     def step(
-        self, i: int, x_t: Tensor, denoise: Denoise, noise: Noise, memory: SimpleNamespace
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
     ) -> tuple[Tensor, Prediction]:
         prediction = denoise(x_t, i)
         z = x_t / memory.total[i] + memory.move[i] * (prediction.eps - prediction.x0)

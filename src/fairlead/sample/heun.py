@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fairlead.core.prediction import Prediction
-from fairlead.sample.sampler import Denoise, GridLevels, Noise, Sampler
+from fairlead.sample.sampler import GridLevels, Noise, Sampler, StepDenoiser
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Heun(Sampler):
         return SimpleNamespace(total=levels.each(total), move=levels.each(moves), noisy=noisy)
 
     def step(
-        self, i: int, x_t: Tensor, denoise: Denoise, noise: Noise, memory: SimpleNamespace
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
     ) -> tuple[Tensor, Prediction]:
         z, move, total = x_t / memory.total[i], memory.move[i], memory.total[i + 1]
         prediction = denoise(x_t, i)

@@ -26,7 +26,7 @@ from fairlead.core.syntax import keywords, number, parsed, quoted, source
 
 Noise = Callable[[int], Tensor]
 """number >= 0 -> fresh unit noise [n, ...] like x_t; a :class:`fairlead.sample.noise.NoiseStream` is one."""
-Denoise = Callable[[Tensor, int], Prediction]
+StepDenoiser = Callable[[Tensor, int], Prediction]
 """(x_t, place) -> the prediction at that time of the grid."""
 
 
@@ -101,7 +101,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(
-        self, i: int, x_t: Tensor, denoise: Denoise, noise: Noise, memory: SimpleNamespace
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
     ) -> tuple[Tensor, Prediction]:
         """From time i of the grid to time i + 1.
 
@@ -146,7 +146,7 @@ class Sampler(ABC):
         return f"{self.name}({', '.join(changed)})" if changed else self.name
 
 
-def _denoise(denoiser: Denoiser, times: Sequence[Tensor], condition: Condition) -> Denoise:
+def _denoise(denoiser: Denoiser, times: Sequence[Tensor], condition: Condition) -> StepDenoiser:
     return lambda x_t, place: denoiser(x_t, times[place], condition)
 
 

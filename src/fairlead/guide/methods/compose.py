@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from fairlead.core.arguments import plain
 from fairlead.core.errors import UsageError
-from fairlead.guide.branch import COND, NULL, Branch, Weight, added
+from fairlead.guide.branch import COND, NULL, Branch, Weight, add_weights
 from fairlead.guide.moment import Moment
 from fairlead.guide.notation import literal
 from fairlead.guide.scales import Scale, as_scale, scale_at
@@ -48,7 +48,7 @@ class Compose(Term):
         for spec, scale in self._scales.items():
             weight = scale_at(scale, at.step)
             at_step[Branch(spec)] = weight
-            rest = added(rest, -weight)
+            rest = add_weights(rest, -weight)
         return Ask({COND: -1.0, NULL: rest, **at_step})
 
     def specs(self) -> tuple[str | int, ...]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fairlead.core.packed_text import pack, pooled_at_end, unpack
+from fairlead.nets.packed_text import pack, pooled_at_end, unpack
 
 
 def test_unpack_undoes_pack_and_padding_is_zero():
