@@ -30,15 +30,15 @@ import tyro
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.guide.expression import to_guidance
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.judge import cached_classifier
+from fairlead.measure.references import shared_out
 from fairlead.measure.score import Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.models.resources import load_resources
 from fairlead.sample.explain import Trace
 from fairlead.sample.run import Plan, Run
-from fairlead.tune.asked import shared_out
 
 SHOWN = ("distance", "distance_debiased", "accuracy", "diversity", "saturation")
 Values = tuple[float, ...]

@@ -17,19 +17,20 @@ from typing import Annotated
 import torch
 import tyro
 
-from fairlead.cli.options import evaluator_for
 from fairlead.measure.estimate import Estimate
+from fairlead.measure.references import evaluator_for
 from fairlead.models.load import load
-from fairlead.report.tune import summary
+from fairlead.report.search_page import summary
 from fairlead.sample.run import Precision
 from fairlead.tune.measurer import Measurer
 from fairlead.tune.objective import DISTANCE, Batch, Measured, together, z_of
 from fairlead.tune.parabola import parabola
+from fairlead.tune.recommend import Tuned
 from fairlead.tune.setting import Setting, all_settings
 from fairlead.tune.store import Point, SweepFolder
 from fairlead.tune.sweep import Shared, Sweep
 from fairlead.tune.template import Template
-from fairlead.tune.tuning import Tuned, tune
+from fairlead.tune.tuning import find_guidance
 
 SWEEP_SEED = 5_000_000
 LEVEL = 0.95
@@ -74,7 +75,7 @@ class Compared:
         asked = (self.model.metadata["weights_hash"], options.sampler, options.steps, options.precision)
         folder = options.out / "searched" / "-".join(map(str, asked))
         measurer = Measurer(self.model, self.evaluator, template, shared, options.sampler, options.steps, folder)
-        found = tune(measurer, self.evaluator.moments, template, budget=options.budget)
+        found = find_guidance(measurer, self.evaluator.moments, template, budget=options.budget)
         print(f"tune: {summary(found, template, DISTANCE)}", flush=True)
         return found
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from fairlead.report.interpolate import strip
+
 from benchmarks.studies.models import BASE, Variant
 from benchmarks.studies.plots import over_scale
 from benchmarks.studies.runner import Bench, Block, Case, Found, Picture, Study, protocol, scores, table
-from fairlead.measure.interpolate import interpolate
-from fairlead.report.interpolate import strip
+from fairlead.report.interpolations import interpolate
 from fairlead.report.pictures import class_grid
 
 SCALES = (1.0, 2.0, 4.0, 6.0, 8.0, 10.0)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.studies.models import CHANNELS, Variant, trained
-from fairlead.cli.options import evaluator_for
 from fairlead.guide.expression import parse
 from fairlead.measure.estimate import Estimate
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.metrics import percent, title_of
+from fairlead.measure.references import evaluator_for
 from fairlead.measure.score import Difference, Floor, Samples, Score
 from fairlead.models.load import load
 from fairlead.models.model import Model

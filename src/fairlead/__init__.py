@@ -53,17 +53,21 @@ if TYPE_CHECKING:
     from fairlead.guide.region import Region
     from fairlead.guide.scales import Clamp, Pixels, Ramp
     from fairlead.guide.scores import Brightness, Color, Label, Match
-    from fairlead.measure.doctor import Finding as Finding
-    from fairlead.measure.doctor import doctor as doctor
-    from fairlead.measure.interpolate import Interpolation as Interpolation
-    from fairlead.measure.interpolate import interpolate as interpolate
+    from fairlead.measure.examination import Finding as Finding
+    from fairlead.measure.examination import doctor as doctor
     from fairlead.models.export import export as export
     from fairlead.models.load import load as load
     from fairlead.models.model import Model as Model
     from fairlead.models.toy import toy_model
     from fairlead.nets.diffusers import diffusers_config as diffusers_config
-    from fairlead.report.explain import Explanation as Explanation
-    from fairlead.report.explain import explain as explain
+    from fairlead.report.comparisons import measure as measure
+    from fairlead.report.explanations import Explanation as Explanation
+    from fairlead.report.explanations import explain as explain
+    from fairlead.report.interpolations import Interpolation as Interpolation
+    from fairlead.report.interpolations import interpolate as interpolate
+    from fairlead.report.searches import tune as tune
+    from fairlead.report.sweeps import report as report
+    from fairlead.report.sweeps import sweep as sweep
     from fairlead.sample.attach import Attachment as Attachment
     from fairlead.sample.attach import attach as attach
     from fairlead.sample.guider import Guider as Guider
@@ -113,12 +117,12 @@ _PUBLIC = {
     **REGISTRY["score"],
     "Attachment": "fairlead.sample.attach:Attachment",
     "Condition": "fairlead.core.condition:Condition",
-    "Explanation": "fairlead.report.explain:Explanation",
-    "Finding": "fairlead.measure.doctor:Finding",
+    "Explanation": "fairlead.report.explanations:Explanation",
+    "Finding": "fairlead.measure.examination:Finding",
     "GaussianMixture": "fairlead.data.toys:GaussianMixture",
     "GuidedDenoiser": "fairlead.guide.engine:GuidedDenoiser",
     "Guider": "fairlead.sample.guider:Guider",
-    "Interpolation": "fairlead.measure.interpolate:Interpolation",
+    "Interpolation": "fairlead.report.interpolations:Interpolation",
     "Model": "fairlead.models.model:Model",
     "Prediction": "fairlead.core.prediction:Prediction",
     "Run": "fairlead.sample.run:Run",
@@ -127,17 +131,21 @@ _PUBLIC = {
     "UsageError": "fairlead.core.errors:UsageError",
     "attach": "fairlead.sample.attach:attach",
     "diffusers_config": "fairlead.nets.diffusers:diffusers_config",
-    "doctor": "fairlead.measure.doctor:doctor",
-    "explain": "fairlead.report.explain:explain",
+    "doctor": "fairlead.measure.examination:doctor",
+    "explain": "fairlead.report.explanations:explain",
     "from_guider": "fairlead.guide.guiders:from_guider",
     "export": "fairlead.models.export:export",
-    "interpolate": "fairlead.measure.interpolate:interpolate",
+    "interpolate": "fairlead.report.interpolations:interpolate",
     "load": "fairlead.models.load:load",
     "load_autoencoder": "fairlead.data.autoencoder:load_autoencoder",
     "load_data": "fairlead.data.hub:load_data",
+    "measure": "fairlead.report.comparisons:measure",
     "parse": "fairlead.guide.expression:parse",
+    "report": "fairlead.report.sweeps:report",
     "sample": "fairlead.sample.run:sample",
+    "sweep": "fairlead.report.sweeps:sweep",
     "toy": "fairlead.models.toy:toy_model",
+    "tune": "fairlead.report.searches:tune",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -4,6 +4,7 @@ the images by hand, and a bound that a setting has to keep."""
 import json
 import math
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fairlead.data.scenes import load_scenes
 from fairlead.measure.agreement import AGREEMENT, asked_for, metric_of
 from fairlead.measure.attributes import JudgeRecipe, cached_attribute_judge
 from fairlead.measure.judge import Recipe
-from fairlead.tune.asked import spread
+from fairlead.measure.references import spread
 from fairlead.tune.store import SweepFolder
 from tests.pipelines import made
 
@@ -35,8 +36,10 @@ TUNE = ["--budget", "240", "--steps", "1", "--report", "0"]
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Any:
     few = Recipe(seed=4, steps=20, width=4, features=6, batch=32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fairlead.measure.judge.recipe_for", lambda data, role: replace(few, seed=len(role)))
-        patch.setattr("fairlead.measure.attributes.RECIPE", QUICK)
+        patch.setattr(
+            import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: replace(few, seed=len(role))
+        )
+        patch.setattr(import_module("fairlead.measure.attributes"), "RECIPE", QUICK)
         patch.setenv("FAIRLEAD_CACHE", str(tmp_path_factory.mktemp("quick")))
         yield
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 from PIL import Image
 
 from fairlead.cli import main
-from fairlead.cli.options import evaluator_for
 from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
 from fairlead.measure.judge import Recipe
+from fairlead.measure.references import evaluator_for
 from fairlead.models.load import load
 from fairlead.tune.store import SweepFolder
 
@@ -40,14 +41,16 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             "fairlead.data.hub.load_data", lambda split="train", **_: train if split == "train" else test
         )
         quick = Recipe(seed=4, steps=2, width=4, features=6)
-        monkeypatch.setattr("fairlead.measure.judge.recipe_for", lambda data, role: replace(quick, seed=len(role)))
+        monkeypatch.setattr(
+            import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: replace(quick, seed=len(role))
+        )
         monkeypatch.setenv("FAIRLEAD_CACHE", str(tmp_path / "cache"))
         if not trains:
 
             def never(*_: Any, **__: Any) -> None:
                 raise Trained
 
-            monkeypatch.setattr("fairlead.measure.judge.cached_classifier", never)
+            monkeypatch.setattr(import_module("fairlead.measure.judge"), "cached_classifier", never)
 
     return set_data
 
@@ -150,7 +153,7 @@ def test_measure_refuses_a_judge_of_one_class_before_features_are_computed(
     def never(*_: Any, **__: Any) -> None:
         raise Trained
 
-    monkeypatch.setattr("fairlead.measure.compare.cached_features", never)
+    monkeypatch.setattr(import_module("fairlead.measure.compare"), "cached_features", never)
     real, fake = written(tmp_path / "real", "train", (40, 9, 9)), written(tmp_path / "fake", "test", (12, 9, 9))
     assert main(["measure", str(real), str(fake), "--features", "random", "--metrics", "accuracy"]) == 2
     line = capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The judge of scenes and its score. What a trained judge reaches on held-out images is in the slow test."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ def test_same_seed_same_judge_and_the_global_stream_is_left_alone(train, quick):
 
 
 def test_a_stored_judge_is_read_and_sees_the_same(train, test, tmp_path, monkeypatch):
-    monkeypatch.setattr("fairlead.measure.attributes.RECIPE", QUICK)
+    monkeypatch.setattr(import_module("fairlead.measure.attributes"), "RECIPE", QUICK)
     first = cached_attribute_judge(train, tmp_path)
     monkeypatch.setattr(judge_module, "fit", lambda *_: pytest.fail("trained again"))
     again = cached_attribute_judge(train, tmp_path)

@@ -16,7 +16,7 @@ from fairlead.measure.enough import (
     rare_classes,
     rare_said,
 )
-from fairlead.tune.asked import first_of
+from fairlead.measure.references import first_of
 from tests.tune.uneven import NAMES, uneven
 
 

@@ -15,12 +15,12 @@ from fairlead.core.schedule import schedule_from_config
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.images import ImageData
 from fairlead.data.specs import written
-from fairlead.measure.folders import common_labels, read_images
-from fairlead.measure.interpolate import interpolate
+from fairlead.measure.image_sets import common_labels, read_images
 from fairlead.measure.probe import Probe
 from fairlead.models.encoders import ConditionEncoder, PromptEncoder
 from fairlead.models.load import _examples
 from fairlead.models.model import LabelEncoder, Model, identity
+from fairlead.report.interpolations import interpolate
 from fairlead.tune.setting import Setting
 from fairlead.tune.sweep import Shared, Sweep
 from fairlead.tune.template import Template

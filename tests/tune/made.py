@@ -16,7 +16,7 @@ from fairlead.core.schedule import VPCosine
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
 from fairlead.measure.estimate import Estimate
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.judge import train_classifier
 from fairlead.measure.score import Floor, Protocol, Score
 from fairlead.models.model import LabelEncoder, Model, identity

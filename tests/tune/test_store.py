@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.score import Floor
 from fairlead.tune.setting import Setting
 from fairlead.tune.store import Images, SweepFolder

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.work import Progress, silent
 from fairlead.data.images import ImageData, stratified_order, stratified_split
 from fairlead.measure import enough
-from fairlead.measure.cache import cached_features
 from fairlead.measure.comparison import CHOICES, METRICS, SEED, ClassRow, Comparison, FolderProtocol
 from fairlead.measure.estimate import Estimate, proportion_estimate
-from fairlead.measure.extractors import Extractor, fitted
-from fairlead.measure.folders import ImageSet, common_labels
+from fairlead.measure.extractors import Extractor, cached_features, fitted
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
+from fairlead.measure.image_sets import ImageSet, common_labels
 from fairlead.measure.judge import Classifier, cached_classifier
 from fairlead.measure.mmd import cmmd, kid
 from fairlead.measure.neighbours import precision_recall
@@ -51,7 +51,7 @@ def compare(
     resize: int | None = None,
     prompts: Sequence[str] = (),
     clip: Extractor | None = None,
-    progress: Callable[[str, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Measure ``fake`` against ``real``; the features of both are cached.
 
@@ -62,7 +62,6 @@ def compare(
         resize: what both were brought to, for the protocol.
         prompts: one for each fake, to be measured with ``clip``.
         clip: the CLIP of the prompts; default ``extractor``, if it is one.
-        progress: called with ("features" or "judge", how many images or steps more are done).
 
     Raises:
         UsageError: for an unknown metric, or one that does not apply where it is asked for by name.
@@ -70,10 +69,6 @@ def compare(
     wanted = _wanted(metrics, extractor)
     if k < 1:
         raise UsageError(f"k: expected at least 1 neighbour, got {k}")
-
-    def advance(count: int) -> None:
-        if progress is not None:
-            progress("features", count)
 
     labels = common_labels(real, fake)
     missing: dict[str, str] = {}
@@ -85,7 +80,8 @@ def compare(
             if asked[0] in metrics:
                 raise
             missing[asked[0]] = str(error)
-    x, y = (cached_features(extractor, part.data.images, progress=advance) for part in (real, fake))
+    with progress("features", None, "image") as advance:
+        x, y = (cached_features(extractor, part.data.images, progress=advance) for part in (real, fake))
     truth = None if labels is None else real.data.labels
     order, chosen = _order(len(real), truth), _order(len(fake), labels)
     first, second = order[: len(real) // 2], order[len(real) // 2 :]
@@ -107,7 +103,8 @@ def compare(
     text = None
     if prompts:
         with_clip = clip or extractor
-        embeddings = y if with_clip is extractor else cached_features(with_clip, fake.data.images, progress=advance)
+        with progress("features", None, "image") as advance:
+            embeddings = y if with_clip is extractor else cached_features(with_clip, fake.data.images, None, advance)
         text = text_score(embeddings, prompts, with_clip)
     protocol = FolderProtocol(
         features=extractor.name,
@@ -276,17 +273,13 @@ def _jury(real: ImageSet, labels: Tensor | None, asked: str) -> _Jury:
 
 
 def _judged(
-    jury: _Jury, fake: ImageSet, progress: Callable[[str, int], None] | None
+    jury: _Jury, fake: ImageSet, progress: Progress
 ) -> tuple[Classifier, tuple[ClassRow, ...], list[dict[str, Estimate]]]:
     """(judge, rows, what it says of all fakes, of fakes and of held-out real images to be compared)"""
     data, kept = jury.data, jury.kept
     held_out, training = stratified_split(data, 0.2, SEED)
-
-    def advance(step: int, loss: float) -> None:
-        if progress is not None:
-            progress("judge", 1)
-
-    judge = cached_classifier(training, "judge", progress=advance)
+    with progress("training the judge", None, "step") as advance:
+        judge = cached_classifier(training, "judge", progress=lambda step, loss: advance(1))
     mine = torch.isin(jury.labels, kept)
     labels = torch.searchsorted(kept, jury.labels[mine])
     said = [judge.logits(images) for images in (fitted(fake.data.images[mine], data.shape), held_out.images)]

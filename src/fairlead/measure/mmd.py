@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate
-from fairlead.measure.features import checked_features
+from fairlead.measure.metrics import checked_features
 
 
 class Kernel(Protocol):

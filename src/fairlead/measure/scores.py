@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
-from fairlead.measure.features import checked_features
+from fairlead.measure.metrics import checked_features
 
 
 def hits(logits: Tensor, labels: Tensor) -> Tensor:

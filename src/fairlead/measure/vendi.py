@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.features import checked_features
 from fairlead.measure.frechet import one_thread
+from fairlead.measure.metrics import checked_features
 
 
 def vendi_score(features: Tensor, q: float = 1.0, chunk: int = 1024) -> float:

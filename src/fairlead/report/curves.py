@@ -114,7 +114,7 @@ def curves_plot(curves: Sequence[Curve], floor: Mapping[str, Estimate] | None = 
 def front_plot(
     curves: Sequence[Curve],
     floor: Mapping[str, Estimate] | None,
-    best: Point,
+    best: Point | None,
     dominated: Collection[Setting] = (),
     adherence: str = "accuracy",
 ) -> Figure:

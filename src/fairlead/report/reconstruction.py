@@ -7,7 +7,7 @@ import torch
 from fairlead.data.autoencoder import Autoencoder
 from fairlead.data.images import ImageData, stratified_order, to_float, to_uint8
 from fairlead.measure.reconstruction import rebuilt
-from fairlead.report.grids import image_grid
+from fairlead.report.image_grid import image_grid
 
 
 def reconstruction_grid(autoencoder: Autoencoder, data: ImageData, columns: int = 10) -> bytes:

@@ -17,11 +17,11 @@ from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.places import check_folder
 from fairlead.guide.expression import to_guidance
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
+from fairlead.measure.references import Targets
 from fairlead.measure.score import Samples
 from fairlead.models.model import Model
 from fairlead.sample.run import Plan
-from fairlead.tune.asked import Asked
 from fairlead.tune.objective import Batch, Setting
 from fairlead.tune.sweep import Shared, named
 from fairlead.tune.template import Template
@@ -55,7 +55,7 @@ class Measurer:
         self.sampler, self.steps, self.folder, self.on_batch = sampler, steps, folder, on_batch
         self.sampled = 0
         """Images that were sampled rather than read."""
-        self._asked = Asked.of(model, evaluator, shared.n)
+        self._asked = Targets.of(model, evaluator, shared.n)
         self._resources: dict[str, Any] = {}
         for knobs in ([k.low for k in template.knobs.values()], [k.high for k in template.knobs.values()]):
             plan = self.plan(template.filled(tuple(knobs)), range(shared.seed, shared.seed + 1))

@@ -173,7 +173,7 @@ class SweepFolder:
             "models": {**about["models"], **{name: dict(model) for name, model in models.items()}},
             "settings": [*({"key": key, **asdict(setting)} for key, setting in settings.items()), *others],
             "floor": floor.as_dict(),
-            "commands": list(dict.fromkeys([*about["commands"], command])),
+            "commands": list(dict.fromkeys([*about["commands"], *([command] if command else [])])),
         }
         with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)

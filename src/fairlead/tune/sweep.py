@@ -29,13 +29,14 @@ from fairlead.data.images import to_uint8
 from fairlead.data.names import same_names
 from fairlead.guide.expression import to_guidance
 from fairlead.measure.enough import FEWEST, OF_A_CLASS, rare_classes, rare_said
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
+from fairlead.measure.references import Targets, by_name, counts, labels_in_order
+from fairlead.measure.score import Floor
 from fairlead.measure.scores import shares_at_limits
 from fairlead.models.model import Model, Spec
 from fairlead.sample.run import Plan, Precision
-from fairlead.tune.asked import Asked, by_name, counts, labels_in_order
 from fairlead.tune.budget import Budget, Work
-from fairlead.tune.setting import Setting, baselines
+from fairlead.tune.setting import Setting, baselines, labels_of
 from fairlead.tune.store import Images, Point, SweepFolder, key_of
 from fairlead.tune.workers import Workers
 
@@ -73,6 +74,10 @@ class Outlook:
         left: what is to be sampled for all of them; finished batches are not in it.
         now: what of that this start will do: less than ``left`` where the budget ends it.
         beyond: settings that the budget leaves to another start; 0 for one in minutes, which only time tells.
+        labels: setting -> its name among the others.
+        floor: what real images reach.
+        budget: of this start.
+        processes: how many share the work.
     """
 
     settings: int
@@ -80,6 +85,10 @@ class Outlook:
     left: Work
     now: Work
     beyond: int
+    labels: Mapping[Setting, str]
+    floor: Floor
+    budget: Budget | None
+    processes: int
 
 
 @dataclass(frozen=True)
@@ -183,7 +192,7 @@ class Sweep:
             raise UsageError("sweep: nothing to measure; give at least one setting")
         self.first = first
         """The model of the first checkpoint; all others are told the same and give images of the same shape."""
-        self._asked: Asked | None = None
+        self._asked: Targets | None = None
         self._left_out: tuple[int, ...] = ()
         self.labels: list[int] = []
         """Of the conditions that were chosen, to compare with real images of these; empty for all."""
@@ -283,7 +292,11 @@ class Sweep:
         if todo and not covered:
             raise UsageError(f"the budget of {budget} is less than the first setting needs: {pieces[0]}")
         left, now = sum(pieces, Work()), sum(pieces[:covered], Work())
-        yield Outlook(len(order), len(order) - len(todo), left, now, len(todo) - covered)
+        floor, labels = folder.floor, dict(zip(self.keys, labels_of(list(self.keys)), strict=True))
+        assert floor is not None  # of every folder that is open
+        yield Outlook(
+            len(order), len(order) - len(todo), left, now, len(todo) - covered, labels, floor, budget, workers.count
+        )
 
         mine = [(s, i) for s in todo[:covered] for i in missing[s]][workers.index :: workers.count]
         waiting: list[Setting] = []
@@ -317,7 +330,7 @@ class Sweep:
         """The condition of every sample; the folder then knows the sweep."""
         if evaluator is None:
             raise UsageError("sweep: the main process needs an evaluator")
-        self._asked = asked = Asked.of(self.first, evaluator, self.shared.n)
+        self._asked = asked = Targets.of(self.first, evaluator, self.shared.n)
         real, held_out = evaluator.reference, evaluator.held_out
         rare = rare_classes(asked.labels, held_out.labels, labels_in_order(self.first, real, held_out))
         self._left_out = tuple(one.label for one in rare)

@@ -1,40 +1,23 @@
-"""Pick a guidance: search on some seeds, then measure what is on the front on others, and say which to take.
-
-OUT/tuned.json       the answer: expression, interval, reasons, everything measured; see ``answers``
-    searched/        batches of the search, for starting again
-    report/          a sweep of the reported settings, on seeds of its own, with the answers it is about
-"""
+"""The best guidance among those of a template: one search, whatever the number of open numbers, and what it says."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 from fairlead.core.errors import UsageError
-from fairlead.core.files import replacing
-from fairlead.core.strict_json import opened, read_json, sealed
 from fairlead.measure.agreement import adherence_of
 from fairlead.measure.enough import PER_FEATURE, few_for_features
-from fairlead.measure.estimate import Estimate
 from fairlead.measure.frechet import Moments
 from fairlead.measure.metrics import check_distance, maximised
-from fairlead.models.diffusers import is_pipeline
-from fairlead.train.checkpoint import find_checkpoint
-from fairlead.tune.answers import Answer, answers_of, joined
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.front import front
-from fairlead.tune.objective import DISTANCE, Measure, Measured, Objective, Setting, z_of
+from fairlead.tune.objective import DISTANCE, Measure, Measured, Objective, z_of
 from fairlead.tune.one_knob import FEWEST, Found, search
-from fairlead.tune.recommend import recommend, sentence
+from fairlead.tune.recommend import Row, Tuned, recommend
 from fairlead.tune.several_knobs import candidates_for, halving
 from fairlead.tune.template import Template
 
-REPORT_SEED = 1_000_000
-"""First seed of the report: far from those of the search."""
 LEVEL = 0.95
 SMALLEST = 50
 """Images of a candidate, with several numbers open."""
@@ -42,53 +25,7 @@ CONFIRM = 8
 """One part in so many of the budget is kept for the best place itself."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """A measured setting: values of the knobs, expression, images, estimates by metric, network rows an image."""
-
-    setting: Setting
-    guidance: str
-    n: int
-    metrics: Mapping[str, Estimate]
-    rows: float
-    on_front: bool
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What a search says.
-
-    Attributes:
-        guidance: the recommended expression.
-        why: in a sentence.
-        best: with one knob, (value, low, high): where the objective is best and the 95 % interval of that place.
-        rows: everything measured, in the order of the knobs.
-        images: drawn in all.
-        notes: what the reader has to be told.
-    """
-
-    guidance: str
-    why: str
-    best: tuple[float, float, float] | None
-    rows: tuple[Row, ...]
-    images: int
-    notes: tuple[str, ...]
-
-    @property
-    def recommendation(self) -> str:
-        """In a sentence; the only one that says which setting to take."""
-        return sentence(self.guidance, self.why)
-
-    def reported(self, most: int = 6) -> list[str]:
-        """Expressions for the report: the recommended one, no guidance, and others of the front spread over it."""
-        others = [row.guidance for row in self.rows if row.on_front and row.guidance != self.guidance]
-        room = most - 2
-        if len(others) > room:
-            others = [others[round(i * (len(others) - 1) / (room - 1))] for i in range(room)]
-        return list(dict.fromkeys(["none", self.guidance, *others]))
-
-
-def tune(
+def find_guidance(
     measure: Measure,
     reference: Moments,
     template: Template,
@@ -211,111 +148,3 @@ def parse_constraints(texts: Sequence[str], steps: int, metrics: Sequence[str]) 
             )
         found.append(rule)
     return found
-
-
-def save(path: Path, tuned: Tuned, about: Mapping[str, Any]) -> None:
-    """Write the answer as JSON, beside those to other questions that are there, see ``answers``.
-
-    Raises:
-        UsageError: if it cannot be written, or what is there is damaged.
-    """
-    answer = {
-        "guidance": tuned.guidance,
-        "why": tuned.why,
-        "recommendation": tuned.recommendation,
-        "best": None if tuned.best is None else dict(zip(("value", "low", "high"), tuned.best, strict=True)),
-        "notes": list(tuned.notes),
-        "images": tuned.images,
-        "settings": [
-            {
-                "guidance": row.guidance,
-                "setting": list(row.setting),
-                "n": row.n,
-                "rows_per_image": row.rows,
-                "on_front": row.on_front,
-                "metrics": {name: [value.value, value.error] for name, value in row.metrics.items()},
-            }
-            for row in tuned.rows
-        ],
-        **about,
-    }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        before = read_answers(path) if path.exists() else []
-        with replacing(path) as partial:
-            partial.write_text(json.dumps(sealed(joined(answer, before)), indent=1) + "\n")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error}; the batches of the search are kept") from error
-
-
-def run_folder(checkpoint: Path) -> Path:
-    """The training run that a checkpoint folder belongs to; the folder itself if it lies elsewhere."""
-    return checkpoint.parent if checkpoint.name.startswith("step-") else checkpoint
-
-
-def folder_of(spec: str) -> Path:
-    """Where the answer for a training run or a pipeline is kept, for ``--guidance tuned``.
-
-    Raises:
-        UsageError: for a pipeline of the hub, which has no folder, and what is neither.
-    """
-    if not is_pipeline(spec):
-        return run_folder(find_checkpoint(spec).folder)
-    if not Path(spec).is_dir():
-        raise UsageError(
-            f"pipeline {spec!r} is not in a local folder, so what was tuned is not kept beside it; give the "
-            "expression, which is in OUT/tuned.json of `fairlead tune`"
-        )
-    return Path(spec)
-
-
-def read_tuned(run: Path) -> dict[str, Any]:
-    """``tuned.json`` of a training run.
-
-    Raises:
-        UsageError: if there is none, or it is damaged.
-    """
-    path = run / "tuned.json"
-    if not path.is_file():
-        raise UsageError(f"guidance 'tuned': {run} has no tuned.json; make it with `fairlead tune {run}`")
-    return read_answers(path)[0]
-
-
-def read_answers(path: Path) -> list[Answer]:
-    """All that a ``tuned.json`` holds, the latest first.
-
-    Raises:
-        UsageError: if it cannot be read, or is damaged.
-    """
-    try:
-        return answers_of(opened(read_json(path)))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is damaged ({error!r}); remove it and run `fairlead tune` again") from error
-
-
-def tuned_of(answer: Mapping[str, Any]) -> tuple[Tuned, Template]:
-    """What was found and what was searched, from an answer as it is stored.
-
-    Raises:
-        UsageError: if it is damaged, or of a version that did not store the settings.
-    """
-    try:
-        rows = tuple(
-            Row(
-                tuple(row["setting"]),
-                row["guidance"],
-                row["n"],
-                {name: Estimate(value, error, row["n"]) for name, (value, error) in row["metrics"].items()},
-                row["rows_per_image"],
-                row["on_front"],
-            )
-            for row in answer["settings"]
-        )
-        best = answer["best"] and (answer["best"]["value"], answer["best"]["low"], answer["best"]["high"])
-        template = Template.of(
-            answer["template"], [f"{name}={low!r}:{high!r}" for name, (low, high) in answer["ranges"].items()]
-        )
-        found = Tuned(answer["guidance"], answer["why"], best, rows, answer["images"], tuple(answer["notes"]))
-        return found, template
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"an answer of `fairlead tune` is damaged ({error!r}); run it again") from error

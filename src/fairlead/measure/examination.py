@@ -7,6 +7,7 @@ of the model itself. An answer is PASS, WARN (a flaw worth knowing) or FAIL (it 
 
 from __future__ import annotations
 
+import json as json_text
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,11 +19,16 @@ from torch import Tensor, nn
 
 from fairlead.core.arguments import plain
 from fairlead.core.errors import UsageError
+from fairlead.core.files import replacing
+from fairlead.core.places import check_file
+from fairlead.core.work import Progress, silent
+from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance, Limited, Term, Wrapper
 from fairlead.measure.probe import Probe, Seen, look, surely_above
-from fairlead.models.load import as_model, load
+from fairlead.models.diffusers import is_pipeline
+from fairlead.models.load import Weights, as_model, load
 from fairlead.models.model import Given, Model, Spec
 from fairlead.models.resources import load_resources
 from fairlead.nets.build import build_net
@@ -72,11 +78,15 @@ def doctor(
     guidance: Guidance | Term | str | None = None,
     *,
     cond: Given = None,
-    data: ImageData | None = None,
+    data: ImageData | str | None = None,
     sampler: Sampler | str = "ddim",
     steps: int = 20,
     grid: str = "trailing",
     resources: Mapping[str, Any] | None = None,
+    json: str | Path | None = None,
+    weights: Weights | None = None,
+    device: str | None = None,
+    progress: Progress = silent,
 ) -> list[Finding]:
     """Examine a model, and a guidance on it.
 
@@ -84,9 +94,11 @@ def doctor(
         guidance: whether it does anything is found by sampling four images with it.
         cond: the condition of that run; by default the first classes, one each, or none where the guidance brings its
             own.
-        data: real images of the model's shape and classes; by default those of the checkpoint's training, from its
-            test split, and where these cannot be loaded samples of the model.
+        data: real images of the model's shape and classes, or what ``load_data`` takes, of which the test split; by
+            default those of the checkpoint's training, and where these cannot be loaded samples of the model.
         sampler, steps, grid: of the run that the guidance and the schedule are judged for.
+        json: file for the findings with all their numbers.
+        weights, device: of a model that is given by its path, as for ``load``.
 
     Returns:
         An answer to every question; only those about network and schedule where the network is broken.
@@ -95,7 +107,35 @@ def doctor(
         UsageError: for an expression, sampler, grid, data or resource that cannot be used; a guidance that the model
             cannot take is a finding.
     """
-    model, guidance, steps = as_model(model), to_guidance(guidance), plain(steps)
+    if json is not None:
+        check_file(Path(json), "choose another --json")
+    spec = str(model) if isinstance(model, str | Path) else None
+    with progress(f"loading {model}"):
+        model = as_model(model, weights, device)
+    if isinstance(data, str):
+        size = model.image_shape[-1] if spec is not None and is_pipeline(spec) else None
+        data = load_data(data, split="test", size=size)
+    with progress("examining"):
+        findings = _examined(model, to_guidance(guidance), cond, data, sampler, plain(steps), grid, resources)
+    if json is not None:
+        try:
+            with replacing(Path(json)) as partial:
+                partial.write_text(json_text.dumps([vars(finding) for finding in findings], indent=1))
+        except OSError as error:
+            raise UsageError(f"cannot write {json}: {error}") from error
+    return findings
+
+
+def _examined(
+    model: Model,
+    guidance: Guidance,
+    cond: Given,
+    data: ImageData | None,
+    sampler: Sampler | str,
+    steps: int,
+    grid: str,
+    resources: Mapping[str, Any] | None,
+) -> list[Finding]:
     loaded = load_resources(guidance.resources(), model, resources)
     times = make_grid(grid, model.schedule, steps)
     if not isinstance(sampler, Sampler):

@@ -18,12 +18,12 @@ MOST = 4
 """Curves that are drawn, a panel each."""
 
 
-def agreement_section(points: Sequence[Point], names: Sequence[str], floor: Floor, best: Point) -> list[Section]:
+def agreement_section(points: Sequence[Point], names: Sequence[str], floor: Floor, best: Point | None) -> list[Section]:
     """A section of curves and tables, or none where agreement was not measured.
 
     Args:
         names: of the points.
-        best: the row to mark.
+        best: the row to mark, if any.
     """
     found = [metric for metric in AGREEMENT if any(metric in point.score.metrics for point in points)]
     if not found:
@@ -75,14 +75,16 @@ def agreement_plot(curves: Sequence[Curve], floor: Floor) -> Figure:
     return figure
 
 
-def _shares(points: Sequence[Point], names: Sequence[str], floor: Floor, found: Sequence[str], best: Point) -> Table:
+def _shares(
+    points: Sequence[Point], names: Sequence[str], floor: Floor, found: Sequence[str], best: Point | None
+) -> Table:
     everything = [(name, point.score.metrics) for name, point in zip(names, points, strict=True)]
     everything.append(("held-out real images", floor.metrics))
     rows = [[name, *(str(metrics.get(metric, "n/a")) for metric in found)] for name, metrics in everything]
     asked = [max(point.score.metrics[m].n if m in point.score.metrics else 0 for point in points) for m in found]
     rows.append(["images asked for it", *(f"{count:,}" for count in asked)])
     caption = "share of images ± one standard error (Wilson); real images by what their own captions say"
-    return Table(["setting", *map(_said, found)], rows, caption, points.index(best))
+    return Table(["setting", *map(_said, found)], rows, caption, points.index(best) if best else None)
 
 
 def _changes(points: Sequence[Point], names: Sequence[str], found: Sequence[str]) -> list[Table]:
