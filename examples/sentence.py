@@ -24,7 +24,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.text import unpack
 from fairlead.data.scenes import RGB
 from fairlead.data.text import TextEncoder, make_encoder
-from fairlead.measure.estimate import Estimate, proportion_estimate
+from fairlead.measure.metrics import Estimate, proportion_estimate
 from fairlead.nets.build import net_config
 from fairlead.train.conditions import asked
 

@@ -15,17 +15,16 @@ from pathlib import Path
 
 from benchmarks.studies.models import CHANNELS, Variant, trained
 from fairlead.guide.expression import parse
-from fairlead.measure.estimate import Estimate
 from fairlead.measure.evaluator import Evaluator
-from fairlead.measure.metrics import percent, title_of
+from fairlead.measure.metrics import Estimate, percent, title_of
 from fairlead.measure.references import evaluator_for
 from fairlead.measure.score import Difference, Floor, Samples, Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.sample.sampler import parse_sampler
 from fairlead.tune.setting import Setting
-from fairlead.tune.store import Point, SweepFolder
-from fairlead.tune.sweep import Outlook, Shared, Sweep
+from fairlead.tune.sweep_folder import Point, SweepFolder
+from fairlead.tune.sweep_run import Outlook, Shared, Sweep
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fairlead.measure.agreement import AGREEMENT, asked_for, metric_of
 from fairlead.measure.attributes import JudgeRecipe, cached_attribute_judge
 from fairlead.measure.judge import Recipe
 from fairlead.measure.references import spread
-from fairlead.tune.store import SweepFolder
+from fairlead.tune.sweep_folder import SweepFolder
 from tests.pipelines import made
 
 DATA = "scenes(n=1000)"

@@ -18,7 +18,7 @@ from fairlead.data.images import ImageData
 from fairlead.measure.judge import Recipe
 from fairlead.measure.references import evaluator_for
 from fairlead.models.load import load
-from fairlead.tune.store import SweepFolder
+from fairlead.tune.sweep_folder import SweepFolder
 
 
 class Trained(Exception):

@@ -84,7 +84,7 @@ def test_a_guidance_without_a_scale_needs_no_scales(tiny_run: Path, tmp_path: Pa
                 raise UsageError("noted")
 
             patch.setattr(
-                import_module("fairlead.tune.sweep").Sweep, "__init__", lambda self, *args, note=note: note(*args)
+                import_module("fairlead.tune.sweep_run").Sweep, "__init__", lambda self, *args, note=note: note(*args)
             )
             assert main(["sweep", str(tiny_run), "--guidance", guidance, "--out", str(tmp_path / "o")]) == 2
         scales = DEFAULT_SCALES if "{scale}" in guidance else (3.0,)

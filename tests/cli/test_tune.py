@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from fairlead.cli import main
-from fairlead.measure.estimate import Estimate
 from fairlead.measure.judge import Recipe
+from fairlead.measure.metrics import Estimate
 from fairlead.sample.run import Plan
 from fairlead.tune.answers import read_answers
-from fairlead.tune.store import SweepFolder
+from fairlead.tune.sweep_folder import SweepFolder
 
 QUICK = ["--budget", "480", "--report", "40", "--steps", "2"]
 

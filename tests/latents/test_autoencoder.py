@@ -14,7 +14,7 @@ from fairlead.core.errors import UsageError
 from fairlead.data.autoencoder import autoencoder_from_config, autoencoder_of, load_autoencoder
 from fairlead.data.digits import load_digits
 from fairlead.data.images import to_float
-from fairlead.measure.reconstruction import reconstruction_error
+from fairlead.report.held_out import reconstruction_error
 from tests.latents.conftest import few, floats, untrained
 
 

@@ -15,7 +15,7 @@ from fairlead.core.strict_json import sealed
 from fairlead.data.autoencoder import load_autoencoder
 from fairlead.data.digits import load_digits
 from fairlead.data.images import to_float, to_uint8
-from fairlead.measure.probe import Probe
+from fairlead.measure.prediction_errors import Probe
 from fairlead.models.classifier import load_classifier
 from fairlead.models.resources import load_resources
 from fairlead.train.checkpoint import find_checkpoint

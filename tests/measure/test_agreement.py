@@ -13,10 +13,16 @@ from fairlead.data.images import Attribute, ImageData
 from fairlead.data.scenes import held_out_prompts, load_scenes
 from fairlead.measure import judge as judge_module
 from fairlead.measure.agreement import ALL, AttributeEvaluator, agreement, hits_of
-from fairlead.measure.attributes import RECIPE, JudgeRecipe, cached_attribute_judge, train_attribute_judge
-from fairlead.measure.crops import CROP, digit_crops
-from fairlead.measure.estimate import proportion_estimate
+from fairlead.measure.attributes import (
+    CROP,
+    RECIPE,
+    JudgeRecipe,
+    cached_attribute_judge,
+    digit_crops,
+    train_attribute_judge,
+)
 from fairlead.measure.judge import Recipe
+from fairlead.measure.metrics import proportion_estimate
 
 QUICK = JudgeRecipe(
     whole=Recipe(seed=1, steps=20, width=8, features=32, batch=32, shift=0),

@@ -14,12 +14,11 @@ from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.images import stratified_order
 from fairlead.measure.compare import compare, nearest_pairs
-from fairlead.measure.comparison import CHOICES, METRICS, clear
-from fairlead.measure.estimate import Estimate
+from fairlead.measure.comparison import CHOICES, METRICS, clear, read_prompts, text_score
 from fairlead.measure.extractors import Extractor, extractor
 from fairlead.measure.image_sets import ImageSet, common_labels, read_images
 from fairlead.measure.judge import Recipe
-from fairlead.measure.prompts import read_prompts, text_score
+from fairlead.measure.metrics import Estimate
 from fairlead.report.comparisons import findings, measure_table
 from tests.measure.test_extractors import CLIP
 from tests.measure.tiny_clip import tiny_clip

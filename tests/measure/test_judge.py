@@ -7,7 +7,7 @@ from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
 from fairlead.measure import judge as judge_module
 from fairlead.measure.judge import cached_classifier, recipe_for, train_classifier
-from fairlead.measure.scores import accuracy, hits
+from fairlead.measure.sample_metrics import accuracy, hits
 
 
 def test_stated_accuracy_on_held_out_digits(judge, extractor):

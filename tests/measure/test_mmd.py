@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.mmd import (
+from fairlead.measure.metrics import Estimate
+from fairlead.measure.two_samples import (
     CMMD,
     KID,
     Gaussian,

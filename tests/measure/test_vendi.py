@@ -7,7 +7,7 @@ import torch
 from vendi_score import vendi
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.vendi import vendi_by_label, vendi_score
+from fairlead.measure.sample_metrics import vendi_by_label, vendi_score
 
 ORDERS = (0, 0.1, 0.5, 1, 1.5, 2, 50, math.inf)
 

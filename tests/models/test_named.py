@@ -16,13 +16,13 @@ from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.images import ImageData
 from fairlead.data.specs import written
 from fairlead.measure.image_sets import common_labels, read_images
-from fairlead.measure.probe import Probe
+from fairlead.measure.prediction_errors import Probe
 from fairlead.models.encoders import ConditionEncoder, PromptEncoder
 from fairlead.models.load import _examples
 from fairlead.models.model import LabelEncoder, Model, identity
 from fairlead.report.interpolations import interpolate
 from fairlead.tune.setting import Setting
-from fairlead.tune.sweep import Shared, Sweep
+from fairlead.tune.sweep_run import Shared, Sweep
 from fairlead.tune.template import Template
 
 

@@ -15,7 +15,7 @@ from fairlead.report.page import Table
 from fairlead.report.sweep_page import _differences, findings, sweep_page, sweep_plot
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.recommend import Choice, choice_for, recommend_swept, sentence
-from fairlead.tune.store import Point
+from fairlead.tune.sweep_folder import Point
 from tests.tune.made import floor, point
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fairlead.data.toys import GaussianMixture
 from fairlead.measure.frechet import Moments, frechet_distance
-from fairlead.tune.objective import Batch, Setting
+from fairlead.tune.measurements import Batch, Setting
 
 RADIUS, STD, SMALL, WIDE, CLASSES, STEPS = 2.0, 0.5, 1.5, 0.7, 4, 8
 BEST = {0.0: 1.6761636, 0.3: 1.5343240, 0.5: 1.3232330}

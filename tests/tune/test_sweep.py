@@ -16,8 +16,8 @@ from fairlead.measure.references import shared_out
 from fairlead.sample.run import sample
 from fairlead.tune.budget import Budget, Work
 from fairlead.tune.setting import Setting, all_settings
-from fairlead.tune.store import Point, SweepFolder
-from fairlead.tune.sweep import PROBE, Batch, Event, Outlook, Shared, Stopped, Sweep, pictured
+from fairlead.tune.sweep_folder import Point, SweepFolder
+from fairlead.tune.sweep_run import PROBE, Batch, Event, Outlook, Shared, Stopped, Sweep, pictured
 from fairlead.tune.workers import Workers
 from tests.tune.made import evaluator, files, model, table
 

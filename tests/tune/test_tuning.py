@@ -7,16 +7,15 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.estimate import Estimate
+from fairlead.measure.metrics import Estimate
 from fairlead.tune.answers import read_answers, save_answer
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.knob import Knob
+from fairlead.tune.measurements import Batch, Objective
 from fairlead.tune.measurer import Measurer
-from fairlead.tune.objective import Batch, Objective
 from fairlead.tune.recommend import Row, Tuned
-from fairlead.tune.sweep import Shared
-from fairlead.tune.template import Template
-from fairlead.tune.tuning import find_guidance, parse_constraints
+from fairlead.tune.search import find_guidance, parse_constraints
+from fairlead.tune.sweep_run import Shared
+from fairlead.tune.template import Knob, Template
 from tests.tune.exact import REFERENCE, Linear
 from tests.tune.made import evaluator, files, model
 

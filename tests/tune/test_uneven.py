@@ -14,8 +14,8 @@ from fairlead.measure.references import spread
 from fairlead.report.sweep_page import sweep_page
 from fairlead.tune.recommend import choice_for
 from fairlead.tune.setting import all_settings
-from fairlead.tune.store import SweepFolder
-from fairlead.tune.sweep import Shared, Sweep
+from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.sweep_run import Shared, Sweep
 from tests.tune.made import model
 from tests.tune.uneven import evaluator_of
 

@@ -60,8 +60,8 @@ class Demo:
         from fairlead.report.sweeps import carry_out, report
         from fairlead.tune.recommend import recommend_swept
         from fairlead.tune.setting import all_settings, expand
-        from fairlead.tune.store import SweepFolder
-        from fairlead.tune.sweep import Shared, Sweep
+        from fairlead.tune.sweep_folder import SweepFolder
+        from fairlead.tune.sweep_run import Shared, Sweep
 
         began = time.perf_counter()
         self._check()

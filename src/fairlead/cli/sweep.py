@@ -16,8 +16,8 @@ from fairlead.cli.progress import Bar, bars, clock
 from fairlead.core.registry import names
 
 if TYPE_CHECKING:
-    from fairlead.measure.estimate import Estimate
-    from fairlead.tune.sweep import Event, Outlook
+    from fairlead.measure.metrics import Estimate
+    from fairlead.tune.sweep_run import Event, Outlook
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class SweepBar:
             self.bar.close()
 
     def __call__(self, event: Event) -> None:
-        from fairlead.tune.store import Point
-        from fairlead.tune.sweep import Batch, Outlook, Stopped
+        from fairlead.tune.sweep_folder import Point
+        from fairlead.tune.sweep_run import Batch, Outlook, Stopped
 
         if isinstance(event, Outlook):
             self.outlook = event

@@ -68,8 +68,7 @@ class TrainAutoencoder(TrainOptions):
     def _finish(self, training: Training) -> None:
         from fairlead.core.files import replacing
         from fairlead.data.hub import load_data
-        from fairlead.measure.reconstruction import reconstruction_error
-        from fairlead.report.reconstruction import reconstruction_grid
+        from fairlead.report.held_out import reconstruction_error, reconstruction_grid
         from fairlead.train.autoencoder import finished_autoencoder, save_autoencoder
 
         autoencoder = finished_autoencoder(training)

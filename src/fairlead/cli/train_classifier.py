@@ -55,9 +55,8 @@ class TrainClassifier(TrainOptions):
 
     def _measure(self, training: Training, data: ImageData) -> None:
         from fairlead.core.files import replacing
-        from fairlead.measure.noisy import accuracy_by_noise
         from fairlead.models.classifier import classifier_of
-        from fairlead.report.accuracy import accuracy_plot
+        from fairlead.report.held_out import accuracy_by_noise, accuracy_plot
 
         classifier = classifier_of(
             training.averaged_network(), training.about(), {"step": training.step}, training.accelerator.device

@@ -19,17 +19,14 @@ from fairlead.core.errors import UsageError, unknown
 from fairlead.core.work import Progress, silent
 from fairlead.data.images import ImageData, stratified_order, stratified_split
 from fairlead.measure import enough
-from fairlead.measure.comparison import CHOICES, METRICS, SEED, ClassRow, Comparison, FolderProtocol
-from fairlead.measure.estimate import Estimate, proportion_estimate
+from fairlead.measure.comparison import CHOICES, METRICS, SEED, ClassRow, Comparison, FolderProtocol, text_score
 from fairlead.measure.extractors import Extractor, cached_features, fitted
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
 from fairlead.measure.image_sets import ImageSet, common_labels
 from fairlead.measure.judge import Classifier, cached_classifier
-from fairlead.measure.mmd import cmmd, kid
-from fairlead.measure.neighbours import precision_recall
-from fairlead.measure.prompts import text_score
-from fairlead.measure.scores import hits, inception_score
-from fairlead.measure.vendi import vendi_score
+from fairlead.measure.metrics import Estimate, proportion_estimate
+from fairlead.measure.sample_metrics import hits, inception_score, vendi_score
+from fairlead.measure.two_samples import cmmd, kid, precision_recall
 
 ENOUGH = 500
 """Fewer images than this are warned about."""

@@ -26,7 +26,7 @@ from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance, Limited, Term, Wrapper
-from fairlead.measure.probe import Probe, Seen, look, surely_above
+from fairlead.measure.prediction_errors import Probe, Seen, look, surely_above
 from fairlead.models.diffusers import is_pipeline
 from fairlead.models.load import Weights, as_model, load
 from fairlead.models.model import Given, Model, Spec

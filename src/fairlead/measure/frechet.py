@@ -22,7 +22,7 @@ from torch import Tensor
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.data.images import stratified_order
-from fairlead.measure.estimate import Estimate
+from fairlead.measure.metrics import Estimate
 
 _CHUNK = 8192
 """Samples whose float64 copy is in memory at once."""

@@ -1,4 +1,4 @@
-"""What metrics are called, in which unit they are, and which way is better: the one place that says it.
+"""A number with its error, and what metrics are called: their titles, their units, which way is better.
 
 A metric has a *key*, under which it is stored and asked for (``distance_debiased``), and a *title*, under which people
 read it. The Fréchet distance has two of either: the raw one is biased upwards by about 1/n, the debiased one is not
@@ -7,6 +7,7 @@ read it. The Fréchet distance has two of either: the raw one is biased upwards 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,45 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured ``value``, the standard ``error`` of it, and the ``n`` samples it comes from."""
+
+    value: float
+    error: float
+    n: int
+
+    def __str__(self) -> str:
+        """``0.9870 ± 0.0036``: as many decimals as give the error two significant digits."""
+        if not math.isfinite(self.error) or self.error <= 0:
+            return f"{self.value:.4g}"
+        decimals = min(max(1 - math.floor(math.log10(self.error)), 0), 8)
+        return f"{self.value:.{decimals}f} ± {self.error:.{decimals}f}"
+
+
+def mean_estimate(values: Tensor) -> Estimate:
+    """The mean of independent ``values`` [n] (any dtype, summed in float64) and sd / sqrt(n); nan error for n = 1."""
+    values = values.to(torch.float64)
+    n = len(values)
+    error = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
+    return Estimate(float(values.mean()), error, n)
+
+
+def proportion_estimate(hits: Tensor) -> Estimate:
+    """The share of ones among independent ``hits`` [n] of 0 and 1.
+
+    The error is half the width of the Wilson score interval for z = 1 (Wilson 1927; Brown, Cai & DasGupta 2001, eq. 4),
+
+        sqrt(p (1 - p) / n + 1 / (4 n^2)) / (1 + 1 / n),
+
+    which is not 0 for n hits of n, as sd / sqrt(n) is.
+    """
+    n = len(hits)
+    p = float(hits.to(torch.float64).mean())
+    return Estimate(p, math.sqrt(p * (1 - p) / n + 1 / (4 * n * n)) / (1 + 1 / n), n)
+
 
 Unit = Literal["", "share", "rows"]
 RAW, DEBIASED = "distance", "distance_debiased"

@@ -12,7 +12,7 @@ from fairlead.measure.score import Floor
 from fairlead.report.curves import Curve, curves_of, look_of, new_figure, over_scales
 from fairlead.report.page import Block, Section, Svg, Table, Text, change_cell
 from fairlead.report.plots import GREY, bar_of, plot_style, to_svg
-from fairlead.tune.store import Point
+from fairlead.tune.sweep_folder import Point
 
 MOST = 4
 """Curves that are drawn, a panel each."""

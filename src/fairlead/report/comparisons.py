@@ -21,12 +21,10 @@ from fairlead.core.places import check_file, check_folder
 from fairlead.core.signals import unbroken
 from fairlead.core.work import Progress, silent
 from fairlead.measure.compare import compare, nearest_pairs
-from fairlead.measure.comparison import CHOICES, METRICS, Comparison, clear
-from fairlead.measure.estimate import Estimate
+from fairlead.measure.comparison import CHOICES, METRICS, Comparison, clear, read_prompts
 from fairlead.measure.extractors import default_extractor, extractor, fitted
 from fairlead.measure.image_sets import ImageSet, read_images
-from fairlead.measure.metrics import percent, title_of
-from fairlead.measure.prompts import read_prompts
+from fairlead.measure.metrics import Estimate, percent, title_of
 from fairlead.report.image_grid import image_grid
 from fairlead.report.page import Block, Png, Section, Table, Text, write_page
 from fairlead.report.text_table import WIDTH, in_columns

@@ -36,8 +36,8 @@ from fairlead.core.signals import unbroken
 from fairlead.core.work import Progress, silent
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance, Term
-from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
 from fairlead.measure.judge import Classifier
+from fairlead.measure.metrics import Estimate, mean_estimate, proportion_estimate
 from fairlead.measure.references import evaluator_for
 from fairlead.models.load import Weights
 from fairlead.models.model import Given, LabelEncoder, Model, Spec

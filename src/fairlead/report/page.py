@@ -11,8 +11,7 @@ from pathlib import Path
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.metrics import title_of
+from fairlead.measure.metrics import Estimate, title_of
 from fairlead.measure.score import METRICS, Difference, Score
 
 

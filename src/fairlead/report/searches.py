@@ -32,14 +32,14 @@ from fairlead.report.sweeps import report as write_report
 from fairlead.sample.run import Precision
 from fairlead.sample.sampler import Sampler, parse_sampler
 from fairlead.tune.answers import folder_of, read_answers, save_answer
+from fairlead.tune.measurements import Objective
 from fairlead.tune.measurer import Measurer
-from fairlead.tune.objective import Objective
 from fairlead.tune.recommend import Tuned
+from fairlead.tune.search import check_search, find_guidance, parse_constraints
 from fairlead.tune.setting import all_settings
-from fairlead.tune.store import SweepFolder
-from fairlead.tune.sweep import Event, Shared, Sweep
+from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.sweep_run import Event, Shared, Sweep
 from fairlead.tune.template import Template
-from fairlead.tune.tuning import check_search, find_guidance, parse_constraints
 
 METRICS = (DEBIASED, "accuracy", "confidence", "saturation")
 """Of every model; agreement comes to them where a model is conditioned on more than a label."""

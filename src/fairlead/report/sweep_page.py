@@ -10,8 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from fairlead.measure.enough import few_for_features
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.metrics import DEBIASED, RAW, SHARES, percent, shown_as, title_of
+from fairlead.measure.metrics import DEBIASED, RAW, SHARES, Estimate, percent, shown_as, title_of
 from fairlead.measure.score import METRICS, Floor
 from fairlead.report.agreement_section import agreement_section
 from fairlead.report.curves import curves_of, curves_plot, front_plot
@@ -20,7 +19,7 @@ from fairlead.report.page import Png, Section, Svg, Table, Text, change_cell, sc
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
 from fairlead.tune.recommend import Choice, adherence
 from fairlead.tune.setting import Setting, labels_of, name_of, varying
-from fairlead.tune.store import Point
+from fairlead.tune.sweep_folder import Point
 
 PROMPTS = 8
 """Columns of pictures that are headed by whole prompts."""

@@ -28,8 +28,8 @@ from fairlead.tune.budget import Budget
 from fairlead.tune.front import sweep_front
 from fairlead.tune.recommend import Choice, choice_for
 from fairlead.tune.setting import all_settings, expand
-from fairlead.tune.store import Point, SweepFolder
-from fairlead.tune.sweep import Event, Shared, Sweep
+from fairlead.tune.sweep_folder import Point, SweepFolder
+from fairlead.tune.sweep_run import Event, Shared, Sweep
 from fairlead.tune.workers import Workers
 
 DEFAULT_SCALES = (0.0, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
@@ -91,7 +91,7 @@ def sweep(
         budget: what this call may spend: "20000 images", "4e6 rows" or "30 minutes".
         keep_images: keep all images of every setting, not only the examples.
         data: where the images are, if not where they were in training.
-        on_event: called with what :meth:`fairlead.tune.sweep.Sweep.measure` yields.
+        on_event: called with what :meth:`fairlead.tune.sweep_run.Sweep.measure` yields.
         command: said in the report as what made it.
 
     Returns:

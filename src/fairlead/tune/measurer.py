@@ -22,8 +22,8 @@ from fairlead.measure.references import Targets
 from fairlead.measure.score import Samples
 from fairlead.models.model import Model
 from fairlead.sample.run import Plan
-from fairlead.tune.objective import Batch, Setting
-from fairlead.tune.sweep import Shared, named
+from fairlead.tune.measurements import Batch, Setting
+from fairlead.tune.sweep_run import Shared, named
 from fairlead.tune.template import Template
 
 

@@ -8,20 +8,19 @@ from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.agreement import adherence_of
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.metrics import DEBIASED, title_of
+from fairlead.measure.metrics import DEBIASED, Estimate, title_of
 from fairlead.sample.sampler import parse_sampler
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.objective import Measured, Objective
+from fairlead.tune.measurements import Measurement, Objective
 from fairlead.tune.setting import labels_of
-from fairlead.tune.store import Point
+from fairlead.tune.sweep_folder import Point
 
 ENOUGH = {"accuracy": 0.99, "agreement": 0.9}
 """Adherence that a setting of a sweep must reach to be recommended, if any does: of the class, or of all that a
 condition says."""
 
 
-def lowest(points: Sequence[Measured], objective: Objective, z: float) -> Measured:
+def lowest(points: Sequence[Measurement], objective: Objective, z: float) -> Measurement:
     """The point of lowest loss among those of most seeds, since values on different numbers of seeds do not compare;
     one of fewer seeds takes its place only if it is lower beyond ``z`` paired errors on the seeds of both."""
     ordered = sorted(points, key=lambda one: -one.n)
@@ -34,7 +33,7 @@ def lowest(points: Sequence[Measured], objective: Objective, z: float) -> Measur
     return best
 
 
-def alike(best: Measured, points: Sequence[Measured], objective: Objective, z: float) -> list[Measured]:
+def alike(best: Measurement, points: Sequence[Measurement], objective: Objective, z: float) -> list[Measurement]:
     """``best``, and those of ``points`` whose loss is not higher beyond ``z`` paired errors on the seeds of both."""
     differences = [(one, objective.of([one, best]).difference(0, 1)) for one in points if one is not best]
     return [best, *(one for one, difference in differences if difference.value <= z * difference.error)]
@@ -44,12 +43,12 @@ def alike(best: Measured, points: Sequence[Measured], objective: Objective, z: f
 class Recommended:
     """One measured setting, and why this one, in a sentence."""
 
-    one: Measured
+    one: Measurement
     why: str
 
 
 def recommend(
-    points: Sequence[Measured], objective: Objective, constraints: Sequence[Constraint] = (), z: float = 1.96
+    points: Sequence[Measurement], objective: Objective, constraints: Sequence[Constraint] = (), z: float = 1.96
 ) -> Recommended | None:
     """Of all feasible ``points`` the one of lowest loss; the cheapest of those that cannot be told from it.
 

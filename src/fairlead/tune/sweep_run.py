@@ -31,13 +31,13 @@ from fairlead.guide.expression import to_guidance
 from fairlead.measure.enough import FEWEST, OF_A_CLASS, rare_classes, rare_said
 from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.references import Targets, by_name, counts, labels_in_order
+from fairlead.measure.sample_metrics import shares_at_limits
 from fairlead.measure.score import Floor
-from fairlead.measure.scores import shares_at_limits
 from fairlead.models.model import Model, Spec
 from fairlead.sample.run import Plan, Precision
 from fairlead.tune.budget import Budget, Work
 from fairlead.tune.setting import Setting, baselines, labels_of
-from fairlead.tune.store import Images, Point, SweepFolder, key_of
+from fairlead.tune.sweep_folder import Images, Point, SweepFolder, key_of
 from fairlead.tune.workers import Workers
 
 EXAMPLES = 40

@@ -12,7 +12,7 @@ from fairlead.measure.frechet import Moments
 from fairlead.measure.metrics import check_distance, maximised
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.front import front
-from fairlead.tune.objective import DISTANCE, Measure, Measured, Objective, z_of
+from fairlead.tune.measurements import DISTANCE, Measure, Measurement, Objective, z_of
 from fairlead.tune.one_knob import FEWEST, Found, search
 from fairlead.tune.recommend import Row, Tuned, recommend
 from fairlead.tune.several_knobs import candidates_for, halving
@@ -96,7 +96,7 @@ def check_search(template: Template, budget: int) -> None:
         raise UsageError(f"tune: a budget of {budget} images is too small; expected some thousands, at least 45")
 
 
-def _confirmed(found: Found, measure: Measure, reference: Moments, seed: int, room: int) -> Measured | None:
+def _confirmed(found: Found, measure: Measure, reference: Moments, seed: int, room: int) -> Measurement | None:
     """The best place itself, measured on the seeds of the search, as it mostly lies between settings that were; None
     where it is one of them, or there is no room for it."""
     setting = (float(f"{found.value:.3g}"),)
@@ -104,10 +104,10 @@ def _confirmed(found: Found, measure: Measure, reference: Moments, seed: int, ro
     if found.vertex is None or n < 8 or any(one.setting == setting for one in found.points):
         return None
     seeds = range(seed, seed + n)
-    return Measured(setting, seeds, measure(setting, seeds), reference)
+    return Measurement(setting, seeds, measure(setting, seeds), reference)
 
 
-def _rows(points: Sequence[Measured], template: Template, objective: Objective) -> tuple[Row, ...]:
+def _rows(points: Sequence[Measurement], template: Template, objective: Objective) -> tuple[Row, ...]:
     """With the front of the objective, distance and adherence, among settings of equally many images or more."""
     adherence = adherence_of(points[0].batch.values)
     shown = (DISTANCE, adherence)
