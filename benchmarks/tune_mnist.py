@@ -27,8 +27,8 @@ from fairlead.tune.measurer import Measurer
 from fairlead.tune.parabola import parabola
 from fairlead.tune.recommend import Tuned
 from fairlead.tune.search import find_guidance
-from fairlead.tune.setting import Setting, all_settings
-from fairlead.tune.sweep_folder import Point, SweepFolder
+from fairlead.tune.setting import Point, Setting, all_settings
+from fairlead.tune.sweep_folder import SweepFolder
 from fairlead.tune.sweep_run import Shared, Sweep
 from fairlead.tune.template import Template
 

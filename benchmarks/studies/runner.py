@@ -22,9 +22,10 @@ from fairlead.measure.score import Difference, Floor, Samples, Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.sample.sampler import parse_sampler
-from fairlead.tune.setting import Setting
-from fairlead.tune.sweep_folder import Point, SweepFolder
-from fairlead.tune.sweep_run import Outlook, Shared, Sweep
+from fairlead.tune.budget import Outlook
+from fairlead.tune.setting import Point, Setting
+from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.sweep_run import Shared, Sweep
 
 
 @dataclass(frozen=True)

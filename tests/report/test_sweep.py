@@ -9,13 +9,14 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
 
-from fairlead.measure.score import Difference, Floor
+from fairlead.measure.metrics import title_of
+from fairlead.measure.score import METRICS, Difference, Floor
 from fairlead.report.curves import curves_of, curves_plot, form_of, front_plot
-from fairlead.report.page import Table
-from fairlead.report.sweep_page import _differences, findings, sweep_page, sweep_plot
+from fairlead.report.page import Table, difference_tables
+from fairlead.report.sweep_page import findings, sweep_page, sweep_plot
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.recommend import Choice, choice_for, recommend_swept, sentence
-from fairlead.tune.sweep_folder import Point
+from fairlead.tune.setting import Point
 from tests.tune.made import floor, point
 
 
@@ -57,7 +58,7 @@ def test_findings_and_report_say_the_difference_and_whether_it_is_paired() -> No
     points = [plain, replace(point("cfg(2)", 2, 0.995), baseline=plain.setting, differences=change)]
     _, text = said(points, floor())
     assert "The raw distance is 2.00 ± 0.50 less than without guidance (paired, same seeds)." in text
-    [table] = _differences(points)
+    [table] = difference_tables(points, [each.guidance for each in points], {m: title_of(m) for m in METRICS})
     assert isinstance(table, Table)
     assert list(table.rows) == [["cfg(2)", "-2.00 ± 0.50", "+0.045 ± 0.010 *"]]
     assert "difference to cfg(1), same seeds" in table.caption

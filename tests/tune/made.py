@@ -20,8 +20,7 @@ from fairlead.measure.judge import train_classifier
 from fairlead.measure.metrics import Estimate
 from fairlead.measure.score import Floor, Protocol, Score
 from fairlead.models.model import LabelEncoder, Model, identity
-from fairlead.tune.setting import Setting
-from fairlead.tune.sweep_folder import Point
+from fairlead.tune.setting import Point, Setting
 
 PROTOCOL = Protocol("f", "j", "r", 100, 60, 30, "l", "0..59")
 

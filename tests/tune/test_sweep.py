@@ -14,10 +14,10 @@ from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
 from fairlead.measure.references import shared_out
 from fairlead.sample.run import sample
-from fairlead.tune.budget import Budget, Work
-from fairlead.tune.setting import Setting, all_settings
-from fairlead.tune.sweep_folder import Point, SweepFolder
-from fairlead.tune.sweep_run import PROBE, Batch, Event, Outlook, Shared, Stopped, Sweep, pictured
+from fairlead.tune.budget import Budget, FinishedBatch, Outlook, Stopped, Work
+from fairlead.tune.setting import Point, Setting, all_settings
+from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.sweep_run import PROBE, Event, Shared, Sweep, pictured
 from fairlead.tune.workers import Workers
 from tests.tune.made import evaluator, files, model, table
 
@@ -213,7 +213,7 @@ def test_the_budget_ends_it_after_the_last_setting_that_fits(whole: Path, tmp_pa
     assert (outlook.left, outlook.now) == (Work(80, 240.0), Work(40, 120.0))
     assert outlook.budget == Budget(59, "images")
     assert len(set(outlook.labels.values())) == 4
-    assert sum(event.work.images for event in events if isinstance(event, Batch)) == 40
+    assert sum(event.work.images for event in events if isinstance(event, FinishedBatch)) == 40
     assert events[-1] == Stopped(2, Work(40, 120.0))
     assert len(table(tmp_path)) == 2
     events, _ = measured(tmp_path, budget=Budget(119, "rows"))  # the baseline comes first and takes 40

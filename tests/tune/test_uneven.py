@@ -9,7 +9,7 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.data.images import stratified_order
-from fairlead.measure.enough import rare_classes
+from fairlead.measure.metrics import rare_classes
 from fairlead.measure.references import spread
 from fairlead.report.sweep_page import sweep_page
 from fairlead.tune.recommend import choice_for

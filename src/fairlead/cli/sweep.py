@@ -17,7 +17,8 @@ from fairlead.core.registry import names
 
 if TYPE_CHECKING:
     from fairlead.measure.metrics import Estimate
-    from fairlead.tune.sweep_run import Event, Outlook
+    from fairlead.tune.budget import Outlook
+    from fairlead.tune.sweep_run import Event
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ class SweepBar:
             self.bar.close()
 
     def __call__(self, event: Event) -> None:
-        from fairlead.tune.sweep_folder import Point
-        from fairlead.tune.sweep_run import Batch, Outlook, Stopped
+        from fairlead.tune.budget import FinishedBatch, Outlook, Stopped
+        from fairlead.tune.setting import Point
 
         if isinstance(event, Outlook):
             self.outlook = event
@@ -114,7 +115,7 @@ class SweepBar:
             return
         assert self.bar is not None
         assert self.outlook is not None
-        if isinstance(event, Batch):
+        if isinstance(event, FinishedBatch):
             # the batches are dealt in turn, so the others are as far
             count = self.outlook.processes
             self.rows += count * event.work.rows

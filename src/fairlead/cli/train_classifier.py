@@ -44,7 +44,7 @@ class TrainClassifier(TrainOptions):
     def _held_out(self, training: Training) -> ImageData:
         """The test images; what is too few is refused or said, before anything is trained."""
         from fairlead.data.hub import load_data
-        from fairlead.measure.enough import check_classes
+        from fairlead.measure.metrics import check_classes
 
         held_out = load_data(**training.config.data, split="test")
         notes = check_classes(training.data, held_out)

@@ -2,7 +2,7 @@
 
 A distance says little alone: it depends on the features and falls with n. So every number is taken three times: all
 fakes against all real images; and, to be compared, ``block`` fakes against one half of the real images beside ``block``
-real images of the other half. The last is the floor: what good means here.
+real images of the other half. The last is the floor: what good means here. (Over 300 lines: every warning stands here.)
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from torch import Tensor
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.work import Progress, silent
 from fairlead.data.images import ImageData, stratified_order, stratified_split
-from fairlead.measure import enough
 from fairlead.measure.comparison import CHOICES, METRICS, SEED, ClassRow, Comparison, FolderProtocol, text_score
 from fairlead.measure.extractors import Extractor, cached_features, fitted
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
 from fairlead.measure.image_sets import ImageSet, common_labels
 from fairlead.measure.judge import Classifier, cached_classifier
-from fairlead.measure.metrics import Estimate, proportion_estimate
+from fairlead.measure.metrics import JUDGED, Estimate, few_for_features, judged_classes, listed, proportion_estimate
 from fairlead.measure.sample_metrics import hits, inception_score, vendi_score
 from fairlead.measure.two_samples import cmmd, kid, precision_recall
 
@@ -251,13 +250,13 @@ def _jury(real: ImageSet, labels: Tensor | None, asked: str) -> _Jury:
     if labels is None:
         raise UsageError(f"{asked} needs class sub-folders in both, of the same names; not measured")
     data = _small(real.data)
-    names, (judged, notes) = data.classes, enough.judged(data.labels, data.classes)
+    names, (judged, notes) = data.classes, judged_classes(data.labels, data.classes)
     kept = torch.tensor(judged, dtype=torch.int64)
     if len(judged) < 2 or int(torch.isin(labels, kept).sum()) < 2:
         counts = sorted(Counter(data.labels.tolist()).items(), key=lambda pair: pair[1])
-        had = enough.listed([f"{names[label]} ({count})" for label, count in counts])
+        had = listed([f"{names[label]} ({count})" for label, count in counts])
         raise UsageError(
-            f"{asked} needs 2 classes with {enough.JUDGED} real images of each, and 2 fakes of them; got {len(judged)} "
+            f"{asked} needs 2 classes with {JUDGED} real images of each, and 2 fakes of them; got {len(judged)} "
             f"such classes of {len(counts)}, real images of each: {had}; not measured"
         )
     if len(judged) < len(names):
@@ -359,14 +358,14 @@ def _warnings(real: ImageSet, fake: ImageSet) -> tuple[str, ...]:
 def _few(n: int, d: int, labels: Tensor | None, real: ImageSet, wanted: Sequence[str]) -> list[str]:
     """What is said of distances of ``n`` images of ``d`` features, and of classes with one fake image."""
     found = []
-    if "distance" in wanted and (few := enough.few_for_features(n, d, "images on either side")):
+    if "distance" in wanted and (few := few_for_features(n, d, "images on either side")):
         found.append(few)
     if labels is not None and any(name in wanted for name in ("distance", "kid", "cmmd")):
         counts = Counter(labels.tolist())
         alone = [real.data.classes[label] for label, count in sorted(counts.items()) if count == 1]
         if alone:
             found.append(
-                f"one fake image of {enough.listed(alone)}: distance, kid and cmmd are taken as if the classes of the "
+                f"one fake image of {listed(alone)}: distance, kid and cmmd are taken as if the classes of the "
                 "fakes had been drawn by chance"
             )
     return found

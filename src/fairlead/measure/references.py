@@ -16,7 +16,7 @@ from fairlead.data.hub import load_data
 from fairlead.data.images import Attribute, ImageData, stratified_order
 from fairlead.data.names import Names, same_names
 from fairlead.data.specs import data_specs
-from fairlead.measure import attributes, enough, judge
+from fairlead.measure import attributes, judge, metrics
 from fairlead.measure.agreement import AttributeEvaluator, asked_for
 from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.extractors import cached_features, of_classifier
@@ -67,7 +67,7 @@ def evaluator_for(
                     f"data {name!r}: split {part.split!r} has no images of {part.classes[absent[0]]!r} to compare with"
                 )
         reference, held_out = (part.subset(torch.isin(part.labels, wanted)) for part in everything)
-    enough.check_real(reference, held_out)
+    metrics.check_real(reference, held_out)
     for note in _notes(model, name, reference, held_out, n, bool(labels)):
         remark(note)
     if len(reference.classes) < 2:
@@ -90,15 +90,15 @@ def _notes(
     if model is None or not n:
         return []
     d, order = judge.recipe_for(reference, "features").features, labels_in_order(model, reference, held_out)
-    found = [enough.few_for_features(count, d) for count in n]
-    found.append(enough.few_for_features(len(reference), d, f"real images in data {name!r}"))
-    found.append(enough.few_for_features(len(held_out), d, f"held-out images in data {name!r}"))
+    found = [metrics.few_for_features(count, d) for count in n]
+    found.append(metrics.few_for_features(len(reference), d, f"real images in data {name!r}"))
+    found.append(metrics.few_for_features(len(held_out), d, f"held-out images in data {name!r}"))
     notes = [note for note in found if note is not None]
     if not chosen:
-        notes += enough.not_asked(reference if model.told == "label" else held_out)
+        notes += metrics.not_asked(reference if model.told == "label" else held_out)
     for count in n:
-        rare = enough.rare_classes(first_of(order, count), held_out.labels, order)
-        notes += [note for note in enough.rare_said(rare, reference.classes, count) if note not in notes]
+        rare = metrics.rare_classes(first_of(order, count), held_out.labels, order)
+        notes += [note for note in metrics.rare_said(rare, reference.classes, count) if note not in notes]
     return notes
 
 

@@ -179,23 +179,6 @@ def vendi_score(features: Tensor, q: float = 1.0, chunk: int = 1024) -> float:
     return _diversity(_shares(checked_features(features, "vendi", 1, chunk=chunk), chunk), q)
 
 
-def vendi_by_label(features: Tensor, labels: Tensor, q: float = 1.0) -> tuple[float, float]:
-    """The mean over labels of the score within each label, and the standard deviation between labels (nan for one).
-
-    Args:
-        features: [n, d].
-        labels: int64 [n]; give every label the same number of samples, the score grows with it.
-
-    Raises:
-        UsageError: if there is not one label each, or as :func:`vendi_score`.
-    """
-    if labels.shape != features.shape[:1]:
-        raise UsageError(f"vendi: {len(features)} samples, labels {list(labels.shape)}; expected one label each")
-    kinds = sorted(set(labels.tolist()))
-    scores = torch.tensor([vendi_score(features[labels == label], q) for label in kinds], dtype=torch.float64)
-    return float(scores.mean()), float(scores.std()) if len(kinds) > 1 else math.nan
-
-
 def _shares(x: Tensor, chunk: int) -> Tensor:
     """Eigenvalues of K / n that are not 0, float64, sum 1."""
     n, d = x.shape

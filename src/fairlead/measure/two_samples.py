@@ -128,9 +128,9 @@ def mmd_influence(
 
         h_i = 2 (mean over j != i of k(y_i, y_j) - mean over r of k(x_r, y_i)),   centred.
 
-    The paired difference of two settings on the same seeds has the standard error sd(h_a - h_b) / sqrt(n):
-    :func:`mmd_difference`. Where the distributions coincide the influence of the truth is 0 and h is noise of the right
-    order, so that the error is then too large rather than too small.
+    The paired difference of two settings on the same seeds has the standard error sd(h_a - h_b) / sqrt(n). Where the
+    distributions coincide the influence of the truth is 0 and h is noise of the right order, so that the error is then
+    too large rather than too small.
 
     Pass ``labels`` whenever so many samples of each were asked for. Pairs of one label then count with the share that
     label has among independent pairs, (n_l / n)^2; among all pairs of different samples they are fewer, which a
@@ -161,25 +161,6 @@ def mmd_influence(
     value = reference.pairs + float(within.mean()) - 2 * float(across.mean())
     influence = 2 * (within - across)
     return value, influence - influence.mean()
-
-
-def mmd_difference(
-    reference: KernelReference, a: Tensor, b: Tensor, labels: Tensor | None = None, chunk: int = 1024
-) -> Estimate:
-    """How much further setting ``a`` is from the reference than ``b``; sample i of both has the same seed and label.
-
-    Args:
-        reference: the real side.
-        a, b: features [n, d].
-        labels: int64 [n], as in :func:`mmd_influence`.
-
-    Raises:
-        UsageError: if the shapes differ, or as :func:`mmd_influence`.
-    """
-    if a.shape != b.shape:
-        raise UsageError(f"mmd: expected two [n, d] of one shape, got {list(a.shape)} and {list(b.shape)}; pair them")
-    (value_a, h_a), (value_b, h_b) = (mmd_influence(reference, x, labels, chunk) for x in (a, b))
-    return Estimate(value_a - value_b, _standard_error(h_a - h_b, labels), len(a))
 
 
 def kid(real: Tensor, fake: Tensor, labels: Tensor | None = None) -> Estimate:

@@ -19,8 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from fairlead.measure.metrics import Estimate
 from fairlead.report.plots import GREY, bar_of, plot_style
-from fairlead.tune.setting import Setting, name_of, varying
-from fairlead.tune.sweep_folder import Point
+from fairlead.tune.setting import Point, Setting, name_of, varying
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#181C22")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")

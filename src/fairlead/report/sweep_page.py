@@ -9,17 +9,15 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from fairlead.measure.enough import few_for_features
-from fairlead.measure.metrics import DEBIASED, RAW, SHARES, Estimate, percent, shown_as, title_of
+from fairlead.measure.metrics import DEBIASED, RAW, SHARES, Estimate, few_for_features, percent, shown_as, title_of
 from fairlead.measure.score import METRICS, Floor
 from fairlead.report.agreement_section import agreement_section
 from fairlead.report.curves import curves_of, curves_plot, front_plot
 from fairlead.report.image_grid import image_grid
-from fairlead.report.page import Png, Section, Svg, Table, Text, change_cell, score_table, write_page
+from fairlead.report.page import Png, Section, Svg, Table, Text, difference_tables, score_table, write_page
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
 from fairlead.tune.recommend import Choice, adherence
-from fairlead.tune.setting import Setting, labels_of, name_of, varying
-from fairlead.tune.sweep_folder import Point
+from fairlead.tune.setting import Point, Setting, labels_of, name_of, varying
 
 PROMPTS = 8
 """Columns of pictures that are headed by whole prompts."""
@@ -252,28 +250,10 @@ def _numbers(
         highlight=points.index(best) if best else None,
     )
     meanings = "\n\n".join(f"{title_of(name)}: {meaning}." for name, meaning in METRICS.items())
-    return Section("All numbers", [scores, *_differences(points), costs, Text(meanings)])
+    changes = difference_tables(points, names, {name: title_of(name) for name in METRICS}, SHARES)
+    return Section("All numbers", [scores, *changes, costs, Text(meanings)])
 
 
 def _standing(others: Sequence[str]) -> str:
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
     return f"beaten by {others[0]}{more}" if others else "on it"
-
-
-def _differences(points: Sequence[Point]) -> list[Table]:
-    """A table for each baseline: a row for each setting that is compared with it."""
-    name = dict(zip((point.setting for point in points), _names(points), strict=True))
-    tables = []
-    for baseline in dict.fromkeys(point.baseline for point in points if point.baseline is not None):
-        compared = [
-            (name[point.setting], point.differences)
-            for point in points
-            if point.baseline == baseline and point.differences is not None
-        ]
-        present = [metric for metric in METRICS if any(metric in differences for _, differences in compared)]
-        rows = [[row, *(change_cell(differences.get(metric)) for metric in present)] for row, differences in compared]
-        caption = f"difference to {name[baseline]}, same seeds; ± one standard error, paired sample by sample; {SHARES}"
-        if any(not change.paired for _, differences in compared for change in differences.values()):
-            caption += "; * not paired: the errors of both settings added in squares, too large rather than too small"
-        tables.append(Table(["setting", *map(title_of, present)], rows, caption))
-    return tables

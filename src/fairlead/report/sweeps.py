@@ -27,8 +27,8 @@ from fairlead.tune.answers import read_answers
 from fairlead.tune.budget import Budget
 from fairlead.tune.front import sweep_front
 from fairlead.tune.recommend import Choice, choice_for
-from fairlead.tune.setting import all_settings, expand
-from fairlead.tune.sweep_folder import Point, SweepFolder
+from fairlead.tune.setting import Point, all_settings, expand
+from fairlead.tune.sweep_folder import SweepFolder
 from fairlead.tune.sweep_run import Event, Shared, Sweep
 from fairlead.tune.workers import Workers
 

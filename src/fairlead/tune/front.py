@@ -9,8 +9,8 @@ from fairlead.core.errors import UsageError
 from fairlead.measure.agreement import adherence_of
 from fairlead.measure.metrics import Estimate
 from fairlead.tune.measurements import DISTANCE, ROWS, Batch, Measurement, Objective
-from fairlead.tune.setting import Setting
-from fairlead.tune.sweep_folder import Point, SweepFolder
+from fairlead.tune.setting import Point, Setting
+from fairlead.tune.sweep_folder import SweepFolder
 
 
 def swept(metrics: Collection[str]) -> tuple[Objective, ...]:

@@ -26,7 +26,7 @@ ROWS = "rows"
 BLOCKS = 60
 """Blocks of the jackknife that stands in where influence values say nothing: as many degrees of freedom, less one."""
 
-Setting = tuple[float, ...]
+Values = tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Measure(Protocol):
     """Samples ``seeds`` at ``setting``. Sample i must be the same function of (setting, seed i) at every call, so that
     two settings share their noise (and, with labels, the label of every seed)."""
 
-    def __call__(self, setting: Setting, seeds: range) -> Batch: ...
+    def __call__(self, setting: Values, seeds: range) -> Batch: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Measurement:
         UsageError: if the lengths do not fit the number of seeds.
     """
 
-    setting: Setting
+    setting: Values
     seeds: range
     batch: Batch
     reference: Moments
@@ -201,7 +201,7 @@ class Together:
         return Estimate(float(self.values[i]), math.sqrt(max(0.0, float(self.covariance[i, i]))), self.n)
 
     def difference(self, i: int, j: int) -> Estimate:
-        """Setting i minus setting j, with the paired error."""
+        """Values i minus setting j, with the paired error."""
         c = self.covariance
         variance = float(c[i, i] + c[j, j] - 2 * c[i, j])
         return Estimate(float(self.values[i] - self.values[j]), math.sqrt(max(0.0, variance)), self.n)

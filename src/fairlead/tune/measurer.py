@@ -22,8 +22,9 @@ from fairlead.measure.references import Targets
 from fairlead.measure.score import Samples
 from fairlead.models.model import Model
 from fairlead.sample.run import Plan
-from fairlead.tune.measurements import Batch, Setting
-from fairlead.tune.sweep_run import Shared, named
+from fairlead.tune.measurements import Batch, Values
+from fairlead.tune.setting import resources_of
+from fairlead.tune.sweep_run import Shared
 from fairlead.tune.template import Template
 
 
@@ -59,7 +60,7 @@ class Measurer:
         self._resources: dict[str, Any] = {}
         for knobs in ([k.low for k in template.knobs.values()], [k.high for k in template.knobs.values()]):
             plan = self.plan(template.filled(tuple(knobs)), range(shared.seed, shared.seed + 1))
-        self._named = named(plan)
+        self._named = resources_of(plan)
 
     def plan(self, guidance: str, seeds: range) -> Plan:
         """What is sampled for these seeds.
@@ -84,7 +85,7 @@ class Measurer:
         self._resources.update(plan.resources)
         return plan
 
-    def __call__(self, setting: Setting, seeds: range) -> Batch:
+    def __call__(self, setting: Values, seeds: range) -> Batch:
         guidance, size = self.template.filled(setting), self.shared.batch_size
         parts = []
         for start in range(seeds.start, seeds.stop, size):

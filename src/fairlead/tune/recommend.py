@@ -12,8 +12,7 @@ from fairlead.measure.metrics import DEBIASED, Estimate, title_of
 from fairlead.sample.sampler import parse_sampler
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.measurements import Measurement, Objective
-from fairlead.tune.setting import labels_of
-from fairlead.tune.sweep_folder import Point
+from fairlead.tune.setting import Point, labels_of
 
 ENOUGH = {"accuracy": 0.99, "agreement": 0.9}
 """Adherence that a setting of a sweep must reach to be recommended, if any does: of the class, or of all that a

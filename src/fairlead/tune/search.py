@@ -7,9 +7,8 @@ from importlib.util import find_spec
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.agreement import adherence_of
-from fairlead.measure.enough import PER_FEATURE, few_for_features
 from fairlead.measure.frechet import Moments
-from fairlead.measure.metrics import check_distance, maximised
+from fairlead.measure.metrics import PER_FEATURE, check_distance, few_for_features, maximised
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.front import front
 from fairlead.tune.measurements import DISTANCE, Measure, Measurement, Objective, z_of

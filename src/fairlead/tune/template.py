@@ -10,7 +10,7 @@ from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.expression import parse, to_guidance
-from fairlead.tune.measurements import Setting
+from fairlead.tune.measurements import Values
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Template:
         """The same with conditions as ``name`` gives them."""
         return replace(self, name=name)
 
-    def filled(self, setting: Setting) -> str:
+    def filled(self, setting: Values) -> str:
         """The expression at these values of the knobs, each at four digits."""
         values = dict(zip(self.knobs, setting, strict=True))
         guidance = parse(_OPEN.sub(lambda found: f"{values[found[1]]:.4g}", self.text))
