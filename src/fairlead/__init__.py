@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from fairlead.guide.region import Region
     from fairlead.guide.scales import Clamp, Pixels, Ramp
     from fairlead.guide.scores import Brightness, Color, Label, Match
-    from fairlead.measure.examination import Finding as Finding
     from fairlead.measure.examination import doctor as doctor
+    from fairlead.measure.run_findings import Finding as Finding
     from fairlead.models.export import export as export
     from fairlead.models.load import load as load
     from fairlead.models.model import Model as Model
@@ -118,7 +118,7 @@ _PUBLIC = {
     "Attachment": "fairlead.sample.attach:Attachment",
     "Condition": "fairlead.core.condition:Condition",
     "Explanation": "fairlead.report.explanations:Explanation",
-    "Finding": "fairlead.measure.examination:Finding",
+    "Finding": "fairlead.measure.run_findings:Finding",
     "GaussianMixture": "fairlead.data.toys:GaussianMixture",
     "GuidedDenoiser": "fairlead.guide.engine:GuidedDenoiser",
     "Guider": "fairlead.sample.guider:Guider",

@@ -201,7 +201,7 @@ class AttributeJudge(nn.Module):
 
 
 def train_attribute_judge(
-    data: ImageData, recipe: JudgeRecipe = RECIPE, progress: Callable[[int, float], None] | None = None
+    data: ImageData, recipe: JudgeRecipe = RECIPE, progress: Callable[[int, float], object] | None = None
 ) -> AttributeJudge:
     """Train on all of ``data`` by cross-entropy; of the heads, the sum, each over the images it applies to.
 
@@ -240,7 +240,7 @@ def train_attribute_judge(
 
 
 def cached_attribute_judge(
-    data: ImageData, folder: Path | None = None, progress: Callable[[int, float], None] | None = None
+    data: ImageData, folder: Path | None = None, progress: Callable[[int, float], object] | None = None
 ) -> AttributeJudge:
     """The judge for ``data``: read from ``folder`` if it is there, else trained and stored, as ``cached_classifier``.
 

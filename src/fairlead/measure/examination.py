@@ -2,7 +2,8 @@
 was the null token trained, does this guidance do anything, does the schedule suit the objective, is the network whole.
 
 Predictions are compared at fixed noise levels on real images where the checkpoint's data can be loaded, else on samples
-of the model itself. An answer is PASS, WARN (a flaw worth knowing) or FAIL (it cannot do what was asked). Over 300 lines: seven questions.
+of the model itself. An answer is PASS, WARN (a flaw worth knowing) or FAIL (it cannot do what was asked).
+Over 300 lines, as there are seven questions.
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ def measure(
         check_file(file, "choose another file")
     with nullcontext() if out is None else Hold(out):
         with progress("reading the images"):
-            sets = [read_images(str(one), resize, what) for one, what in ((real, "REAL"), (fake, "FAKE"))]
-        asked = [] if prompts is None else read_prompts(Path(prompts), sets[1].files)
+            images, fakes = (read_images(str(one), resize, what) for one, what in ((real, "REAL"), (fake, "FAKE")))
+        asked = [] if prompts is None else read_prompts(Path(prompts), fakes.files)
         with progress("loading the network of the features"):
             if features is None:
                 network, why = default_extractor(device)
@@ -106,7 +106,7 @@ def measure(
             if prompts is not None and (clip is not None or network.kind != "clip"):
                 reader = extractor(clip or "clip", device=device)
         found = compare(
-            *sets, network, metrics=chosen, k=k, resize=resize, prompts=asked, clip=reader, progress=progress
+            images, fakes, network, metrics=chosen, k=k, resize=resize, prompts=asked, clip=reader, progress=progress
         )
         numbers = _plain({**found.as_dict(), "findings": findings(found), "command": command})
         paths = [path for path in (file, out and out / "measure.json") if path is not None]
@@ -119,7 +119,7 @@ def measure(
                 if page is not None:
                     path = page
                     with progress("writing the report"):
-                        measure_page(page, found, *sets, command)
+                        measure_page(page, found, images, fakes, command)
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error}") from error
     return found

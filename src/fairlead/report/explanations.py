@@ -88,9 +88,9 @@ def explain(
         if out is not None:
             check_free(Path(out), "choose another --out")
         with progress(f"loading {model}"):
-            model, guidance, chosen = loaded_with(model, guidance, sampler, steps, weights, device)
+            model, steering, chosen = loaded_with(model, guidance, sampler, steps, weights, device)
         plan = Plan.of(
-            model, cond, guidance, None, seeds, sampler, steps, grid, batch_size, precision, resources=resources
+            model, cond, steering, None, seeds, sampler, steps, grid, batch_size, precision, resources=resources
         )
         with progress("", len(plan.batches) * plan.steps, "step") as advance:
             found = Explanation.of(plan, compare, on_frame=lambda _: advance(1))

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fairlead.core.cache import store_tensors, stored_tensors
 from fairlead.core.errors import UsageError
-from fairlead.core.files import replacing
 from fairlead.core.places import check_folder
 from fairlead.guide.expression import to_guidance
 from fairlead.measure.evaluator import Evaluator
@@ -99,17 +98,11 @@ class Measurer:
     def _batch(self, guidance: str, seeds: range) -> dict[str, Tensor]:
         key = hashlib.sha256(
             json.dumps([guidance, seeds.start, seeds.stop, self._named], default=str).encode()
-        ).hexdigest()[:16]
-        file = self.folder / f"{key}.safetensors"
-        if file.exists():
-            try:
-                stored = load_file(file)
-                if {"features", "labels", "rows"} <= set(stored) and {len(part) for part in stored.values()} == {
-                    len(seeds)
-                }:
-                    return stored
-            except (OSError, SafetensorError, TypeError):
-                pass  # torn or foreign: measured again
+        ).hexdigest()
+        file = self.folder / f"{key[:16]}.safetensors"
+        stored = stored_tensors(file, key)
+        if stored is not None:
+            return stored
         run = self.plan(guidance, seeds).run()
         if run.images is None:
             raise UsageError("tune measures images, and this model's samples are not images")
@@ -119,8 +112,7 @@ class Measurer:
         self.sampled += len(seeds)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as partial:
-                save_file(found, partial)
+            store_tensors(file, key, found)
         except (OSError, SafetensorError) as error:
             raise UsageError(f"cannot write {file}: {error}; what was measured before is kept") from error
         return found

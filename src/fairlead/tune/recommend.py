@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from fairlead.core.errors import UsageError
@@ -197,7 +197,7 @@ def choice_for(points: Sequence[Point], answers: Sequence[Mapping[str, Any]] = (
         return recommend_swept(points)
     answer = answers[0]
     wanted = answer.get("model"), answer["guidance"], str(parse_sampler(answer["sampler"])), answer["steps"]
-    measured = {(p.setting.checkpoint, p.guidance, p.setting.sampler, p.setting.steps): p for p in points}
+    measured = {astuple(point.setting): point for point in points}
     rules = tuple(Constraint.parse(text) for text in answer["constraints"])
     return Choice(Tuned.from_dict(answer).recommendation, measured.get(wanted), True, rules)
 
