@@ -32,13 +32,13 @@ from torch import Tensor
 import fairlead as fl
 from fairlead.data.images import ImageData, to_float, to_uint8
 from fairlead.data.scenes import Prompts, held_out_prompts
+from fairlead.diffusers.pipelines import decoded, latents_of
 from fairlead.measure.agreement import AGREEMENT
 from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.metrics import title_of
 from fairlead.measure.references import evaluator_for
 from fairlead.measure.score import Score
 from fairlead.models.load import load
-from fairlead.models.pipelines import decoded, latents_of
 from fairlead.report.image_grid import image_grid
 
 OWN = """

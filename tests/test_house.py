@@ -6,7 +6,21 @@ from pathlib import Path
 
 import pytest
 
-ORDER = ("core", "data", "nets", "train", "models", "guide", "sample", "measure", "tune", "report", "cli", "app")
+ORDER = (
+    "core",
+    "data",
+    "nets",
+    "train",
+    "models",
+    "guide",
+    "sample",
+    "diffusers",
+    "measure",
+    "tune",
+    "report",
+    "cli",
+    "app",
+)
 ENTRANCES = ("cli", "app")  # side by side on top: neither imports the other
 SOURCE = Path(__file__).parent.parent / "src" / "fairlead"
 
@@ -104,3 +118,27 @@ def test_images_and_rows_are_read_in_one_place_each() -> None:
     assert [name for name, source in sources.items() if "Image.open(" in source] == ["fairlead.data.decode"]
     rows = [name for name, source in sources.items() if re.search(r"read_text\([^)]*\)\.splitlines", source)]
     assert rows == []
+
+
+def test_one_folder_knows_diffusers() -> None:
+    """Nothing outside of ``fairlead/diffusers`` imports the library or names one of its classes."""
+    import diffusers
+    import transformers
+
+    own = set(dir(diffusers)) - set(dir(transformers))
+    classes = {name for name in own if re.fullmatch(r"([A-Z][a-z0-9]*){2,}[A-Za-z0-9]*", name)}
+    wrong = []
+    for module, path in modules().items():
+        if folder_of(module) != "diffusers":
+            tree = ast.parse(path.read_text())
+            said = [
+                node for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            ]
+            for node in said:
+                node.value = ast.Constant("")  # a docstring may compare
+            named = {word for word in re.findall(r"\w+", ast.unparse(tree)) if word in classes}
+            taken = {(node.module or "") for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            taken |= {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+            wrong += [f"{module} names {name}" for name in sorted(named)]
+            wrong += [f"{module} imports {name}" for name in sorted(taken) if name.split(".")[0] == "diffusers"]
+    assert wrong == []

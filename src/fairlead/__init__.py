@@ -21,12 +21,17 @@ if TYPE_CHECKING:
     from fairlead.core.condition import Condition as Condition
     from fairlead.core.errors import UsageError as UsageError
     from fairlead.core.prediction import Prediction as Prediction
-    from fairlead.data.autoencoder import load_autoencoder as load_autoencoder
     from fairlead.data.hub import load_data as load_data
     from fairlead.data.toys import GaussianMixture as GaussianMixture
+    from fairlead.diffusers.autoencoder import load_autoencoder as load_autoencoder
+    from fairlead.diffusers.export import export as export
+    from fairlead.diffusers.guiding.attach import Attachment as Attachment
+    from fairlead.diffusers.guiding.attach import attach as attach
+    from fairlead.diffusers.guiding.from_guider import from_guider as from_guider
+    from fairlead.diffusers.guiding.guider import Guider as Guider
+    from fairlead.diffusers.networks import diffusers_config as diffusers_config
     from fairlead.guide.engine import GuidedDenoiser as GuidedDenoiser
     from fairlead.guide.expression import parse as parse
-    from fairlead.guide.guiders import from_guider as from_guider
     from fairlead.guide.methods.adaptive import Adaptive
     from fairlead.guide.methods.apg import APG
     from fairlead.guide.methods.auto import Auto
@@ -55,11 +60,9 @@ if TYPE_CHECKING:
     from fairlead.guide.scores import Brightness, Color, Label, Match
     from fairlead.measure.examination import doctor as doctor
     from fairlead.measure.run_findings import Finding as Finding
-    from fairlead.models.export import export as export
     from fairlead.models.load import load as load
     from fairlead.models.model import Model as Model
     from fairlead.models.toy import toy_model
-    from fairlead.nets.diffusers import diffusers_config as diffusers_config
     from fairlead.report.comparisons import measure as measure
     from fairlead.report.explanations import Explanation as Explanation
     from fairlead.report.explanations import explain as explain
@@ -68,9 +71,6 @@ if TYPE_CHECKING:
     from fairlead.report.searches import tune as tune
     from fairlead.report.sweeps import report as report
     from fairlead.report.sweeps import sweep as sweep
-    from fairlead.sample.attach import Attachment as Attachment
-    from fairlead.sample.attach import attach as attach
-    from fairlead.sample.guider import Guider as Guider
     from fairlead.sample.run import Run as Run
     from fairlead.sample.run import sample as sample
     from fairlead.train.config import TrainConfig as TrainConfig
@@ -115,13 +115,13 @@ _PUBLIC = {
     **REGISTRY["finisher"],
     **REGISTRY["scale"],
     **REGISTRY["score"],
-    "Attachment": "fairlead.sample.attach:Attachment",
+    "Attachment": "fairlead.diffusers.guiding.attach:Attachment",
     "Condition": "fairlead.core.condition:Condition",
     "Explanation": "fairlead.report.explanations:Explanation",
     "Finding": "fairlead.measure.run_findings:Finding",
     "GaussianMixture": "fairlead.data.toys:GaussianMixture",
     "GuidedDenoiser": "fairlead.guide.engine:GuidedDenoiser",
-    "Guider": "fairlead.sample.guider:Guider",
+    "Guider": "fairlead.diffusers.guiding.guider:Guider",
     "Interpolation": "fairlead.report.interpolations:Interpolation",
     "Model": "fairlead.models.model:Model",
     "Prediction": "fairlead.core.prediction:Prediction",
@@ -129,15 +129,15 @@ _PUBLIC = {
     "TrainConfig": "fairlead.train.config:TrainConfig",
     "Training": "fairlead.train.loop:Training",
     "UsageError": "fairlead.core.errors:UsageError",
-    "attach": "fairlead.sample.attach:attach",
-    "diffusers_config": "fairlead.nets.diffusers:diffusers_config",
+    "attach": "fairlead.diffusers.guiding.attach:attach",
+    "diffusers_config": "fairlead.diffusers.networks:diffusers_config",
     "doctor": "fairlead.measure.examination:doctor",
     "explain": "fairlead.report.explanations:explain",
-    "from_guider": "fairlead.guide.guiders:from_guider",
-    "export": "fairlead.models.export:export",
+    "from_guider": "fairlead.diffusers.guiding.from_guider:from_guider",
+    "export": "fairlead.diffusers.export:export",
     "interpolate": "fairlead.report.interpolations:interpolate",
     "load": "fairlead.models.load:load",
-    "load_autoencoder": "fairlead.data.autoencoder:load_autoencoder",
+    "load_autoencoder": "fairlead.diffusers.autoencoder:load_autoencoder",
     "load_data": "fairlead.data.hub:load_data",
     "measure": "fairlead.report.comparisons:measure",
     "parse": "fairlead.guide.expression:parse",

@@ -10,9 +10,9 @@ from examples.sentence import TOKENS, WORDS, Example, background, cosines, packa
 import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.core.text import unpack
-from fairlead.data.encoders import PretrainedText, sentence
 from fairlead.data.images import Attribute
 from fairlead.data.scenes import load_scenes
+from fairlead.diffusers.text_encoders import PretrainedText, sentence
 
 PAIRS = [
     "a small red seven on a white background",

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairlead.data.autoencoder import Autoencoder, load_autoencoder
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
+from fairlead.diffusers.autoencoder import Autoencoder, load_autoencoder
+from fairlead.diffusers.kl_autoencoder import finished_autoencoder, save_autoencoder
 from fairlead.nets.build import AUTOENCODER_PRESETS, net_config
-from fairlead.train.autoencoder import finished_autoencoder, save_autoencoder
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.data.autoencoder import autoencoder_from_config, autoencoder_of, load_autoencoder
 from fairlead.data.digits import load_digits
 from fairlead.data.images import to_float
+from fairlead.data.latents import codec_from_config
+from fairlead.diffusers.autoencoder import autoencoder_of, load_autoencoder
 from fairlead.report.held_out import reconstruction_error
 from tests.latents.conftest import few, floats, untrained
 
@@ -157,16 +158,16 @@ def test_a_recorded_one_must_have_its_weights_and_keeps_its_scale(tmp_path: Path
     assert (config["shape"], config["scale"]) == ([2, 4, 4], 0.5)
 
     untrained(scaling_factor=0.7).save_pretrained(folder)  # the same weights
-    assert autoencoder_from_config(config, "this run").scale == 0.5
+    assert codec_from_config(config, "this run").scale == 0.5
 
     near = {**config, "source": "runs/vae"}
-    found = autoencoder_from_config(near, "this run", tmp_path / "runs" / "latent" / "step-000006")
+    found = codec_from_config(near, "this run", tmp_path / "runs" / "latent" / "step-000006")
     assert found.source == str(folder)
 
     untrained(seed=1).save_pretrained(folder)
     now = load_autoencoder(folder).hash
     with pytest.raises(UsageError, match=f"this run .* weights {config['hash']}, those of .* are now {now}"):
-        autoencoder_from_config(config, "this run")
+        codec_from_config(config, "this run")
     shutil.rmtree(folder)
     with pytest.raises(UsageError, match=f"this run .* weights {config['hash']}; .* there is no such folder"):
-        autoencoder_from_config(config, "this run")
+        codec_from_config(config, "this run")

@@ -11,7 +11,7 @@ import fairlead as fl
 from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VPCosine
-from fairlead.data.autoencoder import autoencoder_of
+from fairlead.diffusers.autoencoder import autoencoder_of
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
 from fairlead.models.model import Model, encode_nothing

@@ -12,9 +12,9 @@ import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VPCosine
 from fairlead.core.strict_json import sealed
-from fairlead.data.autoencoder import load_autoencoder
 from fairlead.data.digits import load_digits
 from fairlead.data.images import to_float, to_uint8
+from fairlead.diffusers.autoencoder import load_autoencoder
 from fairlead.measure.prediction_errors import CleanSamples
 from fairlead.models.classifier import load_classifier
 from fairlead.models.resources import load_resources

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from fairlead.data.autoencoder import autoencoder_of, load_autoencoder
 from fairlead.data.digits import load_digits
 from fairlead.data.images import Batches, to_float
 from fairlead.data.latents import LatentBatches, Latents
+from fairlead.diffusers.autoencoder import autoencoder_of, load_autoencoder
 from tests.latents.conftest import few, floats, untrained
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.data.autoencoder import autoencoder_of, load_autoencoder
 from fairlead.data.digits import load_digits
 from fairlead.data.latents import LatentBatches
-from fairlead.nets.autoencoder import KLAutoencoder
+from fairlead.diffusers.autoencoder import autoencoder_of, load_autoencoder
+from fairlead.diffusers.kl_autoencoder import KLAutoencoder
 from fairlead.nets.build import AUTOENCODER_PRESETS, autoencoder_preset, latent_preset, net_config
 from fairlead.train.checkpoint import find_checkpoint
 from fairlead.train.config import AUTOENCODER_RECIPES, TrainConfig

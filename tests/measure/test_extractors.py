@@ -13,10 +13,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
-from fairlead.core.pretrained import weight_hash
 from fairlead.core.registry import names
 from fairlead.data.digits import load_digits
 from fairlead.data.images import stratified_order
+from fairlead.diffusers.pretrained import weight_hash
 from fairlead.measure import extractors
 from fairlead.measure.extractors import Extractor, cached_features, default_extractor, extractor, fitted
 from fairlead.measure.frechet import Moments, frechet_distance

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fairlead.data.autoencoder import load_autoencoder
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
+from fairlead.diffusers.autoencoder import load_autoencoder
+from fairlead.diffusers.kl_autoencoder import finished_autoencoder, save_autoencoder
 from fairlead.nets.build import AUTOENCODER_PRESETS, CLASSIFIER_PRESETS, net_config
-from fairlead.train.autoencoder import finished_autoencoder, save_autoencoder
 from fairlead.train.conditions import asked
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
@@ -82,7 +82,7 @@ def _attributes(place: Path) -> Path:
 
 
 def _lora(place: Path) -> Path:
-    from fairlead.models.lora import Base
+    from fairlead.diffusers.lora import Base
     from tests.pipelines import made
     from tests.pipelines.trained import captioned
 

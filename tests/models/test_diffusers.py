@@ -9,7 +9,7 @@ import torch
 import fairlead as fl
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.models.diffusers import load_pipeline
+from fairlead.diffusers.loading import load_pipeline
 from fairlead.sample.noise import NoiseStream
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, apart, run
@@ -29,7 +29,7 @@ def start(pipe: Any, family: str, model: fl.Model) -> torch.Tensor:
     x = NoiseStream(SEEDS, model.shape).start()
     x = x * float(model.schedule.alpha_sigma(torch.ones((), dtype=torch.float64))[1])
     if family == "flux":
-        from fairlead.models.pipelines import packed
+        from fairlead.diffusers.pipelines import packed
 
         return packed(x)
     return x

@@ -246,7 +246,7 @@ def test_a_cache_file_in_the_place_of_another_is_computed_anew(tmp_path: Path) -
 
 
 def test_the_scale_of_an_autoencoder_is_the_measured_one(tmp_path: Path) -> None:
-    from fairlead.data.autoencoder import load_autoencoder
+    from fairlead.diffusers.autoencoder import load_autoencoder
 
     run = run_of("autoencoder", tmp_path)
     config = json.loads((run / "config.json").read_text())

@@ -10,7 +10,7 @@ import torch
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
-from fairlead.models import pipelines
+from fairlead.diffusers import pipelines
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, run
 
@@ -178,7 +178,7 @@ def test_a_call_that_the_pipeline_does_not_take_is_refused_in_its_own_words() ->
 
 
 def test_a_timestep_that_is_none_of_the_schedulers() -> None:
-    from fairlead.models.levels import position_of
+    from fairlead.diffusers.schedulers import position_of
 
     scheduler = made.ddim()
     scheduler.set_timesteps(10)

@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
-from fairlead.core.foreign import place_of, variant_of
-from fairlead.core.pretrained import files_of
-from fairlead.data.autoencoder import load_autoencoder
-from fairlead.data.encoders import PretrainedText
+from fairlead.core.places import place_of
+from fairlead.diffusers.autoencoder import load_autoencoder
+from fairlead.diffusers.files import variant_of
+from fairlead.diffusers.lora import Base
+from fairlead.diffusers.pretrained import files_of
+from fairlead.diffusers.text_encoders import PretrainedText
 from fairlead.measure.extractors import extractor
-from fairlead.models.lora import Base
 from tests.pipelines import made
 
 BROKEN_INTO = Path("broken-into")

@@ -15,11 +15,11 @@ from torch import Tensor
 import fairlead as fl
 from fairlead.cli import main
 from fairlead.core.errors import UsageError
-from fairlead.core.pretrained import weight_hash
-from fairlead.data.autoencoder import load_autoencoder
 from fairlead.data.images import ImageData
+from fairlead.diffusers.autoencoder import load_autoencoder
+from fairlead.diffusers.lora import Base
+from fairlead.diffusers.pretrained import weight_hash
 from fairlead.models.load import load
-from fairlead.models.lora import Base
 from fairlead.train.checkpoint import find_checkpoint
 from fairlead.train.conditions import asked
 from fairlead.train.config import TrainConfig

@@ -16,10 +16,10 @@ import fairlead as fl
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.data.text import encoder_from_config, make_encoder
+from fairlead.diffusers.networks import diffusers_config
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.nets.build import build_net, net_config
-from fairlead.nets.diffusers import diffusers_config
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.grids import trailing
 from fairlead.sample.noise import NoiseStream
@@ -197,7 +197,7 @@ def test_positions_that_do_not_reach() -> None:
 def test_what_reads_as_stable_diffusion_3_does_is_for_its_network(texts: dict[str, str], tmp_path: Path) -> None:
     data = captioned()
     _, told, _ = asked(data, ["text"], texts["sd3"])
-    with pytest.raises(UsageError, match="sd3 is for SD3Transformer2DModel"):
+    with pytest.raises(UsageError, match="sd3 is for Stable Diffusion 3"):
         build_net(net_config("8x8", 1, 8, 0, **told))
     with pytest.raises(UsageError, match="UNet2DConditionModel is no network of Stable Diffusion 3"):
         diffusers_config("UNet2DConditionModel", NETWORKS["UNet2DConditionModel"][0], 1, 8, 0, told["text"])

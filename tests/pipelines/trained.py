@@ -9,10 +9,10 @@ from typing import Any
 import diffusers
 import torch
 
-from fairlead.data.autoencoder import load_autoencoder
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
-from fairlead.nets.diffusers import diffusers_config
+from fairlead.diffusers.autoencoder import load_autoencoder
+from fairlead.diffusers.networks import diffusers_config
 from fairlead.train.conditions import asked
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import StepRecord, Training

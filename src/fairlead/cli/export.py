@@ -27,10 +27,8 @@ class Export:
     """Where the autoencoder of a model of latents is, if not where it was in training."""
 
     def run(self) -> None:
-        from fairlead.models.export import export
+        from fairlead.diffusers.export import export, how_to_load
 
         written = export(self.model, self.folder, self.weights, autoencoder=self.autoencoder)
         parts = ", ".join(sorted(path.name for path in written.iterdir()))
-        whole = (written / "model_index.json").is_file()
-        how = "diffusers.DiffusionPipeline.from_pretrained" if whole else "pipe.load_lora_weights"
-        print(f"{written}: {parts}; load it with {how}({str(written)!r})")
+        print(f"{written}: {parts}; load it with {how_to_load(written)}")

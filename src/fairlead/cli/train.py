@@ -20,7 +20,7 @@ from fairlead.train.config import RECIPES, Recipe, Weighting
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
-    from fairlead.models.lora import Base
+    from fairlead.diffusers.lora import Base
 
 _OF_PIPELINE = (
     *("net", "net_config", "channels", "conditioning", "latents", "schedule", "objective", "weighting"),
@@ -43,8 +43,7 @@ class Train(TrainOptions):
     net: Annotated[
         str | None,
         tyro.conf.arg(
-            help="Network preset (or, beside net-config, a class of diffusers such as UNet2DConditionModel): "
-            f"{', '.join(PRESETS)}."
+            help=f"Network preset (or, beside net-config, a class of networks of diffusers): {', '.join(PRESETS)}."
         ),
     ] = None
     net_config: Path | None = None
@@ -132,7 +131,7 @@ class Train(TrainOptions):
             text = self.text or "words"
             own = RECIPES[self.recipe].text if text == "words" else {}
             return text, self.text_null or "learned", {**own, **given}
-        from fairlead.nets.called import called
+        from fairlead.diffusers.network_calls import called
 
         if self.text is None:
             raise UsageError("--text: networks of diffusers read an encoder's states; give clip:SOURCE or t5:SOURCE")
@@ -158,7 +157,7 @@ class Train(TrainOptions):
             raise UsageError("--pipeline and --lora go together: the pipeline, and the rank of its adapters, e.g. 8")
         if self.pipeline is None:
             return None
-        from fairlead.models.lora import Base
+        from fairlead.diffusers.lora import Base
 
         for name in _OF_PIPELINE:
             if getattr(self, name) not in (None, ()):
@@ -179,7 +178,7 @@ class Train(TrainOptions):
             if self.net is not None and self.net not in presets and self.net.endswith("Model"):
                 raise UsageError(f"--net {self.net}: a network of diffusers needs its settings; give --net-config FILE")
             return super()._net_config(recipe, data, presets, changes)
-        from fairlead.nets.diffusers import diffusers_config
+        from fairlead.diffusers.networks import diffusers_config
 
         network, config = self._of_diffusers()
         refused = [name for name in changes if name != "text"]
@@ -201,7 +200,7 @@ class Train(TrainOptions):
         return str(network), config
 
     def _latents(self, data: ImageData) -> dict[str, Any]:
-        from fairlead.data.autoencoder import load_autoencoder
+        from fairlead.diffusers.autoencoder import load_autoencoder
 
         source = self.latents if self._base is None else str(self._base.folder)
         return {} if source is None else load_autoencoder(source).config(data.shape)

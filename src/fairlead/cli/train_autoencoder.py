@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainAutoencoder(TrainOptions):
-    """Train an autoencoder, the AutoencoderKL of diffusers made small, for a diffusion model of its latents.
+    """Train a small autoencoder, which diffusers loads too, for a diffusion model of its latents.
 
     At the end its error on the test split is measured, and OUT is a folder that diffusers loads, with the scale of the
     latents in its configuration. Ctrl-C or SIGTERM saves a checkpoint and stops; the same command with --resume goes on
@@ -68,8 +68,8 @@ class TrainAutoencoder(TrainOptions):
     def _finish(self, training: Training) -> None:
         from fairlead.core.files import replacing
         from fairlead.data.hub import load_data
+        from fairlead.diffusers.kl_autoencoder import finished_autoencoder, save_autoencoder
         from fairlead.report.held_out import reconstruction_error, reconstruction_grid
-        from fairlead.train.autoencoder import finished_autoencoder, save_autoencoder
 
         autoencoder = finished_autoencoder(training)
         given = {name: value for name, value in training.config.data.items() if name != "limit"}

@@ -6,17 +6,77 @@ Latents of a mirrored image are not the mirrored latents, so a set that is mirro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
 
 from fairlead.core.brief import brief
 from fairlead.core.cache import cached
-from fairlead.data.autoencoder import Autoencoder
+from fairlead.core.errors import UsageError
+from fairlead.core.places import place_of
+from fairlead.core.registry import lookup
+from fairlead.core.typed import Size
 from fairlead.data.images import Batches, ImageData, stream
+
+
+class LatentsConfig(TypedDict):
+    """What a checkpoint records of the latents it is trained on, see :meth:`LatentCodec.config`."""
+
+    source: str
+    hash: str
+    scale: float
+    shift: float
+    shape: list[Size]
+
+
+class LatentCodec(Protocol):
+    """An autoencoder as a diffusion model of its latents needs it; see ``diffusers.autoencoder.Autoencoder``."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def shift(self) -> float: ...
+
+    def latent_shape(self, image: tuple[int, ...]) -> tuple[int, int, int]: ...
+    def config(self, image: tuple[int, ...]) -> dict[str, Any]: ...
+    def to(self, device: str | torch.device) -> LatentCodec: ...
+    def moments(self, images: Tensor, progress: Callable[[int], object] | None = None) -> Tensor: ...
+    def encode(self, images: Tensor) -> Tensor: ...
+    def decode(self, x0: Tensor) -> Tensor: ...
+    def scaled(self, scale: float, shift: float, source: str) -> LatentCodec: ...
+
+
+def codec_from_config(config: Mapping[str, Any], owner: str, near: Path | None = None) -> LatentCodec:
+    """The autoencoder that a checkpoint was trained on, with the scale that was recorded there.
+
+    Args:
+        config: from :meth:`LatentCodec.config`.
+        owner: who needs it, for messages.
+        near: a source that is not there is looked for in the folders above this one, see ``place_of``.
+
+    Raises:
+        UsageError: if it is not there, or has other weights than in training.
+    """
+    source, was = str(config["source"]), config["hash"]
+    found = source if near is None else place_of(source, near)
+    try:
+        codec: LatentCodec = lookup("loader", "autoencoder")(found)
+    except UsageError as error:
+        raise UsageError(f"{owner} was trained on latents of an autoencoder with weights {was}; {error}") from error
+    if codec.hash != was:
+        raise UsageError(
+            f"{owner} was trained on latents of autoencoder {source!r} with weights {was}, those of {found!r} are now "
+            f"{codec.hash}; give back the autoencoder of the training"
+        )
+    return codec.scaled(float(config["scale"]), float(config["shift"]), found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +99,7 @@ class Latents:
     @classmethod
     def of(
         cls,
-        autoencoder: Autoencoder,
+        autoencoder: LatentCodec,
         data: ImageData,
         progress: Callable[[int], object] | None = None,
         folder: Path | None = None,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, shortened, unknown
-from fairlead.core.foreign import place_of
+from fairlead.core.places import place_of
 from fairlead.core.registry import lookup, names
 from fairlead.core.typed import check_arguments
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
-from fairlead.core.pretrained import weight_hash
 from fairlead.data.captions import SLANTS, VALUES
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.images import ImageData
+from fairlead.diffusers.pretrained import weight_hash
 from fairlead.measure.judge import (
     Classifier,
     Recipe,

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 import fairlead
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
-from fairlead.core.pretrained import library, pretrained, quiet, weight_hash
 from fairlead.data.tables import FILE_COLUMNS, read_rows
+from fairlead.diffusers.pretrained import library, pretrained, quiet, weight_hash
 from fairlead.measure.extractors import Extractor
 from fairlead.measure.metrics import Estimate, mean_estimate
 from fairlead.measure.score import Conditions

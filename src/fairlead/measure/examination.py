@@ -28,8 +28,7 @@ from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance, Term
 from fairlead.measure.prediction_errors import CleanSamples, PredictionErrors, compare_predictions, surely_above
 from fairlead.measure.run_findings import Finding, judged_guidance, judged_schedule
-from fairlead.models.diffusers import is_pipeline
-from fairlead.models.load import Weights, as_model, load
+from fairlead.models.load import Weights, as_model, is_pipeline, load
 from fairlead.models.model import Given, Model
 from fairlead.models.resources import load_resources
 from fairlead.nets.build import build_net

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from fairlead.core.cache import cached, digest
 from fairlead.core.errors import UsageError
-from fairlead.core.pretrained import fetched, pretrained, weight_hash
 from fairlead.core.registry import lookup
 from fairlead.core.strict_json import read_json
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, to_float
+from fairlead.diffusers.pretrained import fetched, pretrained, weight_hash
 from fairlead.measure.judge import Classifier, cached_classifier
 from fairlead.measure.preprocessing import SETTINGS, prepared, resized
 from fairlead.models.load import usable_device

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from fairlead.core.cache import cache_folder, store_tensors, stored_tensors
 from fairlead.core.errors import UsageError, unknown
-from fairlead.core.pretrained import weight_hash
 from fairlead.data.images import Batches, ImageData, to_float
+from fairlead.diffusers.pretrained import weight_hash
 
 Role = Literal["judge", "features"]
 N = TypeVar("N", bound=nn.Module)
@@ -184,8 +184,8 @@ def cached_classifier(
 
     Args:
         folder: default: the environment variable FAIRLEAD_CACHE, else ``~/.cache/fairlead``. A file per classifier,
-            named by the hash of the recipe and of the data's fingerprint; a damaged one is trained anew, and where nothing
-            can be stored the classifier is returned all the same.
+            named by the hash of the recipe and of the data's fingerprint; a damaged one is trained anew, and where
+            nothing can be stored the classifier is returned all the same.
         progress: called with (step, loss) after each training step; not at all when it is read.
     """
     recipe, seen = recipe_for(data, role), trained_on(data)

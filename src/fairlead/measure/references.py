@@ -21,7 +21,7 @@ from fairlead.measure.agreement import AttributeEvaluator, asked_for
 from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.extractors import cached_features, of_classifier
 from fairlead.measure.frechet import Moments
-from fairlead.models.diffusers import is_pipeline
+from fairlead.models.load import is_pipeline
 from fairlead.models.model import Model, Spec
 from fairlead.train.checkpoint import find_checkpoint
 

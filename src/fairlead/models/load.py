@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,18 +15,17 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.memory import keep_freed_memory
+from fairlead.core.places import is_there
+from fairlead.core.registry import lookup
 from fairlead.core.schedule import schedule_from_config
-from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import read_degradation
+from fairlead.data.latents import LatentCodec, codec_from_config
 from fairlead.data.names import Index
 from fairlead.data.text import TextEncoder, encoder_from_config
 from fairlead.data.words import Words
-from fairlead.models.diffusers import is_pipeline, load_pipeline
 from fairlead.models.encoders import ConditionEncoder, ImageEncoder, PromptEncoder
-from fairlead.models.lora import relocated
 from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, identity
 from fairlead.nets.build import build_for, parameter_count
-from fairlead.nets.diffusers import DiffusersNet
 from fairlead.nets.inputs import ConditionedNet, condition_names
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint, seal_checkpoint, unsealed_checkpoint
 from fairlead.train.config import OTHER_KINDS
@@ -60,7 +60,7 @@ def load(
         if autoencoder is not None:
             raise UsageError(f"autoencoder={str(autoencoder)!r}: a diffusers pipeline brings its own; leave it out")
         stays = isinstance(device, str) and device == "auto"
-        return load_pipeline(spec, device="auto" if stays else usable_device(device))
+        return lookup("loader", "pipeline")(spec, device="auto" if stays else usable_device(device))  # type: ignore[no-any-return]
     device = usable_device(device)
     checkpoint = find_checkpoint(spec)
     kind = OTHER_KINDS.get(checkpoint.about["objective"])
@@ -74,14 +74,14 @@ def load(
             f"checkpoint {checkpoint.folder} is an {kind}, expected a diffusion model; train one on its latents: "
             f"fairlead train --latents {spec}"
         )
-    about = relocated(checkpoint.about, checkpoint.folder)
+    about = _relocated(checkpoint)
     latents = dict(about["train"].get("latents") or {})
     if autoencoder is not None and not latents:
         raise UsageError(f"checkpoint {checkpoint.folder} is a model of pixels; drop the autoencoder {autoencoder!r}")
     codec = None
     if latents:
         given = latents if autoencoder is None else {**latents, "source": str(autoencoder)}
-        codec = autoencoder_from_config(given, f"checkpoint {checkpoint.folder}", checkpoint.folder)
+        codec = codec_from_config(given, f"checkpoint {checkpoint.folder}", checkpoint.folder)
     network, metadata = network_of(checkpoint, spec, weights)
     if codec is not None and list(codec.latent_shape(tuple(about["data"]["shape"]))) != latents["shape"]:
         raise UsageError(
@@ -89,6 +89,17 @@ def load(
             f"{latents['shape']} in {codec.source!r}; model.json contradicts the autoencoder"
         )
     return model_of(network, about, metadata, device, codec, near=checkpoint.folder)
+
+
+def is_pipeline(spec: Any) -> bool:
+    """Whether ``spec`` is a pipeline, a folder that holds one, or looks like its name on the hub (owner/name)."""
+    if not isinstance(spec, str | Path):
+        return True
+    path = Path(spec)
+    if is_there(path):
+        return (path / "model_index.json").is_file()
+    local = is_there(path.parent) or path.parent.is_symlink()
+    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not local
 
 
 def seal(spec: str | Path) -> Checkpoint:
@@ -133,7 +144,7 @@ def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tu
     _check_weights(weights)
     tensors = checkpoint.tensors(weights)
     try:
-        network = build_for(relocated(checkpoint.about, checkpoint.folder)["net"], tensors)
+        network = build_for(_relocated(checkpoint)["net"], tensors)
         count = parameter_count(network)
         if count != checkpoint.about["parameters"]:
             raise UsageError(
@@ -156,7 +167,7 @@ def model_of(
     about: dict[str, Any],
     metadata: dict[str, Any],
     device: str | torch.device = "auto",
-    autoencoder: Autoencoder | None = None,
+    autoencoder: LatentCodec | None = None,
     near: Path | None = None,
 ) -> Model:
     """A network and the description of its training (``Training.about()``) as a Model, in eval mode.
@@ -167,7 +178,7 @@ def model_of(
     """
     latents = about["train"].get("latents") or {}
     if autoencoder is None and latents:
-        autoencoder = autoencoder_from_config(latents, "this model")
+        autoencoder = codec_from_config(latents, "this model")
     device = usable_device(device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -178,7 +189,7 @@ def model_of(
     classes = tuple(about["data"]["classes"]) if "label" in names else ()
     conditioned = network if isinstance(network, ConditionedNet) else getattr(network, "label", None)
     embed = conditioned.embed if conditioned is not None and names else None
-    if isinstance(network, DiffusersNet) and "text" in names:
+    if getattr(getattr(network, "text", None), "keeps_empty", False):
         embed = _embedded
     encode = _encoder(network, names, about, device, near)
     images = tuple(about["data"]["shape"])
@@ -210,6 +221,12 @@ def model_of(
         to_space=identity if autoencoder is None else autoencoder.encode,
         image_shape=images,
     )
+
+
+def _relocated(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The description of a checkpoint, whose network may find what it is made of in another place than in training."""
+    relocated = getattr(lookup("net", checkpoint.about["net"]["kind"]), "relocated", None)
+    return checkpoint.about if relocated is None else relocated(checkpoint.about, checkpoint.folder)
 
 
 def _examples(data: Mapping[str, Any], encode: Callable[[Sequence[Spec]], Condition]) -> tuple[Spec, ...]:

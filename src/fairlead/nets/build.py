@@ -124,12 +124,8 @@ def build_for(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Mo
     Raises:
         UsageError: as :func:`build_net`, and for weights of other names, shapes or types.
     """
-    if _kind(config) == "lora":  # its network is the pipeline's, and as large as that
-        ranks = {len(value) for name, value in tensors.items() if ".lora_A." in name}
-        if ranks != {config.get("rank")}:
-            raise UsageError(f"{UNFIT} (adapters of rank {config.get('rank')!r}, tensors of {sorted(ranks)})")
-    else:
-        _check_built(config, tensors)
+    check = getattr(lookup("net", _kind(config)), "check_weights", None) or _check_built
+    check(config, tensors)
     import torch
 
     with torch.random.fork_rng(devices=[]):  # the initialisation is thrown away; the caller's stream stays put
@@ -180,20 +176,12 @@ def _check_built(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> No
     from fairlead.core.memory import weightless
 
     values = sum(value.numel() for value in tensors.values())
-    _check_table(config, values)
+    check_sizes = getattr(lookup("net", _kind(config)), "check_sizes", None)
+    if check_sizes is not None:
+        check_sizes(config, values)
     with weightless(values):
         network = build_net(config)
     _check_alike(network.state_dict(), tensors)
-
-
-def _check_table(config: Mapping[str, Any], values: int) -> None:
-    """Tables of positions of networks of diffusers are made by numpy, with memory, before they can be compared."""
-    settings = config.get("config")
-    if isinstance(settings, Mapping):
-        for name, most in (("pos_embed_max_size", values), ("sample_size", 2**22)):
-            edge = settings.get(name)
-            if edge is not None and not (isinstance(edge, int) and 0 < edge**2 <= most):
-                raise UsageError(f"{UNFIT} ({name} is {edge!r:.40})")
 
 
 def _check_alike(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

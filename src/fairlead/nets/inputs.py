@@ -69,7 +69,9 @@ class ConditionedNet(nn.Module):
             {name: LabelEmbedding(count, embed, name) for name, count in (attributes or {}).items()}
         )
         if text and text.get("zeros"):
-            raise UsageError("the text encoder sd3 is for SD3Transformer2DModel; give clip:SOURCE to a network of ours")
+            raise UsageError(
+                "the text encoder sd3 is for networks of Stable Diffusion 3; give clip:SOURCE to a network of ours"
+            )
         sketched = bool(text and text.get("sketch"))
         self.text = None
         if text:

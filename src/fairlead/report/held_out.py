@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
-from fairlead.data.autoencoder import Autoencoder
 from fairlead.data.images import ImageData, stratified_order, to_float, to_uint8
 from fairlead.data.names import same_names
+from fairlead.diffusers.autoencoder import Autoencoder
 from fairlead.measure.metrics import Estimate, mean_estimate, proportion_estimate
 from fairlead.models.classifier import NoisyClassifierModel
 from fairlead.report.image_grid import image_grid

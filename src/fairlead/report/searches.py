@@ -24,8 +24,7 @@ from fairlead.measure.agreement import AGREEMENT, metric_of
 from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.metrics import DEBIASED, check_distance, maximised
 from fairlead.measure.references import by_name, evaluator_for
-from fairlead.models.diffusers import is_pipeline
-from fairlead.models.load import load
+from fairlead.models.load import is_pipeline, load
 from fairlead.models.model import Model
 from fairlead.report.sweeps import SweepReport, carry_out, path_of
 from fairlead.report.sweeps import report as write_report

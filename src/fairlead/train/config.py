@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from fairlead.core.arguments import as_mapping, chosen, plain, shown
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.registry import lookup, names
 from fairlead.core.typed import check_arguments
 
 if TYPE_CHECKING:
@@ -118,9 +119,8 @@ class TrainConfig:
             raise UsageError(f"kl: expected 0 or more for an autoencoder and 0 for other networks, got {self.kl}")
         if expected is None:
             check_pair(self.objective, schedule)
-            if kind in ("diffusers", "lora"):
-                from fairlead.nets.diffusers import check_training
-
+            check_training = getattr(lookup("net", kind), "check_training", None) if kind in names("net") else None
+            if check_training is not None:
                 check_training(self.net, schedule, self.text)
         elif self.drop or self.drops or self.drop_all or self.weighting != "uniform":
             raise UsageError(

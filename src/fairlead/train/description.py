@@ -14,8 +14,8 @@ from typing import Any, NotRequired, TypedDict
 from fairlead.core.errors import UsageError, shortened
 from fairlead.core.schedule import schedule_from_config
 from fairlead.core.typed import Count, Size, problem_in
-from fairlead.data.autoencoder import LatentsConfig
 from fairlead.data.degrade import read_degradation
+from fairlead.data.latents import LatentsConfig
 from fairlead.data.text import check_encoder
 from fairlead.data.words import Words
 from fairlead.nets.build import check_net

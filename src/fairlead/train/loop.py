@@ -33,10 +33,9 @@ from fairlead.core.launch import Launch
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.places import check_folder
 from fairlead.core.schedule import schedule_from_config
-from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
 from fairlead.data.degrade import DRAWS
 from fairlead.data.images import Attribute, Batches, ImageData, stratified_order, stream
-from fairlead.data.latents import LatentBatches, Latents
+from fairlead.data.latents import LatentBatches, LatentCodec, Latents, codec_from_config
 from fairlead.data.specs import Spec, data_specs
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, load_weights, parameter_count
@@ -136,10 +135,10 @@ class Training:
         self.data, self.config, self.out = data, config, None if out is None else as_path("training: out", out)
         if self.out is not None:
             check_folder(self.out)
-        self.autoencoder: Autoencoder | None = None
+        self.autoencoder: LatentCodec | None = None
         self._latents: Latents | None = None
         if config.latents:
-            self.autoencoder = autoencoder_from_config(config.latents, "this run", self.out)
+            self.autoencoder = codec_from_config(config.latents, "this run", self.out)
         _check_fit(config.net, data, self.autoencoder)
         names = condition_names(config.net) if config.objective not in OTHER_KINDS else []
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
@@ -438,7 +437,7 @@ def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
     return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
 
 
-def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: Autoencoder | None) -> None:
+def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: LatentCodec | None) -> None:
     channels, height, width = data.shape if autoencoder is None else autoencoder.latent_shape(data.shape)
     size, classes = net.get("size"), net.get("classes")
     if (net.get("channels_in"), size, size) != (channels, height, width):

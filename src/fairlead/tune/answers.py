@@ -21,8 +21,7 @@ from fairlead.core.hold import Hold
 from fairlead.core.places import check_folder
 from fairlead.core.strict_json import opened, read_json, sealed
 from fairlead.guide.terms import Guidance, Term
-from fairlead.models.diffusers import is_pipeline
-from fairlead.models.load import Weights, as_model
+from fairlead.models.load import Weights, as_model, is_pipeline
 from fairlead.models.model import Model
 from fairlead.sample.sampler import Sampler
 from fairlead.train.checkpoint import find_checkpoint

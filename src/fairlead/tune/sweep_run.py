@@ -200,8 +200,8 @@ class Sweep:
         workers: Workers | None = None,
     ) -> Iterator[Event]:
         """Do what is not stored in ``folder`` yet, as a stream of events: an :class:`Outlook`, then a
-        :class:`FinishedBatch` for each batch, a ``Point`` for each setting scored, and :class:`Stopped` where the budget
-        ends it.
+        :class:`FinishedBatch` for each batch, a ``Point`` for each setting scored, and
+        :class:`Stopped` where the budget ends it.
 
         Args:
             evaluator: scores; only the main process needs one.

@@ -5,14 +5,25 @@ x [n, c, s, s] -> N(mean, std^2) over [n, latent, s / f, s / f], f = 2^(levels -
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+import fairlead
 from fairlead.core.errors import UsageError
-from fairlead.core.pretrained import library
+from fairlead.core.files import replacing, settle
+from fairlead.core.strict_json import sealed
 from fairlead.core.typed import Count, Depth, Size
+from fairlead.data.latents import Latents
+from fairlead.diffusers.autoencoder import Autoencoder, autoencoder_of
+from fairlead.diffusers.pretrained import library
+from fairlead.train.loop import Training
 
 
 class KLAutoencoder(nn.Module):
@@ -74,3 +85,45 @@ class KLAutoencoder(nn.Module):
         posterior = self.kl.encode(x).latent_dist
         divergence: Tensor = posterior.kl()
         return self.kl.decode(posterior.mean + posterior.std * noise.to(posterior.mean)).sample, divergence
+
+
+def finished_autoencoder(training: Training) -> Autoencoder:
+    """The averaged autoencoder; its scale is 1 / standard deviation of the latents of the training images."""
+    kl = cast(KLAutoencoder, training.averaged_network()).kl
+    unscaled = autoencoder_of(kl, str(training.out or "autoencoder"))
+    kl.register_to_config(scaling_factor=1 / Latents.of(unscaled, training.data).std())
+    return autoencoder_of(kl, unscaled.source)
+
+
+def save_autoencoder(autoencoder: Autoencoder, training: Training, measured: dict[str, Any]) -> Path:
+    """Write OUT/config.json and OUT/diffusion_pytorch_model.safetensors, which diffusers loads, and our own
+    OUT/autoencoder.json.
+
+    Args:
+        measured: JSON-ready, goes into the last.
+
+    Raises:
+        UsageError: if a file cannot be written; each is whole or as it was before.
+    """
+    assert training.out is not None
+    about, out = training.about(), training.out
+    description = {
+        "hash": autoencoder.hash,
+        "scale": autoencoder.scale,
+        "latent_shape": list(autoencoder.latent_shape(training.data.shape)),
+        "step": training.step,
+        **{name: about[name] for name in ("data", "net", "objective", "train", "parameters", "precision")},
+        "measured": measured,
+        "fairlead": fairlead.__version__,
+    }
+    try:
+        with tempfile.TemporaryDirectory(dir=out, prefix=".autoencoder.") as partial:
+            cast(Any, autoencoder.network).save_pretrained(partial)
+            settle(Path(partial))
+            for path in sorted(Path(partial).iterdir(), reverse=True):  # weights before their description
+                os.replace(path, out / path.name)
+        with replacing(out / "autoencoder.json") as path:
+            path.write_text(json.dumps(sealed(description), indent=1) + "\n")
+    except OSError as error:
+        raise UsageError(f"cannot write the autoencoder to {out}: {error}; its checkpoint is saved") from error
+    return out / "autoencoder.json"

@@ -17,11 +17,10 @@ from torch.nn import functional as F
 from fairlead.core.arguments import as_mapping, is_count, plain, shown
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.core.pretrained import library, setting
 from fairlead.core.schedule import NoiseSchedule, RectifiedFlow
 from fairlead.core.text import unpack
 from fairlead.core.typed import Count, Size
-from fairlead.nets.called import (
+from fairlead.diffusers.network_calls import (
     MASK,
     POOLED,
     STATES,
@@ -33,8 +32,10 @@ from fairlead.nets.called import (
     settings_of,
     tokens_of,
 )
+from fairlead.diffusers.perturbation import layers_of, perturbing
+from fairlead.diffusers.pretrained import library, setting
+from fairlead.nets.build import UNFIT
 from fairlead.nets.embeddings import read
-from fairlead.nets.perturbed import layers_of, perturbing
 
 _WHAT = "networks of diffusers"
 
@@ -136,6 +137,38 @@ class DiffusersNet(nn.Module):
             output: Tensor = self.network(x, timestep=time, return_dict=False, **nested(flat, x))[0]
         return output
 
+    @staticmethod
+    def check_sizes(config: Mapping[str, Any], values: int) -> None:
+        """Refuse sizes whose tables of positions, which numpy makes, would take more memory than ``values`` numbers."""
+        settings = config.get("config")
+        if isinstance(settings, Mapping):
+            for name, most in (("pos_embed_max_size", values), ("sample_size", 2**22)):
+                edge = settings.get(name)
+                if edge is not None and not (isinstance(edge, int) and 0 < edge**2 <= most):
+                    raise UsageError(f"{UNFIT} ({name} is {edge!r:.40})")
+
+    @staticmethod
+    def check_training(net: Mapping[str, Any], schedule: NoiseSchedule, text: Mapping[str, Any]) -> None:
+        """Refuse what the pipeline of such a network could not do after it.
+
+        Args:
+            net: from :func:`diffusers_config`, or of adapters on the network of a pipeline.
+            text: configuration of the text encoder, {} if there is none.
+
+        Raises:
+            UsageError: for a schedule that diffusers' schedulers have no table of, and for padding that the network
+                would see in the pipeline but not here, or the other way.
+        """
+        network = net.get("network", "UNet2DConditionModel")  # that of adapters
+        if schedule.table_size is None and schedule.config() != RectifiedFlow().config():
+            raise UsageError(
+                f"schedule {schedule.config()['name']!r} is none of diffusers' schedulers, as {network} needs; "
+                "take vp_scaled_linear, vp_linear, or flow with shift 1"
+            )
+        masked = called(network).masked
+        if text and text.get("masked", True) != masked:
+            raise UsageError(f"{network} reads text {'' if masked else 'un'}masked; make the encoder masked={masked}")
+
 
 def diffusers_config(
     network: str,
@@ -148,7 +181,7 @@ def diffusers_config(
     """The JSON-ready configuration of a network of diffusers for x [channels_in, size, size].
 
     Args:
-        network: name of its class, one of ``nets.called.CALLED``.
+        network: name of its class, one of ``diffusers.network_calls.CALLED``.
         config: its settings, as in a ``config.json`` of diffusers. What follows from the data may be left out: sizes
             and channels, the number of class embeddings, widths of the text.
         classes: number of labels it is told; 0: none.
@@ -195,28 +228,6 @@ def diffusers_config(
     base: dict[str, Any] = {"channels_in": channels_in, "size": size, "classes": classes}
     more = {"text": {**text, "null": "empty"}} if text else {}
     return {"kind": "diffusers", **base, "network": network, "config": settings, **more}
-
-
-def check_training(net: Mapping[str, Any], schedule: NoiseSchedule, text: Mapping[str, Any]) -> None:
-    """Refuse what the pipeline of such a network could not do after it.
-
-    Args:
-        net: from :func:`diffusers_config`, or of adapters on the network of a pipeline.
-        text: configuration of the text encoder, {} if there is none.
-
-    Raises:
-        UsageError: for a schedule that diffusers' schedulers have no table of, and for padding that the network would
-            see in the pipeline but not here, or the other way.
-    """
-    network = net.get("network", "UNet2DConditionModel")  # that of adapters
-    if schedule.table_size is None and schedule.config() != RectifiedFlow().config():
-        raise UsageError(
-            f"schedule {schedule.config()['name']!r} is none of diffusers' schedulers, as {network} needs; "
-            "take vp_scaled_linear, vp_linear, or flow with shift 1"
-        )
-    masked = called(network).masked
-    if text and text.get("masked", True) != masked:
-        raise UsageError(f"{network} reads text {'' if masked else 'un'}masked; make the encoder masked={masked}")
 
 
 def _check_told(network: str, told: Called, classes: int, text: Mapping[str, Any] | None) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,13 +18,12 @@ from fairlead.core.arguments import as_path
 from fairlead.core.brief import brief
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
-from fairlead.core.foreign import how_to_convert, pickles_of, place_of, variant_of
 from fairlead.core.memory import weightless
 from fairlead.core.places import expanded, is_folder
-from fairlead.core.pretrained import files_of, library, weight_hash
 from fairlead.core.strict_json import opened, read_json
-from fairlead.core.typed import Size
 from fairlead.data.images import to_float
+from fairlead.diffusers.files import how_to_convert, pickles_of, variant_of
+from fairlead.diffusers.pretrained import files_of, library, weight_hash
 
 _WHAT = "autoencoders"
 _WEIGHTS = "diffusion_pytorch_model"
@@ -32,16 +31,6 @@ OURS = "autoencoder.json"
 """What `fairlead train-autoencoder` says of the files of diffusers beside it."""
 _PIXELS = 2**18
 """Encoded at once: 334 images of 28 x 28."""
-
-
-class LatentsConfig(TypedDict):
-    """What a checkpoint records of the latents it is trained on, see :meth:`Autoencoder.config`."""
-
-    source: str
-    hash: str
-    scale: float
-    shift: float
-    shape: list[Size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +75,10 @@ class Autoencoder:
         """JSON-ready, what a checkpoint records of the latents of images of shape ``image``."""
         shape = list(self.latent_shape(image))
         return {"source": self.source, "hash": self.hash, "scale": self.scale, "shift": self.shift, "shape": shape}
+
+    def scaled(self, scale: float, shift: float, source: str) -> Autoencoder:
+        """The same weights with another scale and shift, from ``source``."""
+        return replace(self, scale=scale, shift=shift, source=source)
 
     def to(self, device: str | torch.device) -> Autoencoder:
         return replace(self, network=self.network.to(device))
@@ -216,31 +209,6 @@ def autoencoder_of(network: nn.Module, source: str) -> Autoencoder:
             f"autoencoder {source!r}: expected a positive scaling_factor in its config.json, got {scale!r}"
         )
     return Autoencoder(network.eval().requires_grad_(False), source, weight_hash(network), float(scale), float(shift))
-
-
-def autoencoder_from_config(config: Mapping[str, Any], owner: str, near: Path | None = None) -> Autoencoder:
-    """The autoencoder that a checkpoint was trained on, with the scale that was recorded there.
-
-    Args:
-        config: from :meth:`Autoencoder.config`.
-        owner: who needs it, for messages.
-        near: a source that is not there is looked for in the folders above this one, see ``place_of``.
-
-    Raises:
-        UsageError: if it is not there, or has other weights than in training.
-    """
-    source, was = str(config["source"]), config["hash"]
-    found = source if near is None else place_of(source, near)
-    try:
-        autoencoder = load_autoencoder(found)
-    except UsageError as error:
-        raise UsageError(f"{owner} was trained on latents of an autoencoder with weights {was}; {error}") from error
-    if autoencoder.hash != was:
-        raise UsageError(
-            f"{owner} was trained on latents of autoencoder {source!r} with weights {was}, those of {found!r} are now "
-            f"{autoencoder.hash}; give back the autoencoder of the training"
-        )
-    return replace(autoencoder, source=found, scale=float(config["scale"]), shift=float(config["shift"]))
 
 
 def _complete(folder: Path) -> Path:

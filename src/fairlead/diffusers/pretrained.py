@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from fairlead.core.errors import UsageError
-from fairlead.core.foreign import pickles_of, variant_of
 from fairlead.core.places import expanded, is_folder
+from fairlead.diffusers.files import pickles_of, variant_of
 
 _WAIT = 5.0
 """Seconds in which the hub must answer at all."""

@@ -12,20 +12,20 @@ from torch import Tensor
 from fairlead.core.denoiser import level_at, remember_levels
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
+from fairlead.diffusers.caches import check_switched_off
+from fairlead.diffusers.guiding.branch_calls import Control, Network, NetworkCall, PipelineDenoiser, Weak
+from fairlead.diffusers.guiding.call_conditions import Feed, Halves, LabelSpecs, NoSpecs, PromptSpecs, Specs
+from fairlead.diffusers.guiding.request import Request
+from fairlead.diffusers.network_calls import time_scale
+from fairlead.diffusers.pipelines import Wiring, image_scale
+from fairlead.diffusers.schedulers import Levels, level_after, objective_of, position_of
 from fairlead.guide.branch import NULL
 from fairlead.guide.calls import Batching
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance
-from fairlead.models.levels import Levels, level_after, objective_of, position_of
 from fairlead.models.model import LabelEncoder, Model
-from fairlead.models.pipelines import Wiring, image_scale
-from fairlead.nets.caches import check_switched_off
-from fairlead.nets.called import time_scale
-from fairlead.sample.calls import Control, Network, NetworkCall, PipelineDenoiser, Weak
-from fairlead.sample.feed import Feed, Halves, LabelSpecs, NoSpecs, PromptSpecs, Specs
 from fairlead.sample.noise import NoiseStream
-from fairlead.sample.request import Request
 
 
 class PipelineRun:

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.core.pretrained import setting
+from fairlead.diffusers.pipelines import Wiring, encoded
+from fairlead.diffusers.pretrained import setting
 from fairlead.guide.terms import Guidance
-from fairlead.models.pipelines import Wiring, encoded
 
 _OWN_GUIDANCE = {"guidance_rescale": "| rescale(...)", "skip_guidance_layers": "slg(...)"}
 _NEGATIVES = ("negative_prompt", "negative_prompt_embeds")

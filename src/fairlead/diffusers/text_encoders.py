@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.places import expanded
-from fairlead.core.pretrained import fetched, library, pretrained, quiet, weight_hash
 from fairlead.core.text import pack, pooled_at_end
 from fairlead.core.typed import Between
 from fairlead.data.text import listed
+from fairlead.diffusers.pretrained import fetched, library, pretrained, quiet, weight_hash
 
 Long = Literal["refuse", "cut"]
 _BATCH = 64
@@ -238,7 +238,7 @@ class PretrainedText:
 class SD3Text(PretrainedText):
     """What ``StableDiffusion3Pipeline`` makes of a prompt with one CLIP in the place of both of its own and no T5: the
     states before the last layer twice side by side, and twice the projection of the end token's last state. The
-    network is told the zeros that stand where a T5's states would beside, see ``nets.diffusers``.
+    network is told the zeros that stand where a T5's states would beside, see ``diffusers.networks``.
 
     Args:
         source: a ``CLIPTextModelWithProjection`` whose projection is as wide as its states.

@@ -17,17 +17,18 @@ from fairlead.core.errors import UsageError
 from fairlead.core.files import settle, synced
 from fairlead.core.hold import Hold
 from fairlead.core.places import check_folder, is_folder
-from fairlead.core.pretrained import library, quiet, setting
 from fairlead.core.schedule import NoiseSchedule, TableSchedule, schedule_from_config
-from fairlead.data.autoencoder import Autoencoder, autoencoder_from_config
-from fairlead.data.encoders import PretrainedText
+from fairlead.data.latents import codec_from_config
 from fairlead.data.text import encoder_from_config
-from fairlead.models.levels import PREDICTIONS
+from fairlead.diffusers.autoencoder import Autoencoder
+from fairlead.diffusers.lora import LoraNet
+from fairlead.diffusers.networks import DiffusersNet
+from fairlead.diffusers.pipelines import diffusers
+from fairlead.diffusers.pretrained import library, quiet, setting
+from fairlead.diffusers.schedulers import PREDICTIONS
+from fairlead.diffusers.text_encoders import PretrainedText
 from fairlead.models.load import Weights, network_of
-from fairlead.models.pipelines import diffusers
-from fairlead.nets.diffusers import DiffusersNet
 from fairlead.nets.inputs import condition_names
-from fairlead.nets.lora import LoraNet
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint
 
 _DIT_NULL = 1000
@@ -101,6 +102,13 @@ def export(
         return _exported(spec, folder, weights, autoencoder)
 
 
+def how_to_load(written: Path) -> str:
+    """The call in Python that reads what :func:`export` has written."""
+    whole = (written / "model_index.json").is_file()
+    how = "diffusers.DiffusionPipeline.from_pretrained" if whole else "pipe.load_lora_weights"
+    return f"{how}({str(written)!r})"
+
+
 def _exported(spec: str | Path, folder: Path, weights: Weights, autoencoder: str | Path | None) -> Path:
     if is_folder(folder) and any(folder.iterdir()):
         raise UsageError(f"{folder} is there already; {_INSTEAD}")
@@ -122,7 +130,7 @@ def _exported(spec: str | Path, folder: Path, weights: Weights, autoencoder: str
     parts["scheduler"] = _scheduler(schedule, about["objective"], target)
     if target.latents:
         given = latents if autoencoder is None else {**latents, "source": str(autoencoder)}
-        codec = autoencoder_from_config(given, f"checkpoint {checkpoint.folder}", checkpoint.folder)
+        codec = codec_from_config(given, f"checkpoint {checkpoint.folder}", checkpoint.folder)
         parts["vae"] = _vae(codec, about["data"]["shape"], target)
     if target.encoder:
         parts |= _text(train["text"], target, checkpoint.folder)

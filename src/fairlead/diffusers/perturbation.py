@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError
-from fairlead.nets.attention import ReachedAttention, Tokens, unreachable
+from fairlead.diffusers.attention import ReachedAttention, Tokens, unreachable
 from fairlead.nets.blocks import Perturb, recorded_layers, where_masked
 
 _BLOCK = re.compile(r"(?:.*\.)?(?:single_)?transformer_blocks\.\d+")

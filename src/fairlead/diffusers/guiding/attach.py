@@ -27,23 +27,23 @@ from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule
 from fairlead.data.negatives import expanded
+from fairlead.diffusers.caches import check_uncached
+from fairlead.diffusers.guiding.branch_calls import Weak, unasked
+from fairlead.diffusers.guiding.call_conditions import samples_condition
+from fairlead.diffusers.guiding.pipeline_run import PipelineRun
+from fairlead.diffusers.guiding.request import Requests
+from fairlead.diffusers.guiding.stand_in import StandIn, behind, own_kind, running, standing_in
+from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
+from fairlead.diffusers.pipelines import decoded, has_text_encoder, label_encoder, wiring_of
+from fairlead.diffusers.schedulers import objective_of, schedule_of
 from fairlead.guide.calls import Batching
 from fairlead.guide.checks import check_condition
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.moment import Context
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance, Term
-from fairlead.models.levels import objective_of, schedule_of
 from fairlead.models.model import LabelEncoder, Model, encode_nothing, identity
-from fairlead.models.pipelines import decoded, has_text_encoder, label_encoder, wiring_of
 from fairlead.models.resources import load_resources
-from fairlead.nets.caches import check_uncached
-from fairlead.nets.perturbed import check_reachable, layers_of, plain
-from fairlead.sample.attached import PipelineRun
-from fairlead.sample.calls import Weak, unasked
-from fairlead.sample.feed import samples_condition
-from fairlead.sample.request import Requests
-from fairlead.sample.standin import StandIn, behind, own_kind, running, standing_in
 
 
 @contextmanager

@@ -105,25 +105,6 @@ def unknown_family(kind: str) -> str:
     )
 
 
-def place_of(source: str, near: Path) -> str:
-    """Where a folder that a checkpoint names is now: there, seen from the working directory, or below a folder above
-    the checkpoint, as when both were moved; as it was named, if it is in none of these places.
-
-    Args:
-        near: the checkpoint's folder.
-    """
-    named = Path(source).expanduser()
-    if named.is_dir():
-        return source
-    parts = named.parts[1:] if named.is_absolute() else named.parts
-    tails = [Path(*parts[i:]) for i in range(len(parts) if named.is_absolute() else 1) if parts[i:]]
-    for tail in tails:
-        for above in near.resolve().parents:
-            if (above / tail).is_dir():
-                return str(above / tail)
-    return source
-
-
 def _index(folder: Path, what: str) -> dict[str, Any]:
     path = folder / "model_index.json"
     try:

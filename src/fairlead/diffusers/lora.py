@@ -5,7 +5,8 @@ The network itself is read from the pipeline and never trained; a checkpoint hol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError
-from fairlead.core.foreign import check_pipeline, variant_of
-from fairlead.core.pretrained import files_of, library, quiet, setting, weight_hash
+from fairlead.core.places import place_of
+from fairlead.core.strict_json import read_json
 from fairlead.core.typed import Count, Size
-from fairlead.nets.called import called, latent_channels
-from fairlead.nets.diffusers import DiffusersNet, EncodedShape, EncodedText
+from fairlead.diffusers.files import check_pipeline, variant_of
+from fairlead.diffusers.network_calls import called, latent_channels
+from fairlead.diffusers.networks import DiffusersNet, EncodedShape, EncodedText
+from fairlead.diffusers.pipelines import diffusers as _library
+from fairlead.diffusers.pretrained import files_of, library, quiet, setting, weight_hash
+from fairlead.diffusers.schedulers import objective_of, schedule_of
+from fairlead.nets.build import UNFIT
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """Names of the linear layers of attention in diffusers' networks, the ones that its own scripts adapt."""
@@ -78,6 +84,39 @@ class LoraNet(DiffusersNet):
         """Tensors by the names that `peft` saves them under."""
         found: dict[str, Tensor] = _peft().get_peft_model_state_dict(self.network)
         return found
+
+    @staticmethod
+    def relocated(about: Mapping[str, Any], near: Path) -> dict[str, Any]:
+        """The description of a run with the pipeline of its adapters where that is now, and the VAE and the text
+        encoder of that pipeline with it.
+
+        Args:
+            near: the folder of the checkpoint.
+
+        Raises:
+            UsageError: if the pipeline was a local folder and is not found.
+        """
+        was, train = str(about["net"]["pipeline"]), dict(about["train"])
+        now = place_of(was, near)
+        parts = {key: dict(train[key]) for key in ("text", "latents") if isinstance(train.get(key), dict)}
+        local = Path(was).is_absolute() or any(part.get("source") == was for part in parts.values())
+        if local and not Path(now).expanduser().is_dir():
+            raise UsageError(
+                f"checkpoint {near}: its adapters belong to the pipeline {was!r}, a local folder that is missing; put "
+                "it back there, or beside the run"
+            )
+        for part in parts.values():
+            if not Path(str(part.get("source"))).expanduser().is_dir():
+                part["source"] = str(pipeline_folder(now))
+        return {**about, "net": {**about["net"], "pipeline": now}, "train": {**train, **parts}}
+
+    @staticmethod
+    def check_weights(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Refuse weights that are not adapters of the rank of the configuration; the network itself is as large as the
+        pipeline's, so it is not built for that."""
+        ranks = {len(value) for name, value in tensors.items() if ".lora_A." in name}
+        if ranks != {config.get("rank")}:
+            raise UsageError(f"{UNFIT} (adapters of rank {config.get('rank')!r}, tensors of {sorted(ranks)})")
 
 
 def base_network(pipeline: str) -> Any:
@@ -153,3 +192,62 @@ def _with_base(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
         if name not in trained and name != "text.empty":
             state.setdefault(f"{prefix}{name}", value.detach())
+
+
+_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pipeline of Stable Diffusion that adapters are trained for.
+
+    Attributes:
+        source: folder or hub name.
+        folder: where its files are; its VAE is read from there, ``latents``, and its text encoder, ``text``.
+        schedule: configuration of the noise schedule that its scheduler has a table of.
+        objective: what its network returns.
+        base: hash of the network's weights.
+    """
+
+    source: str
+    folder: Path
+    schedule: dict[str, Any]
+    objective: str
+    base: str
+
+    @classmethod
+    def of(cls, source: str) -> Base:
+        """
+        Raises:
+            UsageError: if there is no such pipeline, or it is of another kind.
+        """
+        folder = pipeline_folder(source)
+        if Path(source).expanduser().is_dir():  # the run is to find it from everywhere
+            source = str(Path(source).expanduser().resolve())
+            folder = Path(source)
+        try:
+            index = read_json(folder / "model_index.json")
+            kind, (_, scheduler) = index["_class_name"], index["scheduler"]
+            made = getattr(_library(), scheduler).from_pretrained(folder, subfolder="scheduler")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"pipeline {source!r}: its scheduler cannot be read ({error})") from error
+        if kind not in _PIPELINES:
+            raise UsageError(f"pipeline {source!r} is a {kind}; adapters are trained for {', '.join(_PIPELINES)}")
+        objective = objective_of(made)
+        return cls(source, folder, schedule_of(made).config(), objective, weight_hash(base_network(source)))
+
+    @property
+    def text(self) -> str:
+        """Spec of its text encoder."""
+        return f"clip:{self.folder}"
+
+    def net(self, channels: int, size: int, rank: int, text: dict[str, Any]) -> dict[str, Any]:
+        """Configuration of its network with adapters, for latents [channels, size, size].
+
+        Args:
+            text: what ``asked`` returned of the text.
+        """
+        return {
+            "kind": "lora", "channels_in": channels, "size": size, "classes": 0, "pipeline": self.source,
+            "rank": rank, "base": self.base, "text": {**text, "null": "empty"},
+        }  # fmt: skip

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective, check_pair
-from fairlead.core.pretrained import setting
 from fairlead.core.schedule import NoiseSchedule, RectifiedFlow, TableSchedule
+from fairlead.diffusers.pretrained import setting
 
 _OBJECTIVES: dict[str, Objective] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 PREDICTIONS: dict[str, str] = {objective: prediction for prediction, objective in _OBJECTIVES.items()}

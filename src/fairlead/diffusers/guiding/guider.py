@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
+from fairlead.diffusers.caches import check_uncached
+from fairlead.diffusers.guiding.branch_calls import NetworkCall, unasked
+from fairlead.diffusers.guiding.pipeline_run import PipelineRun
+from fairlead.diffusers.guiding.request import Request
+from fairlead.diffusers.network_calls import CALLED, POOLED_XL
+from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
+from fairlead.diffusers.pipelines import Wiring, diffusers
+from fairlead.diffusers.schedulers import objective_of, schedule_of
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance, Term
-from fairlead.models.levels import objective_of, schedule_of
 from fairlead.models.model import Model, encode_nothing, identity
-from fairlead.models.pipelines import Wiring, diffusers
-from fairlead.nets.caches import check_uncached
-from fairlead.nets.called import CALLED, POOLED_XL
-from fairlead.nets.perturbed import check_reachable, layers_of, plain
-from fairlead.sample.attached import PipelineRun
-from fairlead.sample.calls import NetworkCall, unasked
-from fairlead.sample.request import Request
 
 _ELSE = "or load the model as a DiffusionPipeline, not a modular one"
 _Base: Any = diffusers().guiders.guider_utils.BaseGuidance

@@ -6,7 +6,6 @@ The scheduler itself takes no part: our samplers step, on the schedule that its 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,14 +20,26 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
 from fairlead.core.evaluating import evaluating, gradients_of
-from fairlead.core.foreign import check_pipeline
 from fairlead.core.places import is_there
 from fairlead.core.prediction import Prediction
-from fairlead.core.pretrained import setting, weight_hash
 from fairlead.core.schedule import NoiseSchedule, as_time
-from fairlead.models.levels import is_flow, objective_of, schedule_of
-from fairlead.models.model import Given, LabelEncoder, Model, Spec, encode_nothing, listed, only_texts
-from fairlead.models.pipelines import (
+from fairlead.diffusers.caches import check_switched_off, check_uncached
+from fairlead.diffusers.files import check_pipeline
+from fairlead.diffusers.network_calls import (
+    MASK,
+    POOLED,
+    POOLED_XL,
+    STATES,
+    check_differentiable,
+    computes_in,
+    latent_channels,
+    nested,
+    null_label,
+    time_scale,
+    tokens_of,
+)
+from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing, plain
+from fairlead.diffusers.pipelines import (
     FAMILIES,
     Wiring,
     decoded,
@@ -42,21 +53,9 @@ from fairlead.models.pipelines import (
     unpacked,
     wiring_of,
 )
-from fairlead.nets.caches import check_switched_off, check_uncached
-from fairlead.nets.called import (
-    MASK,
-    POOLED,
-    POOLED_XL,
-    STATES,
-    check_differentiable,
-    computes_in,
-    latent_channels,
-    nested,
-    null_label,
-    time_scale,
-    tokens_of,
-)
-from fairlead.nets.perturbed import check_reachable, layers_of, perturbing, plain
+from fairlead.diffusers.pretrained import setting, weight_hash
+from fairlead.diffusers.schedulers import is_flow, objective_of, schedule_of
+from fairlead.models.model import Given, LabelEncoder, Model, Spec, encode_nothing, listed, only_texts
 
 _NAMES = {
     STATES: "prompt",
@@ -68,17 +67,6 @@ _NAMES = {
 EXAMPLES = ("a photograph of a red cat", "a drawing of a house", "a green square on a white background", "two dogs")
 """Prompts that any pipeline of text can be asked for."""
 _REMEMBERED = 1024
-
-
-def is_pipeline(spec: Any) -> bool:
-    """Whether ``spec`` is a pipeline, a folder that holds one, or looks like its name on the hub (owner/name)."""
-    if not isinstance(spec, str | Path):
-        return True
-    path = Path(spec)
-    if is_there(path):
-        return (path / "model_index.json").is_file()
-    local = is_there(path.parent) or path.parent.is_symlink()
-    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not local
 
 
 def load_pipeline(

@@ -16,12 +16,12 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective, Prediction
-from fairlead.core.pretrained import setting
 from fairlead.core.schedule import NoiseSchedule
-from fairlead.models.pipelines import Wiring, packed, unpacked
-from fairlead.nets.called import check_differentiable, latent_channels, null_label, tokens_of
-from fairlead.nets.perturbed import perturbing, plain
-from fairlead.sample.feed import Feed
+from fairlead.diffusers.guiding.call_conditions import Feed
+from fairlead.diffusers.network_calls import check_differentiable, latent_channels, null_label, tokens_of
+from fairlead.diffusers.perturbation import perturbing, plain
+from fairlead.diffusers.pipelines import Wiring, packed, unpacked
+from fairlead.diffusers.pretrained import setting
 
 Network = Callable[..., Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fairlead.core.errors import UsageError
-from fairlead.nets.perturbed import plain
+from fairlead.diffusers.perturbation import plain
 
 
 def check_uncached(network: Any, name: str) -> None:
