@@ -182,7 +182,7 @@ def test_a_pipeline_is_measured_and_tuned_on_the_prompts_of_a_data_set(pipeline:
         (["sweep", "PIPELINE", "--n", "48", "--data", "digits"], "images are [1, 28, 28], the model's are [3, 28, 28]"),
         (["tune", "RUN", *TUNE, "--constraint", "agreement_pose >= 1"], "unknown metric 'agreement_pose'"),
         (["tune", "RUN", *TUNE, "--objective", "agreed"], "saturation, agreement"),
-        (["tune", "DIGITS", *TUNE, "--constraint", "agreement >= 1"], "this model is told a label only"),
+        (["tune", "DIGITS", *TUNE, "--constraint", "agreement >= 1"], "this model is conditioned on a label only"),
     ],
 )
 def test_what_cannot_be_judged_is_one_line(

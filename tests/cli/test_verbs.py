@@ -38,7 +38,7 @@ def test_options_are_arguments_with_the_same_defaults(name: str) -> None:
 
 
 def test_folders_do_not_take_the_place_of_verbs() -> None:
-    for folder, module in (("measure", "metrics"), ("tune", "sweep"), ("report", "page"), ("sample", "run")):
+    for folder, module in (("measure", "metrics"), ("tune", "search"), ("report", "page"), ("sample", "run")):
         import_module(f"fairlead.{folder}.{module}")
         assert inspect.isfunction(getattr(fl, folder))
 

@@ -101,7 +101,7 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(tmp_path, monkeypat
     assert cached_classifier(data, "judge", tmp_path / "file").weight_hash == stored.weight_hash
     assert (tmp_path / "file").read_text() == "in the way of a folder"
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache_module, "save_file", full)
