@@ -31,7 +31,7 @@ from torch import Tensor
 
 import fairlead as fl
 from fairlead.data.images import ImageData, to_float, to_uint8
-from fairlead.data.scenes import Prompts, held_out_prompts
+from fairlead.data.scenes.scene_set import Prompts, held_out_prompts
 from fairlead.diffusers.pipelines import decoded, latents_of
 from fairlead.measure.agreement import AGREEMENT
 from fairlead.measure.evaluator import Evaluator

@@ -22,10 +22,10 @@ import tyro
 from torch import Tensor
 
 from fairlead.core.places import check_file
-from fairlead.data.captions import COLOURS, full_caption
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.hub import load_data
-from fairlead.data.scenes import Prompts, held_out_prompts
+from fairlead.data.scenes.captions import COLOURS, full_caption
+from fairlead.data.scenes.scene_set import Prompts, held_out_prompts
 from fairlead.measure.agreement import AttributeEvaluator
 from fairlead.measure.attributes import AttributeJudge, cached_attribute_judge
 from fairlead.measure.metrics import Estimate, mean_estimate

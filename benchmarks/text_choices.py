@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.denoiser import NetworkDenoiser, expand_like
-from fairlead.data.captions import VALUES, full_caption, read_caption
 from fairlead.data.hub import load_data
 from fairlead.data.images import to_float
+from fairlead.data.scenes.captions import VALUES, full_caption, read_caption
 from fairlead.data.text import encoder_from_config
 from fairlead.data.words import END, Words
 from fairlead.models.load import load

@@ -37,9 +37,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
-from fairlead.data.captions import VALUES, read_caption
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, to_float
+from fairlead.data.scenes.captions import VALUES, read_caption
 from fairlead.diffusers.pretrained import quiet
 from fairlead.nets.embeddings import sinusoidal
 from fairlead.train.reading import said

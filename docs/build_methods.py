@@ -1,10 +1,11 @@
-"""Writes docs/methods/: a page for every registered guidance method, finisher and scale, and their index.
+"""Writes what follows from the registry: docs/methods/, a page for every guidance method, finisher, scale and score and
+their index; and src/fairlead/__init__.pyi, the names of the package for type checkers and editors.
 
     python docs/build_methods.py
 
 Rule, paper, cost, combinations and faults avoided come from the docstring of the module that implements the method,
 the arguments from its dataclass, the numbers from docs/methods/measured.json (written by benchmarks/shootout.py), the
-picture from docs/methods/NAME.png if there is one. A test compares the pages with what this writes.
+picture from docs/methods/NAME.png if there is one. Tests compare the files with what this writes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
-from fairlead.core.registry import REGISTRY, lookup
+from fairlead.core.registry import EXPRESSIONS, PUBLIC, REGISTRY, lookup
 from fairlead.guide.text import literal
 from fairlead.measure.metrics import title_of
 
 FOLDER = Path(__file__).parent / "methods"
+STUB = Path(__file__).parent.parent / "src" / "fairlead" / "__init__.pyi"
 KINDS = {
     "term": "Methods",
     "finisher": "Finishers: after `|`, on the guided x0",
@@ -36,6 +38,18 @@ def pages() -> dict[str, str]:
     measured: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     found = {f"{name}.md": _page(kind, name, measured) for kind in KINDS for name in REGISTRY.get(kind, {})}
     return {"README.md": _index(), **found}
+
+
+def stub() -> str:
+    """The text of ``__init__.pyi``."""
+    targets = {**PUBLIC, **{name: target for kind in EXPRESSIONS for name, target in REGISTRY[kind].items()}}
+    lines = []
+    for name, target in targets.items():
+        module, attribute = target.split(":")
+        lines.append(f"from {module} import {attribute} as {name}")
+    exported = [f'    "{name}",' for name in sorted(["__version__", *targets])]
+    written = ["# Written by docs/build_methods.py from core/registry.py.", "", *sorted(lines)]
+    return "\n".join([*written, "", "__version__: str", "__all__ = [", *exported, "]"]) + "\n"
 
 
 def _index() -> str:
@@ -128,4 +142,5 @@ if __name__ == "__main__":
             old.unlink()
     for name, text in written.items():
         (FOLDER / name).write_text(text)
-    print(f"{len(written)} pages in {FOLDER}")
+    STUB.write_text(stub())
+    print(f"{len(written)} pages in {FOLDER}, the names of the package in {STUB}")

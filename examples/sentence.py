@@ -22,7 +22,7 @@ from torch import Tensor
 import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.core.text import unpack
-from fairlead.data.scenes import RGB
+from fairlead.data.scenes.scene_set import RGB
 from fairlead.data.text import TextEncoder, make_encoder
 from fairlead.measure.metrics import Estimate, proportion_estimate
 from fairlead.nets.build import net_config

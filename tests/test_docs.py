@@ -10,6 +10,7 @@ import pytest
 import tyro
 
 from fairlead.cli import Command, main
+from fairlead.core import registry
 from fairlead.guide.expression import parse
 from tests.pipelines import made
 
@@ -65,6 +66,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("page", "code"), blocks("python"), ids=lambda value: value if value.endswith(".md") else "")
 def test_python_blocks_run(page: str, code: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
+    monkeypatch.setattr(registry, "_REGISTERED", {kind: {} for kind in registry.GROUPS})
     exec(compile(code, page, "exec"), {"__name__": "__main__"})
 
 
@@ -138,3 +140,10 @@ def test_the_method_pages_are_what_the_code_gives() -> None:
     assert sorted(there) == sorted(written), "run python docs/build_methods.py"
     outdated = [name for name, text in written.items() if there[name] != text]
     assert not outdated, f"run python docs/build_methods.py: {outdated}"
+
+
+def test_the_names_for_type_checkers_are_those_of_the_registry() -> None:
+    """`python docs/build_methods.py` writes them."""
+    written = runpy.run_path(str(ROOT / "docs" / "build_methods.py"))["stub"]()
+    there = (ROOT / "src" / "fairlead" / "__init__.pyi").read_text()
+    assert there == written, "run python docs/build_methods.py: src/fairlead/__init__.pyi is outdated"

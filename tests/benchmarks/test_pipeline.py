@@ -10,8 +10,8 @@ from benchmarks.tiny_clip import Pairs, readable, small_clip, train, trained_tok
 from PIL import Image
 
 from fairlead.core.errors import UsageError
-from fairlead.data.captions import read_caption
-from fairlead.data.scenes import load_scenes
+from fairlead.data.scenes.captions import read_caption
+from fairlead.data.scenes.scene_set import load_scenes
 from fairlead.models.load import load
 from fairlead.train.reading import said
 from tests.pipelines.families import apart

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from fairlead.cli import main, progress
+from fairlead.cli import main
+from fairlead.core import progress
 
 LONG = "n" * 300
 

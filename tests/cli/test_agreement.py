@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from fairlead.cli import main
-from fairlead.data.captions import VALUES, read_caption
-from fairlead.data.scenes import load_scenes
+from fairlead.data.scenes.captions import VALUES, read_caption
+from fairlead.data.scenes.scene_set import load_scenes
 from fairlead.measure.agreement import AGREEMENT, asked_for, metric_of
 from fairlead.measure.attributes import JudgeRecipe, cached_attribute_judge
 from fairlead.measure.judge import Recipe

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fairlead.cli import main
-from fairlead.cli.progress import bars
 from fairlead.core.errors import Remark, UsageError
+from fairlead.core.progress import bars
 from fairlead.core.strict_json import sealed
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData

@@ -165,10 +165,7 @@ def test_a_visit_draws_one_of_the_captions_of_its_image_by_seed(tmp_path: Path) 
     sentence_of = {tuple(ids): sentence for ids, sentence in zip(first.conditions.text.tolist(), told, strict=True)}
 
     def drawn(run: Training, step: int) -> list[tuple[int, str]]:
-        assert run.conditions is not None
-        run.step = step
-        index = run.batches.index(step)
-        ids = run.conditions.at(index, which=run._which(0, 1)).values["text"]
+        index, ids = run.batches.index(step), text_of(run, step)
         return [(i, sentence_of[tuple(own)]) for i, own in zip(index.tolist(), ids.tolist(), strict=True)]
 
     pairs = [pair for step in range(20) for pair in drawn(first, step)]
@@ -179,13 +176,21 @@ def test_a_visit_draws_one_of_the_captions_of_its_image_by_seed(tmp_path: Path) 
             assert abs(visits.count(sentence) / len(visits) - 1 / len(own)) < 5 * (0.25 / len(visits)) ** 0.5
     assert drawn(again, 3) == drawn(first, 3)
     assert drawn(other, 3) != drawn(first, 3)
-    whole, halves = first._which(0, 1), [first._which(rank, 2) for rank in (0, 1)]
-    assert whole is not None
-    assert torch.equal(torch.cat([half for half in halves if half is not None]), whole)
+    assert torch.equal(torch.cat([text_of(first, 3, rank, 2) for rank in (0, 1)]), text_of(first, 3))
+
+
+def text_of(run: Training, step: int, rank: int = 0, world: int = 1) -> torch.Tensor:
+    """What a process tells the network in a step."""
+    assert run.conditions is not None
+    index, (x0, _) = run.batches.index(step, rank, world), run.batches.batch(step, rank, world)
+    return run.conditions.drawn(index, x0, run.config, step, rank, world).values["text"]
 
 
 def test_one_caption_each_needs_no_draw(tmp_path: Path) -> None:
-    assert training(parquet(tmp_path / "p", said=TEXTS))._which(0, 1) is None
+    run = training(parquet(tmp_path / "p", said=TEXTS))
+    assert run.conditions is not None
+    assert run.conditions.captions is None
+    assert torch.equal(text_of(run, 2), run.conditions.at(run.batches.index(2)).values["text"])
 
 
 def test_the_command_trains_text_on_a_folder_and_samples_from_it(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairlead.core.errors import UsageError
-from fairlead.data.captions import VALUES, full_caption, read_caption, varied_caption
+from fairlead.data.scenes.captions import VALUES, full_caption, read_caption, varied_caption
 
 
 @st.composite

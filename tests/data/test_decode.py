@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from fairlead.core.errors import UsageError
+from fairlead.data import decode
 from fairlead.data.decode import decode_images, in_colour, resize_images
 
 GREY = np.array([[0, 50, 100], [150, 200, 255]], dtype=np.uint8)
@@ -75,7 +76,7 @@ def test_a_broken_image_is_named_in_one_line(content):
 
 
 def test_more_pixels_than_the_bound_are_refused_by_the_head_of_the_file(monkeypatch):
-    monkeypatch.setattr("fairlead.data.decode.MOST_PIXELS", 5)
+    monkeypatch.setattr(decode, "MOST_PIXELS", 5)
     with pytest.raises(
         UsageError, match=r"data 'set': 0\.png has 3x2 pixels, more than the 5 that are read; make it smaller"
     ):

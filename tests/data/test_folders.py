@@ -8,14 +8,15 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
+from fairlead.data.splits import split_of_file, split_of_folder
 from PIL import Image
 from pyarrow import parquet
 
 from fairlead.core.errors import UsageError
+from fairlead.data import decode
 from fairlead.data.folders import ParquetFiles, Pictures, read_folder
 from fairlead.data.hub import load_data
 from fairlead.data.listing import HIDDEN
-from fairlead.data.splits import split_of_file, split_of_folder
 from fairlead.measure.image_sets import read_images
 
 
@@ -381,7 +382,7 @@ def test_more_than_fits_in_memory_is_refused_before_any_work(tmp_path: Path, mon
             load_data(spec, size=100_000)
         with pytest.raises(UsageError, match="resize: 100,000 pixels a side are more than fits in memory"):
             read_images(spec, resize=100_000)
-    monkeypatch.setattr("fairlead.data.decode.machine_memory", lambda: 1_000_000)
+    monkeypatch.setattr(decode, "machine_memory", lambda: 1_000_000)
     refused(r"of 512x512 need \d\.\d MB of memory, .* has 1\.0 MB; give a smaller size or a limit", tmp_path, size=512)
     with pytest.raises(UsageError, match=r"1,438 images of 64x64 need 11\.8 MB of memory"):
         load_data("digits", size=64)

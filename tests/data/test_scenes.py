@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.data.captions import COLOURS, POSITIONS, VALUES, full_caption, read_caption
 from fairlead.data.digits import DIGIT_NAMES, load_digits
-from fairlead.data.glyphs import FRAME, INSIDE, draw_glyphs, frame_glyphs
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
-from fairlead.data.scenes import COLOUR_JITTER, PLACES, RGB, held_out, held_out_prompts, load_scenes, possible
+from fairlead.data.scenes.captions import COLOURS, POSITIONS, VALUES, full_caption, read_caption
+from fairlead.data.scenes.glyphs import FRAME, INSIDE, draw_glyphs, frame_glyphs
+from fairlead.data.scenes.scene_set import COLOUR_JITTER, PLACES, RGB, held_out, held_out_prompts, load_scenes, possible
 
 PALETTE = torch.tensor([RGB[name] for name in COLOURS], dtype=torch.float64)
 

@@ -11,7 +11,7 @@ import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.core.text import unpack
 from fairlead.data.images import Attribute
-from fairlead.data.scenes import load_scenes
+from fairlead.data.scenes.scene_set import load_scenes
 from fairlead.diffusers.text_encoders import PretrainedText, sentence
 
 PAIRS = [

@@ -13,8 +13,9 @@ from fairlead.guide.branch import COND, NULL, Branch, Weight
 from fairlead.guide.moment import Moment
 from fairlead.guide.terms import Ask, Term
 from fairlead.sample.noise import NoiseStream
+from tests.guide.examples import FINISHERS, LABELLED, SCALES, TERMS
 from tests.guide.plain_engine import PlainEngine
-from tests.guide.test_contract import FINISHERS, GRID, LABELLED, SCALES, TERMS
+from tests.guide.test_contract import GRID
 from tests.guide.toy import N, close, images, steered
 
 STEPS = 4

@@ -8,8 +8,8 @@ import pytest
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import lookup, names
 from fairlead.guide.expression import parse, to_guidance
+from tests.guide.examples import FINISHERS, SCALES, TERMS
 from tests.guide.fuzzed import Fuzz
-from tests.guide.test_contract import FINISHERS, SCALES, TERMS
 
 KINDS = ("term", "finisher", "scale", "score")
 NAMES = [name for kind in KINDS for name in names(kind)]

@@ -2,7 +2,7 @@
 
 A pair either makes a whole run that is finite, permutes with its batch, repeats to the bit and costs the rows that its
 parts announce, or it is refused in one line that names both and says why. A new name is in the grid once
-``test_contract`` has its example.
+``tests/guide/examples.py`` has its example, which mostly follows from the registration.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from fairlead.guide.step import Step
 from fairlead.guide.terms import Finisher, Guidance, Term, Wrapper, as_guidance
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.grids import trailing
-from tests.guide.test_contract import FINISHERS, TERMS
+from tests.guide.examples import FINISHERS, TERMS
 from tests.guide.toy import NETWORK, N, close, images, steered
 
 STEPS, ORDER = 10, [3, 0, 4, 1, 2]
@@ -154,7 +154,7 @@ def holds_or_is_refused(make: Callable[[], Guidance | Term], *methods: str, runs
 def runs_of(*terms: str) -> list[list]:
     """The specs of the examples' own runs, each once."""
     missing = [name for name in terms if name not in TERMS]
-    assert not missing, f"add an example of {missing} to TERMS in tests/guide/test_contract.py"
+    assert not missing, f"add an example of {missing} to tests/guide/examples.py"
     return [list(specs) for specs in dict.fromkeys(tuple(TERMS[name][2]) for name in terms)]
 
 

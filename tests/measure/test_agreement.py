@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.data.captions import VALUES
 from fairlead.data.digits import load_digits
 from fairlead.data.images import Attribute, ImageData
-from fairlead.data.scenes import held_out_prompts, load_scenes
+from fairlead.data.scenes.captions import VALUES
+from fairlead.data.scenes.scene_set import held_out_prompts, load_scenes
 from fairlead.measure import judge as judge_module
 from fairlead.measure.agreement import ALL, AttributeEvaluator, agreement, hits_of
 from fairlead.measure.attributes import (

@@ -10,6 +10,7 @@ import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.models.load import model_of
 from fairlead.nets.build import net_config
+from fairlead.train import conditions
 from fairlead.train.conditions import DataConditions, asked
 from tests.data.tiny_text import tiny_clip, tiny_sentence, tiny_t5
 from tests.train.test_conditions import captioned, training
@@ -88,7 +89,7 @@ def test_a_network_of_another_width_or_length_is_refused_before_captions_are_enc
     def too_late(*_: Any) -> None:
         raise AssertionError("captions would be encoded")
 
-    monkeypatch.setattr("fairlead.train.conditions.encoded", too_late)
+    monkeypatch.setattr(conditions, "encoded", too_late)
     for changes, made in (({"width": 24}, "8 tokens of width 24"), ({"length": 5}, "5 tokens of width 16")):
         net = net_config("8x8", 3, 8, 0, channels=8, text={**told["text"], **changes})
         with pytest.raises(UsageError, match=f"gives 8 tokens of width 16, the network is made for {made}; make it"):

@@ -115,7 +115,7 @@ def test_every_flow_scheduler(family: str, scheduler: str, n: int, negatives: bo
 
 def test_a_preset_of_negative_prompts_is_its_prompt() -> None:
     """For the block, and where a guidance names it."""
-    from fairlead.data.negatives import negatives
+    from fairlead.models.negatives import negatives
 
     case = FAMILIES["sd"]
     pipe, arguments = case.make(), case.arguments(2)

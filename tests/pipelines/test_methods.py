@@ -17,6 +17,7 @@ import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
 from fairlead.guide.branch import COND, NULL
+from tests.guide.examples import simple
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, FLOW_SCHEDULERS, SCHEDULERS, apart, picture, ratios, run
 
@@ -59,6 +60,7 @@ ON: dict[str, str] = {  # name -> an example for prompts
     "pixels": map_of(8),
     "region": "cfg(region(5, 1, [0, 0, 0.5, 0.5]))",
 }
+ON |= {name: simple(kind, name) for kind in ("term", "finisher", "scale") for name in names(kind) if name not in ON}
 LATENTS = {"clip": "no fixed range", "threshold": "no fixed range"}
 PROMPTED = {"icg": "draws classes", "classifier": "reads class labels", **LATENTS}
 NO_SOFTMAX = dict.fromkeys(("pag", "seg", "sag"), "no attention layers")
@@ -118,9 +120,12 @@ def made_weak(family: str) -> Any:
     return made.unconditional() if family == "unconditional" else FAMILIES[family].make()
 
 
-def test_every_registered_name_has_an_example() -> None:
-    missing = {name for kind in ("term", "finisher", "scale") for name in names(kind)} - set(ON)
-    assert not missing, f"registered without an example on pipelines: {sorted(missing)}"
+@pytest.mark.parametrize("name", ON)
+def test_every_registered_name_has_an_example(name: str) -> None:
+    try:
+        fl.parse(ON[name])
+    except UsageError as error:
+        raise AssertionError(f"add an example of {name!r} to ON in tests/pipelines/test_methods.py") from error
 
 
 def catalogue() -> list[Any]:

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-import fairlead.train.conditions as conditions
 from fairlead.core.errors import UsageError
 from fairlead.data.images import Attribute, ImageData
 from fairlead.data.text import encoder_from_config
 from fairlead.models.load import model_of
 from fairlead.nets.build import net_config
+from fairlead.train import conditions
 from fairlead.train.conditions import DataConditions, asked, encoded
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
@@ -184,8 +184,13 @@ def test_images_are_shown_by_step_and_resume_to_the_bit(tmp_path):
         second.take_step()
     for a, b in zip(whole.network.state_dict().values(), second.network.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    halves = torch.cat([whole._draws(rank, 2) for rank in range(2)])
-    assert torch.equal(halves, whole._draws(0, 1))
+    index, (x0, _) = whole.batches.index(4), whole.batches.batch(4)
+    shown = whole.conditions.drawn(index, x0, whole.config, 4).values["image"]
+    halves = [
+        whole.conditions.drawn(index[part], x0[part], whole.config, 4, rank, 2).values["image"]
+        for rank, part in enumerate((slice(0, 2), slice(2, 4)))
+    ]
+    assert torch.equal(torch.cat(halves), shown)
     model = model_of(whole.averaged_network(), whole.about(), {}, "cpu")
     assert model.conditions == ("label", "image")
     assert model.encode(["label=one"]).keep["image"].tolist() == [False]

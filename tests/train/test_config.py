@@ -5,7 +5,8 @@ import pytest
 
 from fairlead.core.errors import UsageError
 from fairlead.train.config import RECIPES, TrainConfig
-from fairlead.train.loop import Training, learning_rate
+from fairlead.train.loop import Training
+from fairlead.train.optimizer import learning_rate
 from tests.train.tiny import digits, tiny_config, tiny_net
 
 

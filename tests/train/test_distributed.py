@@ -35,7 +35,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-from fairlead.cli.training import train_with_progress
+from fairlead.train.session import train_to_end
 from fairlead.train.loop import Training
 from tests.train.tiny import digits, tiny_config
 out = Path(sys.argv[2])
@@ -47,7 +47,7 @@ def interrupted():
     return take_step()
 training.take_step = interrupted
 try:
-    train_with_progress(training)
+    train_to_end(training)
 except KeyboardInterrupt:
     Path(out, f"stopped-{rank}").write_text(str(training.step))
 """

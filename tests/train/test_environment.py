@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from fairlead.core.errors import UsageError
+from fairlead.train import environment
 from fairlead.train.checkpoint import find_checkpoint
 from fairlead.train.environment import accelerator_for, check_environment, training_device
 from fairlead.train.loop import Training
@@ -63,7 +64,7 @@ def _forget() -> None:
     ],
 )
 def test_a_variable_that_asks_for_another_training_is_refused(tmp_path, monkeypatch, name, value, message):
-    monkeypatch.setattr("fairlead.train.environment.training_device", lambda: CPU)
+    monkeypatch.setattr(environment, "training_device", lambda: CPU)
     monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=f"the environment has {name}={message}"):
         Training(digits(), tiny_config(), tmp_path / "run")
@@ -91,7 +92,7 @@ def test_what_agrees_with_the_settings_is_taken(monkeypatch):
 
 def test_what_accelerate_is_given_is_not_read_from_the_environment(monkeypatch):
     """Should a variable get through, it decides nothing."""
-    monkeypatch.setattr("fairlead.train.environment.check_environment", lambda *given: None)
+    monkeypatch.setattr(environment, "check_environment", lambda *given: None)
     for name, value in (
         ("ACCELERATE_MIXED_PRECISION", "bf16"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"),

@@ -18,8 +18,9 @@ from fairlead.data.images import Batches, ImageData
 from fairlead.nets.build import build_net
 from fairlead.train.checkpoint import steps_of
 from fairlead.train.config import TrainConfig
-from fairlead.train.loop import Training, ema_average, learning_rate
+from fairlead.train.loop import Training
 from fairlead.train.objective import Draw, diffusion_loss
+from fairlead.train.optimizer import ema_average, learning_rate
 from tests.train.tiny import digits, tiny_config, tiny_net, trained
 
 

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from fairlead.cli.training import train_with_progress
 from fairlead.train.checkpoint import find_checkpoint, steps_of
 from fairlead.train.loop import Training
+from fairlead.train.session import train_to_end
 from tests.train.tiny import digits, same_bits, tensors_of, tiny_config, trained
 
 
@@ -36,7 +36,7 @@ def test_ctrl_c_leaves_a_checkpoint_of_its_step(tmp_path, step):
 
     training.save = watched  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        train_with_progress(training)
+        train_to_end(training)
     assert find_checkpoint(f"{tmp_path}/run@{step}").has("training")
     assert saved == [step]  # not twice
 
@@ -59,6 +59,6 @@ def test_the_loss_shown_after_resuming_starts_at_the_first_loss(tmp_path, capsys
         return result
 
     training.take_step = watched  # type: ignore[method-assign]
-    train_with_progress(training)
+    train_to_end(training)
     assert len(losses) == 1
     assert f"loss {losses[0]:.4f} " in capsys.readouterr().err

@@ -19,7 +19,7 @@ from fairlead.nets.text import TextInput, TextTransformer
 from fairlead.train.conditions import asked
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
-from fairlead.train.reading import learn_to_read, learn_to_sketch, values_told
+from fairlead.train.reading import learn_to_read, learn_to_sketch, one_caption, values_told
 
 COLOURS, DIGITS = ("red", "green", "blue", "black", "white", "pink"), ("one", "two", "seven", "eight", "nine")
 SAID = list(itertools.product(COLOURS, DIGITS, COLOURS))
@@ -163,7 +163,7 @@ def test_further_captions_are_read_and_sketched_too():
     image, caption = training.conditions.pairs()
     assert image.tolist() == [i for i in range(n) for _ in range(2)]
     assert sorted(caption.tolist()) == list(range(2 * n))
-    drawn = [training._pair(torch.tensor([0, 5, 5]), image, step).tolist() for step in range(40)]
+    drawn = [one_caption(torch.tensor([0, 5, 5]), image, training.config.seed, step).tolist() for step in range(40)]
     assert {row[0] for row in drawn} == {0, 1}
     assert {value for row in drawn for value in row[1:]} == {10, 11}
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairlead.cli.options import as_given
-from fairlead.cli.progress import bars
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import NAME, Hold
 from fairlead.core.places import check_folder, is_folder
+from fairlead.core.progress import bars
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
@@ -51,13 +51,13 @@ class Demo:
 
     def _run(self) -> None:
         from fairlead.cli.sweep import SweepBar
-        from fairlead.cli.training import train_with_progress
         from fairlead.measure.references import evaluator_for
         from fairlead.models.load import load
         from fairlead.report.page import Png, Section
         from fairlead.report.pictures import class_grid, negative_rows
         from fairlead.report.sweep_page import findings
         from fairlead.report.sweeps import carry_out, report
+        from fairlead.train.session import train_to_end
         from fairlead.tune.recommend import recommend_swept
         from fairlead.tune.setting import all_settings, expand
         from fairlead.tune.sweep_folder import SweepFolder
@@ -73,7 +73,7 @@ class Demo:
             f"{training.parameters:,} parameters, {training.config.steps} steps, "
             f"condition dropped with probability {training.config.drop:g}"
         )
-        train_with_progress(training)
+        train_to_end(training)
         print(f"2/3 measuring {self.n} images at each of {len(SCALES)} scales, from the same noise")
         model = load(run)
         evaluator = evaluator_for(str(run), None, (), model, (self.n,), bars)

@@ -10,12 +10,6 @@ import tyro
 from fairlead.core.errors import UsageError
 from fairlead.core.printable import printable
 
-_KINDS = {
-    "model": "diffusion model",
-    "classifier": "classifier of noisy images, p(class | x_t, t)",
-    "autoencoder": "autoencoder",
-}
-
 
 @dataclass(frozen=True)
 class Info:
@@ -47,16 +41,18 @@ class Info:
         import torch
 
         import fairlead
-        from fairlead.core.registry import REGISTRY
+        from fairlead.core.registry import added, names
         from fairlead.nets.build import PRESETS
         from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, RECIPES
 
         print(f"fairlead {fairlead.__version__}, torch {torch.__version__}, GPU: {torch.cuda.is_available()}")
         titles = {"term": "guidance", "finisher": "finishers", "scale": "scale schedules", "score": "energy scores",
-                  "sampler": "samplers", "grid": "time grids", "schedule": "noise schedules",
+                  "sampler": "samplers", "extractor": "features", "grid": "time grids", "schedule": "noise schedules",
                   "data": "data sets"}  # fmt: skip
         for kind, title in titles.items():
-            print(f"{title:<16} {', '.join(REGISTRY[kind])}")
+            others = added(kind)
+            known = [f"{name} ({others[name].owner})" if name in others else name for name in names(kind)]
+            print(f"{title:<16} {', '.join(known)}")
         print(f"{'networks':<16} {', '.join(PRESETS)}")
         for name, recipe in RECIPES.items():
             print(f"recipe {name:<14} {recipe.about}")
@@ -67,21 +63,21 @@ class Info:
 
     def _checkpoint(self, spec: str) -> None:
         from fairlead.train.checkpoint import find_checkpoint, steps_of
-        from fairlead.train.config import OTHER_KINDS
+        from fairlead.train.tasks import CLASSIFY, DENOISE, task_of
 
         checkpoint = find_checkpoint(spec)
         about, data = checkpoint.about, checkpoint.about["data"]
         steps = steps_of(checkpoint.folder.parent)
-        kind = OTHER_KINDS.get(about["objective"], "model")
+        task = task_of(about["objective"])
         latents = about["train"].get("latents") or {}
         rows = {
-            "kind": _KINDS[kind],
+            "kind": task.about + (", p(class | x_t, t)" if task is CLASSIFY else ""),
             "checkpoint": f"{checkpoint.folder} (step {checkpoint.step} of {about['train']['steps']})",
             "steps kept": ", ".join(map(str, steps)),
             "parts": ", ".join(f"{part} {digest}" for part, digest in about["files"].items()),
             "network": f"{about['net']} ({about['parameters']:,} parameters)",
-            "objective": _objective(about, kind),
-            "told": _told(about) if kind == "model" else "",
+            "objective": _objective(about),
+            "told": _told(about) if task is DENOISE else "",
             "latents": f"{latents['shape']} of {latents['source']} #{latents['hash']}, times {latents['scale']:.4g}"
             if latents
             else "",
@@ -94,10 +90,13 @@ class Info:
                 print(f"{name:<12} {printable(str(value))}")
 
 
-def _objective(about: dict[str, Any], kind: str) -> str:
-    if kind == "autoencoder":
+def _objective(about: dict[str, Any]) -> str:
+    from fairlead.train.tasks import CLASSIFY, RECONSTRUCT, task_of
+
+    task = task_of(about["objective"])
+    if task is RECONSTRUCT:
         return f"{about['objective']} error and {about['train']['kl']:g} of the KL divergence"
-    return f"{'cross-entropy' if kind == 'classifier' else about['objective']} on {about['schedule']}"
+    return f"{'cross-entropy' if task is CLASSIFY else about['objective']} on {about['schedule']}"
 
 
 def _told(about: dict[str, Any]) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fairlead.cli.progress import Bar, working
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 from fairlead.core.places import check_folder
+from fairlead.core.progress import Bar, working
 from fairlead.core.registry import names
 from fairlead.core.signals import unbroken
 

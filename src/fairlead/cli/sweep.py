@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fairlead.cli.options import as_given
-from fairlead.cli.progress import Bar, bars, clock
+from fairlead.core.progress import Bar, bars, clock
 from fairlead.core.registry import names
 
 if TYPE_CHECKING:

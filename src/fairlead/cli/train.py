@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from dataclasses import dataclass
 
-import tyro
-
-from fairlead.cli.training import ScheduleName, TrainOptions, train_with_progress
-from fairlead.core.errors import UsageError
-from fairlead.core.places import is_folder
-from fairlead.core.registry import names
-from fairlead.core.strict_json import read_json
-from fairlead.nets.build import PRESETS, latent_preset
-from fairlead.train.config import RECIPES, Recipe, Weighting
-
-if TYPE_CHECKING:
-    from fairlead.data.images import ImageData
-    from fairlead.diffusers.lora import Base
-
-_OF_PIPELINE = (
-    *("net", "net_config", "channels", "conditioning", "latents", "schedule", "objective", "weighting"),
-    *("conditions", "image", "text", "text_read", "text_sketch", "text_null", "text_windows"),
-)
-"""Options that a pipeline decides."""
+from fairlead.train.denoiser_options import DenoiserOptions
+from fairlead.train.options import DataName, OutFolder
 
 
 @dataclass(frozen=True)
-class Train(TrainOptions):
+class Train(DenoiserOptions):
     """Train a conditional model with condition dropout.
 
     A recipe names the data, the network and the settings; every option overrides its part. Ctrl-C or SIGTERM saves a
@@ -39,181 +18,10 @@ class Train(TrainOptions):
     Example: fairlead train --recipe digits --out runs/digits
     """
 
-    recipe: Annotated[str, tyro.conf.arg(help=f"Preset of all below: {', '.join(RECIPES)}.")] = "digits"
-    net: Annotated[
-        str | None,
-        tyro.conf.arg(
-            help=f"Network preset (or, beside net-config, a class of networks of diffusers): {', '.join(PRESETS)}."
-        ),
-    ] = None
-    net_config: Path | None = None
-    """Settings of a network of diffusers: a JSON file, or a folder with config.json. Sizes, channels and widths that
-    follow from the data may be left out. The schedule is then vp_linear by default; `fairlead export` makes a
-    pipeline of the run."""
-    latents: str | None = None
-    """Denoise latents of an autoencoder in place of pixels: a folder of train-autoencoder or of diffusers, or a hub
-    name."""
-    schedule: ScheduleName = None
-    conditioning: str | None = None
-    """How the class enters the U-Net: adaptive (group normalisation), add (to the time embedding), concat (one-hot)."""
-    objective: str | None = None
-    """What the network predicts: eps, v, x0, flow."""
-    weighting: Annotated[
-        str | None, tyro.conf.arg(help=f"Loss weight over noise levels: {', '.join(get_args(Weighting))}.")
-    ] = None
-    pipeline: str | None = None
-    """Train adapters for this pipeline of Stable Diffusion, a folder or a hub name, on captioned images; `fairlead
-    export` writes what its load_lora_weights reads."""
-    lora: int | None = None
-    """Rank of the adapters of --pipeline, e.g. 8."""
-    conditions: tuple[str, ...] = ()
-    """What the network is told: label, text, image, attributes of the data such as ink; none for nothing. By default as
-    the recipe says."""
-    image: Annotated[
-        str | None,
-        tyro.conf.arg(
-            help=f"What the condition image shows: {', '.join(names('degradation'))}, as in inpaint(low=0.2)."
-        ),
-    ] = None
-    text: str | None = None
-    """Text encoder: words (a small one inside the network), clip:SOURCE, t5:SOURCE, sd3:SOURCE, sentence:SOURCE, with a
-    folder or a hub name as SOURCE."""
-    text_read: int | None = None
-    """Steps in which the encoder of words learns to read the captions before training, to stay as it is then; 0: it
-    trains along."""
-    text_sketch: int | None = None
-    """Steps in which, after that, the average image of a caption is learnt, to be seen beside the noisy one."""
-    text_null: Literal["learned", "empty"] | None = None
-    """What stands for no text: a token of the network's own (default), or the encoder's states of an empty string."""
-    text_tokens: int | None = None
-    """Tokens of a prompt that a pretrained encoder reads (of one window); by default all that it can, up to 512 at a
-    cost: give what the captions need."""
-    text_windows: int | None = None
-    """Stretches of the encoder's length that a prompt may take."""
-    text_long: Literal["refuse", "cut"] | None = None
-    """What to do with a longer one: refuse (the default) and name the words that would be lost, or cut."""
-    drop: float | None = None
-    """Probability of dropping a condition of a sample."""
-    drops: dict[str, float] = field(default_factory=dict)
-    """Other probabilities for single conditions: --drops text 0.2 label 0.5."""
-    drop_all: float | None = None
-    """Probability of dropping all conditions of a sample at once, beside."""
-    optimizer: str | None = None
-    """adamw, or muon: matrices by orthogonal updates, all else by adamw; fewer steps for as much, each dearer."""
-    snapshot_every: int | None = None
-    """Keep the averaged weights of every so many steps, as weak models for autoguidance."""
-    preview_every: int = 0
-    """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
-
-    def _names(self, recipe: Recipe) -> tuple[str, ...]:
-        if self._base is not None:
-            return ("text",)
-        names = self.conditions or recipe.conditions
-        return () if names == ("none",) else names
-
-    def _text(self) -> tuple[str, str, dict[str, Any]]:
-        settings = {
-            "read": self.text_read, "sketch": self.text_sketch, "tokens": self.text_tokens,
-            "windows": self.text_windows, "long": self.text_long,
-        }  # fmt: skip
-        given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
-        if self._base is not None:
-            return self._base.text, "empty", {**given, "masked": False}
-        if "text" not in self._names(RECIPES[self.recipe]):
-            unused = [name for name in ("text", "text_null") if getattr(self, name) is not None]
-            unused += [f"text_{name}" for name in given]
-            if unused:
-                raise UsageError(
-                    f"--{unused[0].replace('_', '-')}: the network is not told any text; add text to --conditions"
-                )
-            return "words", "learned", {}
-        if self.net_config is None:
-            text = self.text or "words"
-            own = RECIPES[self.recipe].text if text == "words" else {}
-            return text, self.text_null or "learned", {**own, **given}
-        from fairlead.diffusers.network_calls import called
-
-        if self.text is None:
-            raise UsageError("--text: networks of diffusers read an encoder's states; give clip:SOURCE or t5:SOURCE")
-        if self.text_null == "learned":
-            raise UsageError("--text-null learned: the null of a pipeline is the empty string; leave it out")
-        return self.text, "empty", {**given, "masked": called(self._of_diffusers()[0]).masked}
-
-    def _net(self, recipe: Recipe, size: int) -> str:
-        return self.net or (recipe.net if self.latents is None else latent_preset(size))
-
-    def _process(self, recipe: Recipe) -> dict[str, Any]:
-        if self._base is not None:
-            mild = {} if self.lr is not None else {"lr": 1e-4}
-            return {"schedule": self._base.schedule, "objective": self._base.objective, "weighting": "uniform", **mild}
-        if self.schedule is None and self.net_config is not None and "schedule" not in recipe.train:
-            return {"schedule": {"name": "vp_linear"}}
-        return super()._process(recipe)
-
-    @cached_property
-    def _base(self) -> Base | None:
-        """The pipeline that adapters are trained for."""
-        if (self.pipeline is None) != (self.lora is None):
-            raise UsageError("--pipeline and --lora go together: the pipeline, and the rank of its adapters, e.g. 8")
-        if self.pipeline is None:
-            return None
-        from fairlead.diffusers.lora import Base
-
-        for name in _OF_PIPELINE:
-            if getattr(self, name) not in (None, ()):
-                raise UsageError(f"--{name.replace('_', '-')}: the pipeline decides it; leave it out")
-        return Base.of(self.pipeline)
-
-    def _net_config(
-        self,
-        recipe: Recipe,
-        data: tuple[int, int, int],
-        presets: Mapping[str, dict[str, Any]],
-        changes: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        if self._base is not None:
-            assert self.lora is not None
-            return self._base.net(data[0], data[1], self.lora, changes["text"])
-        if self.net_config is None:
-            if self.net is not None and self.net not in presets and self.net.endswith("Model"):
-                raise UsageError(f"--net {self.net}: a network of diffusers needs its settings; give --net-config FILE")
-            return super()._net_config(recipe, data, presets, changes)
-        from fairlead.diffusers.networks import diffusers_config
-
-        network, config = self._of_diffusers()
-        refused = [name for name in changes if name != "text"]
-        if refused:
-            raise UsageError(f"{network} takes no {refused[0]!r}; leave it out, or take a network preset")
-        return diffusers_config(network, config, *data, text=changes.get("text"))
-
-    def _of_diffusers(self) -> tuple[str, dict[str, Any]]:
-        """Class and settings of the network of diffusers."""
-        assert self.net_config is not None
-        path = self.net_config / "config.json" if is_folder(self.net_config) else self.net_config
-        try:
-            config = read_json(path)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--net-config {path} cannot be read as JSON ({error})") from error
-        network = self.net or (config.get("_class_name") if isinstance(config, dict) else None)
-        if not isinstance(config, dict) or network is None:
-            raise UsageError(f"--net-config {path}: expected an object of settings, and their class in --net")
-        return str(network), config
-
-    def _latents(self, data: ImageData) -> dict[str, Any]:
-        from fairlead.diffusers.autoencoder import load_autoencoder
-
-        source = self.latents if self._base is None else str(self._base.folder)
-        return {} if source is None else load_autoencoder(source).config(data.shape)
-
-    def _image(self, recipe: Recipe) -> str:
-        if "image" not in self._names(recipe):
-            if self.image is not None:
-                raise UsageError("--image: the network is not shown any image; add image to --conditions")
-            return ""
-        from fairlead.data.degrade import read_degradation
-
-        return str(read_degradation(self.image or "superres"))
+    out: OutFolder
+    data: DataName = None
 
     def run(self) -> None:
-        with self.started(RECIPES, PRESETS, ("conditioning", "channels")) as training:
-            train_with_progress(training, self.preview_every)
+        from fairlead.report.training import denoiser_trained
+
+        denoiser_trained(self)

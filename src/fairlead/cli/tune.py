@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fairlead.cli.options import as_given
-from fairlead.cli.progress import bars
 from fairlead.cli.sweep import SweepBar
+from fairlead.core.progress import bars
 from fairlead.core.registry import names
 
 if TYPE_CHECKING:

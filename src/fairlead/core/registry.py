@@ -1,14 +1,22 @@
 """One table of everything that has a name: command-line choices, expression names, docs and contract tests read it.
 
-A line maps ``kind -> name -> "module:attribute"``; the module is imported on first use.
+A line maps ``kind -> name -> "module:attribute"``; the module is imported on first use. Other packages add lines by
+entry points of the groups in :data:`GROUPS`, a program by :func:`register`. One file, since half of it is the tables.
 """
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import dataclass, is_dataclass
+from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from keyword import iskeyword
 from typing import Any
 
-from fairlead.core.errors import unknown
+from fairlead.core.arguments import shown
+from fairlead.core.errors import UsageError, note, shortened, unknown
 
 REGISTRY: dict[str, dict[str, str]] = {
     "schedule": {
@@ -88,7 +96,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "digits": "fairlead.data.digits:load_digits",
         "mnist": "fairlead.data.hub:load_mnist",
         "cifar10": "fairlead.data.hub:load_cifar10",
-        "scenes": "fairlead.data.scenes:load_scenes",
+        "scenes": "fairlead.data.scenes.scene_set:load_scenes",
     },
     "degradation": {
         "superres": "fairlead.data.degrade:SuperResolution",
@@ -104,6 +112,9 @@ REGISTRY: dict[str, dict[str, str]] = {
     "loader": {
         "autoencoder": "fairlead.diffusers.autoencoder:load_autoencoder",
         "pipeline": "fairlead.diffusers.loading:load_pipeline",
+        "adapters": "fairlead.diffusers.lora:Base",
+        "network": "fairlead.diffusers.networks:diffusers_config",
+        "network_call": "fairlead.diffusers.network_calls:called",
     },
     "extractor": {
         "dinov2": "fairlead.measure.extractors:dinov2",
@@ -114,19 +125,215 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
 }
 
+PUBLIC: dict[str, str] = {
+    "Attachment": "fairlead.diffusers.guiding.attach:Attachment",
+    "Condition": "fairlead.core.condition:Condition",
+    "Explanation": "fairlead.report.explanations:Explanation",
+    "Finding": "fairlead.measure.run_findings:Finding",
+    "GaussianMixture": "fairlead.data.toys:GaussianMixture",
+    "GuidedDenoiser": "fairlead.guide.engine:GuidedDenoiser",
+    "Guider": "fairlead.diffusers.guiding.guider:Guider",
+    "Interpolation": "fairlead.report.interpolations:Interpolation",
+    "Model": "fairlead.models.model:Model",
+    "Prediction": "fairlead.core.prediction:Prediction",
+    "Run": "fairlead.sample.run:Run",
+    "TrainConfig": "fairlead.train.config:TrainConfig",
+    "Trained": "fairlead.report.training:Trained",
+    "Training": "fairlead.train.loop:Training",
+    "UsageError": "fairlead.core.errors:UsageError",
+    "attach": "fairlead.diffusers.guiding.attach:attach",
+    "data": "fairlead.data.arrays:data",
+    "denoiser": "fairlead.models.own:denoiser",
+    "diffusers_config": "fairlead.diffusers.networks:diffusers_config",
+    "doctor": "fairlead.measure.examination:doctor",
+    "explain": "fairlead.report.explanations:explain",
+    "export": "fairlead.diffusers.export:export",
+    "from_guider": "fairlead.diffusers.guiding.from_guider:from_guider",
+    "interpolate": "fairlead.report.interpolations:interpolate",
+    "load": "fairlead.models.load:load",
+    "load_autoencoder": "fairlead.diffusers.autoencoder:load_autoencoder",
+    "load_data": "fairlead.data.hub:load_data",
+    "measure": "fairlead.report.comparisons:measure",
+    "parse": "fairlead.guide.expression:parse",
+    "register": "fairlead.core.registry:register",
+    "report": "fairlead.report.sweeps:report",
+    "sample": "fairlead.sample.run:sample",
+    "sweep": "fairlead.report.sweeps:sweep",
+    "toy": "fairlead.models.toy:toy_model",
+    "train": "fairlead.report.training:train",
+    "train_autoencoder": "fairlead.report.training:train_autoencoder",
+    "train_classifier": "fairlead.report.training:train_classifier",
+    "tune": "fairlead.report.searches:tune",
+}
+"""Names of ``fl.`` beside those of expressions."""
+
+EXPRESSIONS = ("term", "finisher", "scale", "score")
+"""Kinds whose names share the expression language and ``fl.``."""
+GROUPS = {
+    "term": "fairlead.terms",
+    "finisher": "fairlead.finishers",
+    "scale": "fairlead.scales",
+    "score": "fairlead.scores",
+    "sampler": "fairlead.samplers",
+    "extractor": "fairlead.extractors",
+    "data": "fairlead.data",
+}
+"""Kinds that others may add to -> the group of their entry points."""
+_BASES = {
+    "term": "fairlead.guide.terms:Term",
+    "finisher": "fairlead.guide.terms:Finisher",
+    "scale": "fairlead.guide.scales:ScaleSchedule",
+    "score": "fairlead.guide.scores:Score",
+    "sampler": "fairlead.sample.sampler:Sampler",
+}
+_TAKES = {"extractor": ("argument", "data", "device"), "data": ("split",)}
+"""What the functions of a kind are called with."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """A name that another package or the running program added.
+
+    Attributes:
+        target: the thing, where it is ("module:attribute"), an entry point, or None if several packages have the name.
+        owner: who added it: "package signs 0.1", or "register(...)".
+    """
+
+    target: Any
+    owner: str
+
+
+_REGISTERED: dict[str, dict[str, Added]] = {kind: {} for kind in GROUPS}
+
 
 def names(kind: str) -> list[str]:
-    """The registered names of a kind, in the order of the table."""
-    return list(REGISTRY[kind])
+    """The known names of a kind: those of the table in its order, then what others added."""
+    return [*REGISTRY[kind], *added(kind)]
 
 
 def lookup(kind: str, name: object) -> Any:
-    """The registered object.
+    """The object of that name.
 
     Raises:
-        UsageError: if ``name`` is not registered; the message lists the names that are.
+        UsageError: if the name is unknown, with those that are known; if somebody else's thing cannot be imported or
+            is none of that kind, with the name of the package.
     """
-    if not isinstance(name, str) or name not in REGISTRY[kind]:
-        raise unknown(kind, name, REGISTRY[kind])
-    module, attribute = REGISTRY[kind][name].split(":")
+    if isinstance(name, str) and name in REGISTRY[kind]:
+        return imported(REGISTRY[kind][name])
+    others = added(kind)
+    if not isinstance(name, str) or name not in others:
+        raise unknown(kind, name, [*REGISTRY[kind], *others])
+    target, owner = others[name].target, others[name].owner
+    if target is None:
+        raise UsageError(f"{kind} {name!r} is of {owner}; remove one of them")
+    try:
+        thing = target.load() if isinstance(target, EntryPoint) else target
+        thing = imported(thing) if isinstance(thing, str) else thing
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"{kind} {name!r} of {owner} cannot be imported ({shortened(what, 200)[1:-1]}); repair or remove it"
+        ) from error
+    if problem := _problem(kind, name, thing):
+        raise UsageError(f"{kind} {name!r} of {owner} {problem}")
+    return thing
+
+
+def kind_of(name: str) -> str | None:
+    """The kind of a name of the expression language."""
+    return next((kind for kind in EXPRESSIONS if name in REGISTRY[kind] or name in added(kind)), None)
+
+
+def added(kind: str) -> dict[str, Added]:
+    """What is not in the table: of installed packages, read once, and of this program."""
+    return {**_of_packages()[kind], **_REGISTERED[kind]} if kind in GROUPS else {}
+
+
+def register(name: str, thing: Any, *, kind: str | None = None) -> None:
+    """Give a thing of your own a name, for the rest of this process: expressions, ``fl.NAME``, sweeps and reports know
+    it then. A package gives it to every process by an entry point (CONTRIBUTING).
+
+    Args:
+        name: how it is written; a class says the same as its ``name``.
+        thing: a frozen dataclass that derives from ``Term``, ``Finisher``, ``ScaleSchedule``, ``Score`` or ``Sampler``;
+            a function ``(argument, data, device) -> Extractor`` or ``(split, ...) -> ImageData``; or
+            ``"module:attribute"``, imported on first use.
+        kind: "term", "finisher", "scale", "score", "sampler", "extractor" or "data"; needed unless a class says it.
+
+    Raises:
+        UsageError: if it is no name or somebody has it, an earlier version of the same thing excepted; if the thing is
+            none of that kind.
+    """
+    own = next((k for k, path in _BASES.items() if path in map(_path, getattr(thing, "__mro__", ()))), None)
+    kind = own if kind is None else kind
+    if kind not in GROUPS:
+        raise UsageError(
+            f"register {shortened(str(name))}: expected kind to be one of {', '.join(GROUPS)}, got {kind!r}"
+        )
+    if not isinstance(name, str) or not name.isidentifier() or iskeyword(name) or name in ("none", "inf", "during"):
+        raise UsageError(f"register: expected a name such as my_{kind}, got {shortened(str(name))}")
+    if isinstance(thing, str) and thing.count(":") != 1:
+        raise UsageError(
+            f"register {name!r}: expected a class, a function or 'module:attribute', got {shortened(thing)}"
+        )
+    if not isinstance(thing, str) and (problem := _problem(kind, name, thing)):
+        raise UsageError(f"register: {kind} {name!r} {problem}")
+    before = _REGISTERED[kind].get(name)
+    if (before is None or _path(before.target) != _path(thing)) and (has := _holder(kind, name)):
+        raise UsageError(f"register {name!r}: {has} has that name already; choose another")
+    _REGISTERED[kind][name] = Added(thing, "register(...)")
+
+
+def _path(thing: Any) -> str:
+    return thing if isinstance(thing, str) else f"{thing.__module__}:{getattr(thing, '__qualname__', '')}"
+
+
+def imported(target: str) -> Any:
+    module, attribute = target.split(":")
     return getattr(import_module(module), attribute)
+
+
+def _problem(kind: str, name: str, thing: Any) -> str:
+    """Why it cannot be a thing of that kind and name; "" if it can."""
+    if kind in _TAKES:
+        try:
+            inspect.signature(thing).bind(*_TAKES[kind])
+        except (TypeError, ValueError):
+            return f"is {shown(thing)}; expected a function of ({', '.join(_TAKES[kind])})"
+        return ""
+    if _BASES[kind] not in map(_path, getattr(thing, "__mro__", ())) or not is_dataclass(thing):
+        return f"is {shown(thing)}; expected a dataclass that derives from {_BASES[kind].replace(':', '.')}"
+    called = getattr(thing, "name", None)
+    return "" if called == name else f"calls itself {called!r}; write name: ClassVar[str] = {name!r} in its class"
+
+
+def _holder(kind: str, name: str) -> str:
+    """Who has a name that would then mean two things; "" for nobody."""
+    if kind in EXPRESSIONS and (name in PUBLIC or find_spec(f"fairlead.{name}") is not None):
+        return f"fl.{name}"
+    for other in EXPRESSIONS if kind in EXPRESSIONS else (kind,):
+        if name in REGISTRY[other] or name in added(other):
+            return f"the {other} {name!r} of {added(other)[name].owner if name in added(other) else 'fairlead'}"
+    return ""
+
+
+@cache
+def _of_packages() -> dict[str, dict[str, Added]]:
+    """What installed packages add. A name of fairlead is left out, which is said once; one of two packages is an error
+    when it is asked for."""
+    found: dict[str, dict[str, Added]] = {kind: {} for kind in GROUPS}
+    points = entry_points()
+    for kind, group in GROUPS.items():
+        alike = EXPRESSIONS if kind in EXPRESSIONS else (kind,)
+        for point in points.select(group=group):
+            name, owner = point.name, f"package {point.dist.name} {point.dist.version}" if point.dist else point.value
+            if any(name in REGISTRY[other] for other in alike) or (kind in EXPRESSIONS and name in PUBLIC):
+                note(f"the {kind} {name!r} of {owner} is left out: fairlead has that name; give it another")
+                continue
+            for other in alike:
+                if name in found[other]:
+                    found[other][name] = Added(None, f"{found[other][name].owner} and of {owner}")
+                    break
+            else:
+                found[kind][name] = Added(point, owner)
+    return found

@@ -15,9 +15,8 @@ from fairlead.core.errors import UsageError
 from fairlead.core.printable import printable
 from fairlead.data.columns import ONE_CLASS, class_names, firsts, places
 from fairlead.data.decode import ENDINGS
-from fairlead.data.listing import STYLEGAN, Listing, list_folder, of_img2dataset
+from fairlead.data.listing import STYLEGAN, Listing, list_folder, of_img2dataset, split_of_file, split_of_folder
 from fairlead.data.metadata import Metadata, read_metadata, stylegan_rows
-from fairlead.data.splits import split_of_file, split_of_folder
 
 _WRITE_METADATA = 'write a metadata.jsonl of lines such as {"file_name": "0/1.png", "text": "a red cat"}'
 

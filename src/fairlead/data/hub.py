@@ -25,8 +25,8 @@ from fairlead.data.connection import cache_at_once_if_offline
 from fairlead.data.decode import check_side, decode_images, in_colour, resize_images, saved_in_colour
 from fairlead.data.folders import ParquetFiles, Pictures, read_folder, unlabelled
 from fairlead.data.images import ImageData, stratified_order
+from fairlead.data.listing import SPLITS
 from fairlead.data.spec import arguments_of, read_call
-from fairlead.data.splits import SPLITS
 
 HOLD_OUT = 0.1
 SPLIT_SEED = 0

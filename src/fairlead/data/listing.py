@@ -1,4 +1,5 @@
-"""What lies in a folder of data, and what of it is no data: the one walk that training and measuring share."""
+"""What lies in a folder of data, what of it is no data, and which split it belongs to: the one walk that training and
+measuring share."""
 
 from __future__ import annotations
 
@@ -18,6 +19,17 @@ STYLEGAN = "dataset.json"
 """Labels of the data sets of StyleGAN and EDM."""
 HIDDEN = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 """Folders that systems make; so are all whose name starts with a dot."""
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
+}
+"""Spellings, in lower case, and what they mean; as in the `datasets` library."""
+
+_WORD = re.compile(f"({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?:set|data|split)?\\d*")
+_FOLDER = re.compile(
+    f"({'|'.join(sorted(SPLITS, key=len, reverse=True))})[ _-]?(?:set|data|split|images|imgs)?(?:\\d{{4}})?"
+)
 _UNOPENED = (
     *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".svg", ".svgz", ".eps", ".ps", ".pdf", ".ai"),
     *(".psd", ".xcf", ".ico", ".icns", ".cur", ".tga", ".dds", ".exr", ".hdr", ".pfm", ".pcx", ".sgi", ".dib", ".mic"),
@@ -191,3 +203,21 @@ def _is_image(path: Path) -> bool:
             return True
     except Exception:  # not an image of a format that is opened
         return False
+
+
+def split_of_folder(name: str) -> str | None:
+    """``train``, ``Test``, ``val2017``, ``dev-set`` -> their split; None for any other name."""
+    found = _FOLDER.fullmatch(name.lower())
+    return SPLITS[found[1]] if found else None
+
+
+def split_of_file(relative: Path) -> str | None:
+    """The split of a parquet file: its first or last word, shard numbers aside, else that of its nearest folder:
+    ``Test-00000-of-00003.parquet``, ``mnist_test.parquet``, ``data/train/0000.parquet``; None for
+    ``testimonials.parquet``."""
+    for part in (relative.stem, *reversed(relative.parts[:-1])):
+        words = [word for word in re.split(r"[^a-z0-9]+", part.lower()) if not re.fullmatch(r"\d*|of", word)]
+        for word in (*words[:1], *words[-1:]):
+            if found := _WORD.fullmatch(word):
+                return SPLITS[found[1]]
+    return None

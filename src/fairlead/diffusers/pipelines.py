@@ -19,11 +19,11 @@ from torch.func import functional_call
 
 from fairlead.core.errors import UsageError
 from fairlead.core.evaluating import evaluating, gradients_of
-from fairlead.data.negatives import expanded
 from fairlead.diffusers.files import unknown_family
 from fairlead.diffusers.network_calls import MASK, POOLED, POOLED_XL, STATES, check_differentiable, computes_in
 from fairlead.diffusers.pretrained import setting
 from fairlead.models.model import LabelEncoder
+from fairlead.models.negatives import expanded
 
 Texts = Mapping[str, tuple[int, int | None]]
 """Argument of the network -> where ``encode_prompt`` returns it for the prompt and for the negative prompt (None: it

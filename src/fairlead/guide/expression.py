@@ -14,12 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fairlead.core.errors import UsageError, shortened, unknown
-from fairlead.core.registry import REGISTRY, lookup, names
+from fairlead.core.registry import EXPRESSIONS, kind_of, lookup, names
 from fairlead.core.syntax import keywords, number, parsed, quoted, shown, source
 from fairlead.guide.terms import Finisher, Guidance, Term, as_guidance
 from fairlead.guide.text import is_number
-
-_KINDS = ("term", "finisher", "scale", "score")
 
 
 def parse(text: str) -> Term | Guidance:
@@ -112,10 +110,10 @@ def _chain(node: ast.expr, text: str) -> Any:
 
 
 def _named(name: str) -> Any:
-    for kind in _KINDS:
-        if name in REGISTRY[kind]:
-            return lookup(kind, name)
-    raise unknown("guidance", name, [known for kind in _KINDS for known in names(kind)])
+    kind = kind_of(name)
+    if kind is None:
+        raise unknown("guidance", name, [known for kind in EXPRESSIONS for known in names(kind)])
+    return lookup(kind, name)
 
 
 def _call(function: Any, name: str, call: ast.Call, text: str) -> Any:

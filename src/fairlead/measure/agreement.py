@@ -18,8 +18,8 @@ from torch import Tensor
 import fairlead
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, unknown
-from fairlead.data.captions import VALUES, read_caption
 from fairlead.data.images import Attribute, ImageData
+from fairlead.data.scenes.captions import VALUES, read_caption
 from fairlead.measure.attributes import AttributeJudge
 from fairlead.measure.metrics import Estimate, proportion_estimate
 from fairlead.measure.score import Conditions

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError
-from fairlead.data.captions import SLANTS, VALUES
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.images import ImageData
+from fairlead.data.scenes.captions import SLANTS, VALUES
 from fairlead.diffusers.pretrained import weight_hash
 from fairlead.measure.judge import (
     Classifier,

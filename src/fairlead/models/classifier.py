@@ -17,8 +17,8 @@ from fairlead.core.schedule import NoiseSchedule, as_time, schedule_from_config
 from fairlead.models.load import Weights, network_of, usable_device
 from fairlead.nets.classifier import NoisyClassifier
 from fairlead.train.checkpoint import find_checkpoint
-from fairlead.train.config import OTHER_KINDS
 from fairlead.train.objective import level_of
+from fairlead.train.tasks import CLASSIFY, DENOISE, task_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,9 @@ def load_classifier(
     """
     device = usable_device(device)
     checkpoint = find_checkpoint(spec)
-    if checkpoint.about["objective"] != "label":
-        kind = "an autoencoder" if checkpoint.about["objective"] in OTHER_KINDS else "a diffusion model"
+    task = task_of(checkpoint.about["objective"])
+    if task is not CLASSIFY:
+        kind = f"{'a' if task is DENOISE else 'an'} {task.about}"
         raise UsageError(
             f"checkpoint {checkpoint.folder} is {kind}, expected a classifier of noisy images; train one "
             "with `fairlead train-classifier`"

@@ -22,9 +22,9 @@ from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
 from fairlead.data.degrade import Degradation
 from fairlead.data.names import composed
-from fairlead.data.negatives import expanded
 from fairlead.data.specs import Given, Spec, parts_of, written
 from fairlead.models.model import LabelEncoder, listed, only_texts
+from fairlead.models.negatives import expanded
 
 _MOST = 4096
 """Prompts whose values are remembered: a run encodes each of its prompts once a batch and branch."""

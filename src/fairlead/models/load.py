@@ -28,7 +28,7 @@ from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, ide
 from fairlead.nets.build import build_for, parameter_count
 from fairlead.nets.inputs import ConditionedNet, condition_names
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint, seal_checkpoint, unsealed_checkpoint
-from fairlead.train.config import OTHER_KINDS
+from fairlead.train.tasks import CLASSIFY, DENOISE, task_of
 
 Weights = Literal["ema", "raw"]
 
@@ -63,15 +63,15 @@ def load(
         return lookup("loader", "pipeline")(spec, device="auto" if stays else usable_device(device))  # type: ignore[no-any-return]
     device = usable_device(device)
     checkpoint = find_checkpoint(spec)
-    kind = OTHER_KINDS.get(checkpoint.about["objective"])
-    if kind == "classifier":
+    task = task_of(checkpoint.about["objective"])
+    if task is CLASSIFY:
         raise UsageError(
             f"checkpoint {checkpoint.folder} is a classifier of noisy images, expected a diffusion model; it can guide "
             f'one: classifier(2, "{spec}")'
         )
-    if kind is not None:
+    if task is not DENOISE:
         raise UsageError(
-            f"checkpoint {checkpoint.folder} is an {kind}, expected a diffusion model; train one on its latents: "
+            f"checkpoint {checkpoint.folder} is an {task.about}, expected a diffusion model; train one on its latents: "
             f"fairlead train --latents {spec}"
         )
     about = _relocated(checkpoint)

@@ -17,10 +17,11 @@ from fairlead.core.cache import cached
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
 from fairlead.data.degrade import DRAWS, Degradation, read_degradation
-from fairlead.data.images import ImageData
+from fairlead.data.images import ImageData, stream
 from fairlead.data.text import TextEncoder, encoder_from_config, make_encoder
 from fairlead.nets.inputs import condition_names
 from fairlead.train.checkpoint import find_checkpoint, step_folder, steps_of
+from fairlead.train.config import TrainConfig
 from fairlead.train.reading import values_told
 
 _CHUNK = 256
@@ -150,6 +151,20 @@ class DataConditions:
             values["image"] = self.image.of(x0, draws)
             keep["image"] = torch.ones(len(index), dtype=torch.bool)
         return Condition(len(index), values, keep)
+
+    def drawn(
+        self, index: Tensor, x0: Tensor, config: TrainConfig, step: int, rank: int = 0, world: int = 1
+    ) -> Condition:
+        """The condition of the samples at ``index``, with images ``x0``, that are this process's share of a training
+        step: what is shown of each is a pure function of (seed, step)."""
+
+        def share(purpose: str, *each: int) -> Tensor:
+            generator = stream(purpose, config.seed, step)
+            return torch.rand(config.batch_size, *each, generator=generator).chunk(world)[rank]
+
+        draws = None if self.image is None else share("image condition", DRAWS)
+        which = None if self.captions is None else share("caption")
+        return self.at(index, x0, draws, which)
 
 
 def asked(

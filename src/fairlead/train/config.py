@@ -23,8 +23,6 @@ Precision = Literal["auto", "fp32", "bf16"]
 Decay = Literal["cosine", "constant"]
 Optimizer = Literal["adamw", "muon"]
 Reconstruction = Literal["l1", "l2"]
-OTHER_KINDS = {"label": "classifier", "l1": "autoencoder", "l2": "autoencoder"}
-"""Objectives that are not a denoiser's -> the kind of network they train."""
 
 
 @dataclass(frozen=True)
@@ -95,45 +93,23 @@ class TrainConfig:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        from fairlead.core.prediction import check_pair
         from fairlead.core.schedule import schedule_from_config
         from fairlead.nets.inputs import condition_names
+        from fairlead.train.tasks import DENOISE, RECONSTRUCT, check_net, task_of
 
         self._check_types()
         schedule = schedule_from_config(self.schedule)
-        kind, expected = self.net.get("kind"), OTHER_KINDS.get(self.objective)
-        if (kind in OTHER_KINDS.values() or expected) and kind != expected:
-            pair = ("label", "classifier") if "classifier" in (kind, expected) else ("l1' or 'l2", "autoencoder")
-            raise UsageError(
-                f"objective '{pair[0]}' and a network of kind {pair[1]!r} go together, got objective "
-                f"{self.objective!r} with kind {kind!r}"
-            )
-        if self.latents and expected:
-            raise UsageError(f"latents: only a denoiser is trained on them, objective {self.objective!r} takes images")
-        if self.latents and self.image:
-            raise UsageError(
-                f"latents: the image condition {self.image} shows pixels, which do not lie on latents; "
-                "train without one of them"
-            )
-        if not (self.kl >= 0 and (self.kl == 0 or expected == "autoencoder")):
+        task, kind = task_of(self.objective), self.net.get("kind")
+        check_net(self.objective, kind)
+        task.check(self, schedule)
+        if not (self.kl >= 0 and (self.kl == 0 or task is RECONSTRUCT)):
             raise UsageError(f"kl: expected 0 or more for an autoencoder and 0 for other networks, got {self.kl}")
-        if expected is None:
-            check_pair(self.objective, schedule)
-            check_training = getattr(lookup("net", kind), "check_training", None) if kind in names("net") else None
-            if check_training is not None:
-                check_training(self.net, schedule, self.text)
-        elif self.drop or self.drops or self.drop_all or self.weighting != "uniform":
-            raise UsageError(
-                f"objective {self.objective!r} drops no condition and has one weighting: expected drop 0 and weighting "
-                f"'uniform', got {self.drop:g} and {self.weighting!r}"
-            )
-        for name, kind in (
-            ("weighting", Weighting),
-            ("precision", Precision),
-            ("decay", Decay),
-            ("optimizer", Optimizer),
-        ):
-            chosen(name, getattr(self, name), get_args(kind))
+        check_training = getattr(lookup("net", kind), "check_training", None) if kind in names("net") else None
+        if task is DENOISE and check_training is not None:
+            check_training(self.net, schedule, self.text)
+        choices = {"weighting": Weighting, "precision": Precision, "decay": Decay, "optimizer": Optimizer}
+        for name, known in choices.items():
+            chosen(name, getattr(self, name), get_args(known))
         for name, low in (
             ("steps", 1), ("batch_size", 1), ("warmup", 0), ("snapshot_every", 0), ("checkpoint_every", 0), ("seed", 0)
         ):  # fmt: skip

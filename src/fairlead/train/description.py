@@ -12,16 +12,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from fairlead.core.errors import UsageError, shortened
-from fairlead.core.schedule import schedule_from_config
+from fairlead.core.schedule import NoiseSchedule, schedule_from_config
 from fairlead.core.typed import Count, Size, problem_in
 from fairlead.data.degrade import read_degradation
-from fairlead.data.latents import LatentsConfig
+from fairlead.data.images import ImageData, stratified_order
+from fairlead.data.latents import LatentCodec, LatentsConfig
+from fairlead.data.specs import Spec, data_specs
 from fairlead.data.text import check_encoder
 from fairlead.data.words import Words
 from fairlead.nets.build import check_net
 from fairlead.nets.inputs import condition_names
-from fairlead.train.config import OTHER_KINDS, TrainConfig
+from fairlead.train.config import TrainConfig
+from fairlead.train.tasks import DENOISE, task_of
 
+EXAMPLES = 8
+"""Conditions of the data that a checkpoint names."""
 MOST_VALUES = 2**26
 """Of one image: 8192 x 8192."""
 PARTS = ("ema", "raw", "training")
@@ -63,6 +68,56 @@ class Description(TypedDict):
     data: DataDescription
     train: dict[str, Any]
     files: WeightFiles
+
+
+def described(
+    config: TrainConfig, data: ImageData, schedule: NoiseSchedule, conditions: Sequence[str]
+) -> dict[str, Any]:
+    """What ``model.json`` says of a training's configuration and data.
+
+    Args:
+        conditions: names of those that the network is trained on.
+    """
+    examples: list[Spec] = []
+    names = [name for name in conditions if name != "image"]
+    if names and names != ["label"]:  # classes are their own examples
+        some = stratified_order(data.labels, seed=0)[:EXAMPLES]
+        examples = list(dict.fromkeys(data_specs(names, data, some)))
+    return {
+        "net": config.net,
+        "schedule": schedule.config(),
+        "objective": config.objective,
+        "data": {
+            "name": data.name,
+            "split": data.split,
+            "n": len(data),
+            "fingerprint": data.fingerprint,
+            "flip": data.flip,
+            "shape": list(data.shape),
+            "classes": list(data.classes),
+            "attributes": {name: list(data.attributes[name].values) for name in config.net.get("attributes") or {}},
+            "examples": examples,
+            "by_name": True,
+        },
+        "train": config.to_json(),
+    }
+
+
+def check_fit(net: dict[str, Any], data: ImageData, autoencoder: LatentCodec | None) -> None:
+    """Raise UsageError unless the network is made for the data, or their latents."""
+    channels, height, width = data.shape if autoencoder is None else autoencoder.latent_shape(data.shape)
+    size, classes = net.get("size"), net.get("classes")
+    if (net.get("channels_in"), size, size) != (channels, height, width):
+        what = "images" if autoencoder is None else "latents"
+        raise UsageError(
+            f"data {data.name!r} has {what} {channels}x{height}x{width}, the network is made for "
+            f"{net.get('channels_in')}x{size}x{size}; make it with net_config(preset, {channels}, {height}, ...)"
+        )
+    if classes and classes != len(data.classes):
+        raise UsageError(
+            f"data {data.name!r} has {len(data.classes)} classes, the network is made for {classes}; "
+            "0 makes it unconditional"
+        )
 
 
 def check_types(about: Any) -> None:
@@ -143,7 +198,7 @@ def _check_sizes(config: TrainConfig, shape: Sequence[int]) -> None:
     if list(has) != made_for:
         what = "latents" if latents else "images"
         raise _wrong(f"{what} are {_short(has)}, the network is made for {_short(made_for)}")
-    if config.objective in OTHER_KINDS:
+    if task_of(config.objective) is not DENOISE:
         return
     channels = read_degradation(config.image).channels(shape[0]) if config.image else 0
     if channels != (net.get("image") or 0):

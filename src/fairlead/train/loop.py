@@ -21,41 +21,31 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from fairlead.core.arguments import as_path, shown
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 from fairlead.core.launch import Launch
 from fairlead.core.memory import keep_freed_memory
 from fairlead.core.places import check_folder
 from fairlead.core.schedule import schedule_from_config
-from fairlead.data.degrade import DRAWS
-from fairlead.data.images import Attribute, Batches, ImageData, stratified_order, stream
+from fairlead.data.images import Batches, ImageData
 from fairlead.data.latents import LatentBatches, LatentCodec, Latents, codec_from_config
-from fairlead.data.specs import Spec, data_specs
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, load_weights, parameter_count
-from fairlead.nets.classifier import NoisyClassifier
-from fairlead.nets.inputs import condition_names
 from fairlead.nets.text import TextInput
 from fairlead.train.checkpoint import Checkpoint, prune, save_checkpoint, snapshots, step_folder
 from fairlead.train.conditions import DataConditions
-from fairlead.train.config import OTHER_KINDS, TrainConfig
+from fairlead.train.config import TrainConfig
+from fairlead.train.description import check_fit, described
 from fairlead.train.environment import accelerator_for, start_trackers
-from fairlead.train.moments import class_moments
-from fairlead.train.objective import Draw, diffusion_loss, drop_condition, level_of, reconstruction_loss
-from fairlead.train.optimizer import Muon, matrices_of, optimizer_state
-from fairlead.train.reading import SKETCH_BATCH, learn_to_read, learn_to_sketch
+from fairlead.train.objective import Draw, drop_condition
+from fairlead.train.optimizer import ema_average, learning_rate, optimizer_of, optimizer_state
+from fairlead.train.reading import prepare_text
 from fairlead.train.resume import differences, previous, setup
-
-EXAMPLES = 8
-"""Conditions of the data that a checkpoint names."""
-MEASURED = 4096
-"""Captions from which a network learns how far they differ."""
+from fairlead.train.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -70,28 +60,6 @@ class StepRecord:
     grad_norm: float
     images_per_second: float
     saved: Path | None = None
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, at most half of the run, then cosine to 0 at ``config.steps`` or constant; ``step`` counts
-    from 0."""
-    warmup = min(config.warmup, config.steps // 2)
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    if config.decay == "constant":
-        return config.lr
-    progress = (step - warmup) / (config.steps - warmup)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def ema_average(decay: float) -> Any:
-    """For ``AveragedModel``: decay min(decay, (1 + k) / (10 + k)) after k updates."""
-
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        k = float(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + k) / (10 + k)))
-
-    return update
 
 
 class Training:
@@ -139,8 +107,9 @@ class Training:
         self._latents: Latents | None = None
         if config.latents:
             self.autoencoder = codec_from_config(config.latents, "this run", self.out)
-        _check_fit(config.net, data, self.autoencoder)
-        names = condition_names(config.net) if config.objective not in OTHER_KINDS else []
+        check_fit(config.net, data, self.autoencoder)
+        self.task = task_of(config.objective)
+        names = self.task.conditions(config.net)
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
         self._hold: Hold | None = None
         if self.out is not None and Launch.here().main:
@@ -164,14 +133,14 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_net(config.net)
-        if isinstance(network, NoisyClassifier) and network.gaussians is not None and checkpoint is None:
-            network.gaussians.set_moments(class_moments(data, network.gaussians.axes.shape[1]))
+        if checkpoint is None:
+            self.task.prepare(network, data)
         text = getattr(network, "text", None)
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
         self.batches = self._batches(config.batch_size, progress)
-        if isinstance(text, TextInput) and checkpoint is None:
-            self._prepare(text, reading)
+        if isinstance(text, TextInput) and checkpoint is None and self.conditions is not None:
+            prepare_text(text, data, self.conditions, config, lambda size: self._batches(size, None), reading)
         self.parameters = parameter_count(network)
         self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
         device = self.accelerator.device
@@ -179,7 +148,7 @@ class Training:
             keep_freed_memory()
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(network, multi_avg_fn=ema_average(config.ema), use_buffers=True).to(device)
-        optimizer = _optimizer(network, config)
+        optimizer = optimizer_of(network, config)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.noise_shape: tuple[int, ...] = getattr(network, "latent_shape", self.batches.shape)
         self.step = 0
@@ -195,40 +164,6 @@ class Training:
             self._latents = Latents.of(self.autoencoder.to(self.accelerator.device), self.data, progress)
             self.autoencoder.to("cpu")  # previews take it back
         return LatentBatches(images, self._latents)
-
-    def _prepare(self, text: TextInput, reading: Callable[[int], object] | None) -> None:
-        """Let the text encoder in a fresh network learn to read, measure what it makes of captions, and learn to
-        sketch from that."""
-        assert self.conditions is not None
-        captions = self.conditions.text
-        assert captions is not None
-        if not text.fixed:
-            return
-        image, caption = self.conditions.pairs()
-        attributes = {name: Attribute(a.values, a.labels[image]) for name, a in self.data.attributes.items()}
-        if text.encoder is not None:
-            steps, seed = self.config.text.get("read", 0), self.config.seed
-            learn_to_read(text.encoder, captions[caption], attributes, steps, seed, reading)
-        some = torch.randperm(len(captions), generator=stream("captions", self.config.seed, 0))[:MEASURED]
-        text.measure(captions[some])
-        if text.sketch is not None:
-            batches = self._batches(SKETCH_BATCH, None)
-            learn_to_sketch(
-                text.sketch,
-                text.pooled(captions)[caption],
-                attributes,
-                lambda step: (self._pair(batches.index(step), image, step), batches.batch(step)[0]),
-                self.config.text["sketch"],
-                self.config.seed,
-                reading,
-            )
-
-    def _pair(self, index: Tensor, image: Tensor, step: int) -> Tensor:
-        """For each of the images ``index`` [b] one of its captions, by its place in ``image`` [p], the image of each
-        caption in order."""
-        first, after = torch.searchsorted(image, index), torch.searchsorted(image, index, right=True)
-        draw = torch.rand(len(index), generator=stream("sketch", self.config.seed, step))
-        return first + (draw * (after - first)).long()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.notes += differences(checkpoint, setup(self.accelerator), self._dropout)
@@ -250,36 +185,12 @@ class Training:
 
     def about(self) -> dict[str, Any]:
         """The description that goes into the checkpoint: enough to rebuild the model and to know where it came from."""
-        data, net_attributes = self.data, self.config.net.get("attributes") or {}
         return {
             **setup(self.accelerator),
-            "net": self.config.net,
-            "schedule": self.schedule.config(),
-            "objective": self.config.objective,
-            "data": {
-                "name": data.name,
-                "split": data.split,
-                "n": len(data),
-                "fingerprint": data.fingerprint,
-                "flip": data.flip,
-                "shape": list(data.shape),
-                "classes": list(data.classes),
-                "attributes": {name: list(data.attributes[name].values) for name in net_attributes},
-                "examples": self._examples(),
-                "by_name": True,
-            },
-            "train": self.config.to_json(),
+            **described(self.config, self.data, self.schedule, list(self.drops)),
             "parameters": self.parameters,
             "precision": self.precision,
         }
-
-    def _examples(self) -> list[Spec]:
-        """Some conditions of the data, for models that are told more than a label."""
-        names = [name for name in self.drops if name != "image"]
-        if not names or names == ["label"]:
-            return []
-        some = stratified_order(self.data.labels, seed=0)[:EXAMPLES]
-        return list(dict.fromkeys(data_specs(names, self.data, some)))
 
     def averaged_network(self) -> nn.Module:
         """A copy of the averaged network in eval mode, for previews; training goes on undisturbed."""
@@ -294,9 +205,11 @@ class Training:
         draw = Draw.of(config.batch_size, self.noise_shape, self.drops, config.seed, self.step, config.drop_all).part(
             rank, world
         )
-        condition = self._condition(x0, draw)
+        condition, index = Condition(len(x0)), self.batches.index(self.step, rank, world)
+        if self.conditions is not None:
+            condition = self.conditions.drawn(index, x0, config, self.step, rank, world)
         x0 = x0.to(device)
-        inputs = self._inputs(x0, draw, condition)
+        inputs = self.task.inputs(x0, draw, drop_condition(condition, draw.dropped), self.schedule)
         lr = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -306,7 +219,7 @@ class Training:
                 torch.manual_seed(((config.seed * 1_000_003 + self.step) * world + rank) % 2**63)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 output = self.network(*inputs)
-        loss = self._loss(output, x0, labels.to(device), draw)
+        loss = self.task.loss(output, x0, labels.to(device), draw, config, self.schedule)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
@@ -314,51 +227,6 @@ class Training:
         self.average.update_parameters(accelerator.unwrap_model(self.network))
         self.step += 1
         return loss.detach(), norm, lr
-
-    def _condition(self, x0: Tensor, draw: Draw) -> Condition:
-        """What the network is told of the samples x0, after dropout."""
-        if self.conditions is None:
-            return Condition(len(x0))
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        index = self.batches.index(self.step, rank, world)
-        condition = self.conditions.at(index, x0, self._draws(rank, world), self._which(rank, world))
-        return drop_condition(condition, draw.dropped)
-
-    def _inputs(self, x0: Tensor, draw: Draw, condition: Condition) -> tuple[Any, ...]:
-        """What the network is called with."""
-        device, eps = x0.device, draw.eps.to(x0.device)
-        if OTHER_KINDS.get(self.config.objective) == "autoencoder":
-            return x0.contiguous(memory_format=torch.channels_last), eps
-        alpha, sigma = (expand_like(value, x0) for value in self.schedule.alpha_sigma(draw.t))
-        x_t = (alpha * x0 + sigma * eps) * expand_like(self.schedule.input_scale(draw.t), x0)
-        x_t = x_t.contiguous(memory_format=torch.channels_last)
-        time_input = self.schedule.network_time(draw.t).to(device, torch.float32)
-        if self.config.objective == "label":
-            return x_t, time_input, level_of(self.schedule, draw.t).to(device, torch.float32)
-        return x_t, time_input, condition.to(device)
-
-    def _loss(self, output: Any, x0: Tensor, labels: Tensor, draw: Draw) -> Tensor:
-        config = self.config
-        if config.objective == "label":
-            return F.cross_entropy(output.float(), labels)
-        if config.objective == "l1" or config.objective == "l2":
-            return reconstruction_loss(output, x0, config.objective, config.kl)
-        return diffusion_loss(output, x0, draw, self.schedule, config.objective, config.weighting)
-
-    def _draws(self, rank: int, world: int) -> Tensor | None:
-        """This process's share of the numbers that decide what is shown of the images of this step."""
-        if not self.config.image:
-            return None
-        generator = stream("image condition", self.config.seed, self.step)
-        return torch.rand(self.config.batch_size, DRAWS, generator=generator).chunk(world)[rank]
-
-    def _which(self, rank: int, world: int) -> Tensor | None:
-        """This process's share of the numbers that decide which of its captions each image of this step is told."""
-        if self.conditions is None or self.conditions.captions is None:
-            return None
-        return torch.rand(self.config.batch_size, generator=stream("caption", self.config.seed, self.step)).chunk(
-            world
-        )[rank]
 
     def run(self) -> Iterator[StepRecord]:
         """Steps until ``config.steps``; saves by the configuration and at the end.
@@ -427,27 +295,3 @@ class Training:
             return number
         numbers = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
         return int(numbers.max())
-
-
-def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Of parameters in the memory format that they will keep."""
-    lr, weight_decay, betas = config.lr, config.weight_decay, config.betas
-    if config.optimizer == "muon":
-        return Muon(*matrices_of(network), lr, weight_decay, betas)
-    return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
-
-
-def _check_fit(net: dict[str, Any], data: ImageData, autoencoder: LatentCodec | None) -> None:
-    channels, height, width = data.shape if autoencoder is None else autoencoder.latent_shape(data.shape)
-    size, classes = net.get("size"), net.get("classes")
-    if (net.get("channels_in"), size, size) != (channels, height, width):
-        what = "images" if autoencoder is None else "latents"
-        raise UsageError(
-            f"data {data.name!r} has {what} {channels}x{height}x{width}, the network is made for "
-            f"{net.get('channels_in')}x{size}x{size}; make it with net_config(preset, {channels}, {height}, ...)"
-        )
-    if classes and classes != len(data.classes):
-        raise UsageError(
-            f"data {data.name!r} has {len(data.classes)} classes, the network is made for {classes}; "
-            "0 makes it unconditional"
-        )

@@ -1,12 +1,15 @@
-"""Optimisers of the training loop: AdamW, or AdamW with Muon's rule for the matrices."""
+"""How weights move in the training loop: AdamW or Muon, the learning rate, the average of the weights."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fairlead.train.config import TrainConfig
 
 SMALLEST = 16
 """A matrix with a side below this (the last layer of an image, mostly) is left to AdamW."""
@@ -134,3 +137,33 @@ def matrices_of(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         if parameter.requires_grad:
             found[not (weight and large)].append(parameter)
     return found
+
+
+def optimizer_of(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Of parameters in the memory format that they will keep."""
+    lr, weight_decay, betas = config.lr, config.weight_decay, config.betas
+    if config.optimizer == "muon":
+        return Muon(*matrices_of(network), lr, weight_decay, betas)
+    return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, at most half of the run, then cosine to 0 at ``config.steps`` or constant; ``step`` counts
+    from 0."""
+    warmup = min(config.warmup, config.steps // 2)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    if config.decay == "constant":
+        return config.lr
+    progress = (step - warmup) / (config.steps - warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def ema_average(decay: float) -> Any:
+    """For ``AveragedModel``: decay min(decay, (1 + k) / (10 + k)) after k updates."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        k = float(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + k) / (10 + k)))
+
+    return update

@@ -3,23 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.text import pooled_at_end
-from fairlead.data.images import Attribute
+from fairlead.data.images import Attribute, Batches, ImageData, stream
+from fairlead.data.latents import LatentBatches
 from fairlead.nets.sketch import Sketch
-from fairlead.nets.text import END, PAD, TextTransformer
+from fairlead.nets.text import END, PAD, TextInput, TextTransformer
+from fairlead.train.config import TrainConfig
 from fairlead.train.optimizer import Muon, matrices_of
+
+if TYPE_CHECKING:
+    from fairlead.train.conditions import DataConditions
 
 BATCH, LR = 64, 2e-3
 SKETCH_BATCH = 32
+MEASURED = 4096
+"""Captions from which a network learns how far they differ."""
 TELLING, TELLING_BATCH, TELLING_LR = 3000, 256, 5e-3
 """Of a sketch's linear readers: sure of full captions then (scenes: cross-entropies of at most 0.015)."""
 UNLIKELY = -4.0
 """Log-odds that a reader of words starts with: most of what could be said is not said."""
+
+
+def prepare_text(
+    text: TextInput,
+    data: ImageData,
+    conditions: DataConditions,
+    config: TrainConfig,
+    batches_of: Callable[[int], Batches | LatentBatches],
+    progress: Callable[[int], object] | None,
+) -> None:
+    """Let the text encoder in a fresh network learn to read, measure what it makes of captions, and learn to sketch
+    from that.
+
+    Args:
+        batches_of: the batches of a size that the network is trained on.
+    """
+    captions = conditions.text
+    assert captions is not None
+    if not text.fixed:
+        return
+    image, caption = conditions.pairs()
+    attributes = {name: Attribute(a.values, a.labels[image]) for name, a in data.attributes.items()}
+    if text.encoder is not None:
+        steps, seed = config.text.get("read", 0), config.seed
+        learn_to_read(text.encoder, captions[caption], attributes, steps, seed, progress)
+    some = torch.randperm(len(captions), generator=stream("captions", config.seed, 0))[:MEASURED]
+    text.measure(captions[some])
+    if text.sketch is not None:
+        batches = batches_of(SKETCH_BATCH)
+        learn_to_sketch(
+            text.sketch,
+            text.pooled(captions)[caption],
+            attributes,
+            lambda step: (one_caption(batches.index(step), image, config.seed, step), batches.batch(step)[0]),
+            config.text["sketch"],
+            config.seed,
+            progress,
+        )
+
+
+def one_caption(index: Tensor, image: Tensor, seed: int, step: int) -> Tensor:
+    """For each of the images ``index`` [b] one of its captions, by its place in ``image`` [p], the image of each
+    caption in order."""
+    first, after = torch.searchsorted(image, index), torch.searchsorted(image, index, right=True)
+    draw = torch.rand(len(index), generator=stream("sketch", seed, step))
+    return first + (draw * (after - first)).long()
 
 
 def learn_to_read(

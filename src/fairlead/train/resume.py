@@ -15,9 +15,9 @@ from accelerate import Accelerator
 import fairlead
 from fairlead.core.errors import UsageError
 from fairlead.data.images import ImageData
-from fairlead.nets.inputs import condition_names
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint, resumable_steps, step_folder, steps_of
-from fairlead.train.config import OTHER_KINDS, TrainConfig
+from fairlead.train.config import TrainConfig
+from fairlead.train.tasks import task_of
 
 FREE = ("data", "precision", "checkpoint_every", "snapshot_every")
 """Settings that a resumed run may have otherwise: data are compared by their contents, precision as resolved."""
@@ -99,7 +99,7 @@ def _changed(checkpoint: Checkpoint, data: ImageData, config: TrainConfig) -> di
 
 def _dropping(train: dict[str, Any]) -> dict[str, float]:
     """Name of a condition -> how often it is dropped."""
-    names = condition_names(train["net"]) if train["objective"] not in OTHER_KINDS else []
+    names = task_of(train["objective"]).conditions(train["net"])
     return {name: train.get("drops", {}).get(name, train["drop"]) for name in names}
 
 

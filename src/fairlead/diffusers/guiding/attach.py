@@ -26,7 +26,6 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule
-from fairlead.data.negatives import expanded
 from fairlead.diffusers.caches import check_uncached
 from fairlead.diffusers.guiding.branch_calls import Weak, unasked
 from fairlead.diffusers.guiding.call_conditions import samples_condition
@@ -43,6 +42,7 @@ from fairlead.guide.moment import Context
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.model import LabelEncoder, Model, encode_nothing, identity
+from fairlead.models.negatives import expanded
 from fairlead.models.resources import load_resources
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.data.negatives import expanded, negatives
 from fairlead.models.encoders import PromptEncoder
+from fairlead.models.negatives import expanded, negatives
 
 
 def test_a_domain_stands_for_its_prompt():

@@ -1,4 +1,7 @@
-"""What the commands that train share: their options, the loop behind a bar, previews."""
+"""What a training is asked for: the options of the commands and of ``fl.train``, and the training that they make.
+
+Importing this costs no torch: the command line's help is made from it.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +10,48 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
+from typing_extensions import Doc
 
-from fairlead.cli.progress import Bar, counting_bar, working
+from fairlead.core.arguments import as_path
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.hold import shared_hold
 from fairlead.core.places import check_folder
+from fairlead.core.progress import counting_bar, working
 from fairlead.core.registry import lookup, names
-from fairlead.core.signals import Ended, noting, saving_ignored
-from fairlead.nets.build import net_config
-from fairlead.train.config import OTHER_KINDS, Recipe, TrainConfig
+from fairlead.core.signals import saving_ignored
+from fairlead.nets.build import AUTOENCODER_PRESETS, CLASSIFIER_PRESETS, autoencoder_preset, net_config
+from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, Recipe, TrainConfig
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
     from fairlead.train.loop import Training
 
 
-ScheduleName = Annotated[
-    str | None, tyro.conf.arg(help=f"Noise schedule: {', '.join(n for n in names('schedule') if n != 'table')}.")
+ScheduleName = Annotated[str | None, Doc(f"Noise schedule: {', '.join(n for n in names('schedule') if n != 'table')}.")]
+
+
+DataName = Annotated[
+    str | None, Doc(f"A name ({', '.join(names('data'))}), a parquet or image folder, or a hub name owner/name.")
 ]
+"""Where the data of a command are."""
+OutFolder = Annotated[Path, Doc("Folder of the run.")]
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What every training has; the names of a recipe's settings are those of ``TrainConfig``."""
+    """What every training has; the names of a recipe's settings are those of ``TrainConfig``.
 
-    out: Path
+    None is what the recipe says.
+    """
+
+    out: str | Path
     """Folder of the run."""
     recipe: str = "digits"
     """Preset of all below."""
-    data: Annotated[
-        str | None,
-        tyro.conf.arg(
-            help=f"A name ({', '.join(names('data'))}), a parquet or image folder, or a hub name owner/name."
-        ),
-    ] = None
+    data: Any = None
+    """A name, a folder or a hub name as ``fl.load_data`` takes it, or a set in memory, as ``fl.data`` makes it."""
     size: int | None = None
     """Resize and crop images to this many pixels."""
     limit: int | None = None
@@ -83,8 +91,13 @@ class TrainOptions:
         self, recipes: Mapping[str, Recipe], presets: Mapping[str, dict[str, Any]], net: Sequence[str] = ("channels",)
     ) -> Iterator[Training]:
         """The training, with its folder held until the block is through. See :meth:`start`."""
-        with saving_ignored(), shared_hold(self.out):
+        with saving_ignored(), shared_hold(self.folder):
             yield self.start(recipes, presets, net)
+
+    @property
+    def folder(self) -> Path:
+        """OUT."""
+        return as_path("out", self.out)
 
     def start(
         self, recipes: Mapping[str, Recipe], presets: Mapping[str, dict[str, Any]], net: Sequence[str] = ("channels",)
@@ -95,27 +108,34 @@ class TrainOptions:
             net: options that are arguments of the network.
         """
         from fairlead.data.hub import load_data
+        from fairlead.data.images import ImageData
         from fairlead.train.conditions import asked, rule_of_words
         from fairlead.train.environment import check_environment, resolve_precision, training_device
         from fairlead.train.loop import Training
+        from fairlead.train.tasks import DENOISE, task_of
 
         recipe, device = self._recipe(recipes), training_device()
         precision: Any = self.precision or recipe.train.get("precision", "auto")
         check_environment(resolve_precision(precision, device), device)
         changes = self._given([field.name for field in fields(TrainConfig)])
-        check_folder(self.out)
+        check_folder(self.folder)
         put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
         given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip", "captions"))}
-        with working(f"reading data {given['spec']!r}"):
-            data = load_data(**given)
+        if isinstance(self.data, ImageData):
+            data = given.pop("spec")
+            if given:
+                raise UsageError(f"--{next(iter(given))}: the data are in memory already; leave it out")
+        else:
+            with working(f"reading data {given['spec']!r}"):
+                data = load_data(**given)
         _, height, width = data.shape
         if height != width:
             raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
         image = self._image(recipe)
         encoder, null, settings = self._text()
-        settings = settings | (rule_of_words(self.out) if self.resume else {})
+        settings = settings | (rule_of_words(self.folder) if self.resume else {})
         classes, told, text = asked(data, self._names(recipe), encoder, null, settings, image or "superres")
         latents = self._latents(data)
         channels_in, size, _ = latents["shape"] if latents else data.shape
@@ -137,20 +157,20 @@ class TrainOptions:
         ):
             trackers = [self.tracker] if self.tracker else None
             with working("preparing the training"):
-                training = Training(data, config, self.out, self.resume, trackers, encoded, read)
+                training = Training(data, config, self.folder, self.resume, trackers, encoded, read)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
-            told_text = "" if config.objective in OTHER_KINDS else f", told {told_names}"
+            told_text = "" if task_of(config.objective) is not DENOISE else f", told {told_names}"
             told_text = _as_latents(training) + told_text
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
                 f"{told_text}; {training.parameters:,} parameters, {config.objective} objective, "
-                f"{training.precision}; {self.out}"
+                f"{training.precision}; {self.folder}"
             )
             for note in data.notes:
                 print(f"  {note}")
             for note in training.notes:
-                print(f"{self.out} {note}", file=sys.stderr)
+                print(f"{self.folder} {note}", file=sys.stderr)
         return training
 
     def _recipe(self, recipes: Mapping[str, Recipe]) -> Recipe:
@@ -202,51 +222,6 @@ class TrainOptions:
         return {name: value for name, value in values.items() if value not in (None, {})}
 
 
-def train_with_progress(training: Training, preview_every: int = 0) -> None:
-    """Train to the end behind a progress bar. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and raise ``Ended``;
-    SIGUSR1 finishes the step, saves, and goes on."""
-    main = training.accelerator.is_main_process
-    loss: float | None = None
-    with (
-        noting() as noted,
-        Bar(training.config.steps, "step", initial=training.step, shown=main) as bar,
-    ):
-        if training.step == training.config.steps and main:
-            print(f"{training.out} is trained already: step {training.step} of {training.config.steps}")
-        for record in training.run():
-            loss = record.loss if loss is None else 0.98 * loss + 0.02 * record.loss
-            bar.note(f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s")
-            bar.update()
-            if main and preview_every and record.step % preview_every == 0:
-                write_preview(training)
-            asked = training.anywhere(_ASKED_END + noted.ended if noted.ended else int(noted.wants_save()))
-            if not asked:
-                continue
-            saved = record.saved or training.save()
-            if asked > _ASKED_END:
-                bar.close()
-                if main:
-                    left = "trained to the end" if record.step == training.config.steps else "go on with --resume"
-                    print(f"stopped after step {record.step}; saved {saved}; {left}", file=sys.stderr)
-                raise Ended(asked - _ASKED_END)
-            if main:
-                bar.write(f"saved {saved}", file=sys.stderr)
-
-
-_ASKED_END = 1000
-"""More than that: the number of a signal that asks to end; 1: a save."""
-
-
-@contextmanager
-def finishing(out: Path) -> Iterator[None]:
-    """For what a command measures and draws once its network is trained: an interruption says what is there."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"{out} is trained and saved; the same command with --resume finishes it", file=sys.stderr)
-        raise
-
-
 def _as_latents(training: Training) -> str:
     """``, as latents 4x7x7 of standard deviation 1.00``"""
     from fairlead.data.latents import LatentBatches
@@ -264,28 +239,44 @@ def _as_latents(training: Training) -> str:
     return f", as latents {'x'.join(map(str, latents.shape))} of standard deviation {std:.2f}"
 
 
-def write_preview(training: Training) -> None:
-    """OUT/previews/step-N.png: four images of each class, or of eight conditions, at scale 2, from the average."""
-    from fairlead.core.files import replacing
-    from fairlead.models.load import model_of
-    from fairlead.report.pictures import class_grid
+@dataclass(frozen=True)
+class ClassifierOptions(TrainOptions):
+    """Of a classifier of noisy images."""
 
-    if training.out is None:
-        return
-    model = model_of(
-        training.averaged_network(),
-        training.about(),
-        {"step": training.step},
-        training.accelerator.device,
-        training.autoencoder,
-    )
-    conds = list(model.examples)[:8] if model.told != "label" else []
-    guidance = "cfg(2)" if conds or model.classes else None
-    title = f"step {training.step}, {guidance or 'no guidance'}"
-    picture = class_grid(model, guidance, conds=conds, rows=4, title=title)
-    try:
-        preview = training.out / "previews" / f"step-{training.step:06d}.png"
-        with replacing(preview, durable=False) as path:
-            path.write_bytes(picture)
-    except OSError as error:
-        raise UsageError(f"cannot write a preview to {training.out}: {error}; the last checkpoint is whole") from error
+    recipe: Annotated[str, Doc(f"Preset of all below: {', '.join(CLASSIFIER_RECIPES)}.")] = "digits"
+    net: Annotated[str | None, Doc(f"Network preset: {', '.join(CLASSIFIER_PRESETS)}.")] = None
+    schedule: ScheduleName = None
+
+
+@dataclass(frozen=True)
+class AutoencoderOptions(TrainOptions):
+    """Of an autoencoder."""
+
+    recipe: Annotated[
+        str | None,
+        Doc(
+            f"Preset of all below: {', '.join(AUTOENCODER_RECIPES)}; by default the one named like the data, else "
+            "digits."
+        ),
+    ] = None  # type: ignore[assignment]
+    net: Annotated[
+        str | None,
+        Doc(f"Network preset, how much smaller latents are: {', '.join(AUTOENCODER_PRESETS)}."),
+    ] = None
+    latent: int | None = None
+    """Channels of the latents."""
+    objective: Literal["l1", "l2"] | None = None
+    """Error of the reconstruction: l1, absolute, or l2, squared."""
+    optimizer: str | None = None
+    """adamw, or muon: matrices by orthogonal updates, all else by adamw; small shapes come earlier, each step is
+    dearer."""
+    kl: float | None = None
+    """Weight of the KL divergence to N(0, 1) against the error summed over an image."""
+
+    def _recipe(self, recipes: Mapping[str, Recipe]) -> Recipe:
+        if self.recipe is not None:
+            return super()._recipe(recipes)
+        return recipes.get(str(self.data or "digits"), recipes["digits"])
+
+    def _net(self, recipe: Recipe, size: int) -> str:
+        return self.net or autoencoder_preset(size)

@@ -18,7 +18,11 @@ from torch import Tensor
 
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, unknown
-from fairlead.data.captions import (
+from fairlead.data.decode import check_memory
+from fairlead.data.digits import DIGIT_NAMES
+from fairlead.data.hub import load_data
+from fairlead.data.images import Attribute, ImageData, stream
+from fairlead.data.scenes.captions import (
     COLOURS,
     POSITIONS,
     SIZES,
@@ -28,11 +32,7 @@ from fairlead.data.captions import (
     read_caption,
     varied_caption,
 )
-from fairlead.data.decode import check_memory
-from fairlead.data.digits import DIGIT_NAMES
-from fairlead.data.glyphs import draw_glyphs, frame_glyphs
-from fairlead.data.hub import load_data
-from fairlead.data.images import Attribute, ImageData, stream
+from fairlead.data.scenes.glyphs import draw_glyphs, frame_glyphs
 from fairlead.data.spec import read_call, written_call
 
 SMALLEST, LARGEST = 28, 64

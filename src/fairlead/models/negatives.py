@@ -16,7 +16,7 @@ from fairlead.core.errors import unknown
 @cache
 def negatives() -> Mapping[str, str]:
     """Domain -> prompt."""
-    found: dict[str, str] = json.loads((files("fairlead.data") / "negatives.json").read_text(encoding="utf-8"))
+    found: dict[str, str] = json.loads((files("fairlead.models") / "negatives.json").read_text(encoding="utf-8"))
     return found
 
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from fairlead.cli import progress
-from fairlead.cli.progress import Bar, counting_bar, working
+from fairlead.core import progress
+from fairlead.core.progress import Bar, counting_bar, working
 
 
 class Clock:

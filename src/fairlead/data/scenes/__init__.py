@@ -1,0 +1,1 @@
+"""Captioned digits in colour: drawn, described, and read back. Nothing else needs this folder."""
