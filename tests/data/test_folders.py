@@ -8,7 +8,6 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
-from fairlead.data.splits import split_of_file, split_of_folder
 from PIL import Image
 from pyarrow import parquet
 
@@ -16,7 +15,7 @@ from fairlead.core.errors import UsageError
 from fairlead.data import decode
 from fairlead.data.folders import ParquetFiles, Pictures, read_folder
 from fairlead.data.hub import load_data
-from fairlead.data.listing import HIDDEN
+from fairlead.data.listing import HIDDEN, split_of_file, split_of_folder
 from fairlead.measure.image_sets import read_images
 
 
