@@ -23,7 +23,7 @@ import tyro
 
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, stratified_order
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.judge import cached_classifier
 from fairlead.models.load import load
 from fairlead.models.model import Model

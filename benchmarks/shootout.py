@@ -30,8 +30,9 @@ import tyro
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.guide.expression import to_guidance
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.judge import cached_classifier
+from fairlead.measure.references import shared_out
 from fairlead.measure.score import Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
@@ -40,7 +41,6 @@ from fairlead.sample.result import Run
 from fairlead.sample.run import Plan
 from fairlead.sample.sampling import Precision, Sampling
 from fairlead.sample.trace import Trace
-from fairlead.tune.asked import shared_out
 
 SHOWN = ("distance", "distance_debiased", "accuracy", "diversity", "saturation")
 Values = tuple[float, ...]

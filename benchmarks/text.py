@@ -28,7 +28,7 @@ from fairlead.data.scenes.captions import COLOURS, full_caption
 from fairlead.data.scenes.scene_set import Prompts, held_out_prompts
 from fairlead.measure.agreement import AttributeEvaluator
 from fairlead.measure.attributes import AttributeJudge, cached_attribute_judge
-from fairlead.measure.estimate import Estimate, mean_estimate
+from fairlead.measure.metrics import Estimate, mean_estimate
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.sample.result import Run

@@ -23,7 +23,7 @@ import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.data.scenes.scene_set import RGB
 from fairlead.data.text import TextEncoder, make_encoder
-from fairlead.measure.estimate import Estimate, proportion_estimate
+from fairlead.measure.metrics import Estimate, proportion_estimate
 from fairlead.nets.build import net_config
 from fairlead.nets.packed_text import unpack
 from fairlead.train.conditions import asked

@@ -146,55 +146,40 @@ def test_one_folder_knows_diffusers() -> None:
 
 SHARED_NAMES = {
     # a command is called as the verb that it runs; its class carries that name to the help text
-    "Measure": {"cli.measure", "tune.objective"},
-    "Sweep": {"cli.sweep", "tune.sweep"},
+    "Measure": {"cli.measure", "tune.measurements"},
+    "Sweep": {"cli.sweep", "tune.sweep_run"},
     # a method is called as its expression; the other is a network
     "Classifier": {"guide.methods.classifier", "measure.judge"},
     # registered under one name in two kinds
     "clip": {"diffusers.text_encoders", "measure.extractors"},
     # still to be renamed
-    "Batch": {"tune.objective", "tune.sweep"},
     "Block": {"diffusers.guiding.stand_in", "report.page"},
-    "Gaussian": {"data.toys", "measure.mmd"},
-    "Level": {"data.toys", "measure.doctor"},
+    "Gaussian": {"data.toys", "measure.two_samples"},
+    "Level": {"data.toys", "measure.run_findings"},
     "Moments": {"measure.frechet", "nets.classifier"},
-    "Objective": {"core.prediction", "tune.objective"},
+    "Objective": {"core.prediction", "tune.measurements"},
     "Precision": {"sample.sampling", "train.config"},
     "Recipe": {"measure.judge", "train.config"},
     "Run": {"diffusers.guiding.stand_in", "sample.result"},
-    "Seen": {"guide.moment", "measure.probe"},
-    "Setting": {"tune.objective", "tune.setting"},
     "Unit": {"measure.metrics", "tune.budget"},
     "check_net": {"nets.build", "train.tasks"},
     "encoded": {"diffusers.pipelines", "train.conditions"},
     "expanded": {"core.places", "models.negatives"},
-    "findings": {"report.measure", "report.sweep"},
-    "key_of": {"tune.answers", "tune.store"},
+    "findings": {"report.comparisons", "report.sweep_page"},
+    "key_of": {"tune.answers", "tune.setting"},
     "labels_of": {"data.columns", "tune.setting"},
-    "listed": {"data.text", "measure.enough", "models.model"},
+    "listed": {"data.text", "measure.metrics", "models.model"},
     "plain": {"core.arguments", "diffusers.perturbation"},
-    "said": {"train.reading", "tune.answers"},
     "sentence": {"diffusers.text_encoders", "tune.recommend"},
 }
 """Public names that mean two things -> where. It may only get shorter."""
 SHARED_STEMS = {
     # a command's file is called as its verb, and so is the file with that verb in Python
-    *("doctor", "explain", "export", "interpolate", "measure", "sweep", "tune"),
+    "export",
     # a method's file is called as its expression
     "classifier",
     # still to be renamed
-    *(
-        "agreement",
-        "columns",
-        "files",
-        "folders",
-        "grids",
-        "objective",
-        "options",
-        "pretrained",
-        "reconstruction",
-        "text",
-    ),
+    *("files", "options", "text"),
 }
 """Names of files that stand in two folders. It may only get shorter."""
 

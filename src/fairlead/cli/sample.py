@@ -70,11 +70,11 @@ class Sample:
             self._run()
 
     def _run(self) -> None:
-        from fairlead.cli.options import guidance_of
         from fairlead.models.load import load
         from fairlead.models.model import LabelEncoder
         from fairlead.sample.run import Plan
         from fairlead.sample.sampling import Sampling
+        from fairlead.tune.answers import tuned_guidance
 
         check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
         with working(f"loading {self.model}"):
@@ -87,7 +87,7 @@ class Sample:
         if self.cond == ("all",) and LabelEncoder(model.classes).find("all") is not None:
             raise UsageError("--cond all: a class is called so too; name each class, or that one by 'index N'")
         wanted: Sequence[str | None] = model.classes if self.cond == ("all",) else self.cond or (None,)
-        guidance, chosen = guidance_of(
+        guidance, chosen = tuned_guidance(
             self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
         )
         sampling = Sampling(self.sampler, self.steps, self.grid, self.batch_size, self.precision)  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ class Sample:
     def _save_grid(self, run: Run, wanted: Sequence[str | None]) -> Path:
         """OUT/grid.png: a column a condition, a row a seed, the first of each."""
         from fairlead.core.files import replacing
-        from fairlead.report.grids import image_grid
+        from fairlead.report.image_grid import image_grid
 
         assert run.images is not None
         columns, rows = min(len(wanted), GLANCE), min(self.n, GLANCE)

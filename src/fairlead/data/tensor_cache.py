@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,12 @@ def cached(
     if root is None:
         return make()
     path = root / f"{stem}-{key[:16]}.safetensors"
-    found = stored_tensor(path, stem, key)
+    found = (stored_tensors(path, key) or {}).get(stem)
     if found is not None and tuple(found.shape) == shape and found.dtype == dtype and bool(found.isfinite().all()):
         return found
     found = make()
-    store_tensor(path, stem, key, found)
+    with suppress(OSError, SafetensorError):  # read-only or full: the next run computes it again
+        store_tensors(path, key, {stem: found}, durable=False)
     return found
 
 
@@ -58,26 +60,32 @@ def cache_folder() -> Path | None:
         return None
 
 
-def stored_tensor(path: Path, name: str, of: str) -> Tensor | None:
-    """The tensor ``name`` in a file of :func:`store_tensor`; None if it is absent, torn, foreign, or not that of
-    ``of``."""
+def stored_tensors(path: Path, of: str) -> dict[str, Tensor] | None:
+    """The tensors in a file of :func:`store_tensors`; None if it is absent, torn, foreign, or not that of ``of``."""
     try:
         with safe_open(path, framework="pt") as stored:
-            found: Tensor = stored.get_tensor(name)
+            found = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
             about = stored.metadata() or {}
     except _UNREADABLE:
         return None
-    return found if about.get("of") == of and about.get("sha256") == digest(found) else None
+    return found if about.get("of") == of and about.get("sha256") == _digests(found) else None
 
 
-def store_tensor(path: Path, name: str, of: str, value: Tensor) -> None:
-    """Write a tensor with what it is of and the hash of its values; nothing where that cannot be done, as the next run
-    computes it again."""
-    try:
-        with replacing(path, durable=False) as partial:
-            save_file({name: value.contiguous()}, partial, metadata={"of": of, "sha256": digest(value)})
-    except (OSError, SafetensorError):  # read-only or full
-        pass
+def store_tensors(path: Path, of: str, tensors: Mapping[str, Tensor], durable: bool = True) -> None:
+    """Write tensors with what they are of and the hash of their values.
+
+    Raises:
+        OSError, SafetensorError: if that cannot be done.
+    """
+    whole = {name: value.contiguous() for name, value in tensors.items()}
+    with replacing(path, durable=durable) as partial:
+        save_file(whole, partial, metadata={"of": of, "sha256": _digests(whole)})
+
+
+def _digests(tensors: Mapping[str, Tensor]) -> str:
+    if len(tensors) == 1:
+        return digest(*tensors.values())
+    return hashlib.sha256(json.dumps({name: digest(tensors[name]) for name in sorted(tensors)}).encode()).hexdigest()
 
 
 def digest(values: Tensor) -> str:

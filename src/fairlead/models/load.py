@@ -118,16 +118,21 @@ def seal(spec: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def as_model(model: Any) -> Model:
-    """The model, or the one that is at a path, as :func:`load` reads it.
+def as_model(model: Any, weights: Weights | None = None, device: str | torch.device | None = None) -> Model:
+    """The model, or the one that is at a path, as :func:`load` reads it with ``weights`` and ``device``.
 
     Raises:
-        UsageError: for anything else, and as :func:`load`.
+        UsageError: for anything else; for weights or a device with a model that is loaded already; as :func:`load`.
     """
+    if isinstance(model, str | Path):
+        return load(model, weights or "ema", "auto" if device is None else device)
+    for name, value in (("weights", weights), ("device", device)):
+        if value is not None:
+            raise UsageError(
+                f"{name}={str(value)!r}: this model is loaded already; give that to fl.load, or pass a path"
+            )
     if isinstance(model, Model):
         return model
-    if isinstance(model, str | Path):
-        return load(model)
     raise UsageError(
         f"model: expected one from fl.load(...) or fl.toy(...), or the path of a run such as 'runs/digits', got "
         f"{shown(model)}"

@@ -18,16 +18,15 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
-from fairlead.measure.estimate import Estimate
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife, influence, pseudovalues
-from fairlead.measure.metrics import DEBIASED
+from fairlead.measure.metrics import DEBIASED, Estimate
 
 DISTANCE = DEBIASED
 ROWS = "rows"
 BLOCKS = 60
 """Blocks of the jackknife that stands in where influence values say nothing: as many degrees of freedom, less one."""
 
-Setting = tuple[float, ...]
+Values = tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +51,11 @@ class Measure(Protocol):
     """Samples ``seeds`` at ``setting``. Sample i must be the same function of (setting, seed i) at every call, so that
     two settings share their noise (and, with labels, the label of every seed)."""
 
-    def __call__(self, setting: Setting, seeds: range) -> Batch: ...
+    def __call__(self, setting: Values, seeds: range) -> Batch: ...
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class Measurement:
     """All that was measured of one setting: a :class:`Batch` that knows its setting, seeds and reference.
 
     Attributes:
@@ -69,7 +68,7 @@ class Measured:
         UsageError: if the lengths do not fit the number of seeds.
     """
 
-    setting: Setting
+    setting: Values
     seeds: range
     batch: Batch
     reference: Moments
@@ -92,14 +91,14 @@ class Measured:
         """Network rows an image."""
         return self.batch.rows / self.n
 
-    def more(self, measure: Measure, n: int) -> Measured:
+    def more(self, measure: Measure, n: int) -> Measurement:
         """With the next seeds measured too, so that there are ``n``; as it is if there are that many."""
         if n <= self.n:
             return self
         seeds = range(self.seeds.stop, self.seeds.start + n)
-        return self + Measured(self.setting, seeds, measure(self.setting, seeds), self.reference)
+        return self + Measurement(self.setting, seeds, measure(self.setting, seeds), self.reference)
 
-    def __add__(self, other: Measured) -> Measured:
+    def __add__(self, other: Measurement) -> Measurement:
         """Of one setting, on this one's seeds and then those of ``other``, which must follow them."""
         a, b = self.batch, other.batch
         if self.setting != other.setting or other.seeds.start != self.seeds.stop:
@@ -115,9 +114,9 @@ class Measured:
             a.rows + b.rows,
             None if a.labels is None or b.labels is None else torch.cat([a.labels, b.labels]),
         )
-        return Measured(self.setting, range(self.seeds.start, other.seeds.stop), joined, self.reference)
+        return Measurement(self.setting, range(self.seeds.start, other.seeds.stop), joined, self.reference)
 
-    def first(self, n: int) -> Measured:
+    def first(self, n: int) -> Measurement:
         """On the first n seeds only."""
         if n >= self.n:
             return self
@@ -128,7 +127,7 @@ class Measured:
             self.rows * n,
             None if batch.labels is None else batch.labels[:n],
         )
-        return Measured(self.setting, self.seeds[:n], part, self.reference)
+        return Measurement(self.setting, self.seeds[:n], part, self.reference)
 
     def estimate(self, metric: str) -> Estimate:
         """``metric`` alone, with its standard error.
@@ -202,13 +201,13 @@ class Together:
         return Estimate(float(self.values[i]), math.sqrt(max(0.0, float(self.covariance[i, i]))), self.n)
 
     def difference(self, i: int, j: int) -> Estimate:
-        """Setting i minus setting j, with the paired error."""
+        """Values i minus setting j, with the paired error."""
         c = self.covariance
         variance = float(c[i, i] + c[j, j] - 2 * c[i, j])
         return Estimate(float(self.values[i] - self.values[j]), math.sqrt(max(0.0, variance)), self.n)
 
 
-def together(settings: Sequence[Measured], metric: str) -> Together:
+def together(settings: Sequence[Measurement], metric: str) -> Together:
     """``metric`` of all ``settings`` on the seeds they have in common, which are the first of each.
 
     ``distance_debiased`` is the jackknifed Fréchet distance, its covariance that of the influence values; where for a
@@ -286,7 +285,7 @@ class Objective:
     metric: str = DISTANCE
     maximise: bool = False
 
-    def of(self, settings: Sequence[Measured]) -> Together:
+    def of(self, settings: Sequence[Measurement]) -> Together:
         """As a loss: the lower the better."""
         found = together(settings, self.metric)
         return Together(-found.values, found.covariance, found.n) if self.maximise else found

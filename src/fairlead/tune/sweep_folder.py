@@ -1,5 +1,7 @@
 """The files of a sweep. Every one is written whole or not at all, so a sweep that was killed goes on where it was.
 
+Over 300 lines, as one class knows all of these files:
+
 FOLDER/sweep.json             what all settings share, models, settings in their order, floor of real images, commands
        sweep.jsonl            one line a measured setting: score, differences to its baseline, cost
        reference.safetensors  moments of the real images
@@ -13,11 +15,10 @@ KEY is a hash of what decides the bits of a setting beside what all share: weigh
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,74 +27,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.strict_json import opened, read_json, sealed
 from fairlead.measure.frechet import Moments
 from fairlead.measure.score import Difference, Floor, Samples, Score
-from fairlead.tune.setting import Setting, baselines
+from fairlead.tune.setting import Images, Point, Setting, baselines
 
 FORMAT = 2
 _DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)
-
-
-@dataclass(frozen=True, eq=False)
-class Point:
-    """A measured setting.
-
-    Attributes:
-        setting: where it lies on the axes.
-        score: without its samples, see ``SweepFolder.compare``.
-        rows_per_image, ms_per_image: what it cost.
-        examples: uint8 [k, c, h, w], one of each class in the order of labels, then another of each, ...
-        baseline: the setting it is compared with; None for a baseline itself, or while that is not measured.
-        differences: metric -> this minus the baseline, from the same seeds; None without one.
-    """
-
-    setting: Setting
-    score: Score
-    rows_per_image: float
-    ms_per_image: float
-    examples: Tensor
-    baseline: Setting | None = None
-    differences: Mapping[str, Difference] | None = None
-
-    __repr__ = brief
-
-    @property
-    def guidance(self) -> str:
-        return self.setting.guidance
-
-    @property
-    def scale(self) -> float | None:
-        """See ``setting.scale_of``."""
-        return self.setting.scale
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Finished images: of one batch, or of a whole setting.
-
-    Attributes:
-        images: uint8 [n, c, h, w].
-        saturation: float64 [n], the share of values at the limits before rounding.
-        rows: network rows they took.
-        seconds: time they took.
-    """
-
-    images: Tensor
-    saturation: Tensor
-    rows: int
-    seconds: float
-
-    __repr__ = brief
-
-
-def key_of(weights: str, setting: Setting, named: Mapping[str, Any]) -> str:
-    """12 hex digits: equal for equal weights, guidance, sampler, steps and things that the guidance names."""
-    what = [weights, setting.guidance, setting.sampler, setting.steps, named]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class SweepFolder:
@@ -173,7 +115,7 @@ class SweepFolder:
             "models": {**about["models"], **{name: dict(model) for name, model in models.items()}},
             "settings": [*({"key": key, **asdict(setting)} for key, setting in settings.items()), *others],
             "floor": floor.as_dict(),
-            "commands": list(dict.fromkeys([*about["commands"], command])),
+            "commands": list(dict.fromkeys([*about["commands"], *([command] if command else [])])),
         }
         with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -322,11 +264,8 @@ class SweepFolder:
         return self._whole(lines[keys[a]]).compare(self._whole(lines[keys[b]]))
 
     def read(self) -> tuple[dict[str, Any], list[Point]]:
-        """What was swept, and its points in the order of the settings.
-
-        Raises:
-            UsageError: if there is no sweep, one of an earlier version, or a file of it is damaged.
-        """
+        """What was swept, and its points in the order of the settings; UsageError if there is no sweep, one of an
+        earlier version, or a file of it is damaged."""
         about = self._about()
         try:
             Floor.from_dict(about["floor"])
@@ -382,10 +321,7 @@ class SweepFolder:
 
     def _keys(self) -> dict[Setting, str]:
         """In the order of the table."""
-        return {
-            Setting(entry["checkpoint"], entry["guidance"], entry["sampler"], entry["steps"]): entry["key"]
-            for entry in self._about()["settings"]
-        }
+        return {_setting(entry): entry["key"] for entry in self._about()["settings"]}
 
     def _about(self) -> dict[str, Any]:
         path = self.folder / "sweep.json"
@@ -400,14 +336,9 @@ class SweepFolder:
                 )
             about.setdefault("prompts", [])
             about.setdefault("notes", [])
-            _ = (
-                [*about["classes"], *about["prompts"], *about["notes"]],
-                {**about["models"]},
-                [*about["commands"]],
-                {**about["measured_with"]},
-            )
-            _ = [*about["shared"]["conds"]], {**about["floor"]}, about["format"] + 0
-            _ = [(entry["key"] + "", Setting(**_without(entry, "key"))) for entry in about["settings"]]
+            _ = [*about["classes"], *about["prompts"], *about["notes"], *about["commands"], *about["shared"]["conds"]]
+            _ = {**about["models"], **about["measured_with"], **about["floor"]}, about["format"] + 0
+            _ = [(entry["key"] + "", _setting(entry)) for entry in about["settings"]]
         except UsageError:
             raise
         except _DAMAGED as error:
@@ -452,8 +383,8 @@ class SweepFolder:
             save_file(tensors, partial)
 
 
-def _without(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key != name}
+def _setting(entry: Mapping[str, Any]) -> Setting:
+    return Setting(entry["checkpoint"], entry["guidance"], entry["sampler"], entry["steps"])
 
 
 @contextmanager

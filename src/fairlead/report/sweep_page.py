@@ -9,19 +9,15 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from fairlead.measure.enough import few_for_features
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.metrics import DEBIASED, RAW, SHARES, percent, shown_as, title_of
+from fairlead.measure.metrics import DEBIASED, RAW, SHARES, Estimate, few_for_features, percent, shown_as, title_of
 from fairlead.measure.score import METRICS, Floor
-from fairlead.report.agreement import agreement_section
+from fairlead.report.agreement_section import agreement_section
 from fairlead.report.curves import curves_of, curves_plot, front_plot
-from fairlead.report.grids import image_grid
-from fairlead.report.page import Png, Section, Svg, Table, Text, change_cell, score_table, write_page
+from fairlead.report.image_grid import image_grid
+from fairlead.report.page import Png, Section, Svg, Table, Text, difference_tables, score_table, write_page
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
-from fairlead.tune.constraint import Constraint
-from fairlead.tune.recommend import Choice, adherence, recommend_swept
-from fairlead.tune.setting import Setting, labels_of, name_of, varying
-from fairlead.tune.store import Point
+from fairlead.tune.recommend import Choice, adherence
+from fairlead.tune.setting import Point, Setting, labels_of, name_of, varying
 
 PROMPTS = 8
 """Columns of pictures that are headed by whole prompts."""
@@ -29,22 +25,17 @@ GLANCE = 10
 """Most settings of which pictures stand on top."""
 
 
-def findings(
-    points: Sequence[Point], floor: Floor, choice: Choice | None = None, rules: Sequence[Constraint] = ()
-) -> tuple[Point, str]:
-    """The recommended setting and a paragraph that says what was found.
-
-    Args:
-        choice: what was recommended, by a search; default: see ``recommend_swept``.
-        rules: what the search asked of it; said where the numbers here break one.
-    """
-    searched, choice = choice is not None, choice or recommend_swept(points)
+def findings(points: Sequence[Point], floor: Floor, choice: Choice) -> str:
+    """A paragraph that says what was found, the recommendation first; constraints of a search that the numbers here
+    break are named."""
     best, name = choice.point, adherence(points)
+    if best is None:
+        return f"{choice.text} It is not among the settings that are measured here."
     metrics, real = best.score.metrics, floor.metrics
     raw, debiased = title_of(RAW), title_of(DEBIASED)
     times = metrics[RAW].value / real[RAW].value
     text = choice.text + " "
-    if searched:
+    if choice.searched:
         text += "It was chosen on the seeds of the search; the numbers here are of other seeds. "
     text += (
         f"The judge sees everything that was asked for in {percent(metrics[name])} of its images"
@@ -72,11 +63,11 @@ def findings(
                 f"The {raw} is {size} {'less' if change.value < 0 else 'more'} than without guidance "
                 f"({how}, same seeds). "
             )
-    broken = [rule for rule in rules if rule.metric in metrics and not rule.holds(metrics[rule.metric].value)]
+    broken = [rule for rule in choice.rules if rule.metric in metrics and not rule.holds(metrics[rule.metric].value)]
     text += "".join(
         f"On these seeds {rule} does not hold: it is {shown_as(rule.metric, metrics[rule.metric])}. " for rule in broken
     )
-    return best, text.strip()
+    return text.strip()
 
 
 def _names(points: Sequence[Point]) -> list[str]:
@@ -91,23 +82,22 @@ def sweep_page(
     path: Path,
     about: Mapping[str, Any],
     points: Sequence[Point],
+    choice: Choice,
     extra: Sequence[Section] = (),
     beaten: Mapping[Setting, Sequence[Setting]] | None = None,
-    choice: Choice | None = None,
-    rules: Sequence[Constraint] = (),
     features: int = 0,
 ) -> Path:
     """Write the report of a sweep as one HTML file.
 
     Args:
         about: what ``SweepFolder.read`` returns beside the points.
+        choice: what is recommended.
         extra: sections to put between the sweep's pictures and its table.
         beaten: setting -> those that beat it in everything, see ``tune.front.sweep_front``; None leaves the front out.
-        choice, rules: see :func:`findings`.
         features: dimensions of the features that the distance is of; 0: not known.
     """
     floor = Floor.from_dict(about["floor"])
-    best, text = findings(points, floor, choice, rules)
+    best, text = choice.point, findings(points, floor, choice)
     left = len(about["settings"]) - len(points)
     if left:
         text += f" {left} of {len(about['settings'])} settings are not measured yet; the command at the end goes on."
@@ -132,8 +122,8 @@ def sweep_page(
         },
         **{axis: name_of(first, [axis]) for axis in ("guidance", "sampler", "steps") if axis not in _axes(points)},
         **{name: str(value) for name, value in about["shared"].items()},
-        **{f"protocol: {name}": str(value) for name, value in best.score.protocol.as_dict().items()},
-        "protocol: hash": best.score.protocol.hash,
+        **{f"protocol: {name}": str(value) for name, value in points[0].score.protocol.as_dict().items()},
+        "protocol: hash": points[0].score.protocol.hash,
         "floor": floor.note,
     }
     title = f"Guidance on {about['models'][first.checkpoint].get('data', 'a model')}"
@@ -145,12 +135,13 @@ def _axes(points: Sequence[Point]) -> list[str]:
 
 
 def _at_a_glance(
-    points: Sequence[Point], best: Point, beaten: Mapping[Setting, Sequence[Setting]] | None
+    points: Sequence[Point], best: Point | None, beaten: Mapping[Setting, Sequence[Setting]] | None
 ) -> Sequence[Point]:
     """All settings where they are few, else no guidance, the recommended one and as many of the front as fit."""
     if len(points) <= GLANCE:
         return points
-    first = [point for point in points if point is best or (point.scale == 1.0 and _group(point) == _group(best))]
+    group = _group(best or points[0])
+    first = [point for point in points if point is best or (point.scale == 1.0 and _group(point) == group)]
     front = [point for point in points if point not in first and beaten is not None and not beaten[point.setting]]
     chosen = [*first, *front][:GLANCE]
     return [point for point in points if point in chosen]
@@ -180,18 +171,18 @@ def _rows(
     return Section(title, [Png(image_grid(images, rows, labels), "one row of samples a setting", caption)], folded)
 
 
-def sweep_plot(points: Sequence[Point], floor: Floor, best: Point | None = None) -> Figure | None:
+def sweep_plot(points: Sequence[Point], floor: Floor, best: Point | None) -> Figure | None:
     """The metrics over the scale: one trade-off where the settings are one curve of ``cfg(w)``, else a line for each
     checkpoint, sampler, steps and form of guidance; None where nothing lies on a line.
 
     Args:
-        best: what is recommended; default: see ``recommend_swept``.
+        best: what is recommended, to be marked.
     """
-    curves, best = curves_of(points), best or recommend_swept(points).point
+    curves = curves_of(points)
     rows = [TradeoffRow(point.scale, point.score.metrics) for point in points if point.scale is not None]
     alike = len(curves) == 1 and len(rows) == len(points) == len({row.scale for row in rows}) > 1
     if alike and all("diversity" in row.metrics for row in rows):
-        return tradeoff_plot(rows, floor.metrics, recommended=best.scale)
+        return tradeoff_plot(rows, floor.metrics, recommended=best.scale if best else None)
     return curves_plot(curves, floor.metrics)
 
 
@@ -206,7 +197,7 @@ def _mind(about: Mapping[str, Any], points: Sequence[Point], features: int) -> l
 
 
 def _pictures(
-    points: Sequence[Point], floor: Floor, best: Point, beaten: Mapping[Setting, Sequence[Setting]] | None
+    points: Sequence[Point], floor: Floor, best: Point | None, beaten: Mapping[Setting, Sequence[Setting]] | None
 ) -> list[Section]:
     figure, blocks = sweep_plot(points, floor, best), []
     if figure is not None:
@@ -235,13 +226,13 @@ def _dominated(beaten: Mapping[Setting, Sequence[Setting]]) -> set[Setting]:
 
 
 def _numbers(
-    points: Sequence[Point], floor: Floor, best: Point, beaten: Mapping[Setting, Sequence[Setting]] | None
+    points: Sequence[Point], floor: Floor, best: Point | None, beaten: Mapping[Setting, Sequence[Setting]] | None
 ) -> Section:
     names = _names(points)
     scores = score_table(
         [(name, point.score) for name, point in zip(names, points, strict=True)],
         floor.metrics,
-        highlight=names[points.index(best)],
+        highlight=names[points.index(best)] if best else None,
         caption=f"value ± one standard error, {SHARES}; {floor.note}",
     )
     named = dict(zip((point.setting for point in points), names, strict=True))
@@ -256,31 +247,13 @@ def _numbers(
             ]
             for name, point in zip(names, points, strict=True)
         ],
-        highlight=points.index(best),
+        highlight=points.index(best) if best else None,
     )
     meanings = "\n\n".join(f"{title_of(name)}: {meaning}." for name, meaning in METRICS.items())
-    return Section("All numbers", [scores, *_differences(points), costs, Text(meanings)])
+    changes = difference_tables(points, names, {name: title_of(name) for name in METRICS}, SHARES)
+    return Section("All numbers", [scores, *changes, costs, Text(meanings)])
 
 
 def _standing(others: Sequence[str]) -> str:
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
     return f"beaten by {others[0]}{more}" if others else "on it"
-
-
-def _differences(points: Sequence[Point]) -> list[Table]:
-    """A table for each baseline: a row for each setting that is compared with it."""
-    name = dict(zip((point.setting for point in points), _names(points), strict=True))
-    tables = []
-    for baseline in dict.fromkeys(point.baseline for point in points if point.baseline is not None):
-        compared = [
-            (name[point.setting], point.differences)
-            for point in points
-            if point.baseline == baseline and point.differences is not None
-        ]
-        present = [metric for metric in METRICS if any(metric in differences for _, differences in compared)]
-        rows = [[row, *(change_cell(differences.get(metric)) for metric in present)] for row, differences in compared]
-        caption = f"difference to {name[baseline]}, same seeds; ± one standard error, paired sample by sample; {SHARES}"
-        if any(not change.paired for _, differences in compared for change in differences.values()):
-            caption += "; * not paired: the errors of both settings added in squares, too large rather than too small"
-        tables.append(Table(["setting", *map(title_of, present)], rows, caption))
-    return tables

@@ -3,69 +3,44 @@ was the null token trained, does this guidance do anything, does the schedule su
 
 Predictions are compared at fixed noise levels on real images where the checkpoint's data can be loaded, else on samples
 of the model itself. An answer is PASS, WARN (a flaw worth knowing) or FAIL (it cannot do what was asked).
+Over 300 lines, as there are seven questions.
 """
 
 from __future__ import annotations
 
+import json as json_text
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError
+from fairlead.core.files import replacing
+from fairlead.core.places import check_file
+from fairlead.core.work import Progress, silent
+from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.guide.expression import to_guidance
-from fairlead.guide.pairs import LimitedTerm, Wrapper
 from fairlead.guide.terms import Guidance, Term
-from fairlead.measure.probe import Probe, Seen, look, surely_above
-from fairlead.models.load import as_model, load
-from fairlead.models.model import Given, Model, Spec
+from fairlead.measure.prediction_errors import CleanSamples, PredictionErrors, compare_predictions, surely_above
+from fairlead.measure.run_findings import Finding, judged_guidance, judged_schedule
+from fairlead.models.load import Weights, as_model, is_pipeline, load
+from fairlead.models.model import Given, Model
 from fairlead.models.resources import load_resources
 from fairlead.nets.build import build_net
 from fairlead.nets.embeddings import LabelEmbedding
 from fairlead.sample.grids import make_grid
-from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Sampler
 from fairlead.sample.sampling import Sampling
-from fairlead.sample.trace import Trace
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint
 
-Level = Literal["PASS", "WARN", "FAIL"]
 WEAK = 0.01
 """A label that changes predictions by less than this share of their size (root mean square) is hardly used."""
-AMPLIFICATION = 1000.0
-"""sigma / alpha from which an error of a thousandth in eps is an error of one in x0, half the data range."""
-LEFTOVER = 0.05
-"""Share of signal at the first time of a run from which starting at pure noise shows (2305.08891: 0.068 for Stable
-Diffusion's schedule)."""
-NOTHING = 1e-5
-"""A guidance that adds less than this share of the conditional prediction adds rounding."""
 
 UNASKED = "the other questions were not asked"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One answer.
-
-    Attributes:
-        question: "condition", "null", "labels", "guidance", "schedule", "network" or "weights".
-        level: PASS, WARN or FAIL.
-        text: one sentence.
-        numbers: what it rests on, JSON-ready.
-    """
-
-    question: str
-    level: Level
-    text: str
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"{self.level}  {self.question}: {self.text}"
 
 
 def doctor(
@@ -73,11 +48,15 @@ def doctor(
     guidance: Guidance | Term | str | None = None,
     *,
     cond: Given = None,
-    data: ImageData | None = None,
+    data: ImageData | str | None = None,
     sampler: Sampler | str = "ddim",
     steps: int = 20,
     grid: str = "trailing",
     resources: Mapping[str, Any] | None = None,
+    json: str | Path | None = None,
+    weights: Weights | None = None,
+    device: str | None = None,
+    progress: Progress = silent,
 ) -> list[Finding]:
     """Examine a model, and a guidance on it.
 
@@ -85,9 +64,11 @@ def doctor(
         guidance: whether it does anything is found by sampling four images with it.
         cond: the condition of that run; by default the first classes, one each, or none where the guidance brings its
             own.
-        data: real images of the model's shape and classes; by default those of the checkpoint's training, from its
-            test split, and where these cannot be loaded samples of the model.
+        data: real images of the model's shape and classes, or what ``load_data`` takes, of which the test split; by
+            default those of the checkpoint's training, and where these cannot be loaded samples of the model.
         sampler, steps, grid: of the run that the guidance and the schedule are judged for.
+        json: file for the findings with all their numbers.
+        weights, device: of a model that is given by its path, as for ``load``.
 
     Returns:
         An answer to every question; only those about network and schedule where the network is broken.
@@ -96,21 +77,48 @@ def doctor(
         UsageError: for an expression, sampler, grid, data or resource that cannot be used; a guidance that the model
             cannot take is a finding.
     """
-    model, guidance, sampling = as_model(model), to_guidance(guidance), Sampling(sampler, steps, grid)
+    sampling = Sampling(sampler, steps, grid)
+    if json is not None:
+        check_file(Path(json), "choose another --json")
+    spec = str(model) if isinstance(model, str | Path) else None
+    with progress(f"loading {model}"):
+        model = as_model(model, weights, device)
+    if isinstance(data, str):
+        size = model.image_shape[-1] if spec is not None and is_pipeline(spec) else None
+        data = load_data(data, split="test", size=size)
+    with progress("examining"):
+        findings = _examined(model, to_guidance(guidance), cond, data, sampling, resources)
+    if json is not None:
+        try:
+            with replacing(Path(json)) as partial:
+                partial.write_text(json_text.dumps([vars(finding) for finding in findings], indent=1))
+        except OSError as error:
+            raise UsageError(f"cannot write {json}: {error}") from error
+    return findings
+
+
+def _examined(
+    model: Model,
+    guidance: Guidance,
+    cond: Given,
+    data: ImageData | None,
+    sampling: Sampling,
+    resources: Mapping[str, Any] | None,
+) -> list[Finding]:
     loaded = load_resources(guidance.resources(), model, resources)
-    times = make_grid(grid, model.schedule, sampling.steps)
+    times = make_grid(sampling.grid, model.schedule, sampling.steps)
     cond = model.named(cond)
     if model.conditional:
         model.encode([cond])
     network = _network_of(model)
-    schedule = _schedule(model, times, grid)
+    schedule = judged_schedule(model, times, sampling.grid)
     broken = _not_finite(network)
     if broken:
         text = f"{len(broken)} weights or buffers are not finite, first {broken[0]}; {UNASKED}"
         return [Finding("network", "FAIL", text, {"broken": broken}), schedule]
     checkpoint = _checkpoint_of(model)
-    probe = Probe.of(model, data, checkpoint)
-    seen = look(model, probe)
+    probe = CleanSamples.of(model, data, checkpoint)
+    seen = compare_predictions(model, probe)
     whole = _network(network, seen)
     if whole.level == "FAIL":
         return [whole, schedule]
@@ -119,14 +127,14 @@ def doctor(
         condition,
         _null(model, network, checkpoint, seen, probe, used=condition.level != "FAIL"),
         _labels(model, network, checkpoint),
-        _guidance(model, guidance, cond, probe, sampling, loaded),
+        judged_guidance(model, guidance, cond, probe, sampling, loaded),
         schedule,
         whole,
         _weights(model, checkpoint, seen, probe),
     ]
 
 
-def _condition(model: Model, seen: Seen, probe: Probe) -> Finding:
+def _condition(model: Model, seen: PredictionErrors, probe: CleanSamples) -> Finding:
     if not model.conditional:
         return Finding("condition", "PASS", "the model is unconditional: there is no condition to depend on")
     if len(model.classes) == 1 and model.told == "label":
@@ -151,7 +159,12 @@ def _condition(model: Model, seen: Seen, probe: Probe) -> Finding:
 
 
 def _null(
-    model: Model, network: nn.Module | None, checkpoint: Checkpoint | None, seen: Seen, probe: Probe, used: bool
+    model: Model,
+    network: nn.Module | None,
+    checkpoint: Checkpoint | None,
+    seen: PredictionErrors,
+    probe: CleanSamples,
+    used: bool,
 ) -> Finding:
     if not model.conditional:
         return Finding("null", "PASS", "the model is unconditional: it has no null token, and needs none")
@@ -236,114 +249,7 @@ def _labels(model: Model, network: nn.Module | None, checkpoint: Checkpoint | No
     return Finding("labels", "PASS", f"all {rows} label embeddings {checked}", {"rows": rows})
 
 
-def _guidance(
-    model: Model,
-    guidance: Guidance,
-    cond: Spec,
-    probe: Probe,
-    sampling: Sampling,
-    resources: Mapping[str, Any],
-) -> Finding:
-    if not guidance.terms and not guidance.finishers:
-        return Finding("guidance", "PASS", "none was given; name one to find out whether it does anything")
-    counts = [count for term in guidance.terms if (count := term.samples()) is not None]
-    n = counts[0] if counts else 4
-    brings = bool(guidance.replacing())
-    classes = model.classes or next((r.classes for r in resources.values() if hasattr(r, "log_prob")), ())
-    conds: list[Spec] = [cond] * n
-    if cond is None and not brings:
-        known = classes or [spec for spec in probe.specs[:4] if spec is not None]
-        conds = [known[i % len(known)] for i in range(n)] if known else conds
-    try:
-        plan = Plan.of(model, conds, guidance, sampling, resources=resources)
-        guidance, trace = plan.guidance, Trace.of(plan)
-    except UsageError as error:
-        return Finding("guidance", "FAIL", f"it cannot be used on this model: {error}")
-    sizes = trace.step["condition"].nan_to_num(0).mean(1)
-    numbers: dict[str, Any] = {
-        "rows_a_sample": sum(trace.rows) / n,
-        "strength": max([v for v in trace.mean("strength") if not math.isnan(v)], default=None),
-        "largest_size": [_largest(trace.term["size"][k]) for k in range(len(trace.terms))],
-    }
-    if trace.broken is not None:
-        return Finding("guidance", "FAIL", str(trace.broken), numbers)
-    scale = float(sizes.max()) or 1.0
-    idle: dict[str, str] = {}
-    for k, term in enumerate(guidance.terms):
-        largest = numbers["largest_size"][k]
-        if largest is not None and largest <= NOTHING * scale and not trace.alters[k]:
-            idle[str(term)] = _why_idle(term, k, trace, largest)
-    numbers["idle"] = idle
-    if idle:
-        said = "; ".join(f"{text} does nothing: {why}" for text, why in idle.items())
-        return Finding("guidance", "FAIL" if len(idle) == len(guidance.terms) else "WARN", said, numbers)
-    if not guidance.terms:
-        changed = _largest((trace.step["finished"] - trace.step["total"]).abs()) or 0.0
-        if changed <= NOTHING * scale:
-            return Finding("guidance", "WARN", f"{guidance}: the finishers change nothing on this model", numbers)
-    effect = "stands in place of the conditional prediction"
-    if numbers["strength"] is not None:
-        effect = f"changes the conditional prediction by up to {numbers['strength']:.1%}"
-    cost = f"{numbers['rows_a_sample']:g} network rows a sample in {sampling.steps} steps"
-    return Finding("guidance", "PASS", f"{guidance} {effect}, at {cost}", numbers)
-
-
-def _why_idle(term: Term, k: int, trace: Trace, largest: float) -> str:
-    limits, inner = [], term
-    while isinstance(inner, Wrapper):
-        limits += [inner.limits] if isinstance(inner, LimitedTerm) else []
-        inner = inner.term
-    for limit in limits:
-        levels: tuple[float, ...] = getattr(trace, limit.unit)
-        if not any(map(limit.holds, levels)):
-            return (
-                f"its interval {limit.unit}=({limit.low:g}, {limit.high:g}) contains none of the {len(levels)} steps, "
-                f"which start at {limit.unit} from {levels[0]:.3g} to {levels[-1]:.3g}"
-            )
-    off = float(getattr(inner, "off", 0.0))
-    if bool((trace.term["scale"][k] == off).all()):
-        return f"its scale is {off:g} at every step, which is off"
-    return f"the predictions that it compares are the same (largest difference {largest:.1e})"
-
-
-def _schedule(model: Model, times: Tensor, grid: str) -> Finding:
-    schedule, objective = model.schedule, model.objective
-    name = schedule.config()["name"]
-    alpha, sigma = (value.tolist() for value in schedule.alpha_sigma(times[:-1]))
-    shares = [a / math.hypot(a, s) for a, s in zip(alpha, sigma, strict=True)]
-    told = schedule.network_time(times[:-1]).tolist()
-    numbers = {
-        "objective": objective,
-        "schedule": name,
-        "alpha_at_start": alpha[0],
-        "sigma_over_alpha_at_start": sigma[0] / alpha[0] if alpha[0] else "inf",
-        "signal_at_start": shares[0],
-        "network_time": [told[0], told[-1]],
-    }
-    if objective == "eps" and sigma[0] >= AMPLIFICATION * alpha[0]:
-        factor = "without end" if alpha[0] == 0 else f"{sigma[0] / alpha[0]:,.0f} times"
-        text = (
-            f"an eps network starts at alpha = {alpha[0]:.2g} on {name!r}, which amplifies its errors {factor} in x0; "
-            "train with objective 'v', or on a schedule with more signal left"
-        )
-        return Finding("schedule", "WARN", text, numbers)
-    if shares[0] >= LEFTOVER:
-        why, advice = f"schedule {name!r} ends before pure noise", "take a schedule that ends in noise"
-        if float(times[0]) < 1:
-            why, advice = f"grid {grid!r} starts at t = {float(times[0]):.3f}", "take grid trailing"
-        text = (
-            f"{why}: training saw {shares[0]:.1%} signal there, a run starts with none, which shows as a wrong overall "
-            f"brightness (2305.08891); {advice}"
-        )
-        return Finding("schedule", "WARN", text, numbers)
-    text = (
-        f"{objective} on {name!r}: {shares[0]:.2%} signal at the start of grid {grid!r}, and the network is told times "
-        f"from {told[0]:.0f} to {told[-1]:.0f}, inside of its training"
-    )
-    return Finding("schedule", "PASS", text, numbers)
-
-
-def _network(network: nn.Module | None, seen: Seen) -> Finding:
+def _network(network: nn.Module | None, seen: PredictionErrors) -> Finding:
     if not all(map(math.isfinite, (*seen.repeat, *seen.batch))):
         return Finding("network", "FAIL", f"its predictions are not finite, though its weights are; {UNASKED}")
     repeat, mixing = (math.sqrt(max(values)) for values in (seen.repeat, seen.batch))
@@ -372,14 +278,14 @@ def _network(network: nn.Module | None, seen: Seen) -> Finding:
     return Finding("network", "PASS", f"{what}; the same input gives the same output", numbers)
 
 
-def _weights(model: Model, checkpoint: Checkpoint | None, seen: Seen, probe: Probe) -> Finding:
+def _weights(model: Model, checkpoint: Checkpoint | None, seen: PredictionErrors, probe: CleanSamples) -> Finding:
     if checkpoint is None or model.metadata.get("weights") != "ema" or not checkpoint.has("raw"):
         return Finding("weights", "PASS", "there is only one set of weights here, none to compare with")
     averaged, raw = checkpoint.tensors("ema"), checkpoint.tensors("raw")
     apart = math.sqrt(sum(float((averaged[k].double() - raw[k].double()).square().sum()) for k in raw))
     size = math.sqrt(sum(float(value.double().square().sum()) for value in raw.values())) or 1.0
     codec = (model.metadata.get("autoencoder") or {}).get("source")
-    other = look(load(checkpoint.folder, "raw", model.device, autoencoder=codec), probe)
+    other = compare_predictions(load(checkpoint.folder, "raw", model.device, autoencoder=codec), probe)
     ours, theirs = float(seen.conditional.mean()), float(other.conditional.mean())
     numbers = {"distance": apart / size, "loss_averaged": ours, "loss_raw": theirs}
     said = f"averaged and raw weights are {apart / size:.1%} apart, denoising losses {ours:.4f} and {theirs:.4f}"
@@ -387,11 +293,6 @@ def _weights(model: Model, checkpoint: Checkpoint | None, seen: Seen, probe: Pro
         text = f"{said}: the average lags behind, use --weights raw or train longer"
         return Finding("weights", "WARN", text, numbers)
     return Finding("weights", "PASS", said, numbers)
-
-
-def _largest(values: Tensor) -> float | None:
-    known = values[values.isfinite()]
-    return float(known.max()) if len(known) else None
 
 
 def _network_of(model: Model) -> nn.Module | None:

@@ -30,7 +30,7 @@ SURE = 3.0
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class CleanSamples:
     """Clean samples [n, *shape] with their conditions and, for each, a condition of another sample that differs from it
     (all None: unconditional), and where they are from."""
 
@@ -47,7 +47,7 @@ class Probe:
         return self.others != self.specs
 
     @classmethod
-    def of(cls, model: Model, data: ImageData | None, checkpoint: Checkpoint | None) -> Probe:
+    def of(cls, model: Model, data: ImageData | None, checkpoint: Checkpoint | None) -> CleanSamples:
         """From ``data``, else from the data of the checkpoint, else drawn from the model.
 
         Raises:
@@ -86,7 +86,7 @@ class Probe:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class PredictionErrors:
     """Predictions at the noise levels.
 
     Attributes:
@@ -108,7 +108,7 @@ class Seen:
 
 
 @torch.no_grad()
-def look(model: Model, probe: Probe) -> Seen:
+def compare_predictions(model: Model, probe: CleanSamples) -> PredictionErrors:
     """Five calls at each noise level, of as many rows as there are probes."""
     n, device = len(probe.x0), model.device
     own, other, null = (model.encode(s).to(device) for s in (probe.specs, probe.others, _nothing(n)))
@@ -132,7 +132,7 @@ def look(model: Model, probe: Probe) -> Seen:
         size = float(right.double().square().mean()) or 1.0
         for name, value in zip(apart, (wrong, turned, again), strict=True):
             apart[name].append(float((value - right).double().square().mean()) / size)
-    return Seen(
+    return PredictionErrors(
         model.schedule.log_snr(torch.stack(inside)).tolist(),
         torch.stack(losses["conditional"]),
         torch.stack(losses["wrong"]),

@@ -1,28 +1,138 @@
-"""Two folders compared: the table, what the numbers say in plain words, the page."""
+"""``fl.measure`` compares two folders of images: the table, what the numbers say in plain words, the page.
+
+Over 300 lines, as a sentence for each kind of metric stands beside its table.
+"""
 
 from __future__ import annotations
 
+import json as json_text
+import math
+import textwrap
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fairlead.measure.compare import nearest_pairs
-from fairlead.measure.comparison import METRICS, Comparison, clear
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.extractors import fitted
-from fairlead.measure.folders import ImageSet
-from fairlead.measure.metrics import percent, title_of
-from fairlead.report.columns import in_columns
-from fairlead.report.grids import image_grid
+from fairlead.core.errors import UsageError, remark, unknown
+from fairlead.core.files import replacing
+from fairlead.core.hold import Hold
+from fairlead.core.places import check_file, check_folder
+from fairlead.core.signals import unbroken
+from fairlead.core.work import Progress, silent
+from fairlead.measure.compare import compare, nearest_pairs
+from fairlead.measure.comparison import CHOICES, METRICS, Comparison, clear, read_prompts
+from fairlead.measure.extractors import default_extractor, extractor, fitted
+from fairlead.measure.image_sets import ImageSet, read_images
+from fairlead.measure.metrics import Estimate, percent, title_of
+from fairlead.report.image_grid import image_grid
 from fairlead.report.page import Block, Png, Section, Table, Text, write_page
+from fairlead.report.text_table import WIDTH, in_columns
 
 _SHOWN = 12
 """Pictures a row."""
 _SIDE = 96
 """Larger images are shown at this many pixels."""
+
+
+def measure(
+    real: str | Path,
+    fake: str | Path,
+    *,
+    features: str | None = None,
+    metrics: str | Sequence[str] = (),
+    prompts: str | Path | None = None,
+    clip: str | None = None,
+    k: int = 5,
+    resize: int | None = None,
+    out: str | Path | None = None,
+    json: str | Path | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
+    command: str = "",
+) -> Comparison:
+    """Compare two folders of images: how far are the fakes from the real ones, and is it more than chance?
+
+    Args:
+        real: a folder of images, flat or with a sub-folder a class; or as in ``load_data``, with ``@test`` for it.
+        fake: the images to be measured, likewise.
+        features: an extractor, see :func:`fairlead.measure.extractors.extractor`; default dinov2 where its weights can
+            be had, else random, which is remarked.
+        metrics: some of ``CHOICES``; by default all that apply.
+        prompts: JSON lines or CSV with a file name and a prompt for each image of ``fake``: how well they fit, by CLIP.
+        clip: the CLIP of the prompts, ``clip:PATH``; by default that of ``features``, or ``clip``.
+        k: which neighbour makes a neighbourhood, for precision, recall, density and coverage.
+        resize: bring every image to this size first: shorter side resized, centre cropped.
+        out: folder for measure.html (pictures, all numbers) and measure.json; earlier ones are replaced.
+        json: file for the numbers and their protocol.
+        command: said in the files as what made them.
+
+    Returns:
+        The numbers with their errors; :func:`findings` says in words what they show.
+
+    Raises:
+        UsageError: for images that cannot be read, unknown names, weights that cannot be had, places that cannot be
+            written to.
+    """
+    chosen = [metrics] if isinstance(metrics, str) else list(metrics)
+    for name in chosen:
+        if name not in CHOICES:
+            raise unknown("metric", name, CHOICES)
+    if k < 1:
+        raise UsageError(f"k: expected at least 1, got {k}")
+    if clip is not None and prompts is None:
+        raise UsageError("clip is for prompts, which are not given; for clip features pass features clip:PATH")
+    if clip is not None and clip.partition(":")[0] != "clip":
+        raise UsageError(f"clip: expected clip or clip:PATH, got {clip!r}")
+    out, file = None if out is None else Path(out), None if json is None else Path(json)
+    if out is not None:
+        check_folder(out, files=["measure.json", "measure.html"])
+    if file is not None:
+        check_file(file, "choose another file")
+    with nullcontext() if out is None else Hold(out):
+        with progress("reading the images"):
+            images, fakes = (read_images(str(one), resize, what) for one, what in ((real, "REAL"), (fake, "FAKE")))
+        asked = [] if prompts is None else read_prompts(Path(prompts), fakes.files)
+        with progress("loading the network of the features"):
+            if features is None:
+                network, why = default_extractor(device)
+                remark(why)
+            else:
+                network = extractor(features, device=device)
+            reader = None
+            if prompts is not None and (clip is not None or network.kind != "clip"):
+                reader = extractor(clip or "clip", device=device)
+        found = compare(
+            images, fakes, network, metrics=chosen, k=k, resize=resize, prompts=asked, clip=reader, progress=progress
+        )
+        numbers = _plain({**found.as_dict(), "findings": findings(found), "command": command})
+        paths = [path for path in (file, out and out / "measure.json") if path is not None]
+        page = path = None if out is None else out / "measure.html"
+        try:
+            with unbroken():
+                for path in paths:
+                    with replacing(path) as partial:
+                        partial.write_text(json_text.dumps(numbers, indent=1) + "\n")
+                if page is not None:
+                    path = page
+                    with progress("writing the report"):
+                        measure_page(page, found, images, fakes, command)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error}") from error
+    return found
+
+
+def comparison_text(found: Comparison) -> str:
+    """For a terminal: the tables, what they say, what is missing and what makes the numbers less than they look."""
+    tables = [measure_table(found), *([class_table(found)] if found.classes else [])]
+    parts = ["\n".join(as_lines(*table)) + "\n" for table in tables]
+    parts += [textwrap.fill(sentence, WIDTH) for sentence in findings(found)]
+    remarks = [*((f"no {name}", why) for name, why in found.missing.items()), *(("mind", w) for w in found.warnings)]
+    parts += [textwrap.fill(f"{lead}: {text}", WIDTH, subsequent_indent="  ") for lead, text in remarks]
+    return "\n".join(parts)
 
 
 def measure_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -94,7 +204,8 @@ def measure_page(path: Path, found: Comparison, real: ImageSet, fake: ImageSet, 
     provenance = {name: str(value) for name, value in asdict(found.protocol).items()}
     provenance["hash"] = found.protocol.hash
     title = f"{fake.data.name} beside {real.data.name}"
-    return write_page(path, title, sections, provenance, findings="\n\n".join(findings(found)), commands=[command])
+    said, commands = "\n\n".join(findings(found)), [command] if command else []
+    return write_page(path, title, sections, provenance, findings=said, commands=commands)
 
 
 def _title(name: str, found: Comparison) -> str:
@@ -216,3 +327,12 @@ def _shown_shape(real: ImageSet) -> tuple[int, int, int]:
     channels, height, width = real.data.shape
     shrink = max(1.0, max(height, width) / _SIDE)
     return channels, max(1, round(height / shrink)), max(1, round(width / shrink))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no nan: None."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,6 +2,7 @@
 
 The unit of work is one batch of one setting. What a batch holds does not depend on who works on it or when, so a sweep
 that was killed and started again, or shared by several processes, gives the table of one undisturbed run.
+Over 300 lines, as one class plans, samples, shares and scores.
 
     sweep = Sweep(all_settings(["runs/digits"], ["cfg(1)", "cfg(2)"], ["ddim"], [20]), Shared(n=500), load)
     for event in sweep.measure(SweepFolder("out"), evaluator, command="..."):
@@ -10,7 +11,6 @@ that was killed and started again, or shared by several processes, gives the tab
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -28,16 +28,16 @@ from fairlead.core.places import check_folder
 from fairlead.data.images import to_uint8
 from fairlead.data.names import same_names
 from fairlead.guide.expression import to_guidance
-from fairlead.measure.enough import FEWEST, OF_A_CLASS, rare_classes, rare_said
-from fairlead.measure.evaluate import Evaluator
-from fairlead.measure.scores import shares_at_limits
+from fairlead.measure.evaluator import Evaluator
+from fairlead.measure.metrics import FEWEST, OF_A_CLASS, rare_classes, rare_said
+from fairlead.measure.references import Targets, by_name, counts, labels_in_order
+from fairlead.measure.sample_metrics import shares_at_limits
 from fairlead.models.model import Model, Spec
 from fairlead.sample.run import Plan
 from fairlead.sample.sampling import Precision, Sampling
-from fairlead.tune.asked import Asked, by_name, counts, labels_in_order
-from fairlead.tune.budget import Budget, Work
-from fairlead.tune.setting import Setting, baselines
-from fairlead.tune.store import Images, Point, SweepFolder, key_of
+from fairlead.tune.budget import Budget, FinishedBatch, Outlook, Stopped, Work
+from fairlead.tune.setting import Images, Point, Setting, baselines, key_of, labels_of, resources_of
+from fairlead.tune.sweep_folder import SweepFolder
 from fairlead.tune.workers import Workers
 
 EXAMPLES = 40
@@ -68,41 +68,7 @@ class Shared:
         return Sampling(sampler, steps, self.grid, self.batch_size, self.precision)
 
 
-@dataclass(frozen=True)
-class Outlook:
-    """Before the first batch: what there is to do.
-
-    Attributes:
-        settings, measured: how many there are, and how many have a score already.
-        left: what is to be sampled for all of them; finished batches are not in it.
-        now: what of that this start will do: less than ``left`` where the budget ends it.
-        beyond: settings that the budget leaves to another start; 0 for one in minutes, which only time tells.
-    """
-
-    settings: int
-    measured: int
-    left: Work
-    now: Work
-    beyond: int
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What this process has just finished."""
-
-    setting: Setting
-    work: Work
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The budget ended this start; ``settings`` and ``work`` are left."""
-
-    settings: int
-    work: Work
-
-
-Event = Outlook | Batch | Point | Stopped
+Event = Outlook | FinishedBatch | Point | Stopped
 
 
 def pictured(labels: Tensor, count: int) -> Tensor:
@@ -168,14 +134,16 @@ class Sweep:
             taken = [some[i % len(some)] for i in range(shared.n)]
             for setting in settings:
                 if setting.checkpoint == checkpoint:
-                    setting = _named(setting, model)
-                    plan = self._plan(setting, taken)
-                    self.keys[setting] = key_of(_weights(checkpoint, model), setting, named(plan))
+                    written = to_guidance(setting.guidance)
+                    if (guidance := written.by_name(model.named)) != written:
+                        setting = replace(setting, guidance=str(guidance))
+                    weights = str(model.metadata.get("weights_hash") or checkpoint)
+                    self.keys[setting] = key_of(weights, setting, resources_of(self._plan(setting, taken)))
         if first is None:
             raise UsageError("sweep: nothing to measure; give at least one setting")
         self.first = first
         """The model of the first checkpoint; all others are told the same and give images of the same shape."""
-        self._asked: Asked | None = None
+        self._asked: Targets | None = None
         self._left_out: tuple[int, ...] = ()
         self.labels: list[int] = []
         """Of the conditions that were chosen, to compare with real images of these; empty for all."""
@@ -195,7 +163,7 @@ class Sweep:
     def _check_n(self, called: str) -> None:
         """Raise UsageError if n (by the name ``called``) is less than 3 of every condition, shared evenly.
 
-        What classes that are rarer get is said by ``enough.rare_said``.
+        What classes that are rarer get is said by ``rare_said``.
         """
         kinds, n = 1, self.shared.n
         if self.first.told == "label":
@@ -223,8 +191,9 @@ class Sweep:
         keep_images: bool = False,
         workers: Workers | None = None,
     ) -> Iterator[Event]:
-        """Do what is not stored in ``folder`` yet, as a stream of events: an :class:`Outlook`, then a :class:`Batch`
-        for each that is finished, a ``Point`` for each setting scored, and :class:`Stopped` where the budget ends it.
+        """Do what is not stored in ``folder`` yet, as a stream of events: an :class:`Outlook`, then a
+        :class:`FinishedBatch` for each batch, a ``Point`` for each setting scored, and
+        :class:`Stopped` where the budget ends it.
 
         Args:
             evaluator: scores; only the main process needs one.
@@ -275,7 +244,11 @@ class Sweep:
         if todo and not covered:
             raise UsageError(f"the budget of {budget} is less than the first setting needs: {pieces[0]}")
         left, now = sum(pieces, Work()), sum(pieces[:covered], Work())
-        yield Outlook(len(order), len(order) - len(todo), left, now, len(todo) - covered)
+        floor, labels = folder.floor, dict(zip(self.keys, labels_of(list(self.keys)), strict=True))
+        assert floor is not None  # of every folder that is open
+        yield Outlook(
+            len(order), len(order) - len(todo), left, now, len(todo) - covered, labels, floor, budget, workers.count
+        )
 
         mine = [(s, i) for s in todo[:covered] for i in missing[s]][workers.index :: workers.count]
         waiting: list[Setting] = []
@@ -295,7 +268,7 @@ class Sweep:
                 made = _made(plan, self._parts()[index])
                 folder.add_batch(self.keys[setting], index, made)
                 done = done + Work(sizes[index], made.rows)
-                yield Batch(setting, Work(sizes[index], made.rows))
+                yield FinishedBatch(setting, Work(sizes[index], made.rows))
             spent += time.perf_counter() - started
             if workers.main:
                 yield from self._score(folder, evaluator, waiting, keep_images, skip=workers.count > 1)
@@ -309,7 +282,7 @@ class Sweep:
         """The condition of every sample; the folder then knows the sweep."""
         if evaluator is None:
             raise UsageError("sweep: the main process needs an evaluator")
-        self._asked = asked = Asked.of(self.first, evaluator, self.shared.n)
+        self._asked = asked = Targets.of(self.first, evaluator, self.shared.n)
         real, held_out = evaluator.reference, evaluator.held_out
         rare = rare_classes(asked.labels, held_out.labels, labels_in_order(self.first, real, held_out))
         self._left_out = tuple(one.label for one in rare)
@@ -409,26 +382,3 @@ class Sweep:
                     f"sweep: checkpoint {checkpoint!r} has {what} {list(mine)}, the first one {list(theirs)}; they "
                     "must agree, as all are measured against the same images"
                 )
-
-
-def _named(setting: Setting, model: Model) -> Setting:
-    """The setting with the conditions in its guidance by name."""
-    guidance = to_guidance(setting.guidance)
-    told = guidance.by_name(model.named)
-    return setting if told == guidance else replace(setting, guidance=str(told))
-
-
-def _weights(checkpoint: str, model: Model) -> str:
-    return str(model.metadata.get("weights_hash") or checkpoint)
-
-
-def named(plan: Plan) -> dict[str, Any]:
-    """What the guidance names, by what decides its bits."""
-    found: dict[str, Any] = {}
-    for name, thing in plan.resources.items():
-        if isinstance(thing, Tensor):
-            found[name] = hashlib.sha256(thing.cpu().contiguous().numpy().tobytes()).hexdigest()
-        else:
-            metadata = dict(getattr(thing, "metadata", {}))
-            found[name] = metadata.get("weights_hash", metadata)
-    return found

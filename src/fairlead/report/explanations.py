@@ -1,5 +1,5 @@
 """What a guidance does, shown: the film of its predictions, plots over the noise level, a page. See ``sample.trace``
-for what is measured."""
+for what is measured. Over 300 lines: four panels, a table, a page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,20 @@ from fairlead.core.files import replacing
 from fairlead.core.hold import Hold
 from fairlead.core.places import check_folder
 from fairlead.core.signals import unbroken
+from fairlead.core.work import Progress, silent
 from fairlead.guide.terms import Guidance, Term
+from fairlead.models.load import Weights
 from fairlead.models.model import Given, Model
-from fairlead.report.columns import WIDTH, as_text, in_columns
-from fairlead.report.grids import image_grid
+from fairlead.report.image_grid import image_grid
 from fairlead.report.page import Block, Code, Png, Section, Svg, Text, write_page
 from fairlead.report.plots import plot_style, to_svg
+from fairlead.report.text_table import WIDTH, as_text, in_columns
 from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Sampler
 from fairlead.sample.sampling import Precision, Sampling
 from fairlead.sample.trace import Trace
 from fairlead.sample.watcher import PER_STEP, PER_TERM
+from fairlead.tune.answers import loaded_with
 
 FILES = ("explain.json", "explain.png", "film.png", "explain.html")
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -60,6 +65,11 @@ def explain(
     precision: Precision = "fp32",
     resources: Mapping[str, Any] | None = None,
     compare: bool = False,
+    weights: Weights | None = None,
+    device: str | None = None,
+    out: str | Path | None = None,
+    progress: Progress = silent,
+    command: str = "",
 ) -> Explanation:
     """Sample as :func:`fairlead.sample` does and say what the guidance did in every step.
 
@@ -67,13 +77,29 @@ def explain(
         seeds: a sample each; means are over them.
         compare: also evaluate the conditional and the null prediction at steps where the guidance does not, for the
             angles and the effective scale there. Their rows are counted apart; the samples stay the same bits.
+        weights, device: of a model that is given by its path, as for ``load``.
+        out: folder for what :meth:`Explanation.save` writes; must not hold an explanation yet.
+        command: said on its page as what made it.
 
     Raises:
         UsageError: as ``sample`` does, but for values that are not finite: these are part of the explanation.
     """
     sampling = Sampling(sampler, steps, grid, batch_size, precision)
-    plan = Plan.of(model, cond, guidance, sampling, seeds=seeds, resources=resources)
-    return Explanation.of(plan, compare)
+    if out is not None:
+        check_free(Path(out), "choose another --out")
+    with nullcontext() if out is None else Hold(out):
+        if out is not None:
+            check_free(Path(out), "choose another --out")
+        with progress(f"loading {model}"):
+            model, steering, chosen = loaded_with(model, guidance, sampler, steps, weights, device)
+        plan = Plan.of(model, cond, steering, sampling, seeds=seeds, resources=resources)
+        with progress("", len(plan.batches) * sampling.steps, "step") as advance:
+            found = Explanation.of(plan, compare, on_frame=lambda _: advance(1))
+        found = replace(found, settings={**found.settings, **chosen})
+        if out is not None:
+            with progress("drawing pictures"):
+                found.save(out, command)
+    return found
 
 
 class Explanation(Trace):

@@ -1,4 +1,4 @@
-"""From one condition to another: the same noise under mixed conditions, and how evenly the images change.
+"""``fl.interpolate``, from one condition to another: the same noise, mixed conditions, and how evenly images change.
 
 Frame i of m has the embedding ((m - 1 - i) a + i b) / (m - 1), value by value, for every floating name of the condition
 that ``Model.embed`` returns: class vectors [n, dim] as well as sequences [n, tokens, dim].
@@ -10,14 +10,19 @@ in a bias) changes every great circle. Swapping the ends turns the strip round, 
 
 Smoothness is the largest change from a frame to the next over the mean one, in units of features: 1 is perfectly even,
 m - 1 is one jump. It grows with m, so it compares at equal m only.
+
+Over 300 lines: the verb, its result and the mixing of conditions.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,16 +31,25 @@ from fairlead.core.arguments import is_count, plain, shown
 from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
+from fairlead.core.files import replacing
+from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder
+from fairlead.core.signals import unbroken
+from fairlead.core.work import Progress, silent
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance, Term
-from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
 from fairlead.measure.judge import Classifier
-from fairlead.models.load import as_model
+from fairlead.measure.metrics import Estimate, mean_estimate, proportion_estimate
+from fairlead.measure.references import evaluator_for
+from fairlead.models.load import Weights
 from fairlead.models.model import Given, LabelEncoder, Model, Spec
+from fairlead.report.image_grid import image_grid
+from fairlead.report.text_table import in_columns
 from fairlead.sample.result import Run
 from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Sampler
 from fairlead.sample.sampling import Precision, Sampling
+from fairlead.tune.answers import loaded_with
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +60,27 @@ class Interpolation:
         ends: what the first and the last frame are conditioned on, by name.
         frames: how many there are.
         run: seed by seed, frame by frame; n x frames samples.
+        evenness: :meth:`smoothness` in the features of the real images; None where these were not asked for.
+        shares: :meth:`recognised` between two classes of the judge; empty where that was not asked for.
     """
 
     ends: tuple[Spec, Spec]
     frames: int
     run: Run
+    evenness: Estimate | None = None
+    shares: Mapping[str, Sequence[Estimate]] = field(default_factory=dict)
 
     __repr__ = brief
+
+    def __str__(self) -> str:
+        """A line a frame: the share of the second end, and what the judge sees; then how evenly the images change."""
+        columns = [(f"share of {self.ends[1]}", [f"{weight:.3g}" for weight in self.weights])]
+        for name, row in self.shares.items():
+            columns.append((f"seen as {name}", [f"{100 * share.value:.0f} %" for share in row]))
+        known = [] if self.evenness is None else [f"{self.evenness} in features"]
+        known += [] if self.run.images is None else [f"{self.smoothness()} in pixels"]
+        even = f"largest change over the mean one, {self.frames} frames, {self.n} seeds: {', '.join(known)}"
+        return "\n".join([*in_columns(columns), f"{even} (1 is even, {self.frames - 1} is one jump)"])
 
     @property
     def n(self) -> int:
@@ -110,6 +138,43 @@ class Interpolation:
         shares = {classes[ends[0]]: hits[0], classes[ends[1]]: hits[1], "another": ~(hits[0] | hits[1])}
         return {name: [proportion_estimate(column) for column in hit.T] for name, hit in shares.items()}
 
+    def strip(self) -> bytes:
+        """PNG: a row a seed, a column a frame."""
+        first, last = (str(end) for end in self.ends)
+        settings = self.run.settings
+        return image_grid(
+            self.images,
+            row_labels=[str(seed) for seed in self.run.seeds[:: self.frames]],
+            col_labels=[first, *(f"{100 * weight:.3g} %" for weight in self.weights[1:-1]), last],
+            title=f"{first} to {last}, {settings['guidance']}, {settings['sampler']}, {settings['steps']} steps",
+            provenance={"fairlead": json.dumps(self.run.provenance())},
+        )
+
+    def save(self, out: str | Path, about: Mapping[str, Any] | None = None) -> None:
+        """Write OUT/strip.png and OUT/interpolation.json, with what else is to be said ``about`` it.
+
+        Raises:
+            UsageError: if nothing can be written there.
+        """
+        measured = {"features": self.evenness, "pixels": self.smoothness()}
+        said = {
+            "ends": list(self.ends),
+            "weights": self.weights,
+            **self.run.summary(),
+            "smoothness": {name: [one.value, one.error] for name, one in measured.items() if one is not None},
+            "recognised": {name: [share.value for share in row] for name, row in self.shares.items()},
+            **(about or {}),
+        }
+        out, picture = Path(out), self.strip()
+        try:
+            with unbroken():
+                with replacing(out / "strip.png", durable=False) as partial:
+                    partial.write_bytes(picture)
+                with replacing(out / "interpolation.json") as partial:
+                    partial.write_text(json.dumps(said, indent=1) + "\n")
+        except OSError as error:
+            raise UsageError(f"cannot write to {out}: {error}") from error
+
 
 def unevenness(changes: Tensor) -> Tensor:
     """float64 [n]: the largest of ``changes`` [n, m] >= 0 over their mean, in 1..m; 1 where nothing changes at all."""
@@ -138,6 +203,11 @@ def interpolate(
     grid: str = "trailing",
     batch_size: int = 64,
     precision: Precision = "fp32",
+    weights: Weights | None = None,
+    device: str | None = None,
+    data: str | None = None,
+    out: str | Path | None = None,
+    progress: Progress = silent,
 ) -> Interpolation:
     """Sample the way from condition ``a`` to condition ``b``, ``frames`` images from the noise of each seed.
 
@@ -145,12 +215,46 @@ def interpolate(
         n: seeds, ``seed`` and the next ones.
         frames: at least 3, both ends among them.
         guidance, sampler, steps, grid, batch_size, precision: as for ``sample``.
+        weights, device: of a model that is given by its path, as for ``load``.
+        data: where the images are that judge and features are trained on, if not where they were in training.
+        out: folder for strip.png and interpolation.json; must not hold an interpolation yet.
+
+    Returns:
+        The strip; with ``data`` or ``out`` also measured by judge and features of the model's real images.
 
     Raises:
         UsageError: for a model without embeddings of its conditions; for ends that are null, equal, or differ in what
             is no embedding; for a guidance that has to know the class (another model, a classifier); and as ``sample``.
     """
-    model, n, frames, seed = as_model(model), plain(n), plain(frames), plain(seed)
+    out, sampling = None if out is None else Path(out), Sampling(sampler, steps, grid, batch_size, precision)
+    with nullcontext() if out is None else Hold(out):
+        if out is not None:
+            check_folder(out, fresh={"interpolation.json": "an interpolation", "strip.png": "strip.png"})
+        with progress(f"loading {model}"):
+            model, guidance, chosen = loaded_with(model, guidance, sampler, steps, weights, device)
+        found = _sampled(model, a, b, n, frames, guidance, seed, sampling)
+        found = replace(found, run=replace(found.run, settings={**found.run.settings, **chosen}))
+        if out is None and data is None:
+            return found
+        evaluator = evaluator_for(str(model.metadata.get("checkpoint", "")), data, progress=progress)
+        shares = found.recognised(evaluator.judge) if found.between_classes(evaluator.judge) else {}
+        found = replace(found, evenness=found.smoothness(evaluator.extractor), shares=shares)
+        if out is not None:
+            found.save(out, evaluator.described())
+        return found
+
+
+def _sampled(
+    model: Model,
+    a: Given,
+    b: Given,
+    n: int,
+    frames: int,
+    guidance: Guidance | Term | str | None,
+    seed: int,
+    sampling: Sampling,
+) -> Interpolation:
+    n, frames, seed = plain(n), plain(frames), plain(seed)
     if not is_count(frames, 3):
         raise UsageError(f"interpolate: expected at least 3 frames, both ends among them, got {shown(frames)}")
     if not is_count(n):
@@ -164,7 +268,7 @@ def interpolate(
         raise UsageError(
             f"interpolate: {guidance} asks {foreign[0].name!r}, which does not know this model's embeddings; drop it"
         )
-    sampling, mixed = Sampling(sampler, steps, grid, batch_size, precision), _mixed(model, a, b, frames)
+    mixed = _mixed(model, a, b, frames)
     plan = Plan.of(
         replace(model, encode=_Encoder(model, mixed)),
         [name for _ in range(n) for name in mixed],

@@ -15,12 +15,18 @@ from fairlead.core.errors import UsageError
 from fairlead.data.images import Attribute, ImageData, stratified_order, to_float
 from fairlead.data.names import composed
 from fairlead.measure.agreement import AGREEMENT, AttributeEvaluator, hash_of, metric_of
-from fairlead.measure.enough import OF_A_CLASS
-from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
 from fairlead.measure.judge import Classifier
+from fairlead.measure.metrics import OF_A_CLASS, Estimate, mean_estimate, proportion_estimate
+from fairlead.measure.sample_metrics import (
+    accuracy,
+    certainties,
+    confidence,
+    hits,
+    pairwise_diversity,
+    shares_at_limits,
+)
 from fairlead.measure.score import METRICS, Floor, Protocol, Samples, Score
-from fairlead.measure.scores import accuracy, certainties, confidence, hits, pairwise_diversity, shares_at_limits
 
 
 class Evaluator:

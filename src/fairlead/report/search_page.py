@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from fairlead.measure.metrics import SHARES, maximised, title_of
-from fairlead.report.columns import in_columns
 from fairlead.report.page import Block, Section, Svg, Table, Text
 from fairlead.report.plots import GREY, plot_style, to_svg
-from fairlead.tune.answers import Answer, said
-from fairlead.tune.recommend import Choice
-from fairlead.tune.setting import Setting
-from fairlead.tune.store import Point
+from fairlead.report.text_table import in_columns
+from fairlead.tune.answers import Answer, question_of, template_of
+from fairlead.tune.recommend import Tuned
 from fairlead.tune.template import Template
-from fairlead.tune.tuning import Tuned, tuned_of
-
-
-def choice_of(answer: Mapping[str, Any], points: Sequence[Point]) -> Choice | None:
-    """What a search recommended, among the points of its report; None if it is not there."""
-    wanted = Setting(answer.get("model", ""), answer["guidance"], answer["sampler"], answer["steps"])
-    text = answer.get("recommendation", "")
-    return next((Choice(point, text) for point in points if point.setting == wanted and text), None)
 
 
 def search_sections(answers: Sequence[Answer]) -> list[Section]:
     """The latest search, and, folded, those that asked other questions before."""
     found = []
     for index, answer in enumerate(answers):
-        tuned, template = tuned_of(answer)
-        title = "The search" if index == 0 else f"Another search: {said(answer)}"
+        tuned, template = Tuned.from_dict(answer), template_of(answer)
+        title = "The search" if index == 0 else f"Another search: {question_of(answer)}"
         found.append(search_section(tuned, template, answer["objective"], title, folded=index > 0))
     return found
 

@@ -10,20 +10,20 @@ from matplotlib.ticker import FuncFormatter
 from fairlead.measure.agreement import AGREEMENT
 from fairlead.measure.score import Floor
 from fairlead.report.curves import Curve, curves_of, look_of, new_figure, over_scales
-from fairlead.report.page import Block, Section, Svg, Table, Text, change_cell
+from fairlead.report.page import Block, Section, Svg, Table, Text, difference_tables
 from fairlead.report.plots import GREY, bar_of, plot_style, to_svg
-from fairlead.tune.store import Point
+from fairlead.tune.setting import Point
 
 MOST = 4
 """Curves that are drawn, a panel each."""
 
 
-def agreement_section(points: Sequence[Point], names: Sequence[str], floor: Floor, best: Point) -> list[Section]:
+def agreement_section(points: Sequence[Point], names: Sequence[str], floor: Floor, best: Point | None) -> list[Section]:
     """A section of curves and tables, or none where agreement was not measured.
 
     Args:
         names: of the points.
-        best: the row to mark.
+        best: the row to mark, if any.
     """
     found = [metric for metric in AGREEMENT if any(metric in point.score.metrics for point in points)]
     if not found:
@@ -40,7 +40,8 @@ def agreement_section(points: Sequence[Point], names: Sequence[str], floor: Floo
             Svg(to_svg(agreement_plot(curves, floor)), "agreement over the guidance scale, a line an attribute")
         )
     body.append(_shares(points, names, floor, found, best))
-    return [Section("Agreement with the prompt", [*body, *_changes(points, names, found)])]
+    changes = difference_tables(points, names, {metric: _said(metric) for metric in found})
+    return [Section("Agreement with the prompt", [*body, *changes])]
 
 
 def agreement_plot(curves: Sequence[Curve], floor: Floor) -> Figure:
@@ -75,29 +76,16 @@ def agreement_plot(curves: Sequence[Curve], floor: Floor) -> Figure:
     return figure
 
 
-def _shares(points: Sequence[Point], names: Sequence[str], floor: Floor, found: Sequence[str], best: Point) -> Table:
+def _shares(
+    points: Sequence[Point], names: Sequence[str], floor: Floor, found: Sequence[str], best: Point | None
+) -> Table:
     everything = [(name, point.score.metrics) for name, point in zip(names, points, strict=True)]
     everything.append(("held-out real images", floor.metrics))
     rows = [[name, *(str(metrics.get(metric, "n/a")) for metric in found)] for name, metrics in everything]
     asked = [max(point.score.metrics[m].n if m in point.score.metrics else 0 for point in points) for m in found]
     rows.append(["images asked for it", *(f"{count:,}" for count in asked)])
     caption = "share of images ± one standard error (Wilson); real images by what their own captions say"
-    return Table(["setting", *map(_said, found)], rows, caption, points.index(best))
-
-
-def _changes(points: Sequence[Point], names: Sequence[str], found: Sequence[str]) -> list[Table]:
-    """A table for each baseline, as those of the other metrics."""
-    called = {point.setting: name for point, name in zip(points, names, strict=True)}
-    tables = []
-    for baseline in dict.fromkeys(point.baseline for point in points if point.baseline is not None):
-        rows = [
-            [called[point.setting], *(change_cell(point.differences.get(metric)) for metric in found)]
-            for point in points
-            if point.baseline == baseline and point.differences is not None
-        ]
-        caption = f"difference to {called[baseline]}, same seeds; ± one standard error, paired sample by sample"
-        tables.append(Table(["setting", *map(_said, found)], rows, caption))
-    return tables
+    return Table(["setting", *map(_said, found)], rows, caption, points.index(best) if best else None)
 
 
 def _said(metric: str) -> str:
