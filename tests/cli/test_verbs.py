@@ -2,10 +2,11 @@
 
 import inspect
 import json
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +14,7 @@ import fairlead as fl
 from fairlead.cli import COMMANDS, main
 from fairlead.cli.options import joined
 
-VERBS = {
+VERBS: dict[str, Callable[..., Any]] = {
     "measure": fl.measure, "sweep": fl.sweep, "tune": fl.tune, "report": fl.report, "explain": fl.explain,
     "interpolate": fl.interpolate, "doctor": fl.doctor,
 }  # fmt: skip
@@ -63,15 +64,18 @@ def test_explain_and_doctor_take_a_path_and_a_loaded_model(tiny_run: Path, tmp_p
     )
 
 
-WRONG = [
-    (lambda run, out: fl.sweep(fl.load(run), out), "sweep: expected the path of a training run or pipeline, got Model"),
-    (lambda run, out: fl.tune(3, out), "tune: expected the path of a training run or pipeline, got int"),
+WRONG: list[tuple[Callable[[Any, Any], Any], str]] = [
+    (
+        lambda run, out: fl.sweep(cast(Any, fl.load(run)), out),
+        "sweep: expected the path of a training run or pipeline, got Model",
+    ),
+    (lambda run, out: fl.tune(cast(Any, 3), out), "tune: expected the path of a training run or pipeline, got int"),
     (lambda run, out: fl.sweep(run, out, guidance="cgf(2)"), "did you mean 'cfg'"),
     (lambda run, out: fl.tune(run, out, objective="fid"), "objective 'fid': expected one of distance_debiased"),
     (lambda run, out: fl.explain(fl.load(run), guidance="cfg(2)", weights="raw"), "this model is loaded already"),
     (lambda run, out: fl.explain(run, guidance="tuned"), "has no tuned.json; make it with `fairlead tune"),
     (lambda run, out: fl.interpolate(run, "seven", "one", guidance="tuned"), "has no tuned.json"),
-    (lambda run, out: fl.doctor(3), "model: expected one from fl.load"),
+    (lambda run, out: fl.doctor(cast(Any, 3)), "model: expected one from fl.load"),
     (lambda run, out: fl.measure("digits", "digits", metrics="fid"), "unknown metric 'fid'"),
     (lambda run, out: fl.measure("digits", "digits", k=0), "k: expected at least 1"),
     (lambda run, out: fl.report(out), "holds no sweep"),

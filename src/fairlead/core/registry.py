@@ -255,8 +255,8 @@ def register(name: str, thing: Any, *, kind: str | None = None) -> None:
 
     Args:
         name: how it is written; a class says the same as its ``name``.
-        thing: a frozen dataclass that derives from ``Term``, ``Finisher``, ``ScaleSchedule``, ``Score`` or ``Sampler``;
-            a function ``(argument, data, device) -> Extractor`` or ``(split, ...) -> ImageData``; or
+        thing: a frozen dataclass that derives from ``Term``, ``Finisher``, ``ScaleSchedule``, ``ImageScore`` or
+            ``Sampler``; a function ``(argument, data, device) -> Extractor`` or ``(split, ...) -> ImageData``; or
             ``"module:attribute"``, imported on first use.
         kind: "term", "finisher", "scale", "score", "sampler", "extractor" or "data"; needed unless a class says it.
 
