@@ -17,11 +17,11 @@ import tyro
 from torch import Tensor
 
 import fairlead as fl
-from fairlead.cli.options import evaluator_for
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, x0_of
 from fairlead.core.prediction import Prediction
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
+from fairlead.measure.references import evaluator_for
 from fairlead.measure.score import Score
 from fairlead.models.classifier import NoisyClassifierModel, load_classifier
 from fairlead.models.load import load

@@ -23,16 +23,17 @@ from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser, expand_like
-from fairlead.core.memory import keep_freed_memory
 from fairlead.core.prediction import Objective, target
 from fairlead.core.schedule import NoiseSchedule, VPCosine, vp_linear
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.images import ImageData
 from fairlead.models.model import LabelEncoder, Model, Spec, identity
 from fairlead.nets.build import build_net, net_config
-from fairlead.sample.run import Precision, sample
+from fairlead.sample.run import sample
+from fairlead.sample.sampling import Precision
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
+from fairlead.train.malloc import keep_freed_memory
 
 STEPS = 20
 

@@ -17,8 +17,9 @@ import tyro
 
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.judge import cached_classifier
+from fairlead.measure.references import shared_out
 from fairlead.measure.score import Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
@@ -26,7 +27,6 @@ from fairlead.nets.build import net_config
 from fairlead.sample.run import sample
 from fairlead.train.config import RECIPES, TrainConfig
 from fairlead.train.loop import Training
-from fairlead.tune.asked import shared_out
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ import tyro
 from torch import Tensor
 
 from fairlead.measure.frechet import Moments, frechet_distance
-from fairlead.measure.mmd import kid
-from fairlead.measure.neighbours import precision_recall
+from fairlead.measure.two_samples import kid, precision_recall
 
 BATCH = 500  # images a call of torchmetrics' update
 MIB = 2**20

@@ -23,12 +23,13 @@ import tyro
 
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, stratified_order
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.judge import cached_classifier
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.nets.build import net_config
-from fairlead.sample.run import Precision, sample
+from fairlead.sample.run import sample
+from fairlead.sample.sampling import Precision
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
 

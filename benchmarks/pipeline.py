@@ -22,7 +22,6 @@ from typing import Any
 import tyro
 
 from benchmarks.tiny_clip import TinyClip
-from fairlead.cli import main as fairlead
 from fairlead.core.files import replacing
 
 UNET: dict[str, Any] = {
@@ -121,7 +120,7 @@ def _run(*words: str, out: Path | None = None) -> None:
     """A command of fairlead, one that trains into ``out`` being resumed if it is there; ends the program where it
     fails."""
     more = [] if out is None else ["--out", str(out), *(["--resume"] if any(out.glob("step-*")) else [])]
-    code = fairlead([*words, *more])
+    code = subprocess.run([sys.executable, "-m", "fairlead", *words, *more]).returncode
     if code:
         sys.exit(code)
 

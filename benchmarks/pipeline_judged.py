@@ -30,16 +30,16 @@ import tyro
 from torch import Tensor
 
 import fairlead as fl
-from fairlead.cli.options import evaluator_for
 from fairlead.data.images import ImageData, to_float, to_uint8
 from fairlead.data.scenes.scene_set import Prompts, held_out_prompts
 from fairlead.diffusers.pipelines import decoded, latents_of
 from fairlead.measure.agreement import AGREEMENT
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.metrics import title_of
+from fairlead.measure.references import evaluator_for
 from fairlead.measure.score import Score
 from fairlead.models.load import load
-from fairlead.report.grids import image_grid
+from fairlead.report.image_grid import image_grid
 
 OWN = """
 import json, sys, numpy as np, torch

@@ -30,15 +30,17 @@ import tyro
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.guide.expression import to_guidance
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.judge import cached_classifier
+from fairlead.measure.references import shared_out
 from fairlead.measure.score import Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.models.resources import load_resources
-from fairlead.sample.explain import Trace
-from fairlead.sample.run import Plan, Run
-from fairlead.tune.asked import shared_out
+from fairlead.sample.result import Run
+from fairlead.sample.run import Plan
+from fairlead.sample.sampling import Precision, Sampling
+from fairlead.sample.trace import Trace
 
 SHOWN = ("distance", "distance_debiased", "accuracy", "diversity", "saturation")
 Values = tuple[float, ...]
@@ -95,7 +97,7 @@ class Options:
     """The same, of the matched comparison; 0 for none."""
     chosen: Path | None = None
     """The searched settings that an earlier report wrote, to choose from without a search of this model."""
-    precision: str = "bf16"
+    precision: Precision = "bf16"
     only: tuple[str, ...] = ()
 
 
@@ -145,8 +147,8 @@ class Shootout:
         guidance = to_guidance(text)
         mine = {resource.name: self.resources[resource.name] for resource in guidance.resources()}
         conds = shared_out(self.model.classes, self.train.labels, n)
-        options: dict[str, Any] = {"sampler": self.options.sampler, "steps": steps, "precision": self.options.precision}
-        return Plan.of(self.model, conds, guidance, seeds=range(seed, seed + n), resources=mine, **options)
+        sampling = Sampling(self.options.sampler, steps, precision=self.options.precision)
+        return Plan.of(self.model, conds, guidance, sampling, seeds=range(seed, seed + n), resources=mine)
 
     def steps(self, text: str) -> int:
         """As many steps as cost what plain cfg costs in ``options.steps``."""

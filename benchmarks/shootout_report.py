@@ -29,7 +29,7 @@ from fairlead.core.registry import names
 from fairlead.data.hub import load_data
 from fairlead.measure.metrics import title_of
 from fairlead.models.load import load
-from fairlead.report.grids import image_grid
+from fairlead.report.image_grid import image_grid
 from fairlead.sample.run import sample
 
 DOCS = Path(__file__).parent.parent / "docs"

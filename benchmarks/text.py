@@ -28,10 +28,12 @@ from fairlead.data.scenes.captions import COLOURS, full_caption
 from fairlead.data.scenes.scene_set import Prompts, held_out_prompts
 from fairlead.measure.agreement import AttributeEvaluator
 from fairlead.measure.attributes import AttributeJudge, cached_attribute_judge
-from fairlead.measure.estimate import Estimate, mean_estimate
+from fairlead.measure.metrics import Estimate, mean_estimate
 from fairlead.models.load import load
 from fairlead.models.model import Model
-from fairlead.sample.run import Precision, Run, sample
+from fairlead.sample.result import Run
+from fairlead.sample.run import sample
+from fairlead.sample.sampling import Precision
 
 SHOWN = ("digit", "ink", "background", "position", "size", "slant", "count", "all")
 

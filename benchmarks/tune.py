@@ -22,10 +22,10 @@ from tests.tune.exact import BEST, REFERENCE, Linear, Toy
 from torch import Tensor
 
 from fairlead.measure.frechet import influence
-from fairlead.tune.knob import Knob
-from fairlead.tune.objective import DISTANCE, Measured, Together, together, z_of
+from fairlead.tune.measurements import DISTANCE, Measurement, Together, together, z_of
 from fairlead.tune.one_knob import Found, search
 from fairlead.tune.parabola import parabola
+from fairlead.tune.template import Knob
 
 LOW, HIGH = 1.0, 4.0
 
@@ -202,7 +202,7 @@ class Choices:
         measured = []
         for place in places:
             setting = (math.exp(place),)
-            measured.append(Measured(setting, range(n), toy(setting, range(n)), REFERENCE))
+            measured.append(Measurement(setting, range(n), toy(setting, range(n)), REFERENCE))
         losses = together(measured, DISTANCE)
         u = torch.tensor(places, dtype=torch.float64) - middle
         x = torch.stack([u**0, u, u * u], dim=1)

@@ -17,19 +17,20 @@ from typing import Annotated
 import torch
 import tyro
 
-from fairlead.cli.options import evaluator_for
-from fairlead.measure.estimate import Estimate
+from fairlead.measure.metrics import Estimate
+from fairlead.measure.references import evaluator_for
 from fairlead.models.load import load
-from fairlead.report.tune import summary
-from fairlead.sample.run import Precision
+from fairlead.report.search_page import summary
+from fairlead.sample.sampling import Precision
+from fairlead.tune.measurements import DISTANCE, Batch, Measurement, together, z_of
 from fairlead.tune.measurer import Measurer
-from fairlead.tune.objective import DISTANCE, Batch, Measured, together, z_of
 from fairlead.tune.parabola import parabola
-from fairlead.tune.setting import Setting, all_settings
-from fairlead.tune.store import Point, SweepFolder
-from fairlead.tune.sweep import Shared, Sweep
+from fairlead.tune.recommend import Tuned
+from fairlead.tune.search import find_guidance
+from fairlead.tune.setting import Point, Setting, all_settings
+from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.sweep_run import Shared, Sweep
 from fairlead.tune.template import Template
-from fairlead.tune.tuning import Tuned, tune
 
 SWEEP_SEED = 5_000_000
 LEVEL = 0.95
@@ -74,11 +75,11 @@ class Compared:
         asked = (self.model.metadata["weights_hash"], options.sampler, options.steps, options.precision)
         folder = options.out / "searched" / "-".join(map(str, asked))
         measurer = Measurer(self.model, self.evaluator, template, shared, options.sampler, options.steps, folder)
-        found = tune(measurer, self.evaluator.moments, template, budget=options.budget)
+        found = find_guidance(measurer, self.evaluator.moments, template, budget=options.budget)
         print(f"tune: {summary(found, template, DISTANCE)}", flush=True)
         return found
 
-    def sweep(self, guidances: list[str]) -> dict[str, Measured]:
+    def sweep(self, guidances: list[str]) -> dict[str, Measurement]:
         """Everything of the sweep's folder that these guidances ask for, as the search sees it."""
         options = self.options
         settings = all_settings([options.run], guidances, [options.sampler], [options.steps])
@@ -89,13 +90,13 @@ class Compared:
                 print(f"  {event.guidance}: {shown}", flush=True)
         return {setting.guidance: self.measured(setting) for setting in settings}
 
-    def measured(self, setting: Setting) -> Measured:
+    def measured(self, setting: Setting) -> Measurement:
         samples = self.folder.samples(self.folder.key(setting))
         batch = Batch(samples.features, samples.values, labels=samples.labels)
-        return Measured((), range(len(samples.labels)), batch, samples.reference)
+        return Measurement((), range(len(samples.labels)), batch, samples.reference)
 
 
-def vertex(scales: list[float], settings: list[Measured]) -> tuple[float, float, float]:
+def vertex(scales: list[float], settings: list[Measurement]) -> tuple[float, float, float]:
     """(best, low, high) of the parabola about the lowest setting of a sweep, over the logarithm of the scale."""
     losses = together(settings, DISTANCE).values
     start = min(max(int(losses.argmin()) - WINDOW // 2, 0), max(len(scales) - WINDOW, 0))
@@ -104,7 +105,7 @@ def vertex(scales: list[float], settings: list[Measured]) -> tuple[float, float,
     return math.exp(found.place), math.exp(max(found.low, -9.0)), math.exp(min(found.high, 9.0))
 
 
-def alike(scales: list[float], settings: list[Measured]) -> list[float]:
+def alike(scales: list[float], settings: list[Measurement]) -> list[float]:
     """The scales whose distance cannot be told from the lowest one, paired."""
     found = together(settings, DISTANCE)
     lowest = int(found.values.argmin())

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.core.registry import EXPRESSIONS, PUBLIC, REGISTRY, lookup
-from fairlead.guide.text import literal
+from fairlead.guide.notation import literal
 from fairlead.measure.metrics import title_of
 
 FOLDER = Path(__file__).parent / "methods"

@@ -21,11 +21,11 @@ from torch import Tensor
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
-from fairlead.core.text import unpack
 from fairlead.data.scenes.scene_set import RGB
 from fairlead.data.text import TextEncoder, make_encoder
-from fairlead.measure.estimate import Estimate, proportion_estimate
+from fairlead.measure.metrics import Estimate, proportion_estimate
 from fairlead.nets.build import net_config
+from fairlead.nets.packed_text import unpack
 from fairlead.train.conditions import asked
 
 TOKENS = 40

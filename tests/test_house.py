@@ -142,3 +142,75 @@ def test_one_folder_knows_diffusers() -> None:
             wrong += [f"{module} names {name}" for name in sorted(named)]
             wrong += [f"{module} imports {name}" for name in sorted(taken) if name.split(".")[0] == "diffusers"]
     assert wrong == []
+
+
+SHARED_NAMES = {
+    # a command is called as the verb that it runs; its class carries that name to the help text
+    "Measure": {"cli.measure", "tune.measurements"},
+    "Sweep": {"cli.sweep", "tune.sweep_run"},
+    # a method is called as its expression; the other is a network
+    "Classifier": {"guide.methods.classifier", "measure.judge"},
+    # registered under one name in two kinds
+    "clip": {"diffusers.text_encoders", "measure.extractors"},
+    # still to be renamed
+    "Block": {"diffusers.guiding.stand_in", "report.page"},
+    "Gaussian": {"data.toys", "measure.two_samples"},
+    "Level": {"data.toys", "measure.run_findings"},
+    "Moments": {"measure.frechet", "nets.classifier"},
+    "Objective": {"core.prediction", "tune.measurements"},
+    "Precision": {"sample.sampling", "train.config"},
+    "Recipe": {"measure.judge", "train.config"},
+    "Run": {"diffusers.guiding.stand_in", "sample.result"},
+    "Unit": {"measure.metrics", "tune.budget"},
+    "check_net": {"nets.build", "train.tasks"},
+    "encoded": {"diffusers.pipelines", "train.conditions"},
+    "expanded": {"core.places", "models.negatives"},
+    "findings": {"report.comparisons", "report.sweep_page"},
+    "key_of": {"tune.answers", "tune.setting"},
+    "labels_of": {"data.columns", "tune.setting"},
+    "listed": {"data.text", "measure.metrics", "models.model"},
+    "plain": {"core.arguments", "diffusers.perturbation"},
+    "sentence": {"diffusers.text_encoders", "tune.recommend"},
+}
+"""Public names that mean two things -> where. It may only get shorter."""
+SHARED_STEMS = {
+    # a command's file is called as its verb, and so is the file with that verb in Python
+    "export",
+    # a method's file is called as its expression
+    "classifier",
+    # still to be renamed
+    *("files", "options", "text"),
+}
+"""Names of files that stand in two folders. It may only get shorter."""
+
+
+def public_names(source: str) -> set[str]:
+    """Classes, functions and types that a module defines."""
+    found = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            found |= {name for name in names if name[0].isupper() and not name.isupper()}
+    return {name for name in found if not name.startswith("_")}
+
+
+def twice(places: dict[str, set[str]]) -> dict[str, set[str]]:
+    return {name: where for name, where in places.items() if len(where) > 1}
+
+
+def test_a_public_name_means_one_thing() -> None:
+    places: dict[str, set[str]] = {}
+    for module, path in modules().items():
+        for name in public_names(path.read_text()):
+            places.setdefault(name, set()).add(module.removeprefix("fairlead."))
+    assert twice(places) == SHARED_NAMES
+
+
+def test_a_file_is_called_what_it_alone_holds() -> None:
+    places: dict[str, set[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        if path.stem not in ("__init__", "__main__"):
+            places.setdefault(path.stem, set()).add(str(path.parent))
+    assert set(twice(places)) == SHARED_STEMS

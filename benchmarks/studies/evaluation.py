@@ -7,8 +7,7 @@ from typing import Any
 from benchmarks.studies.models import BASE, Variant
 from benchmarks.studies.plots import over_scale
 from benchmarks.studies.runner import Bench, Block, Case, Found, Picture, Study, protocol, scores, table
-from fairlead.measure.interpolate import interpolate
-from fairlead.report.interpolate import strip
+from fairlead.report.interpolations import interpolate
 from fairlead.report.pictures import class_grid
 
 SCALES = (1.0, 2.0, 4.0, 6.0, 8.0, 10.0)
@@ -80,7 +79,7 @@ def interpolations(bench: Bench) -> list[Block]:
             *(f"{100 * shares[name][middle].value:.0f} %" for name in (a, b, "another")),
         ])  # fmt: skip
         few = interpolate(model, a, b, n=4, frames=FRAMES, **STRIP)
-        pictures.append(Picture(f"evaluation-{a}-{b}.png", strip(few), f"four strips from {a} to {b}"))
+        pictures.append(Picture(f"evaluation-{a}-{b}.png", few.strip(), f"four strips from {a} to {b}"))
     return [
         f"`fairlead interpolate RUN --cond seven one --n {STRIPS} --frames {FRAMES} --guidance 'cfg(1.25)' "
         f"--sampler dpmpp_2m --steps 10 --seed {GRID_SEED} --out STRIP`, the first training. Smoothness is the largest "

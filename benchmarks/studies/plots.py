@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from benchmarks.studies.runner import Case, Found, Picture
-from fairlead.measure.estimate import Estimate
+from fairlead.measure.metrics import Estimate
 from fairlead.report.curves import curves_of, curves_plot
 from fairlead.report.plots import GREY, plot_style
 

@@ -2,7 +2,7 @@
 
 A case is a way of sampling (guidance, sampler, steps) from a variant of the recipe. It is measured on several trainings
 of the variant that differ in their seed; training seeds and sampling seeds are common to all cases. Everything goes
-through ``tune.sweep`` and its store, so a study that was stopped goes on with the same command.
+through ``fairlead.tune.sweep_run`` and its folder, so a study that was stopped goes on with the same command.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.studies.models import CHANNELS, Variant, trained
-from fairlead.cli.options import evaluator_for
 from fairlead.guide.expression import parse
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.evaluate import Evaluator
-from fairlead.measure.metrics import percent, title_of
+from fairlead.measure.evaluator import Evaluator
+from fairlead.measure.metrics import Estimate, percent, title_of
+from fairlead.measure.references import evaluator_for
 from fairlead.measure.score import Difference, Floor, Samples, Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.sample.sampler import parse_sampler
-from fairlead.tune.setting import Setting
-from fairlead.tune.store import Point, SweepFolder
-from fairlead.tune.sweep import Outlook, Shared, Sweep
+from fairlead.tune.budget import Outlook
+from fairlead.tune.setting import Point, Setting
+from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.sweep_run import Shared, Sweep
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import fairlead as fl
 from benchmarks.studies.models import BASE
 from benchmarks.studies.plots import lines
 from benchmarks.studies.runner import Bench, Block, Case, Study, protocol, scores, table
-from fairlead.measure.estimate import Estimate, mean_estimate
+from fairlead.measure.metrics import Estimate, mean_estimate
 from fairlead.models.model import Model
 
 SCALES = (1.25, 5.0)

@@ -8,12 +8,12 @@ from benchmarks.studies.models import BASE
 from benchmarks.studies.plots import over_scale
 from benchmarks.studies.runner import Bench, Block, Case, Study, mean, protocol, scores, table
 from fairlead.measure.metrics import percent
-from fairlead.measure.neighbours import Neighbours
-from fairlead.report.tune import summary
+from fairlead.measure.two_samples import Neighbours
+from fairlead.report.search_page import summary
 from fairlead.tune.measurer import Measurer
-from fairlead.tune.sweep import Shared
+from fairlead.tune.search import find_guidance
+from fairlead.tune.sweep_run import Shared
 from fairlead.tune.template import Template
-from fairlead.tune.tuning import tune
 
 SCALES = (0.0, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0)
 TUNE_SEED = 2_000_000
@@ -60,7 +60,7 @@ def searched(bench: Bench) -> str:
     model, evaluator = bench.load(BASE, training), bench.evaluator(BASE)
     shared = Shared(n=BUDGET * bench.n, seed=TUNE_SEED, batch_size=128)
     measurer = Measurer(model, evaluator, template, shared, "ddim", 20, bench.out / "tradeoff" / "searched")
-    found = tune(measurer, evaluator.moments, template, budget=shared.n, seed=TUNE_SEED)
+    found = find_guidance(measurer, evaluator.moments, template, budget=shared.n, seed=TUNE_SEED)
     return (
         f"`fairlead tune` on training {training}, range 1 to 8, {shared.n:,} images, seeds from {TUNE_SEED:,}: "
         f"{summary(found, template, 'distance_debiased')}"

@@ -14,10 +14,10 @@ from torch import Tensor
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, NULL, Branch, Weight
 from fairlead.guide.moment import Moment, Seen
+from fairlead.guide.notation import is_number, plain_fields
+from fairlead.guide.pairs import Pair, Wrapper
 from fairlead.guide.per_sample import length, per_sample, ratio
 from fairlead.guide.scales import Scale
-from fairlead.guide.terms import Pair, Wrapper
-from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)

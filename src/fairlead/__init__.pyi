@@ -16,6 +16,10 @@ from fairlead.diffusers.guiding.guider import Guider as Guider
 from fairlead.diffusers.networks import diffusers_config as diffusers_config
 from fairlead.guide.engine import GuidedDenoiser as GuidedDenoiser
 from fairlead.guide.expression import parse as parse
+from fairlead.guide.image_scores import Brightness as brightness
+from fairlead.guide.image_scores import Color as color
+from fairlead.guide.image_scores import Label as label
+from fairlead.guide.image_scores import Match as match
 from fairlead.guide.methods.adaptive import Adaptive as adaptive
 from fairlead.guide.methods.apg import APG as apg
 from fairlead.guide.methods.auto import Auto as auto
@@ -44,25 +48,25 @@ from fairlead.guide.region import Region as region
 from fairlead.guide.scales import Clamp as clamp
 from fairlead.guide.scales import Pixels as pixels
 from fairlead.guide.scales import Ramp as ramp
-from fairlead.guide.scores import Brightness as brightness
-from fairlead.guide.scores import Color as color
-from fairlead.guide.scores import Label as label
-from fairlead.guide.scores import Match as match
-from fairlead.measure.doctor import Finding as Finding
-from fairlead.measure.doctor import doctor as doctor
-from fairlead.measure.interpolate import Interpolation as Interpolation
-from fairlead.measure.interpolate import interpolate as interpolate
+from fairlead.measure.examination import doctor as doctor
+from fairlead.measure.run_findings import Finding as Finding
 from fairlead.models.load import load as load
 from fairlead.models.model import Model as Model
 from fairlead.models.own import denoiser as denoiser
 from fairlead.models.toy import toy_model as toy
-from fairlead.report.explain import Explanation as Explanation
-from fairlead.report.explain import explain as explain
+from fairlead.report.comparisons import measure as measure
+from fairlead.report.explanations import Explanation as Explanation
+from fairlead.report.explanations import explain as explain
+from fairlead.report.interpolations import Interpolation as Interpolation
+from fairlead.report.interpolations import interpolate as interpolate
+from fairlead.report.searches import tune as tune
+from fairlead.report.sweeps import report as report
+from fairlead.report.sweeps import sweep as sweep
 from fairlead.report.training import Trained as Trained
 from fairlead.report.training import train as train
 from fairlead.report.training import train_autoencoder as train_autoencoder
 from fairlead.report.training import train_classifier as train_classifier
-from fairlead.sample.run import Run as Run
+from fairlead.sample.result import Run as Run
 from fairlead.sample.run import sample as sample
 from fairlead.train.config import TrainConfig as TrainConfig
 from fairlead.train.loop import Training as Training
@@ -116,6 +120,7 @@ __all__ = [
     "load_data",
     "mambo",
     "match",
+    "measure",
     "pag",
     "parse",
     "perp_neg",
@@ -123,17 +128,20 @@ __all__ = [
     "ramp",
     "region",
     "register",
+    "report",
     "rescale",
     "s2",
     "sag",
     "sample",
     "seg",
     "slg",
+    "sweep",
     "tcfg",
     "threshold",
     "toy",
     "train",
     "train_autoencoder",
     "train_classifier",
+    "tune",
     "zero_star",
 ]

@@ -27,8 +27,8 @@ from benchmarks.studies.runner import (
 from safetensors.torch import load_file
 
 from fairlead.core.denoiser import counting
-from fairlead.measure.estimate import Estimate
 from fairlead.measure.frechet import Moments, frechet_jackknife
+from fairlead.measure.metrics import Estimate
 
 RAW = Variant("raw", weights="raw", of="base")
 CASES = [Case(BASE, "cfg(1)", steps=2), Case(BASE, "cfg(3)", steps=2, label="three"), Case(RAW, "cfg(3)", steps=2)]

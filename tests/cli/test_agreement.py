@@ -4,6 +4,7 @@ the images by hand, and a bound that a setting has to keep."""
 import json
 import math
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from fairlead.data.scenes.scene_set import load_scenes
 from fairlead.measure.agreement import AGREEMENT, asked_for, metric_of
 from fairlead.measure.attributes import JudgeRecipe, cached_attribute_judge
 from fairlead.measure.judge import Recipe
-from fairlead.tune.asked import spread
-from fairlead.tune.store import SweepFolder
+from fairlead.measure.references import spread
+from fairlead.tune.sweep_folder import SweepFolder
 from tests.pipelines import made
 
 DATA = "scenes(n=1000)"
@@ -35,8 +36,10 @@ TUNE = ["--budget", "240", "--steps", "1", "--report", "0"]
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Any:
     few = Recipe(seed=4, steps=20, width=4, features=6, batch=32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fairlead.measure.judge.recipe_for", lambda data, role: replace(few, seed=len(role)))
-        patch.setattr("fairlead.measure.attributes.RECIPE", QUICK)
+        patch.setattr(
+            import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: replace(few, seed=len(role))
+        )
+        patch.setattr(import_module("fairlead.measure.attributes"), "RECIPE", QUICK)
         patch.setenv("FAIRLEAD_CACHE", str(tmp_path_factory.mktemp("quick")))
         yield
 
@@ -179,7 +182,7 @@ def test_a_pipeline_is_measured_and_tuned_on_the_prompts_of_a_data_set(pipeline:
         (["sweep", "PIPELINE", "--n", "48", "--data", "digits"], "images are [1, 28, 28], the model's are [3, 28, 28]"),
         (["tune", "RUN", *TUNE, "--constraint", "agreement_pose >= 1"], "unknown metric 'agreement_pose'"),
         (["tune", "RUN", *TUNE, "--objective", "agreed"], "saturation, agreement"),
-        (["tune", "DIGITS", *TUNE, "--constraint", "agreement >= 1"], "this model is told a label only"),
+        (["tune", "DIGITS", *TUNE, "--constraint", "agreement >= 1"], "this model is conditioned on a label only"),
     ],
 )
 def test_what_cannot_be_judged_is_one_line(

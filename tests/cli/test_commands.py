@@ -12,8 +12,8 @@ from fairlead.cli import main
 from fairlead.data.digits import load_digits
 from fairlead.data.images import stratified_order
 from fairlead.measure.score import Floor
-from fairlead.tune.store import SweepFolder
-from fairlead.tune.sweep import pictured
+from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.sweep_run import pictured
 
 
 def test_train_leaves_a_last_checkpoint_snapshots_and_a_preview(tiny_run: Path) -> None:

@@ -8,8 +8,8 @@ from PIL import Image
 
 import fairlead as fl
 from fairlead.cli import main
-from fairlead.cli.options import evaluator_for
-from fairlead.report.grids import grid_layout
+from fairlead.measure.references import evaluator_for
+from fairlead.report.image_grid import grid_layout
 
 OPTIONS = ["--cond", "seven", "1", "--n", "2", "--frames", "3", "--guidance", "cfg(2)", "--steps", "3", "--seed", "4"]
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_folders_with_classes(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fairlead.measure.judge.recipe_for", lambda data, role: Recipe(seed=1, steps=60, width=8))
+    monkeypatch.setattr(
+        import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: Recipe(seed=1, steps=60, width=8)
+    )
     command = ["measure", str(folders / "real"), str(folders / "fake"), "--features", "random"]
     assert main([*command, "--out", str(tmp_path / "out"), "--json", str(tmp_path / "numbers.json")]) == 0
     printed = capsys.readouterr().out
@@ -108,9 +111,9 @@ def test_prompts_by_clip(folders: Path, tmp_path: Path, capsys: pytest.CaptureFi
         ("real", "fake", ["--features", "dinov2:/no/such"], "is no folder and no hub name"),
         ("real", "fake", ["--metrics", "presicion"], "unknown metric 'presicion'; did you mean 'precision'?"),
         ("real", "fake", ["--metrics", "cmmd", "--features", "random"], "pass --features clip"),
-        ("real", "fake", ["--k", "0"], "--k: expected at least 1"),
+        ("real", "fake", ["--k", "0"], "k: expected at least 1"),
         ("real", "fake", ["--resize", "0"], "expected at least 1 pixel"),
-        ("real", "fake", ["--clip", "clip"], "--clip is for --prompts"),
+        ("real", "fake", ["--clip", "clip"], "clip is for prompts"),
         ("real", "fake", ["--prompts", "/no/such.csv"], "cannot be read"),
         ("real", "fake", ["--device", "tpu9"], "device 'tpu9' cannot be used"),
     ],

@@ -1,8 +1,10 @@
 """Data with few images of some classes, through the commands: said or refused before anything is trained."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,13 @@ import torch
 from PIL import Image
 
 from fairlead.cli import main
-from fairlead.cli.options import evaluator_for
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import Remark, UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
 from fairlead.measure.judge import Recipe
+from fairlead.measure.references import evaluator_for
 from fairlead.models.load import load
-from fairlead.tune.store import SweepFolder
+from fairlead.tune.sweep_folder import SweepFolder
 
 
 class Trained(Exception):
@@ -36,18 +38,21 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Sets what data is loaded; classifiers are quick."""
 
     def set_data(train: ImageData, test: ImageData, trains: bool = True) -> None:
-        monkeypatch.setattr(
-            "fairlead.data.hub.load_data", lambda split="train", **_: train if split == "train" else test
-        )
+        for module in ("fairlead.data.hub", "fairlead.measure.references"):
+            monkeypatch.setattr(
+                import_module(module), "load_data", lambda split="train", **_: train if split == "train" else test
+            )
         quick = Recipe(seed=4, steps=2, width=4, features=6)
-        monkeypatch.setattr("fairlead.measure.judge.recipe_for", lambda data, role: replace(quick, seed=len(role)))
+        monkeypatch.setattr(
+            import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: replace(quick, seed=len(role))
+        )
         monkeypatch.setenv("FAIRLEAD_CACHE", str(tmp_path / "cache"))
         if not trains:
 
             def never(*_: Any, **__: Any) -> None:
                 raise Trained
 
-            monkeypatch.setattr("fairlead.measure.judge.cached_classifier", never)
+            monkeypatch.setattr(import_module("fairlead.measure.judge"), "cached_classifier", never)
 
     return set_data
 
@@ -67,20 +72,22 @@ def test_a_rare_class_is_named_and_the_sweep_goes_on(
     assert "Recommended: " in printed.out
 
 
+def remarked(run: Path, n: int) -> str:
+    """All that is remarked before anything is trained."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        with pytest.raises(Trained):
+            evaluator_for(str(run), None, (), load(run), (n,))
+    return "\n".join(str(each.message) for each in found if issubclass(each.category, Remark))
+
+
 @pytest.mark.parametrize("n", [30, 40, 100])
-def test_all_is_said_before_anything_is_trained(
-    n: int, given: Any, tiny_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_is_said_before_anything_is_trained(n: int, given: Any, tiny_run: Path) -> None:
     given(few("train", sevens=8), few("test", sevens=3), trains=False)
-    capsys.readouterr()
-    with pytest.raises(Trained):
-        evaluator_for(str(tiny_run), None, (), load(tiny_run), (n,))
-    said = capsys.readouterr().err
+    said = remarked(tiny_run, n)
     assert "diversity leaves out" in said
     advised = int(said.split("n = ")[-1].split(" would do")[0].replace(",", ""))
-    with pytest.raises(Trained):
-        evaluator_for(str(tiny_run), None, (), load(tiny_run), (advised,))
-    assert "diversity" not in capsys.readouterr().err
+    assert "diversity" not in remarked(tiny_run, advised)
 
 
 def test_what_cannot_be_measured_at_all_is_refused_before_anything_is_trained(given: Any, tiny_run: Path) -> None:
@@ -95,15 +102,11 @@ def test_what_cannot_be_measured_at_all_is_refused_before_anything_is_trained(gi
         evaluator_for(str(tiny_run), None)
 
 
-def test_a_sweep_warns_of_few_images_for_the_features(
-    given: Any, tiny_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sweep_warns_of_few_images_for_the_features(given: Any, tiny_run: Path) -> None:
     given(load_digits("train"), load_digits("test"), trains=False)
     for n, said in ((23, True), (24, False)):  # of six features
-        capsys.readouterr()
-        with pytest.raises(Trained):
-            evaluator_for(str(tiny_run), None, (), load(tiny_run), (n,))
-        assert ("few images for features of 6 dimensions: 23 where 24 are wanted" in capsys.readouterr().err) == said
+        few_images = "few images for features of 6 dimensions: 23 where 24 are wanted"
+        assert (few_images in remarked(tiny_run, n)) == said
 
 
 def test_a_class_without_images_is_not_asked_for(
@@ -150,7 +153,7 @@ def test_measure_refuses_a_judge_of_one_class_before_features_are_computed(
     def never(*_: Any, **__: Any) -> None:
         raise Trained
 
-    monkeypatch.setattr("fairlead.measure.compare.cached_features", never)
+    monkeypatch.setattr(import_module("fairlead.measure.compare"), "cached_features", never)
     real, fake = written(tmp_path / "real", "train", (40, 9, 9)), written(tmp_path / "fake", "test", (12, 9, 9))
     assert main(["measure", str(real), str(fake), "--features", "random", "--metrics", "accuracy"]) == 2
     line = capsys.readouterr().err

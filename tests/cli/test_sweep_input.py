@@ -1,7 +1,9 @@
 """Wrong input to sweep and report: refused in one line before a classifier is trained or a folder is claimed."""
 
 import json
+import warnings
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,15 @@ import pytest
 import torch
 
 from fairlead.cli import main
-from fairlead.cli.options import evaluator_for
-from fairlead.cli.sweep import DEFAULT_SCALES
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import Remark, UsageError
+from fairlead.core.progress import bars
 from fairlead.core.strict_json import sealed
-from fairlead.data import hub
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
 from fairlead.measure.frechet import Moments
 from fairlead.measure.judge import Recipe
+from fairlead.measure.references import evaluator_for
+from fairlead.report.sweeps import DEFAULT_SCALES
 
 SWEEP = [
     (["--sampler", "dddim"], "unknown sampler 'dddim'; did you mean 'ddim'?"),
@@ -53,7 +55,7 @@ def test_sweep(
     def too_late(*_: Any) -> None:
         raise AssertionError("classifiers would be trained")
 
-    monkeypatch.setattr("fairlead.cli.options.evaluator_for", too_late)
+    monkeypatch.setattr(import_module("fairlead.report.sweeps"), "evaluator_for", too_late)
     capsys.readouterr()
     assert main(["sweep", str(tiny_run), "--n", "60", "--out", str(tmp_path / "o"), *extra]) == 2
     line = capsys.readouterr().err
@@ -81,7 +83,9 @@ def test_a_guidance_without_a_scale_needs_no_scales(tiny_run: Path, tmp_path: Pa
                 seen += [setting.guidance for setting in settings]
                 raise UsageError("noted")
 
-            patch.setattr("fairlead.tune.sweep.Sweep.__init__", lambda self, *args, note=note: note(*args))
+            patch.setattr(
+                import_module("fairlead.tune.sweep_run").Sweep, "__init__", lambda self, *args, note=note: note(*args)
+            )
             assert main(["sweep", str(tiny_run), "--guidance", guidance, "--out", str(tmp_path / "o")]) == 2
         scales = DEFAULT_SCALES if "{scale}" in guidance else (3.0,)
         assert seen == [f"cfg({scale:g})" for scale in scales]
@@ -101,8 +105,8 @@ def _given(monkeypatch: pytest.MonkeyPatch, cache: Path, **changes: Any) -> None
     def load(split: str, **_: Any) -> ImageData:
         return replace(load_digits(split), **changes)
 
-    monkeypatch.setattr(hub, "load_data", load)
-    monkeypatch.setattr("fairlead.measure.judge.recipe_for", _quick)
+    monkeypatch.setattr(import_module("fairlead.measure.references"), "load_data", load)
+    monkeypatch.setattr(import_module("fairlead.measure.judge"), "recipe_for", _quick)
     monkeypatch.setenv("FAIRLEAD_CACHE", str(cache))
 
 
@@ -118,46 +122,49 @@ def test_other_classes_or_another_shape_than_the_models(
         evaluator_for(str(tiny_run), "elsewhere")
     larger = {split: load_digits(split).images.repeat(1, 1, 2, 2) for split in ("train", "test")}
     monkeypatch.setattr(
-        "fairlead.data.hub.load_data", lambda split, **_: replace(load_digits(split), images=larger[split])
+        import_module("fairlead.measure.references"),
+        "load_data",
+        lambda split, **_: replace(load_digits(split), images=larger[split]),
     )
     with pytest.raises(UsageError, match=r"images are \[1, 16, 16\], the model's are \[1, 8, 8\]"):
         evaluator_for(str(tiny_run), None)
 
 
 def test_other_images_than_those_of_the_training_are_named_unless_it_was_limited(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _given(monkeypatch, tmp_path / "cache")
-    evaluator_for(str(tiny_run), None)
-    assert "not the images the model was trained on" not in capsys.readouterr().err
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluator_for(str(tiny_run), None)
 
     def inverted(split: str, **_: Any) -> ImageData:
         return replace(load_digits(split), images=255 - load_digits(split).images)
 
-    monkeypatch.setattr(hub, "load_data", inverted)
-    evaluator_for(str(tiny_run), None)
-    printed = capsys.readouterr().err
-    assert printed.count("not the images the model was trained on") == 1
-    assert load_digits("train").fingerprint in printed
+    monkeypatch.setattr(import_module("fairlead.measure.references"), "load_data", inverted)
+    with pytest.warns(Remark, match="not the images the model was trained on") as said:
+        evaluator_for(str(tiny_run), None)
+    assert [load_digits("train").fingerprint in str(each.message) for each in said] == [True]
 
     about = json.loads((tiny_run / "step-000024" / "model.json").read_text())
     about["train"]["data"]["limit"] = 100
     limited = tmp_path / "limited"
     limited.mkdir()
     (limited / "model.json").write_text(json.dumps(sealed(about)))
-    evaluator_for(str(limited), None)
-    assert "not the images the model was trained on" not in capsys.readouterr().err
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluator_for(str(limited), None)
 
 
 def test_classifiers_and_features_of_real_images_are_made_once_behind_a_bar(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _given(monkeypatch, tmp_path)
-    made = evaluator_for(str(tiny_run), None)
+    made = evaluator_for(str(tiny_run), None, progress=bars)
     printed = capsys.readouterr().err
     for bar in ("training the judge", "training the feature network", "features of real images"):
         assert bar in printed
-    read = evaluator_for(str(tiny_run), None)
+    read = evaluator_for(str(tiny_run), None, progress=bars)
     assert capsys.readouterr().err == ""
     expected = Moments.of(made.extractor.features(made.reference.images))
     for moments in (made.moments, read.moments):
@@ -173,6 +180,6 @@ def test_a_class_without_real_images_is_refused(
         return data.subset(data.labels != 7) if split == "test" else data
 
     _given(monkeypatch, tmp_path)
-    monkeypatch.setattr(hub, "load_data", no_sevens)
+    monkeypatch.setattr(import_module("fairlead.measure.references"), "load_data", no_sevens)
     with pytest.raises(UsageError, match="split 'test' has no images of 'seven'"):
         evaluator_for(str(tiny_run), None, [7])

@@ -2,6 +2,7 @@
 line."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_the_way_between_two_prompts_has_no_classes_to_recognise(runs, tmp_path,
         def described():
             return {}
 
-    monkeypatch.setattr("fairlead.cli.options.evaluator_for", lambda *given: Judging)
+    monkeypatch.setattr(import_module("fairlead.report.interpolations"), "evaluator_for", lambda *_, **__: Judging)
     way = ["interpolate", str(runs / "text"), "--cond", PROMPT, "a blue one", "--n", "1", "--frames", "3"]
     assert main([*way, "--steps", "2", "--out", str(tmp_path / "way")]) == 0
     found = json.loads((tmp_path / "way" / "interpolation.json").read_text())

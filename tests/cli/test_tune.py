@@ -4,17 +4,18 @@ import html
 import json
 import shutil
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fairlead.cli import main
-from fairlead.measure.estimate import Estimate
 from fairlead.measure.judge import Recipe
+from fairlead.measure.metrics import Estimate
 from fairlead.sample.run import Plan
-from fairlead.tune.store import SweepFolder
-from fairlead.tune.tuning import read_answers
+from fairlead.tune.answers import read_answers
+from fairlead.tune.sweep_folder import SweepFolder
 
 QUICK = ["--budget", "480", "--report", "40", "--steps", "2"]
 
@@ -23,7 +24,9 @@ QUICK = ["--budget", "480", "--report", "40", "--steps", "2"]
 def quick_classifiers(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         quick = Recipe(seed=4, steps=30, width=4, features=6)
-        patch.setattr("fairlead.measure.judge.recipe_for", lambda data, role: replace(quick, seed=len(role)))
+        patch.setattr(
+            import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: replace(quick, seed=len(role))
+        )
         patch.setenv("FAIRLEAD_CACHE", str(tmp_path_factory.mktemp("quick")))
         yield
 
@@ -136,23 +139,23 @@ def test_another_report_in_the_folder_is_refused_before_the_search(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("searched")
 
-    monkeypatch.setattr("fairlead.tune.tuning.tune", never)
+    monkeypatch.setattr(import_module("fairlead.report.searches"), "find_guidance", never)
     command = ["tune", str(tiny_run), "--constraint", "accuracy >= 0", *QUICK, "--report", "50", "--out", str(tuned)]
     assert main(command) == 2
     assert "n: 40 there, 50 now" in capsys.readouterr().err
 
 
 BAD = [
-    (["--objective", "fid"], "--objective 'fid': expected one of distance_debiased, accuracy, confidence, saturation"),
-    (["--objective", "distance"], "--objective 'distance': the raw distance falls with the number of images"),
+    (["--objective", "fid"], "objective 'fid': expected one of distance_debiased, accuracy, confidence, saturation"),
+    (["--objective", "distance"], "objective 'distance': the raw distance falls with the number of images"),
     (["--constraint", "distance <= 3"], "constraint 'distance <= 3': the raw distance falls with the number of images"),
-    (["--report", "29"], "--report = 29 images over 10 conditions are too few to score; expected at least 30"),
+    (["--report", "29"], "report = 29 images over 10 conditions are too few to score; expected at least 30"),
     (["--constraint", "acuracy >= 0.9"], "unknown metric 'acuracy'"),
     (["--constraint", "accuracy > 0.9"], "expected METRIC >= NUMBER or METRIC <= NUMBER"),
     (["--guidance", "cfg(3)"], "nothing is open in 'cfg(3)'; write a name in braces"),
     (["--range", "omega=1:2"], "'cfg({scale})' has no {omega}; it has scale"),
     (["--range", "scale=3:2"], "expected LOW below HIGH"),
-    (["--budget", "0"], "--budget and --report: expected numbers of images, got 0 and 40"),
+    (["--budget", "0"], "budget and report: expected numbers of images, got 0 and 40"),
     (["--budget", "60"], "expected at least 5 settings of 8 images within the budget"),
     (["--sampler", "dddim"], "unknown sampler 'dddim'; did you mean 'ddim'?"),
     (["--precision", "fp8"], "unknown precision 'fp8'"),

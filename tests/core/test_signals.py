@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from fairlead.core import signals
-from fairlead.core.signals import Ended, ending, noting, saving_ignored, unbroken
+from fairlead.core.signals import EndSignal, ending, noting, saving_ignored, unbroken
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -35,7 +35,7 @@ def send(number: int) -> None:
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_first_raises_what_the_command_exits_with(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Ended) as ended, ending():
+    with pytest.raises(EndSignal) as ended, ending():
         send(number)
     assert ended.value.code == 128 + number
     assert isinstance(ended.value, KeyboardInterrupt)
@@ -54,7 +54,7 @@ def test_while_noting_it_is_only_noted_and_a_later_one_raises(
     monkeypatch.setattr(signals, "SAME", 0.0)
     with noting():
         send(number)
-        with pytest.raises(Ended):
+        with pytest.raises(EndSignal):
             send(signal.SIGINT)
 
 
@@ -77,7 +77,7 @@ def test_an_unbroken_block_is_done_whole_before_the_signal_comes() -> None:
             send(signal.SIGTERM)
             done.append(1)
 
-    with pytest.raises(Ended):
+    with pytest.raises(EndSignal):
         work()
     assert done == [1]
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.core.text import unpack
 from fairlead.data.text import encoder_from_config, make_encoder
 from fairlead.diffusers.text_encoders import PretrainedText, clip, sentence, t5
+from fairlead.nets.packed_text import unpack
 from tests.data.tiny_text import tiny_clip, tiny_sentence, tiny_t5
 
 PROMPTS = ["a red seven", "a small blue one on", ""]

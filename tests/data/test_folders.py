@@ -16,7 +16,7 @@ from fairlead.data import decode
 from fairlead.data.folders import ParquetFiles, Pictures, read_folder
 from fairlead.data.hub import load_data
 from fairlead.data.listing import HIDDEN, split_of_file, split_of_folder
-from fairlead.measure.folders import read_images
+from fairlead.measure.image_sets import read_images
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from fairlead.core.printable import has_control
 from fairlead.data.decode import FORMATS, decode_images
 from fairlead.data.degrade import Inpaint, SuperResolution
 from fairlead.data.hub import load_data
-from fairlead.measure.folders import read_images
+from fairlead.measure.image_sets import read_images
 from tests.data.hostile import EITHER, GOOD, READ, REFUSED, SIDE, encoded, hostile_images, hostile_metadata, write_image
 
 IMAGES = {name: (content, expected) for name, content, expected in hostile_images(0)}

@@ -20,9 +20,9 @@ from fairlead.core import registry
 from fairlead.core.errors import Note
 from fairlead.core.registry import EXPRESSIONS, GROUPS, PUBLIC, REGISTRY, kind_of, names
 from fairlead.data.images import ImageData
+from fairlead.guide.image_scores import ImageScore
 from fairlead.guide.moment import Seen
 from fairlead.guide.scales import ScaleSchedule
-from fairlead.guide.scores import Score
 from fairlead.guide.step import Step
 from fairlead.guide.terms import Finisher, as_guidance
 from fairlead.measure.extractors import Extractor, extractor
@@ -159,7 +159,7 @@ class Shrink(Finisher):
 
 
 @dataclass(frozen=True)
-class Contrast(Score):
+class Contrast(ImageScore):
     name: ClassVar[str] = "contrast"
 
 

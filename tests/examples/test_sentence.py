@@ -9,10 +9,10 @@ from examples.sentence import TOKENS, WORDS, Example, background, cosines, packa
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
-from fairlead.core.text import unpack
 from fairlead.data.images import Attribute
 from fairlead.data.scenes.scene_set import load_scenes
 from fairlead.diffusers.text_encoders import PretrainedText, sentence
+from fairlead.nets.packed_text import unpack
 
 PAIRS = [
     "a small red seven on a white background",

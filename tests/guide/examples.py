@@ -8,7 +8,8 @@ import dataclasses
 import inspect
 
 from fairlead.core.registry import lookup, names
-from fairlead.guide.terms import Pair, Wrapper, as_guidance
+from fairlead.guide.pairs import Pair, Wrapper
+from fairlead.guide.terms import as_guidance
 from tests.guide.toy import N
 
 LABELLED, UNLABELLED = [2, 0, 3, 2, 1], [None] * N

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, x0_of
-from fairlead.core.prediction import Prediction, Tied
+from fairlead.core.prediction import Prediction, TiedPrediction
 from fairlead.guide.branch import COND, Branch, weighted
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.moment import Moment, Seen
@@ -65,7 +65,7 @@ class PlainEngine:
         for finisher in real.guidance.finishers:
             x0 = finisher.finish(x0, seen)
         renoise = next((ask.renoise for ask in asks if ask.renoise is not None), None)
-        return Tied(x0, x_t, mixing) if renoise is None else Prediction(x0, seen.eps(renoise))
+        return TiedPrediction(x0, x_t, mixing) if renoise is None else Prediction(x0, seen.eps(renoise))
 
     def _evaluate(self, branch: Branch, asks: list[Ask], at: Moment, x_t: Tensor, t: Tensor) -> Tensor:
         """x0 of one branch for all samples, in a network call of its own."""

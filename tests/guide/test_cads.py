@@ -10,11 +10,11 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
-from fairlead.core.text import pack
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
 from fairlead.guide.methods.cads import CADS
 from fairlead.guide.step import Step
+from fairlead.nets.packed_text import pack
 from fairlead.sample.grids import trailing
 from fairlead.sample.noise import NoiseStream
 from tests.guide.toy import NETWORK, N, T, call, close, guided, images, moment, steered

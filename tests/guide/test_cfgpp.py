@@ -17,6 +17,7 @@ from fairlead.sample.euler import Euler
 from fairlead.sample.grids import trailing
 from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Sampler
+from fairlead.sample.sampling import Sampling
 from tests.guide.toy import LABELS, MIXTURE, MODEL, SCHEDULE, SPECS, N, T, call, close, exact, guided, null, points
 
 SCHEDULES = {"vp": vp_linear(), "cosine": VPCosine(), "flow": RectifiedFlow(), "ve": VE()}
@@ -160,8 +161,8 @@ def test_two_of_them_only_in_separate_intervals() -> None:
 @pytest.mark.parametrize("guidance", ["cfgpp(0.6)", "cfg(2) + cfgpp(0.6).during(t=(0, 0.5))"])
 def test_samplers_that_do_not_renoise_with_eps_are_refused(sampler: str, guidance: str) -> None:
     with pytest.raises(UsageError, match=rf"^cfgpp\(0.6\).* which sampler '{sampler}' cannot do: take ddim"):
-        Plan.of(MODEL, "1", guidance, sampler=sampler)
-    Plan.of(MODEL, "1", "cfg(2)", sampler=sampler)
+        Plan.of(MODEL, "1", guidance, Sampling(sampler))
+    Plan.of(MODEL, "1", "cfg(2)", Sampling(sampler))
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddim(eta=1)", "dpmpp_2m", "dpmpp_2m_sde"])

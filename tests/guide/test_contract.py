@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from fairlead.guide.expression import parse, to_guidance
-from fairlead.guide.plan import asked
 from fairlead.guide.scales import ScaleSchedule
 from fairlead.guide.step import Grid, Step
 from fairlead.guide.terms import Guidance, as_guidance
@@ -51,7 +50,7 @@ def test_the_row_formula(name: str) -> None:
     denoiser = denoiser_of(on, specs)
     step = Step(float(T), 1.0, 0.0, 3, denoiser.grid, tuple(range(N)), NETWORK.shape)
     announced = sum(N if rows is None else int(rows.sum()) for rows in denoiser.needed(step).values())
-    announced += N * sum(ask.rows for ask in asked(denoiser.guidance, denoiser.moment(step)))
+    announced += N * sum(term.ask(denoiser.moment(step)).rows for term in denoiser.guidance.terms)
     _, cost = call(denoiser, X_T)
     assert cost.rows == announced
 

@@ -14,7 +14,7 @@ from fairlead.core.schedule import VE, RectifiedFlow, VPCosine, vp_linear
 from fairlead.data.toys import Gaussian
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse, to_guidance
-from fairlead.guide.scores import fitted
+from fairlead.guide.image_scores import fit_image
 from fairlead.guide.terms import Term
 from fairlead.models.model import Model, encode_nothing, identity
 from fairlead.models.resources import load_resources
@@ -230,7 +230,7 @@ def test_match_reads_a_file_scales_it_and_makes_it_grey(tmp_path) -> None:
     guidance = to_guidance(f'energy(match("{path}"))')
     image = load_resources(guidance.resources(), NETWORK)[str(path)]
     assert image.shape == (3, 16, 32)
-    grey = fitted(image, torch.zeros(1, 1, 8, 8))  # half as large, the middle 8 of 16 columns
+    grey = fit_image(image, torch.zeros(1, 1, 8, 8))  # half as large, the middle 8 of 16 columns
     assert grey.shape == (1, 8, 8)
     close(grey[0, :, :3], torch.full((8, 3), 2 * 0.299 - 1), 1e-5)
     close(grey[0, :, 5:], torch.full((8, 3), 2 * 0.114 - 1), 1e-5)

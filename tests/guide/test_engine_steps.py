@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition, Perturbation
 from fairlead.guide.branch import COND, NULL, Branch, Weight
-from fairlead.guide.moment import Moment
+from fairlead.guide.moment import Moment, Seen
 from fairlead.guide.terms import Ask, Term
 from fairlead.sample.noise import NoiseStream
 from tests.guide.examples import FINISHERS, LABELLED, SCALES, TERMS
@@ -166,3 +166,30 @@ def test_the_draws_of_methods_that_had_numbers_are_what_they_were() -> None:
     stream = NoiseStream(tuple(range(N)), (3,))
     for name, number in (("energy", 2000), ("icg", 2610), ("cads", 2620)):
         assert torch.equal(at.draw(name, (3,), 1), stream.extra(number + 1, (3,)))
+
+
+@dataclass(frozen=True)
+class Wavering(Term):
+    """Asks for other things in every step, some of them twice."""
+
+    name: ClassVar[str] = "wavering"
+
+    def ask(self, at: Moment) -> Ask:
+        assert at.step.index is not None
+        return (Ask({COND: 2.0, NULL: -2.0}), Ask(looks={NULL: None}), Ask({COND: 2.0, NULL: -2.0}, {NULL: None}))[
+            at.step.index % 3
+        ]
+
+    def add(self, seen: Seen) -> Tensor | None:
+        return seen.x0(NULL) if seen.has(NULL) else None
+
+
+def test_a_plan_is_taken_again_only_where_the_asks_are_the_same() -> None:
+    plain = PlainEngine(steered(Wavering(), LABELLED, times=GRID))
+    expected = _steps(lambda i, x, t: plain.at(i, x, t).x0, None)
+    denoiser = steered(Wavering(), LABELLED, times=GRID)
+    for _ in range(2):  # the second run finds every plan made
+        for mine, own in zip(
+            _steps(lambda i, x, t: denoiser.at(i)(x, t, denoiser.condition).x0, None), expected, strict=True
+        ):
+            close(mine, own, 1e-10)

@@ -13,7 +13,6 @@ from fairlead.guide.expression import parse
 from fairlead.guide.methods.apg import APG
 from fairlead.guide.methods.cfg import CFG
 from fairlead.guide.moment import Seen
-from fairlead.guide.plan import asked
 from fairlead.guide.step import Step
 from fairlead.guide.terms import total_weights
 from fairlead.models.toy import toy_model
@@ -50,7 +49,7 @@ def test_equal_branches_are_evaluated_once(text: str, specs: list, rows: int) ->
     denoiser = guided(text, specs)
     prediction, cost = call(denoiser, x_t)
     assert cost.rows == rows
-    unmerged = total_weights(asked(denoiser.guidance, denoiser.moment(HERE)))
+    unmerged = total_weights([term.ask(denoiser.moment(HERE)) for term in denoiser.guidance.terms])
     each = {branch: MODEL.denoiser(x_t, T, denoiser.conditions.fixed(branch)).x0 for branch in unmerged}
     by_hand = torch.stack([weight * each[branch] for branch, weight in unmerged.items()]).sum(0)
     close(prediction.x0, by_hand, 1e-12)

@@ -13,10 +13,11 @@ from fairlead.guide.expression import parse, to_guidance
 from fairlead.guide.methods.cfg import CFG
 from fairlead.guide.methods.compose import Compose
 from fairlead.guide.methods.threshold import Clip, Threshold
+from fairlead.guide.notation import literal
+from fairlead.guide.pairs import LimitedTerm
 from fairlead.guide.scales import Clamp, Ramp
 from fairlead.guide.step import Interval
-from fairlead.guide.terms import Guidance, Limited
-from fairlead.guide.text import literal
+from fairlead.guide.terms import Guidance
 
 
 @pytest.mark.parametrize(
@@ -38,9 +39,9 @@ from fairlead.guide.text import literal
         ("cfg(clamp(ramp(0, 7), low=1.5))", CFG(Clamp(Ramp(0, 7), low=1.5))),
         ('compose({"seven": 4, 1: -2})', Compose({"seven": 4, 1: -2})),
         ("compose({'a': ramp(0, 3), 'b': [1, 2]})", Compose({"a": Ramp(0, 3), "b": [1, 2]})),
-        ("cfg(3).during(sigma=(0.28, 1.6))", Limited(CFG(3), Interval("sigma", 0.28, 1.6))),
-        ("cfg(3).during(t=[0, 1])", Limited(CFG(3), Interval("t", 0, 1))),
-        ("cfg(3).during(log_snr=(-inf, 2))", Limited(CFG(3), Interval("log_snr", -math.inf, 2))),
+        ("cfg(3).during(sigma=(0.28, 1.6))", LimitedTerm(CFG(3), Interval("sigma", 0.28, 1.6))),
+        ("cfg(3).during(t=[0, 1])", LimitedTerm(CFG(3), Interval("t", 0, 1))),
+        ("cfg(3).during(log_snr=(-inf, 2))", LimitedTerm(CFG(3), Interval("log_snr", -math.inf, 2))),
         ("none", Guidance()),
         (" none ", Guidance()),
         ("none | clip()", Guidance((), (Clip(),))),

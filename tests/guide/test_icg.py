@@ -7,7 +7,7 @@ from fairlead.core.errors import UsageError
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
 from fairlead.guide.methods.icg import ICG, IndependentClass
-from fairlead.guide.moment import Draw
+from fairlead.guide.moment import NoiseSource
 from fairlead.guide.step import Grid, Step
 from fairlead.sample.grids import trailing
 from fairlead.sample.noise import NoiseStream
@@ -17,7 +17,7 @@ GRID = trailing(SCHEDULE, 10)
 CLASSES = 4
 
 
-def drawing(seeds: tuple[int, ...]) -> Draw:
+def drawing(seeds: tuple[int, ...]) -> NoiseSource:
     return lambda number, shape: NoiseStream(seeds, shape).extra(number)
 
 

@@ -21,8 +21,9 @@ from fairlead.guide.checks import check_condition
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.observation import Observation
+from fairlead.guide.pairs import Wrapper
 from fairlead.guide.step import Step
-from fairlead.guide.terms import Finisher, Guidance, Term, Wrapper, as_guidance
+from fairlead.guide.terms import Finisher, Guidance, Term, as_guidance
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.grids import trailing
 from tests.guide.examples import FINISHERS, TERMS

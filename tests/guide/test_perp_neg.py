@@ -103,7 +103,7 @@ def test_weights_a_sample() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('perp_neg([1, 2], "1", [1, 2, 3])', r"one a sample, got \[2, 3\]"),
+        ('perp_neg([1, 2], "1", [1, 2, 3])', r"one per sample, got \[2, 3\]"),
         ("perp_neg(3, none)", "negative"),
         ('apg(perp_neg(3, "1"))', "goes around one method of two branches"),
     ],

@@ -12,7 +12,7 @@ from fairlead.core.denoiser import tally
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import RectifiedFlow
-from fairlead.guide.branch import added, nonzero_rows, weighted
+from fairlead.guide.branch import add_weights, nonzero_rows, weighted
 from fairlead.guide.expression import parse
 from fairlead.guide.region import Region
 from fairlead.guide.scales import Pixels, Ramp, as_scale, scale_at
@@ -98,15 +98,15 @@ def test_maps_add_to_scales_of_a_sample_and_to_each_other(n: int) -> None:
 
 def test_weights_of_every_shape() -> None:
     map_, each = torch.arange(4.0).reshape(1, 1, 2, 2), torch.tensor([1.0, -1.0, 0.0])
-    together = added(map_, each)
+    together = add_weights(map_, each)
     assert isinstance(together, Tensor)
     assert together.shape == (3, 1, 2, 2)
     assert together[:, 0, 1, 0].tolist() == [3, 1, 2]
-    assert torch.equal(torch.as_tensor(added(each, map_)), together)
-    assert torch.equal(torch.as_tensor(added(each, 2.0)), torch.tensor([3.0, 1.0, 2.0]))
+    assert torch.equal(torch.as_tensor(add_weights(each, map_)), together)
+    assert torch.equal(torch.as_tensor(add_weights(each, 2.0)), torch.tensor([3.0, 1.0, 2.0]))
     assert nonzero_rows(map_) is True
     assert nonzero_rows(torch.zeros(1, 1, 2, 2)) is False
-    rows = nonzero_rows(added(torch.zeros(1, 1, 2, 2), each))
+    rows = nonzero_rows(add_weights(torch.zeros(1, 1, 2, 2), each))
     assert isinstance(rows, Tensor)
     assert rows.tolist() == [True, True, False]
     x = torch.ones(3, 2, 2, 2)
@@ -195,7 +195,7 @@ def test_a_map_of_the_wrong_size_is_refused_before_the_network_is_asked() -> Non
         return NETWORK.denoiser(x_t, t, condition)
 
     denoiser = steered("cfg(pixels([[1, 4]]))", SPECS, model=replace(NETWORK, denoiser=counting))
-    with pytest.raises(UsageError, match="give one number a pixel"):
+    with pytest.raises(UsageError, match="give one number per pixel"):
         denoiser(X_T, T, denoiser.condition)
     assert asked == []
     assert NETWORK.shape == (1, 8, 8)

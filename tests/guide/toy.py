@@ -12,7 +12,7 @@ from fairlead.core.schedule import NoiseSchedule, RectifiedFlow, vp_linear
 from fairlead.data.toys import GaussianMixture
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse, to_guidance
-from fairlead.guide.moment import Draw, Moment, Seen
+from fairlead.guide.moment import Moment, NoiseSource, Seen
 from fairlead.guide.step import Step
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.classifier import NoisyClassifierModel
@@ -83,7 +83,9 @@ def looking(data_range: tuple[float, float] | None = None) -> Seen:
     )
 
 
-def moment(step: Step, condition: Condition | None = None, model: Model = MODEL, draws: Draw | None = None) -> Moment:
+def moment(
+    step: Step, condition: Condition | None = None, model: Model = MODEL, draws: NoiseSource | None = None
+) -> Moment:
     """A step as a term sees it."""
     return Moment(model=model, condition=null() if condition is None else condition, step=step, draws=draws)
 

@@ -15,7 +15,7 @@ from fairlead.data.digits import load_digits
 from fairlead.data.images import to_float
 from fairlead.data.latents import codec_from_config
 from fairlead.diffusers.autoencoder import autoencoder_of, load_autoencoder
-from fairlead.measure.reconstruction import reconstruction_error
+from fairlead.report.held_out import reconstruction_error
 from tests.latents.conftest import few, floats, untrained
 
 

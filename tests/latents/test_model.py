@@ -15,7 +15,7 @@ from fairlead.core.strict_json import sealed
 from fairlead.data.digits import load_digits
 from fairlead.data.images import to_float, to_uint8
 from fairlead.diffusers.autoencoder import load_autoencoder
-from fairlead.measure.probe import Probe
+from fairlead.measure.prediction_errors import CleanSamples
 from fairlead.models.classifier import load_classifier
 from fairlead.models.resources import load_resources
 from fairlead.train.checkpoint import find_checkpoint
@@ -56,7 +56,7 @@ def test_a_pixel_model_is_its_own_decoding() -> None:
 
 def test_the_doctor_looks_at_latents_of_real_images(run: Path, vae: Path) -> None:
     model, test = fl.load(run), load_digits("test")
-    probe = Probe.of(model, None, find_checkpoint(run))
+    probe = CleanSamples.of(model, None, find_checkpoint(run))
     assert probe.source == "64 images of digits test"
     (label, *_) = probe.specs
     assert tuple(probe.x0.shape[1:]) == (4, 4, 4)

@@ -1,6 +1,7 @@
 """The judge of scenes and its score. What a trained judge reaches on held-out images is in the slow test."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -12,10 +13,16 @@ from fairlead.data.scenes.captions import VALUES
 from fairlead.data.scenes.scene_set import held_out_prompts, load_scenes
 from fairlead.measure import judge as judge_module
 from fairlead.measure.agreement import ALL, AttributeEvaluator, agreement, hits_of
-from fairlead.measure.attributes import RECIPE, JudgeRecipe, cached_attribute_judge, train_attribute_judge
-from fairlead.measure.crops import CROP, digit_crops
-from fairlead.measure.estimate import proportion_estimate
+from fairlead.measure.attributes import (
+    CROP,
+    RECIPE,
+    JudgeRecipe,
+    cached_attribute_judge,
+    digit_crops,
+    train_attribute_judge,
+)
 from fairlead.measure.judge import Recipe
+from fairlead.measure.metrics import proportion_estimate
 
 QUICK = JudgeRecipe(
     whole=Recipe(seed=1, steps=20, width=8, features=32, batch=32, shift=0),
@@ -131,7 +138,7 @@ def test_same_seed_same_judge_and_the_global_stream_is_left_alone(train, quick):
 
 
 def test_a_stored_judge_is_read_and_sees_the_same(train, test, tmp_path, monkeypatch):
-    monkeypatch.setattr("fairlead.measure.attributes.RECIPE", QUICK)
+    monkeypatch.setattr(import_module("fairlead.measure.attributes"), "RECIPE", QUICK)
     first = cached_attribute_judge(train, tmp_path)
     monkeypatch.setattr(judge_module, "fit", lambda *_: pytest.fail("trained again"))
     again = cached_attribute_judge(train, tmp_path)

@@ -20,7 +20,8 @@ from fairlead.core.strict_json import sealed
 from fairlead.data.digits import load_digits
 from fairlead.data.hub import load_data
 from fairlead.data.toys import Gaussian, GaussianMixture
-from fairlead.measure.doctor import Finding, doctor
+from fairlead.measure.examination import doctor
+from fairlead.measure.run_findings import Finding
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.models.toy import toy_model

@@ -7,16 +7,16 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
-from fairlead.measure.enough import (
+from fairlead.measure.metrics import (
     check_classes,
     check_real,
     few_for_features,
-    judged,
+    judged_classes,
     not_asked,
     rare_classes,
     rare_said,
 )
-from fairlead.tune.asked import first_of
+from fairlead.measure.references import first_of
 from tests.tune.uneven import NAMES, uneven
 
 
@@ -91,7 +91,7 @@ def test_classes_without_images_are_named() -> None:
 
 
 def test_a_judge_of_folders_leaves_out_classes_with_fewer_than_ten() -> None:
-    kept, [said] = judged(labels(12, 10, 9), NAMES)
+    kept, [said] = judged_classes(labels(12, 10, 9), NAMES)
     assert kept == [0, 1]
     assert said.startswith("the judge leaves out two (9): fewer than 10 real images")
-    assert judged(load_digits("test").labels, load_digits("test").classes) == (list(range(10)), [])
+    assert judged_classes(load_digits("test").labels, load_digits("test").classes) == (list(range(10)), [])

@@ -10,10 +10,10 @@ import torch
 from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.images import to_float
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.frechet import Moments, frechet_distance, paired_difference
+from fairlead.measure.sample_metrics import shares_at_limits
 from fairlead.measure.score import METRICS, Samples, Score
-from fairlead.measure.scores import shares_at_limits
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,10 @@ from fairlead.data.digits import load_digits
 from fairlead.data.images import stratified_order
 from fairlead.diffusers.pretrained import weight_hash
 from fairlead.measure import extractors
-from fairlead.measure.cache import cached_features
-from fairlead.measure.extractors import Extractor, default_extractor, extractor, fitted
+from fairlead.measure.extractors import Extractor, cached_features, default_extractor, extractor, fitted
 from fairlead.measure.frechet import Moments, frechet_distance
 from fairlead.measure.judge import cached_classifier
-from fairlead.measure.pretrained import prepared, resized
+from fairlead.measure.preprocessing import prepared, resized
 
 DINO = {"do_resize": True, "size": {"shortest_edge": 40}, "do_center_crop": True, "resample": 3, "do_rescale": True,
         "crop_size": {"height": 28, "width": 28}, "rescale_factor": 1 / 255, "do_normalize": True,

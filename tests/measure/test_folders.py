@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,12 @@ from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.images import stratified_order
 from fairlead.measure.compare import compare, nearest_pairs
-from fairlead.measure.comparison import CHOICES, METRICS, clear
-from fairlead.measure.estimate import Estimate
+from fairlead.measure.comparison import CHOICES, METRICS, clear, read_prompts, text_score
 from fairlead.measure.extractors import Extractor, extractor
-from fairlead.measure.folders import ImageSet, common_labels, read_images
+from fairlead.measure.image_sets import ImageSet, common_labels, read_images
 from fairlead.measure.judge import Recipe
-from fairlead.measure.prompts import read_prompts, text_score
-from fairlead.report.measure import findings, measure_table
+from fairlead.measure.metrics import Estimate
+from fairlead.report.comparisons import findings, measure_table
 from tests.measure.test_extractors import CLIP
 from tests.measure.tiny_clip import tiny_clip
 
@@ -227,7 +227,9 @@ def test_asking_for_some_metrics_gives_these(monkeypatch):
 
 def test_the_judge_sees_wrong_classes(monkeypatch):
     """Two classes that differ in brightness; the fakes of one are wrong in 30 of 40."""
-    monkeypatch.setattr("fairlead.measure.judge.recipe_for", lambda data, role: Recipe(seed=1, steps=60, width=8))
+    monkeypatch.setattr(
+        import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: Recipe(seed=1, steps=60, width=8)
+    )
     dark, bright = (torch.randint(low, low + 60, (60, 1, 8, 8)).byte() for low in (20, 170))
     real = image_set(torch.cat([dark, bright]), torch.arange(2).repeat_interleave(60), ("dark", "bright"))
     images = torch.cat([bright[:40].flip(-1), dark[:10].flip(-1), bright[10:40].flip(-2)])
@@ -245,7 +247,9 @@ def test_the_judge_sees_wrong_classes(monkeypatch):
 
 def test_the_inception_style_score_counts_the_classes_at_equal_n(monkeypatch):
     """Of 80 fakes all are dark: one class; the 24 held-out real images are of two. Without classes there is none."""
-    monkeypatch.setattr("fairlead.measure.judge.recipe_for", lambda data, role: Recipe(seed=1, steps=60, width=8))
+    monkeypatch.setattr(
+        import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: Recipe(seed=1, steps=60, width=8)
+    )
     dark, bright = (torch.randint(low, low + 60, (60, 1, 8, 8)).byte() for low in (20, 170))
     real = image_set(torch.cat([dark, bright]), torch.arange(2).repeat_interleave(60), ("dark", "bright"))
     fake = image_set(torch.cat([dark, dark[:20].flip(-1)]), torch.arange(2).repeat_interleave(40), ("dark", "bright"))

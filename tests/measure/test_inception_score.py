@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.scores import inception_score
+from fairlead.measure.sample_metrics import inception_score
 
 
 def test_a_classifier_that_knows_nothing_scores_one():

@@ -13,10 +13,10 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VPCosine
-from fairlead.measure.interpolate import interpolate, unevenness
 from fairlead.measure.judge import Classifier, Recipe, TrainedOn
 from fairlead.models.model import LabelEncoder, Model, identity
 from fairlead.nets.unet import UNet
+from fairlead.report.interpolations import interpolate, unevenness
 from fairlead.sample.run import sample
 
 NAMES = ("zero", "one", "two")

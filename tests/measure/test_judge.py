@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fairlead.core.errors import UsageError
+from fairlead.data import tensor_cache
 from fairlead.data.digits import load_digits
 from fairlead.measure import judge as judge_module
 from fairlead.measure.judge import cached_classifier, recipe_for, train_classifier
-from fairlead.measure.scores import accuracy, hits
+from fairlead.measure.sample_metrics import accuracy, hits
 
 
 def test_stated_accuracy_on_held_out_digits(judge, extractor):
@@ -84,10 +86,10 @@ def test_a_damaged_cache_is_trained_anew(tmp_path, monkeypatch):
     [weights] = tmp_path.glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
     assert cached_classifier(data, "features", tmp_path).weight_hash == fresh.weight_hash
-    [note] = tmp_path.glob("*.json")
-    note.write_text('{"weight_hash": "somebody else"}')
+    whole = load_file(weights)
+    save_file({**whole, "head.bias": whole["head.bias"] + 1}, weights, metadata={"of": "somebody else"})
     assert cached_classifier(data, "features", tmp_path).weight_hash == fresh.weight_hash
-    assert fresh.weight_hash in note.read_text()
+    assert torch.equal(load_file(weights)["head.bias"], whole["head.bias"])
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(tmp_path, monkeypatch):
@@ -99,10 +101,10 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(tmp_path, monkeypat
     assert cached_classifier(data, "judge", tmp_path / "file").weight_hash == stored.weight_hash
     assert (tmp_path / "file").read_text() == "in the way of a folder"
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(judge_module, "save_file", full)
+    monkeypatch.setattr(tensor_cache, "save_file", full)
     assert cached_classifier(data, "judge", tmp_path / "full").weight_hash == stored.weight_hash
     assert not list((tmp_path / "full").iterdir())
 

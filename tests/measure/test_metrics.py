@@ -5,8 +5,7 @@ import pytest
 from fairlead.core.errors import UsageError
 from fairlead.measure.agreement import AGREEMENT
 from fairlead.measure.comparison import METRICS as OF_FOLDERS
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.metrics import check_distance, maximised, shown_as, title_of
+from fairlead.measure.metrics import Estimate, check_distance, maximised, shown_as, title_of
 from fairlead.measure.score import METRICS
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.neighbours import Neighbours, precision_recall
+from fairlead.measure.two_samples import Neighbours, precision_recall
 
 
 def _values(found):

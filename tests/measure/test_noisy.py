@@ -10,7 +10,7 @@ from torch import Tensor
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule, VPCosine, vp_scaled_linear
 from fairlead.data.images import ImageData
-from fairlead.measure.noisy import EDGES, accuracy_by_noise
+from fairlead.report.held_out import EDGES, accuracy_by_noise
 
 CLASSES, SHAPE = ("dark", "bright"), (1, 1, 1)
 

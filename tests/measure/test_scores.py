@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.estimate import Estimate, mean_estimate, proportion_estimate
-from fairlead.measure.scores import accuracy, confidence, paired_diversity, pairwise_diversity, shares_at_limits
+from fairlead.measure.metrics import Estimate, mean_estimate, proportion_estimate
+from fairlead.measure.sample_metrics import accuracy, confidence, paired_diversity, pairwise_diversity, shares_at_limits
 
 
 def test_mean_and_its_standard_error():

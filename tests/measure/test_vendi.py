@@ -7,7 +7,7 @@ import torch
 from vendi_score import vendi
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.vendi import vendi_by_label, vendi_score
+from fairlead.measure.sample_metrics import vendi_score
 
 ORDERS = (0, 0.1, 0.5, 1, 1.5, 2, 50, math.inf)
 
@@ -93,18 +93,6 @@ def test_falls_with_the_order():
     assert scores[0] == pytest.approx(8.0)  # the rank
 
 
-def test_by_label_is_the_mean_and_the_spread_over_labels():
-    x = torch.cat([torch.eye(4), torch.eye(4)[[0, 0, 1, 1]], torch.eye(4)[[2, 2, 2, 2]]])
-    labels = torch.arange(3).repeat_interleave(4)
-    order = torch.randperm(12)
-    mean, spread = vendi_by_label(x[order], labels[order])
-    assert mean == pytest.approx(7 / 3, rel=1e-12)  # 4, 2 and 1
-    assert spread == pytest.approx(math.sqrt(7 / 3), rel=1e-12)
-    alone, none = vendi_by_label(x, torch.zeros(12))
-    assert alone == pytest.approx(vendi_score(x))
-    assert math.isnan(none)
-
-
 @pytest.mark.parametrize(
     ("x", "q", "message"),
     [
@@ -119,8 +107,3 @@ def test_by_label_is_the_mean_and_the_spread_over_labels():
 def test_bad_input_is_one_line(x, q, message):
     with pytest.raises(UsageError, match=message):
         vendi_score(x, q)
-
-
-def test_labels_of_another_length_are_refused():
-    with pytest.raises(UsageError, match="one label each"):
-        vendi_by_label(torch.ones(4, 2), torch.zeros(3))

@@ -15,14 +15,14 @@ from fairlead.core.schedule import schedule_from_config
 from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.images import ImageData
 from fairlead.data.specs import written
-from fairlead.measure.folders import common_labels, read_images
-from fairlead.measure.interpolate import interpolate
-from fairlead.measure.probe import Probe
+from fairlead.measure.image_sets import common_labels, read_images
+from fairlead.measure.prediction_errors import CleanSamples
 from fairlead.models.encoders import ConditionEncoder, PromptEncoder
 from fairlead.models.load import _examples
 from fairlead.models.model import LabelEncoder, Model, identity
+from fairlead.report.interpolations import interpolate
 from fairlead.tune.setting import Setting
-from fairlead.tune.sweep import Shared, Sweep
+from fairlead.tune.sweep_run import Shared, Sweep
 from fairlead.tune.template import Template
 
 
@@ -194,7 +194,7 @@ def test_a_probe_asks_for_the_classes_of_its_images_and_for_the_next_ones(classe
     labels = torch.arange(6) % len(classes)
     model = model_of(classes)
     for data in (ImageData(images, labels, classes, "toy", "test", False), None):
-        probe = Probe.of(model, data, None)
+        probe = CleanSamples.of(model, data, None)
         own, other = (model.encode(specs).values["label"] for specs in (probe.specs, probe.others))
         assert all(isinstance(spec, str) for spec in [*probe.specs, *probe.others])
         assert other.tolist() == ((own + 1) % len(classes)).tolist()

@@ -230,7 +230,7 @@ def test_resuming_a_state_that_does_not_fit(sound: Path, tmp_path: Path) -> None
 
 
 def test_a_cache_file_in_the_place_of_another_is_computed_anew(tmp_path: Path) -> None:
-    from fairlead.core.cache import cached
+    from fairlead.data.tensor_cache import cached
 
     def made(value: float) -> torch.Tensor:
         return cached("text", [value], (2,), torch.float32, lambda: torch.full((2,), value), tmp_path)

@@ -7,10 +7,10 @@ import torch
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.core.text import pack
 from fairlead.nets.blocks import ResidualBlock, SelfAttention
 from fairlead.nets.build import build_net
 from fairlead.nets.inputs import condition_names
+from fairlead.nets.packed_text import pack
 from fairlead.nets.text import CrossAttention, TextInput
 from tests.nets.tiny import CHANNELS, CLASSES, SIZE, TINY, inputs, shaken
 

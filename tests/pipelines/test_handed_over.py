@@ -11,7 +11,7 @@ from torch import nn
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
-from fairlead.core.evaluating import evaluating
+from fairlead.core.modules import evaluating
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, apart, run
 

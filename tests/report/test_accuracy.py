@@ -4,9 +4,8 @@ import pytest
 from PIL import Image
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.noisy import NoiseBin
-from fairlead.report.accuracy import accuracy_plot
+from fairlead.measure.metrics import Estimate
+from fairlead.report.held_out import NoiseBin, accuracy_plot
 
 BINS = [NoiseBin(low, low + 2, Estimate(0.9 - 0.1 * i, 0.02, 100)) for i, low in enumerate((2.0, 0.0, -2.0))]
 

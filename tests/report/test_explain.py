@@ -13,9 +13,9 @@ from PIL import Image
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
-from fairlead.report.columns import in_columns
-from fairlead.report.explain import FILES, Explanation, explain
-from fairlead.report.grids import grid_layout
+from fairlead.report.explanations import FILES, Explanation, explain
+from fairlead.report.image_grid import grid_layout
+from fairlead.report.text_table import in_columns
 from fairlead.sample.run import sample
 from tests.guide.toy import MODEL, NETWORK
 

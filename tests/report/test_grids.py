@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fairlead.core.errors import UsageError
-from fairlead.report.grids import grid_layout, image_grid
+from fairlead.report.image_grid import grid_layout, image_grid
 
 
 def _read(png: bytes) -> np.ndarray:

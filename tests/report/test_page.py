@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.estimate import Estimate
+from fairlead.measure.metrics import Estimate
 from fairlead.measure.score import Protocol, Score
-from fairlead.report.grids import image_grid
+from fairlead.report.image_grid import image_grid
 from fairlead.report.page import Code, Png, Section, Svg, Table, Text, score_table, write_page
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.estimate import Estimate
+from fairlead.measure.metrics import Estimate
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
 
 SCALES = (4.0, 1.0, 2.0)

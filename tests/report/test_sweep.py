@@ -9,13 +9,25 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
 
-from fairlead.measure.score import Difference
+from fairlead.measure.metrics import title_of
+from fairlead.measure.score import METRICS, Difference, Floor
 from fairlead.report.curves import curves_of, curves_plot, form_of, front_plot
-from fairlead.report.page import Table
-from fairlead.report.sweep import _differences, findings, sweep_page, sweep_plot
+from fairlead.report.page import Table, difference_tables
+from fairlead.report.sweep_page import findings, sweep_page, sweep_plot
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.recommend import Choice, recommend_swept, sentence
+from fairlead.tune.recommend import Choice, choice_for, recommend_swept, sentence
+from fairlead.tune.setting import Point
 from tests.tune.made import floor, point
+
+
+def chosen(points: list[Point]) -> Point:
+    best = recommend_swept(points).point
+    assert best is not None
+    return best
+
+
+def said(points: list[Point], real: Floor) -> tuple[Point, str]:
+    return chosen(points), findings(points, real, recommend_swept(points))
 
 
 def places(line: Line2D) -> list[tuple[float, float]]:
@@ -24,19 +36,19 @@ def places(line: Line2D) -> list[tuple[float, float]]:
 
 def test_the_rule_takes_the_smallest_distance_among_the_accurate() -> None:
     points = [point("cfg(1)", 1, 0.95), point("cfg(1.5)", 2, 0.992), point("cfg(2)", 3, 1.0)]
-    assert recommend_swept(points).guidance == "cfg(1.5)"
-    assert recommend_swept(points[:1]).guidance == "cfg(1)"
-    assert recommend_swept([point("a", 1, 0.5), point("b", 9, 0.7)]).guidance == "b"
+    assert chosen(points).guidance == "cfg(1.5)"
+    assert chosen(points[:1]).guidance == "cfg(1)"
+    assert chosen([point("a", 1, 0.5), point("b", 9, 0.7)]).guidance == "b"
 
 
 def test_findings_say_the_ratio_to_real_images_and_the_rule() -> None:
-    best, text = findings([point("cfg(1)", 4, 0.95, 20), point("cfg(2)", 2, 0.995)], floor(2.0))
+    best, text = said([point("cfg(1)", 4, 0.95, 20), point("cfg(2)", 2, 0.995)], floor(2.0))
     assert best.guidance == "cfg(2)"
     assert "99.5 ± 1.0 %" in text
     assert "1.50 times that of held-out real images" in text
     assert "at 20 instead of 40 network rows an image" in text
     assert "at least 99%" in text
-    _, text = findings([point("cfg(1)", 4, 0.95)], floor())
+    _, text = said([point("cfg(1)", 4, 0.95)], floor())
     assert "No setting reaches" in text
 
 
@@ -44,16 +56,16 @@ def test_findings_and_report_say_the_difference_and_whether_it_is_paired() -> No
     plain = point("cfg(1)", 4, 0.95, 20)
     change = {"distance": Difference(-2.0, 0.5, 60, True), "accuracy": Difference(0.045, 0.01, 60, False)}
     points = [plain, replace(point("cfg(2)", 2, 0.995), baseline=plain.setting, differences=change)]
-    _, text = findings(points, floor())
+    _, text = said(points, floor())
     assert "The raw distance is 2.00 ± 0.50 less than without guidance (paired, same seeds)." in text
-    [table] = _differences(points)
+    [table] = difference_tables(points, [each.guidance for each in points], {m: title_of(m) for m in METRICS})
     assert isinstance(table, Table)
     assert list(table.rows) == [["cfg(2)", "-2.00 ± 0.50", "+0.045 ± 0.010 *"]]
     assert "difference to cfg(1), same seeds" in table.caption
     assert "* not paired" in table.caption
 
     more = {"distance": Difference(2.0, 0.5, 60, False)}
-    _, text = findings([plain, replace(points[1], differences=more)], floor())
+    _, text = said([plain, replace(points[1], differences=more)], floor())
     assert "2.00 ± 0.50 more than without guidance (not paired: the errors of both added in squares" in text
 
 
@@ -63,10 +75,10 @@ def test_without_guidance_means_the_same_checkpoint_sampler_and_steps() -> None:
         point("cfg(1)", 3, 0.9, steps=20, rows=20),
         point("cfg(2)", 2, 0.995, steps=20, rows=40),
     ]
-    _, text = findings(points, floor())
+    _, text = said(points, floor())
     assert text.startswith("Recommended: cfg(2), 20 steps, the smallest debiased distance among settings with an")
     assert "at 20 instead of 40 network rows" in text
-    assert "Without guidance" not in findings([points[0], points[2]], floor())[1]
+    assert "Without guidance" not in said([points[0], points[2]], floor())[1]
 
 
 @pytest.mark.parametrize(
@@ -137,10 +149,10 @@ def test_the_front_draws_every_setting_with_bars_and_rings_the_recommended() -> 
 
 def test_one_curve_of_plain_guidance_keeps_its_own_plot_and_one_point_has_none() -> None:
     points = [point("cfg(1)", 4, 0.95), point("cfg(2)", 2, 0.995)]
-    figure = sweep_plot(points, floor())
+    figure = sweep_plot(points, floor(), chosen(points))
     assert figure is not None
     assert figure.axes[0].get_title(loc="left") == "Over the guidance scale"
-    assert sweep_plot(points[:1], floor()) is None
+    assert sweep_plot(points[:1], floor(), points[0]) is None
 
 
 def test_the_page_says_what_is_left_what_is_shared_and_how_to_repeat_it(tmp_path: Path) -> None:
@@ -154,7 +166,7 @@ def test_the_page_says_what_is_left_what_is_shared_and_how_to_repeat_it(tmp_path
         "commands": ["fairlead sweep runs/a", "fairlead sweep runs/a --steps 5 10"],
     }
     beaten = {each.setting: (points[0].setting,) if each is points[3] else () for each in points}
-    page = sweep_page(tmp_path / "report.html", about, points, (), beaten).read_text()
+    page = sweep_page(tmp_path / "report.html", about, points, recommend_swept(points), (), beaten).read_text()
     assert "3 of 4 settings are on the front" in page
     assert "<td>on it</td>" in page
     assert "beaten by cfg(1), 5 steps" in page
@@ -177,7 +189,7 @@ def test_many_settings_show_no_guidance_the_recommended_and_the_front_on_top_and
         "commands": [],
     }
     beaten = {each.setting: () if each.guidance == "cfg(2)" else (points[3].setting,) for each in points}
-    page = sweep_page(tmp_path / "report.html", about, points, (), beaten).read_text()
+    page = sweep_page(tmp_path / "report.html", about, points, recommend_swept(points), (), beaten).read_text()
     assert "Here are 3 of 12 settings" in page  # 1: no guidance, 3: recommended, 2: on the front
     top, end = page.split("The trade-off")
     assert top.count("data:image/png") == 1
@@ -185,13 +197,46 @@ def test_many_settings_show_no_guidance_the_recommended_and_the_front_on_top_and
     assert end.count("data:image/png") == 1
 
 
+def answer(guidance: str, sampler: str = "ddim") -> dict[str, object]:
+    return {
+        "model": "runs/a", "guidance": guidance, "sampler": sampler, "steps": 20, "why": "lowest loss", "best": None,
+        "settings": [], "images": 1, "notes": [], "constraints": [],
+    }  # fmt: skip
+
+
+def test_a_search_is_found_among_the_points_however_its_sampler_was_written(tmp_path: Path) -> None:
+    points = [point("cfg(1)", 4, 0.995), point("cfg(1.5)", 2, 0.985)]
+    assert recommend_swept(points).point is points[0]
+    assert choice_for(points).text == recommend_swept(points).text
+    found = choice_for(points, [answer("cfg(1.5)", " ddim( )"), answer("cfg(1)")])
+    assert (found.point, found.text) == (points[1], "Recommended: cfg(1.5), the lowest loss.")
+
+
+def test_where_the_search_recommends_what_the_page_has_not_measured_nothing_else_is_recommended(tmp_path: Path) -> None:
+    points = [point("cfg(1)", 4, 0.995), point("cfg(1.5)", 2, 0.985)]
+    choice = choice_for(points, [answer("cfg(1.42)")])
+    assert choice.point is None
+    about = {
+        "settings": [asdict(each.setting) for each in points], "models": {"runs/a": {}}, "shared": {"n": 60},
+        "classes": ["zero"], "floor": asdict(floor()), "commands": [],
+    }  # fmt: skip
+    beaten = {each.setting: () for each in points}
+    page = sweep_page(tmp_path / "report.html", about, points, choice, (), beaten, features=64).read_text()
+    assert page.count("Recommended: ") == 1
+    assert "Recommended: cfg(1.42), the lowest loss. It is not among the settings that are measured here." in page
+    assert 'class="chosen"' not in page
+    figure = sweep_plot(points, floor(), choice.point)
+    assert figure is not None
+    assert not [line for axes in figure.axes for line in axes.get_lines() if line.get_markersize() == 15]
+
+
 def test_what_a_search_recommends_is_the_only_recommendation_of_its_page(tmp_path: Path) -> None:
     points = [point("cfg(1)", 4, 0.995), point("cfg(1.5)", 2, 0.985), point("cfg(2)", 3, 1.0)]
-    by_rule = findings(points, floor())[1]
+    by_rule = said(points, floor())[1]
     assert by_rule.startswith("Recommended: cfg(2), the smallest debiased distance among settings with an accuracy")
-    choice = Choice(points[1], sentence("cfg(1.5)", "cheapest of 2 settings"))
-    best, text = findings(points, floor(), choice, [Constraint.parse("accuracy >= 0.99")])
-    assert best is points[1]
+    rules = (Constraint.parse("accuracy >= 0.99"),)
+    choice = Choice(sentence("cfg(1.5)", "cheapest of 2 settings"), points[1], True, rules)
+    text = findings(points, floor(), choice)
     assert text.startswith(
         "Recommended: cfg(1.5), the cheapest of 2 settings. It was chosen on the seeds of the search"
     )
@@ -201,7 +246,7 @@ def test_what_a_search_recommends_is_the_only_recommendation_of_its_page(tmp_pat
         "classes": ["zero"], "floor": asdict(floor()), "commands": [],
     }  # fmt: skip
     beaten = {each.setting: () for each in points}
-    page = sweep_page(tmp_path / "report.html", about, points, (), beaten, choice, features=64).read_text()
+    page = sweep_page(tmp_path / "report.html", about, points, choice, (), beaten, features=64).read_text()
     assert page.count("Recommended: ") == 1
     assert "Best" not in page
     assert page.count('<tr class="chosen"><th scope="row">cfg(1.5)</th>') == 2
@@ -220,7 +265,7 @@ def test_raw_and_debiased_distance_never_share_a_name_on_the_page(tmp_path: Path
         "classes": ["zero"], "floor": asdict(floor()), "commands": [],
     }  # fmt: skip
     beaten = {each.setting: () for each in points}
-    page = sweep_page(tmp_path / "report.html", about, points, (), beaten).read_text()
+    page = sweep_page(tmp_path / "report.html", about, points, recommend_swept(points), (), beaten).read_text()
     words = re.sub(r"<svg.*?</svg>|<[^>]*>", " ", page, flags=re.DOTALL)
     bare = re.findall(r"(?<!raw )(?<!debiased )(?<!L2 )(?<!Fréchet )distance\b.{0,30}", words, flags=re.IGNORECASE)
     assert bare == []

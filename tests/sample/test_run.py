@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
@@ -20,7 +21,9 @@ from fairlead.models.toy import toy_model
 from fairlead.nets.unet import UNet
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.noise import NoiseStream
-from fairlead.sample.run import Plan, Run, sample
+from fairlead.sample.result import Run
+from fairlead.sample.run import Plan, sample
+from fairlead.sample.sampling import Sampling
 
 NAMES = ("zero", "one", "two")
 
@@ -118,7 +121,8 @@ def test_every_sample_starts_at_the_noise_of_its_seed_to_the_bit(batch_size: int
     start = NoiseStream(SEEDS, MODEL.shape).start()
     assert torch.equal(torch.cat(seen), start)
     assert torch.equal(run.x0, torch.zeros_like(start))
-    middle = [f.x_t for _, f in Plan.of(model, seeds=SEEDS, steps=2, batch_size=batch_size).frames() if f.step == 0]
+    plan = Plan.of(model, sampling=Sampling(steps=2, batch_size=batch_size), seeds=SEEDS)
+    middle = [next(plan.frames(batch)).x_t for batch in plan.batches]
     assert torch.equal(torch.cat(middle), start / 2)
 
 
@@ -341,3 +345,28 @@ def test_huge_but_finite_values_are_no_error() -> None:
     """Their sum overflows float32."""
     huge = replace(TOY, denoiser=lambda x, t, c: Prediction(torch.full_like(x, 3e38), torch.zeros_like(x)))
     assert torch.equal(sample(huge, n=4, steps=1).x0, torch.full((4, 2), 3e38))
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += 1
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("guidance", "most"), [("none", 7), ("cfg(1)", 9), ("cfg(3)", 12), ("cfg(ramp(1, 7))", 12)])
+def test_a_step_makes_few_operations_beside_the_network(guidance: str, most: int) -> None:
+    """A loop written by hand around diffusers' DDIM makes 45 a step for cfg."""
+    model = replace(MODEL, denoiser=NetworkDenoiser(lambda x, t, condition: x, MODEL.schedule, "v"))
+    counts = []
+    for steps in (4, 14):
+        sample(model, CONDS, guidance=guidance, seeds=SEEDS, steps=steps)  # the levels of the schedule are kept
+        with Operations() as made:
+            sample(model, CONDS, guidance=guidance, seeds=SEEDS, steps=steps)
+        counts.append(made.count)
+    assert (counts[1] - counts[0]) / 10 <= most

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fairlead.data.toys import GaussianMixture
 from fairlead.measure.frechet import Moments, frechet_distance
-from fairlead.tune.objective import Batch, Setting
+from fairlead.tune.measurements import Batch, Values
 
 RADIUS, STD, SMALL, WIDE, CLASSES, STEPS = 2.0, 0.5, 1.5, 0.7, 4, 8
 BEST = {0.0: 1.6761636, 0.3: 1.5343240, 0.5: 1.3232330}
@@ -72,7 +72,7 @@ class Toy:
         generator = torch.Generator().manual_seed(self.replicate)
         self.pool = torch.randn(1 << 14, 2, dtype=torch.float64, generator=generator)
 
-    def __call__(self, setting: Setting, seeds: range) -> Batch:
+    def __call__(self, setting: Values, seeds: range) -> Batch:
         labels = torch.arange(seeds.start, seeds.stop) % CLASSES
         self.images += len(seeds)
         x0 = self.sample(setting[0], self.pool[seeds.start : seeds.stop], labels)

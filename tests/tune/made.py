@@ -15,13 +15,12 @@ from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.schedule import VPCosine
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.judge import train_classifier
+from fairlead.measure.metrics import Estimate
 from fairlead.measure.score import Floor, Protocol, Score
 from fairlead.models.model import LabelEncoder, Model, identity
-from fairlead.tune.setting import Setting
-from fairlead.tune.store import Point
+from fairlead.tune.setting import Point, Setting
 
 PROTOCOL = Protocol("f", "j", "r", 100, 60, 30, "l", "0..59")
 

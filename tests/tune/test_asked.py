@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from fairlead.data.images import Attribute, ImageData
+from fairlead.measure.references import Targets, counts, spread
 from fairlead.models.encoders import ConditionEncoder, ImageEncoder, PromptEncoder
 from fairlead.models.model import LabelEncoder
-from fairlead.tune.asked import Asked, counts, spread
 
 LABELS = torch.tensor([0, 0, 0, 0, 1, 1])
 
@@ -21,7 +21,7 @@ def data(split: str) -> ImageData:
     )
 
 
-def asked(conditions: tuple[str, ...], n: int) -> Asked:
+def asked(conditions: tuple[str, ...], n: int) -> Targets:
     model: Any = SimpleNamespace(
         told="label" if conditions == ("label",) else "more",
         conditions=conditions,
@@ -30,7 +30,7 @@ def asked(conditions: tuple[str, ...], n: int) -> Asked:
     )
     judged = SimpleNamespace(asked={"ink": data("test").attributes["ink"]})
     evaluator: Any = SimpleNamespace(reference=data("train"), held_out=data("test"), attributes=judged)
-    return Asked.of(model, evaluator, n)
+    return Targets.of(model, evaluator, n)
 
 
 def test_labels_come_in_the_proportions_of_the_reference():

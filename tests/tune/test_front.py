@@ -5,10 +5,10 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.tune.front import front, sweep_front
-from fairlead.tune.objective import DISTANCE, ROWS, Batch, Measured, Objective
+from fairlead.tune.measurements import DISTANCE, ROWS, Batch, Measurement, Objective
 from fairlead.tune.setting import Setting, all_settings
-from fairlead.tune.store import SweepFolder
-from fairlead.tune.sweep import Shared, Sweep
+from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.sweep_run import Shared, Sweep
 from tests.tune.exact import REFERENCE
 from tests.tune.made import evaluator, model
 
@@ -19,7 +19,7 @@ LOW, HIGH = Objective("low"), Objective("high", maximise=True)
 
 
 def point(low, high, noise=NOISE, rows=1.0):
-    return Measured(
+    return Measurement(
         (0.0,), range(N), Batch(torch.zeros(N, 1), {"low": low + noise, "high": high + noise}, rows * N), REFERENCE
     )
 
@@ -77,7 +77,7 @@ def test_the_front_of_a_sweep_is_that_of_its_stored_samples(tmp_path):
             accuracy, cheaper = change["accuracy"], other.rows_per_image <= one.rows_per_image
             sure = accuracy.value > 1.96 * accuracy.error or accuracy.value == accuracy.error == 0
             moments = [
-                Measured((), range(30), Batch(s.features, s.values, labels=s.labels), s.reference)
+                Measurement((), range(30), Batch(s.features, s.values, labels=s.labels), s.reference)
                 for s in (folder.samples(folder.key(point.setting)) for point in (other, one))
             ]
             distance = Objective(DISTANCE).of(moments).difference(0, 1)

@@ -6,19 +6,19 @@ import torch
 from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import Moments, frechet_jackknife, paired_difference
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.objective import DISTANCE, ROWS, Batch, Measured, Objective, Together, together, z_of
+from fairlead.tune.measurements import DISTANCE, ROWS, Batch, Measurement, Objective, Together, together, z_of
 from tests.tune.exact import REFERENCE, Linear, Toy
 
 
 def measured(scale, n, toy=None, start=0):
     seeds = range(start, start + n)
-    return Measured((scale,), seeds, (toy or Linear(0.3))((scale,), seeds), REFERENCE)
+    return Measurement((scale,), seeds, (toy or Linear(0.3))((scale,), seeds), REFERENCE)
 
 
 def hits(share, n, name="accuracy"):
     """n samples of which the first share * n are hits."""
     values = (torch.arange(n) < round(share * n)).double()
-    return Measured((1.0,), range(n), Batch(torch.zeros(n, 1), {name: values}, float(n)), REFERENCE)
+    return Measurement((1.0,), range(n), Batch(torch.zeros(n, 1), {name: values}, float(n)), REFERENCE)
 
 
 def test_joined_batches_are_what_one_batch_would_be():
@@ -37,14 +37,14 @@ def test_only_the_seeds_that_follow_can_be_joined():
     with pytest.raises(UsageError, match="expected one setting and the seeds that follow"):
         measured(1.4, 100) + measured(1.4, 100, start=150)
     with pytest.raises(UsageError, match=r"100 seeds were asked for, got \{'features': 99\}"):
-        Measured((1.0,), range(100), Batch(torch.zeros(99, 2)), REFERENCE)
+        Measurement((1.0,), range(100), Batch(torch.zeros(99, 2)), REFERENCE)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_differences_of_the_distance_are_those_of_the_pair(labelled):
     points = [measured(scale, 400) for scale in (1.2, 1.4, 1.5)]
     if not labelled:
-        points = [Measured(p.setting, p.seeds, Batch(p.batch.features), REFERENCE) for p in points]
+        points = [Measurement(p.setting, p.seeds, Batch(p.batch.features), REFERENCE) for p in points]
     found = together(points, DISTANCE)
     for i in range(3):
         for j in range(i):
@@ -87,7 +87,7 @@ def test_where_the_distance_is_nothing_but_bias_the_error_is_that_of_the_jackkni
     real = Moments(1001, torch.zeros(2, dtype=torch.float64), 1000 * torch.eye(2, dtype=torch.float64))
     while len(found) < 40:
         z = torch.randn(n, 2, dtype=torch.float64)
-        a, b = (Measured((s,), range(n), Batch(s * z), real) for s in (1.0, 1.05))
+        a, b = (Measurement((s,), range(n), Batch(s * z), real) for s in (1.0, 1.05))
         if a._near_zero or b._near_zero:
             found.append(together([a, b], DISTANCE))
     error = sum(each.difference(0, 1).error for each in found) / len(found)
@@ -99,17 +99,17 @@ def test_where_the_distance_is_nothing_but_bias_the_error_is_that_of_the_jackkni
 def test_means_of_other_metrics_with_labels_have_the_variance_within_labels():
     labels = torch.arange(100) % 2
     values = labels.double()  # all variance is between the labels
-    one = Measured((1.0,), range(100), Batch(torch.zeros(100, 1), {"m": values}, 0.0, labels), REFERENCE)
+    one = Measurement((1.0,), range(100), Batch(torch.zeros(100, 1), {"m": values}, 0.0, labels), REFERENCE)
     assert one.estimate("m").value == 0.5
     assert one.estimate("m").error == 0.0
-    blind = Measured((1.0,), range(100), Batch(torch.zeros(100, 1), {"m": values}), REFERENCE)
+    blind = Measurement((1.0,), range(100), Batch(torch.zeros(100, 1), {"m": values}), REFERENCE)
     assert blind.estimate("m").error == pytest.approx(float(values.std()) / 10, rel=1e-12)
 
 
 def shares(values, labels=None):
     """One setting whose samples hit, miss, or (nan) are not asked."""
     values = torch.tensor(values, dtype=torch.float64)
-    return Measured(
+    return Measurement(
         (1.0,), range(len(values)), Batch(torch.zeros(len(values), 1), {"ink": values}, 1, labels), REFERENCE
     )
 

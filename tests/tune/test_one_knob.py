@@ -9,13 +9,12 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import Moments, frechet_distance
-from fairlead.tune.constraint import Constraint
-from fairlead.tune.edge import Edge
-from fairlead.tune.knob import Knob
-from fairlead.tune.objective import DISTANCE, Batch, Measured, Objective, Together
+from fairlead.tune.constraint import Constraint, Edge
+from fairlead.tune.measurements import DISTANCE, Batch, Measurement, Objective, Together
 from fairlead.tune.one_knob import search
 from fairlead.tune.parabola import parabola
 from fairlead.tune.recommend import recommend
+from fairlead.tune.template import Knob
 from tests.tune.exact import BEST, REFERENCE, Linear, Toy
 
 KNOB = Knob(1.0, 4.0)
@@ -265,7 +264,7 @@ def test_the_interval_of_the_edge_holds_it(edge, steepness, tilt, width):
 def shares(**hits):
     """Settings at places p0, p1, ... with (hits, images)."""
     return {
-        float(name[1:]): Measured(
+        float(name[1:]): Measurement(
             (1.0,), range(n), Batch(torch.zeros(n, 1), {"accuracy": (torch.arange(n) < k).double()}, n), REFERENCE
         )
         for name, (k, n) in hits.items()
@@ -349,7 +348,7 @@ def test_no_feasible_setting_is_said():
 def made(loss, rows, accuracy=1.0, n=400):
     noise = torch.linspace(-1, 1, n, dtype=torch.float64)
     values = {"loss": loss + noise, "accuracy": (torch.arange(n) < accuracy * n).double()}
-    return Measured((loss,), range(n), Batch(torch.zeros(n, 1), values, rows * n), REFERENCE)
+    return Measurement((loss,), range(n), Batch(torch.zeros(n, 1), values, rows * n), REFERENCE)
 
 
 def taken(*arguments):
@@ -374,8 +373,8 @@ def test_the_cheapest_of_those_that_cannot_be_told_apart_is_recommended():
 def test_a_point_of_few_seeds_does_not_win_by_the_luck_of_its_seeds():
     # the first 100 values are lower for all; on them the point of few seeds is the worse one
     trend = torch.linspace(0, 1, 400, dtype=torch.float64)
-    few = Measured((1.0,), range(100), Batch(torch.zeros(100, 1), {"loss": 0.2 + trend[:100]}), REFERENCE)
-    many = Measured((2.0,), range(400), Batch(torch.zeros(400, 1), {"loss": trend}), REFERENCE)
+    few = Measurement((1.0,), range(100), Batch(torch.zeros(100, 1), {"loss": 0.2 + trend[:100]}), REFERENCE)
+    many = Measurement((2.0,), range(400), Batch(torch.zeros(400, 1), {"loss": trend}), REFERENCE)
     assert few.estimate("loss").value < many.estimate("loss").value
     assert taken([few, many], Objective("loss")).one is many
 

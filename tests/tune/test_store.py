@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.score import Floor
-from fairlead.tune.setting import Setting
-from fairlead.tune.store import Images, SweepFolder
+from fairlead.tune.setting import Images, Setting
+from fairlead.tune.sweep_folder import SweepFolder
 from tests.tune.made import evaluator, files, floor
 
 SHARED = {"n": 30, "seed": 0, "conds": []}

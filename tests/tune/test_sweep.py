@@ -12,12 +12,12 @@ import torch
 
 from fairlead.core.denoiser import counting
 from fairlead.core.errors import UsageError
+from fairlead.measure.references import shared_out
 from fairlead.sample.run import sample
-from fairlead.tune.asked import shared_out
-from fairlead.tune.budget import Budget, Work
-from fairlead.tune.setting import Setting, all_settings
-from fairlead.tune.store import Point, SweepFolder
-from fairlead.tune.sweep import PROBE, Batch, Event, Outlook, Shared, Stopped, Sweep, pictured
+from fairlead.tune.budget import Budget, FinishedBatch, Outlook, Stopped, Work
+from fairlead.tune.setting import Point, Setting, all_settings
+from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.sweep_run import PROBE, Event, Shared, Sweep, pictured
 from fairlead.tune.workers import Workers
 from tests.tune.made import evaluator, files, model, table
 
@@ -133,7 +133,9 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_table_with_nothing_made_twi
 def test_measured_settings_cost_nothing_again(whole: Path) -> None:
     before = (whole / "sweep.jsonl").read_bytes()
     events, rows = measured(whole)
-    assert events == [Outlook(4, 4, Work(), Work(), 0)]
+    [outlook] = events
+    assert isinstance(outlook, Outlook)
+    assert (outlook.settings, outlook.measured, outlook.left, outlook.now, outlook.beyond) == (4, 4, Work(), Work(), 0)
     assert rows == 0
     assert (whole / "sweep.jsonl").read_bytes() == before
 
@@ -205,8 +207,13 @@ def test_several_workers_give_the_table_of_one(count: int, whole: Path, tmp_path
 
 def test_the_budget_ends_it_after_the_last_setting_that_fits(whole: Path, tmp_path: Path) -> None:
     events, _ = measured(tmp_path, budget=Budget(59, "images"))
-    assert events[0] == Outlook(4, 0, Work(80, 240.0), Work(40, 120.0), 2)
-    assert sum(event.work.images for event in events if isinstance(event, Batch)) == 40
+    outlook = events[0]
+    assert isinstance(outlook, Outlook)
+    assert (outlook.settings, outlook.measured, outlook.beyond) == (4, 0, 2)
+    assert (outlook.left, outlook.now) == (Work(80, 240.0), Work(40, 120.0))
+    assert outlook.budget == Budget(59, "images")
+    assert len(set(outlook.labels.values())) == 4
+    assert sum(event.work.images for event in events if isinstance(event, FinishedBatch)) == 40
     assert events[-1] == Stopped(2, Work(40, 120.0))
     assert len(table(tmp_path)) == 2
     events, _ = measured(tmp_path, budget=Budget(119, "rows"))  # the baseline comes first and takes 40

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.estimate import Estimate
+from fairlead.measure.metrics import Estimate
+from fairlead.tune.answers import read_answers, save_answer
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.knob import Knob
+from fairlead.tune.measurements import Batch, Objective
 from fairlead.tune.measurer import Measurer
-from fairlead.tune.objective import Batch, Objective
-from fairlead.tune.sweep import Shared
-from fairlead.tune.template import Template
-from fairlead.tune.tuning import Row, Tuned, parse_constraints, read_tuned, run_folder, save, tune
+from fairlead.tune.recommend import Row, Tuned
+from fairlead.tune.search import find_guidance, parse_constraints
+from fairlead.tune.sweep_run import Shared
+from fairlead.tune.template import Knob, Template
 from tests.tune.exact import REFERENCE, Linear
 from tests.tune.made import evaluator, files, model
 
@@ -45,7 +46,7 @@ class Counted:
 
 def test_the_best_place_itself_is_measured_and_may_be_recommended():
     measure = Linear(0.3, 4)
-    tuned = tune(measure, REFERENCE, SCALE, budget=2000)
+    tuned = find_guidance(measure, REFERENCE, SCALE, budget=2000)
     assert tuned.best is not None
     value, low, high = tuned.best
     assert low < value < high
@@ -62,7 +63,7 @@ def test_the_best_place_itself_is_measured_and_may_be_recommended():
 def test_a_confirmed_place_that_is_the_best_is_the_recommended_one():
     measure = Counted(1.7)
     # rows an image are the scale, and noise is common: no setting below 1.7 equals the one at 1.7
-    tuned = tune(measure, REFERENCE, SCALE, budget=4000, objective=LOSS)
+    tuned = find_guidance(measure, REFERENCE, SCALE, budget=4000, objective=LOSS)
     assert tuned.best is not None
     value = float(f"{tuned.best[0]:.3g}")
     assert value in [row.setting[0] for row in tuned.rows]
@@ -73,13 +74,13 @@ def test_a_confirmed_place_that_is_the_best_is_the_recommended_one():
 @pytest.mark.parametrize("budget", [480, 999, 1501, 3333])
 def test_no_budget_is_exceeded(budget):
     measure = Linear(0.3, budget)
-    assert tune(measure, REFERENCE, SCALE, budget=budget).images == measure.images <= budget
+    assert find_guidance(measure, REFERENCE, SCALE, budget=budget).images == measure.images <= budget
 
 
 def test_a_constraint_bounds_what_is_recommended():
     rules = parse_constraints(["rows_per_step <= 0.1", "accuracy >= 0.85"], 20, ["accuracy"])
     assert rules == [Constraint("rows", 2.0, False), Constraint("accuracy", 0.85, True)]
-    tuned = tune(Counted(3.0), REFERENCE, SCALE, budget=3000, objective=LOSS, constraints=rules)
+    tuned = find_guidance(Counted(3.0), REFERENCE, SCALE, budget=3000, objective=LOSS, constraints=rules)
     chosen = next(row for row in tuned.rows if row.guidance == tuned.guidance)
     assert 1.9 < chosen.rows <= 2  # the loss falls until 3, rows an image are the scale
     assert tuned.best is not None
@@ -90,7 +91,7 @@ def test_a_constraint_bounds_what_is_recommended():
 
 def test_at_the_edge_of_a_constraint_nothing_of_the_budget_is_kept_back():
     measure = Linear(0.3, 3)
-    tuned = tune(measure, REFERENCE, SCALE, budget=4000, constraints=[Constraint("accuracy", 0.98, True)])
+    tuned = find_guidance(measure, REFERENCE, SCALE, budget=4000, constraints=[Constraint("accuracy", 0.98, True)])
     assert "the best lies beyond what accuracy >= 0.98 allows" in tuned.notes[0]
     assert 3900 < tuned.images == measure.images <= 4000
 
@@ -98,7 +99,7 @@ def test_at_the_edge_of_a_constraint_nothing_of_the_budget_is_kept_back():
 def test_where_nothing_is_feasible_the_nearest_is_named_in_one_line():
     rules = [Constraint("accuracy", 0.95, True)]
     with pytest.raises(UsageError) as refused:
-        tune(Counted(2.0), REFERENCE, SCALE, budget=1000, objective=LOSS, constraints=rules)  # accuracy is 0.9
+        find_guidance(Counted(2.0), REFERENCE, SCALE, budget=1000, objective=LOSS, constraints=rules)  # accuracy is 0.9
     line = str(refused.value)
     assert "\n" not in line
     assert line.startswith("tune: no setting of 'cfg({scale})' satisfies accuracy >= 0.95; nearest is cfg(")
@@ -114,7 +115,9 @@ def test_constraints_on_unknown_metrics_are_refused():
 def test_several_knobs_are_searched_within_the_budget():
     template = Template.of("cfg({scale}).during(sigma=(0.1, {high}))", ["scale=1:8", "high=1:9"])
     measure = Counted(2.0, 3.0)
-    tuned = tune(measure, REFERENCE, template, budget=3000, objective=LOSS, constraints=[Constraint("width", 4, False)])
+    tuned = find_guidance(
+        measure, REFERENCE, template, budget=3000, objective=LOSS, constraints=[Constraint("width", 4, False)]
+    )
     assert tuned.best is None
     assert tuned.notes == ()
     assert measure.images == tuned.images <= 3000
@@ -122,7 +125,7 @@ def test_several_knobs_are_searched_within_the_budget():
     assert chosen.setting[0] <= 4
     assert measure.bottom == pytest.approx(chosen.setting, rel=0.5)
     with pytest.raises(UsageError, match="does not pay for 4 candidates of 50 images"):
-        tune(measure, REFERENCE, template, budget=200, objective=LOSS)
+        find_guidance(measure, REFERENCE, template, budget=200, objective=LOSS)
 
 
 def row(scale: float, on_front: bool = True) -> Row:
@@ -141,8 +144,8 @@ def test_what_is_reported_is_the_recommended_no_guidance_and_the_front_spread_ou
 def test_an_answer_is_read_as_it_was_written(tmp_path: Path):
     tuned = Tuned("cfg(1.5)", "lowest loss", (1.5, 1.25, 2.0), (row(1.5),), 100, ("a note",))
     run = tmp_path / "runs" / "a"
-    save(run / "tuned.json", tuned, {"sampler": "ddim", "steps": 20})
-    found = read_tuned(run)
+    save_answer(run / "tuned.json", tuned, {"sampler": "ddim", "steps": 20})
+    found = read_answers(run / "tuned.json")[0]
     assert found["best"] == {"value": 1.5, "low": 1.25, "high": 2.0}
     assert found["settings"][0]["metrics"] == {"accuracy": [0.9, 0.01]}
     assert (found["guidance"], found["why"], found["notes"], found["images"]) == (
@@ -153,15 +156,12 @@ def test_an_answer_is_read_as_it_was_written(tmp_path: Path):
     )
     assert (found["sampler"], found["steps"]) == ("ddim", 20)
     assert files(tmp_path) == ["runs/a/tuned.json"]
-    assert run_folder(run / "step-000012") == run_folder(run) == run
-    with pytest.raises(UsageError, match=r"has no tuned\.json; make it with `fairlead tune"):
-        read_tuned(tmp_path)
     for damaged in ("", "{}", "[]", '{"guidance": 3}'):
         (run / "tuned.json").write_text(damaged)
         with pytest.raises(UsageError, match="is damaged"):
-            read_tuned(run)
+            read_answers(run / "tuned.json")
     with pytest.raises(UsageError, match="cannot write"):
-        save(run / "tuned.json" / "x", tuned, {})
+        save_answer(run / "tuned.json" / "x", tuned, {})
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_second_search_reads_all_it_needs_and_says_the_same(tmp_path: Path):
 
     def search(folder):
         measure = measurer(folder)
-        found = tune(measure, evaluator().moments, SCALE, budget=400, objective=objective, first=24)
+        found = find_guidance(measure, evaluator().moments, SCALE, budget=400, objective=objective, first=24)
         return found, measure.sampled
 
     first, sampled = search(tmp_path)

@@ -9,12 +9,13 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.data.images import stratified_order
-from fairlead.measure.enough import rare_classes
-from fairlead.report.sweep import sweep_page
-from fairlead.tune.asked import spread
+from fairlead.measure.metrics import rare_classes
+from fairlead.measure.references import spread
+from fairlead.report.sweep_page import sweep_page
+from fairlead.tune.recommend import choice_for
 from fairlead.tune.setting import all_settings
-from fairlead.tune.store import SweepFolder
-from fairlead.tune.sweep import Shared, Sweep
+from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.sweep_run import Shared, Sweep
 from tests.tune.made import model
 from tests.tune.uneven import evaluator_of
 
@@ -59,7 +60,11 @@ def test_what_a_refusal_advises_is_measured(n: int, tmp_path: Path) -> None:
     assert any("diversity leaves out two" in note for note in about["notes"])
     assert points[1].differences is not None
     assert points[1].differences["diversity"].paired
-    page = sweep_page(tmp_path / "report.html", about, points, features=6).read_text() if n in (1, 30) else ""
+    page = (
+        sweep_page(tmp_path / "report.html", about, points, choice_for(points), features=6).read_text()
+        if n in (1, 30)
+        else ""
+    )
     assert ("Diversity leaves out two" in page) == (n in (1, 30))
 
 
@@ -87,7 +92,7 @@ def test_a_sweep_without_any_diversity_has_its_report(tmp_path: Path) -> None:
     list(Sweep(SETTINGS, Shared(n=9), model).measure(SweepFolder(tmp_path), judge))
     about, points = SweepFolder(tmp_path).read()
     assert all("diversity" not in point.score.metrics for point in points)
-    page = sweep_page(tmp_path / "report.html", about, points, features=6).read_text()
+    page = sweep_page(tmp_path / "report.html", about, points, choice_for(points), features=6).read_text()
     assert "Few images for features of 6 dimensions: 9 where 24 are wanted" in page
     assert "The trade-off" in page
 

@@ -8,7 +8,7 @@ import torch
 
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData, stratified_split
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.judge import train_classifier
 
 NAMES = ("zero", "one", "two")

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO, get_args
 
 import tyro
 
@@ -19,6 +19,7 @@ from fairlead.cli.export import Export
 from fairlead.cli.info import Info
 from fairlead.cli.interpolate import Interpolate
 from fairlead.cli.measure import Measure
+from fairlead.cli.options import joined
 from fairlead.cli.report import Report
 from fairlead.cli.sample import Sample
 from fairlead.cli.streams import WRITER_STOPPED, open_streams, parser_errors_in_one_line, silenced
@@ -27,11 +28,11 @@ from fairlead.cli.train import Train
 from fairlead.cli.train_autoencoder import TrainAutoencoder
 from fairlead.cli.train_classifier import TrainClassifier
 from fairlead.cli.tune import Tune
-from fairlead.core.errors import Note, UsageError
+from fairlead.core.errors import Note, Remark, UsageError
 from fairlead.core.launch import refuse_several
 from fairlead.core.places import unreadable
 from fairlead.core.printable import printable, printable_output
-from fairlead.core.signals import Ended, ending
+from fairlead.core.signals import EndSignal, ending
 
 ABOUT = """Train, guide, measure and tune conditional diffusion models.
 
@@ -57,6 +58,8 @@ Command = (
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 
+COMMANDS: dict[str, Any] = {get_args(entry)[1].name: get_args(entry)[0] for entry in get_args(Command)}
+
 _SHARED = (Train, TrainClassifier, TrainAutoencoder, Sweep)
 """Commands whose work several processes share, as torchrun starts them."""
 
@@ -76,7 +79,7 @@ def _notes_in_one_line() -> Iterator[None]:
             line: str | None = None,
         ) -> None:
             if issubclass(category, Note):
-                print(f"fairlead: {message}", file=sys.stderr)
+                print(message if issubclass(category, Remark) else f"fairlead: {message}", file=sys.stderr)
             else:
                 shown(message, category, filename, lineno, file, line)
 
@@ -116,7 +119,7 @@ def _run(arguments: Sequence[str] | None) -> int:
                 Command,
                 prog="fairlead",
                 description=ABOUT,
-                args=given,
+                args=[*given[:1], *joined(given[1:], COMMANDS.get(given[0]))] if given else given,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
         _check_texts(command)
@@ -132,7 +135,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _refused(f"{unreadable(error)}; check the path, its permissions and the space on its disk")
     except KeyboardInterrupt as interruption:
         print("fairlead: interrupted", file=sys.stderr)
-        return interruption.code if isinstance(interruption, Ended) else 130
+        return interruption.code if isinstance(interruption, EndSignal) else 130
     except SystemExit as end:  # --help
         return int(end.code or 0)
     return code or 0

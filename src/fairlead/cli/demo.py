@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fairlead.cli.options import as_given
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import NAME, Hold
 from fairlead.core.places import check_folder, is_folder
+from fairlead.core.progress import bars
 
 if TYPE_CHECKING:
     from fairlead.data.images import ImageData
@@ -48,17 +50,18 @@ class Demo:
             self._run()
 
     def _run(self) -> None:
-        from fairlead.cli.options import evaluator_for
-        from fairlead.cli.report import write_report
-        from fairlead.cli.sweep import measure_with_progress
+        from fairlead.cli.sweep import SweepBar
+        from fairlead.measure.references import evaluator_for
         from fairlead.models.load import load
         from fairlead.report.page import Png, Section
         from fairlead.report.pictures import class_grid, negative_rows
-        from fairlead.report.sweep import findings
+        from fairlead.report.sweep_page import findings
+        from fairlead.report.sweeps import carry_out, report
         from fairlead.train.session import train_to_end
+        from fairlead.tune.recommend import recommend_swept
         from fairlead.tune.setting import all_settings, expand
-        from fairlead.tune.store import SweepFolder
-        from fairlead.tune.sweep import Shared, Sweep
+        from fairlead.tune.sweep_folder import SweepFolder
+        from fairlead.tune.sweep_run import Shared, Sweep
 
         began = time.perf_counter()
         self._check()
@@ -73,12 +76,16 @@ class Demo:
         train_to_end(training)
         print(f"2/3 measuring {self.n} images at each of {len(SCALES)} scales, from the same noise")
         model = load(run)
-        evaluator = evaluator_for(str(run), None, (), model, (self.n,))
+        evaluator = evaluator_for(str(run), None, (), model, (self.n,), bars)
         settings = all_settings([str(run)], expand(["cfg({scale})"], SCALES), ["ddim"], [20])
         sweep, folder = Sweep(settings, Shared(n=self.n, seed=self.seed), load), SweepFolder(self.out)
-        points = measure_with_progress(sweep, folder, evaluator)
+        with SweepBar() as bar:
+            carry_out(sweep, folder, evaluator, bar, command=as_given())
+        points = folder.read()[1]
         print("3/3 drawing pictures")
-        best, text = findings(points, evaluator.floor(self.n))
+        choice = recommend_swept(points)
+        best, text = choice.point, findings(points, evaluator.floor(self.n), choice)
+        assert best is not None
         extra = (
             Section(
                 f"Every class at {best.guidance}",
@@ -102,7 +109,7 @@ class Demo:
                 ],
             ),
         )
-        path, _ = write_report(self.out, extra)
+        path = report(self.out, extra).path
         print(f"\n{text}\n\nreport: {path}   (whole demo: {time.perf_counter() - began:.0f} s)")
         print(f'next: fairlead sample {run} --cond seven --guidance "{best.guidance}" --out {self.out / "sevens"}')
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from fairlead.core.errors import UsageError
-from fairlead.core.places import check_file
-from fairlead.core.progress import working
+from fairlead.core.progress import bars
 from fairlead.core.registry import names
 
 
@@ -51,34 +48,10 @@ class Doctor:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> int:
-        from fairlead.core.files import replacing
-        from fairlead.data.hub import load_data
-        from fairlead.measure.doctor import doctor
-        from fairlead.models.load import is_pipeline, load
-        from fairlead.report.columns import WIDTH
+        from fairlead.measure.examination import doctor
+        from fairlead.report.text_table import WIDTH
 
-        if self.json is not None:
-            check_file(self.json, "choose another --json")
-        with working(f"loading {self.model}"):
-            model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
-        size = model.image_shape[-1] if is_pipeline(self.model) else None
-        data = None if self.data is None else load_data(self.data, split="test", size=size)
-        with working("examining"):
-            findings = doctor(
-                model,
-                self.guidance,
-                cond=self.cond,
-                data=data,
-                sampler=self.sampler,
-                steps=self.steps,
-                grid=self.grid,
-            )
+        findings = doctor(**vars(self), progress=bars)
         for finding in findings:
             print(textwrap.fill(str(finding), WIDTH, subsequent_indent="      "))
-        if self.json is not None:
-            try:
-                with replacing(self.json) as partial:
-                    partial.write_text(json.dumps([vars(finding) for finding in findings], indent=1))
-            except OSError as error:
-                raise UsageError(f"cannot write {self.json}: {error}") from error
         return int(any(finding.level == "FAIL" for finding in findings))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from fairlead.core.hold import Hold
-from fairlead.core.progress import Bar, working
+from fairlead.cli.options import as_given
+from fairlead.core.progress import bars
 from fairlead.core.registry import names
 
 
@@ -60,40 +58,8 @@ class Explain:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
-        from fairlead.report.explain import check_free
+        from fairlead.report.explanations import explain
+        from fairlead.report.text_table import WIDTH
 
-        check_free(self.out, "choose another --out")
-        with Hold(self.out):
-            self._run()
-
-    def _run(self) -> None:
-        from fairlead.cli.options import guidance_of
-        from fairlead.models.load import load
-        from fairlead.report.columns import WIDTH
-        from fairlead.report.explain import Explanation, check_free
-        from fairlead.sample.run import Plan
-
-        check_free(self.out, "choose another --out")
-        with working(f"loading {self.model}"):
-            model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
-        guidance, chosen = guidance_of(
-            self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
-        )
-        plan = Plan.of(
-            model,
-            self.cond,
-            guidance,
-            seeds=self.seeds,
-            sampler=self.sampler,
-            steps=self.steps,
-            grid=self.grid,
-            batch_size=self.batch_size,
-            precision=self.precision,  # type: ignore[arg-type]
-        )
-        with Bar(len(plan.batches) * plan.steps, "step") as bar:
-            explanation = Explanation.of(plan, self.compare, on_frame=lambda _: bar.update())
-        explanation = replace(explanation, settings={**explanation.settings, **chosen})
-        with working("drawing pictures"):
-            explanation.save(self.out, f"fairlead {shlex.join(sys.argv[1:])}")
-        text = textwrap.fill(explanation.findings(), WIDTH)
-        print(f"{explanation.table()}\n\n{text}\n\n{self.out / 'explain.html'}")
+        found = explain(**vars(self), progress=bars, command=as_given())
+        print(f"{found.table()}\n\n{textwrap.fill(found.findings(), WIDTH)}\n\n{self.out / 'explain.html'}")

@@ -18,7 +18,7 @@ from fairlead.core.registry import names
 from fairlead.core.signals import unbroken
 
 if TYPE_CHECKING:
-    from fairlead.sample.run import Run
+    from fairlead.sample.result import Run
 
 GLANCE = 20
 """Most rows and columns of the picture that shows all images at a glance."""
@@ -70,10 +70,11 @@ class Sample:
             self._run()
 
     def _run(self) -> None:
-        from fairlead.cli.options import guidance_of
         from fairlead.models.load import load
         from fairlead.models.model import LabelEncoder
         from fairlead.sample.run import Plan
+        from fairlead.sample.sampling import Sampling
+        from fairlead.tune.answers import tuned_guidance
 
         check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
         with working(f"loading {self.model}"):
@@ -86,21 +87,18 @@ class Sample:
         if self.cond == ("all",) and LabelEncoder(model.classes).find("all") is not None:
             raise UsageError("--cond all: a class is called so too; name each class, or that one by 'index N'")
         wanted: Sequence[str | None] = model.classes if self.cond == ("all",) else self.cond or (None,)
-        guidance, chosen = guidance_of(
+        guidance, chosen = tuned_guidance(
             self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
         )
+        sampling = Sampling(self.sampler, self.steps, self.grid, self.batch_size, self.precision)  # type: ignore[arg-type]
         plan = Plan.of(
             model,
             [cond for cond in wanted for _ in range(self.n)],
             guidance,
+            sampling,
             seeds=[self.seed + i for _ in wanted for i in range(self.n)],
-            sampler=self.sampler,
-            steps=self.steps,
-            grid=self.grid,
-            batch_size=self.batch_size,
-            precision=self.precision,  # type: ignore[arg-type]
         )
-        with Bar(len(plan.batches) * plan.steps, "step") as bar:
+        with Bar(len(plan.batches) * self.steps, "step") as bar:
             run = plan.run(on_frame=lambda _: bar.update())
         run = replace(run, settings={**run.settings, **chosen})
         with unbroken():
@@ -109,13 +107,13 @@ class Sample:
         n = len(run.seeds)
         print(
             f"{n} images in {self.out} "
-            f"({run.cost.rows / n:g} network rows and {1000 * run.seconds / n:.1f} ms an image); at a glance: {glance}"
+            f"({run.cost.rows / n:g} network rows and {1000 * run.seconds / n:.1f} ms per image); at a glance: {glance}"
         )
 
     def _save_grid(self, run: Run, wanted: Sequence[str | None]) -> Path:
         """OUT/grid.png: a column a condition, a row a seed, the first of each."""
         from fairlead.core.files import replacing
-        from fairlead.report.grids import image_grid
+        from fairlead.report.image_grid import image_grid
 
         assert run.images is not None
         columns, rows = min(len(wanted), GLANCE), min(self.n, GLANCE)

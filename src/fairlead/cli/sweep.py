@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fairlead.core.hold import shared_hold
-from fairlead.core.places import check_folder
-from fairlead.core.progress import Bar, clock
+from fairlead.cli.options import as_given
+from fairlead.core.progress import Bar, bars, clock
 from fairlead.core.registry import names
 
 if TYPE_CHECKING:
-    from fairlead.measure.estimate import Estimate
-    from fairlead.measure.evaluate import Evaluator
-    from fairlead.tune.budget import Budget
-    from fairlead.tune.store import Point, SweepFolder
-    from fairlead.tune.sweep import Outlook
-    from fairlead.tune.sweep import Sweep as Measuring
-    from fairlead.tune.workers import Workers
-
-DEFAULT_SCALES = (0.0, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
+    from fairlead.measure.metrics import Estimate
+    from fairlead.tune.budget import Outlook
+    from fairlead.tune.sweep_run import Event
 
 
 @dataclass(frozen=True)
@@ -38,8 +28,8 @@ class Sweep:
 
     Distance is the Fréchet distance of features to the training images; the floor is that of held-out real images at
     the same number. Adherence is judged by a classifier that neither guides nor gives the features. Both classifiers
-    are trained by a fixed recipe on first use and cached. Of models that are told text or attributes of scenes,
-    agreement with what they were asked for is judged too, attribute by attribute.
+    are trained by a fixed recipe on first use and cached. Of models that are conditioned on text or attributes of
+    scenes, agreement with what they were asked for is judged too, attribute by attribute.
 
     Finished batches are stored: after a kill, Ctrl-C or the end of the budget, the same command goes on with nothing
     made twice, and a command with more guidances, scales, samplers, steps or checkpoints adds to what is there.
@@ -63,8 +53,8 @@ class Sweep:
     seed: int = 0
     """Seed of the first image; the same seeds for every setting."""
     cond: tuple[str, ...] = ()
-    """Classes, taken in turn, and compared with real images of these; nothing for every class in turn. Models told more
-    than a label take what held-out images say of themselves."""
+    """Classes, taken in turn, and compared with real images of these; nothing for every class in turn. Models
+    conditioned on more than a label take what held-out images say of themselves."""
     sampler: Annotated[
         tuple[str, ...], tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
     ] = ("ddim",)
@@ -85,138 +75,81 @@ class Sweep:
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
     def run(self) -> None:
-        with shared_hold(self.out):
-            self._run()
+        from fairlead.report.sweeps import sweep
 
-    def _run(self) -> None:
-        from fairlead.cli.options import evaluator_for
-        from fairlead.cli.report import write_report
-        from fairlead.models.load import load
-        from fairlead.tune.budget import Budget
-        from fairlead.tune.setting import all_settings, expand
-        from fairlead.tune.store import SweepFolder
-        from fairlead.tune.sweep import Shared
-        from fairlead.tune.sweep import Sweep as Measuring
-        from fairlead.tune.workers import Workers
-
-        scales = self.scales
-        if scales is None:
-            scales = DEFAULT_SCALES if any("{scale}" in text for text in self.guidance) else ()
-        settings = all_settings(self.model, expand(self.guidance, scales), self.sampler, self.steps)
-        budget = None if self.budget is None else Budget.parse(self.budget)
-        shared = Shared(
-            self.n,
-            self.seed,
-            self.cond,
-            self.grid,
-            self.batch_size,
-            self.precision,  # type: ignore[arg-type]  # planning refuses others
-        )
-        check_folder(self.out)
-        workers = Workers.launched(self.device)
-        measuring = Measuring(settings, shared, partial(load, device=workers.device))
-        folder = SweepFolder(self.out)
-        folder.check(measuring.described())
-        evaluator = None
-        if workers.main:
-            chosen = measuring.labels if self.cond else ()
-            evaluator = evaluator_for(self.model[0], self.data, chosen, measuring.first, (self.n,))
-            self._say_other_data(measuring)
-        points = measure_with_progress(measuring, folder, evaluator, budget, self.keep_images, workers)
-        if points:
-            path, text = write_report(self.out)
-            print(f"{text}\nreport: {path}")
-
-    def _say_other_data(self, measuring: Measuring) -> None:
-        first = measuring.models[self.model[0]]
-        for name, model in measuring.models.items():
-            if model.get("data_fingerprint") != first.get("data_fingerprint"):
-                print(
-                    f"{name} was trained on other images than {self.model[0]}; both are measured against those of "
-                    f"{self.model[0]}",
-                    file=sys.stderr,
-                )
+        with SweepBar(self.keep_images) as bar:
+            found = sweep(**vars(self), progress=bars, on_event=bar, command=as_given())
+        if found is not None:
+            print(f"{found.choice.text}\nreport: {found.path}")
 
 
-def measure_with_progress(
-    measuring: Measuring,
-    folder: SweepFolder,
-    evaluator: Evaluator | None,
-    budget: Budget | None = None,
-    keep_images: bool = False,
-    workers: Workers | None = None,
-) -> list[Point]:
-    """Run a sweep behind a bar over its images, printing a line a setting.
+class SweepBar:
+    """A bar over the images of a sweep, with a line a setting; called with its events."""
 
-    Returns:
-        all points of the folder, in the order of the table; none in other than the main process.
-    """
-    from fairlead.tune.setting import labels_of
-    from fairlead.tune.store import Point
-    from fairlead.tune.sweep import Batch, Outlook, Stopped
-    from fairlead.tune.workers import Workers
+    def __init__(self, keep_images: bool = False) -> None:
+        self.keep_images = keep_images
+        self.bar: Bar | None = None
+        self.rows = self.total = self.began = 0.0
+        self.outlook: Outlook | None = None
 
-    workers = workers or Workers()
-    settings = list(measuring.keys)
-    label = dict(zip(settings, labels_of(settings), strict=True))
-    width = min(48, max(16, *map(len, label.values())))
-    command = f"fairlead {shlex.join(sys.argv[1:])}"
-    rows = total = 0.0
-    began = time.perf_counter()
-    form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} images [{elapsed}{postfix}]"
-    with Bar(0, "image", shown=workers.main, form=form) as bar:
-        try:
-            for event in measuring.measure(
-                folder, evaluator, command=command, budget=budget, keep_images=keep_images, workers=workers
-            ):
-                if not workers.main:
-                    continue
-                if isinstance(event, Outlook):
-                    bar.write(_outlook(event, budget))
-                    if keep_images and event.measured:
-                        bar.write("of settings that are measured already, only images that were kept then are kept")
-                    floor = folder.floor
-                    if floor is not None:
-                        bar.write(_line("real images", floor.metrics, "", width))
-                    bar.reset(event.now.images)
-                    total, began = event.now.rows, time.perf_counter()
-                elif isinstance(event, Batch):
-                    # the batches are dealt in turn, so the others are as far
-                    rows += workers.count * event.work.rows
-                    left = max(0.0, total - rows) * (time.perf_counter() - began) / max(rows, 1.0)
-                    bar.note(f"about {clock(left)} left")
-                    bar.update(min(workers.count * event.work.images, (bar.total or 0) - bar.n))
-                elif isinstance(event, Point):
-                    cost = f"{event.rows_per_image:g} rows {event.ms_per_image:.1f} ms"
-                    bar.write(_line(label[event.setting], event.score.metrics, cost, width))
-                elif isinstance(event, Stopped):
-                    bar.write(
-                        f"the budget of {budget} is spent: {event.settings} of {len(settings)} settings are left "
-                        f"({event.work}); the same command goes on"
-                    )
-        except KeyboardInterrupt:
-            if workers.main and folder.started():
-                bar.write(f"finished batches are in {folder.folder}; the same command goes on", file=sys.stderr)
-            raise
-    return folder.read()[1] if workers.main else []
+    def __enter__(self) -> SweepBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, event: Event) -> None:
+        from fairlead.tune.budget import FinishedBatch, Outlook, Stopped
+        from fairlead.tune.setting import Point
+
+        if isinstance(event, Outlook):
+            self.outlook = event
+            form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} images [{elapsed}{postfix}]"
+            self.bar = Bar(event.now.images, "image", form=form)
+            self.bar.write(_outlook(event))
+            if self.keep_images and event.measured:
+                self.bar.write("of settings that are measured already, only images that were kept then are kept")
+            self.bar.write(self._line("real images", event.floor.metrics, ""))
+            self.total, self.began = event.now.rows, time.perf_counter()
+            return
+        assert self.bar is not None
+        assert self.outlook is not None
+        if isinstance(event, FinishedBatch):
+            # the batches are dealt in turn, so the others are as far
+            count = self.outlook.processes
+            self.rows += count * event.work.rows
+            left = max(0.0, self.total - self.rows) * (time.perf_counter() - self.began) / max(self.rows, 1.0)
+            self.bar.note(f"about {clock(left)} left")
+            self.bar.update(min(count * event.work.images, (self.bar.total or 0) - self.bar.n))
+        elif isinstance(event, Point):
+            cost = f"{event.rows_per_image:g} rows {event.ms_per_image:.1f} ms"
+            self.bar.write(self._line(self.outlook.labels[event.setting], event.score.metrics, cost))
+        elif isinstance(event, Stopped):
+            self.bar.write(
+                f"the budget of {self.outlook.budget} is spent: {event.settings} of {len(self.outlook.labels)} "
+                f"settings are left ({event.work}); the same command goes on"
+            )
+
+    def _line(self, name: str, metrics: Mapping[str, Estimate], cost: str) -> str:
+        from fairlead.measure.agreement import AGREEMENT, adherence_of
+        from fairlead.measure.metrics import DEBIASED, RAW, title_of
+
+        assert self.outlook is not None
+        width = min(48, max(16, *map(len, self.outlook.labels.values())))
+        shown = (DEBIASED, RAW, adherence_of(metrics), "diversity")
+        values = "  ".join(f"{title_of(key)} {metrics[key]}" for key in shown if key in metrics)
+        line = f"{name:<{width}} {values}  {cost}"
+        each = [f"{key.removeprefix('agreement_')} {metrics[key]}" for key in list(AGREEMENT)[1:] if key in metrics]
+        lead = "    "
+        return "\n".join([line, *textwrap.wrap(", ".join(each), 110, initial_indent=lead, subsequent_indent=lead)])
 
 
-def _outlook(event: Outlook, budget: Budget | None) -> str:
+def _outlook(event: Outlook) -> str:
     text = f"{event.settings} setting{'s' * (event.settings > 1)}"
     if event.measured:
         text += f", {event.measured} of them measured"
     text += f"; to do: {event.left}" if event.measured < event.settings else "; nothing to do"
-    if budget is not None and event.beyond:
-        text += f"; within {budget}: {event.now}, without {event.beyond} of the settings"
+    if event.budget is not None and event.beyond:
+        text += f"; within {event.budget}: {event.now}, without {event.beyond} of the settings"
     return text
-
-
-def _line(name: str, metrics: Mapping[str, Estimate], cost: str, width: int) -> str:
-    from fairlead.measure.agreement import AGREEMENT, adherence_of
-    from fairlead.measure.metrics import DEBIASED, RAW, title_of
-
-    shown = (DEBIASED, RAW, adherence_of(metrics), "diversity")
-    values = "  ".join(f"{title_of(key)} {metrics[key]}" for key in shown if key in metrics)
-    line = f"{name:<{width}} {values}  {cost}"
-    each = [f"{key.removeprefix('agreement_')} {metrics[key]}" for key in list(AGREEMENT)[1:] if key in metrics]
-    return "\n".join([line, *(textwrap.wrap(", ".join(each), 110, initial_indent="    ", subsequent_indent="    "))])

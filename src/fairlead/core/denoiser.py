@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition
-from fairlead.core.prediction import Mixing, Objective, Prediction, Tied, check_pair
+from fairlead.core.prediction import Mixing, Objective, Prediction, TiedPrediction, check_pair
 from fairlead.core.schedule import NoiseSchedule, as_schedule, as_time
 
 
@@ -39,13 +39,13 @@ def at_step(denoiser: Denoiser, step: int) -> Denoiser:
     return denoiser if at is None else at(step)
 
 
-Estimate = Callable[[Tensor, Tensor, Condition], Tensor]
+X0Denoiser = Callable[[Tensor, Tensor, Condition], Tensor]
 """What a denoiser is, with the x0 alone for an answer."""
 
 
-def x0_of(denoiser: Denoiser) -> Estimate:
+def x0_of(denoiser: Denoiser) -> X0Denoiser:
     """The x0 that a denoiser predicts, without the eps where it has a method ``x0`` that spares it."""
-    alone: Estimate | None = getattr(denoiser, "x0", None)
+    alone: X0Denoiser | None = getattr(denoiser, "x0", None)
     return alone or (lambda x_t, t, condition: denoiser(x_t, t, condition).x0)
 
 
@@ -78,7 +78,7 @@ def tally(rows: int) -> None:
         cost.calls += 1
 
 
-class Counted:
+class CountingDenoiser:
     """A denoiser whose rows are counted here, call by call, unless it counts some itself."""
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -107,8 +107,12 @@ class Counted:
 
 
 def counted(denoiser: Denoiser) -> Denoiser:
-    """The denoiser, in :class:`Counted` where its class does not say that it ``counts`` its rows itself."""
-    return denoiser if "counts" in vars(type(denoiser)) or isinstance(denoiser, Counted) else Counted(denoiser)
+    """The denoiser, in :class:`CountingDenoiser` where its class does not say that it ``counts`` its rows itself."""
+    return (
+        denoiser
+        if "counts" in vars(type(denoiser)) or isinstance(denoiser, CountingDenoiser)
+        else CountingDenoiser(denoiser)
+    )
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
@@ -130,9 +134,9 @@ def expand_like(value: Tensor, x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Level:
+class NoiseLevel:
     """A noise level as a network needs it: ``mixing`` and ``input_scale`` broadcast against x_t, the latter is None
-    where it is 1; ``time`` is what the network is told, float32."""
+    where it is 1; ``time`` is what the network gets, float32."""
 
     mixing: Mixing
     input_scale: Tensor | None
@@ -153,14 +157,14 @@ class _Times(dict[int, Tensor]):
         return self[n]
 
 
-def level_at(schedule: NoiseSchedule, t: Tensor, x_t: Tensor) -> Level:
+def level_at(schedule: NoiseSchedule, t: Tensor, x_t: Tensor) -> NoiseLevel:
     """The level of times t [] or [n] for x_t [n, ...], in its dtype and on its device. Single times are remembered: a
     run asks for each of them several times, and the arithmetic on single numbers would cost more than a small network.
     """
     if isinstance(t, Tensor) and (t.ndim or t.device.type != "cpu"):
         return _level(schedule, t, x_t)
     key, known = (float(t), x_t.dtype, x_t.device, x_t.ndim), schedule.remembered
-    level: Level | None = known.get(key)
+    level: NoiseLevel | None = known.get(key)
     if level is None:
         if len(known) >= 4096:
             known.clear()
@@ -177,17 +181,17 @@ def remember_levels(schedule: NoiseSchedule, times: Tensor, x_t: Tensor) -> None
         for i, t in enumerate(times.tolist()):
             scale = None if scales is None or float(scales[i]) == 1 else scales[i : i + 1]
             mixing = Mixing(together.mixing.alpha[i : i + 1], together.mixing.sigma[i : i + 1])
-            level = Level(mixing, scale, together.time[i])
+            level = NoiseLevel(mixing, scale, together.time[i])
             schedule.remembered.setdefault((t, x_t.dtype, x_t.device, x_t.ndim), level)
 
 
-def _level(schedule: NoiseSchedule, t: Tensor, x_t: Tensor) -> Level:
+def _level(schedule: NoiseSchedule, t: Tensor, x_t: Tensor) -> NoiseLevel:
     t = as_time(t)
     alpha, sigma = (expand_like(value, x_t) for value in schedule.alpha_sigma(t))
     scale = schedule.input_scale(t)
     plain = t.ndim == 0 and float(scale) == 1
     time = schedule.network_time(t).to(x_t.device, torch.float32)
-    return Level(Mixing(alpha, sigma), None if plain else expand_like(scale, x_t), time)
+    return NoiseLevel(Mixing(alpha, sigma), None if plain else expand_like(scale, x_t), time)
 
 
 class NetworkDenoiser:
@@ -216,7 +220,7 @@ class NetworkDenoiser:
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         output, mixing = self._asked(x_t, t, condition)
-        return Tied(mixing.x0_of(output, self.objective, x_t), x_t, mixing)
+        return TiedPrediction(mixing.x0_of(output, self.objective, x_t), x_t, mixing)
 
     def x0(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The x0 of the prediction, without the eps; see :func:`x0_of`."""

@@ -33,6 +33,10 @@ class Note(UserWarning):
     """What a user should know, in one line; nothing is wrong. The command line prints it as it prints an error."""
 
 
+class Remark(Note):
+    """A note about the run that goes on, such as too few images; said every time."""
+
+
 _SAID: set[str] = set()
 
 
@@ -41,6 +45,11 @@ def note(text: str) -> None:
     if text not in _SAID:
         _SAID.add(text)
         warnings.warn_explicit(text, Note, "fairlead", 0)  # no line of source behind it
+
+
+def remark(text: str) -> None:
+    """Say something, as a warning of class :class:`Remark`."""
+    warnings.warn_explicit(text, Remark, "fairlead", 0)
 
 
 def unknown(kind: str, given: object, known: Iterable[str]) -> UsageError:

@@ -6,6 +6,8 @@ The file is made with O_EXCL, so one of many that start at once gets the folder.
 when its process is (a number that was given to another process since is told by its start). A holder on another host,
 or in another container, counts as dead when its file was not touched for STALE seconds by the clock of the disk.
 Nothing here relies on locks of the file system; where there are some, they order those who find a dead holder.
+
+Over 300 lines: taking a folder, the signs of life and giving it back are one protocol, to be read together.
 """
 
 from __future__ import annotations

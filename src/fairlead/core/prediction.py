@@ -132,7 +132,7 @@ class Prediction:
 
     @classmethod
     def from_x0(cls, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        return Tied(x0, x_t, Mixing(alpha, sigma))
+        return TiedPrediction(x0, x_t, Mixing(alpha, sigma))
 
     @classmethod
     def from_output(cls, output: Tensor, objective: Objective, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
@@ -145,7 +145,7 @@ class Prediction:
         return target(self.x0, self.eps, objective, alpha, sigma)
 
 
-class Tied(Prediction):
+class TiedPrediction(Prediction):
     """A prediction whose eps follows from its x0, and is worked out when it is asked for."""
 
     def __init__(self, x0: Tensor, x_t: Tensor, mixing: Mixing) -> None:

@@ -103,7 +103,7 @@ class Bar:
 
 
 @contextmanager
-def counting_bar(title: str, total: int, unit: str = "image") -> Iterator[Callable[[int], None]]:
+def counting_bar(title: str, total: int | None, unit: str = "image") -> Iterator[Callable[[int], None]]:
     """A bar that appears with the first count."""
     bars: list[Bar] = []
 
@@ -117,6 +117,17 @@ def counting_bar(title: str, total: int, unit: str = "image") -> Iterator[Callab
     finally:
         for bar in bars:
             bar.close()
+
+
+@contextmanager
+def bars(title: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], object]]:
+    """A :class:`~fairlead.core.work.Progress`: a bar where something is counted, else a line if it takes long."""
+    if unit:
+        with counting_bar(title, total, unit) as advance:
+            yield advance
+    else:
+        with working(title):
+            yield lambda count: None
 
 
 @contextmanager

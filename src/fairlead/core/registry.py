@@ -61,10 +61,10 @@ REGISTRY: dict[str, dict[str, str]] = {
         "s2": "fairlead.guide.methods.s2:S2",
     },
     "score": {
-        "brightness": "fairlead.guide.scores:Brightness",
-        "color": "fairlead.guide.scores:Color",
-        "label": "fairlead.guide.scores:Label",
-        "match": "fairlead.guide.scores:Match",
+        "brightness": "fairlead.guide.image_scores:Brightness",
+        "color": "fairlead.guide.image_scores:Color",
+        "label": "fairlead.guide.image_scores:Label",
+        "match": "fairlead.guide.image_scores:Match",
     },
     "finisher": {
         "clip": "fairlead.guide.methods.threshold:Clip",
@@ -128,15 +128,15 @@ REGISTRY: dict[str, dict[str, str]] = {
 PUBLIC: dict[str, str] = {
     "Attachment": "fairlead.diffusers.guiding.attach:Attachment",
     "Condition": "fairlead.core.condition:Condition",
-    "Explanation": "fairlead.report.explain:Explanation",
-    "Finding": "fairlead.measure.doctor:Finding",
+    "Explanation": "fairlead.report.explanations:Explanation",
+    "Finding": "fairlead.measure.run_findings:Finding",
     "GaussianMixture": "fairlead.data.toys:GaussianMixture",
     "GuidedDenoiser": "fairlead.guide.engine:GuidedDenoiser",
     "Guider": "fairlead.diffusers.guiding.guider:Guider",
-    "Interpolation": "fairlead.measure.interpolate:Interpolation",
+    "Interpolation": "fairlead.report.interpolations:Interpolation",
     "Model": "fairlead.models.model:Model",
     "Prediction": "fairlead.core.prediction:Prediction",
-    "Run": "fairlead.sample.run:Run",
+    "Run": "fairlead.sample.result:Run",
     "TrainConfig": "fairlead.train.config:TrainConfig",
     "Trained": "fairlead.report.training:Trained",
     "Training": "fairlead.train.loop:Training",
@@ -145,21 +145,25 @@ PUBLIC: dict[str, str] = {
     "data": "fairlead.data.arrays:data",
     "denoiser": "fairlead.models.own:denoiser",
     "diffusers_config": "fairlead.diffusers.networks:diffusers_config",
-    "doctor": "fairlead.measure.doctor:doctor",
-    "explain": "fairlead.report.explain:explain",
+    "doctor": "fairlead.measure.examination:doctor",
+    "explain": "fairlead.report.explanations:explain",
     "export": "fairlead.diffusers.export:export",
     "from_guider": "fairlead.diffusers.guiding.from_guider:from_guider",
-    "interpolate": "fairlead.measure.interpolate:interpolate",
+    "interpolate": "fairlead.report.interpolations:interpolate",
     "load": "fairlead.models.load:load",
     "load_autoencoder": "fairlead.diffusers.autoencoder:load_autoencoder",
     "load_data": "fairlead.data.hub:load_data",
+    "measure": "fairlead.report.comparisons:measure",
     "parse": "fairlead.guide.expression:parse",
     "register": "fairlead.core.registry:register",
+    "report": "fairlead.report.sweeps:report",
     "sample": "fairlead.sample.run:sample",
+    "sweep": "fairlead.report.sweeps:sweep",
+    "toy": "fairlead.models.toy:toy_model",
     "train": "fairlead.report.training:train",
     "train_autoencoder": "fairlead.report.training:train_autoencoder",
     "train_classifier": "fairlead.report.training:train_classifier",
-    "toy": "fairlead.models.toy:toy_model",
+    "tune": "fairlead.report.searches:tune",
 }
 """Names of ``fl.`` beside those of expressions."""
 
@@ -179,7 +183,7 @@ _BASES = {
     "term": "fairlead.guide.terms:Term",
     "finisher": "fairlead.guide.terms:Finisher",
     "scale": "fairlead.guide.scales:ScaleSchedule",
-    "score": "fairlead.guide.scores:Score",
+    "score": "fairlead.guide.image_scores:ImageScore",
     "sampler": "fairlead.sample.sampler:Sampler",
 }
 _TAKES = {"extractor": ("argument", "data", "device"), "data": ("split",)}
@@ -251,8 +255,8 @@ def register(name: str, thing: Any, *, kind: str | None = None) -> None:
 
     Args:
         name: how it is written; a class says the same as its ``name``.
-        thing: a frozen dataclass that derives from ``Term``, ``Finisher``, ``ScaleSchedule``, ``Score`` or ``Sampler``;
-            a function ``(argument, data, device) -> Extractor`` or ``(split, ...) -> ImageData``; or
+        thing: a frozen dataclass that derives from ``Term``, ``Finisher``, ``ScaleSchedule``, ``ImageScore`` or
+            ``Sampler``; a function ``(argument, data, device) -> Extractor`` or ``(split, ...) -> ImageData``; or
             ``"module:attribute"``, imported on first use.
         kind: "term", "finisher", "scale", "score", "sampler", "extractor" or "data"; needed unless a class says it.
 

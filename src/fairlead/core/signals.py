@@ -1,8 +1,8 @@
 """Ctrl-C, SIGTERM (kill, a scheduler) and SIGHUP (a closed terminal) end a command in one way.
 
-The first of them raises :class:`Ended`, or is noted where a step or a file has to be finished before. The same signal
-often comes twice at once, from the terminal and from a launcher: what comes within ``SAME`` seconds is one. A later one
-ends at once. SIGUSR1 asks a training to save and to go on.
+The first of them raises :class:`EndSignal`, or is noted where a step or a file has to be finished before. The same
+signal often comes twice at once, from the terminal and from a launcher: what comes within ``SAME`` seconds is one. A
+later one ends at once. SIGUSR1 asks a training to save and to go on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 _SAVING = [getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name)]
 
 
-class Ended(KeyboardInterrupt):
+class EndSignal(KeyboardInterrupt):
     """A signal ended the command; ``code`` is what it exits with, 128 + the signal's number: 130 for Ctrl-C."""
 
     def __init__(self, number: int) -> None:
@@ -33,7 +33,7 @@ class Ended(KeyboardInterrupt):
         return 128 + self.number
 
 
-class Noted:
+class SignalNotes:
     """What came while :func:`noting`: the number of the signal that asks to end, 0 without one; whether to save."""
 
     def __init__(self) -> None:
@@ -54,16 +54,16 @@ class Noted:
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """Inside, the first signal raises :class:`Ended`; a later one kills the process while it cleans up."""
+    """Inside, the first signal raises :class:`EndSignal`; a later one kills the process while it cleans up."""
     with _handled(_ENDING, _Order(_raise, _kill)):
         yield
 
 
 @contextmanager
-def noting() -> Iterator[Noted]:
-    """Inside, the first signal is only noted, so that a step is never half done; a later one raises :class:`Ended`.
+def noting() -> Iterator[SignalNotes]:
+    """Inside, the first signal is only noted, so that a step is never half done; a later one raises :class:`EndSignal`.
     SIGUSR1 is noted too."""
-    noted = Noted()
+    noted = SignalNotes()
     with _handled(_ENDING, _Order(noted._end, _raise)), _handled(_SAVING, noted._ask):
         yield noted
 
@@ -104,7 +104,7 @@ class _Order:
 
 
 def _raise(number: int) -> None:
-    raise Ended(number)
+    raise EndSignal(number)
 
 
 def _kill(number: int) -> None:

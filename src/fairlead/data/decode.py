@@ -8,6 +8,7 @@ some of those start programs (Ghostscript, for EPS).
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -21,7 +22,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.core.memory import machine_memory
 
 _AVIF = find_spec("PIL.AvifImagePlugin") is not None
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(["AVIF"] if _AVIF else []))
@@ -193,3 +193,18 @@ def _fit(image: Image.Image, size: int) -> Image.Image:
 
 def _extent(array: NDArray[Any]) -> str:
     return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def machine_memory() -> int | None:
+    """Bytes that this process may have: the machine's memory, or less where its control group is limited; None where
+    that cannot be asked."""
+    try:
+        bytes_there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            bytes_there = min(bytes_there, int(Path(limit).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return bytes_there

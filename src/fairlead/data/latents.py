@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from fairlead.core.brief import brief
-from fairlead.core.cache import cached
 from fairlead.core.errors import UsageError
 from fairlead.core.places import place_of
 from fairlead.core.registry import lookup
 from fairlead.core.typed import Size
 from fairlead.data.images import Batches, ImageData, stream
+from fairlead.data.tensor_cache import cached
 
 
 class LatentsConfig(TypedDict):
@@ -108,7 +108,7 @@ class Latents:
 
         Args:
             progress: called with numbers of images as they are encoded.
-            folder: of the cache, see :func:`fairlead.core.cache.cached`.
+            folder: of the cache, see :func:`fairlead.data.tensor_cache.cached`.
 
         Raises:
             UsageError: for images that the autoencoder cannot encode.

@@ -33,7 +33,8 @@ class TextEncoder(Protocol):
         ...
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids int64 [n, length], or states float32 [n, 1 + length, width + 1] as in :mod:`fairlead.core.text`.
+        """Token ids int64 [n, length], or states float32 [n, 1 + length, width + 1] as in
+        :mod:`fairlead.nets.packed_text`.
 
         Raises:
             UsageError: for a prompt that is too long, naming the words that would be lost, or that has unknown words.

@@ -18,7 +18,7 @@ from fairlead.core.arguments import as_path
 from fairlead.core.brief import brief
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
-from fairlead.core.memory import weightless
+from fairlead.core.modules import weightless
 from fairlead.core.places import expanded, is_folder
 from fairlead.core.strict_json import opened, read_json
 from fairlead.data.images import to_float

@@ -19,7 +19,7 @@ from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, tally
 from fairlead.core.errors import UsageError
-from fairlead.core.evaluating import evaluating, gradients_of
+from fairlead.core.modules import evaluating, gradients_of
 from fairlead.core.places import is_there
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import NoiseSchedule, as_time

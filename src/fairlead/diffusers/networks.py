@@ -18,7 +18,6 @@ from fairlead.core.arguments import as_mapping, is_count, plain, shown
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule, RectifiedFlow
-from fairlead.core.text import unpack
 from fairlead.core.typed import Count, Size
 from fairlead.diffusers.network_calls import (
     MASK,
@@ -36,6 +35,7 @@ from fairlead.diffusers.perturbation import layers_of, perturbing
 from fairlead.diffusers.pretrained import library, setting
 from fairlead.nets.build import UNFIT
 from fairlead.nets.embeddings import read
+from fairlead.nets.packed_text import unpack
 
 _WHAT = "networks of diffusers"
 
@@ -49,8 +49,8 @@ class EncodedShape(TypedDict):
 
 
 class EncodedText(nn.Module):
-    """The condition "text" as an encoder outside made it, a value of :mod:`fairlead.core.text`; where it is not kept,
-    what that encoder makes of the empty string, which is kept in the checkpoint. ``zeros`` tokens of zeros follow
+    """The condition "text" as an encoder outside made it, a value of :mod:`fairlead.nets.packed_text`; where it is not
+    kept, what that encoder makes of the empty string, which is kept in the checkpoint. ``zeros`` tokens of zeros follow
     its own."""
 
     empty: Tensor

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fairlead.core.errors import UsageError
-from fairlead.core.evaluating import evaluating, gradients_of
+from fairlead.core.modules import evaluating, gradients_of
 from fairlead.diffusers.files import unknown_family
 from fairlead.diffusers.network_calls import MASK, POOLED, POOLED_XL, STATES, check_differentiable, computes_in
 from fairlead.diffusers.pretrained import setting

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.places import expanded
-from fairlead.core.text import pack, pooled_at_end
 from fairlead.core.typed import Between
 from fairlead.data.text import listed
 from fairlead.diffusers.pretrained import fetched, library, pretrained, quiet, weight_hash
+from fairlead.nets.packed_text import pack, pooled_at_end
 
 Long = Literal["refuse", "cut"]
 _BATCH = 64

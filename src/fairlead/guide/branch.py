@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
 from fairlead.core.condition import Condition, Perturbation
@@ -84,7 +85,7 @@ def nonzero_rows(weight: Weight) -> Tensor | bool:
     return bool(rows.any()) if weight.ndim > 1 and len(weight) == 1 else rows if bool(rows.any()) else False
 
 
-def added(a: Weight, b: Weight) -> Weight:
+def add_weights(a: Weight, b: Weight) -> Weight:
     """a + b; one number per sample [n] and a map over pixels [1, 1, h, w] make a map for each sample, [n, 1, h, w]."""
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.ndim != b.ndim:
         a, b = (w.reshape(-1, *([1] * (max(a.ndim, b.ndim) - 1))) if w.ndim == 1 else w for w in (a, b))
@@ -94,3 +95,17 @@ def added(a: Weight, b: Weight) -> Weight:
 def weighted(weight: Weight, direction: Tensor) -> Tensor:
     """weight * direction [n, ...]."""
     return direction * (per_sample(weight, direction) if isinstance(weight, Tensor) else weight)
+
+
+def combine(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, Weight], x_t: Tensor) -> Tensor:
+    """sum_b weight_b x0_b."""
+    if not weights:
+        return torch.zeros_like(x_t)
+    (branch, weight), *rest = weights.items()
+    total = weighted(weight, predictions[branch])
+    for branch, weight in rest:
+        if isinstance(weight, Tensor):
+            total = total + weighted(weight, predictions[branch])
+        else:
+            total.add_(predictions[branch], alpha=weight)
+    return total

@@ -1,4 +1,4 @@
-"""What a guidance and a run must agree on, checked at the door."""
+"""What a guidance and a run must agree on, checked before sampling starts."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def check_samples(guidance: Guidance, n: int) -> None:
     for term in guidance.terms:
         if term.samples() not in (None, n):
             raise UsageError(
-                f"{term} has scales for {term.samples()} samples, the run has {n}; give one scale a sample"
+                f"{term} has scales for {term.samples()} samples, the run has {n}; give one scale per sample"
             )

@@ -1,9 +1,9 @@
 """The one engine: turns a guidance and a denoiser into a guided denoiser, evaluating only the branches needed now.
 
 In every step the terms are asked what they want evaluated (``Term.ask``). Branches that are equal for this run are
-merged (``conditions.py``), branches with coefficient 0 that nobody looks at are not evaluated (per sample, when scales
-are; ``plan.py``), the rest of one network ride in as few calls as memory allows (``calls.py``), the terms add what is
-not affine (``Term.add``), and the finishers run.
+merged (``branch_conditions.py``), branches with coefficient 0 that nobody looks at are not evaluated (per sample, when
+scales are; ``plan.py``), the rest of one network ride in as few calls as memory allows (``batching.py``), the
+terms add what is not affine (``Term.add``), and the finishers run.
 """
 
 from __future__ import annotations
@@ -15,28 +15,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fairlead.core.arguments import as_mapping, as_tensor, plain_list, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Denoiser, autocast, level_at, lowered
 from fairlead.core.errors import UsageError
-from fairlead.core.prediction import Objective, Prediction, Tied
+from fairlead.core.prediction import Objective, Prediction, TiedPrediction
 from fairlead.core.schedule import NoiseSchedule, as_schedule, as_time
-from fairlead.guide.branch import COND, Branch, Weight, weighted
-from fairlead.guide.calls import Batching, Calls, Recorded, joined
+from fairlead.guide.batching import Attention, Batching, Calls, in_row_order
+from fairlead.guide.branch import COND, Branch, Weight, combine
+from fairlead.guide.branch_conditions import BranchConditions, BranchValues, StepConditions
 from fairlead.guide.checks import check_condition, check_samples
-from fairlead.guide.conditions import Conditions, Merged
-from fairlead.guide.moment import Context, Draw, Moment, Seen
+from fairlead.guide.moment import Context, Moment, NoiseSource, Seen
 from fairlead.guide.observation import Observation, contributions
-from fairlead.guide.plan import StepPlan, asked, check_renoising
+from fairlead.guide.plan import StepPlan, check_renoising, plan_key
 from fairlead.guide.step import Grid, Memory, Step
-from fairlead.guide.terms import Guidance, Term, as_guidance
+from fairlead.guide.terms import Ask, Guidance, Term, as_guidance
 from fairlead.models.load import as_model
 from fairlead.models.model import Model, identity
 
 Encode = Callable[[Sequence[Any]], Condition]
+MOST_PLANS = 4096
+"""Plans that a run keeps."""
 
 
 class GuidedDenoiser:
@@ -97,7 +98,7 @@ class GuidedDenoiser:
         condition: Condition,
         *,
         resources: Mapping[str, Any] | None = None,
-        draw: Draw | None = None,
+        draw: NoiseSource | None = None,
         times: Tensor | None = None,
         samples: Sequence[int] | None = None,
         batching: Batching = "auto",
@@ -120,7 +121,7 @@ class GuidedDenoiser:
         guidance: Guidance | Term | str | None,
         condition: Condition,
         resources: Mapping[str, Any],
-        draw: Draw | None,
+        draw: NoiseSource | None,
         times: Tensor | None,
         samples: Sequence[int] | None,
         batching: Batching,
@@ -144,12 +145,15 @@ class GuidedDenoiser:
         elif len(self.samples) != condition.n:
             raise UsageError(f"samples: expected the indices of {condition.n} samples, got {len(self.samples)}")
         self.guidance.check(self.context)
-        self.conditions = Conditions(self.guidance, self.context)
+        self.conditions = BranchConditions(self.guidance, self.context)
         self._calls = Calls(self.context, batching)
         self._memory = Memory()
         self._steps: dict[int, Step] = {}
+        self._plans: dict[tuple[Any, ...], StepPlan] = {}
+        renoising = self.guidance.renoising()
         for i in () if self.grid is None else range(self.grid.steps):
-            check_renoising(self.guidance, self._step(i))
+            if len(renoising) > 1:
+                check_renoising(self.guidance, self._step(i))
             if model.shape:  # maps over pixels depend on it
                 self._plan(self._step(i))  # what a step cannot do is refused here, not in the middle of the run
 
@@ -186,17 +190,17 @@ class GuidedDenoiser:
 
     def coefficients(self, step: Step) -> dict[Branch, Weight]:
         """The affine coefficients at a step after equal branches have been merged; what has none is left out."""
-        return dict(self._plan(step).weights)
+        return dict(self._plan(step)[0].weights)
 
     def needed(self, step: Step) -> dict[Branch, Tensor | None]:
         """The branches evaluated at this step -> for which samples (bool [n]); None is all. The row formula: rows are
         the samples counted here, plus ``ask.rows`` for each sample and term."""
-        return dict(self._plan(step).needed)
+        return dict(self._plan(step)[0].needed)
 
     def looks_at(self, branch: Branch) -> bool:
         """Whether any step of the grid evaluates this branch, rather than one that is equal to it in this run."""
         plans = [self._plan(self._step(i)) for i in range(self.grid.steps)] if self.grid is not None else []
-        return any(plan.conditions.kept(branch) == branch and branch in plan.needed for plan in plans)
+        return any(conditions.kept(branch) == branch and branch in plan.needed for plan, _, conditions in plans)
 
     def _step(self, index: int) -> Step:
         found = self._steps.get(index)
@@ -206,54 +210,57 @@ class GuidedDenoiser:
             found = self._steps[index] = Step.of(self.grid, index, self.samples, shape, self._memory)
         return found
 
-    def _plan(self, step: Step) -> StepPlan:
-        """What this step evaluates."""
+    def _plan(self, step: Step) -> tuple[StepPlan, tuple[Ask, ...], StepConditions]:
+        """What this step evaluates, what its terms ask for, and the conditions of its branches."""
         at = self.moment(step)
-        asks = asked(self.guidance, at)
-        alters = [ask.alter for ask in asks if ask.alter is not None]
-        return StepPlan.of(self.guidance, asks, self.conditions.at(at, alters))
+        asks = tuple(term.ask(at) for term in self.guidance.terms)
+        finishing = tuple(finisher.ask(at) for finisher in self.guidance.finishers)
+        conditions = self.conditions.at(at, [ask.alter for ask in asks if ask.alter is not None])
+        key = plan_key((*asks, *finishing))
+        plan = None if key is None else self._plans.get(key)
+        if plan is None:
+            plan = StepPlan.of(asks, finishing, conditions)
+            if key is not None and len(self._plans) < MOST_PLANS:
+                self._plans[key] = plan
+        return plan, asks, conditions
 
     def _guide(self, x_t: Tensor, t: Tensor, condition: Condition, step: Step) -> Prediction:
         if condition is not self.condition:
             raise UsageError("a guided denoiser is made for one run: call it with the condition it was made with")
         if not isinstance(x_t, Tensor) or not x_t.ndim:
-            raise UsageError(f"x_t: expected a tensor [{condition.n}, ...], one row a sample, got {shown(x_t)}")
+            raise UsageError(f"x_t: expected a tensor [{condition.n}, ...], one row per sample, got {shown(x_t)}")
         t = t if isinstance(t, Tensor) and not t.ndim else _one_time(t)
         if step.memory is not self._memory or step.shape != x_t.shape[1:]:
             step = replace(step, shape=tuple(x_t.shape[1:]), memory=self._memory)
         self._memory.begin(step.index)
         if self.grid is None:
             check_renoising(self.guidance, step)
-        plan, calls, finishers = self._plan(step), self._calls, self.guidance.finishers
+        plan, asks, conditions = self._plan(step)
+        calls = self._calls
         alone: Prediction | None = None
         predictions: dict[Branch, Tensor] = {}
-        mass: Recorded = {layer: [] for layer in plan.layers}
+        mass: Attention = {layer: [] for layer in plan.layers}
         if plan.alone is not None:
-            alone = calls.alone(plan.alone, x_t, t, plan.conditions)
+            alone = calls.alone(plan.alone, x_t, t, conditions)
             predictions[plan.alone] = alone.x0
             if not self.guidance.terms and self.observe is None:
                 return alone
         mixing = level_at(self.schedule, t, x_t).mixing
-        graph = calls.graph(x_t, t, plan.conditions, mass) if plan.graph else None
-        kept = plan.conditions.kept
+        graph = calls.graph(x_t, t, conditions, mass) if plan.graph else None
+        kept = conditions.kept
         if graph is not None:
             predictions[kept(COND)] = graph[1].detach()
-        predictions |= calls.all(plan.groups, x_t, t, plan.conditions, mass)
-        x0 = _combination(predictions, plan.weights, x_t)
-        at = plan.conditions.moment
+        predictions |= calls.all(plan.groups, x_t, t, conditions, mass)
+        x0 = combine(predictions, plan.weights, x_t)
         seen = Seen(
-            model=at.model,
-            condition=at.condition,
-            resources=at.resources,
-            draws=at.draws,
-            step=step,
+            **vars(conditions.moment),
             x_t=x_t,
             t=t,
             mixing=mixing,
-            predictions=Merged(predictions, kept),
-            evaluate=partial(calls.again, t=t, conditions=plan.conditions, lower=lowered(x_t.device)),
+            predictions=BranchValues(predictions, kept),
+            evaluate=partial(calls.again, t=t, conditions=conditions, lower=lowered(x_t.device)),
             graph=graph,
-            attention={layer: joined(parts) for layer, parts in mass.items()},
+            attention={layer: in_row_order(parts) for layer, parts in mass.items()},
         )
         with autocast(x_t.device, None):  # only the network runs in a lower precision
             directions = [term.add(seen) for term in self.guidance.terms]
@@ -261,33 +268,23 @@ class GuidedDenoiser:
                 if direction is not None:
                     x0 = x0 + direction
             finished = x0
-            for finisher in finishers:
+            for finisher in self.guidance.finishers:
                 finished = finisher.finish(finished, seen)
         if self.observe is not None:
-            rows = Merged({**plan.needed, **({} if graph is None else {kept(COND): None})}, kept)
-            parts = contributions(self.guidance, seen, plan.asks, directions)
-            self.observe(Observation(seen, plan.asks, parts, x0, finished, plan.weights, rows))
+            rows = BranchValues({**plan.needed, **({} if graph is None else {kept(COND): None})}, kept)
+            parts = contributions(self.guidance, seen, asks, directions)
+            self.observe(Observation(seen, asks, parts, x0, finished, plan.weights, rows))
         if alone is not None and all(direction is None for direction in directions):
             return alone
-        return Tied(finished, x_t, mixing) if plan.renoise is None else Prediction(finished, seen.eps(plan.renoise))
+        return (
+            TiedPrediction(finished, x_t, mixing)
+            if plan.renoise is None
+            else Prediction(finished, seen.eps(plan.renoise))
+        )
 
 
 def _no_encode(specs: Sequence[Any]) -> Condition:
     raise UsageError(f"the guidance names the condition {specs[0]!r}, but no encode function was given to read it")
-
-
-def _combination(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, Weight], x_t: Tensor) -> Tensor:
-    """sum_b weight_b x0_b."""
-    if not weights:
-        return torch.zeros_like(x_t)
-    (branch, weight), *rest = weights.items()
-    total = weighted(weight, predictions[branch])
-    for branch, weight in rest:
-        if isinstance(weight, Tensor):
-            total = total + weighted(weight, predictions[branch])
-        else:
-            total.add_(predictions[branch], alpha=weight)
-    return total
 
 
 def _one_time(t: Tensor) -> Tensor:

@@ -11,13 +11,16 @@ import ast
 import inspect
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.core.registry import EXPRESSIONS, kind_of, lookup, names
 from fairlead.core.syntax import keywords, number, parsed, quoted, shown, source
+from fairlead.guide.notation import is_number
 from fairlead.guide.terms import Finisher, Guidance, Term, as_guidance
-from fairlead.guide.text import is_number
+
+_signature = lru_cache(inspect.signature)
 
 
 def parse(text: str) -> Term | Guidance:
@@ -117,7 +120,7 @@ def _named(name: str) -> Any:
 
 
 def _call(function: Any, name: str, call: ast.Call, text: str) -> Any:
-    signature = inspect.signature(function)
+    signature = _signature(function) if isinstance(function, type) else inspect.signature(function)
     positional = [_read(arg, text) for arg in call.args]
     named: dict[str, Any] = {}
     for key, node in keywords(call, name, "guidance", text).items():

@@ -25,7 +25,7 @@ from fairlead.models.model import Model
 
 Space = Literal["x0", "eps", "v", "flow", "output"]
 """Where a norm, a projection or a deviation is taken; "output" is what the network was trained to return."""
-Draw = Callable[[int, tuple[int, ...]], Tensor]
+NoiseSource = Callable[[int, tuple[int, ...]], Tensor]
 """(number >= 0, shape) -> unit normal noise [n, *shape], each row from the stream of its own sample."""
 _NUMBERS = {"energy": 0, "icg": 610, "cads": 620}
 """Where the noise of these methods lay in a step before names told draws apart: their images stay what they were."""
@@ -54,7 +54,7 @@ class Context:
     model: Model
     condition: Condition
     resources: Mapping[str, Any] = field(default_factory=dict)
-    draws: Draw | None = None
+    draws: NoiseSource | None = None
 
     __repr__ = brief
 

@@ -17,7 +17,7 @@ from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError, unknown
 from fairlead.guide.branch import COND, Branch
 from fairlead.guide.moment import Context, Moment
-from fairlead.guide.terms import Pair
+from fairlead.guide.pairs import Pair
 from fairlead.models.model import Model
 
 LayerKind = Literal["attention", "block"]
@@ -50,7 +50,7 @@ class Perturbed(Pair):
 
 
 def as_layers(owner: str, layers: object) -> tuple[str, ...] | None:
-    """Check names of layers at the door; one name becomes a tuple of one."""
+    """Check names of layers; one name becomes a tuple of one."""
     names = (layers,) if isinstance(layers, str) else layers
     if names is None:
         return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.branch import COND, Branch, Weight, added, is_one, is_zero, nonzero_rows
-from fairlead.guide.conditions import StepConditions
-from fairlead.guide.moment import Moment
+from fairlead.guide.branch import COND, Branch, Weight, add_weights, is_one, is_zero, nonzero_rows
+from fairlead.guide.branch_conditions import StepConditions
 from fairlead.guide.step import Step
 from fairlead.guide.terms import Ask, Guidance, total_weights
 
@@ -43,8 +43,6 @@ class StepPlan:
     """One step of a guided denoiser.
 
     Attributes:
-        asks: of the terms, in their order.
-        conditions: of the branches at this step.
         weights: the affine coefficients, merged.
         needed: the branches evaluated -> for which samples (bool [n]); None is all.
         renoise: the branch whose eps re-noises.
@@ -54,8 +52,6 @@ class StepPlan:
         groups: what is left to be asked when ``alone`` and the differentiated prediction are known.
     """
 
-    asks: tuple[Ask, ...]
-    conditions: StepConditions
     weights: Mapping[Branch, Weight]
     needed: Mapping[Branch, Tensor | None]
     renoise: Branch | None
@@ -65,25 +61,33 @@ class StepPlan:
     groups: tuple[Group, ...]
 
     @classmethod
-    def of(cls, guidance: Guidance, asks: tuple[Ask, ...], conditions: StepConditions) -> StepPlan:
-        """``asks`` of the terms of ``guidance``; its finishers are asked here."""
-        finishing = [finisher.ask(conditions.moment) for finisher in guidance.finishers]
+    def of(cls, asks: tuple[Ask, ...], finishing: tuple[Ask, ...], conditions: StepConditions) -> StepPlan:
+        """``asks`` are those of the terms, ``finishing`` those of the finishers."""
         weights, renoise = _merged(asks, conditions), _renoising(asks, conditions)
         needed = _needed((*asks, *finishing), conditions, weights, renoise)
         graph, layers = any(ask.graph for ask in asks), tuple(dict.fromkeys(x for ask in asks for x in ask.layers))
         alone: Branch | None = None
-        if len(needed) == 1 and not graph and not guidance.finishers and not layers:
+        if len(needed) == 1 and not graph and not finishing and not layers:
             ((branch, rows),) = needed.items()
             alone = branch if rows is None and branch in weights and is_one(weights[branch]) else None
         known = {alone, conditions.kept(COND) if graph else None}
         rest = {branch: rows for branch, rows in needed.items() if branch not in known}
         n = conditions.moment.condition.n
-        return cls(asks, conditions, weights, needed, renoise, graph, layers, alone, _groups(rest, n))
+        return cls(weights, needed, renoise, graph, layers, alone, _groups(rest, n))
 
 
-def asked(guidance: Guidance, at: Moment) -> tuple[Ask, ...]:
-    """What the terms want evaluated at this moment."""
-    return tuple(term.ask(at) for term in guidance.terms)
+def plan_key(asks: Sequence[Ask]) -> tuple[Any, ...] | None:
+    """What a plan follows from: of two steps with equal keys the plans are the same, but for the moment. None where
+    that cannot be told: weights per sample, and conditions that are changed or made anew in a step."""
+    key: list[Any] = []
+    for ask in asks:
+        parts = (*ask.weights.items(), *ask.looks.items())
+        if ask.alter is not None or any(isinstance(part, Tensor) or branch.make is not None for branch, part in parts):
+            return None
+        if ask.renoise is not None and ask.renoise.make is not None:
+            return None
+        key.append((len(ask.weights), parts, ask.renoise, ask.graph, ask.layers))
+    return tuple(key)
 
 
 def check_renoising(guidance: Guidance, step: Step) -> None:
@@ -98,7 +102,7 @@ def _merged(asks: Sequence[Ask], conditions: StepConditions) -> dict[Branch, Wei
     merged: dict[Branch, Weight] = {}
     for branch, weight in total_weights(asks).items():
         kept = conditions.kept(branch)
-        merged[kept] = added(merged[kept], weight) if kept in merged else weight
+        merged[kept] = add_weights(merged[kept], weight) if kept in merged else weight
     return {branch: weight for branch, weight in merged.items() if not is_zero(weight)}
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fairlead.core.arguments import plain, plain_list
 from fairlead.core.errors import UsageError
+from fairlead.guide.notation import is_number
 from fairlead.guide.scales import Scale, ScaleSchedule, as_scale, image_size, scale_at
 from fairlead.guide.step import Step
-from fairlead.guide.text import is_number
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Region(ScaleSchedule):
         for argument in ("inside", "outside"):
             scale = as_scale("region", getattr(self, argument))
             if isinstance(scale, tuple):
-                raise UsageError(f"region: expected {argument} to be one number or a schedule, got one a sample")
+                raise UsageError(f"region: expected {argument} to be one number or a schedule, got one per sample")
             object.__setattr__(self, argument, scale)
         box = plain_list(self.box)
         box = [*map(plain, box)] if isinstance(box, list | tuple) else box

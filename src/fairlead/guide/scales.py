@@ -1,4 +1,4 @@
-"""Scales: a number, one a sample, one a pixel, or a schedule of the noise level (Wang et al. 2024, 2404.13040)."""
+"""Scales: a number, one per sample, one per pixel, or a schedule of the noise level (Wang et al. 2024, 2404.13040)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fairlead.core.arguments import chosen, plain, plain_list, shown
 from fairlead.core.errors import UsageError, shortened
+from fairlead.guide.notation import call_text, is_number, plain_fields
 from fairlead.guide.step import Step
-from fairlead.guide.text import call_text, is_number, plain_fields
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class Clamp(ScaleSchedule):
 
 @dataclass(frozen=True)
 class Pixels(ScaleSchedule):
-    """One number a pixel, the same for all samples and steps: ``pixels([[1, 4], [1, 1]])``, or a tensor [h, w] where a
-    scale is taken. h and w are those of the model's space."""
+    """One number per pixel, the same for all samples and steps: ``pixels([[1, 4], [1, 1]])``, or a tensor [h, w] where
+    a scale is taken. h and w are those of the model's space."""
 
     values: Sequence[Sequence[float]]
     name: ClassVar[str] = "pixels"
@@ -126,7 +126,7 @@ class Pixels(ScaleSchedule):
         if own != image:
             raise UsageError(
                 f"pixels: the map is {own[0]} x {own[1]}, the model's samples are {image[0]} x {image[1]}; "
-                "give one number a pixel"
+                "give one number per pixel"
             )
         return torch.tensor(self.values, dtype=torch.float64)[None, None]
 
@@ -139,7 +139,7 @@ def image_size(owner: str, step: Step) -> tuple[int, int]:
 
 
 def as_scale(owner: str, value: Any) -> Scale:
-    """Check a scale at the door; a tensor or list [n] becomes a tuple with one number a sample, a tensor [h, w] a map
+    """Check a scale; a tensor or list [n] becomes a tuple with one number per sample, a tensor [h, w] a map
     over pixels."""
     if isinstance(value, ScaleSchedule):
         return value

@@ -13,7 +13,7 @@ from torch import Tensor
 from fairlead.core.arguments import shown
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule
-from fairlead.guide.text import literal
+from fairlead.guide.notation import literal
 
 
 @dataclass(frozen=True)

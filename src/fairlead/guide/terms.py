@@ -3,15 +3,8 @@
     x0_guided = finish( x0_cond + sum_k omega_k T_k(x0_a - x0_b) + sum_j kappa_j grad_j )
 
 A term answers two questions: what it wants evaluated in this step, and what it adds to x0 beyond its weights. An affine
-term asks with weights of branches that sum to zero. They are XX
-
-    Term        one method
-      Directed  a weight times one direction, so that it can be wrapped
-        Pair    omega (x0_a - x0_b), affine: cfg, auto, pag, ...
-        Wrapper a method around another: apg, adaptive, during, ...
-    Finisher    a map of the guided x0: clip, threshold, rescale
-
-One file, for a term makes sums, intervals and finishers of itself, which are made of terms.
+term asks with weights of branches that sum to zero. A finisher maps the guided x0: clip, threshold, rescale. Terms of
+two branches are in ``pairs.py``.
 """
 
 from __future__ import annotations
@@ -25,11 +18,10 @@ from torch import Tensor
 from fairlead.core.arguments import plain, plain_list, shown
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.guide.branch import COND, Branch, Looks, Weight, added, is_zero, nonzero_rows, weighted
+from fairlead.guide.branch import COND, Branch, Looks, Weight, add_weights, is_zero
 from fairlead.guide.moment import Context, Moment, Resource, Seen
-from fairlead.guide.scales import Scale, as_scale, scale_at
+from fairlead.guide.notation import call_text, is_number
 from fairlead.guide.step import Interval, Step
-from fairlead.guide.text import call_text, is_number
 
 Alter = Callable[[Condition], Condition]
 """The run's own condition -> what the network is shown in its place."""
@@ -120,7 +112,7 @@ class Term:
 
     def is_on(self, step: Step) -> bool:
         """Whether the step lies in the intervals of this term."""
-        return all(term.limits.contains(step) for term in self.nested() if isinstance(term, Limited))
+        return all(inner.is_on(step) for inner in self.nested() if inner is not self)
 
     def nested(self) -> Iterator[Term]:
         """This term and the terms inside it."""
@@ -137,7 +129,7 @@ class Term:
         sigma: tuple[float, float] | None = None,
         log_snr: tuple[float, float] | None = None,
         t: tuple[float, float] | None = None,
-    ) -> Limited:
+    ) -> Term:
         """This term inside one interval of noise levels, off outside; exactly one unit must be given."""
         given = {name: v for name, v in (("sigma", sigma), ("log_snr", log_snr), ("t", t)) if v is not None}
         if len(given) != 1:
@@ -147,7 +139,9 @@ class Term:
         ends = [*map(plain, ends)] if isinstance(ends, tuple | list) else ends
         if not (isinstance(ends, tuple | list) and len(ends) == 2 and all(is_number(v) for v in ends)):
             raise UsageError(f"during({unit}=...): expected a pair of numbers (low, high), got {shown(pair)}")
-        return Limited(self, Interval(unit, float(ends[0]), float(ends[1])))
+        from fairlead.guide.pairs import LimitedTerm  # which is made of what is defined here
+
+        return LimitedTerm(self, Interval(unit, float(ends[0]), float(ends[1])))
 
     def __add__(self, other: Term | Guidance) -> Guidance:
         return as_guidance(self) + other
@@ -157,182 +151,6 @@ class Term:
 
     def __str__(self) -> str:
         return call_text(self.name, self)
-
-
-class Directed(Term):
-    """A term that is a weight times one direction, so that it can be wrapped: omega(at) * unit(seen)."""
-
-    def omega(self, at: Moment) -> Weight:
-        """The weight, 0 when off."""
-        raise NotImplementedError
-
-    def pair(self, at: Moment) -> tuple[Branch, Branch]:
-        """(a, b): the direction is made from the predictions of a and of b."""
-        raise NotImplementedError
-
-    def unit(self, seen: Seen) -> Tensor:
-        """The direction at weight 1, [n, ...]."""
-        raise NotImplementedError
-
-    def is_difference(self) -> bool:
-        """True if :meth:`unit` is x0_a - x0_b."""
-        return False
-
-    def reads(self) -> bool:
-        """True if ``add`` reads both predictions, also where one of them has no weight."""
-        return True
-
-    def ask(self, at: Moment) -> Ask:
-        omega = self.omega(at)
-        rows = nonzero_rows(omega)
-        if rows is False:
-            return NOTHING
-        a, b = self.pair(at)
-        weights = {a: omega, b: -omega} if self.is_difference() else {}
-        mask = None if rows is True else rows
-        return Ask(weights, {a: mask, b: mask} if self.reads() else {})
-
-    def add(self, seen: Seen) -> Tensor | None:
-        if self.is_difference():
-            return None
-        omega = self.omega(seen)
-        if is_zero(omega):
-            return None
-        unit = self.unit(seen)
-        return unit if isinstance(omega, float) and omega == 1 else weighted(omega, unit)
-
-
-@dataclass(frozen=True)
-class Pair(Directed):
-    """omega (x0_a - x0_b), the affine method of two branches, omega = scale - off.
-
-    A subclass may make another direction of the difference in ``unit``; it is then no longer affine.
-
-    Attributes:
-        scale: a number, one number per sample, a schedule or a map over pixels. Off at 1 where it counts from b (cfg,
-            auto), at 0 where it is added to a (pag).
-        off: the scale at which it is off.
-    """
-
-    scale: Scale | Sequence[float] | Tensor
-    off: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", as_scale(self.name, self.scale))
-
-    def omega(self, at: Moment) -> Weight:
-        return scale_at(self.scale, at.step) - self.off
-
-    def unit(self, seen: Seen) -> Tensor:
-        a, b = self.pair(seen)
-        return seen.x0(a) - seen.x0(b)
-
-    def is_difference(self) -> bool:
-        return type(self).unit is Pair.unit
-
-    def reads(self) -> bool:
-        return not self.is_difference()
-
-
-@dataclass(frozen=True)
-class Wrapper(Directed):
-    """A method around another method of two branches; subclasses change its ``unit``, its ``omega`` or both.
-
-    Attributes:
-        term: the method inside.
-        of_predictions: its rule reads the predictions of the pair, so the method inside must be their plain difference.
-        outermost: why no other wrapper but ``during`` may go around it; empty if one may.
-    """
-
-    term: Term
-    of_predictions: ClassVar[bool] = False
-    outermost: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        given: Any = self.term
-        if isinstance(given, str):
-            parts = as_guidance(given)
-            if len(parts.terms) != 1 or parts.finishers:
-                raise UsageError(f"{self.name}(...) goes around one method such as cfg(4) or pag(2), got {given!r}")
-            object.__setattr__(self, "term", parts.terms[0])
-        inner = self.term
-        while isinstance(inner, Limited):
-            inner = inner.term
-        if not isinstance(inner, Directed):
-            raise UsageError(
-                f"{self.name}(...) goes around one method of two branches such as cfg(4) or pag(2), got {self.term}"
-            )
-        if isinstance(inner, Wrapper) and inner.outermost:
-            swaps = not (self.outermost or inner.of_predictions)
-            instead = f"write {inner.name}({self.name}(...))" if swaps else "keep one of the two"
-            raise UsageError(f"{self.name}(...) cannot go around {inner.name}(...), which {inner.outermost}; {instead}")
-        if self.of_predictions and not inner.is_difference():
-            raise UsageError(
-                f"{self.name}(...) is a rule of two predictions, but {inner} makes another direction than their "
-                f"difference; put {self.name}(...) inside of it, or keep one of the two"
-            )
-
-    @property
-    def inner(self) -> Directed:
-        assert isinstance(self.term, Directed)
-        return self.term
-
-    def omega(self, at: Moment) -> Weight:
-        return self.inner.omega(at)
-
-    def pair(self, at: Moment) -> tuple[Branch, Branch]:
-        return self.inner.pair(at)
-
-    def unit(self, seen: Seen) -> Tensor:
-        return self.inner.unit(seen)
-
-    def is_difference(self) -> bool:
-        return type(self).unit is Wrapper.unit and self.inner.is_difference()
-
-    def check(self, on: Context) -> None:
-        self.term.check(on)
-
-    def resources(self) -> tuple[Resource, ...]:
-        return self.term.resources()
-
-    def specs(self) -> tuple[str | int, ...]:
-        return self.term.specs()
-
-    def by_name(self, name: Callable[[Any], Any]) -> Term:
-        inner = self.term.by_name(name)
-        return self if inner == self.term else replace(self, term=inner)
-
-    def needs_condition(self) -> bool:
-        return self.term.needs_condition()
-
-    def samples(self) -> int | None:
-        return self.term.samples()
-
-    def of_sample(self, index: int) -> Term:
-        return replace(self, term=self.term.of_sample(index))
-
-
-@dataclass(frozen=True)
-class Limited(Wrapper):
-    """A term inside an interval; made by ``during``. Outside it is off and nothing of it is evaluated."""
-
-    limits: Interval
-    name: ClassVar[str] = "during"
-
-    def __post_init__(self) -> None:
-        """Any term can be limited."""
-
-    def ask(self, at: Moment) -> Ask:
-        return self.term.ask(at) if self.limits.contains(at.step) else NOTHING
-
-    def add(self, seen: Seen) -> Tensor | None:
-        return self.term.add(seen) if self.limits.contains(seen.step) else None
-
-    def omega(self, at: Moment) -> Weight:
-        return self.inner.omega(at) if self.limits.contains(at.step) else 0.0
-
-    def __str__(self) -> str:
-        return f"{self.term}{self.limits}"
 
 
 @dataclass(frozen=True)
@@ -440,7 +258,7 @@ def total_weights(asks: Sequence[Ask]) -> dict[Branch, Weight]:
     total: dict[Branch, Weight] = {COND: 1.0}
     for ask in asks:
         for branch, weight in ask.weights.items():
-            total[branch] = added(total.get(branch, 0.0), weight)
+            total[branch] = add_weights(total.get(branch, 0.0), weight)
     return {branch: weight for branch, weight in total.items() if not is_zero(weight)}
 
 

@@ -21,7 +21,7 @@ from fairlead.core.errors import UsageError, unknown
 from fairlead.data.images import Attribute, ImageData
 from fairlead.data.scenes.captions import VALUES, read_caption
 from fairlead.measure.attributes import AttributeJudge
-from fairlead.measure.estimate import Estimate, proportion_estimate
+from fairlead.measure.metrics import Estimate, proportion_estimate
 from fairlead.measure.score import Conditions
 
 ALL = "all"

@@ -2,7 +2,7 @@
 
 A distance says little alone: it depends on the features and falls with n. So every number is taken three times: all
 fakes against all real images; and, to be compared, ``block`` fakes against one half of the real images beside ``block``
-real images of the other half. The last is the floor: what good means here.
+real images of the other half. The last is the floor: what good means here. (Over 300 lines: every warning stands here.)
 """
 
 from __future__ import annotations
@@ -16,20 +16,16 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.work import Progress, silent
 from fairlead.data.images import ImageData, stratified_order, stratified_split
-from fairlead.measure import enough
-from fairlead.measure.cache import cached_features
-from fairlead.measure.comparison import CHOICES, METRICS, SEED, ClassRow, Comparison, FolderProtocol
-from fairlead.measure.estimate import Estimate, proportion_estimate
-from fairlead.measure.extractors import Extractor, fitted
-from fairlead.measure.folders import ImageSet, common_labels
+from fairlead.measure.comparison import CHOICES, METRICS, SEED, ClassRow, Comparison, FolderProtocol, text_score
+from fairlead.measure.extractors import Extractor, cached_features, fitted
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
+from fairlead.measure.image_sets import ImageSet, common_labels
 from fairlead.measure.judge import Classifier, cached_classifier
-from fairlead.measure.mmd import cmmd, kid
-from fairlead.measure.neighbours import precision_recall
-from fairlead.measure.prompts import text_score
-from fairlead.measure.scores import hits, inception_score
-from fairlead.measure.vendi import vendi_score
+from fairlead.measure.metrics import JUDGED, Estimate, few_for_features, judged_classes, listed, proportion_estimate
+from fairlead.measure.sample_metrics import hits, inception_score, vendi_score
+from fairlead.measure.two_samples import cmmd, kid, precision_recall
 
 ENOUGH = 500
 """Fewer images than this are warned about."""
@@ -51,7 +47,7 @@ def compare(
     resize: int | None = None,
     prompts: Sequence[str] = (),
     clip: Extractor | None = None,
-    progress: Callable[[str, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Measure ``fake`` against ``real``; the features of both are cached.
 
@@ -62,7 +58,6 @@ def compare(
         resize: what both were brought to, for the protocol.
         prompts: one for each fake, to be measured with ``clip``.
         clip: the CLIP of the prompts; default ``extractor``, if it is one.
-        progress: called with ("features" or "judge", how many images or steps more are done).
 
     Raises:
         UsageError: for an unknown metric, or one that does not apply where it is asked for by name.
@@ -70,10 +65,6 @@ def compare(
     wanted = _wanted(metrics, extractor)
     if k < 1:
         raise UsageError(f"k: expected at least 1 neighbour, got {k}")
-
-    def advance(count: int) -> None:
-        if progress is not None:
-            progress("features", count)
 
     labels = common_labels(real, fake)
     missing: dict[str, str] = {}
@@ -85,7 +76,8 @@ def compare(
             if asked[0] in metrics:
                 raise
             missing[asked[0]] = str(error)
-    x, y = (cached_features(extractor, part.data.images, progress=advance) for part in (real, fake))
+    with progress("features", None, "image") as advance:
+        x, y = (cached_features(extractor, part.data.images, progress=advance) for part in (real, fake))
     truth = None if labels is None else real.data.labels
     order, chosen = _order(len(real), truth), _order(len(fake), labels)
     first, second = order[: len(real) // 2], order[len(real) // 2 :]
@@ -107,7 +99,8 @@ def compare(
     text = None
     if prompts:
         with_clip = clip or extractor
-        embeddings = y if with_clip is extractor else cached_features(with_clip, fake.data.images, progress=advance)
+        with progress("features", None, "image") as advance:
+            embeddings = y if with_clip is extractor else cached_features(with_clip, fake.data.images, None, advance)
         text = text_score(embeddings, prompts, with_clip)
     protocol = FolderProtocol(
         features=extractor.name,
@@ -257,13 +250,13 @@ def _jury(real: ImageSet, labels: Tensor | None, asked: str) -> _Jury:
     if labels is None:
         raise UsageError(f"{asked} needs class sub-folders in both, of the same names; not measured")
     data = _small(real.data)
-    names, (judged, notes) = data.classes, enough.judged(data.labels, data.classes)
+    names, (judged, notes) = data.classes, judged_classes(data.labels, data.classes)
     kept = torch.tensor(judged, dtype=torch.int64)
     if len(judged) < 2 or int(torch.isin(labels, kept).sum()) < 2:
         counts = sorted(Counter(data.labels.tolist()).items(), key=lambda pair: pair[1])
-        had = enough.listed([f"{names[label]} ({count})" for label, count in counts])
+        had = listed([f"{names[label]} ({count})" for label, count in counts])
         raise UsageError(
-            f"{asked} needs 2 classes with {enough.JUDGED} real images of each, and 2 fakes of them; got {len(judged)} "
+            f"{asked} needs 2 classes with {JUDGED} real images of each, and 2 fakes of them; got {len(judged)} "
             f"such classes of {len(counts)}, real images of each: {had}; not measured"
         )
     if len(judged) < len(names):
@@ -276,17 +269,13 @@ def _jury(real: ImageSet, labels: Tensor | None, asked: str) -> _Jury:
 
 
 def _judged(
-    jury: _Jury, fake: ImageSet, progress: Callable[[str, int], None] | None
+    jury: _Jury, fake: ImageSet, progress: Progress
 ) -> tuple[Classifier, tuple[ClassRow, ...], list[dict[str, Estimate]]]:
     """(judge, rows, what it says of all fakes, of fakes and of held-out real images to be compared)"""
     data, kept = jury.data, jury.kept
     held_out, training = stratified_split(data, 0.2, SEED)
-
-    def advance(step: int, loss: float) -> None:
-        if progress is not None:
-            progress("judge", 1)
-
-    judge = cached_classifier(training, "judge", progress=advance)
+    with progress("training the judge", None, "step") as advance:
+        judge = cached_classifier(training, "judge", progress=lambda step, loss: advance(1))
     mine = torch.isin(jury.labels, kept)
     labels = torch.searchsorted(kept, jury.labels[mine])
     said = [judge.logits(images) for images in (fitted(fake.data.images[mine], data.shape), held_out.images)]
@@ -369,14 +358,14 @@ def _warnings(real: ImageSet, fake: ImageSet) -> tuple[str, ...]:
 def _few(n: int, d: int, labels: Tensor | None, real: ImageSet, wanted: Sequence[str]) -> list[str]:
     """What is said of distances of ``n`` images of ``d`` features, and of classes with one fake image."""
     found = []
-    if "distance" in wanted and (few := enough.few_for_features(n, d, "images on either side")):
+    if "distance" in wanted and (few := few_for_features(n, d, "images on either side")):
         found.append(few)
     if labels is not None and any(name in wanted for name in ("distance", "kid", "cmmd")):
         counts = Counter(labels.tolist())
         alone = [real.data.classes[label] for label, count in sorted(counts.items()) if count == 1]
         if alone:
             found.append(
-                f"one fake image of {enough.listed(alone)}: distance, kid and cmmd are taken as if the classes of the "
+                f"one fake image of {listed(alone)}: distance, kid and cmmd are taken as if the classes of the "
                 "fakes had been drawn by chance"
             )
     return found

@@ -24,9 +24,10 @@ from fairlead.core.registry import lookup
 from fairlead.core.strict_json import read_json
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, to_float
+from fairlead.data.tensor_cache import cached, digest
 from fairlead.diffusers.pretrained import fetched, pretrained, weight_hash
 from fairlead.measure.judge import Classifier, cached_classifier
-from fairlead.measure.pretrained import SETTINGS, prepared, resized
+from fairlead.measure.preprocessing import SETTINGS, prepared, resized
 from fairlead.models.load import usable_device
 
 DINOV2 = "facebook/dinov2-small"
@@ -64,7 +65,7 @@ class Extractor:
         """What the Fréchet distance of these features is called: "FID" under the Inception weights alone."""
         return "FID" if self.kind == "inception" else "Fréchet distance"
 
-    def features(self, images: Tensor, progress: Callable[[int], None] | None = None) -> Tensor:
+    def features(self, images: Tensor, progress: Callable[[int], object] | None = None) -> Tensor:
         """float32 [n, d] on the CPU of ``images`` uint8 [n, c, h, w], c = 1 or 3; no gradients.
 
         Args:
@@ -89,6 +90,29 @@ class Extractor:
         if not bool(found.isfinite().all()):
             raise UsageError(f"extractor {self.name!r} gives features that are not finite; its weights are damaged")
         return found
+
+
+def cached_features(
+    extractor: Extractor,
+    images: Tensor,
+    folder: Path | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Tensor:
+    """float32 [n, d], as ``extractor.features(images)``, computed once for the values of ``images`` uint8 [n, c, h, w].
+
+    Args:
+        folder: see :func:`fairlead.data.tensor_cache.cached`.
+        progress: called with a number of images as they are done; not at all when the features are read.
+    """
+    shape = len(images), extractor.d
+    return cached(
+        f"features-{extractor.kind}",
+        [extractor.name, list(images.shape), digest(images)],
+        shape,
+        torch.float32,
+        lambda: extractor.features(images, progress).contiguous(),
+        folder,
+    )
 
 
 def extractor(text: str, data: ImageData | None = None, device: str | torch.device = "auto") -> Extractor:

@@ -10,21 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairlead.core.cache import cache_folder
 from fairlead.core.errors import UsageError, unknown
-from fairlead.core.files import replacing
-from fairlead.core.strict_json import read_json
 from fairlead.data.images import Batches, ImageData, to_float
+from fairlead.data.tensor_cache import cache_folder, store_tensors, stored_tensors
 from fairlead.diffusers.pretrained import weight_hash
 
 Role = Literal["judge", "features"]
@@ -155,7 +153,7 @@ def train_classifier(
     batch: int = 128,
     lr: float = 4e-3,
     shift: int | None = None,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, float], object] | None = None,
 ) -> Classifier:
     """Train on all of ``data`` with cross-entropy, AdamW (weight decay 0.01) and a one-cycle learning rate.
 
@@ -180,13 +178,13 @@ def recipe_for(data: ImageData, role: Role) -> Recipe:
 
 
 def cached_classifier(
-    data: ImageData, role: Role, folder: Path | None = None, progress: Callable[[int, float], None] | None = None
+    data: ImageData, role: Role, folder: Path | None = None, progress: Callable[[int, float], object] | None = None
 ) -> Classifier:
     """The classifier of ``role`` for ``data``: read from ``folder`` if it is there, else trained and stored.
 
     Args:
-        folder: default: the environment variable FAIRLEAD_CACHE, else ``~/.cache/fairlead``. Two files per classifier,
-            named by the hash of the recipe and of the data's fingerprint; a damaged pair is trained anew, and where
+        folder: default: the environment variable FAIRLEAD_CACHE, else ``~/.cache/fairlead``. A file per classifier,
+            named by the hash of the recipe and of the data's fingerprint; a damaged one is trained anew, and where
             nothing can be stored the classifier is returned all the same.
         progress: called with (step, loss) after each training step; not at all when it is read.
     """
@@ -211,35 +209,25 @@ def stored_network(
 ) -> N:
     """The network that is stored in ``folder`` under the hash of ``described``, else the trained one, now stored.
 
-    ``role`` and ``name`` are only for the names of its two files. See :func:`cached_classifier`.
+    ``role`` and ``name`` are only for the name of its file. See :func:`cached_classifier`.
     """
     folder = folder or cache_folder()
     if folder is None:
         return train()
-    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
-    stem = f"{role}-{''.join(c if c.isalnum() else '_' for c in name)[:60]}-{key}"
-    weights, note = folder / f"{stem}.safetensors", folder / f"{stem}.json"
-
-    try:
-        expected = read_json(note)["weight_hash"]
+    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    path = folder / f"{role}-{''.join(c if c.isalnum() else '_' for c in name)[:60]}-{key[:12]}.safetensors"
+    stored = stored_tensors(path, key)
+    if stored is not None:
         network = empty()
-        network.load_state_dict(load_file(weights))
-        if weight_hash(network) == expected:
-            return network.eval()
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):  # absent, torn or foreign
-        pass
+        network.load_state_dict(stored)
+        return network.eval()
     network = train()
-    try:
-        with replacing(weights, durable=False) as partial:
-            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial)
-        with replacing(note, durable=False) as partial:
-            partial.write_text(json.dumps({**described, "weight_hash": weight_hash(network)}, indent=2) + "\n")
-    except (OSError, SafetensorError):  # read-only or full: the next run trains it again
-        pass
+    with suppress(OSError, SafetensorError):  # read-only or full: the next run trains it again
+        store_tensors(path, key, network.state_dict(), durable=False)
     return network
 
 
-def _train(data: ImageData, recipe: Recipe, progress: Callable[[int, float], None] | None = None) -> Classifier:
+def _train(data: ImageData, recipe: Recipe, progress: Callable[[int, float], object] | None = None) -> Classifier:
     shifts = torch.Generator().manual_seed(recipe.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -257,7 +245,7 @@ def fit(
     loss: Callable[[Tensor, Tensor], Tensor],
     data: ImageData,
     recipe: Recipe,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, float], object] | None = None,
 ) -> None:
     """Minimise ``loss`` (float images, their indices in ``data``); AdamW with weight decay 0.01, one-cycle rate."""
     batches = Batches(data, recipe.batch, recipe.seed)

@@ -14,9 +14,9 @@ from torch import Tensor
 import fairlead
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
-from fairlead.measure.estimate import Estimate, mean_estimate
 from fairlead.measure.frechet import Moments, paired_difference, paired_jackknife
-from fairlead.measure.scores import paired_diversity
+from fairlead.measure.metrics import Estimate, mean_estimate
+from fairlead.measure.sample_metrics import paired_diversity
 
 METRICS: Mapping[str, str] = {
     "distance": "Fréchet distance of the features to the reference, at block images, biased upwards by about 1/block",

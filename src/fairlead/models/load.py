@@ -14,7 +14,6 @@ from fairlead.core.arguments import chosen, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
-from fairlead.core.memory import keep_freed_memory
 from fairlead.core.places import is_there
 from fairlead.core.registry import lookup
 from fairlead.core.schedule import schedule_from_config
@@ -28,6 +27,7 @@ from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, ide
 from fairlead.nets.build import build_for, parameter_count
 from fairlead.nets.inputs import ConditionedNet, condition_names
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint, seal_checkpoint, unsealed_checkpoint
+from fairlead.train.malloc import keep_freed_memory
 from fairlead.train.tasks import CLASSIFY, DENOISE, task_of
 
 Weights = Literal["ema", "raw"]
@@ -118,16 +118,21 @@ def seal(spec: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def as_model(model: Any) -> Model:
-    """The model, or the one that is at a path, as :func:`load` reads it.
+def as_model(model: Any, weights: Weights | None = None, device: str | torch.device | None = None) -> Model:
+    """The model, or the one that is at a path, as :func:`load` reads it with ``weights`` and ``device``.
 
     Raises:
-        UsageError: for anything else, and as :func:`load`.
+        UsageError: for anything else; for weights or a device with a model that is loaded already; as :func:`load`.
     """
+    if isinstance(model, str | Path):
+        return load(model, weights or "ema", "auto" if device is None else device)
+    for name, value in (("weights", weights), ("device", device)):
+        if value is not None:
+            raise UsageError(
+                f"{name}={str(value)!r}: this model is loaded already; give that to fl.load, or pass a path"
+            )
     if isinstance(model, Model):
         return model
-    if isinstance(model, str | Path):
-        return load(model)
     raise UsageError(
         f"model: expected one from fl.load(...) or fl.toy(...), or the path of a run such as 'runs/digits', got "
         f"{shown(model)}"

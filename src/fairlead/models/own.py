@@ -12,7 +12,7 @@ from fairlead.core.arguments import as_names, chosen, shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import counting, level_at, tally
 from fairlead.core.errors import UsageError
-from fairlead.core.prediction import Objective, Prediction, Tied, check_pair
+from fairlead.core.prediction import Objective, Prediction, TiedPrediction, check_pair
 from fairlead.core.schedule import NoiseSchedule, as_schedule
 from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, identity
 
@@ -37,7 +37,7 @@ class FunctionDenoiser:
             raise UsageError(f"denoiser: expected a prediction {list(x_t.shape)} like x, got {got}")
         if not cost.rows:
             tally(len(x_t))
-        return Tied(mixing.x0_of(output.to(x_t.dtype), self.objective, x_t), x_t, mixing)
+        return TiedPrediction(mixing.x0_of(output.to(x_t.dtype), self.objective, x_t), x_t, mixing)
 
 
 def denoiser(

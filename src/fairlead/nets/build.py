@@ -173,7 +173,7 @@ def _kind(config: Mapping[str, Any]) -> str:
 
 def _check_built(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Build the network without memory for its weights, and compare them."""
-    from fairlead.core.memory import weightless
+    from fairlead.core.modules import weightless
 
     values = sum(value.numel() for value in tensors.values())
     check_sizes = getattr(lookup("net", _kind(config)), "check_sizes", None)

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
-from fairlead.core.text import pack, unpack
 from fairlead.core.typed import Count, Depth, Size
 from fairlead.nets.blocks import attention, groups_of, zeroed
 from fairlead.nets.embeddings import read
+from fairlead.nets.packed_text import pack, unpack
 from fairlead.nets.sketch import Sketch
 
 Null = Literal["learned", "empty"]
@@ -64,8 +64,8 @@ class Told:
 
 
 class TextInput(nn.Module):
-    """What a network reads of the condition "text": a value of :mod:`fairlead.core.text` from an encoder outside, or,
-    with a ``vocabulary``, token ids int64 [n, length] (0 pads, 1 ends) for an encoder in here.
+    """What a network reads of the condition "text": a value of :mod:`fairlead.nets.packed_text` from an encoder
+    outside, or, with a ``vocabulary``, token ids int64 [n, length] (0 pads, 1 ends) for an encoder in here.
 
     Where the encoder stays as it is, :meth:`measure` makes each number of the pooled vector vary by 1 over the training
     captions: what tells one from another may be small beside what all have in common, and is learnt late then.

@@ -17,10 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from fairlead.measure.estimate import Estimate
+from fairlead.measure.metrics import Estimate
 from fairlead.report.plots import GREY, bar_of, plot_style
-from fairlead.tune.setting import Setting, name_of, varying
-from fairlead.tune.store import Point
+from fairlead.tune.setting import Point, Setting, name_of, varying
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#181C22")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -114,7 +113,7 @@ def curves_plot(curves: Sequence[Curve], floor: Mapping[str, Estimate] | None = 
 def front_plot(
     curves: Sequence[Curve],
     floor: Mapping[str, Estimate] | None,
-    best: Point,
+    best: Point | None,
     dominated: Collection[Setting] = (),
     adherence: str = "accuracy",
 ) -> Figure:

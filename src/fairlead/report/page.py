@@ -11,9 +11,9 @@ from pathlib import Path
 
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.metrics import title_of
+from fairlead.measure.metrics import Estimate, title_of
 from fairlead.measure.score import METRICS, Difference, Score
+from fairlead.tune.setting import Point
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,30 @@ def _cell(metrics: Mapping[str, Estimate], name: str) -> str:
     return str(metrics[name]) if name in metrics else "n/a"
 
 
-def change_cell(difference: Difference | None) -> str:
+def difference_tables(
+    points: Sequence[Point], names: Sequence[str], titles: Mapping[str, str], unit: str = ""
+) -> list[Table]:
+    """A table for each baseline: a row for each of ``points`` that is compared with it, a column for each metric of
+    ``titles`` that is known of one of them."""
+    called = dict(zip((point.setting for point in points), names, strict=True))
+    tables = []
+    for baseline in dict.fromkeys(point.baseline for point in points if point.baseline is not None):
+        compared = [
+            (called[point.setting], point.differences)
+            for point in points
+            if point.baseline == baseline and point.differences is not None
+        ]
+        present = [metric for metric in titles if any(metric in differences for _, differences in compared)]
+        rows = [[row, *(_change(differences.get(metric)) for metric in present)] for row, differences in compared]
+        caption = f"difference to {called[baseline]}, same seeds; ± one standard error, paired sample by sample"
+        caption += f"; {unit}" if unit else ""
+        if any(not differences[m].paired for _, differences in compared for m in present if m in differences):
+            caption += "; * not paired: the errors of both settings added in squares, too large rather than too small"
+        tables.append(Table(["setting", *(titles[metric] for metric in present)], rows, caption))
+    return tables
+
+
+def _change(difference: Difference | None) -> str:
     """``+0.045 ± 0.010 *``: signed, the star where the error is not paired."""
     if difference is None:
         return "n/a"

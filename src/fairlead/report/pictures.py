@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.text import literal
+from fairlead.guide.notation import literal
 from fairlead.models.model import Model, Spec
-from fairlead.report.grids import image_grid
+from fairlead.report.image_grid import image_grid
 from fairlead.sample.run import sample
 
 

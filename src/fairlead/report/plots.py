@@ -21,7 +21,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.estimate import Estimate
+from fairlead.measure.metrics import Estimate
 
 BLUE, _ORANGE, _GREEN, GREY, _INK = "#0072B2", "#D55E00", "#009E73", "#8A8F98", "#181C22"
 

@@ -20,16 +20,18 @@ from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.diffusers.autoencoder import load_autoencoder
 from fairlead.diffusers.kl_autoencoder import finished_autoencoder, save_autoencoder
-from fairlead.measure.enough import check_classes
-from fairlead.measure.estimate import Estimate
-from fairlead.measure.noisy import NoiseBin, accuracy_by_noise
-from fairlead.measure.reconstruction import reconstruction_error
+from fairlead.measure.metrics import Estimate, check_classes
 from fairlead.models.classifier import classifier_of, load_classifier
 from fairlead.models.load import load, model_of
 from fairlead.nets.build import AUTOENCODER_PRESETS, CLASSIFIER_PRESETS, PRESETS
-from fairlead.report.accuracy import accuracy_plot
+from fairlead.report.held_out import (
+    NoiseBin,
+    accuracy_by_noise,
+    accuracy_plot,
+    reconstruction_error,
+    reconstruction_grid,
+)
 from fairlead.report.pictures import class_grid
-from fairlead.report.reconstruction import reconstruction_grid
 from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, RECIPES
 from fairlead.train.denoiser_options import DenoiserOptions
 from fairlead.train.loop import Training

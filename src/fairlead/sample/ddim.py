@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fairlead.core.arguments import plain
-from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, at_step
 from fairlead.core.errors import UsageError
-from fairlead.core.prediction import Tied
-from fairlead.core.schedule import NoiseSchedule
-from fairlead.sample.sampler import Frame, Noise, Sampler, each_step
+from fairlead.core.prediction import Prediction, TiedPrediction
+from fairlead.sample.sampler import GridLevels, Noise, Sampler, StepDenoiser
 
 
 @dataclass(frozen=True)
@@ -54,39 +51,35 @@ class DDIM(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0 or self.recur > 1
 
-    def frames(
-        self,
-        denoiser: Denoiser,
-        x_t: Tensor,
-        times: Tensor,
-        schedule: NoiseSchedule,
-        condition: Condition,
-        noise: Noise,
-    ) -> Iterator[Frame]:
-        alpha, sigma = schedule.alpha_sigma(times)
-        renoise, steps, after = sigma[1:], len(times) - 1, times[1:].tolist()
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
+        alpha, sigma = levels.alpha, levels.sigma
+        renoise, memory = sigma[1:], SimpleNamespace()
         if self.eta > 0:
-            log_snr = schedule.log_snr(times)
-            spread = self.eta * sigma[1:] * (-torch.expm1(log_snr[:-1] - log_snr[1:])).sqrt()
+            gap = levels.log_snr[:-1] - levels.log_snr[1:]
+            spread = self.eta * sigma[1:] * (-torch.expm1(gap)).sqrt()
             renoise = (sigma[1:] ** 2 - spread**2).clamp(min=0).sqrt()
-            of_draw = each_step(spread, x_t)
+            memory.of_draw = levels.each(spread)
         if self.recur > 1:
             kept = alpha[:-1] / alpha[1:]
             back = (sigma[:-1] ** 2 - kept**2 * sigma[1:] ** 2).clamp(min=0).sqrt()
-            of_x_t, of_back = each_step(kept, x_t), each_step(back, x_t)
-        at, of_x0, of_eps = times.unbind(), each_step(alpha[1:], x_t), each_step(renoise, x_t)
+            memory.of_x_t, memory.of_back = levels.each(kept), levels.each(back)
+        memory.of_x0, memory.of_eps = levels.each(alpha[1:]), levels.each(renoise)
         share = renoise / sigma[:-1]  # of x_t, once eps = (x_t - alpha x0) / sigma is put in
-        tied_x0, tied_x_t = (alpha[1:] - share * alpha[:-1]).tolist(), each_step(share, x_t)
-        for i in range(steps):
-            draws = count(i * (2 * self.recur - 1))
-            for again in reversed(range(self.recur)):
-                prediction = at_step(denoiser, i)(x_t, at[i], condition)
-                if isinstance(prediction, Tied):
-                    x_t = torch.add(tied_x_t[i] * x_t, prediction.x0, alpha=tied_x0[i])
-                else:
-                    x_t = of_x0[i] * prediction.x0 + of_eps[i] * prediction.eps
-                if self.eta > 0:
-                    x_t = x_t + of_draw[i] * noise(next(draws)).to(x_t)
-                if again:
-                    x_t = of_x_t[i] * x_t + of_back[i] * noise(next(draws)).to(x_t)
-            yield Frame(i, steps, after[i], x_t, prediction)
+        memory.tied_x0, memory.tied_x_t = (alpha[1:] - share * alpha[:-1]).tolist(), levels.each(share)
+        return memory
+
+    def step(
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
+    ) -> tuple[Tensor, Prediction]:
+        draws = count(i * (2 * self.recur - 1))
+        for again in reversed(range(self.recur)):
+            prediction = denoise(x_t, i)
+            if isinstance(prediction, TiedPrediction):
+                x_t = torch.add(memory.tied_x_t[i] * x_t, prediction.x0, alpha=memory.tied_x0[i])
+            else:
+                x_t = memory.of_x0[i] * prediction.x0 + memory.of_eps[i] * prediction.eps
+            if self.eta > 0:
+                x_t = x_t + memory.of_draw[i] * noise(next(draws)).to(x_t)
+            if again:
+                x_t = memory.of_x_t[i] * x_t + memory.of_back[i] * noise(next(draws)).to(x_t)
+        return x_t, prediction

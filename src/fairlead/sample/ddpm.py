@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, at_step
-from fairlead.core.schedule import NoiseSchedule
-from fairlead.sample.sampler import Frame, Noise, Sampler
+from fairlead.core.prediction import Prediction
+from fairlead.sample.sampler import GridLevels, Noise, Sampler, StepDenoiser
 
 
 @dataclass(frozen=True)
@@ -31,23 +29,17 @@ class DDPM(Sampler):
     def stochastic(self) -> bool:
         return True
 
-    def frames(
-        self,
-        denoiser: Denoiser,
-        x_t: Tensor,
-        times: Tensor,
-        schedule: NoiseSchedule,
-        condition: Condition,
-        noise: Noise,
-    ) -> Iterator[Frame]:
-        alpha, sigma = schedule.alpha_sigma(times)
-        log_snr = schedule.log_snr(times)
-        gap = log_snr[:-1] - log_snr[1:]
-        of_x0 = alpha[1:] * -torch.expm1(gap)
-        of_x_t = sigma[1:] / sigma[:-1] * (gap / 2).exp()
-        spread = sigma[1:] * (-torch.expm1(gap)).sqrt()
-        steps = len(times) - 1
-        for i in range(steps):
-            prediction = at_step(denoiser, i)(x_t, times[i], condition)
-            x_t = of_x0[i] * prediction.x0 + of_x_t[i] * x_t + spread[i] * noise(i).to(x_t)
-            yield Frame(i, steps, float(times[i + 1]), x_t, prediction)
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
+        alpha, sigma, gap = levels.alpha, levels.sigma, -levels.log_snr.diff()
+        return SimpleNamespace(
+            of_x0=levels.each(alpha[1:] * -torch.expm1(gap)),
+            of_x_t=levels.each(sigma[1:] / sigma[:-1] * (gap / 2).exp()),
+            of_draw=levels.each(sigma[1:] * (-torch.expm1(gap)).sqrt()),
+        )
+
+    def step(
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
+    ) -> tuple[Tensor, Prediction]:
+        prediction = denoise(x_t, i)
+        mean = memory.of_x0[i] * prediction.x0 + memory.of_x_t[i] * x_t
+        return mean + memory.of_draw[i] * noise(i).to(x_t), prediction

@@ -13,17 +13,15 @@ the step to sigma = 0 (infinite h) are first order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, at_step
-from fairlead.core.schedule import NoiseSchedule
-from fairlead.sample.sampler import Frame, Noise, Sampler, each_step
+from fairlead.core.prediction import Prediction
+from fairlead.sample.sampler import GridLevels, Noise, Sampler, StepDenoiser
 
 
 def _extrapolation(h: Tensor) -> Tensor:
@@ -34,6 +32,15 @@ def _extrapolation(h: Tensor) -> Tensor:
     return factor
 
 
+def _step(i: int, prediction: Prediction, memory: SimpleNamespace) -> tuple[Tensor, Prediction]:
+    """alpha' (x0 + factor D) + factor' eps, the part without noise."""
+    x0 = prediction.x0
+    if memory.x0_old is not None:
+        x0 = x0 + memory.of_change[i] * (x0 - memory.x0_old)
+    memory.x0_old = prediction.x0
+    return memory.of_x0[i] * x0 + memory.of_eps[i] * prediction.eps, prediction
+
+
 @dataclass(frozen=True)
 class DPMpp2M(Sampler):
     """Deterministic: second order at one evaluation per step."""
@@ -42,29 +49,19 @@ class DPMpp2M(Sampler):
     order: ClassVar[int] = 2
     renoises: ClassVar[bool] = True
 
-    def frames(
-        self,
-        denoiser: Denoiser,
-        x_t: Tensor,
-        times: Tensor,
-        schedule: NoiseSchedule,
-        condition: Condition,
-        noise: Noise,
-    ) -> Iterator[Frame]:
-        alpha, sigma = schedule.alpha_sigma(times)
-        h = schedule.log_snr(times).diff() / 2
-        correction = -torch.expm1(-h) * _extrapolation(h)
-        x0_old: Tensor | None = None
-        steps, after = len(times) - 1, times[1:].tolist()
-        at, of_x0, of_eps, of_change = times.unbind(), *(each_step(c, x_t) for c in (alpha[1:], sigma[1:], correction))
-        for i in range(steps):
-            prediction = at_step(denoiser, i)(x_t, at[i], condition)
-            x0 = prediction.x0
-            if x0_old is not None:
-                x0 = x0 + of_change[i] * (x0 - x0_old)
-            x_t = of_x0[i] * x0 + of_eps[i] * prediction.eps
-            x0_old = prediction.x0
-            yield Frame(i, steps, after[i], x_t, prediction)
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
+        h = levels.log_snr.diff() / 2
+        return SimpleNamespace(
+            of_x0=levels.each(levels.alpha[1:]),
+            of_eps=levels.each(levels.sigma[1:]),
+            of_change=levels.each(-torch.expm1(-h) * _extrapolation(h)),
+            x0_old=None,
+        )
+
+    def step(
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
+    ) -> tuple[Tensor, Prediction]:
+        return _step(i, denoise(x_t, i), memory)
 
 
 @dataclass(frozen=True)
@@ -82,29 +79,19 @@ class DPMpp2MSDE(Sampler):
     def stochastic(self) -> bool:
         return True
 
-    def frames(
-        self,
-        denoiser: Denoiser,
-        x_t: Tensor,
-        times: Tensor,
-        schedule: NoiseSchedule,
-        condition: Condition,
-        noise: Noise,
-    ) -> Iterator[Frame]:
-        alpha, sigma = schedule.alpha_sigma(times)
-        h = schedule.log_snr(times).diff() / 2
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
+        sigma, h = levels.sigma[1:], levels.log_snr.diff() / 2
         fresh = -torch.expm1(-2 * h)
-        correction = fresh * _extrapolation(h)
-        renoise, spread = sigma[1:] * (-h).exp(), sigma[1:] * fresh.sqrt()
-        x0_old: Tensor | None = None
-        steps, after = len(times) - 1, times[1:].tolist()
-        at, of_x0, of_eps = times.unbind(), each_step(alpha[1:], x_t), each_step(renoise, x_t)
-        of_draw, of_change = each_step(spread, x_t), each_step(correction, x_t)
-        for i in range(steps):
-            prediction = at_step(denoiser, i)(x_t, at[i], condition)
-            x0 = prediction.x0
-            if x0_old is not None:
-                x0 = x0 + of_change[i] * (x0 - x0_old)
-            x_t = of_x0[i] * x0 + of_eps[i] * prediction.eps + of_draw[i] * noise(i).to(x_t)
-            x0_old = prediction.x0
-            yield Frame(i, steps, after[i], x_t, prediction)
+        return SimpleNamespace(
+            of_x0=levels.each(levels.alpha[1:]),
+            of_eps=levels.each(sigma * (-h).exp()),
+            of_change=levels.each(fresh * _extrapolation(h)),
+            of_draw=levels.each(sigma * fresh.sqrt()),
+            x0_old=None,
+        )
+
+    def step(
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
+    ) -> tuple[Tensor, Prediction]:
+        x_t, prediction = _step(i, denoise(x_t, i), memory)
+        return x_t + memory.of_draw[i] * noise(i).to(x_t), prediction

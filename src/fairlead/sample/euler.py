@@ -7,16 +7,14 @@ z = (1 - tau) x0 + tau eps and dz/dtau = eps - x0, finite at both ends (2209.030
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 from torch import Tensor
 
-from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, at_step
-from fairlead.core.schedule import NoiseSchedule
-from fairlead.sample.sampler import Frame, Noise, Sampler
+from fairlead.core.prediction import Prediction
+from fairlead.sample.sampler import GridLevels, Noise, Sampler, StepDenoiser
 
 
 @dataclass(frozen=True)
@@ -30,21 +28,14 @@ class Euler(Sampler):
     name: ClassVar[str] = "euler"
     order: ClassVar[int] = 1
 
-    def frames(
-        self,
-        denoiser: Denoiser,
-        x_t: Tensor,
-        times: Tensor,
-        schedule: NoiseSchedule,
-        condition: Condition,
-        noise: Noise,
-    ) -> Iterator[Frame]:
-        alpha, sigma = schedule.alpha_sigma(times)
-        total = alpha + sigma
-        tau = sigma / total
-        steps = len(times) - 1
-        for i in range(steps):
-            prediction = at_step(denoiser, i)(x_t, times[i], condition)
-            z = x_t / total[i] + (tau[i + 1] - tau[i]) * (prediction.eps - prediction.x0)
-            x_t = total[i + 1] * z
-            yield Frame(i, steps, float(times[i + 1]), x_t, prediction)
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
+        total = levels.alpha + levels.sigma
+        moves = (levels.sigma / total).diff()
+        return SimpleNamespace(total=levels.each(total), move=levels.each(moves))
+
+    def step(
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
+    ) -> tuple[Tensor, Prediction]:
+        prediction = denoise(x_t, i)
+        z = x_t / memory.total[i] + memory.move[i] * (prediction.eps - prediction.x0)
+        return memory.total[i + 1] * z, prediction

@@ -27,13 +27,13 @@ SMALLEST_TIME = 1e-3
 """Last time of ``leading`` and ``linspace`` on a continuous schedule: the first entry of a table of 1000."""
 
 
-class Grid(Protocol):
+class GridFunction(Protocol):
     def __call__(self, schedule: NoiseSchedule, steps: int) -> Tensor: ...
 
 
 def make_grid(name: str, schedule: NoiseSchedule, steps: int) -> Tensor:
     """The registered grid ``name``; an unknown name or an impossible number of steps is a UsageError."""
-    grid: Grid = lookup("grid", name)
+    grid: GridFunction = lookup("grid", name)
     return grid(schedule, plain(steps))
 
 

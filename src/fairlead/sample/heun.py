@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 from torch import Tensor
 
-from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser, at_step
-from fairlead.core.schedule import NoiseSchedule
-from fairlead.sample.sampler import Frame, Noise, Sampler
+from fairlead.core.prediction import Prediction
+from fairlead.sample.sampler import GridLevels, Noise, Sampler, StepDenoiser
 
 
 @dataclass(frozen=True)
 class Heun(Sampler):
     """The trapezoid rule in the straight variable of ``euler.py``; the step to sigma = 0 is Euler's.
 
-    Two evaluations per step, one in the step to 0: 2 N - 1. The corrector asks the same ``at_step`` denoiser, so
-    guidance sees one step. The frame carries the prediction at the beginning of the step.
+    Two evaluations per step, one in the step to 0: 2 N - 1. Guidance sees one step. The
+    frame carries the prediction at the beginning of the step.
     """
 
     name: ClassVar[str] = "heun"
     order: ClassVar[int] = 2
 
-    def frames(
-        self,
-        denoiser: Denoiser,
-        x_t: Tensor,
-        times: Tensor,
-        schedule: NoiseSchedule,
-        condition: Condition,
-        noise: Noise,
-    ) -> Iterator[Frame]:
-        alpha, sigma = schedule.alpha_sigma(times)
-        total = alpha + sigma
-        tau = sigma / total
-        steps = len(times) - 1
-        for i in range(steps):
-            denoise = at_step(denoiser, i)
-            z, move = x_t / total[i], tau[i + 1] - tau[i]
-            prediction = denoise(x_t, times[i], condition)
-            slope = prediction.eps - prediction.x0
-            x_t = total[i + 1] * (z + move * slope)
-            if sigma[i + 1] > 0:
-                end = denoise(x_t, times[i + 1], condition)
-                x_t = total[i + 1] * (z + move * (slope + end.eps - end.x0) / 2)
-            yield Frame(i, steps, float(times[i + 1]), x_t, prediction)
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
+        total = levels.alpha + levels.sigma
+        moves = (levels.sigma / total).diff()
+        noisy = (levels.sigma[1:] > 0).tolist()
+        return SimpleNamespace(total=levels.each(total), move=levels.each(moves), noisy=noisy)
+
+    def step(
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
+    ) -> tuple[Tensor, Prediction]:
+        z, move, total = x_t / memory.total[i], memory.move[i], memory.total[i + 1]
+        prediction = denoise(x_t, i)
+        slope = prediction.eps - prediction.x0
+        x_t = total * (z + move * slope)
+        if memory.noisy[i]:
+            end = denoise(x_t, i + 1)
+            x_t = total * (z + move * (slope + end.eps - end.x0) / 2)
+        return x_t, prediction

@@ -1,131 +1,40 @@
-"""Sampling: a model, a condition, a guidance and seeds -> a Run that knows its cost and how to be repeated."""
+"""Sampling: a model, conditions, a guidance and seeds -> frames, and a run that knows how to be repeated."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 import fairlead
-from fairlead.core.arguments import as_mapping, as_path, chosen, is_count, plain, plain_list, shown
+from fairlead.core.arguments import as_mapping
 from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, autocast, counting, lowered
 from fairlead.core.errors import UsageError
-from fairlead.core.files import replacing
-from fairlead.core.hold import Hold
-from fairlead.core.places import check_folder, is_there
-from fairlead.core.signals import unbroken
 from fairlead.data.images import to_uint8
-from fairlead.data.names import same_names
-from fairlead.guide.calls import Batching
+from fairlead.guide.batching import Batching
 from fairlead.guide.checks import check_condition, check_samples
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.load import as_model
-from fairlead.models.model import Given, LabelEncoder, Model, Spec
+from fairlead.models.model import Given, Model, Spec
 from fairlead.models.resources import load_resources
 from fairlead.sample.grids import make_grid
 from fairlead.sample.noise import NoiseStream
-from fairlead.sample.sampler import Frame, Sampler, parse_sampler
-
-Precision = Literal["fp32", "bf16"]
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """The result of sampling.
-
-    Attributes:
-        x0: final samples in the model's space, float32 [n, *shape], on the CPU, not clipped.
-        images: uint8 [n, c, h, w]; None when the model's space is not images (toys).
-        conds: the condition spec of every sample, by name.
-        condition: what the specs were encoded to.
-        seeds: of every sample.
-        cost: network rows evaluated and calls made.
-        seconds: wall time of the whole run.
-        settings: everything else needed to repeat it, JSON-ready.
-        guidance: what steered it.
-        decoded: float32 [n, c, h, w], the images before clipping and rounding: x0 itself for a model of pixels; None
-            where there are no images.
-    """
-
-    x0: Tensor
-    images: Tensor | None
-    conds: tuple[Spec, ...]
-    condition: Condition
-    seeds: tuple[int, ...]
-    cost: Cost
-    seconds: float
-    settings: dict[str, Any]
-    guidance: Guidance = field(default_factory=Guidance)
-    decoded: Tensor | None = None
-
-    __repr__ = brief
-
-    def provenance(self, index: int | None = None) -> dict[str, Any]:
-        """What made image ``index``, or the whole run."""
-        index = plain(index)
-        if index is not None and not (is_count(index, 0) and index < len(self.conds)):
-            raise UsageError(f"index: expected 0 to {len(self.conds) - 1}, an image of this run, got {shown(index)}")
-        if index is not None:
-            guidance = self.guidance.of_sample(index)
-            if self.conds[index] is None:  # among others such terms do nothing here; alone they would be refused
-                guidance = replace(guidance, terms=tuple(t for t in guidance.terms if not t.needs_condition()))
-            own = {"cond": self.conds[index], "seed": self.seeds[index]}
-            return {**own, **self.settings, "guidance": str(guidance)}
-        return {"conds": list(self.conds), "seeds": list(self.seeds), **self.settings}
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write ``00000.png``, ... with their provenance in the PNG text field "fairlead", and ``run.json``.
-
-        Raises:
-            UsageError: if there are no images, the folder already holds a run or another run works in it, or a file
-                cannot be written; every file is whole or absent.
-        """
-        folder = as_path("folder", folder)
-        if self.images is None:
-            raise UsageError("this run's samples are not images; use run.x0")
-        check_folder(folder, "choose another folder")
-        with Hold(folder), unbroken():
-            return self._save(folder, self.images)
-
-    def _save(self, folder: Path, images: Tensor) -> list[Path]:
-        if is_there(folder / "run.json"):
-            raise UsageError(f"{folder} already holds a run; choose another folder")
-        paths: list[Path] = []
-        try:
-            for i, image in enumerate(images):
-                path = folder / f"{i:05d}.png"
-                _save_png(image, self.provenance(i), path)
-                paths.append(path)
-            with replacing(folder / "run.json", durable=False) as partial:
-                partial.write_text(json.dumps(self.summary(), indent=1))
-        except OSError as error:
-            raise UsageError(
-                f"cannot save images to {folder}: {error}; {len(paths)} of {len(images)} are written"
-            ) from error
-        return paths
-
-    def summary(self) -> dict[str, Any]:
-        """The run as JSON: provenance and cost."""
-        return {
-            **self.provenance(),
-            "rows": self.cost.rows,
-            "calls": self.cost.calls,
-            "seconds": round(self.seconds, 3),
-        }
+from fairlead.sample.result import Run
+from fairlead.sample.sampler import Frame, Sampler
+from fairlead.sample.samples import named_specs, samples_of, with_vocabulary
+from fairlead.sample.sampling import Precision, Sampling
 
 
 def sample(
@@ -152,7 +61,7 @@ def sample(
             they could be names (:mod:`fairlead.data.names`); the run knows the names.
         guidance: an expression such as "cfg(4)", an object such as ``fl.cfg(4)``, or None.
         n: number of samples; only needed when neither ``cond`` nor ``seeds`` is a sequence (default 1).
-        seeds: one a sample, or the first of n consecutive seeds. Sample i depends on its own seed only.
+        seeds: one per sample, or the first of n consecutive seeds. Sample i depends on its own seed only.
         sampler: a name or expression ("ddim(eta=0.5)"), or an object.
         steps: steps of the sampler, at least 1.
         grid: name of the time grid.
@@ -166,26 +75,21 @@ def sample(
         UsageError: for anything that cannot be sampled, before the first network call; and at the first step whose
             samples are not finite, naming it.
     """
-    plan = Plan.of(model, cond, guidance, n, seeds, sampler, steps, grid, batch_size, precision, batching, resources)
-    return plan.run()
+    sampling = Sampling(sampler, steps, grid, batch_size, precision, batching)
+    return Plan.of(model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources).run()
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A checked request for samples; ``frames`` carries it out, batch by batch, as a stream that previews, progress
-    bars and traces can read too. See :func:`sample` for the fields."""
+    """A checked request for samples; ``frames`` carries out a batch of it as a stream that previews, progress bars and
+    traces can read too. See :func:`sample` for the fields."""
 
     model: Model
     conds: tuple[Spec, ...]
     guidance: Guidance
+    sampling: Sampling
     seeds: tuple[int, ...]
-    sampler: Sampler
-    steps: int
-    grid: str
     times: Tensor
-    batch_size: int
-    precision: Precision
-    batching: Batching
     resources: Mapping[str, Any]
 
     __repr__ = brief
@@ -196,41 +100,26 @@ class Plan:
         model: Model | str | Path,
         cond: Given | Sequence[Given] = None,
         guidance: Guidance | Term | str | None = None,
+        sampling: Sampling | None = None,
+        *,
         n: int | None = None,
         seeds: int | Sequence[int] = 0,
-        sampler: Sampler | str = "ddim",
-        steps: int = 20,
-        grid: str = "trailing",
-        batch_size: int = 64,
-        precision: Precision = "fp32",
-        batching: Batching = "auto",
         resources: Mapping[str, Any] | None = None,
     ) -> Plan:
-        model = as_model(model)
-        specs, all_seeds = _samples(cond, n, seeds)
-        batch_size, steps, resources = plain(batch_size), plain(steps), as_mapping("resources", resources)
-        if not is_count(batch_size):
-            raise UsageError(f"batch_size: expected an integer of at least 1, got {shown(batch_size)}")
-        chosen("precision", precision, ("fp32", "bf16"))
-        guidance = to_guidance(guidance)
+        model, sampling = as_model(model), Sampling() if sampling is None else sampling
+        specs, all_seeds = samples_of(cond, n, seeds)
+        guidance, resources = to_guidance(guidance), as_mapping("resources", resources)
         check_samples(guidance, len(specs))
-        sampler = parse_sampler(sampler) if isinstance(sampler, str) else sampler
-        if not isinstance(sampler, Sampler):
-            raise UsageError(
-                f"sampler: expected an expression such as 'ddim' or a sampler object, got {shown(sampler)}"
-            )
-        if guidance.renoising() and not sampler.renoises:
+        if guidance.renoising() and not sampling.sampler.renoises:
             raise UsageError(
                 f"{guidance.renoising()[0]} re-noises with another prediction than it denoises with, which sampler "
-                f"'{sampler}' cannot do: take ddim, ddim(eta=1) for ddpm, or dpmpp_2m"
+                f"'{sampling.sampler}' cannot do: take ddim, ddim(eta=1) for ddpm, or dpmpp_2m"
             )
-        times = make_grid(grid, model.schedule, steps)
+        times = make_grid(sampling.grid, model.schedule, sampling.steps)
         loaded = load_resources(guidance.resources(), model, resources)
-        model = _with_vocabulary(model, guidance, loaded)
-        conds, guidance = _named(model, specs), guidance.by_name(model.named)
-        plan = cls(
-            model, conds, guidance, all_seeds, sampler, steps, grid, times, batch_size, precision, batching, loaded
-        )
+        model = with_vocabulary(model, guidance, loaded)
+        conds, guidance = named_specs(model, specs), guidance.by_name(model.named)
+        plan = cls(model, conds, guidance, sampling, all_seeds, times, loaded)
         NoiseStream(all_seeds, model.shape)
         check_condition(guidance, plan._condition)
         plan._checked.fresh()
@@ -238,44 +127,40 @@ class Plan:
 
     @property
     def batches(self) -> list[slice]:
-        n = len(self.seeds)
-        return [slice(start, min(start + self.batch_size, n)) for start in range(0, n, self.batch_size)]
+        n, size = len(self.seeds), self.sampling.batch_size
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
-    def frames(self, observe: Callable[[slice, Observation], object] | None = None) -> Iterator[tuple[slice, Frame]]:
-        """(which samples, frame) for every step of every batch; ``observe`` sees every evaluation of the guidance.
+    def frames(self, batch: slice, observe: Callable[[Observation], object] | None = None) -> Iterator[Frame]:
+        """Every step of the samples of ``batch``; ``observe`` sees every evaluation of the guidance.
 
         Raises:
             UsageError: at the first step whose samples are not finite.
         """
         model, device = self.model, self.model.device
-        lower = torch.bfloat16 if self.precision == "bf16" else None
-        for batch in self.batches:
-            noise = NoiseStream(self.seeds[batch], model.shape, device)
-            _, sigma = model.schedule.alpha_sigma(self.times[0])
-            watch = None if observe is None else partial(observe, batch)
-            denoiser = self._guided(batch, watch) if batch.start else self._checked.fresh(watch)
-            frames = self.sampler.frames(
-                denoiser, noise.start() * float(sigma), self.times, model.schedule, denoiser.condition, noise
-            )
-            while True:
-                if torch.is_grad_enabled() or lowered(device) != lower:
-                    with torch.no_grad(), autocast(device, lower):
-                        frame = next(frames, None)
-                else:
+        lower = torch.bfloat16 if self.sampling.precision == "bf16" else None
+        noise = NoiseStream(self.seeds[batch], model.shape, device)
+        _, sigma = model.schedule.alpha_sigma(self.times[0])
+        denoiser = self._checked.fresh(observe) if batch == self.batches[0] else self._guided(batch, observe)
+        frames = self.sampling.sampler.frames(
+            denoiser, noise.start() * float(sigma), self.times, model.schedule, denoiser.condition, noise
+        )
+        while True:
+            if torch.is_grad_enabled() or lowered(device) != lower:
+                with torch.no_grad(), autocast(device, lower):
                     frame = next(frames, None)
-                if frame is None:
-                    break
-                suspicious = not math.isfinite(float(frame.x_t.sum()))  # cheap, and sums of finite values may overflow
-                if suspicious and bool((broken := ~frame.x_t.isfinite().flatten(1).all(1)).any()):
-                    bad = int(broken.nonzero()[0])
-                    hint = (
-                        f"lower the scale of {self.guidance}" if self.guidance.terms else "the model itself gives them"
-                    )
-                    raise UsageError(
-                        f"sampling: step {frame.step + 1} of {frame.steps} (to t = {frame.t:.3f}) gave values that are "
-                        f"not finite, first for seed {self.seeds[batch][bad]}; {hint}"
-                    )
-                yield batch, frame
+            else:
+                frame = next(frames, None)
+            if frame is None:
+                return
+            suspicious = not math.isfinite(float(frame.x_t.sum()))  # cheap, and sums of finite values may overflow
+            if suspicious and bool((broken := ~frame.x_t.isfinite().flatten(1).all(1)).any()):
+                bad = int(broken.nonzero()[0])
+                hint = f"lower the scale of {self.guidance}" if self.guidance.terms else "the model itself gives them"
+                raise UsageError(
+                    f"sampling: step {frame.step + 1} of {frame.steps} (to t = {frame.t:.3f}) gave values that are "
+                    f"not finite, first for seed {self.seeds[batch][bad]}; {hint}"
+                )
+            yield frame
 
     @cached_property
     def _condition(self) -> Condition:
@@ -297,7 +182,7 @@ class Plan:
             draw=NoiseStream(self.seeds[batch], model.shape, model.device).extra,
             times=self.times,
             samples=range(batch.start, batch.stop),
-            batching=self.batching,
+            batching=self.sampling.batching,
             observe=observe,
         )
 
@@ -306,11 +191,11 @@ class Plan:
         finals: list[Tensor] = []
         began = time.perf_counter()
         with counting() as cost, torch.no_grad():
-            for _, frame in self.frames():
-                if on_frame is not None:
-                    on_frame(frame)
-                if frame.step == frame.steps - 1:
-                    finals.append(frame.x_t.float().cpu())
+            for batch in self.batches:
+                for frame in self.frames(batch):
+                    if on_frame is not None:
+                        on_frame(frame)
+                finals.append(frame.x_t.float().cpu())
         return self._finish(torch.cat(finals), cost, time.perf_counter() - began)
 
     def named(self) -> dict[str, Any]:
@@ -321,14 +206,11 @@ class Plan:
     def _finish(self, x0: Tensor, cost: Cost, seconds: float) -> Run:
         """Decode the final samples [n, *shape] and put the run together."""
         with torch.no_grad():
-            decoded = torch.cat([self.model.decode(part) for part in torch.split(x0, self.batch_size)])
+            decoded = torch.cat([self.model.decode(part) for part in torch.split(x0, self.sampling.batch_size)])
         images = to_uint8(decoded) if decoded.ndim == 4 else None
         settings = {
             "guidance": str(self.guidance),
-            "sampler": str(self.sampler),
-            "steps": self.steps,
-            "grid": self.grid,
-            "precision": self.precision,
+            **self.sampling.described(),
             "model": dict(self.model.metadata),
             **self.named(),
             "fairlead": fairlead.__version__,
@@ -336,70 +218,3 @@ class Plan:
         }
         shown = decoded if images is not None else None
         return Run(x0, images, self.conds, self._condition, self.seeds, cost, seconds, settings, self.guidance, shown)
-
-
-def _with_vocabulary(model: Model, guidance: Guidance, resources: Mapping[str, Any]) -> Model:
-    """An unconditional model that a classifier steers takes conditions in the classifier's words."""
-    steering = [resources[r.name] for r in guidance.resources() if r.kind in ("classifier", "clean-classifier")]
-    if model.classes or not steering:
-        return model
-    for term in guidance.terms:
-        reads = term.needs_condition() or term.specs()
-        if reads and not any("classifier" in resource.kind for resource in term.resources()):
-            raise UsageError(f"{term} needs a conditional model, this one is unconditional; drop the term")
-    classes = steering[0].classes
-    if any(not same_names(other.classes, classes) for other in steering):
-        raise UsageError(
-            f"{guidance}: its classifiers know different classes; to steer an unconditional model they must agree"
-        )
-    return replace(model, classes=classes, encode=LabelEncoder(classes), conditions=("label",), examples=classes)
-
-
-def _named(model: Model, specs: Sequence[Given]) -> tuple[Spec, ...]:
-    """The specs by name; a run has few different ones."""
-    known: dict[Any, Spec] = {}
-    named: list[Spec] = []
-    for spec in specs:
-        key = (type(spec), spec) if isinstance(spec, str | int | None) else None  # 1 and True are equal
-        if key is None or key not in known:
-            known[key] = model.named(spec)
-        named.append(known[key])
-    return tuple(named)
-
-
-def _samples(cond: Any, n: Any, seeds: Any) -> tuple[list[Given], tuple[int, ...]]:
-    """One spec and one seed a sample, from what was given for one or for all."""
-    cond, n, seeds = plain_list(cond), plain(n), plain_list(seeds)
-    if n is not None and not is_count(n):
-        raise UsageError(f"n: expected an integer of at least 1, got {shown(n)}")
-    one = cond is None or isinstance(cond, str | int | Mapping)
-    if not (one or (isinstance(cond, Sequence) and not isinstance(cond, bytes | bytearray))):
-        raise UsageError(
-            f"cond: expected a class name, a prompt, an index, None, or a list of those, got {shown(cond)}"
-        )
-    if isinstance(seeds, bool | str | bytes) or not isinstance(seeds, int | Sequence):
-        raise UsageError(f"seeds: expected an integer or a list of integers, got {shown(seeds)}")
-    given = {
-        "cond": None if one else len(cond),
-        "seeds": None if isinstance(seeds, int) else len(seeds),
-        "n": n,
-    }
-    counts = {name: count for name, count in given.items() if count is not None}
-    if len(set(counts.values())) > 1:
-        raise UsageError(f"the numbers of samples disagree: {', '.join(f'{k} gives {v}' for k, v in counts.items())}")
-    total = next(iter(counts.values()), 1)
-    if total < 1:
-        raise UsageError("expected at least 1 sample, got none")
-    specs = [cond] * total if one else [*map(plain, cond)]
-    return specs, tuple(range(seeds, seeds + total)) if isinstance(seeds, int) else tuple(map(plain, seeds))
-
-
-def _save_png(image: Tensor, provenance: dict[str, Any], path: Path) -> None:
-    """uint8 [c, h, w] with 1 or 3 channels."""
-    if len(image) not in (1, 3):
-        raise UsageError(f"cannot write an image of {len(image)} channels as PNG; expected 1 or 3")
-    text = PngImagePlugin.PngInfo()
-    text.add_text("fairlead", json.dumps(provenance))
-    array = image.permute(1, 2, 0).numpy() if len(image) == 3 else image[0].numpy()
-    with replacing(path, durable=False) as partial:
-        Image.fromarray(array).save(partial, format="PNG", pnginfo=text)

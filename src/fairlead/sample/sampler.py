@@ -1,20 +1,23 @@
-"""What a sampler is: a frozen dataclass that turns a denoiser, a start and a time grid into a stream of frames."""
+"""What a sampler is: a step, and the loop that turns a denoiser, a start and a time grid into a stream of frames."""
 
 from __future__ import annotations
 
 import ast
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
+from types import SimpleNamespace
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from fairlead.core.arguments import shown
 from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import Denoiser
+from fairlead.core.denoiser import Denoiser, at_step
 from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.core.prediction import Prediction
 from fairlead.core.registry import lookup
@@ -23,6 +26,8 @@ from fairlead.core.syntax import keywords, number, parsed, quoted, source
 
 Noise = Callable[[int], Tensor]
 """number >= 0 -> fresh unit noise [n, ...] like x_t; a :class:`fairlead.sample.noise.NoiseStream` is one."""
+StepDenoiser = Callable[[Tensor, int], Prediction]
+"""(x_t, place) -> the prediction at that time of the grid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +51,33 @@ class Frame:
     __repr__ = brief
 
 
+@dataclass(frozen=True, eq=False)
+class GridLevels:
+    """The noise levels of a grid, float64 [steps + 1], and the dtype of the samples that are taken along it."""
+
+    schedule: NoiseSchedule
+    times: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, schedule: NoiseSchedule, times: Tensor, x_t: Tensor) -> GridLevels:
+        return cls(schedule, times, *schedule.alpha_sigma(times), x_t.dtype)
+
+    @cached_property
+    def log_snr(self) -> Tensor:
+        return self.schedule.log_snr(self.times)
+
+    def each(self, values: Tensor) -> tuple[Tensor, ...]:
+        """float64 coefficients as single numbers, rounded once to what x_t is multiplied by. (Of half precision is the
+        product, not the factor: torch multiplies in float32.)"""
+        return values.to(self.dtype if self.dtype.itemsize >= 4 else values.dtype).unbind()
+
+
 @dataclass(frozen=True)
 class Sampler(ABC):
-    """Settings only: history is local to :meth:`frames`, so one sampler may drive many runs.
+    """One step, and settings only: history is in the memory of a run, so one sampler may drive many.
 
     ``str`` gives an expression such as ``ddim(eta=0.5)`` that :func:`parse_sampler` reads back.
     """
@@ -67,6 +96,25 @@ class Sampler(ABC):
         return False
 
     @abstractmethod
+    def begin(self, levels: GridLevels) -> SimpleNamespace:
+        """The memory of one run: the coefficients of every step, and what a step leaves for the next one."""
+
+    @abstractmethod
+    def step(
+        self, i: int, x_t: Tensor, denoise: StepDenoiser, noise: Noise, memory: SimpleNamespace
+    ) -> tuple[Tensor, Prediction]:
+        """From time i of the grid to time i + 1.
+
+        Args:
+            x_t: [n, ...] at time i. Its dtype and device are kept.
+            denoise: may be called several times; guidance sees one step.
+            noise: called by stochastic samplers only, with rising numbers: i, where it is one draw a step.
+            memory: from :meth:`begin`.
+
+        Returns:
+            x_t at time i + 1, and the prediction at the beginning of the step.
+        """
+
     def frames(
         self,
         denoiser: Denoiser,
@@ -76,26 +124,30 @@ class Sampler(ABC):
         condition: Condition,
         noise: Noise,
     ) -> Iterator[Frame]:
-        """One frame per step.
+        """The loop of every sampler: one frame a step.
 
         Args:
             denoiser: called with t of shape [], float64; ``at_step`` tells it the step.
-            x_t: the start [n, ...], at time ``times[0]``. Its dtype and device are kept; coefficients are float64.
+            x_t: the start [n, ...], at time ``times[0]``.
             times: float64 [steps + 1] on the CPU, strictly descending in [0, 1] (``fairlead.sample.grids``).
             schedule: of the denoiser.
             condition: of n samples.
-            noise: called by stochastic samplers only, with rising numbers: the step, where it is one draw a step.
+            noise: see :meth:`step`.
         """
+        memory = self.begin(GridLevels.of(schedule, times, x_t))
+        at, after, steps = times.unbind(), times[1:].tolist(), len(times) - 1
+        for i in range(steps):
+            denoise = _denoise(at_step(denoiser, i), at, condition)
+            x_t, prediction = self.step(i, x_t, denoise, noise, memory)
+            yield Frame(i, steps, after[i], x_t, prediction)
 
     def __str__(self) -> str:
         changed = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
         return f"{self.name}({', '.join(changed)})" if changed else self.name
 
 
-def each_step(values: Tensor, x_t: Tensor) -> tuple[Tensor, ...]:
-    """float64 coefficients [steps] as single numbers, rounded once to what x_t is multiplied by. (Of half precision is
-    the product, not the factor: torch multiplies in float32.)"""
-    return values.to(x_t.dtype if x_t.element_size() >= 4 else values.dtype).unbind()
+def _denoise(denoiser: Denoiser, times: Sequence[Tensor], condition: Condition) -> StepDenoiser:
+    return lambda x_t, place: denoiser(x_t, times[place], condition)
 
 
 def parse_sampler(text: str) -> Sampler:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead.core.cache import cached
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
 from fairlead.data.degrade import DRAWS, Degradation, read_degradation
 from fairlead.data.images import ImageData, stream
+from fairlead.data.tensor_cache import cached
 from fairlead.data.text import TextEncoder, encoder_from_config, make_encoder
 from fairlead.nets.inputs import condition_names
 from fairlead.train.checkpoint import find_checkpoint, step_folder, steps_of
@@ -241,7 +241,7 @@ def encoded(
     """What ``encoder`` makes of ``prompts``: ids as they are; states as float16, from the cache where they are there.
 
     Args:
-        folder: of the cache, see :func:`fairlead.core.cache.cached`.
+        folder: of the cache, see :func:`fairlead.data.tensor_cache.cached`.
     """
     if encoder.net().get("vocabulary"):
         return encoder(prompts)

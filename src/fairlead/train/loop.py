@@ -28,7 +28,6 @@ from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 from fairlead.core.launch import Launch
-from fairlead.core.memory import keep_freed_memory
 from fairlead.core.places import check_folder
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.images import Batches, ImageData
@@ -41,6 +40,7 @@ from fairlead.train.conditions import DataConditions
 from fairlead.train.config import TrainConfig
 from fairlead.train.description import check_fit, described
 from fairlead.train.environment import accelerator_for, start_trackers
+from fairlead.train.malloc import keep_freed_memory
 from fairlead.train.objective import Draw, drop_condition
 from fairlead.train.optimizer import ema_average, learning_rate, optimizer_of, optimizer_state
 from fairlead.train.reading import prepare_text

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairlead.core.text import pooled_at_end
 from fairlead.data.images import Attribute, Batches, ImageData, stream
 from fairlead.data.latents import LatentBatches
+from fairlead.nets.packed_text import pooled_at_end
 from fairlead.nets.sketch import Sketch
 from fairlead.nets.text import END, PAD, TextInput, TextTransformer
 from fairlead.train.config import TrainConfig

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Callable
 
 from fairlead.core.progress import Bar
-from fairlead.core.signals import Ended, noting
+from fairlead.core.signals import EndSignal, noting
 from fairlead.train.loop import Training
 
 
 def train_to_end(
     training: Training, preview_every: int = 0, preview: Callable[[Training], object] | None = None
 ) -> float | None:
-    """Train to the end behind a progress bar. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and raise ``Ended``;
-    SIGUSR1 finishes the step, saves, and goes on.
+    """Train to the end behind a progress bar. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and raise
+    ``EndSignal``; SIGUSR1 finishes the step, saves, and goes on.
 
     Args:
         preview: called every ``preview_every`` steps, 0 for never.
@@ -45,7 +45,7 @@ def train_to_end(
                 if main:
                     left = "trained to the end" if record.step == training.config.steps else "go on with --resume"
                     print(f"stopped after step {record.step}; saved {saved}; {left}", file=sys.stderr)
-                raise Ended(asked - _ASKED_END)
+                raise EndSignal(asked - _ASKED_END)
             if main:
                 bar.write(f"saved {saved}", file=sys.stderr)
     return loss

@@ -10,53 +10,143 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import UsageError, remark
+from fairlead.core.files import replacing
+from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder
+from fairlead.core.strict_json import opened, read_json, sealed
+from fairlead.guide.terms import Guidance, Term
+from fairlead.models.load import Weights, as_model, is_pipeline
+from fairlead.models.model import Model
+from fairlead.sample.sampler import Sampler
+from fairlead.train.checkpoint import find_checkpoint
+from fairlead.tune.recommend import Tuned
+from fairlead.tune.template import Template
 
 Answer = dict[str, Any]
 
 _PROTOCOL = ("sampler", "steps", "grid", "precision", "weights", "features", "judge", "reference", "attributes")
 """What of an answer says how it was measured; answers of earlier versions say no precision, and were in fp32."""
+_PATIENCE = 60.0
+"""Seconds to wait for another process that writes its answer."""
 
 
-def key_of(answer: Mapping[str, Any]) -> str:
-    """8 hex digits, equal for equal questions."""
-    asked = [answer.get("objective"), answer.get("template"), sorted(map(_plain, answer.get("constraints") or []))]
-    protocol = {name: answer.get(name) for name in _PROTOCOL if answer.get(name) is not None}
-    if protocol.get("precision") == "fp32":
-        del protocol["precision"]
-    return hashlib.sha256(json.dumps([asked, protocol], sort_keys=True).encode()).hexdigest()[:8]
-
-
-def said(answer: Mapping[str, Any]) -> str:
-    """The question in words: ``distance_debiased of cfg({scale}) with accuracy >= 0.99, ddim, 20 steps``."""
-    text = f"{answer.get('objective', 'the best')} of {answer.get('template', 'a guidance')}"
-    rules = [" ".join(rule.split()) for rule in answer.get("constraints") or []]
-    text += f" with {' and '.join(rules)}" if rules else ""
-    return f"{text}, {answer['sampler']}, {answer['steps']} steps"
-
-
-def answers_of(stored: Mapping[str, Any]) -> list[Answer]:
-    """All answers of a file, the latest first.
+def save_answer(path: Path, tuned: Tuned, about: Mapping[str, Any]) -> None:
+    """Write an answer as JSON, beside those to other questions that are there; another process that writes one to the
+    same file at the same time is waited for.
 
     Raises:
-        LookupError, TypeError: if it is damaged.
+        UsageError: if it cannot be written, or what is there is damaged.
     """
-    found = [{name: value for name, value in stored.items() if name != "others"}, *(stored.get("others") or [])]
-    for answer in found:
-        _ = answer["guidance"] + answer["sampler"], answer["steps"] + 1
-        answer["key"] = key_of(answer)
-    return found
+    answer = {**tuned.as_dict(), **about}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path):
+            before = read_answers(path) if path.exists() else []
+            key = key_of(answer)
+            others = [other for other in before if other["key"] != key]
+            whole = {"key": key, **answer, **({"others": others} if others else {})}
+            with replacing(path) as partial:
+                partial.write_text(json.dumps(sealed(whole), indent=1) + "\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error}; the batches of the search are kept") from error
 
 
-def joined(answer: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> Answer:
-    """The file of ``answer`` and of those before it, but for one to the same question."""
-    key = key_of(answer)
-    others = [dict(other) for other in before if key_of(other) != key]
-    return {"key": key, **answer, **({"others": others} if others else {})}
+def read_answers(path: Path) -> list[Answer]:
+    """All that a ``tuned.json`` holds, the latest first.
+
+    Raises:
+        UsageError: if it cannot be read, or is damaged.
+    """
+    try:
+        stored = opened(read_json(path))
+        found = [{name: value for name, value in stored.items() if name != "others"}, *(stored.get("others") or [])]
+        for answer in found:
+            _ = answer["guidance"] + answer["sampler"], answer["steps"] + 1
+            answer["key"] = key_of(answer)
+        return found
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is damaged ({error!r}); remove it and run `fairlead tune` again") from error
+
+
+def folder_of(spec: str) -> Path:
+    """Where the answers for a training run or a pipeline are kept, for ``--guidance tuned``.
+
+    Raises:
+        UsageError: for a pipeline of the hub, which has no folder, and what is neither.
+    """
+    if not is_pipeline(spec):
+        folder = find_checkpoint(spec).folder
+        return folder.parent if folder.name.startswith("step-") else folder
+    if not Path(spec).is_dir():
+        raise UsageError(
+            f"pipeline {spec!r} is not in a local folder, so what was tuned is not kept beside it; give the "
+            "expression, which is in OUT/tuned.json of `fairlead tune`"
+        )
+    return Path(spec)
+
+
+def tuned_guidance(
+    spec: str, guidance: str, sampler: str, steps: int, weights: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """The expression, and what else provenance says of it; for ``tuned`` or ``tuned:KEY`` that of ``fairlead tune`` for
+    this run or pipeline, with a remark where it was found otherwise.
+
+    Args:
+        weights: the hash of the model's.
+
+    Raises:
+        UsageError: if it is ``tuned`` and the run was not tuned, or several answers are meant.
+    """
+    word, _, key = guidance.strip().partition(":")
+    if word != "tuned":
+        return guidance, {}
+    folder = folder_of(spec)
+    path = folder / "tuned.json"
+    if not path.is_file():
+        raise UsageError(f"guidance 'tuned': {folder} has no tuned.json; make it with `fairlead tune {folder}`")
+    answers = read_answers(path)
+    tuned = choose(answers, key.strip(), path, sampler, steps, weights)
+    unlike = [
+        f"{what} {there}, not {here}"
+        for what, there, here in (("--sampler", tuned["sampler"], sampler), ("--steps", tuned["steps"], steps))
+        if there != here
+    ]
+    if tuned.get("weights") != weights:
+        unlike.append("other weights")
+    how = f" (found with {' and '.join(unlike)})" if unlike else ""
+    which = f", {question_of(tuned)}" if len(answers) > 1 else ""
+    remark(f"tuned: {tuned['guidance']}{which}{how}")
+    about = {"key": tuned["key"], "question": question_of(tuned), "file": str(path)}
+    return tuned["guidance"], {"tuned": about}
+
+
+def loaded_with(
+    model: Model | str | Path,
+    guidance: Guidance | Term | str | None,
+    sampler: Sampler | str,
+    steps: int,
+    weights: Weights | None,
+    device: str | None,
+) -> tuple[Model, Guidance | Term | str | None, dict[str, Any]]:
+    """The model, the guidance for it, and what provenance says of that: see :func:`tuned_guidance`.
+
+    Args:
+        weights, device: as for ``load``, of a path.
+
+    Raises:
+        UsageError: if they are given for a model that is loaded already; as :func:`tuned_guidance`.
+    """
+    found = as_model(model, weights, device)
+    spec = str(model) if isinstance(model, str | Path) else found.metadata.get("checkpoint")
+    if not isinstance(guidance, str) or not isinstance(spec, str):
+        return found, guidance, {}
+    return found, *tuned_guidance(spec, guidance, str(sampler), steps, found.metadata.get("weights_hash"))
 
 
 def choose(answers: Sequence[Answer], wanted: str, path: Path, sampler: str, steps: int, weights: str | None) -> Answer:
@@ -74,12 +164,52 @@ def choose(answers: Sequence[Answer], wanted: str, path: Path, sampler: str, ste
         found = list(answers)
     if len(found) == 1:
         return found[0]
-    listed = "; ".join(f"tuned:{one['key']} is {one['guidance']} ({said(one)})" for one in found or answers)
+    listed = "; ".join(f"tuned:{one['key']} is {one['guidance']} ({question_of(one)})" for one in found or answers)
     what = f"guidance 'tuned{':' * bool(wanted)}{wanted}'"
     if wanted and not found:
         raise UsageError(f"{what}: {path} holds no such answer; take one of {listed}")
     raise UsageError(f"{what}: {path} answers {len(found or answers)} questions; write which is meant: {listed}")
 
 
-def _plain(rule: str) -> str:
-    return "".join(rule.split())
+def key_of(answer: Mapping[str, Any]) -> str:
+    """8 hex digits, equal for equal questions."""
+    rules = ["".join(rule.split()) for rule in answer.get("constraints") or []]
+    asked = [answer.get("objective"), answer.get("template"), sorted(rules)]
+    protocol = {name: answer.get(name) for name in _PROTOCOL if answer.get(name) is not None}
+    if protocol.get("precision") == "fp32":
+        del protocol["precision"]
+    return hashlib.sha256(json.dumps([asked, protocol], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def template_of(answer: Mapping[str, Any]) -> Template:
+    """What was searched.
+
+    Raises:
+        UsageError: if the answer is damaged.
+    """
+    try:
+        ranges = [f"{name}={low!r}:{high!r}" for name, (low, high) in answer["ranges"].items()]
+        return Template.of(answer["template"], ranges)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"an answer of `fairlead tune` is damaged ({error!r}); run it again") from error
+
+
+def question_of(answer: Mapping[str, Any]) -> str:
+    """The question in words: ``distance_debiased of cfg({scale}) with accuracy >= 0.99, ddim, 20 steps``."""
+    text = f"{answer.get('objective', 'the best')} of {answer.get('template', 'a guidance')}"
+    rules = [" ".join(rule.split()) for rule in answer.get("constraints") or []]
+    text += f" with {' and '.join(rules)}" if rules else ""
+    return f"{text}, {answer['sampler']}, {answer['steps']} steps"
+
+
+def _alone(path: Path) -> Hold:
+    """The hold on a file, so that what another process writes there is read before it is written over."""
+    check_folder(path.parent)
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return Hold(path, beside=True)
+        except UsageError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)

@@ -1,14 +1,16 @@
-"""What a sweep may spend, and what it will: images, network rows, minutes."""
+"""What a sweep may spend, what it will (images, network rows, minutes), and what it says of that while it runs."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fairlead.core.errors import UsageError, shortened
+from fairlead.measure.score import Floor
+from fairlead.tune.setting import Setting
 
 Unit = Literal["images", "rows", "minutes"]
 
@@ -70,3 +72,45 @@ class Budget:
             if (spent.images if self.unit == "images" else spent.rows) > self.amount:
                 return count
         return len(work)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Before the first batch: what there is to do.
+
+    Attributes:
+        settings, measured: how many there are, and how many have a score already.
+        left: what is to be sampled for all of them; finished batches are not in it.
+        now: what of that this start will do: less than ``left`` where the budget ends it.
+        beyond: settings that the budget leaves to another start; 0 for one in minutes, which only time tells.
+        labels: setting -> its name among the others.
+        floor: what real images reach.
+        budget: of this start.
+        processes: how many share the work.
+    """
+
+    settings: int
+    measured: int
+    left: Work
+    now: Work
+    beyond: int
+    labels: Mapping[Setting, str]
+    floor: Floor
+    budget: Budget | None
+    processes: int
+
+
+@dataclass(frozen=True)
+class FinishedBatch:
+    """What this process has just finished."""
+
+    setting: Setting
+    work: Work
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The budget ended this start; ``settings`` and ``work`` are left."""
+
+    settings: int
+    work: Work

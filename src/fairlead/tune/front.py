@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.agreement import adherence_of
-from fairlead.measure.estimate import Estimate
-from fairlead.tune.objective import DISTANCE, ROWS, Batch, Measured, Objective
-from fairlead.tune.setting import Setting
-from fairlead.tune.store import Point, SweepFolder
+from fairlead.measure.metrics import Estimate
+from fairlead.tune.measurements import DISTANCE, ROWS, Batch, Measurement, Objective
+from fairlead.tune.setting import Point, Setting
+from fairlead.tune.sweep_folder import SweepFolder
 
 
 def swept(metrics: Collection[str]) -> tuple[Objective, ...]:
@@ -28,7 +28,7 @@ class Standing:
         dominated_by: the settings that beat it, as positions in what was given; empty on the front.
     """
 
-    one: Measured
+    one: Measurement
     values: tuple[Estimate, ...]
     dominated_by: tuple[int, ...]
 
@@ -37,7 +37,7 @@ class Standing:
         return not self.dominated_by
 
 
-def front(points: Sequence[Measured], objectives: Sequence[Objective], z: float = 1.96) -> list[Standing]:
+def front(points: Sequence[Measurement], objectives: Sequence[Objective], z: float = 1.96) -> list[Standing]:
     """The standing of every point, in the order given.
 
     A point is dominated by another that is better in every objective by more than ``z`` paired standard errors, on the
@@ -70,7 +70,7 @@ def sweep_front(folder: SweepFolder, points: Sequence[Point]) -> dict[Setting, t
         samples = folder.samples(folder.key(point.setting))
         n = len(samples.labels)
         batch = Batch(samples.features, samples.values, point.rows_per_image * n, samples.labels)
-        measured.append(Measured((), range(n), batch, samples.reference))
+        measured.append(Measurement((), range(n), batch, samples.reference))
     objectives = swept(set.intersection(*(set(one.batch.values) for one in measured)))
     return {
         point.setting: tuple(points[i].setting for i in standing.dominated_by)
@@ -78,7 +78,7 @@ def sweep_front(folder: SweepFolder, points: Sequence[Point]) -> dict[Setting, t
     }
 
 
-def _beats(a: Measured, b: Measured, objectives: Sequence[Objective], z: float) -> bool:
+def _beats(a: Measurement, b: Measurement, objectives: Sequence[Objective], z: float) -> bool:
     better = False
     for objective in objectives:
         difference = objective.of([a, b]).difference(0, 1)

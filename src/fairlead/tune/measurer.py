@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.core.files import replacing
 from fairlead.core.places import check_folder
+from fairlead.data.tensor_cache import store_tensors, stored_tensors
 from fairlead.guide.expression import to_guidance
-from fairlead.measure.evaluate import Evaluator
+from fairlead.measure.evaluator import Evaluator
+from fairlead.measure.references import Targets
 from fairlead.measure.score import Samples
 from fairlead.models.model import Model
 from fairlead.sample.run import Plan
-from fairlead.tune.asked import Asked
-from fairlead.tune.objective import Batch, Setting
-from fairlead.tune.sweep import Shared, named
+from fairlead.tune.measurements import Batch, Values
+from fairlead.tune.setting import resources_of
+from fairlead.tune.sweep_run import Shared
 from fairlead.tune.template import Template
 
 
@@ -55,11 +55,11 @@ class Measurer:
         self.sampler, self.steps, self.folder, self.on_batch = sampler, steps, folder, on_batch
         self.sampled = 0
         """Images that were sampled rather than read."""
-        self._asked = Asked.of(model, evaluator, shared.n)
+        self._asked = Targets.of(model, evaluator, shared.n)
         self._resources: dict[str, Any] = {}
         for knobs in ([k.low for k in template.knobs.values()], [k.high for k in template.knobs.values()]):
             plan = self.plan(template.filled(tuple(knobs)), range(shared.seed, shared.seed + 1))
-        self._named = named(plan)
+        self._named = resources_of(plan)
 
     def plan(self, guidance: str, seeds: range) -> Plan:
         """What is sampled for these seeds.
@@ -73,18 +73,14 @@ class Measurer:
             self.model,
             self._asked.conds[first:last],
             guidance,
+            self.shared.sampling(self.sampler, self.steps),
             seeds=seeds,
-            sampler=self.sampler,
-            steps=self.steps,
-            grid=self.shared.grid,
-            batch_size=self.shared.batch_size,
-            precision=self.shared.precision,
             resources={name: self._resources[name] for name in wanted if name in self._resources},
         )
         self._resources.update(plan.resources)
         return plan
 
-    def __call__(self, setting: Setting, seeds: range) -> Batch:
+    def __call__(self, setting: Values, seeds: range) -> Batch:
         guidance, size = self.template.filled(setting), self.shared.batch_size
         parts = []
         for start in range(seeds.start, seeds.stop, size):
@@ -98,17 +94,11 @@ class Measurer:
     def _batch(self, guidance: str, seeds: range) -> dict[str, Tensor]:
         key = hashlib.sha256(
             json.dumps([guidance, seeds.start, seeds.stop, self._named], default=str).encode()
-        ).hexdigest()[:16]
-        file = self.folder / f"{key}.safetensors"
-        if file.exists():
-            try:
-                stored = load_file(file)
-                if {"features", "labels", "rows"} <= set(stored) and {len(part) for part in stored.values()} == {
-                    len(seeds)
-                }:
-                    return stored
-            except (OSError, SafetensorError, TypeError):
-                pass  # torn or foreign: measured again
+        ).hexdigest()
+        file = self.folder / f"{key[:16]}.safetensors"
+        stored = stored_tensors(file, key)
+        if stored is not None:
+            return stored
         run = self.plan(guidance, seeds).run()
         if run.images is None:
             raise UsageError("tune measures images, and this model's samples are not images")
@@ -118,8 +108,7 @@ class Measurer:
         self.sampled += len(seeds)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as partial:
-                save_file(found, partial)
+            store_tensors(file, key, found)
         except (OSError, SafetensorError) as error:
             raise UsageError(f"cannot write {file}: {error}; what was measured before is kept") from error
         return found

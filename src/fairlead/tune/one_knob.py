@@ -3,6 +3,7 @@
 With common seeds neighbouring settings rise and fall together, so that the slope between them is known far better than
 either value, and as well over a short distance as over a long one. Hence few settings, close together, of many seeds;
 never a bracket that trusts single comparisons (golden section). What each choice rests on: ``benchmarks/tune.py``.
+Over 300 lines: the search is one state machine.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.enough import PER_FEATURE, few_for_features
 from fairlead.measure.frechet import Moments
-from fairlead.tune.constraint import Constraint
-from fairlead.tune.edge import Edge
-from fairlead.tune.knob import Knob
-from fairlead.tune.objective import DISTANCE, Measure, Measured, Objective, Together, z_of
+from fairlead.measure.metrics import PER_FEATURE, few_for_features
+from fairlead.tune.constraint import Constraint, Edge
+from fairlead.tune.measurements import DISTANCE, Measure, Measurement, Objective, Together, z_of
 from fairlead.tune.parabola import Vertex, parabola
 from fairlead.tune.recommend import Recommended, alike, lowest, recommend
+from fairlead.tune.template import Knob
 
 GRID = 7
 """Settings of the first grid."""
@@ -54,7 +54,7 @@ class Found:
     value: float
     low: float
     high: float
-    points: tuple[Measured, ...]
+    points: tuple[Measurement, ...]
     images: int
     vertex: Vertex | None
     recommended: Recommended | None
@@ -156,7 +156,7 @@ class _Search:
         self.spacing = (knob.place(knob.high) - self.origin) / (settings - 1)
         self.step, self.widening = 1.0, 0.0
         self.window = [float(i) for i in range(settings)]
-        self.points: dict[float, Measured] = {}
+        self.points: dict[float, Measurement] = {}
         self.notes: list[str] = []
         lowest, highest = knob.ends
         self.least = math.ceil(self.index(knob.place(lowest)) - 1e-9)
@@ -183,7 +183,7 @@ class _Search:
                 self.points[i] = self.points[i].more(self.measure, n)
             else:
                 setting, seeds = (self.knob.value(self.place(i)),), range(self.seed, self.seed + n)
-                self.points[i] = Measured(setting, seeds, self.measure(setting, seeds), self.reference)
+                self.points[i] = Measurement(setting, seeds, self.measure(setting, seeds), self.reference)
         return True
 
     def run(self) -> Found:

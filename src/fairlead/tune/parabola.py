@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fairlead.measure.estimate import Estimate
-from fairlead.tune.objective import Together
+from fairlead.measure.metrics import Estimate
+from fairlead.tune.measurements import Together
 
 
 @dataclass(frozen=True)

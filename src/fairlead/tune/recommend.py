@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
 
+from fairlead.core.errors import UsageError
 from fairlead.measure.agreement import adherence_of
-from fairlead.measure.metrics import DEBIASED, title_of
+from fairlead.measure.metrics import DEBIASED, Estimate, title_of
+from fairlead.sample.sampler import parse_sampler
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.objective import Measured, Objective
-from fairlead.tune.setting import labels_of
-from fairlead.tune.store import Point
+from fairlead.tune.measurements import Measurement, Objective
+from fairlead.tune.setting import Point, labels_of
 
 ENOUGH = {"accuracy": 0.99, "agreement": 0.9}
 """Adherence that a setting of a sweep must reach to be recommended, if any does: of the class, or of all that a
 condition says."""
 
 
-def lowest(points: Sequence[Measured], objective: Objective, z: float) -> Measured:
+def lowest(points: Sequence[Measurement], objective: Objective, z: float) -> Measurement:
     """The point of lowest loss among those of most seeds, since values on different numbers of seeds do not compare;
     one of fewer seeds takes its place only if it is lower beyond ``z`` paired errors on the seeds of both."""
     ordered = sorted(points, key=lambda one: -one.n)
@@ -30,7 +32,7 @@ def lowest(points: Sequence[Measured], objective: Objective, z: float) -> Measur
     return best
 
 
-def alike(best: Measured, points: Sequence[Measured], objective: Objective, z: float) -> list[Measured]:
+def alike(best: Measurement, points: Sequence[Measurement], objective: Objective, z: float) -> list[Measurement]:
     """``best``, and those of ``points`` whose loss is not higher beyond ``z`` paired errors on the seeds of both."""
     differences = [(one, objective.of([one, best]).difference(0, 1)) for one in points if one is not best]
     return [best, *(one for one, difference in differences if difference.value <= z * difference.error)]
@@ -40,12 +42,12 @@ def alike(best: Measured, points: Sequence[Measured], objective: Objective, z: f
 class Recommended:
     """One measured setting, and why this one, in a sentence."""
 
-    one: Measured
+    one: Measurement
     why: str
 
 
 def recommend(
-    points: Sequence[Measured], objective: Objective, constraints: Sequence[Constraint] = (), z: float = 1.96
+    points: Sequence[Measurement], objective: Objective, constraints: Sequence[Constraint] = (), z: float = 1.96
 ) -> Recommended | None:
     """Of all feasible ``points`` the one of lowest loss; the cheapest of those that cannot be told from it.
 
@@ -79,21 +81,125 @@ def sentence(name: str, why: str) -> str:
     return f"Recommended: {name}, the {why}."
 
 
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """The setting to take of those that a report is about.
+@dataclass(frozen=True)
+class Row:
+    """A measured setting: values of the knobs, expression, images, estimates by metric, network rows an image."""
+
+    setting: tuple[float, ...]
+    guidance: str
+    n: int
+    metrics: Mapping[str, Estimate]
+    rows: float
+    on_front: bool
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search says.
 
     Attributes:
-        point: the setting, measured.
-        text: :func:`sentence`.
+        guidance: the recommended expression.
+        why: in a sentence.
+        best: with one knob, (value, low, high): where the objective is best and the 95 % interval of that place.
+        rows: everything measured, in the order of the knobs.
+        images: drawn in all.
+        notes: what the reader has to be told.
     """
 
-    point: Point
-    text: str
+    guidance: str
+    why: str
+    best: tuple[float, float, float] | None
+    rows: tuple[Row, ...]
+    images: int
+    notes: tuple[str, ...]
 
     @property
-    def guidance(self) -> str:
-        return self.point.guidance
+    def recommendation(self) -> str:
+        """In a sentence; the only one that says which setting to take."""
+        return sentence(self.guidance, self.why)
+
+    def reported(self, most: int = 6) -> list[str]:
+        """Expressions for the report: the recommended one, no guidance, and others of the front spread over it."""
+        others = [row.guidance for row in self.rows if row.on_front and row.guidance != self.guidance]
+        room = most - 2
+        if len(others) > room:
+            others = [others[round(i * (len(others) - 1) / (room - 1))] for i in range(room)]
+        return list(dict.fromkeys(["none", self.guidance, *others]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, as ``tuned.json`` holds it."""
+        return {
+            "guidance": self.guidance,
+            "why": self.why,
+            "recommendation": self.recommendation,
+            "best": None if self.best is None else dict(zip(("value", "low", "high"), self.best, strict=True)),
+            "notes": list(self.notes),
+            "images": self.images,
+            "settings": [
+                {
+                    "guidance": row.guidance,
+                    "setting": list(row.setting),
+                    "n": row.n,
+                    "rows_per_image": row.rows,
+                    "on_front": row.on_front,
+                    "metrics": {name: [value.value, value.error] for name, value in row.metrics.items()},
+                }
+                for row in self.rows
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Tuned:
+        """The inverse of :meth:`as_dict`; other names are left alone.
+
+        Raises:
+            UsageError: if it is damaged, or of a version that did not store the settings.
+        """
+        try:
+            rows = tuple(
+                Row(
+                    tuple(row["setting"]),
+                    row["guidance"],
+                    row["n"],
+                    {name: Estimate(value, error, row["n"]) for name, (value, error) in row["metrics"].items()},
+                    row["rows_per_image"],
+                    row["on_front"],
+                )
+                for row in stored["settings"]
+            )
+            best = stored["best"] and (stored["best"]["value"], stored["best"]["low"], stored["best"]["high"])
+            return cls(stored["guidance"], stored["why"], best, rows, stored["images"], tuple(stored["notes"]))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"an answer of `fairlead tune` is damaged ({error!r}); run it again") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The recommendation that a report is about.
+
+    Attributes:
+        text: :func:`sentence`; box, ring, text and ``tuned.json`` all say this one.
+        point: the recommended setting as the report measured it; None where it is not among its settings.
+        searched: whether a search chose it, on other seeds than those of the report.
+        rules: the constraints of that search.
+    """
+
+    text: str
+    point: Point | None
+    searched: bool = False
+    rules: tuple[Constraint, ...] = ()
+
+
+def choice_for(points: Sequence[Point], answers: Sequence[Mapping[str, Any]] = ()) -> Choice:
+    """What to take of the settings of a report: what the latest search recommended, where there was one, else
+    :func:`recommend_swept`."""
+    if not answers:
+        return recommend_swept(points)
+    answer = answers[0]
+    wanted = answer.get("model"), answer["guidance"], str(parse_sampler(answer["sampler"])), answer["steps"]
+    measured = {astuple(point.setting): point for point in points}
+    rules = tuple(Constraint.parse(text) for text in answer["constraints"])
+    return Choice(Tuned.from_dict(answer).recommendation, measured.get(wanted), True, rules)
 
 
 def recommend_swept(points: Sequence[Point]) -> Choice:
@@ -108,7 +214,7 @@ def recommend_swept(points: Sequence[Point]) -> Choice:
     else:
         best = max(points, key=lambda point: point.score.metrics[name].value)
         why = f"highest {name}. No setting reaches an {name} of {enough}"
-    return Choice(best, sentence(labels_of([point.setting for point in points])[points.index(best)], why))
+    return Choice(sentence(labels_of([point.setting for point in points])[points.index(best)], why), best)
 
 
 def adherence(points: Sequence[Point]) -> str:

@@ -1,16 +1,24 @@
-"""A setting is what a sweep varies: checkpoint, guidance, sampler, steps. Here they are written down, multiplied, named
-and given a baseline."""
+"""A setting is what a sweep varies: checkpoint, guidance, sampler, steps. Here they are multiplied, named, given a
+baseline and a key, and what is sampled and measured of one is written down."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
+from typing import Any
 
+from torch import Tensor
+
+from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.guide.expression import parse, to_guidance
 from fairlead.guide.methods.cfg import CFG
-from fairlead.guide.text import literal
+from fairlead.guide.notation import literal
+from fairlead.measure.score import Difference, Score
+from fairlead.sample.run import Plan
 from fairlead.sample.sampler import parse_sampler
 
 
@@ -122,3 +130,73 @@ def _once(what: str, values: Sequence[str]) -> None:
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
         raise UsageError(f"sweep: {', '.join(twice)} would be measured twice; give each {what} once")
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A measured setting.
+
+    Attributes:
+        setting: where it lies on the axes.
+        score: without its samples, see ``SweepFolder.compare``.
+        rows_per_image, ms_per_image: what it cost.
+        examples: uint8 [k, c, h, w], one of each class in the order of labels, then another of each, ...
+        baseline: the setting it is compared with; None for a baseline itself, or while that is not measured.
+        differences: metric -> this minus the baseline, from the same seeds; None without one.
+    """
+
+    setting: Setting
+    score: Score
+    rows_per_image: float
+    ms_per_image: float
+    examples: Tensor
+    baseline: Setting | None = None
+    differences: Mapping[str, Difference] | None = None
+
+    __repr__ = brief
+
+    @property
+    def guidance(self) -> str:
+        return self.setting.guidance
+
+    @property
+    def scale(self) -> float | None:
+        """See ``setting.scale_of``."""
+        return self.setting.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Finished images: of one batch, or of a whole setting.
+
+    Attributes:
+        images: uint8 [n, c, h, w].
+        saturation: float64 [n], the share of values at the limits before rounding.
+        rows: network rows they took.
+        seconds: time they took.
+    """
+
+    images: Tensor
+    saturation: Tensor
+    rows: int
+    seconds: float
+
+    __repr__ = brief
+
+
+def key_of(weights: str, setting: Setting, named: Mapping[str, Any]) -> str:
+    """12 hex digits: equal for equal weights, guidance, sampler, steps and things that the guidance names."""
+    what = [weights, setting.guidance, setting.sampler, setting.steps, named]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def resources_of(plan: Plan) -> dict[str, Any]:
+    """What the guidance names, by what decides its bits."""
+    found: dict[str, Any] = {}
+    for name, thing in plan.resources.items():
+        if isinstance(thing, Tensor):
+            found[name] = hashlib.sha256(thing.cpu().contiguous().numpy().tobytes()).hexdigest()
+        else:
+            metadata = dict(getattr(thing, "metadata", {}))
+            found[name] = metadata.get("weights_hash", metadata)
+    return found

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import Moments
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.knob import Knob
-from fairlead.tune.objective import Measure, Measured, Objective, z_of
+from fairlead.tune.measurements import Measure, Measurement, Objective, z_of
 from fairlead.tune.recommend import Recommended, recommend
+from fairlead.tune.template import Knob
 
 if TYPE_CHECKING:
     import optuna
@@ -35,7 +35,7 @@ class Halved:
         recommended: by the rule of ``recommend``; None if no candidate is feasible.
     """
 
-    points: tuple[Measured, ...]
+    points: tuple[Measurement, ...]
     images: int
     recommended: Recommended | None
 
@@ -82,7 +82,7 @@ def halving(
     objective, z = objective or Objective(), z_of(level)
     count = candidates_for(budget, first)
     points = _proposed(measure, reference, knobs, count, first, objective, constraints, seed)
-    dropped: list[Measured] = []
+    dropped: list[Measurement] = []
     n = first
     while True:
         points = _ranked(points, objective, constraints)
@@ -96,14 +96,16 @@ def halving(
     return Halved(everything, sum(one.n for one in everything), recommend(everything, objective, constraints, z))
 
 
-def _ranked(points: Sequence[Measured], objective: Objective, constraints: Sequence[Constraint]) -> list[Measured]:
+def _ranked(
+    points: Sequence[Measurement], objective: Objective, constraints: Sequence[Constraint]
+) -> list[Measurement]:
     """Of as many images each, the best first."""
     losses = objective.of(points).values.tolist()
     misses = [_miss(one, constraints) for one in points]
     return [points[i] for i in sorted(range(len(points)), key=lambda i: (misses[i], losses[i]))]
 
 
-def _miss(one: Measured, constraints: Sequence[Constraint]) -> float:
+def _miss(one: Measurement, constraints: Sequence[Constraint]) -> float:
     """The largest violation; 0 if the constraints are satisfied."""
     return max((max(0.0, rule.violation(one)) for rule in constraints), default=0.0)
 
@@ -117,7 +119,7 @@ def _proposed(
     objective: Objective,
     constraints: Sequence[Constraint],
     seed: int,
-) -> list[Measured]:
+) -> list[Measurement]:
     try:
         import optuna
     except ImportError as error:
@@ -130,7 +132,7 @@ def _proposed(
             sobol = optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=seed)
             parzen = optuna.samplers.TPESampler(multivariate=True, n_startup_trials=0, seed=seed)
             study = optuna.create_study(sampler=sobol)
-        found: list[Measured] = []
+        found: list[Measurement] = []
         space: dict[str, BaseDistribution] = {
             str(i): optuna.distributions.FloatDistribution(knob.low, knob.high, log=knob.log)
             for i, knob in enumerate(knobs)
@@ -140,7 +142,7 @@ def _proposed(
             trial = study.ask(space)
             setting = tuple(float(trial.params[str(i)]) for i in range(len(knobs)))
             seeds = range(seed, seed + n)
-            one = Measured(setting, seeds, measure(setting, seeds), reference)
+            one = Measurement(setting, seeds, measure(setting, seeds), reference)
             found.append(one)
             _tell(study, trial, one, objective, constraints)
         return found
@@ -149,7 +151,7 @@ def _proposed(
 
 
 def _tell(
-    study: optuna.Study, trial: optuna.Trial, one: Measured, objective: Objective, constraints: Sequence[Constraint]
+    study: optuna.Study, trial: optuna.Trial, one: Measurement, objective: Objective, constraints: Sequence[Constraint]
 ) -> None:
     """The loss, or for what misses a constraint a value behind all losses that rises with the miss."""
     miss = _miss(one, constraints)

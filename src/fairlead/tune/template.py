@@ -1,7 +1,8 @@
-"""A guidance with numbers left open: ``cfg({scale}).during(sigma=({low}, {high}))``, and the range of each."""
+"""An expression with open numbers, and the range of each."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,8 +10,54 @@ from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.expression import parse, to_guidance
-from fairlead.tune.knob import Knob
-from fairlead.tune.objective import Setting
+from fairlead.tune.measurements import Values
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One number to be found, between ``low`` and ``high``.
+
+    Attributes:
+        log: whether steps are ratios, as for a scale; else differences.
+        lowest, highest: how far the range may be extended if the best lies at its end; default not at all.
+
+    Raises:
+        UsageError: unless lowest <= low < high <= highest, all > 0 with ``log``.
+    """
+
+    low: float
+    high: float
+    log: bool = True
+    lowest: float | None = None
+    highest: float | None = None
+
+    def __post_init__(self) -> None:
+        lowest, highest = self.ends
+        if not (lowest <= self.low < self.high <= highest and all(map(math.isfinite, (lowest, highest)))):
+            raise UsageError(
+                f"knob: expected lowest <= low < high <= highest, got {lowest}, {self.low}, {self.high}, {highest}"
+            )
+        if self.log and lowest <= 0:
+            raise UsageError(f"knob from {lowest:g}: steps of ratios need a range above 0; raise it or take log=False")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return (
+            self.low if self.lowest is None else self.lowest,
+            self.high if self.highest is None else self.highest,
+        )
+
+    def place(self, value: float) -> float:
+        """Where ``value`` lies on the axis of the fit."""
+        return math.log(value) if self.log else value
+
+    def value(self, place: float) -> float:
+        """The inverse of :meth:`place`; infinite places are taken for the ends, and none lies beyond them."""
+        lowest, highest = self.ends
+        if place <= self.place(lowest) or place >= self.place(highest):
+            return lowest if place <= self.place(lowest) else highest
+        return math.exp(place) if self.log else place
+
 
 _OPEN = re.compile(r"\{([a-z_]+)\}")
 DEFAULT_RANGES: Mapping[str, Knob] = {"scale": Knob(1.0, 8.0, highest=32.0)}
@@ -78,7 +125,7 @@ class Template:
         """The same with conditions as ``name`` gives them."""
         return replace(self, name=name)
 
-    def filled(self, setting: Setting) -> str:
+    def filled(self, setting: Values) -> str:
         """The expression at these values of the knobs, each at four digits."""
         values = dict(zip(self.knobs, setting, strict=True))
         guidance = parse(_OPEN.sub(lambda found: f"{values[found[1]]:.4g}", self.text))

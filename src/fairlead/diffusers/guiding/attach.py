@@ -43,7 +43,7 @@ from fairlead.diffusers.pipelines import (
     wiring_of,
 )
 from fairlead.diffusers.schedulers import objective_of, schedule_of
-from fairlead.guide.calls import Batching
+from fairlead.guide.batching import Batching
 from fairlead.guide.checks import check_condition
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.moment import Context

@@ -19,8 +19,8 @@ from fairlead.diffusers.guiding.request import Request
 from fairlead.diffusers.network_calls import time_scale
 from fairlead.diffusers.pipelines import Wiring, image_scale
 from fairlead.diffusers.schedulers import Levels, level_after, objective_of, position_of
+from fairlead.guide.batching import Batching
 from fairlead.guide.branch import NULL
-from fairlead.guide.calls import Batching
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance

@@ -27,9 +27,9 @@ from fairlead.core.arguments import chosen
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import Weight, is_zero, nonzero_rows
 from fairlead.guide.moment import Moment, Seen, Space
+from fairlead.guide.notation import is_number, plain_fields
+from fairlead.guide.pairs import Wrapper
 from fairlead.guide.per_sample import dot, length, ratio
-from fairlead.guide.terms import Wrapper
-from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from typing import ClassVar
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, Branch
 from fairlead.guide.moment import Context, Moment, Resource
-from fairlead.guide.terms import Pair
+from fairlead.guide.pairs import Pair
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 L_l are the bands of a Laplacian pyramid, coarsest first, each brought back to full size: they sum to D_c - D_u, so
 equal weights are ``cfg`` to the bit. The paper advises low weights for coarse bands (variety, colour) and high ones for
-fine bands (detail). Two rows a sample, one where every weight is 1 or every weight is 0. Images of any height and
+fine bands (detail). Two rows per sample, one where every weight is 1 or every weight is 0. Images of any height and
 width, also odd; K bands need a shorter side that can be halved K - 1 times while it is at least 3.
 
 diffusers lists the weights the other way round, finest first; its result is of another size for images whose sides are

@@ -10,7 +10,7 @@ Delta = (m_a - m_b) u, whatever x_t: the direction between classes is to first o
 be one in log-SNR, which also is infinite at both ends of a run. Until there are two refreshes, order 1 is order 0.
 
 The first step of a run, and the first after an interval in which the method was off, refreshes; then every ``every``-th
-step. Two equal terms share what they remember. A run of N steps costs N + ceil(N / every) rows a sample. Every
+step. Two equal terms share what they remember. A run of N steps costs N + ceil(N / every) rows per sample. Every
 evaluation of a refreshing step (``heun`` makes two) evaluates both branches. The idea of reusing the unconditional
 branch is that of 2410.19355 (FasterCache), whose published code multiplies what it stored by a weight in every step, so
 that the weight compounds between refreshes. Here only directions that were evaluated are ever stored, and
@@ -31,9 +31,10 @@ from torch import Tensor
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import is_zero, weighted
 from fairlead.guide.moment import Moment, Seen
+from fairlead.guide.notation import plain_fields
+from fairlead.guide.pairs import Wrapper
 from fairlead.guide.per_sample import ratio
-from fairlead.guide.terms import NOTHING, Ask, Wrapper
-from fairlead.guide.text import plain_fields
+from fairlead.guide.terms import NOTHING, Ask
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.guide.moment import Context, Moment
+from fairlead.guide.notation import is_number, plain_fields
 from fairlead.guide.per_sample import ratio
 from fairlead.guide.terms import NOTHING, Ask, Term
-from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     D = D_u + scale (D_c - D_u) = D_c + omega (D_c - D_u),  omega = scale - 1
 
-Two rows a sample where the scale is neither 0 nor 1, else one. With ``negative``, D_u is the prediction under that
+Two rows per sample where the scale is neither 0 nor 1, else one. With ``negative``, D_u is the prediction under that
 condition instead of the null one. With ``drop``, D_u lacks only the conditions named, so that each of several can have
 its own scale: ``cfg(4, drop="text") + cfg(2, drop="label")`` (as in 2211.09800, eq. 3, with parallel terms).
 """
@@ -16,13 +16,13 @@ from fairlead.core.arguments import plain, shown
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, NULL, Branch
 from fairlead.guide.moment import Context, Moment
-from fairlead.guide.terms import Pair
-from fairlead.guide.text import is_number
+from fairlead.guide.notation import is_number
+from fairlead.guide.pairs import Pair
 
 
 @dataclass(frozen=True)
 class CFG(Pair):
-    """``cfg(4)``, ``cfg(ramp(1, 7))``, ``cfg([1, 2, 4])`` (one scale a sample), ``cfg(7, negative="one")``,
+    """``cfg(4)``, ``cfg(ramp(1, 7))``, ``cfg([1, 2, 4])`` (one scale per sample), ``cfg(7, negative="one")``,
     ``cfg(4, drop="text")``, ``cfg(4, drop=["text", "ink"])``.
 
     Attributes:

@@ -4,7 +4,7 @@
 
 The scale is the paper's lambda in [0, 1]. Under ``ddim`` a step is a step of CFG whose scale follows the grid, scale /
 (1 - rho) with rho = (sigma' / alpha') / (sigma / alpha), which is why small scales suffice. A scale of 1 is not off: x0
-is then the conditional prediction, re-noised with the unconditional eps. Two rows a sample; one at scale 0, the
+is then the conditional prediction, re-noised with the unconditional eps. Two rows per sample; one at scale 0, the
 unconditional model.
 
 It needs a sampler that re-noises x0 with ``Prediction.eps``: ``ddim``, ``dpmpp_2m`` and ``dpmpp_2m_sde``. ``ddpm``

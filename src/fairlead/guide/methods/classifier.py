@@ -41,7 +41,7 @@ from fairlead.guide.terms import NOTHING, Ask, Term
 
 @dataclass(frozen=True)
 class Classifier(Term):
-    """``classifier(4, "runs/clf")``, also with schedules, one scale a sample, maps over pixels.
+    """``classifier(4, "runs/clf")``, also with schedules, one scale per sample, maps over pixels.
 
     Attributes:
         scale: 0 is off, 1 is Bayes' rule.
@@ -72,7 +72,7 @@ class Classifier(Term):
         omega = self.omega(seen)
         if is_zero(omega):
             return None
-        label, keep = labels_of(seen.condition, str(self))
+        label, keep = class_labels(seen.condition, str(self))
         rows = keep if isinstance(on := nonzero_rows(omega), bool) else keep & on.to(keep.device)
         if not bool(rows.any()):
             return None
@@ -105,7 +105,7 @@ def gradient_of(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return gradient
 
 
-def labels_of(condition: Condition, owner: str) -> tuple[Tensor, Tensor]:
+def class_labels(condition: Condition, owner: str) -> tuple[Tensor, Tensor]:
     """The labels int64 [n] of a condition, and which samples have one."""
     if "label" not in condition.values or condition.values["label"].ndim != 1:
         raise UsageError(f"{owner} needs class labels, the run's condition has {sorted(condition.values) or 'nothing'}")

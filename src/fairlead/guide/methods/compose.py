@@ -2,7 +2,7 @@
 
     D = D_u + sum_i w_i (D_i - D_u)
 
-K + 1 rows a sample for K conditions; the null row falls away when the weights add up to 1. It stands in place of the
+K + 1 rows per sample for K conditions; the null row falls away when the weights add up to 1. It stands in place of the
 run's own condition.
 """
 
@@ -14,16 +14,16 @@ from typing import Any, ClassVar
 
 from fairlead.core.arguments import plain
 from fairlead.core.errors import UsageError
-from fairlead.guide.branch import COND, NULL, Branch, Weight, added
+from fairlead.guide.branch import COND, NULL, Branch, Weight, add_weights
 from fairlead.guide.moment import Moment
+from fairlead.guide.notation import literal
 from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.terms import Ask, Term
-from fairlead.guide.text import literal
 
 
 @dataclass(frozen=True)
 class Compose(Term):
-    """``compose({"seven": 4, "one": -2})``; the weights are scales, so they may be schedules or one a sample."""
+    """``compose({"seven": 4, "one": -2})``; the weights are scales, so they may be schedules or one per sample."""
 
     weights: Mapping[str | int, Any]
     name: ClassVar[str] = "compose"
@@ -48,7 +48,7 @@ class Compose(Term):
         for spec, scale in self._scales.items():
             weight = scale_at(scale, at.step)
             at_step[Branch(spec)] = weight
-            rest = added(rest, -weight)
+            rest = add_weights(rest, -weight)
         return Ask({COND: -1.0, NULL: rest, **at_step})
 
     def specs(self) -> tuple[str | int, ...]:

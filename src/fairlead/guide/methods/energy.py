@@ -37,12 +37,12 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, Weight, is_zero, nonzero_rows, weighted
+from fairlead.guide.image_scores import Fn, ImageScore, as_score
 from fairlead.guide.moment import Context, Moment, Resource, Seen
+from fairlead.guide.notation import is_number, plain_fields
 from fairlead.guide.per_sample import length
 from fairlead.guide.scales import Scale, as_scale, scale_at
-from fairlead.guide.scores import Fn, Score, as_score
 from fairlead.guide.terms import NOTHING, Ask, Term
-from fairlead.guide.text import is_number, plain_fields
 
 MOST_DRAWS = 400
 
@@ -60,7 +60,7 @@ class Energy(Term):
         spread: standard deviation of the draws in units of that of the posterior of N(0, 1) data; 0 is no smoothing.
     """
 
-    score: Score | Fn
+    score: ImageScore | Fn
     scale: Scale | Sequence[float] | Tensor = 1.0
     through: bool = field(default=True, kw_only=True)
     clip: float | None = field(default=None, kw_only=True)
@@ -86,8 +86,8 @@ class Energy(Term):
             )
 
     @property
-    def named(self) -> Score:
-        assert isinstance(self.score, Score)
+    def named(self) -> ImageScore:
+        assert isinstance(self.score, ImageScore)
         return self.score
 
     def omega(self, at: Moment) -> Weight:

@@ -6,7 +6,7 @@ Classifier-free guidance for models that were trained without dropping their con
 for the unconditional prediction. The class is uniform over all classes, the sample's own among them, and a pure
 function of the sample's seed and the step, so an image does not depend on the batch it was made in.
 
-Cost: two rows a sample in one network call, nothing extra at scale 1. Adds to any other term; two icg terms share one
+Cost: two rows per sample in one network call, nothing extra at scale 1. Adds to any other term; two icg terms share one
 draw. Refused for models without classes and for runs without a condition; a sample without one is left as it is.
 """
 
@@ -24,7 +24,7 @@ from fairlead.core.errors import UsageError
 from fairlead.data.names import Index
 from fairlead.guide.branch import COND, Branch
 from fairlead.guide.moment import Context, Moment
-from fairlead.guide.terms import Pair
+from fairlead.guide.pairs import Pair
 
 
 @dataclass(frozen=True)

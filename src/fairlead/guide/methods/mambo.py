@@ -22,9 +22,9 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.moment import Seen
+from fairlead.guide.notation import is_number, plain_fields
+from fairlead.guide.pairs import Wrapper
 from fairlead.guide.per_sample import length, ratio
-from fairlead.guide.terms import Wrapper
-from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)

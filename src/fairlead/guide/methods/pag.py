@@ -5,7 +5,7 @@
 In the layers named, every position of the perturbed branch attends to itself only: the attention map is the identity
 and its output the values. Works without a condition. The paper takes the middle of the U-Net and a scale of 2 to 3.
 
-Cost: one row a sample, in the same network call as the other branches; nothing at scale 0. Adds to any other term:
+Cost: one row per sample, in the same network call as the other branches; nothing at scale 0. Adds to any other term:
 ``cfg(3) + pag(2)``. Refused for models that name no attention layers.
 
 Elsewhere, once classifier-free guidance is off, the "perturbed" branch is the *negative* prompt with nothing perturbed,

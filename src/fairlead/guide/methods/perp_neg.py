@@ -4,7 +4,7 @@
     D = D_u + scale (p - weight (q - <q, p> / <p, p> p))
 
 What the negative has in common with the condition is left alone, so that "a peacock, not a bird" keeps its bird. Three
-rows a sample; two where ``weight`` is 0, when it is ``cfg(scale)`` without a negative. It is off at scale 1 *and*
+rows per sample; two where ``weight`` is 0, when it is ``cfg(scale)`` without a negative. It is off at scale 1 *and*
 weight 0: at scale 1 it still subtracts the perpendicular part of the negative. At scale 0 it is the unconditional
 model.
 
@@ -54,7 +54,7 @@ class PerpNeg(Term):
             raise UsageError("perp_neg: expected a negative such as a class name; without one it is cfg")
         counts = {len(scale) for scale in self._scales.values() if isinstance(scale, tuple)}
         if len(counts) > 1:
-            raise UsageError(f"perp_neg: scales and weights of one length, one a sample, got {sorted(counts)}")
+            raise UsageError(f"perp_neg: scales and weights of one length, one per sample, got {sorted(counts)}")
 
     @property
     def _scales(self) -> Mapping[str, Scale]:

@@ -22,9 +22,9 @@ from fairlead.core.arguments import chosen
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND
 from fairlead.guide.moment import Context, Moment, Seen, Space
+from fairlead.guide.notation import is_number, plain_fields
 from fairlead.guide.per_sample import per_sample
 from fairlead.guide.terms import NOTHING, Ask, Finisher
-from fairlead.guide.text import is_number, plain_fields
 
 _ROUNDING = 16  # a std of so many units in the last place of the largest value is rounding
 

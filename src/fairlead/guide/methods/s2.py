@@ -24,10 +24,10 @@ from fairlead.core.condition import Condition, Perturbation
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, Branch
 from fairlead.guide.moment import Context, Moment
+from fairlead.guide.notation import is_number, plain_fields
+from fairlead.guide.pairs import Pair
 from fairlead.guide.perturb import as_layers, chosen_layers
 from fairlead.guide.scales import Scale
-from fairlead.guide.terms import Pair
-from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ is that of the run's own condition, the null one where a sample has none. (Besid
 unconditional one; here terms do not depend on each other.) The paper blurs by 3 pixels in images of 128 and 256 pixels
 and takes scales of about 0.1 to 1; latents of 64 are usually blurred by 1.
 
-Cost: one row a sample, in a network call of its own after the others, because its input depends on their output;
+Cost: one row per sample, in a network call of its own after the others, because its input depends on their output;
 nothing at scale 0. The attention is read off the prediction that is made anyway. Adds to any other term; it compares
 two x_t rather than two branches of one, so nothing wraps it but ``during``. Refused for models that name no attention
 layers and for samples that are not images.
@@ -36,10 +36,10 @@ from torch.nn import functional as F
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, is_zero, weighted
 from fairlead.guide.moment import Context, Moment, Seen
+from fairlead.guide.notation import is_number, plain_fields
 from fairlead.guide.perturb import as_layers, chosen_layers
 from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.terms import NOTHING, Ask, Term
-from fairlead.guide.text import is_number, plain_fields
 from fairlead.nets.blocks import blurred_images
 
 

@@ -9,8 +9,8 @@ the paper keeps the scale at 3 and changes the blur.
 The blur's weights sum to 1 at the border too, so that it goes over into the mean as it grows (the paper pads by
 reflection).
 
-Cost: one row a sample, in the same network call as the other branches; nothing at scale 0 or blur 0. Adds to any other
-term. Refused for models that name no attention layers.
+Cost: one row per sample, in the same network call as the other branches; nothing at scale 0 or blur 0. Adds to any
+other term. Refused for models that name no attention layers.
 
 Elsewhere the blur is never switched on, or a finite one is the mean and an infinite one a window of the map.
 """
@@ -25,8 +25,8 @@ from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import Weight
 from fairlead.guide.moment import Moment
+from fairlead.guide.notation import is_number, plain_fields
 from fairlead.guide.perturb import Perturbed
-from fairlead.guide.text import is_number, plain_fields
 
 
 @dataclass(frozen=True)

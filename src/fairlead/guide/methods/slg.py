@@ -5,7 +5,7 @@
 A skipped block passes its input on; where a block of the U-Net changes the number of channels, through its shortcut
 alone. Works without a condition. Usually limited to an early stretch: ``slg(2.8).during(t=(0.8, 0.99))``.
 
-Cost: one row a sample, in the same network call as the other branches; nothing at scale 0. Adds to any other term.
+Cost: one row per sample, in the same network call as the other branches; nothing at scale 0. Adds to any other term.
 Refused for models that name no blocks.
 
 Elsewhere, once classifier-free guidance is off, the "skipped" branch is the *negative* prompt with nothing skipped.

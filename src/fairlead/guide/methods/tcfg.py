@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from fairlead.guide.moment import Seen
+from fairlead.guide.pairs import Wrapper
 from fairlead.guide.per_sample import dot, ratio
-from fairlead.guide.terms import Wrapper
 
 
 @dataclass(frozen=True)

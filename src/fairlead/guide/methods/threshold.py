@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.moment import Context, Seen
+from fairlead.guide.notation import is_number, plain_fields
 from fairlead.guide.terms import Finisher
-from fairlead.guide.text import is_number, plain_fields
 
 _QUANTILE_LIMIT = 2**24  # torch.quantile refuses larger inputs
 

@@ -27,10 +27,11 @@ from torch import Tensor
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, nonzero_rows, weighted
 from fairlead.guide.moment import Moment, Seen
+from fairlead.guide.notation import is_number, plain_fields
+from fairlead.guide.pairs import Wrapper
 from fairlead.guide.per_sample import parallel
 from fairlead.guide.step import Step
-from fairlead.guide.terms import Ask, Wrapper
-from fairlead.guide.text import is_number, plain_fields
+from fairlead.guide.terms import Ask
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,158 @@
+"""What every branch of a run is conditioned on, and which branches are the same in this run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from fairlead.core.condition import Condition
+from fairlead.guide.branch import COND, NULL, Branch
+from fairlead.guide.moment import Context, Moment
+from fairlead.guide.perturb import located
+from fairlead.guide.terms import Alter, Guidance
+
+Value = TypeVar("Value")
+
+
+class BranchConditions:
+    """The conditions of all branches of one run. What is kept here is what does not depend on the step.
+
+    Args:
+        guidance: whose branches they are; the conditions it names are encoded now.
+        context: the run's condition, and the model that encodes and embeds.
+
+    Raises:
+        UsageError: for a spec that the model does not know.
+    """
+
+    def __init__(self, guidance: Guidance, context: Context) -> None:
+        self.context, own = context, context.condition
+        self.plain: dict[Branch, Condition] = {NULL: own.drop(), COND: own}
+        """By branches of ``spec``, ``null`` and ``drop`` alone; of equal ones the first is kept."""
+        for _, spec in guidance.specs():
+            if Branch(spec) not in self.plain:
+                self.plain[Branch(spec)] = context.model.encode([spec] * own.n).to(own.device)
+        self._kept: dict[tuple[Branch, bool], Branch] = {}
+        self._fixed: dict[Branch, Condition] = {}
+        self._joined: dict[tuple[Branch, ...], tuple[list[Condition], Condition]] = {}
+
+    def at(self, moment: Moment, alters: Sequence[Alter]) -> StepConditions:
+        """The conditions of one step, in which the terms alter the run's own as ``alters`` say."""
+        return StepConditions(self, moment, alters)
+
+    def of_plain(self, branch: Branch) -> Condition:
+        """The condition of a branch of ``spec``, ``null`` and ``drop`` alone."""
+        found = self.plain.get(branch)
+        if found is None:
+            found = self.plain[branch] = self.context.condition.drop(names=branch.drop)
+        return found
+
+    def kept(self, branch: Branch, altered: bool) -> Branch:
+        """The branch that is evaluated in the place of this one; ``altered``: the run's own condition is changed."""
+        found = self._kept.get((branch, altered))
+        if found is None:
+            found = self._kept[branch, altered] = self._equal(branch, altered)
+        return found
+
+    def fixed(self, branch: Branch) -> Condition:
+        """The condition of a branch that is the same in every step."""
+        found = self._fixed.get(branch)
+        if found is None:
+            plain = self.of_plain(_plain(branch))
+            found = self._fixed[branch] = plain if branch.perturb is None else plain.perturbed(branch.perturb)
+        return found
+
+    def joined(self, branches: tuple[Branch, ...], parts: list[Condition]) -> Condition:
+        """``parts``, the conditions of ``branches``, in one; kept for as long as each is the same object."""
+        before = self._joined.get(branches)
+        if before is not None and all(a is b for a, b in zip(before[0], parts, strict=True)):
+            return before[1]
+        together = Condition.cat(parts)
+        self._joined[branches] = parts, together
+        return together
+
+    def _equal(self, branch: Branch, altered: bool) -> Branch:
+        found = branch
+        if branch.perturb is not None:
+            found = replace(found, perturb=located(branch.perturb, self.context.model))
+        if branch.make is None:
+            first = self._first(_plain(branch), altered)
+            found = replace(found, spec=first.spec, null=first.null, drop=first.drop)
+        return branch if found == branch else found
+
+    def _first(self, plain: Branch, altered: bool) -> Branch:
+        """The first branch with an equal condition. The run's own, where it is altered, equals no other."""
+        condition = self.of_plain(plain)
+        if altered and _own(plain) and not self.context.condition.is_null:
+            return plain
+        candidates = [b for b in self.plain if not (altered and _own(b)) or self.context.condition.is_null]
+        return next(b for b in candidates if b == plain or self.plain[b].equals(condition))
+
+
+class StepConditions:
+    """See :meth:`BranchConditions.at`."""
+
+    def __init__(self, run: BranchConditions, moment: Moment, alters: Sequence[Alter]) -> None:
+        self.run, self.moment, self.alters = run, moment, alters
+        self._own: Condition | None = None
+
+    def kept(self, branch: Branch) -> Branch:
+        """The branch that is evaluated in the place of this one, equal to it in this step."""
+        return self.run.kept(branch, bool(self.alters))
+
+    def of(self, branch: Branch) -> Condition:
+        """The condition of all samples for this branch at this step."""
+        altered = bool(self.alters) and branch.model is None
+        if branch.make is None and not altered:
+            return self.run.fixed(branch)
+        plain = _plain(branch)
+        own = altered and _own(plain)
+        condition = self._altered().drop(names=plain.drop) if own else self.run.of_plain(plain)
+        if branch.make is not None:
+            condition = branch.make(self.moment, condition)
+        if altered:  # what rides in one call with an altered condition must be embeddings too
+            condition = self._embedded(condition)
+        return condition if branch.perturb is None else condition.perturbed(branch.perturb)
+
+    def together(self, branches: tuple[Branch, ...]) -> Condition:
+        """The conditions of several branches for all samples, one after the other."""
+        return self.run.joined(branches, [self.of(branch) for branch in branches])
+
+    def _altered(self) -> Condition:
+        """The run's own condition as the terms alter it at this step."""
+        if self._own is None:
+            self._own = self._embedded(self.run.context.condition)
+            for alter in self.alters:
+                self._own = alter(self._own)
+        return self._own
+
+    def _embedded(self, condition: Condition) -> Condition:
+        embed = self.run.context.model.embed
+        return condition if embed is None else embed(condition)
+
+
+class BranchValues(dict[Branch, Value]):
+    """What is known of the branches that are evaluated (their predictions), under every name that they go by."""
+
+    def __init__(self, values: Mapping[Branch, Value], kept: Callable[[Branch], Branch]) -> None:
+        super().__init__(values)
+        self.kept = kept
+
+    def __missing__(self, branch: Branch) -> Value:
+        kept = self.kept(branch)
+        if kept == branch:
+            raise KeyError(branch)
+        return self[kept]
+
+    def __contains__(self, branch: object) -> bool:
+        return super().__contains__(branch) or (isinstance(branch, Branch) and super().__contains__(self.kept(branch)))
+
+
+def _plain(branch: Branch) -> Branch:
+    return Branch(branch.spec, branch.null, branch.drop)
+
+
+def _own(branch: Branch) -> bool:
+    """Whether it is the run's own condition, whole or in part."""
+    return branch.spec is None and not branch.null

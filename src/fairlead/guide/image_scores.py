@@ -1,0 +1,282 @@
+"""What ``energy`` can pull an image towards: log-scores of the denoised image.
+
+    energy(brightness(0.8), 2)    energy(color("red"))    energy(match("cat.png", [0, 0, 0.5, 1]))
+    energy(label("runs/clf"), 4)
+
+``brightness``, ``color`` and ``match`` are - distance^2 / 2 from the image to the nearest one that has the property, in
+units where images are in [-1, 1]: log N(x0; nearest, 1). Scale s stands for a standard deviation of 1 / sqrt(s) a
+pixel, and the gradient is the vector to the nearest image. They see decoded images. ``label`` is log p(y | x0) of a
+classifier for the run's condition, evaluated at t = 0; any ``fairlead train-classifier`` run will do, whatever noise
+schedule it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from PIL import ImageColor
+from torch import Tensor
+from torch.nn import functional as F
+
+from fairlead.core.arguments import plain, plain_list, shown
+from fairlead.core.condition import Condition
+from fairlead.core.denoiser import tally
+from fairlead.core.errors import UsageError
+from fairlead.guide.methods.classifier import class_labels
+from fairlead.guide.moment import Context, Resource
+from fairlead.guide.notation import call_text, is_number
+
+Fn = Callable[[Tensor, Tensor, Condition], Tensor]
+"""(x0 [n, ...], t [], condition of n samples) -> log-score [n], differentiable in x0."""
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """A log-score with a name."""
+
+    name: ClassVar[str]
+
+    @property
+    def pixels(self) -> bool:
+        """Whether it wants images [n, c, h, w], decoded if the model has latents."""
+        return True
+
+    def of(self, on: Context) -> Fn:
+        """The function, for one model."""
+        raise NotImplementedError
+
+    def check(self, on: Context) -> None:
+        """Raise UsageError if it does not suit the model."""
+        if on.model.image_shape and len(on.model.image_shape) != 3:
+            raise UsageError(f"{self} is a score of images, this model's samples are {list(on.model.image_shape)}")
+
+    def resources(self) -> tuple[Resource, ...]:
+        return ()
+
+    def needs_condition(self) -> bool:
+        return False
+
+    def rows(self) -> int:
+        """Network rows of one evaluation."""
+        return 0
+
+    def __str__(self) -> str:
+        return call_text(self.name, self)
+
+
+@dataclass(frozen=True)
+class Brightness(ImageScore):
+    """``brightness(0.8)``: the mean over all pixels and channels, 0 black, 1 white."""
+
+    target: float
+    name: ClassVar[str] = "brightness"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target", _share(self.name, "target", self.target))
+
+    def of(self, on: Context) -> Fn:
+        def score(x0: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            pixels = x0.flatten(1)
+            return -0.5 * pixels.shape[1] * (pixels.mean(1) - (2 * self.target - 1)) ** 2
+
+        return score
+
+
+@dataclass(frozen=True)
+class Color(ImageScore):
+    """``color("red")`` (any CSS name or "#ff8800") or ``color(1, 0.5, 0)``: the mean of each channel of an RGB image,
+    0 to 1."""
+
+    red: str | float
+    green: float | None = None
+    blue: float | None = None
+    name: ClassVar[str] = "color"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.red, str):
+            if self.green is not None or self.blue is not None:
+                given = ", ".join(map(shown, (self.red, self.green, self.blue)))
+                raise UsageError(f"color: expected a name alone or three numbers, got {given}")
+            try:
+                ImageColor.getrgb(self.red)
+            except ValueError as error:
+                raise UsageError(f'color: unknown colour {self.red!r}; write "red", "#ff8800" or 1, 0.5, 0') from error
+        else:
+            for channel in ("red", "green", "blue"):
+                object.__setattr__(self, channel, _share(self.name, channel, getattr(self, channel)))
+
+    @property
+    def rgb(self) -> tuple[float, ...]:
+        """In [0, 1]."""
+        if isinstance(self.red, str):
+            return tuple(value / 255 for value in ImageColor.getrgb(self.red)[:3])
+        assert self.green is not None
+        assert self.blue is not None
+        return self.red, self.green, self.blue
+
+    def of(self, on: Context) -> Fn:
+        def score(x0: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            if x0.ndim != 4 or x0.shape[1] != 3:
+                raise UsageError(f"{self} needs RGB images, this model's are {list(x0.shape[1:])}; try brightness(...)")
+            wanted = torch.tensor(self.rgb, dtype=x0.dtype, device=x0.device) * 2 - 1
+            return -0.5 * x0[0, 0].numel() * ((x0.mean((2, 3)) - wanted) ** 2).sum(1)
+
+        return score
+
+    def check(self, on: Context) -> None:
+        super().check(on)
+        if on.model.image_shape and on.model.image_shape[0] == 1:
+            raise UsageError(
+                f"{self} needs RGB images, this model's are {list(on.model.image_shape)}; try brightness(...)"
+            )
+
+
+@dataclass(frozen=True)
+class Match(ImageScore):
+    """``match("cat.png", [top, left, bottom, right])``: equal to an image inside a box.
+
+    Attributes:
+        image: a file, or a name under which ``resources=`` gives a tensor [c, h, w] in [-1, 1]. It is scaled and cut to
+            the samples' size; colour becomes grey for grey samples.
+        box: in fractions of height and width, from the top and the left; default everything.
+    """
+
+    image: str
+    box: Sequence[float] = (0.0, 0.0, 1.0, 1.0)
+    name: ClassVar[str] = "match"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.image, str):
+            raise UsageError(
+                f"match: expected the path of an image, got {type(self.image).__name__}; a tensor goes by a name of "
+                "your own into resources="
+            )
+        box = plain_list(self.box)
+        if not isinstance(box, list | tuple) or len(box) != 4:
+            raise UsageError(f"match: expected box [top, left, bottom, right] in fractions of the image, got {box!r}")
+        top, left, bottom, right = (_share(self.name, "box", edge) for edge in box)
+        if not (left < right and top < bottom):
+            raise UsageError(f"match: expected box [top, left, bottom, right] that is not empty, got {list(box)}")
+        object.__setattr__(self, "box", (top, left, bottom, right))
+
+    def of(self, on: Context) -> Fn:
+        image = on.resource(self.image)
+
+        def score(x0: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            h, w = x0.shape[2:]
+            top, left, bottom, right = self.box
+            rows = slice(round(top * h), max(round(bottom * h), round(top * h) + 1))
+            columns = slice(round(left * w), max(round(right * w), round(left * w) + 1))
+            difference = x0 - fit_image(image, x0)
+            return -0.5 * (difference[..., rows, columns] ** 2).flatten(1).sum(1)
+
+        return score
+
+    def check(self, on: Context) -> None:
+        super().check(on)
+        image = on.resource(self.image)
+        if not isinstance(image, Tensor) or image.ndim != 3 or len(image) not in (1, 3):
+            given = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise UsageError(f"{self}: expected an image as a tensor [1 or 3, h, w] in [-1, 1], got {given}")
+
+    def resources(self) -> tuple[Resource, ...]:
+        return (Resource("image", self.image),)
+
+
+@dataclass(frozen=True)
+class Label(ImageScore):
+    """``label("runs/clf")``: log p(y | x0) of the run's condition y by a classifier, at t = 0.
+
+    Attributes:
+        classifier: a run of ``fairlead train-classifier``, or a name in ``resources=``, as for ``classifier``.
+    """
+
+    classifier: str
+    name: ClassVar[str] = "label"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.classifier, str):
+            raise UsageError(f'label: expected the path of a classifier such as "runs/clf", got {self.classifier!r}')
+
+    def of(self, on: Context) -> Fn:
+        model = on.resource(self.classifier)
+
+        def score(x0: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            if tuple(x0.shape[1:]) != tuple(model.shape):
+                raise UsageError(
+                    f"{self}: the classifier knows {list(model.shape)}, the images are {list(x0.shape[1:])}"
+                )
+            label, keep = class_labels(condition, str(self))
+            log_p: Tensor = model.log_prob(x0, torch.zeros((), dtype=torch.float64))
+            tally(len(x0))
+            return log_p.gather(1, label[:, None].to(log_p.device))[:, 0] * keep.to(log_p)
+
+        return score
+
+    def check(self, on: Context) -> None:
+        if not hasattr(on.resource(self.classifier), "log_prob"):
+            raise UsageError(f"{self}: {self.classifier!r} is no classifier, it has no log_prob(x_t, t)")
+
+    def resources(self) -> tuple[Resource, ...]:
+        return (Resource("clean-classifier", self.classifier),)
+
+    def needs_condition(self) -> bool:
+        return True
+
+    def rows(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class FunctionScore(ImageScore):
+    """Any function (x0, t, condition) -> [n], of the model's own space unless it has an attribute ``pixels`` = True.
+    It prints as ``<its name>``, which cannot be read back."""
+
+    function: Fn
+
+    def of(self, on: Context) -> Fn:
+        return self.function
+
+    def check(self, on: Context) -> None:
+        """It is the caller's."""
+
+    @property
+    def pixels(self) -> bool:
+        return bool(getattr(self.function, "pixels", False))
+
+    def __str__(self) -> str:
+        name: str = getattr(self.function, "__name__", type(self.function).__name__)
+        return f"<{name.strip('<>')}>"
+
+
+def as_score(value: Any) -> ImageScore:
+    if isinstance(value, ImageScore):
+        return value
+    if callable(value) and not isinstance(value, type):
+        return FunctionScore(value)
+    raise UsageError(
+        f"energy: expected a score such as brightness(0.8), or a function (x0, t, condition), got {value!r}"
+    )
+
+
+def fit_image(image: Tensor, x0: Tensor) -> Tensor:
+    """An image [c, h, w] with the channels and the size of x0 [n, c, h, w]: scaled to cover it, its centre cut out."""
+    image, (channels, height, width) = image.to(x0), x0.shape[1:]
+    if len(image) == 3 and channels == 1:
+        image = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
+    factor = max(height / image.shape[1], width / image.shape[2])
+    size = (max(height, round(factor * image.shape[1])), max(width, round(factor * image.shape[2])))
+    if size != tuple(image.shape[1:]):
+        image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return image[:, top : top + height, left : left + width].expand(channels, -1, -1)
+
+
+def _share(owner: str, argument: str, value: Any) -> float:
+    value = plain(value)
+    if not is_number(value) or not 0 <= value <= 1:
+        raise UsageError(f"{owner}: expected {argument} to be a number from 0 to 1, got {value!r}")
+    return float(value)

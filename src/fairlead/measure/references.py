@@ -1,0 +1,240 @@
+"""What a model is measured against: its real images and the judges of them, and what its samples should show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fairlead.core.brief import brief
+from fairlead.core.errors import UsageError, remark
+from fairlead.core.typed import check_arguments
+from fairlead.core.work import Progress, silent
+from fairlead.data.hub import load_data
+from fairlead.data.images import Attribute, ImageData, stratified_order
+from fairlead.data.names import Names, same_names
+from fairlead.data.specs import data_specs
+from fairlead.measure import attributes, judge, metrics
+from fairlead.measure.agreement import AttributeEvaluator, asked_for
+from fairlead.measure.evaluator import Evaluator
+from fairlead.measure.extractors import cached_features, of_classifier
+from fairlead.measure.frechet import Moments
+from fairlead.models.load import is_pipeline
+from fairlead.models.model import Model, Spec
+from fairlead.train.checkpoint import find_checkpoint
+
+
+def evaluator_for(
+    spec: str,
+    data: str | None,
+    labels: Sequence[int] = (),
+    model: Model | None = None,
+    n: Sequence[int] = (),
+    progress: Progress = silent,
+) -> Evaluator:
+    """The evaluator of a checkpoint or pipeline: its training images as reference, the test split held out, cached
+    classifiers.
+
+    Args:
+        data: where the images are, if not where they were in training; a pipeline does not say where, and needs it.
+        labels: compare with the real images of these classes only; the classifiers know all of them.
+        model: what ``spec`` is, loaded; agreement with its conditions is then measured too, where there is more than a
+            label and the data are scenes.
+        n: the numbers of images of a setting that are to be measured; what is too few of them is remarked. A model is
+            needed for it.
+
+    Raises:
+        UsageError: if the images are not of the model's classes and shape, or do not say what it is conditioned on, or
+            there are none of a label, or too few to measure anything. All of it before anything is trained.
+    """
+    with progress("reading the real images"):
+        if model is not None and is_pipeline(spec):
+            reference, held_out, name = _data_of_pipeline(spec, model, data)
+        else:
+            reference, held_out, name = _data_of(spec, data)
+    told = () if model is None or model.told == "label" else tuple(model.conditions)
+    if told:
+        data_specs(told, held_out, torch.arange(1))  # refuses data that does not say it, before anything is trained
+    everything = reference, held_out
+    if labels:
+        wanted = torch.tensor(labels)
+        for part in everything:
+            absent = sorted(set(labels) - set(part.labels.tolist()))
+            if absent:
+                raise UsageError(
+                    f"data {name!r}: split {part.split!r} has no images of {part.classes[absent[0]]!r} to compare with"
+                )
+        reference, held_out = (part.subset(torch.isin(part.labels, wanted)) for part in everything)
+    metrics.check_real(reference, held_out)
+    for note in _notes(model, name, reference, held_out, n, bool(labels)):
+        remark(note)
+    if len(reference.classes) < 2:
+        remark(
+            f"data {name!r}: all images are of one class, so the features of distances are those of an untrained "
+            "network, and accuracy is 100 % whatever the images show; `fairlead measure` has pretrained features"
+        )
+    looking = _classifier(everything[0], "judge", "training the judge", progress)
+    features = _classifier(everything[0], "features", "training the feature network", progress)
+    judged = _attributes(*everything, told, progress) if told else None
+    with progress("features of real images", len(reference), "image") as advance:
+        known = cached_features(of_classifier(features), reference.images, progress=advance)
+    return Evaluator(reference, held_out, looking, features, judged, Moments.of(known))
+
+
+def _notes(
+    model: Model | None, name: str, reference: ImageData, held_out: ImageData, n: Sequence[int], chosen: bool
+) -> list[str]:
+    """What is too few, said of the counts alone."""
+    if model is None or not n:
+        return []
+    d, order = judge.recipe_for(reference, "features").features, labels_in_order(model, reference, held_out)
+    found = [metrics.few_for_features(count, d) for count in n]
+    found.append(metrics.few_for_features(len(reference), d, f"real images in data {name!r}"))
+    found.append(metrics.few_for_features(len(held_out), d, f"held-out images in data {name!r}"))
+    notes = [note for note in found if note is not None]
+    if not chosen:
+        notes += metrics.not_asked(reference if model.told == "label" else held_out)
+    for count in n:
+        rare = metrics.rare_classes(first_of(order, count), held_out.labels, order)
+        notes += [note for note in metrics.rare_said(rare, reference.classes, count) if note not in notes]
+    return notes
+
+
+def _data_of(spec: str, data: str | None) -> tuple[ImageData, ImageData, str]:
+    """Training images of a checkpoint, held-out ones, and how the user calls them."""
+    about = find_checkpoint(spec).about
+    given = dict(about["train"].get("data") or {})
+    if data is not None:
+        given["spec"] = data
+    if "spec" not in given:
+        raise UsageError(f"checkpoint {spec!r} does not say where its data is; pass --data")
+    limit = given.pop("limit", None)
+    check_arguments(load_data, {**given, "split": "train"}, f"checkpoint {spec!r}: its data")
+    reference, held_out = load_data(**given, split="train"), load_data(**given, split="test")
+    _check_data(reference, about["data"]["shape"], about["data"]["classes"], given["spec"])
+    if limit is None and reference.fingerprint != about["data"]["fingerprint"]:
+        remark(
+            f"data {given['spec']!r}: these are not the images the model was trained on (fingerprint "
+            f"{reference.fingerprint}, in training {about['data']['fingerprint']})"
+        )
+    return reference, held_out, given["spec"]
+
+
+def _data_of_pipeline(spec: str, model: Model, data: str | None) -> tuple[ImageData, ImageData, str]:
+    """The same of a pipeline, in the size of its images."""
+    if data is None:
+        raise UsageError(
+            f"pipeline {spec!r} does not say where its data is; pass --data with captioned or labelled images, e.g. "
+            "scenes"
+        )
+    _, height, width = model.image_shape
+    if height != width:
+        raise UsageError(f"pipeline {spec!r} makes images of {height}x{width}; they are measured against squares only")
+    reference, held_out = (load_data(data, split, size=height) for split in ("train", "test"))
+    _check_data(reference, model.image_shape, model.classes, data)
+    return reference, held_out, data
+
+
+def _check_data(data: ImageData, shape: Sequence[int], classes: Sequence[str], spec: str) -> None:
+    """Raise UsageError unless ``data`` has the image shape and the classes (if there are any) of a model."""
+    if data.shape != tuple(shape):
+        raise UsageError(f"data {spec!r}: images are {list(data.shape)}, the model's are {list(shape)}; pass its data")
+    if classes and not same_names(data.classes, classes):
+        raise UsageError(
+            f"data {spec!r}: classes are {', '.join(data.classes)}; the model's are {', '.join(classes)}; pass its data"
+        )
+
+
+def _classifier(data: ImageData, role: judge.Role, title: str, progress: Progress) -> judge.Classifier:
+    with progress(title, judge.recipe_for(data, role).steps, "step") as advance:
+        return judge.cached_classifier(data, role, progress=lambda step, loss: advance(1))
+
+
+def _attributes(
+    reference: ImageData, held_out: ImageData, told: Sequence[str], progress: Progress
+) -> AttributeEvaluator | None:
+    """The cached judge of scenes and what its held-out images ask for; None for data that are no scenes, or where
+    nothing that the model is conditioned on can be judged."""
+    if not attributes.is_scenes(reference) or not (asked := asked_for(told, held_out)):
+        return None
+    recipe = attributes.RECIPE
+    steps = recipe.whole.steps + recipe.members * recipe.digits.steps
+    with progress("training the judge of attributes", steps, "step") as advance:
+        seeing = attributes.cached_attribute_judge(reference, progress=lambda step, loss: advance(1))
+    return AttributeEvaluator(seeing, held_out, asked)
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """
+    Attributes:
+        conds: one spec a sample.
+        labels: int64 [n], indices into the classes of the real images.
+        attributes: what each sample should show beside, where the evaluator can judge it.
+    """
+
+    conds: tuple[Spec, ...]
+    labels: Tensor
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+    __repr__ = brief
+
+    def part(self, which: slice) -> Targets:
+        """Of some of the samples."""
+        shown = {name: replace(a, labels=a.labels[which]) for name, a in self.attributes.items()}
+        return Targets(self.conds[which], self.labels[which], shown)
+
+    @classmethod
+    def of(cls, model: Model, evaluator: Evaluator, n: int) -> Targets:
+        """Of a model conditioned on labels only, classes in the proportions of the reference; of any other what the
+        held-out images say of themselves, prompts that it was not trained on. Both spread over the classes, as every
+        prefix is, so that generated and real images differ in what is in the pictures, not in how many there are of
+        each class.
+
+        Raises:
+            UsageError: if the held-out images do not say what the model is conditioned on.
+        """
+        if model.told == "label":
+            conds = shared_out(model.classes, evaluator.reference.labels, n)
+            return cls(tuple(conds), model.encode(conds).values["label"])
+        data = evaluator.held_out
+        index = spread(data.labels, n)
+        known = evaluator.attributes.asked if evaluator.attributes is not None else {}
+        shown = {name: replace(a, labels=a.labels[index]) for name, a in known.items()}
+        return cls(tuple(data_specs(model.conditions, data, index)), data.labels[index], shown)
+
+
+def labels_in_order(model: Model, reference: ImageData, held_out: ImageData) -> Tensor:
+    """The labels in the order of :meth:`Targets.of`, int64 [m]; from the beginning again after m."""
+    labels = reference.labels if model.told == "label" else held_out.labels
+    return labels[stratified_order(labels, seed=0)]
+
+
+def first_of(order: Tensor, n: int) -> Tensor:
+    """The first n of ``order`` [m], from the beginning again where there are fewer."""
+    return order.repeat(-(-n // len(order)))[:n]
+
+
+def by_name(model: Model) -> list[str]:
+    """A word for what a sweep or search must share where names of classes are numbers beside other conditions: the
+    first version asked such models for other classes than it judged by."""
+    several = "label" in model.conditions and model.told != "label"
+    return ["classes by name"] if several and Names(model.classes).numbered else []
+
+
+def shared_out(classes: Sequence[str], labels: Tensor, n: int) -> list[str]:
+    """n class names in the proportions of real ``labels`` (int64, indices into ``classes``); so is every prefix."""
+    return [classes[label] for label in labels[spread(labels, n)].tolist()]
+
+
+def spread(labels: Tensor, n: int) -> Tensor:
+    """Indices int64 [n] of samples in a stratified order, from the beginning again where there are fewer than n."""
+    return first_of(stratified_order(labels, seed=0), n)
+
+
+def counts(labels: Tensor) -> list[int]:
+    """How many samples there are of each label that occurs."""
+    found: list[int] = torch.unique(labels, return_counts=True)[1].tolist()
+    return found

@@ -1,0 +1,248 @@
+"""``fl.tune``: search a guidance on some seeds, measure what is on the front on others, and say which to take.
+
+OUT/tuned.json       the answer: expression, interval, reasons, everything measured; see ``tune/answers.py``
+    searched/        batches of the search, for starting again
+    report/          a sweep of the reported settings, on seeds of its own, with the answers it is about
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairlead.core.errors import UsageError, remark
+from fairlead.core.hold import Hold
+from fairlead.core.places import check_folder, is_folder
+from fairlead.core.signals import unbroken
+from fairlead.core.work import Progress, silent
+from fairlead.measure.agreement import AGREEMENT, metric_of
+from fairlead.measure.evaluator import Evaluator
+from fairlead.measure.metrics import DEBIASED, check_distance, maximised
+from fairlead.measure.references import by_name, evaluator_for
+from fairlead.models.load import is_pipeline, load
+from fairlead.models.model import Model
+from fairlead.report.sweeps import SweepReport, carry_out, path_of
+from fairlead.report.sweeps import report as write_report
+from fairlead.sample.sampler import Sampler, parse_sampler
+from fairlead.sample.sampling import Precision
+from fairlead.tune.answers import folder_of, read_answers, save_answer
+from fairlead.tune.measurements import Objective
+from fairlead.tune.measurer import Measurer
+from fairlead.tune.recommend import Tuned
+from fairlead.tune.search import check_search, find_guidance, parse_constraints
+from fairlead.tune.setting import all_settings
+from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.sweep_run import Event, Shared, Sweep
+from fairlead.tune.template import Template
+
+METRICS = (DEBIASED, "accuracy", "confidence", "saturation")
+"""Of every model; agreement comes to them where a model is conditioned on more than a label."""
+REPORT_SEED = 1_000_000
+"""First seed of the report: far from those of the search."""
+
+
+@dataclass(frozen=True, eq=False)
+class SearchReport:
+    """What a search found.
+
+    Attributes:
+        tuned: the recommendation and everything that was measured for it.
+        template: what was searched.
+        objective: the metric.
+        name: what ``guidance`` takes to use the answer: "tuned", "tuned:KEY", or the expression itself.
+        example: a condition of the model, to try it with; "all" for one with classes.
+        report: the recommended setting, no guidance and others of the front, on fresh seeds; None while or where
+            nothing is reported.
+    """
+
+    tuned: Tuned
+    template: Template
+    objective: str
+    name: str
+    example: str
+    report: SweepReport | None = None
+
+    @property
+    def guidance(self) -> str:
+        """The recommended expression."""
+        return self.tuned.guidance
+
+
+def tune(
+    model: str | Path,
+    out: str | Path,
+    *,
+    guidance: str = "cfg({scale})",
+    range: str | Sequence[str] = (),
+    budget: int = 10_000,
+    objective: str = DEBIASED,
+    constraint: str | Sequence[str] = (),
+    report: int = 1000,
+    sampler: str | Sampler = "ddim",
+    steps: int = 20,
+    grid: str = "trailing",
+    seed: int = 0,
+    batch_size: int = 64,
+    precision: Precision = "fp32",
+    data: str | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
+    on_found: Callable[[SearchReport], object] = lambda found: None,
+    on_event: Callable[[Event], object] = lambda event: None,
+    command: str = "",
+) -> SearchReport:
+    """Find the guidance for a model: search a range on common noise, report what is on the front on fresh noise.
+
+    One open number is found by a grid that is refined only where settings cannot be told apart, with an interval of the
+    best place; several by halving (needs optuna). The same call goes on where an interrupted one was.
+
+    Args:
+        model: path of a training run, ``RUN@step500``, a checkpoint folder, or a diffusers pipeline (with ``data``).
+        out: folder for everything measured; the answer is also written to RUN/tuned.json, for ``guidance="tuned"``,
+            beside those for other objectives, constraints, samplers, ...
+        guidance: an expression with the numbers to be found in braces.
+        range: ``NAME=LOW:HIGH`` for every open number; ``scale=1:8`` if it is not given.
+        budget: images of the search.
+        objective: distance_debiased and saturation are to be low, accuracy, confidence and (for models conditioned on
+            more than a label, on scenes) agreement, agreement_ink, ... high.
+        constraint: what a recommended setting must satisfy: "accuracy >= 0.99", "rows_per_step <= 1.5", ...
+        report: images of each reported setting, on seeds that the search has not seen; 0 for no report.
+        sampler, steps, grid, batch_size, precision: as for ``sample``.
+        seed: first seed of the search; the report begins at 1,000,000 more.
+        data: where the images are, if not where they were in training.
+        on_found: called with the answer, before the report is measured.
+        on_event: called with the events of the report's sweep.
+        command: kept with the answer.
+
+    Raises:
+        UsageError: for anything that cannot be searched, before anything is sampled; if no setting satisfies the
+            constraints.
+    """
+    spec, out = path_of(model, "tune"), Path(out)
+    ranges, rules = ([given] if isinstance(given, str) else list(given) for given in (range, constraint))
+    check_folder(out, files=["tuned.json"])
+    with Hold(out), _kept_is_said(out):
+        check_distance(objective, f"objective {objective!r}")
+        if objective not in (*METRICS, *AGREEMENT):
+            raise UsageError(f"objective {objective!r}: expected one of {', '.join((*METRICS, next(iter(AGREEMENT))))}")
+        if budget < 1 or report < 0:
+            raise UsageError(f"budget and report: expected numbers of images, got {budget} and {report}")
+        template = Template.of(guidance, ranges)
+        check_search(template, budget)
+        constraints = parse_constraints(rules, steps, (*METRICS, *AGREEMENT))
+        beside = _kept(spec, out)
+        with progress(f"loading {spec}"):
+            loaded = load(spec, device=device)
+        if not loaded.conditional:
+            raise UsageError("tune measures how well images follow their condition, and this model is unconditional")
+        template = template.named(loaded.named)
+        wanted = [name for name in (objective, *(rule.metric for rule in constraints)) if name in AGREEMENT]
+        if wanted and loaded.told == "label":
+            raise UsageError(
+                f"{wanted[0]}: this model is conditioned on a label only, whose agreement is accuracy; write e.g. "
+                "accuracy >= 0.9"
+            )
+        places = [out / "tuned.json", *([] if beside is None else [beside / "tuned.json"])]
+        for path in (*places, out / "report" / "tuned.json"):
+            if path.is_file():
+                read_answers(path)  # a damaged one is refused before the search, not after it
+        drawn = str(sampler if isinstance(sampler, Sampler) else parse_sampler(sampler))
+        fresh = Shared(report, REPORT_SEED + seed, (), grid, batch_size, precision)
+
+        def reported(guidances: Sequence[str], ready: Model) -> Sweep:
+            models = [ready]  # it is loaded already for the first use
+            return Sweep(
+                all_settings([spec], guidances, [drawn], [steps]),
+                fresh,
+                lambda name: models.pop() if models else load(name, device=device),
+                "report",
+            )
+
+        if report:
+            SweepFolder(out / "report").check(reported(["none"], loaded).described())
+        evaluator = evaluator_for(spec, data, (), loaded, (report,) if report else (), progress)
+        _check_judged(wanted, evaluator)
+        shared = Shared(budget, seed, (), grid, batch_size, precision)
+        with progress("", budget, "image") as advance:
+            searched = out / "searched" / _question(spec, loaded, evaluator, shared, drawn, steps)
+            measurer = Measurer(loaded, evaluator, template, shared, drawn, steps, searched, advance)
+            tuned = find_guidance(
+                measurer, evaluator.moments, template, budget=budget,
+                objective=Objective(objective, maximised(objective)), constraints=constraints, seed=seed,
+            )  # fmt: skip
+        about: Mapping[str, Any] = {
+            "model": spec,
+            "sampler": drawn,
+            "steps": steps,
+            "grid": grid,
+            "precision": precision,
+            "objective": objective,
+            "constraints": rules,
+            "template": template.text,
+            "ranges": {name: [knob.low, knob.high] for name, knob in template.knobs.items()},
+            "seeds": [seed, REPORT_SEED + seed],
+            "weights": loaded.metadata.get("weights_hash"),
+            **evaluator.described(),
+            "command": command,
+        }
+        with unbroken():
+            for path in places:
+                save_answer(path, tuned, about)
+        name = tuned.guidance
+        if beside is not None:
+            answers = read_answers(places[-1])
+            name = "tuned" if len(answers) == 1 else f"tuned:{answers[0]['key']}"
+        example = "all" if loaded.classes else str(loaded.examples[0])
+        found = SearchReport(tuned, template, objective, name, example)
+        on_found(found)
+        if not report:
+            return found
+        folder = SweepFolder(out / "report")
+        carry_out(reported(tuned.reported(), loaded), folder, evaluator, on_event, command=command)
+        save_answer(folder.folder / "tuned.json", tuned, about)
+        return SearchReport(tuned, template, objective, name, example, write_report(folder.folder))
+
+
+@contextmanager
+def _kept_is_said(out: Path) -> Iterator[None]:
+    """An interruption says what is kept, where something is."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if any(out.glob("searched/*/*.safetensors")):
+            remark(f"finished batches are in {out}; the same command goes on")
+        raise
+
+
+def _kept(spec: str, out: Path) -> Path | None:
+    """The folder where the answer is kept for ``guidance="tuned"``: the model's own; None where it cannot be."""
+    if is_pipeline(spec) and not is_folder(spec):
+        return None
+    folder = folder_of(spec)
+    try:
+        check_folder(folder, files=["tuned.json"])
+    except UsageError:
+        remark(f"{folder} cannot be written, so the answer is kept in {out / 'tuned.json'} only")
+        return None
+    return folder
+
+
+def _question(spec: str, model: Model, evaluator: Evaluator, shared: Shared, sampler: str, steps: int) -> str:
+    """A short hash of everything but the setting and the seed that decides a batch."""
+    weights = str(model.metadata.get("weights_hash") or spec)
+    what = [weights, sampler, steps, shared.grid, shared.precision, evaluator.described(), *by_name(model)]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
+
+
+def _check_judged(wanted: Sequence[str], evaluator: Evaluator) -> None:
+    """Raise UsageError for a metric of agreement that the evaluator does not measure."""
+    known = [metric_of(name) for name in evaluator.attributes.real] if evaluator.attributes is not None else []
+    for name in wanted:
+        if name not in known:
+            has = f"known here: {', '.join(known)}" if known else "its attributes must be known, as those of scenes are"
+            raise UsageError(f"{name}: cannot be judged on data {evaluator.reference.name!r} ({has})")

@@ -1,0 +1,205 @@
+"""``fl.sweep`` measures settings side by side, ``fl.report`` writes the page about what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fairlead.core.errors import UsageError, remark
+from fairlead.core.files import replacing
+from fairlead.core.hold import shared_hold
+from fairlead.core.places import check_folder
+from fairlead.core.work import Progress, silent
+from fairlead.guide.terms import Guidance, Term
+from fairlead.measure.evaluator import Evaluator
+from fairlead.measure.references import evaluator_for
+from fairlead.measure.score import Floor
+from fairlead.models.load import load
+from fairlead.report.page import Section
+from fairlead.report.search_page import search_sections
+from fairlead.report.sweep_page import sweep_page, sweep_plot
+from fairlead.sample.sampler import Sampler
+from fairlead.sample.sampling import Precision
+from fairlead.tune.answers import read_answers
+from fairlead.tune.budget import Budget
+from fairlead.tune.front import sweep_front
+from fairlead.tune.recommend import Choice, choice_for
+from fairlead.tune.setting import Point, all_settings, expand
+from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.sweep_run import Event, Shared, Sweep
+from fairlead.tune.workers import Workers
+
+DEFAULT_SCALES = (0.0, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
+
+
+@dataclass(frozen=True, eq=False)
+class SweepReport:
+    """What was measured, and the page about it.
+
+    Attributes:
+        points: a measured setting each, in the order of the table.
+        choice: what is recommended; its ``text`` says it in a sentence.
+        path: of report.html.
+    """
+
+    points: list[Point]
+    choice: Choice
+    path: Path
+
+
+def sweep(
+    model: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    guidance: str | Guidance | Term | Sequence[str | Guidance | Term] = "cfg({scale})",
+    scales: Sequence[float] | None = None,
+    n: int = 500,
+    seed: int = 0,
+    cond: str | Sequence[str] = (),
+    sampler: str | Sampler | Sequence[str | Sampler] = "ddim",
+    steps: int | Sequence[int] = 20,
+    grid: str = "trailing",
+    batch_size: int = 64,
+    precision: Precision = "fp32",
+    budget: str | None = None,
+    keep_images: bool = False,
+    data: str | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
+    on_event: Callable[[Event], object] = lambda event: None,
+    command: str = "",
+) -> SweepReport | None:
+    """Measure every model with every guidance, sampler and number of steps from the same noise, and write the report.
+
+    Finished batches are stored in ``out``: the same call goes on where an interrupted one was, and one with more
+    settings adds to what is there. Several processes of a launch share the work.
+
+    Args:
+        model: paths of training runs, ``RUN@step500``, checkpoint folders or diffusers pipelines (with ``data``). Real
+            images are those of the first.
+        out: folder for the results; a sweep that is there goes on if it has the same n, seed, conditions, ...
+        guidance: expressions; ``{scale}`` is replaced by each of ``scales``.
+        scales: 0 is unconditional, 1 conditional without guidance; default 0, 1, 1.25, 1.5, 2, 3, 5.
+        n: images a setting, over all conditions; at least 3 of each.
+        seed: of the first image; the same seeds for every setting.
+        cond: classes, taken in turn and compared with real images of these; empty for every class. Models conditioned
+            on more than a label take what held-out images say of themselves.
+        sampler, steps, grid, batch_size, precision: as for ``sample``.
+        budget: what this call may spend: "20000 images", "4e6 rows" or "30 minutes".
+        keep_images: keep all images of every setting, not only the examples.
+        data: where the images are, if not where they were in training.
+        on_event: called with what :meth:`fairlead.tune.sweep_run.Sweep.measure` yields.
+        command: said in the report as what made it.
+
+    Returns:
+        None in other processes than the main one of a launch.
+
+    Raises:
+        UsageError: for anything that cannot be sampled or scored, before any network call; if ``out`` holds another
+            kind of sweep.
+    """
+    out = Path(out)
+    models = [path_of(one, "sweep") for one in _several(model)]
+    guidances = [str(one) for one in _several(guidance)]
+    with shared_hold(out):
+        if scales is None:
+            scales = DEFAULT_SCALES if any("{scale}" in text for text in guidances) else ()
+        settings = all_settings(models, expand(guidances, scales), [str(s) for s in _several(sampler)], _several(steps))
+        spend = None if budget is None else Budget.parse(budget)
+        check_folder(out)
+        workers = Workers.launched(device)
+        shared = Shared(n, seed, tuple(_several(cond)), grid, batch_size, precision)
+        measuring = Sweep(settings, shared, partial(load, device=workers.device))
+        folder = SweepFolder(out)
+        folder.check(measuring.described())
+        evaluator = None
+        if workers.main:
+            chosen = measuring.labels if cond else ()
+            evaluator = evaluator_for(models[0], data, chosen, measuring.first, (n,), progress)
+            first = measuring.models[models[0]]
+            for name, metadata in measuring.models.items():
+                if metadata.get("data_fingerprint") != first.get("data_fingerprint"):
+                    remark(
+                        f"{name} was trained on other images than {models[0]}; both are measured against those of "
+                        f"{models[0]}"
+                    )
+        carry_out(measuring, folder, evaluator, on_event, spend, keep_images, workers, command)
+        return report(out) if workers.main else None
+
+
+def report(sweep: str | Path, extra: Sequence[Section] = ()) -> SweepReport:
+    """Write SWEEP/report.html from the results of a sweep: one file, pictures inside, nothing to load; where there is a
+    trade-off over a scale to draw, also SWEEP/tradeoff.png.
+
+    Where SWEEP/tuned.json says what a search found, its latest answer is what is recommended, and the sections of the
+    search come too.
+
+    Args:
+        sweep: the folder.
+        extra: sections between the pictures of the sweep and its table.
+
+    Raises:
+        UsageError: if there is no sweep, nothing is measured yet, a file is damaged, or nothing can be written.
+    """
+    stored = SweepFolder(sweep)
+    folder = stored.folder
+    about, points = stored.read()
+    check_folder(folder, "copy the sweep to a folder that can be written", files=["report.html", "tradeoff.png"])
+    answers = read_answers(folder / "tuned.json") if (folder / "tuned.json").is_file() else []
+    choice = choice_for(points, answers)
+    path = folder / "report.html"
+    try:
+        sections = (*search_sections(answers), *extra)
+        sweep_page(path, about, points, choice, sections, sweep_front(stored, points), features=stored.reference.d)
+        figure = sweep_plot(points, Floor.from_dict(about["floor"]), choice.point)
+        if figure is not None:
+            with replacing(folder / "tradeoff.png", durable=False) as partial_file:
+                figure.savefig(partial_file, format="png", dpi=110)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error}; the sweep itself is whole") from error
+    return SweepReport(points, choice, path)
+
+
+def carry_out(
+    measuring: Sweep,
+    folder: SweepFolder,
+    evaluator: Evaluator | None,
+    on_event: Callable[[Event], object],
+    budget: Budget | None = None,
+    keep_images: bool = False,
+    workers: Workers | None = None,
+    command: str = "",
+) -> None:
+    """Run a sweep to its end; the main process calls ``on_event``, and says after an interruption what is kept."""
+    workers = workers or Workers()
+    try:
+        for event in measuring.measure(
+            folder, evaluator, command=command, budget=budget, keep_images=keep_images, workers=workers
+        ):
+            if workers.main:
+                on_event(event)
+    except KeyboardInterrupt:
+        if workers.main and folder.started():
+            remark(f"finished batches are in {folder.folder}; the same command goes on")
+        raise
+
+
+def path_of(model: Any, verb: str) -> str:
+    """``model`` as text.
+
+    Raises:
+        UsageError: if it is no path.
+    """
+    if not isinstance(model, str | Path):
+        raise UsageError(
+            f"{verb}: expected the path of a training run or pipeline, got {type(model).__name__}; results are stored "
+            "under it"
+        )
+    return str(model)
+
+
+def _several(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, list | tuple) else [given]
