@@ -18,11 +18,11 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.caches import check_uncached
-from fairlead.diffusers.guiding.arguments import leaves, length, sample_lists, stacked
 from fairlead.diffusers.guiding.branch_calls import unasked
+from fairlead.diffusers.guiding.call_arguments import leaves, row_count, sample_lists, stacked
 from fairlead.diffusers.guiding.learned import check_affine
 from fairlead.diffusers.guiding.learned_run import LearnedRun
-from fairlead.diffusers.guiding.pattern import Pattern, region_of, shaped
+from fairlead.diffusers.guiding.pattern import Pattern, segment_of, shaped
 from fairlead.diffusers.guiding.rehearsal import RecordedCall, output_of
 from fairlead.diffusers.network_calls import CALLED
 from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
@@ -171,8 +171,8 @@ class Guider(_Base):  # type: ignore[misc]
             sample_lists(call.arguments, n)
         )
         flat, kind = leaves(call.arguments, listed), type(plain(network)).__name__
-        rows = {p: 0 for p, v in flat.items() if length(v) == n} if kind in CALLED or n > 1 else None
-        output = region_of(stacked(stored), answer)
+        rows = {p: 0 for p, v in flat.items() if row_count(v) == n} if kind in CALLED or n > 1 else None
+        output = segment_of(stacked(stored), answer)
         latents = None if output is None else shaped(answer if output.dim is None else output.of(answer), x)
         pattern = Pattern(n, (call,), self._template, call.arguments, listed, rows, {}, {}, latents, output)
         found = {k: tuple(v) for k, v in (self.layers or layers_of(network)).items()}

@@ -16,8 +16,8 @@ from torch import nn
 from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.caches import check_uncached
-from fairlead.diffusers.guiding.arguments import leaves, same
 from fairlead.diffusers.guiding.branch_calls import Weak, unasked
+from fairlead.diffusers.guiding.call_arguments import leaves, same
 from fairlead.diffusers.guiding.call_conditions import samples_condition
 from fairlead.diffusers.guiding.learned_run import LearnedRun, levels_of
 from fairlead.diffusers.guiding.pattern import Pattern, learned
@@ -26,11 +26,12 @@ from fairlead.diffusers.guiding.request import OWN_GUIDANCE, check_renoising_sch
 from fairlead.diffusers.guiding.stand_in import behind, own_kind, running, standing_in
 from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
 from fairlead.diffusers.pipelines import has_text_encoder
-from fairlead.guide.calls import Batching
+from fairlead.guide.batching import Batching
 from fairlead.guide.methods.compose import Compose
 from fairlead.guide.moment import Context
 from fairlead.guide.observation import Observation
-from fairlead.guide.terms import Guidance, Pair, Term
+from fairlead.guide.pairs import Pair
+from fairlead.guide.terms import Guidance, Term
 from fairlead.models.model import Model, encode_nothing
 
 _DENOISERS = re.compile(r"(unconditional_)?(transformer|unet|prior|decoder|dit)(_\d+)?")

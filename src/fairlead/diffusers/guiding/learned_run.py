@@ -17,8 +17,17 @@ from fairlead.core.prediction import Mixing, Prediction
 from fairlead.core.schedule import RectifiedFlow
 from fairlead.diffusers.attention import Tokens
 from fairlead.diffusers.caches import check_switched_off
-from fairlead.diffusers.guiding.arguments import alike, in_one_batch, joined, leaves, picked, rebuilt, same, stacked
 from fairlead.diffusers.guiding.branch_calls import Weak
+from fairlead.diffusers.guiding.call_arguments import (
+    fit_one_batch,
+    in_one_batch,
+    join_rows,
+    leaves,
+    nested_again,
+    picked,
+    same,
+    stacked,
+)
 from fairlead.diffusers.guiding.call_conditions import NoSpecs, PromptSpecs, Specs
 from fairlead.diffusers.guiding.pattern import Pattern, block_of
 from fairlead.diffusers.guiding.pipeline_run import seeds_of, tied
@@ -27,8 +36,8 @@ from fairlead.diffusers.network_calls import CALLED, check_differentiable, token
 from fairlead.diffusers.perturbation import perturbing, plain
 from fairlead.diffusers.pretrained import setting
 from fairlead.diffusers.schedulers import Levels, level_after, objective_of, position_of, schedule_of
+from fairlead.guide.batching import Batching
 from fairlead.guide.branch import NULL
-from fairlead.guide.calls import Batching
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.observation import Observation
 from fairlead.guide.step import Grid
@@ -37,7 +46,7 @@ from fairlead.models.model import Model
 from fairlead.sample.noise import NoiseStream
 
 _NULL = -1
-Named = tuple[Mapping[str, Any], Mapping[Path, Any]]
+PromptArguments = tuple[Mapping[str, Any], Mapping[Path, Any]]
 
 
 class LearnedRun:
@@ -60,7 +69,7 @@ class LearnedRun:
         self,
         pipe: Any,
         pattern: Pattern,
-        named: Mapping[str, Named],
+        named: Mapping[str, PromptArguments],
         guidance: Guidance,
         model: Model,
         resources: Mapping[str, Any],
@@ -100,11 +109,11 @@ class LearnedRun:
             )
         output, denoiser = self.guided(call, null)
         if pattern.scale is None:
-            return with_output(pattern.answer, joined([output] * pattern.count), call)
+            return with_output(pattern.answer, join_rows([output] * pattern.count), call)
         both = denoiser.parted(output, pattern.scale)
         both = both if pattern.own_at == 0 else both[::-1]
         if pattern.count == 2:
-            return with_output(pattern.answer, joined(both), call)
+            return with_output(pattern.answer, join_rows(both), call)
         self._count, self._second = self._count + 1, both[1]
         return with_output(pattern.answer, both[0], call)
 
@@ -206,7 +215,7 @@ class LearnedDenoiser:
     counts = True
 
     def __init__(
-        self, pipe: Any, pattern: Pattern, named: Sequence[Named], model: Model, known: bool, texts: bool
+        self, pipe: Any, pattern: Pattern, named: Sequence[PromptArguments], model: Model, known: bool, texts: bool
     ) -> None:
         self.pipe, self.pattern, self.named, self.known, self.texts = pipe, pattern, named, known, texts
         self.schedule, self.objective = model.schedule, model.objective
@@ -274,7 +283,7 @@ class LearnedDenoiser:
             kind: self._arguments(kind, [samples[r] for r in rows], rows, x_t, condition)
             for kind, rows in groups.items()
         }
-        fused = self.pattern.rows is not None and len(parts) > 1 and alike(list(parts.values()), self._rows)
+        fused = self.pattern.rows is not None and len(parts) > 1 and fit_one_batch(list(parts.values()), self._rows)
         if len(parts) > 1 and not fused:
             found: Tensor | None = None
             for kind, rows in groups.items():
@@ -344,7 +353,7 @@ class LearnedDenoiser:
 
     def _asked(self, network: Any, kind: int, flat: Mapping[Path, Any], x_t: Tensor, condition: Condition) -> Tensor:
         form = self.named[kind - 1][0] if kind > 0 else self.pattern.form
-        arguments = rebuilt(form, self.pattern.listed, flat)
+        arguments = nested_again(form, self.pattern.listed, flat)
         with perturbing(network, condition.perturb, self._tokens(network, x_t)):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
         output: Tensor = stacked(output_of(answer))

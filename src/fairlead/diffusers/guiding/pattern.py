@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.diffusers.guiding.arguments import (
+from fairlead.diffusers.guiding.call_arguments import (
     Rows,
     block,
     leaves,
-    length,
-    rebuilt,
+    nested_again,
+    row_count,
     same,
     sample_lists,
     scaled_lists,
@@ -37,7 +37,7 @@ _CLOSE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
-class Region:
+class Segment:
     """Where one tensor lies in another: the first ``size`` along ``dim``, times ``factor``; ``dim`` None: the whole."""
 
     dim: int | None
@@ -57,7 +57,7 @@ class Region:
         return torch.cat([value.to(rest), rest], self.dim)
 
 
-def region_of(inner: Any, outer: Any, factors: Sequence[float] | None = (1.0, -1.0)) -> Region | None:
+def segment_of(inner: Any, outer: Any, factors: Sequence[float] | None = (1.0, -1.0)) -> Segment | None:
     """Where ``inner`` lies in ``outer``, up to its form and a factor; None if it is not to be seen there.
 
     Args:
@@ -79,18 +79,18 @@ def region_of(inner: Any, outer: Any, factors: Sequence[float] | None = (1.0, -1
     norm = float((theirs**2).sum())
     for factor in factors or ((float((mine * theirs).sum()) / norm,) if norm else ()):
         if float((mine - factor * theirs).abs().amax()) <= _CLOSE * max(1e-12, float(mine.abs().amax())):
-            return Region(dim, size, float(factor))
+            return Segment(dim, size, float(factor))
     return None
 
 
-def shaped(inner: Tensor, outer: Any) -> Region | None:
+def shaped(inner: Tensor, outer: Any) -> Segment | None:
     """Where something of the shape of ``inner`` lies in ``outer``, at its beginning; None if it does not fit."""
     if not isinstance(outer, Tensor) or inner.ndim != outer.ndim:
         return None
     unlike = [i for i, (a, b) in enumerate(zip(inner.shape, outer.shape, strict=True)) if a != b]
     if len(unlike) > 1 or any(inner.shape[i] > outer.shape[i] for i in unlike):
         return None
-    return Region(unlike[0] if unlike else None, inner.shape[unlike[0]] if unlike else 0, 1.0)
+    return Segment(unlike[0] if unlike else None, inner.shape[unlike[0]] if unlike else 0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +124,8 @@ class Pattern:
     rows: Rows | None
     own: Mapping[Path, Any]
     null: Mapping[Path, Any] | None
-    latents: Region | None
-    output: Region | None
+    latents: Segment | None
+    output: Segment | None
     off: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     scale: float | None = None
@@ -204,15 +204,15 @@ def _compared(
         if len(guided.calls) > len(plain.calls):
             blocks = [leaves(call.arguments, frozenset(lists)) for call in guided.calls]
         if n > 1:
-            rows = {p: 0 for p, v in leaves(first.arguments, frozenset(lists)).items() if length(v) == n}
+            rows = {p: 0 for p, v in leaves(first.arguments, frozenset(lists)).items() if row_count(v) == n}
     listed, prediction = frozenset(lists), _prediction(plain)
     x = stacked(first.x)
     if always > 1:
-        regions = [region_of(prediction, block(answer, j, count)) for j in range(count)]
+        regions = [segment_of(prediction, block(answer, j, count)) for j in range(count)]
         mine_at = next((j for j, region in enumerate(regions) if region is not None), 0)
         base, output, x = blocks[mine_at], regions[mine_at], block(x, mine_at, count)
     else:
-        base, output, mine_at = leaves(first.arguments, listed), region_of(prediction, answer), 0
+        base, output, mine_at = leaves(first.arguments, listed), segment_of(prediction, answer), 0
     own: Mapping[Path, Any] = {}
     null: Mapping[Path, Any] | None = None
     settings, used, other = off, None, 0
@@ -237,7 +237,7 @@ def _compared(
         null = {} if count > 1 else {p: blocks[other][p] for p in paths if p in blocks[other]}
     return Pattern(
         n, tuple(plain.calls), plain.answer, (guided if blocks else plain).calls[0].arguments, listed, rows, own, null,
-        region_of(stacked(plain.sample), x, None), output, off, settings, used, mine_at, other, count,
+        segment_of(stacked(plain.sample), x, None), output, off, settings, used, mine_at, other, count,
     )  # fmt: skip
 
 
@@ -259,7 +259,7 @@ def _prediction(found: Rehearsal) -> Any:
     return output[:, : sample.shape[1]] if wider else output
 
 
-def weights_of(guided: Rehearsal, output: Region | None) -> list[float] | None:
+def weights_of(guided: Rehearsal, output: Segment | None) -> list[float] | None:
     """The weight of each block's answer in what reached the scheduler, by least squares; None where that is no weighted
     sum of the answers and the samples."""
     if output is None:
@@ -279,4 +279,4 @@ def block_of(call: RecordedCall, pattern: Pattern, place: int) -> RecordedCall:
     """The rows of one prediction of a call that holds those of several."""
     flat, rows = leaves(call.arguments, pattern.listed), pattern.rows or {}
     mine = {p: block(v, place, pattern.count, rows[p]) for p, v in flat.items() if p in rows}
-    return replace(call, arguments=rebuilt(call.arguments, pattern.listed, mine))
+    return replace(call, arguments=nested_again(call.arguments, pattern.listed, mine))

@@ -24,13 +24,13 @@ def leaves(value: Any, listed: frozenset[Path], path: Path = ()) -> dict[Path, A
     return {path: value}
 
 
-def rebuilt(value: Any, listed: frozenset[Path], given: Mapping[Path, Any], path: Path = ()) -> Any:
+def nested_again(value: Any, listed: frozenset[Path], given: Mapping[Path, Any], path: Path = ()) -> Any:
     """Nested arguments with what ``given`` has in its places."""
     if path not in listed:
         if isinstance(value, Mapping):
-            return {key: rebuilt(part, listed, given, (*path, str(key))) for key, part in value.items()}
+            return {key: nested_again(part, listed, given, (*path, str(key))) for key, part in value.items()}
         if isinstance(value, list | tuple):
-            parts = [rebuilt(part, listed, given, (*path, i)) for i, part in enumerate(value)]
+            parts = [nested_again(part, listed, given, (*path, i)) for i, part in enumerate(value)]
             return type(value)(parts) if not hasattr(value, "_fields") else type(value)(*parts)
     return given.get(path, value)
 
@@ -48,7 +48,7 @@ def same(a: Any, b: Any) -> bool:
         return a is b
 
 
-def length(value: Any, dim: int = 0) -> int:
+def row_count(value: Any, dim: int = 0) -> int:
     """Of a list, or of a tensor along a dimension; 0 for anything else."""
     if isinstance(value, list):
         return len(value) if dim == 0 else 0
@@ -57,11 +57,11 @@ def length(value: Any, dim: int = 0) -> int:
 
 def block(value: Any, j: int, count: int, dim: int = 0) -> Any:
     """The j-th of ``count`` equal parts."""
-    size = length(value, dim) // count
+    size = row_count(value, dim) // count
     return value[j * size : (j + 1) * size] if isinstance(value, list) else value.narrow(dim, j * size, size)
 
 
-def joined(parts: Sequence[Any], dim: int = 0) -> Any:
+def join_rows(parts: Sequence[Any], dim: int = 0) -> Any:
     """Rows of several blocks, one after the other."""
     if len(parts) == 1:
         return parts[0]
@@ -77,7 +77,7 @@ def stacked(value: Any) -> Any:
 
 def picked(value: Any, samples: Sequence[int], n: int, dim: int = 0) -> Any:
     """The rows of these samples, of a value with rows for all n."""
-    size = length(value, dim) // n
+    size = row_count(value, dim) // n
     index = [sample * size + i for sample in samples for i in range(size)]
     if isinstance(value, list):
         return [value[i] for i in index]
@@ -86,7 +86,7 @@ def picked(value: Any, samples: Sequence[int], n: int, dim: int = 0) -> Any:
     return value.index_select(dim, torch.tensor(index, device=value.device))
 
 
-def alike(parts: Sequence[Mapping[Path, Any]], rows: Rows) -> bool:
+def fit_one_batch(parts: Sequence[Mapping[Path, Any]], rows: Rows) -> bool:
     """Whether arguments can go into one batch."""
     first = parts[0]
     for other in parts[1:]:
@@ -106,7 +106,7 @@ def alike(parts: Sequence[Mapping[Path, Any]], rows: Rows) -> bool:
 
 
 def in_one_batch(parts: Sequence[Mapping[Path, Any]], rows: Rows) -> dict[Path, Any]:
-    return {p: joined([part[p] for part in parts], rows[p]) if p in rows else v for p, v in parts[0].items()}
+    return {p: join_rows([part[p] for part in parts], rows[p]) if p in rows else v for p, v in parts[0].items()}
 
 
 def scaled_lists(plain: Any, guided: Any, count: int, path: Path = ()) -> set[Path]:
@@ -136,8 +136,8 @@ def scaled_rows(plain: Mapping[Path, Any], guided: Mapping[Path, Any], count: in
     for path, value in guided.items():
         dims = 1 if isinstance(value, list) else getattr(value, "ndim", 0)
         for dim in range(dims):
-            before = length(plain[path], dim) if path in plain else n if dim == 0 else 0
-            if before and length(value, dim) == count * before:
+            before = row_count(plain[path], dim) if path in plain else n if dim == 0 else 0
+            if before and row_count(value, dim) == count * before:
                 found[path] = dim
                 break
     return found
