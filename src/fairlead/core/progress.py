@@ -1,4 +1,5 @@
-"""What a command shows while it works: a bar in a terminal, a line now and then in a log."""
+"""How long work says how far it is: the command line shows a bar in a terminal, or a line now and then in a log; a
+notebook may draw its own; the default is silent."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -18,6 +19,21 @@ FIRST, EVERY = 5.0, 30.0
 """Seconds before the first line of a log and between two."""
 QUIET = 2.0
 """Seconds that work without a bar may take before it is named."""
+
+
+class Progress(Protocol):
+    """Called with a title when work begins. Inside the block, the function it gives is called with each count that is
+    done; ``total`` is None where it is not known, and ``unit`` is empty where nothing is counted."""
+
+    def __call__(
+        self, title: str, total: int | None = None, unit: str = ""
+    ) -> AbstractContextManager[Callable[[int], object]]: ...
+
+
+@contextmanager
+def silent(title: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], object]]:
+    """A :class:`Progress` that shows nothing."""
+    yield lambda count: None
 
 
 def in_terminal() -> bool:
@@ -121,7 +137,7 @@ def counting_bar(title: str, total: int | None, unit: str = "image") -> Iterator
 
 @contextmanager
 def bars(title: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], object]]:
-    """A :class:`~fairlead.core.work.Progress`: a bar where something is counted, else a line if it takes long."""
+    """A :class:`~fairlead.core.progress.Progress`: a bar where something is counted, else a line if it takes long."""
     if unit:
         with counting_bar(title, total, unit) as advance:
             yield advance

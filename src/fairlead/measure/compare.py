@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError, unknown
-from fairlead.core.work import Progress, silent
+from fairlead.core.progress import Progress, silent
 from fairlead.data.images import ImageData, stratified_order, stratified_split
 from fairlead.measure.comparison import CHOICES, METRICS, SEED, ClassRow, Comparison, FolderProtocol, text_score
 from fairlead.measure.extractors import Extractor, cached_features, fitted

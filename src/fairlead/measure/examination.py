@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.places import check_file
-from fairlead.core.work import Progress, silent
+from fairlead.core.progress import Progress, silent
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.guide.expression import to_guidance

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, remark
+from fairlead.core.progress import Progress, silent
 from fairlead.core.typed import check_arguments
-from fairlead.core.work import Progress, silent
 from fairlead.data.hub import load_data
 from fairlead.data.images import Attribute, ImageData, stratified_order
 from fairlead.data.names import Names, same_names

@@ -21,8 +21,8 @@ from fairlead.core.errors import UsageError, remark, unknown
 from fairlead.core.files import replacing
 from fairlead.core.hold import Hold
 from fairlead.core.places import check_file, check_folder
+from fairlead.core.progress import Progress, silent
 from fairlead.core.signals import unbroken
-from fairlead.core.work import Progress, silent
 from fairlead.measure.compare import compare, nearest_pairs
 from fairlead.measure.comparison import CHOICES, METRICS, Comparison, clear, read_prompts
 from fairlead.measure.extractors import default_extractor, extractor, fitted

@@ -24,8 +24,8 @@ from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.hold import Hold
 from fairlead.core.places import check_folder
+from fairlead.core.progress import Progress, silent
 from fairlead.core.signals import unbroken
-from fairlead.core.work import Progress, silent
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.load import Weights
 from fairlead.models.model import Given, Model

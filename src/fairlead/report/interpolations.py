@@ -34,8 +34,8 @@ from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.hold import Hold
 from fairlead.core.places import check_folder
+from fairlead.core.progress import Progress, silent
 from fairlead.core.signals import unbroken
-from fairlead.core.work import Progress, silent
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance, Term
 from fairlead.measure.judge import Classifier

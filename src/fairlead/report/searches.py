@@ -18,8 +18,8 @@ from typing import Any
 from fairlead.core.errors import UsageError, remark
 from fairlead.core.hold import Hold
 from fairlead.core.places import check_folder, is_folder
+from fairlead.core.progress import Progress, silent
 from fairlead.core.signals import unbroken
-from fairlead.core.work import Progress, silent
 from fairlead.measure.agreement import AGREEMENT, metric_of
 from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.metrics import DEBIASED, check_distance, maximised

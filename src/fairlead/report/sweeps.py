@@ -12,7 +12,7 @@ from fairlead.core.errors import UsageError, remark
 from fairlead.core.files import replacing
 from fairlead.core.hold import shared_hold
 from fairlead.core.places import check_folder
-from fairlead.core.work import Progress, silent
+from fairlead.core.progress import Progress, silent
 from fairlead.guide.terms import Guidance, Term
 from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.references import evaluator_for
