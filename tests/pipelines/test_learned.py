@@ -260,3 +260,47 @@ def test_what_is_not_known_is_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match="steers towards the run's condition"), fl.attach(other, "cfg(4)"):
         other(num_inference_steps=2)
     assert alone
+
+
+def test_a_network_that_drops_values_or_was_replaced_is_refused() -> None:
+    parts = made.sd(network=made.unet(dropout=0.1)).components
+    pipe = made.quiet(Mine(**parts, requires_safety_checker=False))
+    pipe.unet.train()
+    with pytest.raises(UsageError, match=r"call pipe.unet.eval\(\) first"), fl.attach(pipe, "cfg(4)"):
+        pass
+    pipe.unet.eval()
+    with fl.attach(pipe, "cfg(4)"):
+        pipe.unet = made.unet()
+        with pytest.raises(UsageError, match="was replaced inside the block"):
+            pipe("a cat")
+
+
+class Distilled(Mine):
+    """Without guidance of its own, and with a negative prompt that it reads for nothing."""
+
+    @torch.no_grad()
+    def __call__(self, prompt: str, generator: Any = None, negative_prompt: Any = None, steps: int = 4) -> Any:
+        own, _ = self.encode_prompt(prompt, "cpu", 1, False)
+        x = torch.randn(len(own), 4, 8, 8, generator=generator)
+        self.scheduler.set_timesteps(steps)
+        for t in self.scheduler.timesteps:
+            x = self.scheduler.step(self.unet(x, t, encoder_hidden_states=own).sample, t, x).prev_sample
+        return (x,)
+
+
+@pytest.mark.parametrize("way", ["attach", "call", "list"])
+def test_a_negative_is_the_null_of_a_pipeline_without_one(way: str) -> None:
+    guided = made.quiet(Mine(**made.sd().components, requires_safety_checker=False))
+    expected = guided("a cat", made.seeded(3), 5.0)[0]  # away from "blurry"
+    pipe = made.quiet(Distilled(**made.sd().components, requires_safety_checker=False))
+    none = "asks for the null prediction, and Distilled makes none"
+    with pytest.raises(UsageError, match=none), fl.attach(pipe, "cfg(5)"):
+        pipe("a cat", made.seeded(3))
+    given: dict[str, Any] = {
+        "attach": {},
+        "call": {"negative_prompt": "blurry"},
+        "list": {"negative_prompt": ["blurry"]},
+    }
+    with fl.attach(pipe, "cfg(5)", negative="blurry" if way == "attach" else None) as attached:
+        assert apart(pipe("a cat", made.seeded(3), **given[way])[0], expected) < 1e-5
+    assert attached.cost.rows == 8

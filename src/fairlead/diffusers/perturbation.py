@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.attention import ReachedAttention, Tokens, unreachable
@@ -118,6 +119,14 @@ def check_reachable(network: Any, layer: str) -> None:
             f"layer {layer!r} cannot be perturbed or watched: {reason}; give the network another, "
             "set_attn_processor(AttnProcessor2_0()) or set_attention_backend('native')"
         )
+
+
+def check_without_dropout(network: Any, name: str) -> None:
+    """Raises UsageError for a network that drops values, or labels, at random."""
+    for module in plain(network).modules():
+        share = getattr(module, "p", 0.0) if isinstance(module, _DropoutNd) else getattr(module, "dropout_prob", 0.0)
+        if module.training and share:
+            raise UsageError(f"{name} is in training mode, so dropout is on; call {name}.eval() first")
 
 
 def _within(call: object, act: Callable[..., Any]) -> Callable[..., Any]:

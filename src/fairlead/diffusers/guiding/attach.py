@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from fairlead.core.arguments import as_mapping, shown
 from fairlead.core.condition import Condition
@@ -32,8 +31,8 @@ from fairlead.diffusers.guiding.call_conditions import samples_condition
 from fairlead.diffusers.guiding.learned import LearnedAttachment
 from fairlead.diffusers.guiding.pipeline_run import PipelineRun
 from fairlead.diffusers.guiding.request import Requests
-from fairlead.diffusers.guiding.stand_in import StandIn, behind, own_kind, running, standing_in
-from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
+from fairlead.diffusers.guiding.stand_in import behind, check_in_place, own_kind, running, standing_in
+from fairlead.diffusers.perturbation import check_reachable, check_without_dropout, layers_of
 from fairlead.diffusers.pipelines import (
     check_pipeline_object,
     decoded,
@@ -201,8 +200,7 @@ class Attachment:
         weak = {name: thing.network for name, thing in self._resources.items() if isinstance(thing, Weak)}
         for name, network in {f"pipe.{wiring.network}": self._network, **weak}.items():
             check_uncached(network, name)
-            if any(_drops(module) for module in plain(network).modules()):
-                raise UsageError(f"{name} is in training mode, so dropout is on; call {name}.eval() first")
+            check_without_dropout(network, name)
         names = samples_condition(1, **dict.fromkeys(self._conditions(), (torch.zeros(1), torch.ones(1) > 0)))
         guidance.check(Context(model=self._model(), condition=names, resources=self._resources))
         if wiring.texts:
@@ -239,11 +237,7 @@ class Attachment:
         except TypeError:
             return original(pipe, *args, **kwargs)  # to complain in its own words
         name = self._wiring.network
-        here = vars(pipe)[name]
-        if type(here) is not StandIn or behind(here) is not self._network:
-            raise UsageError(
-                f"pipe.{name} was replaced inside the block, so nothing would guide; attach again after it"
-            )
+        check_in_place(pipe, name, self._network)
         check_uncached(self._network, f"pipe.{name}")
         request = self._requests.of(bound)
         run = PipelineRun(
@@ -255,9 +249,3 @@ class Attachment:
                     return original(*bound.args, **bound.kwargs)
             finally:
                 self.cost.rows, self.cost.calls = self.cost.rows + cost.rows, self.cost.calls + cost.calls
-
-
-def _drops(module: nn.Module) -> bool:
-    """Whether a module drops values, or labels, at random."""
-    share = getattr(module, "p", 0.0) if isinstance(module, _DropoutNd) else getattr(module, "dropout_prob", 0.0)
-    return bool(module.training and share)

@@ -23,8 +23,8 @@ from fairlead.diffusers.guiding.learned_run import LearnedRun, levels_of
 from fairlead.diffusers.guiding.pattern import Pattern, learned
 from fairlead.diffusers.guiding.rehearsal import GUIDER, OWN_PERTURBATION, Path, Recorder, Rehearsals, guider_at
 from fairlead.diffusers.guiding.request import OWN_GUIDANCE, check_renoising_scheduler, empty_prompt
-from fairlead.diffusers.guiding.stand_in import behind, own_kind, running, standing_in
-from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
+from fairlead.diffusers.guiding.stand_in import behind, check_in_place, own_kind, running, standing_in
+from fairlead.diffusers.perturbation import check_reachable, check_without_dropout, layers_of, plain
 from fairlead.diffusers.pipelines import has_text_encoder
 from fairlead.guide.batching import Batching
 from fairlead.guide.methods.compose import Compose
@@ -34,7 +34,7 @@ from fairlead.guide.pairs import Pair
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.model import Model, encode_nothing
 
-_DENOISERS = re.compile(r"(unconditional_)?(transformer|unet|prior|decoder|dit)(_\d+)?")
+_DENOISERS = re.compile(r"(unconditional_)?(transformer|unet|prior|decoder|dit|denoiser|network|model)(_\d+)?")
 
 
 def denoisers_of(pipe: Any) -> dict[str, Any]:
@@ -110,8 +110,10 @@ class LearnedAttachment:
         )
 
     def _check(self) -> None:
-        for name, network in self._networks.items():
-            check_uncached(network, f"pipe.{name}")
+        weak = {name: thing.network for name, thing in self._resources.items() if isinstance(thing, Weak)}
+        for name, network in {**{f"pipe.{name}": part for name, part in self._networks.items()}, **weak}.items():
+            check_uncached(network, name)
+            check_without_dropout(network, name)
         one = (torch.zeros(1), torch.ones(1) > 0)
         self.guidance.check(
             Context(model=self._model(), condition=samples_condition(1, prompt=one), resources=self._resources)
@@ -142,12 +144,18 @@ class LearnedAttachment:
                 )
         check_renoising_scheduler(self.guidance, pipe.scheduler, given)
         for name, network in self._networks.items():
+            check_in_place(pipe, name, network)
             check_uncached(network, f"pipe.{name}")
         forced, negative = self._forced(given)
         rehearsals = Rehearsals(pipe, original)
         pattern = learned(rehearsals, bound, forced)
         if pattern.null is None and negative:
-            prompt = self._negative if self._negative is not None else str(given.get("negative_prompt"))
+            prompt = given.get("negative_prompt") if self._negative is None else self._negative
+            if prompt is None:
+                raise UsageError(
+                    f"{negative} was given, and {self._kind.__name__} makes no null prediction of it; give the words: "
+                    "attach(..., negative='blurry')"
+                )
             pattern = replace(pattern, null=self._named(rehearsals, bound, forced, pattern, prompt)[1])
         specs = dict.fromkeys(str(s) for term in self.guidance.terms for s in term.specs())
         controls = [
@@ -209,7 +217,7 @@ class LearnedAttachment:
         bound: inspect.BoundArguments,
         forced: Mapping[str, Any],
         pattern: Pattern,
-        prompt: str,
+        prompt: str | list[str],
     ) -> tuple[Mapping[str, Any], Mapping[Path, Any]]:
         """The arguments of a call with another prompt, and those of them that differ from those of the call."""
         if "prompt" not in self._signature.parameters:
@@ -223,7 +231,7 @@ class LearnedAttachment:
         changes: dict[str, Any] = {
             n: None for n in bound.arguments if re.fullmatch(r"(pooled_)?prompt_(embeds|\d).*", n)
         }
-        changes["prompt"] = [prompt] * len(own) if isinstance(own, list) else prompt
+        changes["prompt"] = [prompt] * len(own) if isinstance(own, list) and isinstance(prompt, str) else prompt
         recorder = Recorder(pattern.answer, pattern.n)
         found = rehearsals.run(bound, recorder, **{**forced, **pattern.off, **changes})
         mine, theirs = (leaves(calls[0].arguments, pattern.listed) for calls in (pattern.calls, found.calls))

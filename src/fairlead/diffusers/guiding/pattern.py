@@ -67,19 +67,14 @@ def segment_of(inner: Any, outer: Any, factors: Sequence[float] | None = (1.0, -
         return None
     if inner.ndim != outer.ndim and inner.numel() == outer.numel():  # with or without a dimension of one
         inner = inner.reshape(outer.shape)
-    if inner.ndim != outer.ndim:
+    place = shaped(inner, outer)
+    if place is None:
         return None
-    unlike = [i for i, (a, b) in enumerate(zip(inner.shape, outer.shape, strict=True)) if a != b]
-    if len(unlike) > 1 or any(inner.shape[i] > outer.shape[i] for i in unlike):
-        return None
-    dim = unlike[0] if unlike else None
-    part = outer if dim is None else outer.narrow(dim, 0, inner.shape[dim])
-    mine, theirs = inner.double(), part.double()
-    size = 0 if dim is None else inner.shape[dim]
+    mine, theirs = inner.double(), place.of(outer).double()
     norm = float((theirs**2).sum())
     for factor in factors or ((float((mine * theirs).sum()) / norm,) if norm else ()):
         if float((mine - factor * theirs).abs().amax()) <= _CLOSE * max(1e-12, float(mine.abs().amax())):
-            return Segment(dim, size, float(factor))
+            return replace(place, factor=float(factor))
     return None
 
 

@@ -33,6 +33,7 @@ _SCALES = (
 )  # fmt: skip
 _QUIET = ("callback", "callback_on_step_end")
 OWN_PERTURBATION = ("pag_scale", "pag_adaptive_scale")
+"""Arguments of pipelines that perturb attention by themselves."""
 GUIDER = "fairlead guider"
 """In the place of an argument: the scale of the pipeline's component ``guider``."""
 FORCED = 5.0

@@ -47,6 +47,13 @@ def behind(network: Any) -> Any:
     return network
 
 
+def check_in_place(pipe: Any, name: str, network: Any) -> None:
+    """Raises UsageError for a network that is no longer stood in for."""
+    here = vars(pipe)[name]
+    if type(here) is not StandIn or behind(here) is not network:
+        raise UsageError(f"pipe.{name} was replaced inside the block, so nothing would guide; attach again after it")
+
+
 def own_kind(pipe: Any) -> type:
     """The class of a pipeline, whatever blocks it is in."""
     kind: type = getattr(type(pipe), "_fairlead_kind", type(pipe))
