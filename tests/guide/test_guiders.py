@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.guiders.magnitude_aware_guidance import MagnitudeAwareGuidance
 from torch import Tensor
 
 import fairlead as fl
@@ -32,12 +33,12 @@ SKIP = {"skip_layer_guidance_layers": [1]}
 class Outputs:
     """A denoiser whose raw outputs are drawn anew at every step: conditional, null, and worse on purpose."""
 
-    def __init__(self, objective: Objective) -> None:
-        self.schedule, self.objective = SCHEDULE, objective
+    def __init__(self, objective: Objective, shape: tuple[int, ...]) -> None:
+        self.schedule, self.objective, self.shape = SCHEDULE, objective, shape
         self.step = 0
 
     def of(self, kind: int) -> Tensor:
-        return random(N, 2, 4, 4, seed=100 * kind + self.step)
+        return random(N, *self.shape, seed=100 * kind + self.step)
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         worse = next(iter(condition.perturb.values()), torch.zeros(condition.n, dtype=torch.bool))
@@ -48,18 +49,18 @@ class Outputs:
         return Prediction.from_output(torch.stack(rows), self.objective, x_t, alpha, sigma)
 
 
-def assert_same(guider: Any, objective: Objective = "eps") -> str:
+def assert_same(guider: Any, objective: Objective = "eps", shape: tuple[int, ...] = (2, 4, 4)) -> str:
     """All steps of a run: what the guider makes of the outputs, and what its expression does."""
     guidance = fl.from_guider(guider, objective=objective, sigmas=SIGMAS, layers=LAYERS)
     assert to_guidance(parse(str(guidance))) == guidance
-    denoiser = Outputs(objective)
+    denoiser = Outputs(objective, shape)
     condition = Condition.of(label=torch.arange(N))
-    model = Model(denoiser, SCHEDULE, (2, 4, 4), lambda specs: Condition.of(label=torch.arange(len(specs))), identity,
+    model = Model(denoiser, SCHEDULE, shape, lambda specs: Condition.of(label=torch.arange(len(specs))), identity,
                   objective=objective, layers=LAYERS)  # fmt: skip
     guided = GuidedDenoiser.of(model, guidance, condition, times=TIMES)
     for i, t in enumerate(TIMES[:-1]):
         denoiser.step = i
-        x_t = random(N, 2, 4, 4, seed=1000 + i)
+        x_t = random(N, *shape, seed=1000 + i)
         alpha, sigma = (expand_like(value, x_t) for value in SCHEDULE.alpha_sigma(t))
         ours = guided.at(i)(x_t, t, condition).output(objective, alpha, sigma)
         torch.testing.assert_close(ours, theirs(guider, denoiser, i, t), rtol=1e-4, atol=1e-4)
@@ -106,6 +107,26 @@ def test_zero_star_of_flows_and_tcfg_of_eps_networks() -> None:
     assert_same(diffusers.TangentialClassifierFreeGuidance(guidance_scale=4.0, guidance_rescale=0.3), "eps")
 
 
+@pytest.mark.parametrize("original", [False, True])
+def test_magnitude_aware_of_flows_and_bands_of_any_network(original: bool) -> None:
+    mambo = MagnitudeAwareGuidance(guidance_scale=6.0, alpha=4.0, use_original_formulation=original, stop=0.8)
+    tokens = (8, 4)  # theirs takes no images
+    assert f"mambo(cfg({7 if original else 6}), 4)" in assert_same(mambo, "flow", tokens)
+    bands = diffusers.FrequencyDecoupledGuidance(
+        guidance_scales=[6.0, 2.0], guidance_rescale=0.3, use_original_formulation=original, start=0.2, stop=1.0
+    )
+    text = f"bands([{3 if original else 2}, {7 if original else 6}])"  # coarsest first
+    assert text in assert_same(bands, "v")
+
+
+def test_projected_after_some_plain_steps() -> None:
+    mixed = diffusers.AdaptiveProjectedMixGuidance(
+        guidance_scale=3.0, adaptive_projected_guidance_scale=5.0, adaptive_projected_guidance_momentum=None,
+        adaptive_projected_guidance_rescale=2.5, adaptive_projected_guidance_start_step=4, eta=0.2, stop=0.9,
+    )  # fmt: skip
+    assert_same(mixed, "x0")
+
+
 def test_perturbed_ones() -> None:
     skip = diffusers.SkipLayerGuidance(
         guidance_scale=5.0, skip_layer_guidance_scale=2.0, skip_layer_guidance_start=0.1, skip_layer_guidance_stop=0.6,
@@ -131,7 +152,11 @@ def test_one_that_is_off_is_no_guidance() -> None:
         (diffusers.ClassifierFreeZeroStarGuidance(), "ours acts on flow"),
         (diffusers.ClassifierFreeGuidance(start=0.2), "shares of a run's steps; give its levels"),
         (diffusers.SkipLayerGuidance(**SKIP), "'transformer_blocks.1' has no block layer.*model.layers"),
-        (diffusers.AutoGuidance(auto_guidance_layers=[1], dropout=0.5), "guider 'AutoGuidance'"),
+        (diffusers.AutoGuidance(auto_guidance_layers=[1], dropout=0.5), "AutoGuidance: .*dropped at random.*slg"),
+        (diffusers.AdaptiveProjectedMixGuidance(), "ours acts on x0"),
+        (MagnitudeAwareGuidance(), "takes norms of the network's own output, here eps.*acts on flow"),
+        (diffusers.FrequencyDecoupledGuidance(parallel_weights=0.5), "parallel_weights .* leave them out"),
+        (diffusers.FrequencyDecoupledGuidance(guidance_scales=[5.0, 1.0]), "theirs takes the band before it"),
         (object(), "guider 'object'"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,

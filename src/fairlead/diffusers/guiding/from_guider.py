@@ -15,7 +15,9 @@ from fairlead.core.arguments import chosen
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.prediction import Objective
 from fairlead.guide.methods.apg import APG
+from fairlead.guide.methods.bands import Bands
 from fairlead.guide.methods.cfg import CFG
+from fairlead.guide.methods.mambo import Mambo
 from fairlead.guide.methods.pag import PAG
 from fairlead.guide.methods.rescale import Rescale
 from fairlead.guide.methods.seg import SEG
@@ -104,13 +106,18 @@ def from_guider(
     """
     chosen("objective", objective, get_args(Objective))
     kind = next((base.__name__ for base in type(guider).__mro__ if base.__name__ in _READERS), None)
+    if type(guider).__name__ in _UNREAD:
+        raise UsageError(f"{type(guider).__name__}: {_UNREAD[type(guider).__name__]}")
     if kind != type(guider).__name__ or kind is None:
         raise unknown("guider", type(guider).__name__, _READERS)
     if not guider._enabled:
         return Guidance()
     reading = Reading(objective, None if sigmas is None else tuple(map(float, sigmas)), layers or {})
     guidance = _READERS[kind](guider, reading)
-    return guidance | Rescale(guider.guidance_rescale) if guider.guidance_rescale else guidance
+    rescale = guider.guidance_rescale
+    if isinstance(rescale, list | tuple):  # one for each band; the first is used of the whole
+        rescale = rescale[0] if guider._is_fdg_enabled() else 0.0
+    return guidance | Rescale(rescale) if rescale else guidance
 
 
 def _scale(guider: Any) -> float:
@@ -158,6 +165,43 @@ def _zero_star(guider: Any, reading: Reading) -> Guidance:
 def _tcfg(guider: Any, reading: Reading) -> Guidance:
     reading.needs(guider, "eps", "projects")
     return _within(guider, TCFG(CFG(_scale(guider))), reading)
+
+
+def _mambo(guider: Any, reading: Reading) -> Guidance:
+    reading.needs(guider, "flow", "takes norms of")
+    return _within(guider, Mambo(CFG(_scale(guider)), float(guider.alpha)), reading)
+
+
+def _bands(guider: Any, reading: Reading) -> Guidance:
+    kind = type(guider).__name__
+    if any(weight != 1 for weight in guider.parallel_weights) or guider.guidance_rescale_space != "data":
+        raise UsageError(f"{kind}: parallel_weights and rescaling by frequency have no expression; leave them out")
+    if len({*zip(guider.guidance_start, guider.guidance_stop, strict=True)}) > 1:
+        raise UsageError(f"{kind}: ours turns all bands on at once; give one start and one stop")
+    weights = [float(scale) + bool(guider.use_original_formulation) for scale in reversed(guider.guidance_scales)]
+    if 1.0 in weights and set(weights) != {1.0}:
+        raise UsageError(f"{kind}: for a band that is off, theirs takes the band before it; give it a scale near 1")
+    return _within(guider, Bands(weights), reading)
+
+
+def _mixed(guider: Any, reading: Reading) -> Guidance:
+    """Plain guidance first, then projected."""
+    kind = type(guider).__name__
+    reading.needs(guider, "x0", "projects and limits")
+    if guider.adaptive_projected_guidance_momentum:
+        raise UsageError(f"{kind}: its momentum also runs in the plain steps, ours in its own; set it to 0 or None")
+    if guider.use_original_formulation:
+        raise UsageError(f"{kind}: use_original_formulation has no expression here; leave it out")
+    every, first = reading.steps(guider, guider._start, guider._stop), guider.adaptive_projected_guidance_start_step + 1
+    early, late = range(every.start, min(first, every.stop)), range(max(first, every.start), every.stop)
+    changed = APG(
+        CFG(float(guider.adaptive_projected_guidance_scale) + 1),
+        eta=float(guider.eta),
+        norm=float(guider.adaptive_projected_guidance_rescale) or None,
+    )
+    parts = [reading.during(CFG(_scale(guider)), early)]
+    parts += [reading.during(CFG(0.0), late), reading.during(changed, late)]
+    return Guidance(tuple(part for part in parts if part is not None))
 
 
 def _skip(guider: Any, reading: Reading) -> Guidance:
@@ -213,11 +257,20 @@ def _beside(
     return cfg if inside is None else cfg + inside
 
 
+_UNREAD = {
+    "AutoGuidance": "its second branch is the negative prompt with parts of layers dropped at random, which no "
+    'expression gives; write auto(2, weak="...") with a weaker model, or slg(2)',
+    "LTX2Guidance": "it guides sound and video by four branches of one network, which no expression gives",
+}
+
 _READERS: dict[str, Callable[[Any, Reading], Guidance]] = {
     "ClassifierFreeGuidance": _cfg,
     "AdaptiveProjectedGuidance": _apg,
     "ClassifierFreeZeroStarGuidance": _zero_star,
     "TangentialClassifierFreeGuidance": _tcfg,
+    "MagnitudeAwareGuidance": _mambo,
+    "FrequencyDecoupledGuidance": _bands,
+    "AdaptiveProjectedMixGuidance": _mixed,
     "SkipLayerGuidance": _skip,
     "PerturbedAttentionGuidance": _perturbed,
     "SmoothedEnergyGuidance": _smoothed,
