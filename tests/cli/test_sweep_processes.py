@@ -13,9 +13,12 @@ import pytest
 from tests.tune.made import files, table
 
 SCRIPT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of this script's own import
 import torch
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from fairlead.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -173,5 +173,5 @@ def test_what_cannot_be_adapted(pipeline: Path, tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="other weights"):
         build_net(net)
-    with pytest.raises(UsageError, match="rank of at least 1"):
+    with pytest.raises(UsageError, match="rank: expected at least 1, got 0"):
         build_net({**config_of(pipeline, data).net, "rank": 0})

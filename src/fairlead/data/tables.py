@@ -78,5 +78,5 @@ def _parquet(content: bytes) -> list[tuple[int, Any]]:
 
     try:
         return list(enumerate(parquet.read_table(io.BytesIO(content)).to_pylist(), 1))
-    except (pyarrow.ArrowException, NotImplementedError, OverflowError, UnicodeError) as error:
+    except (pyarrow.ArrowException, OSError, NotImplementedError, OverflowError, UnicodeError) as error:
         raise ValueError(error) from error

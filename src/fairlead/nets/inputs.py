@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairlead.core.arguments import shown
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.typed import check_arguments
@@ -107,4 +108,7 @@ def condition_names(net: Mapping[str, Any]) -> list[str]:
     found = [
         name for name, argument in (("label", "classes"), ("text", "text"), ("image", "image")) if net.get(argument)
     ]
-    return [*found, *(net.get("attributes") or {})]
+    attributes = net.get("attributes") or {}
+    if not isinstance(attributes, Mapping):
+        raise UsageError(f"network: attributes is {shown(attributes)}, expected the number of values of each, by name")
+    return [*found, *attributes]
