@@ -12,6 +12,7 @@ from PIL import Image
 from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.hub import load_data, load_mnist
+from fairlead.data.tables import read_rows
 
 
 @pytest.fixture(autouse=True)
@@ -256,3 +257,12 @@ def test_scenes_are_made_from_a_local_folder_of_digits(tmp_path):
     assert load_data(data.name).fingerprint == data.fingerprint
     with pytest.raises(UsageError, match="split 'test', has no image of"):
         load_data(data.name, "test")
+
+
+@pytest.mark.parametrize("body", [b"\xff" * 20, b"\x15\x02\x19" * 7, b""])
+def test_a_table_that_is_no_parquet_inside_is_one_line(body: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "metadata.parquet"
+    path.write_bytes(b"PAR1" + body + len(body).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(UsageError, match=r"metadata.parquet: cannot be read \(") as caught:
+        read_rows(path, "metadata")
+    assert "\n" not in str(caught.value)

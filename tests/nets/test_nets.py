@@ -11,6 +11,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
 from fairlead.nets.build import PRESETS, build_net, net_config, parameter_count
 from fairlead.nets.classifier import NoisyClassifier
+from fairlead.nets.inputs import condition_names
 from tests.nets.tiny import CHANNELS, CLASSES, SIZE, TINY, inputs, labels, shaken, tiny
 
 every = pytest.mark.parametrize("name", TINY)
@@ -231,3 +232,9 @@ def test_the_classifiers_gradient_of_the_summed_log_probability_is_per_sample():
 def test_the_noisy_classifier_refuses_a_size_it_cannot_halve() -> None:
     with pytest.raises(UsageError, match="divisible by 2, got 9"):
         NoisyClassifier(1, 9, 3)
+
+
+def test_counts_of_attributes_are_by_name() -> None:
+    assert condition_names({"classes": 3, "attributes": {"ink": 2}}) == ["label", "ink"]
+    with pytest.raises(UsageError, match="attributes is 7, expected the number of values of each, by name"):
+        condition_names({"attributes": 7})
