@@ -90,3 +90,18 @@ def test_an_error_of_the_file_system_in_a_command_is_one_line(
         "fairlead: cannot open '/some/where': permission denied; check the path, its permissions and the space on its "
         "disk\n"
     )
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_one_line() -> None:
+    code = """
+import sys
+class Stopped:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fairlead.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stopped())
+from fairlead.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "fairlead: interrupted\n")

@@ -19,8 +19,8 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of this script's ow
 import torch
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from fairlead.cli import main
-sys.exit(main(sys.argv[1:]))
+from fairlead.__main__ import main
+sys.exit(main())
 """
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
