@@ -252,14 +252,12 @@ def test_what_is_not_known_is_refused_in_one_line() -> None:
         ("energy(brightness(0.7), 2)", "is a score of images"),
         ('cfg(5, negative="red")', "prompt"),
     ):
-        with pytest.raises((UsageError, ValueError), match=reason) as caught, fl.attach(pipe, text):
+        with pytest.raises(UsageError, match=reason) as caught, fl.attach(pipe, text):
             run(pipe, arguments)
         assert len(str(caught.value).splitlines()) == 1
-    alone = {k: v for k, v in arguments.items() if "negative" not in k}
     other = made.quiet(diffusers.DDPMPipeline(unet=made.unconditional().unet, scheduler=diffusers.DDPMScheduler()))
     with pytest.raises(UsageError, match="steers towards the run's condition"), fl.attach(other, "cfg(4)"):
         other(num_inference_steps=2)
-    assert alone
 
 
 def test_a_network_that_drops_values_or_was_replaced_is_refused() -> None:

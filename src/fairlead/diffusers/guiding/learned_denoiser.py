@@ -62,8 +62,7 @@ class LearnedDenoiser:
         if not self.known:
             out: Tensor = stacked(output_of(self.pattern.answer))
             return out.new_zeros(out.shape, dtype=torch.float64)
-        assert self.pattern.latents is not None
-        part = x if self.pattern.latents.dim is None else self._latents(x)
+        part = self._latents(x)
         return part.to(torch.float32 if part.device.type == "mps" else torch.float64)
 
     def _latents(self, x: Tensor) -> Tensor:

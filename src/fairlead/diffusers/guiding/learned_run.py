@@ -1,5 +1,4 @@
-"""One call of a pipeline whose pattern was learned: run with its own guidance off, every network call answered with the
-guided prediction."""
+"""One call of a pipeline whose pattern was learned: every network call is answered with the guided prediction."""
 
 from __future__ import annotations
 
@@ -14,9 +13,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.schedule import RectifiedFlow
 from fairlead.diffusers.caches import check_switched_off
 from fairlead.diffusers.guiding.branch_calls import Weak
-from fairlead.diffusers.guiding.call_arguments import (
-    join_rows,
-)
+from fairlead.diffusers.guiding.call_arguments import join_rows
 from fairlead.diffusers.guiding.call_conditions import NoSpecs, PromptSpecs, Specs
 from fairlead.diffusers.guiding.learned_denoiser import LearnedDenoiser, PromptArguments
 from fairlead.diffusers.guiding.pattern import Pattern, block_of

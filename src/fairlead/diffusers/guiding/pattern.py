@@ -90,7 +90,7 @@ def shaped(inner: Tensor, outer: Any) -> Segment | None:
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """How a pipeline calls its network, with guidance switched off.
+    """How a pipeline calls its network, and how it is to be run under a guidance.
 
     Attributes:
         n: samples.
@@ -159,7 +159,7 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
     def again(changes: Mapping[str, Any]) -> Rehearsal:
         return rehearsals.run(bound, Recorder(plain.answer, plain.calls[0].rows), **changes)
 
-    guided = again({**forced, **rehearsals.guider(bound)})
+    guided = again({**forced, **rehearsals.guider()})
     if _size(guided) == _size(plain) and rehearsals.scales(bound):
         zero = rehearsals.off(bound, 0.0)
         if _size(again({**forced, **zero})) < _size(guided):  # its scale is ours minus 1
@@ -256,7 +256,7 @@ def _prediction(found: Rehearsal) -> Any:
 
 def weights_of(guided: Rehearsal, output: Segment | None) -> list[float] | None:
     """The weight of each block's answer in what reached the scheduler, by least squares; None where that is no weighted
-    sum of the answers and the samples."""
+    sum of them."""
     if output is None:
         return None
     parts = [output.of(stacked(made)) for made in guided.made]

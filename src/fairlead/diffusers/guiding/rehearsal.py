@@ -245,7 +245,7 @@ class Rehearsals:
         value = changes.get(names[0], bound.arguments.get(names[0], defaults[names[0]].default))
         return float(value) + more if isinstance(value, int | float) else None
 
-    def guider(self, bound: inspect.BoundArguments) -> dict[str, Any]:
+    def guider(self) -> dict[str, Any]:
         """Changes that have a pipeline guide which has a guider in the place of a scale."""
         return {} if not self._guided_by_part() else {GUIDER: FORCED}
 
