@@ -3,7 +3,7 @@ which run whatever they hold, and never code."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,11 @@ def how_to_convert(file: Path) -> str:
     )
 
 
-def check_pipeline(folder: Path, what: str, kinds: Collection[str] | None = None) -> str | None:
+def check_pipeline(folder: Path, what: str) -> str | None:
     """Look through the folder of a pipeline before anything of it is loaded.
 
     Args:
         what: for messages.
-        kinds: classes of pipelines that are known; None: any of diffusers.
 
     Returns:
         the variant of its weights, as :func:`variant_of`.
@@ -77,8 +76,6 @@ def check_pipeline(folder: Path, what: str, kinds: Collection[str] | None = None
             f"{what}: its pipeline is {str(kind)[:60]!r}, code of its own, which is never run; expected a class of "
             "diffusers"
         )
-    if kinds is not None and kind not in kinds:
-        raise UsageError(unknown_family(kind))
     variants: set[str | None] = set()
     for name, library, cls in _components(index):
         part = folder / name
@@ -95,14 +92,6 @@ def check_pipeline(folder: Path, what: str, kinds: Collection[str] | None = None
         variants.add(variant_of(part, what))
     wanted = variants - {None}
     return next((name for name in _VARIANTS if name in wanted), min(wanted, default=None, key=str))
-
-
-def unknown_family(kind: str) -> str:
-    """A message."""
-    return (
-        f"{kind[:60]} is of no family that fl.load knows (StableDiffusion 1 to 3 and XL, Flux, PixArt, Sana, DiT, "
-        "DDPM, DDIM, LCM); fl.attach takes any pipeline"
-    )
 
 
 def _index(folder: Path, what: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import NoiseSchedule, as_time
 from fairlead.diffusers.caches import check_switched_off, check_uncached
 from fairlead.diffusers.files import check_pipeline
+from fairlead.diffusers.guiding.learned_model import learned_model
 from fairlead.diffusers.network_calls import (
     MASK,
     POOLED,
@@ -40,18 +41,19 @@ from fairlead.diffusers.network_calls import (
 )
 from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing, plain
 from fairlead.diffusers.pipelines import (
-    FAMILIES,
+    EXAMPLES,
     Wiring,
+    check_pipeline_object,
     decoded,
     diffusers,
     encoded,
     has_text_encoder,
     image_scale,
+    known_wiring,
     label_encoder,
     latents_of,
     packed,
     unpacked,
-    wiring_of,
 )
 from fairlead.diffusers.pretrained import setting, weight_hash
 from fairlead.diffusers.schedulers import is_flow, objective_of, schedule_of
@@ -64,8 +66,6 @@ _NAMES = {
     POOLED: "prompt_pooled",
 }
 """Argument of the network -> its name in a condition."""
-EXAMPLES = ("a photograph of a red cat", "a drawing of a house", "a green square on a white background", "two dogs")
-"""Prompts that any pipeline of text can be asked for."""
 _REMEMBERED = 1024
 
 
@@ -84,11 +84,14 @@ def load_pipeline(
             network takes the guidance scale as an input.
     """
     pipe, name = (spec, type(spec).__name__) if not isinstance(spec, str | Path) else (_from_files(spec), str(spec))
-    wiring = wiring_of(pipe, type(pipe))
-    network, scheduler = getattr(pipe, wiring.network), pipe.scheduler
-    _check_kind(pipe, wiring, network)
+    check_pipeline_object(pipe)
     if device != "auto" or isinstance(spec, str | Path):
         pipe.to("cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device)
+    wiring = known_wiring(type(pipe))
+    if wiring is None:
+        return learned_model(pipe, name, size)
+    network, scheduler = getattr(pipe, wiring.network), pipe.scheduler
+    _check_kind(pipe, wiring, network)
     check_uncached(network, f"pipe.{wiring.network}")
     shape = (latent_channels(network, wiring.packed), *_latent_size(pipe, wiring, network, size))
     schedule = schedule_of(scheduler, float(setting(scheduler, "shift", 1.0)) if is_flow(scheduler) else 1.0)
@@ -131,7 +134,7 @@ def _from_files(spec: str | Path) -> Any:
         folder = Path(spec)
         if not folder.is_dir():
             folder = Path(loader.download(str(spec), use_safetensors=True))
-        variant = check_pipeline(folder, what, FAMILIES)
+        variant = check_pipeline(folder, what)
         return loader.from_pretrained(str(folder), use_safetensors=True, variant=variant)
     except UsageError:
         raise

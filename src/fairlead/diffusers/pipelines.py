@@ -19,7 +19,6 @@ from torch.func import functional_call
 
 from fairlead.core.errors import UsageError
 from fairlead.core.modules import evaluating, gradients_of
-from fairlead.diffusers.files import unknown_family
 from fairlead.diffusers.network_calls import MASK, POOLED, POOLED_XL, STATES, check_differentiable, computes_in
 from fairlead.diffusers.pretrained import setting
 from fairlead.models.model import LabelEncoder
@@ -97,6 +96,10 @@ FAMILIES: dict[str, Wiring] = {
 }
 
 
+EXAMPLES = ("a photograph of a red cat", "a drawing of a house", "a green square on a white background", "two dogs")
+"""Prompts that any pipeline of text can be asked for."""
+
+
 def diffusers() -> ModuleType:
     """The library, imported on first use."""
     try:
@@ -125,19 +128,6 @@ def known_wiring(kind: Any) -> Wiring | None:
         if base.__name__ in FAMILIES and base.__module__.startswith("diffusers."):
             return FAMILIES[base.__name__] if kind.__call__ is base.__call__ else None
     return None
-
-
-def wiring_of(pipe: Any, kind: Any) -> Wiring:
-    """The wiring of a pipeline of class ``kind``.
-
-    Raises:
-        UsageError: for anything that is not a pipeline of a known family, and for one that is called in another way.
-    """
-    check_pipeline_object(pipe)
-    found = known_wiring(kind)
-    if found is None:
-        raise UsageError(unknown_family(kind.__name__))
-    return found
 
 
 def unpacked(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -34,12 +34,12 @@ from fairlead.diffusers.guiding.request import Requests
 from fairlead.diffusers.guiding.stand_in import behind, check_in_place, own_kind, running, standing_in
 from fairlead.diffusers.perturbation import check_reachable, check_without_dropout, layers_of
 from fairlead.diffusers.pipelines import (
+    Wiring,
     check_pipeline_object,
     decoded,
     has_text_encoder,
     known_wiring,
     label_encoder,
-    wiring_of,
 )
 from fairlead.diffusers.schedulers import objective_of, schedule_of
 from fairlead.guide.batching import Batching
@@ -89,8 +89,8 @@ def attach(
     negative = None if negative is None else expanded(negative)
     resources = as_mapping("resources", resources)
     check_pipeline_object(pipe)
-    kind = Attachment if known_wiring(own_kind(pipe)) is not None else LearnedAttachment
-    attachment = kind(pipe, to_guidance(guidance), negative, resources, batching, observe)
+    wiring, given = known_wiring(own_kind(pipe)), (to_guidance(guidance), negative, resources, batching, observe)
+    attachment = LearnedAttachment(pipe, *given) if wiring is None else Attachment(pipe, wiring, *given)
     with attachment.in_place():
         yield attachment
 
@@ -107,6 +107,7 @@ class Attachment:
     def __init__(
         self,
         pipe: Any,
+        wiring: Wiring,
         guidance: Guidance,
         negative: str | None,
         resources: Mapping[str, Any],
@@ -114,7 +115,7 @@ class Attachment:
         observe: Callable[[Observation], object] | None,
     ) -> None:
         self._kind = own_kind(pipe)
-        self._wiring = wiring_of(pipe, self._kind)
+        self._wiring = wiring
         self._pipe, self.guidance, self._negative = pipe, guidance, negative
         self._batching, self._observe, self.cost = batching, observe, Cost()
         self._network = behind(getattr(pipe, self._wiring.network))

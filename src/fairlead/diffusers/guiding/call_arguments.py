@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fairlead.diffusers.guiding.rehearsal import Path
+from fairlead.diffusers.guiding.recorder import Path
 
 Rows = Mapping[Path, int]
 """Path of an argument that has rows for each sample -> along which dimension."""
@@ -107,6 +107,36 @@ def fit_one_batch(parts: Sequence[Mapping[Path, Any]], rows: Rows) -> bool:
 
 def in_one_batch(parts: Sequence[Mapping[Path, Any]], rows: Rows) -> dict[Path, Any]:
     return {p: join_rows([part[p] for part in parts], rows[p]) if p in rows else v for p, v in parts[0].items()}
+
+
+def asked_by_kind(
+    kinds: Sequence[int],
+    arguments: Callable[[int, list[int]], dict[Path, Any]],
+    ask: Callable[[int, Mapping[Path, Any], Tensor | None], Tensor],
+    rows: Rows | None,
+) -> Tensor:
+    """What a network answers, [rows, ...], in one call where the arguments of all kinds fit one batch, else in one for
+    each kind.
+
+    Args:
+        kinds: of every row, the condition that it is under.
+        arguments: of a kind and of its rows.
+        ask: calls the network for a kind and the rows at an index; None: for all, in their order.
+        rows: arguments that have rows for each sample; None: not known, nothing goes into one batch.
+    """
+    groups: dict[int, list[int]] = {}
+    for row, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(row)
+    parts = {kind: arguments(kind, mine) for kind, mine in groups.items()}
+    order = [row for mine in groups.values() for row in mine]
+    straight = order == list(range(len(order)))
+    if len(parts) > 1 and (rows is None or not fit_one_batch(list(parts.values()), rows)):
+        together = torch.cat([ask(kind, parts[kind], torch.tensor(mine)) for kind, mine in groups.items()])
+    else:
+        together = ask(
+            kinds[0], in_one_batch(list(parts.values()), rows or {}), None if straight else torch.tensor(order)
+        )
+    return together if straight else together[torch.tensor(order, device=together.device).argsort()]
 
 
 def scaled_lists(plain: Any, guided: Any, count: int, path: Path = ()) -> set[Path]:

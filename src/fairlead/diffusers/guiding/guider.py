@@ -23,7 +23,7 @@ from fairlead.diffusers.guiding.call_arguments import leaves, row_count, sample_
 from fairlead.diffusers.guiding.learned import check_affine
 from fairlead.diffusers.guiding.learned_run import LearnedRun
 from fairlead.diffusers.guiding.pattern import Pattern, segment_of, shaped
-from fairlead.diffusers.guiding.rehearsal import RecordedCall, output_of
+from fairlead.diffusers.guiding.recorder import RecordedCall, output_of
 from fairlead.diffusers.network_calls import CALLED
 from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
 from fairlead.diffusers.pipelines import diffusers

@@ -21,7 +21,8 @@ from fairlead.diffusers.guiding.call_arguments import leaves, same
 from fairlead.diffusers.guiding.call_conditions import samples_condition
 from fairlead.diffusers.guiding.learned_run import LearnedRun, levels_of
 from fairlead.diffusers.guiding.pattern import Pattern, learned
-from fairlead.diffusers.guiding.rehearsal import GUIDER, OWN_PERTURBATION, Path, Recorder, Rehearsals, guider_at
+from fairlead.diffusers.guiding.recorder import Path, Recorder
+from fairlead.diffusers.guiding.rehearsal import GUIDER, OWN_PERTURBATION, Rehearsals, guider_at
 from fairlead.diffusers.guiding.request import OWN_GUIDANCE, check_renoising_scheduler, empty_prompt
 from fairlead.diffusers.guiding.stand_in import behind, check_in_place, own_kind, running, standing_in
 from fairlead.diffusers.perturbation import check_reachable, check_without_dropout, layers_of, plain

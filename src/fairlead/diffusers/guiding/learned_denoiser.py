@@ -14,8 +14,7 @@ from fairlead.core.denoiser import level_at, tally
 from fairlead.core.prediction import Mixing, Prediction
 from fairlead.diffusers.attention import Tokens
 from fairlead.diffusers.guiding.call_arguments import (
-    fit_one_batch,
-    in_one_batch,
+    asked_by_kind,
     leaves,
     nested_again,
     picked,
@@ -23,7 +22,7 @@ from fairlead.diffusers.guiding.call_arguments import (
     stacked,
 )
 from fairlead.diffusers.guiding.pattern import Pattern
-from fairlead.diffusers.guiding.rehearsal import Path, RecordedCall, output_of
+from fairlead.diffusers.guiding.recorder import Path, RecordedCall, output_of
 from fairlead.diffusers.network_calls import CALLED, check_differentiable, tokens_of
 from fairlead.diffusers.perturbation import perturbing, plain
 from fairlead.diffusers.pretrained import setting
@@ -99,37 +98,17 @@ class LearnedDenoiser:
     def _output(self, network: Any, x_t: Tensor, condition: Condition) -> Tensor:
         """What the network returns for the rows of a condition, [rows, ...]."""
         samples = [int(i) for i in condition.values["sample"].tolist()]
-        kinds = self._kinds(condition)
-        groups: dict[int, list[int]] = {}
-        for row, kind in enumerate(kinds):
-            groups.setdefault(kind, []).append(row)
-        parts = {
-            kind: self._arguments(kind, [samples[r] for r in rows], rows, x_t, condition)
-            for kind, rows in groups.items()
-        }
-        fused = self.pattern.rows is not None and len(parts) > 1 and fit_one_batch(list(parts.values()), self._rows)
-        if len(parts) > 1 and not fused:
-            found: Tensor | None = None
-            for kind, rows in groups.items():
-                out = self._asked(network, kind, parts[kind], x_t[rows], condition[torch.tensor(rows)])
-                found = out.new_zeros(len(samples), *out.shape[1:]) if found is None else found
-                found = found.index_copy(0, torch.tensor(rows, device=out.device), out)
-            assert found is not None
-            return found
-        order = [row for rows in groups.values() for row in rows]
-        together = in_one_batch(list(parts.values()), self._rows)
-        straight = order == list(range(len(order)))
-        out = self._asked(
-            network,
-            kinds[0],
-            together,
-            x_t if straight else x_t[order],
-            condition if straight else condition[torch.tensor(order)],
+
+        def arguments(kind: int, rows: list[int]) -> dict[Path, Any]:
+            return self._arguments(kind, [samples[r] for r in rows], rows, x_t, condition)
+
+        def ask(kind: int, flat: Mapping[Path, Any], rows: Tensor | None) -> Tensor:
+            own = condition if rows is None else condition[rows]
+            return self._asked(network, kind, flat, x_t if rows is None else x_t[rows.to(x_t.device)], own)
+
+        return asked_by_kind(
+            self._kinds(condition), arguments, ask, self._rows if self.pattern.rows is not None else None
         )
-        if straight:
-            return out
-        back = torch.tensor(order, device=out.device).argsort()
-        return out[back]
 
     @property
     def _rows(self) -> Mapping[Path, int]:
@@ -178,19 +157,10 @@ class LearnedDenoiser:
     def _asked(self, network: Any, kind: int, flat: Mapping[Path, Any], x_t: Tensor, condition: Condition) -> Tensor:
         form = self.named[kind - 1][0] if kind > 0 else self.pattern.form
         arguments = nested_again(form, self.pattern.listed, flat)
-        with perturbing(network, condition.perturb, self._tokens(network, x_t)):
+        with perturbing(network, condition.perturb, image_tokens(network, x_t)):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
         output: Tensor = stacked(output_of(answer))
         return output
-
-    @staticmethod
-    def _tokens(network: Any, x_t: Tensor) -> Tokens | None:
-        """Where the positions of a picture are among those of an attention layer; None: not known."""
-        patch = setting(network, "patch_size", 0)
-        if x_t.ndim != 4 or not isinstance(patch, int):
-            return None
-        alone = type(plain(network)).__name__ not in CALLED
-        return replace(tokens_of(network, (x_t.shape[-2], x_t.shape[-1])), alone=alone)
 
     def parted(self, output: Any, scale: float) -> list[Any]:
         """The answers for the conditional and the null call that the pipeline's own u + scale (c - u) makes ``output``
@@ -254,3 +224,12 @@ class LearnedDenoiser:
             self._outputs = raw.new_zeros(self.pattern.n, *raw.shape[1:])
         places = [int(condition.values["sample"][row]) for row in mine]
         self._outputs = self._outputs.index_copy(0, torch.tensor(places, device=raw.device), raw[mine])
+
+
+def image_tokens(network: Any, x_t: Tensor) -> Tokens | None:
+    """Where the positions of a picture are among those of an attention layer; None: not known."""
+    patch = setting(network, "patch_size", 0)
+    if x_t.ndim != 4 or not isinstance(patch, int):
+        return None
+    alone = type(plain(network)).__name__ not in CALLED
+    return replace(tokens_of(network, (x_t.shape[-2], x_t.shape[-1])), alone=alone)

@@ -18,7 +18,7 @@ from fairlead.diffusers.guiding.call_conditions import NoSpecs, PromptSpecs, Spe
 from fairlead.diffusers.guiding.learned_denoiser import LearnedDenoiser, PromptArguments
 from fairlead.diffusers.guiding.pattern import Pattern, block_of
 from fairlead.diffusers.guiding.pipeline_run import seeds_of, tied
-from fairlead.diffusers.guiding.rehearsal import RecordedCall, with_output
+from fairlead.diffusers.guiding.recorder import RecordedCall, with_output
 from fairlead.diffusers.schedulers import Levels, level_after, objective_of, position_of, schedule_of
 from fairlead.guide.batching import Batching
 from fairlead.guide.branch import NULL

@@ -23,15 +23,15 @@ from fairlead.diffusers.guiding.call_arguments import (
     scaled_rows,
     stacked,
 )
-from fairlead.diffusers.guiding.rehearsal import (
+from fairlead.diffusers.guiding.recorder import (
     Path,
     RecordedCall,
     Recorder,
     Rehearsal,
-    Rehearsals,
     answers_alone,
     output_of,
 )
+from fairlead.diffusers.guiding.rehearsal import Rehearsals
 
 _CLOSE = 1e-5
 

@@ -10,22 +10,18 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fairlead.core.errors import UsageError
+from fairlead.diffusers.guiding.recorder import LastStep, Recorder, Rehearsal
 from fairlead.diffusers.guiding.stand_in import running
-from fairlead.diffusers.perturbation import plain
 from fairlead.diffusers.pretrained import library
 
-Path = tuple[str | int, ...]
 _TRUE_SCALES = ("true_cfg_scale", "true_guidance_scale")
 _SCALES = (
     "guidance_scale", "guidance_scale_2", "prior_guidance_scale", "text_guidance_scale", "audio_guidance_scale",
@@ -40,140 +36,18 @@ FORCED = 5.0
 """The scale of a rehearsal where the call's own would not guide."""
 
 
-class FirstStep(BaseException):
-    """Ends a rehearsal at its first scheduler step; no handler of the pipeline's own catches it."""
-
-
-@dataclass(eq=False)
-class RecordedCall:
-    """A call of a network as the pipeline made it.
-
-    Attributes:
-        name: of the component.
-        sample: name of the argument with the noisy samples.
-        arguments: all that were passed, by name, but ``return_dict``.
-        as_tuple: whether the answer was asked for as a tuple.
-    """
-
-    name: str
-    network: Any
-    sample: str
-    arguments: dict[str, Any]
-    as_tuple: bool
-
-    @classmethod
-    def of(cls, name: str, network: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RecordedCall:
-        kind: Any = type(plain(network))
-        parameters = _parameters(kind)
-        named = dict(zip(parameters, args, strict=False)) | dict(kwargs)
-        as_tuple = not named.pop("return_dict", True)
-        return cls(name, network, parameters[0], named, as_tuple)
-
-    @property
-    def x(self) -> Any:
-        """The noisy samples: a tensor, or a list with one for each."""
-        return self.arguments[self.sample]
-
-    @property
-    def rows(self) -> int:
-        return len(self.x)
-
-
-@lru_cache(maxsize=64)
-def _parameters(kind: Any) -> tuple[str, ...]:
-    return tuple(inspect.signature(kind.forward).parameters)[1:]
-
-
-@dataclass(eq=False)
-class Rehearsal:
-    """One step of a pipeline.
-
-    Attributes:
-        calls: of its network, in order.
-        answer: what the first of them returned.
-        output: what reached the scheduler.
-        sample: the samples that the scheduler was to step.
-        made: the made-up answers, one for each block of rows, in order.
-    """
-
-    calls: list[RecordedCall] = field(default_factory=list)
-    answer: Any = None
-    output: Any = None
-    sample: Any = None
-    made: list[Any] = field(default_factory=list)
-
-
-class Recorder:
-    """Answers a pipeline's network calls in a rehearsal.
-
-    Args:
-        template: the answer to a call at guidance off, of ``rows`` rows; None: the network is asked, once.
-    """
-
-    def __init__(self, template: Any = None, rows: int = 0) -> None:
-        self.found = Rehearsal(answer=template)
-        self.rows = rows
-
-    def answer(self, name: str, network: Any, *args: Any, **kwargs: Any) -> Any:
-        call = RecordedCall.of(name, network, args, kwargs)
-        self.found.calls.append(call)
-        if self.found.answer is None:
-            with torch.no_grad():
-                self.found.answer, self.rows = network.forward(*args, **kwargs), call.rows
-            if not answers_alone(self.found.answer):
-                raise FirstStep
-            return self.found.answer
-        blocks = max(1, call.rows // max(1, self.rows))
-        output, made = output_of(self.found.answer), self.found.made
-        made += [_made_up(output, len(made) + j) for j in range(blocks)]
-        return with_output(self.found.answer, _together(made[-blocks:]), call)
-
-
-def _made_up(output: Any, seed: int) -> Any:
-    """Another answer of the same form, for a block of rows of its own."""
-    if isinstance(output, list):
-        return [_made_up(value, seed) for value in output]
-    noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed)).to(output)
-    return output + noise * output.float().std().clamp(min=1e-3).to(output) if output.numel() > 1 else output + noise
-
-
-def output_of(answer: Any) -> Any:
-    """The output of a network's answer: a tensor, or a list of tensors with one for each sample."""
-    if isinstance(answer, Tensor):
-        return answer
-    return answer[0]
-
-
-def answers_alone(answer: Any) -> bool:
-    """Whether a network's answer is one tensor, or one list of them, and nothing beside."""
-    if isinstance(answer, Tensor):
-        return True
-    if not isinstance(answer, tuple) and not hasattr(answer, "keys"):
-        return False
-    values = list(answer) if isinstance(answer, tuple) else list(answer.values())
-    output = values[0] if values else None
-    alone = all(v is None for v in values[1:])
-    listed = isinstance(output, list) and bool(output) and all(isinstance(v, Tensor) for v in output)
-    return alone and (isinstance(output, Tensor) or listed)
-
-
-def with_output(answer: Any, output: Any, call: RecordedCall) -> Any:
-    """An output in the form of the network's own answer."""
-    if isinstance(answer, Tensor):
-        return output
-    if isinstance(answer, tuple) or call.as_tuple:
-        return (output, *(answer[1:] if isinstance(answer, tuple) else ()))
-    return type(answer)(**{next(iter(answer.keys())): output})
-
-
-def _together(parts: Sequence[Any]) -> Any:
-    return [value for part in parts for value in part] if isinstance(parts[0], list) else torch.cat(list(parts))
-
-
 def scales_of(parameters: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the arguments of a pipeline's call that say how much it guides by itself."""
     true = tuple(name for name in _TRUE_SCALES if name in parameters)
     return true or tuple(name for name in _SCALES if name in parameters)
+
+
+class Stepped(tuple[Any]):
+    """What a scheduler's step returns, in both of its forms."""
+
+    @property
+    def prev_sample(self) -> Any:
+        return self[0]
 
 
 class Rehearsals:
@@ -189,27 +63,48 @@ class Rehearsals:
         self.signature = inspect.signature(call)
         self._scales = scales_of(self.signature.parameters)
 
-    def run(self, bound: inspect.BoundArguments, recorder: Recorder, **changes: Any) -> Rehearsal:
-        """One rehearsal, with ``changes`` to the arguments of the call.
+    def run(self, bound: inspect.BoundArguments, recorder: Recorder, steps: int = 1, **changes: Any) -> Rehearsal:
+        """One rehearsal of the first steps, with ``changes`` to the arguments of the call.
 
         Raises:
-            UsageError: if the pipeline ends without a step of its scheduler.
+            UsageError: if the pipeline ends without so many steps of its scheduler.
         """
+
+        def step(model_output: Any, timestep: Any, sample: Any) -> Any:
+            found = recorder.found
+            found.output, found.sample = model_output, sample
+            found.ends.append(len(found.calls))
+            if len(found.ends) == steps:
+                raise LastStep
+            return sample
+
+        try:
+            self._called(bound, recorder, step, changes)
+        except LastStep:
+            return recorder.found
+        raise UsageError(
+            f"{type(self.pipe).__name__} ended without a step of its scheduler, so how it guides cannot be seen; "
+            "attach to the pipeline inside it that denoises"
+        )
+
+    def ending(self, bound: inspect.BoundArguments, recorder: Recorder, samples: Any, **changes: Any) -> Any:
+        """What the pipeline returns if every step of its scheduler gives ``samples``."""
+        return self._called(bound, recorder, lambda output, timestep, sample: samples, changes)
+
+    def _called(
+        self,
+        bound: inspect.BoundArguments,
+        recorder: Recorder,
+        step: Callable[[Any, Any, Any], Any],
+        changes: dict[str, Any],
+    ) -> Any:
         scale = changes.pop(GUIDER, None)
         changes |= {name: None for name in _QUIET if name in self.signature.parameters}
         given = type(bound.arguments)(bound.arguments) | changes
         arguments = inspect.BoundArguments(self.signature, {k: given[k] for k in self._ordered(given)})
         kept, quiet = random_states_kept(given.get("generator")), _without_bar(self.pipe)
-        with kept, quiet, self._stopping(recorder.found), guider_at(self.pipe, scale):
-            try:
-                with running(self.pipe, recorder):
-                    self.call(*arguments.args, **arguments.kwargs)
-            except FirstStep:
-                return recorder.found
-        raise UsageError(
-            f"{type(self.pipe).__name__} ended without a step of its scheduler, so how it guides cannot be seen; "
-            "attach to the pipeline inside it that denoises"
-        )
+        with kept, quiet, self._stepping(step), guider_at(self.pipe, scale), running(self.pipe, recorder):
+            return self.call(*arguments.args, **arguments.kwargs)
 
     def _ordered(self, given: Mapping[str, Any]) -> list[str]:
         return [name for name in self.signature.parameters if name in given]
@@ -253,16 +148,15 @@ class Rehearsals:
         return not self._scales and self.pipe.components.get("guider") is not None
 
     @contextmanager
-    def _stopping(self, found: Rehearsal) -> Iterator[None]:
-        """Schedulers stop at their first step inside."""
+    def _stepping(self, step: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
+        """Schedulers step by ``step`` inside."""
 
-        def step(model_output: Any, timestep: Any = None, sample: Any = None, *_: Any, **__: Any) -> Any:
-            found.output, found.sample = model_output, sample
-            raise FirstStep
+        def own(model_output: Any, timestep: Any = None, sample: Any = None, *_: Any, **__: Any) -> Any:
+            return Stepped((step(model_output, timestep, sample),))
 
         schedulers = [part for part in self.pipe.components.values() if hasattr(part, "set_timesteps")]
         for scheduler in schedulers:
-            vars(scheduler)["step"] = step
+            vars(scheduler)["step"] = own
         try:
             yield
         finally:
