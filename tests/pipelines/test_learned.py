@@ -302,3 +302,20 @@ def test_a_negative_is_the_null_of_a_pipeline_without_one(way: str) -> None:
     with fl.attach(pipe, "cfg(5)", negative="blurry" if way == "attach" else None) as attached:
         assert apart(pipe("a cat", made.seeded(3), **given[way])[0], expected) < 1e-5
     assert attached.cost.rows == 8
+
+
+def test_a_prompt_is_encoded_once_for_rehearsals_and_the_call() -> None:
+    """And by a call of every encoder only, as the pipeline's own call without guidance does it."""
+    pipe, arguments = made.sdxl(), FAMILIES["sdxl"].arguments(2)
+    own = run(pipe, arguments, guidance_scale=5.0)
+    asked: list[str] = []
+    for name in ("text_encoder", "text_encoder_2"):
+        getattr(pipe, name).register_forward_pre_hook(lambda *_, name=name: asked.append(name))
+    run(pipe, arguments, guidance_scale=5.0)
+    alone, known = asked.copy(), pytest.MonkeyPatch()
+    asked.clear()
+    with known.context() as patch:
+        patch.setattr("fairlead.diffusers.guiding.attach.known_wiring", lambda kind: None)
+        with fl.attach(pipe, "cfg(5)"):
+            assert apart(run(pipe, arguments), own) < 1e-5
+    assert sorted(asked) == sorted(alone)

@@ -19,6 +19,7 @@ from fairlead.diffusers.caches import check_uncached
 from fairlead.diffusers.guiding.branch_calls import Weak, unasked
 from fairlead.diffusers.guiding.call_arguments import leaves, same
 from fairlead.diffusers.guiding.call_conditions import samples_condition
+from fairlead.diffusers.guiding.encoder_memory import EncoderMemory, encoders_of
 from fairlead.diffusers.guiding.learned_run import LearnedRun, levels_of
 from fairlead.diffusers.guiding.pattern import Pattern, learned
 from fairlead.diffusers.guiding.recorder import Path, Recorder
@@ -128,7 +129,7 @@ class LearnedAttachment:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The pipeline guided, and after the last block on it as it was."""
-        with standing_in(self._pipe, tuple(self._networks), self):
+        with standing_in(self._pipe, (*self._networks, *encoders_of(self._pipe)), self):
             yield
 
     def call(self, original: Callable[..., Any], pipe: Any, *args: Any, **kwargs: Any) -> Any:
@@ -148,7 +149,8 @@ class LearnedAttachment:
             check_in_place(pipe, name, network)
             check_uncached(network, f"pipe.{name}")
         forced, negative = self._forced(given)
-        rehearsals = Rehearsals(pipe, original)
+        memory = EncoderMemory(pipe)
+        rehearsals = Rehearsals(pipe, original, memory)
         pattern = learned(rehearsals, bound, forced)
         if pattern.null is None and negative:
             prompt = given.get("negative_prompt") if self._negative is None else self._negative
@@ -184,7 +186,7 @@ class LearnedAttachment:
         arguments = inspect.BoundArguments(self._signature, ordered)
         with counting() as cost:
             try:
-                with running(pipe, run), guider_at(pipe, guider):
+                with running(pipe, memory.around(run)), guider_at(pipe, guider):
                     return original(*arguments.args, **arguments.kwargs)
             finally:
                 self._restore(pipe, bound, settings)

@@ -36,6 +36,7 @@ from fairlead.diffusers.guiding.call_arguments import (
     scaled_rows,
     stacked,
 )
+from fairlead.diffusers.guiding.encoder_memory import EncoderMemory
 from fairlead.diffusers.guiding.learned import denoisers_of
 from fairlead.diffusers.guiding.learned_denoiser import image_tokens
 from fairlead.diffusers.guiding.pattern import Pattern, Segment, block_of, learned
@@ -114,6 +115,7 @@ class PipelineCalls:
 
     pipe: Any
     kind: str
+    memory: EncoderMemory
     bound: inspect.BoundArguments
     pattern: Pattern
     own: RecordedCall
@@ -134,7 +136,8 @@ class PipelineCalls:
             check_uncached(network, f"pipe.{next(iter(networks))}")
         bound = _call_of(pipe, kind, next(iter(networks.values())), size)
         objective_of(pipe.scheduler)  # refuses one whose noise levels are not known
-        with _rehearsing(pipe, tuple(networks), kind) as rehearsals:
+        memory = EncoderMemory(pipe)
+        with _rehearsing(pipe, tuple(networks), memory) as rehearsals:
             pattern = learned(rehearsals, bound, _quiet(rehearsals))
             if pattern.n != 1 or pattern.latents is None or pattern.output is None:
                 what = f"makes {pattern.n} samples of one prompt" if pattern.n != 1 else (
@@ -148,7 +151,7 @@ class PipelineCalls:
         own = _conditional(steps, pattern, 0)
         flats = [leaves(call.arguments, pattern.listed) for call in (own, two) if call is not None]
         rows = scaled_rows(flats[0], flats[1], 2, 1) if two is not None else None
-        return cls(pipe, kind, bound, pattern, own, steps.sample, times, rows)
+        return cls(pipe, kind, memory, bound, pattern, own, steps.sample, times, rows)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -173,7 +176,7 @@ class PipelineCalls:
 
     def arguments(self, prompt: str) -> RecordedCall:
         """The network's call for a prompt."""
-        with _rehearsing(self.pipe, (self.own.name,), self.kind) as rehearsals:
+        with _rehearsing(self.pipe, (self.own.name,), self.memory) as rehearsals:
             found = _conditional(_again(rehearsals, self.pattern, self.bound, prompt=prompt), self.pattern, 0)
         return found
 
@@ -201,7 +204,7 @@ class PipelineCalls:
                 f"{self.kind} decodes its samples in its own call, which no gradient gets through, so scores of images "
                 "cannot guide it; use other terms"
             )
-        with _rehearsing(self.pipe, (self.own.name,), self.kind) as rehearsals:
+        with _rehearsing(self.pipe, (self.own.name,), self.memory) as rehearsals:
             return torch.cat([self._decoded(rehearsals, part) for part in x0.split(1)]).to(x0)
 
     def _decoded(self, rehearsals: Rehearsals, x0: Tensor) -> Tensor:
@@ -271,17 +274,19 @@ def _pixels(
 
 
 @contextmanager
-def _rehearsing(pipe: Any, names: tuple[str, ...], kind: str) -> Iterator[Rehearsals]:
+def _rehearsing(pipe: Any, names: tuple[str, ...], memory: EncoderMemory) -> Iterator[Rehearsals]:
     """Rehearsals of a pipeline, which is after the block what it was."""
     kept, call = [(part, dict(vars(part))) for part in (pipe, pipe.scheduler)], type(pipe).__call__
     try:
-        with torch.no_grad(), standing_in(pipe, names, _NoBlock()):
-            yield Rehearsals(pipe, call)
+        with torch.no_grad(), standing_in(pipe, (*names, *memory.names), _NoBlock()):
+            yield Rehearsals(pipe, call, memory)
     except (UsageError, KeyboardInterrupt):
         raise
     except Exception as error:  # whatever a pipeline raises for a call with a prompt alone
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise UsageError(f"{kind} cannot be called with a prompt alone ({reason}); use fl.attach on it") from error
+        raise UsageError(
+            f"{type(pipe).__name__} cannot be called with a prompt alone ({reason}); use fl.attach on it"
+        ) from error
     finally:
         for part, state in kept:
             vars(part).clear()

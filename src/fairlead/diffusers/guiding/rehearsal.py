@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from fairlead.core.errors import UsageError
+from fairlead.diffusers.guiding.encoder_memory import EncoderMemory
 from fairlead.diffusers.guiding.recorder import LastStep, Recorder, Rehearsal
 from fairlead.diffusers.guiding.stand_in import running
 from fairlead.diffusers.pretrained import library
@@ -56,10 +57,11 @@ class Rehearsals:
     Args:
         pipe: the pipeline, its networks stood in for.
         call: its own ``__call__``, unguided.
+        memory: what its text encoders have answered before.
     """
 
-    def __init__(self, pipe: Any, call: Callable[..., Any]) -> None:
-        self.pipe, self.call = pipe, call
+    def __init__(self, pipe: Any, call: Callable[..., Any], memory: EncoderMemory) -> None:
+        self.pipe, self.call, self.memory = pipe, call, memory
         self.signature = inspect.signature(call)
         self._scales = scales_of(self.signature.parameters)
 
@@ -103,7 +105,13 @@ class Rehearsals:
         given = type(bound.arguments)(bound.arguments) | changes
         arguments = inspect.BoundArguments(self.signature, {k: given[k] for k in self._ordered(given)})
         kept, quiet = random_states_kept(given.get("generator")), _without_bar(self.pipe)
-        with kept, quiet, self._stepping(step), guider_at(self.pipe, scale), running(self.pipe, recorder):
+        with (
+            kept,
+            quiet,
+            self._stepping(step),
+            guider_at(self.pipe, scale),
+            running(self.pipe, self.memory.around(recorder)),
+        ):
             return self.call(*arguments.args, **arguments.kwargs)
 
     def _ordered(self, given: Mapping[str, Any]) -> list[str]:
