@@ -319,3 +319,25 @@ def test_a_prompt_is_encoded_once_for_rehearsals_and_the_call() -> None:
         with fl.attach(pipe, "cfg(5)"):
             assert apart(run(pipe, arguments), own) < 1e-5
     assert sorted(asked) == sorted(alone)
+
+
+@pytest.mark.parametrize("name", ["wan", "qwen", "aura"])
+def test_the_first_call_of_a_block_asks_the_network_once_more_and_later_ones_never(name: str) -> None:
+    pipe, arguments, scale = told(name)
+    rows: list[int] = []
+    network, forward = pipe.transformer, type(pipe.transformer).forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        x = args[0] if args else kwargs["hidden_states"]
+        rows.append(len(x))
+        return forward(network, *args, **kwargs)
+
+    network.forward = counted
+    run(pipe, arguments, **{scale: 5.0})
+    alone, counts = sum(rows), []
+    with fl.attach(pipe, "cfg(5)"):
+        for _ in range(2):
+            rows.clear()
+            run(pipe, arguments, **{scale: 5.0})
+            counts.append(sum(rows) - alone)
+    assert counts == [2, 0]

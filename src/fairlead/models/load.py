@@ -39,6 +39,7 @@ def load(
     device: str | torch.device = "auto",
     *,
     autoencoder: str | Path | None = None,
+    size: int | tuple[int, int] | None = None,
 ) -> Model:
     """Load a training run, ``RUN@step500``, one checkpoint folder, or a diffusers pipeline.
 
@@ -47,6 +48,7 @@ def load(
         weights: "ema" for the averaged weights, "raw" for those the optimiser holds; pipelines have one kind only.
         device: "auto" takes a GPU when there is one; a pipeline that is given stays where it is.
         autoencoder: where that of a model of latents is, if not where it was in training; pipelines bring their own.
+        size: height and width of a pipeline's latents, or one number for both; None: those of its images by default.
 
     Raises:
         UsageError: if there is no checkpoint, or it is damaged, foreign or pickled, or one of a classifier or an
@@ -60,7 +62,10 @@ def load(
         if autoencoder is not None:
             raise UsageError(f"autoencoder={str(autoencoder)!r}: a diffusers pipeline brings its own; leave it out")
         stays = isinstance(device, str) and device == "auto"
-        return lookup("loader", "pipeline")(spec, device="auto" if stays else usable_device(device))  # type: ignore[no-any-return]
+        where = "auto" if stays else usable_device(device)
+        return lookup("loader", "pipeline")(spec, size=size, device=where)  # type: ignore[no-any-return]
+    if size is not None:
+        raise UsageError(f"size={size!r}: a trained model has one size, that of its images; leave it out")
     device = usable_device(device)
     checkpoint = find_checkpoint(spec)
     task = task_of(checkpoint.about["objective"])

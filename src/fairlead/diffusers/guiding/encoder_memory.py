@@ -31,15 +31,15 @@ class EncoderMemory:
         """``run``, but that encoders answer from memory."""
         return _Remembering(self, run)
 
-    def answer(self, name: str, encoder: Any, *args: Any, **kwargs: Any) -> Any:
+    def answer(self, name: str, network: Any, *args: Any, **kwargs: Any) -> Any:
         """What the encoder returns; it is called for what it was not called with before."""
-        key = None if encoder.training else _key((name, args, kwargs))
+        key = None if network.training else _key((name, args, kwargs))
         if key is None:
-            return encoder(*args, **kwargs)
+            return network(*args, **kwargs)
         if key not in self._answers:
             if len(self._answers) >= _REMEMBERED:
                 self._answers.pop(next(iter(self._answers)))
-            self._answers[key] = encoder(*args, **kwargs)
+            self._answers[key] = network(*args, **kwargs)
         return copy.deepcopy(self._answers[key])  # pipelines may write into what they are given
 
 
@@ -47,10 +47,9 @@ class _Remembering:
     def __init__(self, memory: EncoderMemory, run: Run) -> None:
         self.memory, self.run = memory, run
 
-    def answer(self, name: str, part: Any, *args: Any, **kwargs: Any) -> Any:
-        if name in self.memory.names:
-            return self.memory.answer(name, part, *args, **kwargs)
-        return self.run.answer(name, part, *args, **kwargs)
+    def answer(self, name: str, network: Any, *args: Any, **kwargs: Any) -> Any:
+        answers: Run = self.memory if name in self.memory.names else self.run
+        return answers.answer(name, network, *args, **kwargs)
 
 
 def _key(value: Any) -> Hashable | None:

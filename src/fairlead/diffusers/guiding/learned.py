@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -70,6 +70,7 @@ class LearnedAttachment:
             )
         self._network = next(iter(self._networks.values()))
         self.layers = layers_of(self._network)
+        self._answers: dict[Hashable, Any] = {}
         self._signature = inspect.signature(self._kind.__call__)
         self._resources = self._loaded(resources)
         self._check()
@@ -150,7 +151,7 @@ class LearnedAttachment:
             check_uncached(network, f"pipe.{name}")
         forced, negative = self._forced(given)
         memory = EncoderMemory(pipe)
-        rehearsals = Rehearsals(pipe, original, memory)
+        rehearsals = Rehearsals(pipe, original, memory, self._answers)
         pattern = learned(rehearsals, bound, forced)
         if pattern.null is None and negative:
             prompt = given.get("negative_prompt") if self._negative is None else self._negative

@@ -140,7 +140,7 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
     """
     kind = type(rehearsals.pipe).__name__
     off, on, more = rehearsals.off(bound, 1.0), dict(forced), 0.0
-    plain = rehearsals.run(bound, Recorder(), **forced, **off)
+    plain = rehearsals.run(bound, Recorder(answers=rehearsals.answers), **forced, **off)
     if not plain.calls:
         raise UsageError(f"{kind} calls no network before its first scheduler step; attach to the pipeline inside it")
     if not answers_alone(plain.answer):
@@ -164,7 +164,7 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
         zero = rehearsals.off(bound, 0.0)
         if _size(again({**forced, **zero})) < _size(guided):  # its scale is ours minus 1
             off, more = zero, 1.0
-            plain = rehearsals.run(bound, Recorder(), **forced, **off)
+            plain = rehearsals.run(bound, Recorder(answers=rehearsals.answers), **forced, **off)
             guided = again(forced)
         else:
             on = {**rehearsals.on(bound), **forced}

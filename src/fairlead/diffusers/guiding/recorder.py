@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -86,18 +86,22 @@ class Recorder:
 
     Args:
         template: the answer to a call at guidance off, of ``rows`` rows; None: the network is asked, once.
+        answers: what networks have answered before, by the shape of what they were asked; these are not asked again.
     """
 
-    def __init__(self, template: Any = None, rows: int = 0) -> None:
+    def __init__(self, template: Any = None, rows: int = 0, answers: dict[Hashable, Any] | None = None) -> None:
         self.found = Rehearsal(answer=template)
-        self.rows = rows
+        self.rows, self.answers = rows, {} if answers is None else answers
 
     def answer(self, name: str, network: Any, *args: Any, **kwargs: Any) -> Any:
         call = RecordedCall.of(name, network, args, kwargs)
         self.found.calls.append(call)
         if self.found.answer is None:
-            with torch.no_grad():
-                self.found.answer, self.rows = network.forward(*args, **kwargs), call.rows
+            key = id(network), call.as_tuple, _shapes(call.x)
+            if key not in self.answers:
+                with torch.no_grad():
+                    self.answers[key] = network.forward(*args, **kwargs)
+            self.found.answer, self.rows = self.answers[key], call.rows
             if not answers_alone(self.found.answer):
                 raise LastStep
             return self.found.answer
@@ -105,6 +109,10 @@ class Recorder:
         output, made = output_of(self.found.answer), self.found.made
         made += [_made_up(output, len(made) + j) for j in range(blocks)]
         return with_output(self.found.answer, _together(made[-blocks:]), call)
+
+
+def _shapes(x: Any) -> Hashable:
+    return tuple(_shapes(part) for part in x) if isinstance(x, list) else (x.shape, x.dtype, str(x.device))
 
 
 def _made_up(output: Any, seed: int) -> Any:

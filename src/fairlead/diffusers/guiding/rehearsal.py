@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,10 +58,14 @@ class Rehearsals:
         pipe: the pipeline, its networks stood in for.
         call: its own ``__call__``, unguided.
         memory: what its text encoders have answered before.
+        answers: what its networks have, see :class:`Recorder`.
     """
 
-    def __init__(self, pipe: Any, call: Callable[..., Any], memory: EncoderMemory) -> None:
+    def __init__(
+        self, pipe: Any, call: Callable[..., Any], memory: EncoderMemory, answers: dict[Hashable, Any] | None = None
+    ) -> None:
         self.pipe, self.call, self.memory = pipe, call, memory
+        self.answers: dict[Hashable, Any] = {} if answers is None else answers
         self.signature = inspect.signature(call)
         self._scales = scales_of(self.signature.parameters)
 
