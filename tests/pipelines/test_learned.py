@@ -341,3 +341,50 @@ def test_the_first_call_of_a_block_asks_the_network_once_more_and_later_ones_nev
             run(pipe, arguments, **{scale: 5.0})
             counts.append(sum(rows) - alone)
     assert counts == [2, 0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "energy(brightness(0.7), 3)",
+        "energy(color(1, 0, 0), 2, through=False, draws=2, spread=0.5) + cfg(3)",
+        'auto(2, weak="weak")',
+        "cfg(region(5, 1, [0, 0, 0.5, 0.5])) + bands([2, 4])",
+        "cfg(3) + sag(0.7) + seg(1)",
+        "cfgpp(0.6)",
+    ],
+)
+def test_methods_do_what_they_do_with_the_table(text: str) -> None:
+    case = FAMILIES["sd"]
+    pipe, arguments = case.make(), case.arguments(2)
+    resources = {"weak": made.sd(network=made.unet(seed=9))} if "weak" in text else {}
+    with fl.attach(pipe, text, resources=resources) as attached:
+        known = run(pipe, arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fairlead.diffusers.guiding.attach.known_wiring", lambda kind: None)
+        with fl.attach(pipe, text, resources=resources) as learned_too:
+            assert apart(run(pipe, arguments), known) < 1e-4
+    assert learned_too.cost.rows == attached.cost.rows
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_callback_that_switches_the_pipelines_guidance_off_is_told_how_to_say_it() -> None:
+    pipe, arguments = made.sd(), FAMILIES["sd"].arguments(1)
+
+    def off(pipe: Any, i: int, t: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        if i == 1:
+            pipe._guidance_scale = 0.0
+            inputs["prompt_embeds"] = inputs["prompt_embeds"].chunk(2)[-1]
+        return inputs
+
+    with pytest.raises(UsageError, match=r"went from 2 rows to 1 within one run.*during"), fl.attach(pipe, "cfg(4)"):
+        run(pipe, arguments, callback_on_step_end=off, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+
+
+def test_scores_of_images_are_refused_where_the_decoder_is_not_one_of_images() -> None:
+    pipe, arguments, _ = told("wan")
+    with (
+        pytest.raises(UsageError, match="is a score of images, this model"),
+        fl.attach(pipe, "energy(brightness(0.7), 3)"),
+    ):
+        run(pipe, arguments)

@@ -183,6 +183,10 @@ def encoded(pipe: Any, prompts: Sequence[str], given: Mapping[str, Any] | None =
     return answer
 
 
+IMAGE_AUTOENCODERS = ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny")
+"""Classes of those that :func:`decoded` can undo the scale and shift of."""
+
+
 def image_scale(pipe: Any) -> int:
     """Pixels of an image over those of its latents; 1 for pixels."""
     vae = getattr(pipe, "vae", None)

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from fairlead.core.arguments import as_mapping, shown
 from fairlead.core.condition import Condition
@@ -26,6 +25,7 @@ from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule
 from fairlead.diffusers.caches import check_uncached
+from fairlead.diffusers.guiding.attached_resources import attached_resources, check_no_classifier
 from fairlead.diffusers.guiding.branch_calls import Weak, unasked
 from fairlead.diffusers.guiding.call_conditions import samples_condition
 from fairlead.diffusers.guiding.learned import LearnedAttachment
@@ -50,7 +50,6 @@ from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.model import LabelEncoder, Model, encode_nothing, identity
 from fairlead.models.negatives import expanded
-from fairlead.models.resources import load_resources
 
 
 @contextmanager
@@ -122,42 +121,13 @@ class Attachment:
         if self._wiring.labels:
             self.guidance = guidance = guidance.by_name(label_encoder(pipe, self._network).named)
         self.layers = layers_of(self._network)
-        self._resources = self._loaded(resources)
+        self._resources = attached_resources(pipe, self._wiring.network, guidance, resources)
         self._requests = Requests(pipe, self._kind, self._wiring, self._network, guidance, negative)
         self._signature = inspect.signature(self._kind.__call__)
         self._schedules: tuple[Any, NoiseSchedule] | None = None
         self._check()
 
     # before the block
-
-    def _loaded(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        wanted = {resource.name: resource for resource in self.guidance.resources()}
-        unused = sorted(set(given) - set(wanted))
-        if unused:
-            raise UsageError(f"resources: {unused[0]!r} was given, but the guidance names no such thing; leave it out")
-        loaded: dict[str, Any] = {}
-        for name, resource in wanted.items():
-            if resource.kind == "image" and name not in given:
-                loaded |= load_resources((resource,), self._pipe)  # which knows its device
-                continue
-            if name not in given:
-                raise UsageError(f"{self.guidance} names {name!r}; pass it: attach(..., resources={{{name!r}: ...}})")
-            thing = given[name]
-            loaded[name] = self._weak(name, thing) if resource.kind == "model" else thing
-        return loaded
-
-    def _weak(self, name: str, thing: Any) -> Weak:
-        network = thing if isinstance(thing, nn.Module) else getattr(thing, self._wiring.network, None)
-        if not isinstance(network, nn.Module):
-            raise UsageError(f"resources: expected {name!r} to be a pipeline or network like the one it guides, got "
-                             f"{type(thing).__name__}")  # fmt: skip
-        if not isinstance(thing, nn.Module):
-            mine, other = self._pipe.scheduler, thing.scheduler
-            if objective_of(other) != objective_of(mine):
-                raise UsageError(f"resources: {name!r} predicts another quantity than the pipeline; they must agree")
-            if schedule_of(other) != schedule_of(mine):
-                raise UsageError(f"resources: {name!r} lives on another noise schedule than the pipeline")
-        return Weak(behind(network))
 
     def _model(self) -> Model:
         """What is known of the pipeline before a call; its denoiser, shape and encoder are those of each call."""
@@ -205,12 +175,7 @@ class Attachment:
         names = samples_condition(1, **dict.fromkeys(self._conditions(), (torch.zeros(1), torch.ones(1) > 0)))
         guidance.check(Context(model=self._model(), condition=names, resources=self._resources))
         if wiring.texts:
-            for resource in guidance.resources():
-                if "classifier" in resource.kind:
-                    raise UsageError(
-                        f"{guidance} reads class labels for {resource.name!r}, this pipeline's conditions are prompts; "
-                        "steer by another score, or by cfg"
-                    )
+            check_no_classifier(guidance)
             wrong = [s for term in guidance.terms for s in term.specs() if not isinstance(s, str)]
             if wrong:
                 raise UsageError(f"{guidance} names the condition {wrong[0]!r}, this pipeline's conditions are prompts")

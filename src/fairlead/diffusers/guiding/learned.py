@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.caches import check_uncached
+from fairlead.diffusers.guiding.attached_resources import attached_resources, check_no_classifier
 from fairlead.diffusers.guiding.branch_calls import Weak, unasked
 from fairlead.diffusers.guiding.call_arguments import leaves, same
 from fairlead.diffusers.guiding.call_conditions import samples_condition
@@ -27,7 +28,7 @@ from fairlead.diffusers.guiding.rehearsal import GUIDER, OWN_PERTURBATION, Rehea
 from fairlead.diffusers.guiding.request import OWN_GUIDANCE, check_renoising_scheduler, empty_prompt
 from fairlead.diffusers.guiding.stand_in import behind, check_in_place, own_kind, running, standing_in
 from fairlead.diffusers.perturbation import check_reachable, check_without_dropout, layers_of, plain
-from fairlead.diffusers.pipelines import has_text_encoder
+from fairlead.diffusers.pipelines import IMAGE_AUTOENCODERS, decoded, has_text_encoder
 from fairlead.guide.batching import Batching
 from fairlead.guide.methods.compose import Compose
 from fairlead.guide.moment import Context
@@ -72,30 +73,9 @@ class LearnedAttachment:
         self.layers = layers_of(self._network)
         self._answers: dict[Hashable, Any] = {}
         self._signature = inspect.signature(self._kind.__call__)
-        self._resources = self._loaded(resources)
+        check_no_classifier(guidance)
+        self._resources = attached_resources(pipe, next(iter(self._networks)), guidance, resources)
         self._check()
-
-    def _loaded(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        wanted = {resource.name: resource for resource in self.guidance.resources()}
-        unused = sorted(set(given) - set(wanted))
-        if unused:
-            raise UsageError(f"resources: {unused[0]!r} was given, but the guidance names no such thing; leave it out")
-        loaded: dict[str, Any] = {}
-        for name, resource in wanted.items():
-            if resource.kind != "model":
-                raise UsageError(
-                    f"{self.guidance} needs a {resource.kind}, which is not known to fit {self._kind.__name__}; use a "
-                    "pipeline of Stable Diffusion, or leave it out"
-                )
-            thing = given.get(name)
-            network = thing if isinstance(thing, nn.Module) else getattr(thing, next(iter(self._networks)), None)
-            if not isinstance(network, nn.Module):
-                raise UsageError(
-                    f"{self.guidance} names {name!r}; pass a pipeline or network like the one it guides: attach(..., "
-                    f"resources={{{name!r}: ...}})"
-                )
-            loaded[name] = Weak(behind(network))
-        return loaded
 
     def _model(self) -> Model:
         schedule, objective, unknown = levels_of(self._pipe)
@@ -104,9 +84,10 @@ class LearnedAttachment:
             schedule,
             (),
             encode_nothing,
-            functools.partial(_undecoded, self._kind.__name__),
+            functools.partial(_decoded, self._pipe, self._kind.__name__),
             embed=lambda condition: condition,
             objective=objective,
+            data_range=None if _decoders(self._pipe) else (-1.0, 1.0),
             layers=self.layers,
             reachable=functools.partial(check_reachable, self._network),
             metadata={"levels": not unknown, "unknown": unknown},
@@ -260,7 +241,17 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _undecoded(kind: str, x0: Any) -> Any:
+def _decoders(pipe: Any) -> list[Any]:
+    return [
+        part for part in pipe.components.values() if hasattr(part, "decode") and isinstance(behind(part), nn.Module)
+    ]
+
+
+def _decoded(pipe: Any, kind: str, x0: Tensor) -> Tensor:
+    """Images of samples [n, c, h, w], where the pipeline has an autoencoder of images, or none and makes pixels."""
+    vae = getattr(pipe, "vae", None)
+    if x0.ndim == 4 and (not _decoders(pipe) or type(vae).__name__ in IMAGE_AUTOENCODERS):
+        return decoded(pipe, x0)
     raise UsageError(
         f"how {kind} decodes its latents is not known, so scores of images cannot guide it; use other terms"
     )

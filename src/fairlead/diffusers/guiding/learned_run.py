@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fairlead.core.denoiser import level_at, remember_levels
 from fairlead.core.errors import UsageError
@@ -19,6 +20,7 @@ from fairlead.diffusers.guiding.learned_denoiser import LearnedDenoiser, PromptA
 from fairlead.diffusers.guiding.pattern import Pattern, block_of
 from fairlead.diffusers.guiding.pipeline_run import seeds_of, tied
 from fairlead.diffusers.guiding.recorder import RecordedCall, with_output
+from fairlead.diffusers.pipelines import IMAGE_AUTOENCODERS, image_scale
 from fairlead.diffusers.schedulers import Levels, level_after, objective_of, position_of, schedule_of
 from fairlead.guide.batching import Batching
 from fairlead.guide.branch import NULL
@@ -81,13 +83,14 @@ class LearnedRun:
             self._count += 1
             return with_output(pattern.answer, self._second, call)
         null = None
-        if pattern.count > 1 and call.rows == pattern.count * pattern.n:
-            call, null = block_of(call, pattern, pattern.own_at), block_of(call, pattern, pattern.null_at)
-        if call.rows != self.pattern.n:
+        if call.rows != pattern.count * pattern.n:
             raise UsageError(
-                f"{type(self.pipe).__name__} called its {name} with {call.rows} rows, in its first step it was "
-                f"{self.pattern.n}; attach does not do that yet"
+                f"the pipeline's batch went from {pattern.count * pattern.n} rows to {call.rows} within one run (a "
+                "callback that switches its guidance?); say when to guide in the guidance: cfg(7).during(sigma=(low, "
+                "high))"
             )
+        if pattern.count > 1:
+            call, null = block_of(call, pattern, pattern.own_at), block_of(call, pattern, pattern.null_at)
         output, denoiser = self.guided(call, null)
         if pattern.scale is None:
             return with_output(pattern.answer, join_rows([output] * pattern.count), call)
@@ -119,6 +122,14 @@ class LearnedRun:
             mixing = level_at(self.model.schedule, t, x_t).mixing
             prediction = tied(prediction, x_t, mixing.alpha, mixing.sigma, after)
         return denoiser.answered(prediction, x_t, t), denoiser
+
+    def _image_shape(self, x_t: Tensor) -> tuple[int, ...]:
+        """Of an image; () where it is not known."""
+        vae = getattr(self.pipe, "vae", None)
+        if x_t.ndim != 4 or type(vae).__name__ not in IMAGE_AUTOENCODERS:
+            return ()
+        scale = image_scale(self.pipe)
+        return 3, x_t.shape[2] * scale, x_t.shape[3] * scale
 
     def _position(self, call: RecordedCall) -> int:
         apart = self.pattern.scale is not None and self.pattern.count == 1
@@ -165,6 +176,7 @@ class LearnedRun:
                 model,
                 denoiser=denoiser,
                 shape=tuple(x_t.shape[1:]),
+                image_shape=self._image_shape(x_t),
                 encode=specs,
                 embed=denoiser.embedded if self.conditional else None,
             ),
