@@ -14,6 +14,7 @@ from fairlead.cli import Command, main
 from fairlead.core import registry
 from fairlead.guide.expression import parse
 from tests.pipelines import made
+from tests.pipelines.test_learned import wan
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -58,6 +59,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     expected = (0, 1) if words[1] == "doctor" else (0,)  # a model of three steps may not pass
                     assert main(quick(words[1:])) in expected, line
         made.sd().save_pretrained(folder / "my-pipeline")  # of docs/diffusers.md
+        words = {"tokenizer": made.word_tokenizer(), "text_encoder": made.t5(width=8)}
+        wan(**words).save_pretrained(folder / "my-video-pipeline")  # of docs/pipelines/video.md
         for part in (made.clip_text(), made.clip_tokenizer()):  # of docs/training-diffusers.md
             part.save_pretrained(folder / "my-clip")
         made.vae().save_pretrained(folder / "my-vae")

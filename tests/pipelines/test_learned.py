@@ -28,7 +28,7 @@ def vectors(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=made.seeded(seed))
 
 
-def wan(**more: Any) -> Any:
+def wan(**parts: Any) -> Any:
     """Video, a call for each prediction."""
     torch.manual_seed(0)
     network = diffusers.WanTransformer3DModel(
@@ -42,7 +42,10 @@ def wan(**more: Any) -> Any:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     return made.quiet(
         diffusers.WanPipeline(
-            tokenizer=None, text_encoder=None, vae=vae.eval(), scheduler=scheduler, transformer=network.eval(), **more
+            vae=vae.eval(),
+            scheduler=scheduler,
+            transformer=network.eval(),
+            **{"tokenizer": None, "text_encoder": None, **parts},
         )
     )
 
