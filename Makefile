@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint format bench clean
+.PHONY: demo test test-slow lint format bench dist oldest clean
 
 demo: .venv/base
 	$(BIN)/fairlead demo
@@ -25,6 +25,23 @@ format: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/cost.py
+
+# wheel and source archive; the wheel is tried in an environment of its own
+dist: .venv/dev
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	@test $$(stat -c %s dist/*.whl) -lt 1000000 || (echo "the wheel has more than 1 MB"; exit 1)
+	$(PYTHON) -m venv build/clean
+	build/clean/bin/pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd build && clean/bin/fairlead --version && clean/bin/fairlead demo --seconds 1 --n 60
+
+# an environment with the oldest dependencies that pyproject.toml allows, beside the torch of constraints.txt
+oldest: .venv/base
+	$(BIN)/python .ci/oldest > build-oldest.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r build-oldest.txt -e ".[dev]"
+	@rm build-oldest.txt
+	@touch .venv/dev
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

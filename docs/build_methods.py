@@ -1,5 +1,6 @@
 """Writes what follows from the registry: docs/methods/, a page for every guidance method, finisher, scale and score and
-their index; and src/fairlead/__init__.pyi, the names of the package for type checkers and editors.
+their index; src/fairlead/__init__.pyi, the names of the package for type checkers and editors; and docs/api.md, the
+public names with their arguments.
 
     python docs/build_methods.py
 
@@ -18,11 +19,12 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
-from fairlead.core.registry import EXPRESSIONS, PUBLIC, REGISTRY, lookup
+from fairlead.core.registry import EXPRESSIONS, PUBLIC, REGISTRY, imported, lookup
 from fairlead.guide.notation import literal
 from fairlead.measure.metrics import title_of
 
 FOLDER = Path(__file__).parent / "methods"
+API = Path(__file__).parent / "api.md"
 STUB = Path(__file__).parent.parent / "src" / "fairlead" / "__init__.pyi"
 KINDS = {
     "term": "Methods",
@@ -50,6 +52,53 @@ def stub() -> str:
     exported = [f'    "{name}",' for name in sorted(["__version__", *targets])]
     written = ["# Written by docs/build_methods.py from core/registry.py.", "", *sorted(lines)]
     return "\n".join([*written, "", "__version__: str", "__all__ = [", *exported, "]"]) + "\n"
+
+
+def signatures() -> dict[str, str]:
+    """Public name -> its arguments as they are written."""
+    found = {name: _public(name) for name in sorted([*PUBLIC, *_expressions()], key=str.lower)}
+    return {name: _arguments_of(thing) for name, thing in found.items()}
+
+
+def _public(name: str) -> Any:
+    return imported(PUBLIC[name]) if name in PUBLIC else imported(_expressions()[name])
+
+
+def _expressions() -> dict[str, str]:
+    return {name: target for kind in EXPRESSIONS for name, target in REGISTRY[kind].items()}
+
+
+def _arguments_of(thing: Any) -> str:
+    try:
+        return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(thing)))
+    except (TypeError, ValueError):
+        return ""
+
+
+def api() -> str:
+    """The text of docs/api.md."""
+    lines = [
+        "# Public names",
+        "",
+        "Everything that `import fairlead as fl` offers. What is not here may change in any release. A name or an",
+        "argument here changes only with a line in the [changelog](../CHANGELOG.md) (a test compares it with the last",
+        "release), and what is to go away works for one minor version more, with a warning that says what to write",
+        "instead.",
+        "",
+        "| name | what it is |",
+        "| --- | --- |",
+    ]
+    for name in signatures():
+        if name in PUBLIC:
+            first = " ".join((inspect.getdoc(_public(name)) or "").split("\n\n")[0].split())
+            about = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", re.split(r"(?<=\w\w)[.:] |[.:]$", first)[0])
+            lines.append(f"| `fl.{name}` | {_cell(_plain(about))} |")
+        else:
+            kind = next(kind for kind in EXPRESSIONS if name in REGISTRY[kind])
+            lines.append(f"| [`fl.{name}`](methods/{name}.md) | {_cell(_title(kind, name))} |")
+    lines += ["", "## Arguments", "", "```text"]
+    lines += [f"fl.{name}{arguments}" for name, arguments in signatures().items()]
+    return "\n".join([*lines, "```"]) + "\n"
 
 
 def _index() -> str:
@@ -143,4 +192,5 @@ if __name__ == "__main__":
     for name, text in written.items():
         (FOLDER / name).write_text(text)
     STUB.write_text(stub())
+    API.write_text(api())
     print(f"{len(written)} pages in {FOLDER}, the names of the package in {STUB}")

@@ -1,6 +1,7 @@
 """README and docs stay true: Python blocks run, command lines run or at least parse, links lead somewhere."""
 
 import itertools
+import json
 import re
 import runpy
 import shlex
@@ -146,6 +147,24 @@ def test_the_method_pages_are_what_the_code_gives() -> None:
     assert sorted(there) == sorted(written), "run python docs/build_methods.py"
     outdated = [name for name, text in written.items() if there[name] != text]
     assert not outdated, f"run python docs/build_methods.py: {outdated}"
+
+
+def test_the_page_of_public_names_is_true() -> None:
+    """`python docs/build_methods.py` writes it."""
+    written = runpy.run_path(str(ROOT / "docs" / "build_methods.py"))["api"]()
+    assert (ROOT / "docs" / "api.md").read_text() == written, (
+        "run python docs/build_methods.py: docs/api.md is outdated"
+    )
+
+
+def test_what_changed_in_public_names_is_in_the_changelog() -> None:
+    """tests/released_api.json holds names and arguments of the last release."""
+    before = json.loads((ROOT / "tests" / "released_api.json").read_text())
+    now = runpy.run_path(str(ROOT / "docs" / "build_methods.py"))["signatures"]()
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    text = (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1]
+    silent = [name for name in changed if not re.search(rf"\b{name}\b", text)]
+    assert not silent, f"say in CHANGELOG.md what changed in: {silent}"
 
 
 def test_the_names_for_type_checkers_are_those_of_the_registry() -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,18 @@ sys.exit(main())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "fairlead: interrupted\n")
+
+
+def test_the_system_is_described_without_secrets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert main(["info", "--system"]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows["fairlead"] == fairlead.__version__
+    assert rows["torch"].startswith(version("torch"))
+    assert "OMP_WAIT_POLICY=passive" in rows["settings"]
+    assert "hf_secret" not in str(rows)
+    assert main(["info", "runs/x", "--system"]) == 2
+    assert "leave the checkpoint" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from fairlead.core.printable import printable
 
 @dataclass(frozen=True)
 class Info:
-    """Describe a checkpoint, or list what this installation knows.
+    """Describe a checkpoint, list what this installation knows, or say what a report of a fault needs (--system).
 
     Example: fairlead info runs/digits
     """
@@ -25,7 +25,18 @@ class Info:
     """Accept model.json as it is now, after a change by hand that is meant (names of classes, for instance), or of a
     checkpoint of version 0.1.0, which has no seal; it is checked against itself and the weights first."""
 
+    system: bool = False
+    """Versions, processor, memory and settings of this machine, for a report of a fault."""
+
     def run(self) -> None:
+        if self.system:
+            if self.model is not None or self.seal:
+                raise UsageError("--system: describes this machine; leave the checkpoint and --seal out")
+            from fairlead.report.system import system_report
+
+            for name, value in system_report().items():
+                print(f"{name:<14} {printable(value)}")
+            return
         if self.model is None:
             if self.seal:
                 raise UsageError("--seal: give the checkpoint whose model.json is to be sealed")
