@@ -70,12 +70,15 @@ REGISTRY: dict[str, dict[str, str]] = {
         "clip": "fairlead.guide.methods.threshold:Clip",
         "threshold": "fairlead.guide.methods.threshold:Threshold",
         "rescale": "fairlead.guide.methods.rescale:Rescale",
+        "history": "fairlead.guide.methods.history:History",
+        "higs": "fairlead.guide.methods.higs:HiGS",
     },
     "scale": {
         "ramp": "fairlead.guide.scales:Ramp",
         "clamp": "fairlead.guide.scales:Clamp",
         "pixels": "fairlead.guide.scales:Pixels",
         "region": "fairlead.guide.region:Region",
+        "levels": "fairlead.guide.levels:AtLevels",
     },
     "sampler": {
         "ddpm": "fairlead.sample.ddpm:DDPM",
