@@ -32,6 +32,7 @@ from fairlead.guide.methods.cfgpp import CFGpp as cfgpp
 from fairlead.guide.methods.classifier import Classifier as classifier
 from fairlead.guide.methods.compose import Compose as compose
 from fairlead.guide.methods.energy import Energy as energy
+from fairlead.guide.methods.fbg import FBG as fbg
 from fairlead.guide.methods.higs import HiGS as higs
 from fairlead.guide.methods.history import History as history
 from fairlead.guide.methods.icg import ICG as icg
@@ -114,6 +115,7 @@ __all__ = [
     "energy",
     "explain",
     "export",
+    "fbg",
     "from_guider",
     "higs",
     "history",

@@ -52,6 +52,7 @@ ON: dict[str, str] = {  # name -> an example for prompts
     "cached": "cached(cfg(4))",
     "sag": "sag(0.7)",
     "s2": "s2(0.5)",
+    "fbg": "fbg(0.8)",
     "clip": "cfg(4) | clip()",
     "threshold": "cfg(4) | threshold(0.9)",
     "rescale": "cfg(4) | rescale(0.7)",
