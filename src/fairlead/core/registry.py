@@ -88,6 +88,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "heun": "fairlead.sample.heun:Heun",
         "dpmpp_2m": "fairlead.sample.dpmpp:DPMpp2M",
         "dpmpp_2m_sde": "fairlead.sample.dpmpp:DPMpp2MSDE",
+        "dpmpp_3m": "fairlead.sample.dpmpp_3m:DPMpp3M",
     },
     "grid": {
         "trailing": "fairlead.sample.grids:trailing",
