@@ -36,6 +36,7 @@ from fairlead.guide.methods.fbg import FBG as fbg
 from fairlead.guide.methods.higs import HiGS as higs
 from fairlead.guide.methods.history import History as history
 from fairlead.guide.methods.icg import ICG as icg
+from fairlead.guide.methods.internal import Internal as internal
 from fairlead.guide.methods.mambo import Mambo as mambo
 from fairlead.guide.methods.pag import PAG as pag
 from fairlead.guide.methods.perp_neg import PerpNeg as perp_neg
@@ -120,6 +121,7 @@ __all__ = [
     "higs",
     "history",
     "icg",
+    "internal",
     "interpolate",
     "label",
     "levels",
