@@ -14,7 +14,7 @@ from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import VE, NoiseSchedule, RectifiedFlow, VPCosine
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse
-from fairlead.guide.methods.fbg import FBG, learned
+from fairlead.guide.methods.fbg import FBG, evidence
 from fairlead.guide.observation import Observation
 from fairlead.sample.grids import trailing
 from fairlead.sample.sampler import parse_sampler
@@ -62,7 +62,7 @@ def ancestral(schedule: NoiseSchedule, times: Tensor, seed: int, noisy: bool) ->
         eps, kept = (x - alpha * cond) / sigma, (alpha * sigma2 / (alpha2 * sigma)) ** 2 if noisy else 1.0
         fresh = sigma2 * math.sqrt(1 - kept) * torch.randn(64, 2, generator=generator).double()
         new = alpha2 * cond + sigma2 * math.sqrt(kept) * eps + (fresh if noisy else 0)
-        total = total + learned(x, level, new, after, cond, null)
+        total = total + evidence(x, level, new, after, cond, null)
         path.append((x, level, after, labels))
         x = new
     exact = MIXTURE.log_density(x, *levels[-1], labels) - MIXTURE.log_density(x, *levels[-1])

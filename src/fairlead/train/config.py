@@ -104,8 +104,8 @@ class TrainConfig:
         schedule = schedule_from_config(self.schedule)
         task, kind = task_of(self.objective), self.net.get("kind")
         check_net(self.objective, kind)
-        if not self.internal >= 0:
-            raise UsageError(f"internal: expected 0 or more, such as 0.5, got {self.internal}")
+        if not 0 <= self.internal <= 1e6:
+            raise UsageError(f"internal: expected 0 or more (at most 1e6), such as 0.5, got {shown(self.internal)}")
         task.check(self, schedule)
         if not (self.kl >= 0 and (self.kl == 0 or task is RECONSTRUCT)):
             raise UsageError(f"kl: expected 0 or more for an autoencoder and 0 for other networks, got {self.kl}")

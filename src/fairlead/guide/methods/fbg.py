@@ -123,7 +123,7 @@ class FBG(Term):
             still = torch.ones(len(seen.x_t), dtype=torch.bool)
         else:
             assert seen.step.grid is not None
-            learnt = learned(before.x_t, before.level, seen.x_t, level, before.cond, before.null)
+            learnt = evidence(before.x_t, before.level, seen.x_t, level, before.cond, before.null)
             moved = before.log_ratio + self.temperature * learnt + self.offset / seen.step.grid.steps
             log_ratio, still = moved.clamp(min=self._lowest), before.still
         omega = (self.scale_of(log_ratio) - 1).masked_fill(~still.to(log_ratio.device), 0.0)
@@ -132,7 +132,7 @@ class FBG(Term):
         return weighted(omega, cond - null) if bool(omega.any()) else None
 
 
-def learned(
+def evidence(
     x_t: Tensor, level: tuple[float, float], after: Tensor, level_after: tuple[float, float], cond: Tensor, null: Tensor
 ) -> Tensor:
     """log of p(x' | x_t, c) / p(x' | x_t), float64 [n], both Gaussians of the variance that the reverse process has at
