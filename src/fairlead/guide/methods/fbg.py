@@ -18,7 +18,8 @@ offset, which lets the scale grow to 3 at the share t0 of the time if nothing is
 (1 - t0). Its times are shares of the steps, 1 at the start; here the offset is that of all steps together.
 
 Two rows per sample until its log r reaches ``sure``, up to and including that step, and one afterwards: the scale is 1
-then and nothing more can be learnt. The paper holds log r at 3 and lets it fall again. ``pi=1`` is off.
+then and nothing more can be learnt. The paper holds log r at 3 and lets it fall again. Inside ``during`` log r is 0 at
+the first step of the interval, and what earlier steps taught is not known. ``pi=1`` is off.
 """
 
 from __future__ import annotations
