@@ -12,9 +12,9 @@ from fairlead.measure.metrics import Estimate, mean_estimate
 from fairlead.models.model import Model
 
 SCALES = (1.25, 5.0)
-SAMPLERS = ("ddim", "dpmpp_2m")
+SAMPLERS = ("ddim", "dpmpp_2m", "dpmpp_3m")
 STEPS = (5, 10, 20, 50)
-SOLVERS = ("ddim", "dpmpp_2m", "heun")
+SOLVERS = ("ddim", "dpmpp_2m", "dpmpp_3m", "heun")
 FINE = 200
 IMAGES = 50
 

@@ -20,6 +20,7 @@ from fairlead.guide.image_scores import Brightness as brightness
 from fairlead.guide.image_scores import Color as color
 from fairlead.guide.image_scores import Label as label
 from fairlead.guide.image_scores import Match as match
+from fairlead.guide.levels import AtLevels as levels
 from fairlead.guide.methods.adaptive import Adaptive as adaptive
 from fairlead.guide.methods.apg import APG as apg
 from fairlead.guide.methods.auto import Auto as auto
@@ -31,7 +32,11 @@ from fairlead.guide.methods.cfgpp import CFGpp as cfgpp
 from fairlead.guide.methods.classifier import Classifier as classifier
 from fairlead.guide.methods.compose import Compose as compose
 from fairlead.guide.methods.energy import Energy as energy
+from fairlead.guide.methods.fbg import FBG as fbg
+from fairlead.guide.methods.higs import HiGS as higs
+from fairlead.guide.methods.history import History as history
 from fairlead.guide.methods.icg import ICG as icg
+from fairlead.guide.methods.internal import Internal as internal
 from fairlead.guide.methods.mambo import Mambo as mambo
 from fairlead.guide.methods.pag import PAG as pag
 from fairlead.guide.methods.perp_neg import PerpNeg as perp_neg
@@ -111,10 +116,15 @@ __all__ = [
     "energy",
     "explain",
     "export",
+    "fbg",
     "from_guider",
+    "higs",
+    "history",
     "icg",
+    "internal",
     "interpolate",
     "label",
+    "levels",
     "load",
     "load_autoencoder",
     "load_data",

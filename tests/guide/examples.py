@@ -46,13 +46,16 @@ OWN: dict[str, Example] = {
     "cached": ("cached(pag([2, 0, 1, -1, 3]), every=3, order=1)", "cached(pag(0))", UNLABELLED),
     "sag": ("sag([2, 0, 1, -1, 3], blur=1.5)", "sag(0)", UNLABELLED),
     "s2": ("s2([2, 0, 1, -1, 3], share=0.4)", "s2(0)", UNLABELLED),
+    "internal": ("internal([3, 1, 2, 0, -1])", "internal(1)", UNLABELLED),
+    "fbg": ("fbg(0.8, temperature=0.5, offset=-2, most=6, sure=1.5)", "fbg(1)", LABELLED),
     "cads": ("cads(0.3, low=0.2, high=0.9, mix=0.7)", "cads(0)", LABELLED),
 }
-_FINISHERS = {"threshold": "threshold(0.7)", "rescale": "rescale(0.7)"}
+_FINISHERS = {"threshold": "threshold(0.7)", "rescale": "rescale(0.7)", "history": "history(0.5, 0.6)"}
 _SCALES = {
     "ramp": 'ramp(1, 7, "cosine", by="progress")',
     "clamp": "clamp(ramp(-2, 7), low=0.5, high=4)",
     "pixels": f"pixels({[[(3 * i + j) % 7 - 1 for j in range(8)] for i in range(8)]})",
+    "levels": "levels({14: 1, 2: 3, 0.5: 5})",
     "region": "region(ramp(1, 5), -0.5, [0.25, 0, 0.75, 0.5])",
 }
 

@@ -165,7 +165,7 @@ def test_samplers_that_do_not_renoise_with_eps_are_refused(sampler: str, guidanc
     Plan.of(MODEL, "1", "cfg(2)", Sampling(sampler))
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddim(eta=1)", "dpmpp_2m", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddim(eta=1)", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m"])
 def test_a_run_of_scale_0_is_the_unconditional_run(sampler: str) -> None:
     run = fl.sample(MODEL, "1", guidance="cfgpp(0)", n=3, sampler=sampler, steps=4)
     assert torch.equal(run.x0, fl.sample(MODEL, guidance="none", n=3, sampler=sampler, steps=4).x0)

@@ -64,7 +64,7 @@ def alone() -> list[str]:
 @pytest.mark.parametrize("name", alone())
 def test_a_finisher_is_per_sample(name: str) -> None:
     (finisher,) = to_guidance(f"none | {FINISHERS[name]}").finishers
-    outside = torch.randn(N, 3, dtype=torch.float64) * 9
+    outside = torch.randn(N, 2, dtype=torch.float64) * 9
     together = finisher.finish(outside, looking((-1.0, 1.0)))
     for i in range(N):
         close(finisher.finish(outside[i : i + 1], looking((-1.0, 1.0))), together[i : i + 1], 1e-12)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
 from fairlead.guide.expression import parse, to_guidance
+from fairlead.guide.levels import AtLevels
 from fairlead.guide.methods.cfg import CFG
 from fairlead.guide.methods.compose import Compose
 from fairlead.guide.methods.threshold import Clip, Threshold
@@ -37,6 +38,7 @@ from fairlead.guide.terms import Guidance
         ("cfg(ramp(1, 7))", CFG(Ramp(1, 7))),
         ('cfg(ramp(1, 7, "cosine", power=2))', CFG(Ramp(1, 7, "cosine", power=2))),
         ("cfg(clamp(ramp(0, 7), low=1.5))", CFG(Clamp(Ramp(0, 7), low=1.5))),
+        ("cfg(levels({14: 1, 2.0: 3, 0.5: -5}))", CFG(AtLevels({14: 1, 2: 3, 0.5: -5}))),
         ('compose({"seven": 4, 1: -2})', Compose({"seven": 4, 1: -2})),
         ("compose({'a': ramp(0, 3), 'b': [1, 2]})", Compose({"a": Ramp(0, 3), "b": [1, 2]})),
         ("cfg(3).during(sigma=(0.28, 1.6))", LimitedTerm(CFG(3), Interval("sigma", 0.28, 1.6))),
@@ -67,6 +69,7 @@ def test_the_grammar(text: str, expected) -> None:
         (CFG(Ramp(1, 7, by="log_snr")), 'cfg(ramp(1, 7, by="log_snr"))'),
         (CFG(Ramp(1, 7, "cosine")), 'cfg(ramp(1, 7, "cosine"))'),
         (CFG(Clamp(Ramp(0, 7), high=3)), "cfg(clamp(ramp(0, 7), high=3))"),
+        (CFG(AtLevels({0.5: 5, 14: 1, 2: 3})), "cfg(levels({14: 1, 2: 3, 0.5: 5}))"),
         (Compose({"seven": 4, 1: -2}), 'compose({"seven": 4, 1: -2})'),
         (CFG(3).during(sigma=(0.28, math.inf)), "cfg(3).during(sigma=(0.28, inf))"),
         (Guidance(), "none"),
@@ -89,8 +92,9 @@ scales_in_time = st.builds(
     st.sampled_from(["t", "log_snr", "progress"]),
     st.floats(1e-3, 1e3),
 )
+by_level = st.dictionaries(st.floats(1e-300, 1e300), numbers, min_size=1, max_size=4).map(AtLevels)
 schedules = st.recursive(
-    scales_in_time, lambda inner: st.builds(lambda s, low: Clamp(s, low=low), inner, numbers), max_leaves=3
+    scales_in_time | by_level, lambda inner: st.builds(lambda s, low: Clamp(s, low=low), inner, numbers), max_leaves=3
 )
 scales = numbers | schedules | st.lists(numbers, min_size=1, max_size=4)
 specs = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.integers(-(10**6), 10**6)
@@ -235,11 +239,11 @@ KNOWN = ", ".join(name for kind in ("term", "finisher", "scale") for name in nam
         ("cfg(1, negative='a')", 'cfg(1, negative="a"): a scale of 1 never looks at the negative'),
         ("compose({})", 'compose: expected conditions with weights such as {"seven": 4}, got {}'),
         ("compose(4)", "compose: expected conditions with weights"),
-        ("compose({[1]: 2})", "a condition is a class name or an index, got (1,)"),
-        ("compose({{}: 2})", "a condition is a class name or an index, got {}"),
-        ("compose({1.5: 2})", "a condition is a class name or an index, got 1.5"),
-        ("compose({None: 2})", "a condition is a class name or an index, got None"),
-        ("compose({**{}})", "a condition is a class name or an index, got **"),
+        ("compose({[1]: 2})", "before a colon stands a condition or a noise level, got (1,)"),
+        ("compose({{}: 2})", "before a colon stands a condition or a noise level, got {}"),
+        ("compose({1.5: 2})", "compose: expected a condition such as a class name, got 1.5"),
+        ("compose({None: 2})", "before a colon stands a condition or a noise level, got None"),
+        ("compose({**{}})", "before a colon stands a condition or a noise level, got **"),
         ("compose({'a': 1, 'a': 2})", "'a' is given twice"),
         ("compose({'a': None})", 'compose["a"]: expected scale to be a finite number'),
         ("compose({'a': [1], 'b': [1, 2]})", "compose: per-sample weights must be of one length, got [1, 2]"),

@@ -98,7 +98,9 @@ def _network(seed: int) -> UNet:
     """A small U-Net with attention at both of its sizes and no zero weights, float64."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network: UNet = UNet(1, 8, 4, channels=8, multipliers=(1, 2), blocks=1, attention=(8, 4), embed=16).double()
+        network: UNet = UNet(
+            1, 8, 4, channels=8, multipliers=(1, 2), blocks=1, attention=(8, 4), embed=16, internal=True
+        ).double()
         for parameter in network.parameters():
             if not bool(parameter.any()):
                 torch.nn.init.normal_(parameter, std=0.3)

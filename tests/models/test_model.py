@@ -100,7 +100,7 @@ SCHEDULES = {"vp": vp_linear(), "cosine": VPCosine(), "flow": RectifiedFlow(), "
 STD = 0.3
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpmpp_2m", "dpmpp_3m"])
 @pytest.mark.parametrize("label", SCHEDULES)
 def test_samples_of_a_class_are_its_gaussian(sampler: str, label: str) -> None:
     """Class 2 of the ring is N((-2, 0), 0.3^2). On a Gaussian every ODE sampler is linear in its start:

@@ -52,6 +52,7 @@ ON: dict[str, str] = {  # name -> an example for prompts
     "cached": "cached(cfg(4))",
     "sag": "sag(0.7)",
     "s2": "s2(0.5)",
+    "fbg": "fbg(0.8)",
     "clip": "cfg(4) | clip()",
     "threshold": "cfg(4) | threshold(0.9)",
     "rescale": "cfg(4) | rescale(0.7)",
@@ -61,7 +62,7 @@ ON: dict[str, str] = {  # name -> an example for prompts
     "region": "cfg(region(5, 1, [0, 0, 0.5, 0.5]))",
 }
 ON |= {name: simple(kind, name) for kind in ("term", "finisher", "scale") for name in names(kind) if name not in ON}
-LATENTS = {"clip": "no fixed range", "threshold": "no fixed range"}
+LATENTS = {"clip": "no fixed range", "threshold": "no fixed range", "internal": "no head in its middle"}
 PROMPTED = {"icg": "draws classes", "classifier": "reads class labels", **LATENTS}
 NO_SOFTMAX = dict.fromkeys(("pag", "seg", "sag"), "no attention layers")
 UNCONDITIONAL = [name for name in ON if name not in ("auto", "energy", "seg", "sag", "zero_star")]
@@ -76,6 +77,7 @@ REFUSED: dict[str, dict[str, str]] = {  # family -> name -> the reason
     "unconditional": {
         **dict.fromkeys(UNCONDITIONAL, "none was given|unconditional|replaces"),
         **dict.fromkeys(("slg", "s2"), "no block layers"),
+        "internal": "no head in its middle",
     },
 }
 WORDS = {'"a cat"': "1", '"blue dog"': "2", '"blurry"': "5"}

@@ -100,7 +100,7 @@ def test_a_full_grid_ends_at_the_x0_of_the_last_prediction(name: str, label: str
         torch.testing.assert_close(frames[-1].x_t, frames[-1].prediction.x0, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m"])
 def test_the_last_step_returns_x0_even_when_eps_is_untied(name: str) -> None:
     schedule = vp_linear()
     times = trailing(schedule, 5)

@@ -59,6 +59,8 @@ REGISTRY: dict[str, dict[str, str]] = {
         "cached": "fairlead.guide.methods.cached:Cached",
         "sag": "fairlead.guide.methods.sag:SAG",
         "s2": "fairlead.guide.methods.s2:S2",
+        "internal": "fairlead.guide.methods.internal:Internal",
+        "fbg": "fairlead.guide.methods.fbg:FBG",
     },
     "score": {
         "brightness": "fairlead.guide.image_scores:Brightness",
@@ -70,12 +72,15 @@ REGISTRY: dict[str, dict[str, str]] = {
         "clip": "fairlead.guide.methods.threshold:Clip",
         "threshold": "fairlead.guide.methods.threshold:Threshold",
         "rescale": "fairlead.guide.methods.rescale:Rescale",
+        "history": "fairlead.guide.methods.history:History",
+        "higs": "fairlead.guide.methods.higs:HiGS",
     },
     "scale": {
         "ramp": "fairlead.guide.scales:Ramp",
         "clamp": "fairlead.guide.scales:Clamp",
         "pixels": "fairlead.guide.scales:Pixels",
         "region": "fairlead.guide.region:Region",
+        "levels": "fairlead.guide.levels:AtLevels",
     },
     "sampler": {
         "ddpm": "fairlead.sample.ddpm:DDPM",
@@ -84,6 +89,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "heun": "fairlead.sample.heun:Heun",
         "dpmpp_2m": "fairlead.sample.dpmpp:DPMpp2M",
         "dpmpp_2m_sde": "fairlead.sample.dpmpp:DPMpp2MSDE",
+        "dpmpp_3m": "fairlead.sample.dpmpp_3m:DPMpp3M",
     },
     "grid": {
         "trailing": "fairlead.sample.grids:trailing",

@@ -243,7 +243,7 @@ class GuidedDenoiser:
         if plan.alone is not None:
             alone = calls.alone(plan.alone, x_t, t, conditions)
             predictions[plan.alone] = alone.x0
-            if not self.guidance.terms and self.observe is None:
+            if not (self.guidance.terms or self.guidance.finishers) and self.observe is None:
                 return alone
         mixing = level_at(self.schedule, t, x_t).mixing
         graph = calls.graph(x_t, t, conditions, mass) if plan.graph else None
@@ -251,7 +251,7 @@ class GuidedDenoiser:
         if graph is not None:
             predictions[kept(COND)] = graph[1].detach()
         predictions |= calls.all(plan.groups, x_t, t, conditions, mass)
-        x0 = combine(predictions, plan.weights, x_t)
+        x0 = combined = combine(predictions, plan.weights, x_t)
         seen = Seen(
             **vars(conditions.moment),
             x_t=x_t,
@@ -274,7 +274,7 @@ class GuidedDenoiser:
             rows = BranchValues({**plan.needed, **({} if graph is None else {kept(COND): None})}, kept)
             parts = contributions(self.guidance, seen, asks, directions)
             self.observe(Observation(seen, asks, parts, x0, finished, plan.weights, rows))
-        if alone is not None and all(direction is None for direction in directions):
+        if alone is not None and finished is combined:
             return alone
         return (
             TiedPrediction(finished, x_t, mixing)

@@ -136,16 +136,18 @@ def _call(function: Any, name: str, call: ast.Call, text: str) -> Any:
     return function(*bound.args, **bound.kwargs)
 
 
-def _dict(keys: Sequence[ast.expr | None], values: Sequence[ast.expr], text: str) -> dict[str | int, Any]:
-    read: dict[str | int, Any] = {}
+def _dict(keys: Sequence[ast.expr | None], values: Sequence[ast.expr], text: str) -> dict[str | float, Any]:
+    read: dict[str | float, Any] = {}
     for key, value in zip(keys, values, strict=True):
-        spec = None if key is None else _read(key, text)
-        if not isinstance(spec, str | int):
-            given = "**" if key is None else _describe(spec)
-            raise UsageError(f"guidance {quoted(text)}: a condition is a class name or an index, got {given}")
-        if spec in read:
-            raise UsageError(f"guidance {quoted(text)}: {shown(spec)} is given twice")
-        read[spec] = _read(value, text)
+        place = None if key is None else _read(key, text)
+        if not isinstance(place, str | int | float):
+            given = "**" if key is None else _describe(place)
+            raise UsageError(
+                f"guidance {quoted(text)}: before a colon stands a condition or a noise level, got {given}"
+            )
+        if place in read:
+            raise UsageError(f"guidance {quoted(text)}: {shown(place)} is given twice")
+        read[place] = _read(value, text)
     return read
 
 

@@ -115,7 +115,8 @@ class Seen(Moment):
         evaluate: (branch, x_t) -> x0 [n, ...]: a further network call, for methods whose input depends on an output.
         graph: (x_t as a leaf, x0 of the conditional branch as its function), when a term asked to differentiate.
         attention: layer -> [n, h, w], the attention that each position received during the conditional prediction, 1 in
-            the mean; of the layers that a term asked for.
+            the mean; of the layers that a term asked for. :data:`INTERNAL` -> what the head in the middle of the
+            network returned then, [n, ...].
     """
 
     x_t: Tensor

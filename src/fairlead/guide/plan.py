@@ -67,7 +67,7 @@ class StepPlan:
         needed = _needed((*asks, *finishing), conditions, weights, renoise)
         graph, layers = any(ask.graph for ask in asks), tuple(dict.fromkeys(x for ask in asks for x in ask.layers))
         alone: Branch | None = None
-        if len(needed) == 1 and not graph and not finishing and not layers:
+        if len(needed) == 1 and not graph and not layers:
             ((branch, rows),) = needed.items()
             alone = branch if rows is None and branch in weights and is_one(weights[branch]) else None
         known = {alone, conditions.kept(COND) if graph else None}

@@ -36,7 +36,8 @@ class Ask:
         looks: branches that ``add`` will read, beside those that have a weight.
         renoise: the branch whose eps re-noises in place of that of the guided x0 (CFG++).
         alter: changes the run's own condition in this step (with embeddings for labels and token ids).
-        layers: whose attention during the conditional prediction ``add`` reads (``seen.attention``).
+        layers: whose attention during the conditional prediction ``add`` reads (``seen.attention``); or the head in the
+            middle of the network, whose output.
         graph: ``add`` differentiates through the conditional prediction (``seen.graph``).
         rows: rows per sample of network calls that ``add`` makes itself: a classifier, a second evaluation. At most so
             many: samples that are off may cost none.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -155,6 +155,8 @@ def _gaussian_rows(edge: int, std: float, dtype: torch.dtype, device: torch.devi
         return (-0.5 * ((position[:, None] - position) / std) ** 2).softmax(-1).to(dtype)
 
 
+INTERNAL = "internal"
+"""In place of a layer's name: the head in the middle of a network, whose record is its own output, [n, c, s, s]."""
 _MASS: ContextVar[dict[str, Tensor | None] | None] = ContextVar("fairlead_attention_mass", default=None)
 
 
@@ -163,7 +165,8 @@ def attention_mass(layers: Sequence[str]) -> Iterator[dict[str, Tensor | None]]:
     """Record, in network calls inside the block, the attention that each position of these layers receives.
 
     Yields layer -> [n, h, w]: the attention weights averaged over heads and summed over queries, so that their mean
-    is 1 (Hong 2022, 2210.00939, eq. 14). Rows are those of the last call.
+    is 1 (Hong 2022, 2210.00939, eq. 14). :data:`INTERNAL` is the output of a head, [n, c, s, s], and carries gradients.
+    Rows are those of the last call.
     """
     store: dict[str, Tensor | None] = dict.fromkeys(layers)
     token = _MASS.set(store)
@@ -193,6 +196,13 @@ def record_mass(layer: str, mass: Tensor, size: tuple[int, int]) -> None:
     store = _MASS.get()
     if store is not None and layer in store:
         store[layer] = mass.reshape(len(mass), *size)
+
+
+def record_internal(head: Callable[[], Tensor]) -> None:
+    """Called by a network in its middle with a function that evaluates its head there; nothing unless asked for."""
+    store = _MASS.get()
+    if store is not None and INTERNAL in store:
+        store[INTERNAL] = head()
 
 
 class SelfAttention(nn.Module):

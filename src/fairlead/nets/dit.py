@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.typed import Count, Depth, Size
-from fairlead.nets.blocks import Perturb, perturbed_attention, where_masked, zeroed
+from fairlead.nets.blocks import INTERNAL, Perturb, perturbed_attention, record_internal, where_masked, zeroed
 from fairlead.nets.embeddings import sinusoidal
 from fairlead.nets.inputs import ConditionedNet
 from fairlead.nets.text import attend
@@ -56,6 +57,21 @@ class DiTBlock(nn.Module):
         return out
 
 
+class _Head(nn.Module):
+    """tokens [n, l, d] -> [n, l, out], modulated by the embedding as the last layer is."""
+
+    def __init__(self, dim: int, embed: int, out: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.modulate = zeroed(nn.Linear(embed, 2 * dim))
+        self.out = zeroed(nn.Linear(dim, out))
+
+    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        shift, scale = self.modulate(embedding)[:, None].chunk(2, dim=-1)
+        guess: Tensor = self.out(self.norm(tokens) * (1 + scale) + shift)
+        return guess
+
+
 class DiT(ConditionedNet):
     """``(x [n, c, s, s], time [n], condition) -> [n, c, s, s]``; label, attributes and pooled text are added to the
     time embedding, the tokens of a text are read by cross-attention in every block.
@@ -66,6 +82,8 @@ class DiT(ConditionedNet):
         depth: number of blocks.
         patch: edge of the pixel patches that become tokens.
         attributes, text, image: further conditions, see :class:`ConditionedNet`.
+        internal: whether the first half of the blocks is followed by a head of its own that guesses the whole output
+            from there (2512.24176); it is asked by :func:`attention_mass`.
     """
 
     positions: Tensor
@@ -83,6 +101,7 @@ class DiT(ConditionedNet):
         attributes: Mapping[str, Size] | None = None,
         text: Mapping[str, Any] | None = None,
         image: Count = 0,
+        internal: bool = False,
     ) -> None:
         super().__init__(embed, classes, None, attributes, text, image, shape=(channels_in, size))
         if size % patch or dim % heads or dim % 4:
@@ -101,11 +120,12 @@ class DiT(ConditionedNet):
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulate = zeroed(nn.Linear(embed, 2 * dim))
         self.out = zeroed(nn.Linear(dim, channels_in * patch**2))
+        self.internal = _Head(dim, embed, channels_in * patch**2) if internal else None
 
     def layers(self) -> dict[str, tuple[str, ...]]:
         """As for the U-Net."""
         names = tuple(f"blocks.{i}" for i in range(len(self.blocks)))
-        return {"attention": names, "block": names}
+        return {"attention": names, "block": names, **({} if self.internal is None else {INTERNAL: (INTERNAL,)})}
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embedding = self.time(time)
@@ -117,9 +137,17 @@ class DiT(ConditionedNet):
         embedding = F.silu(embedding)
         patches = F.pixel_unshuffle(noisy, self.patch)
         h = self.tokens(patches.flatten(2).transpose(1, 2)) + self.positions
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks, start=1):
             h = block(h, embedding, condition.perturb, text)
+            if self.internal is not None and i == (len(self.blocks) + 1) // 2:
+                record_internal(partial(self._guess, self.internal, h, embedding))
         shift, scale = self.modulate(embedding)[:, None].chunk(2, dim=-1)
-        h = self.out(self.norm(h) * (1 + scale) + shift)
-        edge = x.shape[-1] // self.patch
-        return F.pixel_shuffle(h.transpose(1, 2).reshape(len(x), -1, edge, edge), self.patch)
+        return self._image(self.out(self.norm(h) * (1 + scale) + shift))
+
+    def _guess(self, head: _Head, tokens: Tensor, embedding: Tensor) -> Tensor:
+        return self._image(head(tokens, embedding))
+
+    def _image(self, tokens: Tensor) -> Tensor:
+        """[n, l, c p^2] -> [n, c, s, s]"""
+        edge = math.isqrt(tokens.shape[1])
+        return F.pixel_shuffle(tokens.transpose(1, 2).reshape(len(tokens), -1, edge, edge), self.patch)

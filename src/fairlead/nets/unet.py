@@ -7,6 +7,7 @@ middle with attention -> the same levels back, every block joined with its count
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -16,7 +17,16 @@ from torch.nn import functional as F
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.typed import Count, Depth, Share, Size
-from fairlead.nets.blocks import Perturb, ResidualBlock, SelfAttention, groups_of, where_masked, zeroed
+from fairlead.nets.blocks import (
+    INTERNAL,
+    Perturb,
+    ResidualBlock,
+    SelfAttention,
+    groups_of,
+    record_internal,
+    where_masked,
+    zeroed,
+)
 from fairlead.nets.inputs import ConditionedNet
 from fairlead.nets.text import CrossAttention
 
@@ -63,6 +73,8 @@ class UNet(ConditionedNet):
             added to the embedding; the image and a sketch of the text are joined to the input.
         cross: sizes (after patching) at which blocks are followed by cross-attention to the text; the middle always
             has it. None is all sizes up to 16.
+        internal: whether the middle has a head of its own, one convolution that guesses the whole output from there
+            (2512.24176); it is asked by :func:`attention_mass`.
         narrow: the convolution after an upsampling already has the width of its new level, not of the one before;
             a quarter less work where the widths are (32, 128) and the levels 14x14 and 7x7.
     """
@@ -85,6 +97,7 @@ class UNet(ConditionedNet):
         image: Count = 0,
         cross: Sequence[int] | None = None,
         narrow: bool = False,
+        internal: bool = False,
     ) -> None:
         if conditioning not in get_args(Conditioning):
             raise unknown("conditioning", conditioning, get_args(Conditioning))
@@ -136,12 +149,20 @@ class UNet(ConditionedNet):
         for name, module in self.named_modules():
             if isinstance(module, _Stage):
                 module.layer = name
+        self.internal: nn.Module | None = None
+        if internal:
+            deep = widths[-1]
+            guess = zeroed(nn.Conv2d(deep, channels_in * smallest**2, 1))
+            self.internal = nn.Sequential(
+                nn.GroupNorm(groups_of(deep), deep), nn.SiLU(), guess, nn.PixelShuffle(smallest)
+            )
 
     def layers(self) -> dict[str, tuple[str, ...]]:
         """Names of the layers that can be perturbed, by what can be perturbed, from the input to the output."""
         stages = [module for module in self.modules() if isinstance(module, _Stage)]
         attended = [stage.layer for stage in stages if isinstance(stage[1], SelfAttention)]
-        return {"attention": tuple(attended), "block": tuple(stage.layer for stage in stages)}
+        head = {} if self.internal is None else {INTERNAL: (INTERNAL,)}
+        return {"attention": tuple(attended), "block": tuple(stage.layer for stage in stages), **head}
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embedding = self.time(time)
@@ -165,6 +186,8 @@ class UNet(ConditionedNet):
             h = shrink(h)
         for stage in self.middle:
             h = stage(h, embedding, condition.perturb, text)
+        if self.internal is not None:
+            record_internal(partial(self.internal, h))
         for stages, grow in zip(self.up, self.grow, strict=True):
             for stage in stages.children():
                 h = stage(torch.cat([h, skips.pop()], dim=1), embedding, condition.perturb, text)

@@ -55,6 +55,8 @@ class TrainConfig:
         text: configuration of the text encoder, from ``TextEncoder.config``; {} if the network reads no text.
         image: what the condition "image" shows of an image, see :mod:`fairlead.data.degrade`; "" if there is none.
         latents: configuration of the autoencoder whose latents are denoised, from ``Autoencoder.config``; {}: pixels.
+        internal: weight of the loss of the head in the middle of the network, beside that of its output (2512.24176:
+            at most 0.5); 0: it has none.
         kl: weight of an autoencoder's KL divergence against the error summed over an image (2112.10752: 1e-6).
         ema: decay of the weight average at the end; it warms up as (1 + k) / (10 + k).
         clip: largest norm of the gradient.
@@ -82,6 +84,7 @@ class TrainConfig:
     text: dict[str, Any] = field(default_factory=dict)
     image: str = ""
     latents: dict[str, Any] = field(default_factory=dict)
+    internal: float = 0.0
     kl: float = 0.0
     ema: float = 0.999
     clip: float = 1.0
@@ -101,6 +104,8 @@ class TrainConfig:
         schedule = schedule_from_config(self.schedule)
         task, kind = task_of(self.objective), self.net.get("kind")
         check_net(self.objective, kind)
+        if not 0 <= self.internal <= 1e6:
+            raise UsageError(f"internal: expected 0 or more (at most 1e6), such as 0.5, got {shown(self.internal)}")
         task.check(self, schedule)
         if not (self.kl >= 0 and (self.kl == 0 or task is RECONSTRUCT)):
             raise UsageError(f"kl: expected 0 or more for an autoencoder and 0 for other networks, got {self.kl}")
@@ -165,7 +170,7 @@ class TrainConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UsageError(f"{name}: expected an integer, got {shown(value)}")
-        for name in ("lr", "weight_decay", "drop", "drop_all", "kl", "ema", "clip"):
+        for name in ("lr", "weight_decay", "drop", "drop_all", "internal", "kl", "ema", "clip"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise UsageError(f"{name}: expected a number, got {shown(value)}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fairlead.data.images import ImageData
 
 _OF_PIPELINE = (
-    *("net", "net_config", "channels", "conditioning", "latents", "schedule", "objective", "weighting"),
+    *("net", "net_config", "channels", "conditioning", "latents", "schedule", "objective", "weighting", "internal"),
     *("conditions", "image", "text", "text_read", "text_sketch", "text_null", "text_windows"),
 )
 """Options that a pipeline decides."""
@@ -51,6 +51,9 @@ class DenoiserOptions(TrainOptions):
     objective: str | None = None
     """What the network predicts: eps, v, x0, flow."""
     weighting: Annotated[str | None, Doc(f"Loss weight over noise levels: {', '.join(get_args(Weighting))}.")] = None
+    internal: float | None = None
+    """Give the network a head in its middle, for guidance away from it (`internal(1.5)`), and its loss this weight,
+    such as 0.5."""
     pipeline: str | None = None
     """Train adapters for this pipeline of Stable Diffusion, a folder or a hub name, on captioned images; `fairlead
     export` writes what its load_lora_weights reads."""
@@ -158,6 +161,7 @@ class DenoiserOptions(TrainOptions):
         if self._base is not None:
             assert self.lora is not None
             return dict(self._base.net(data[0], data[1], self.lora, changes["text"]))
+        changes = {**changes, "internal": True} if self.internal else changes
         if self.net_config is None:
             if self.net is not None and self.net not in presets and self.net.endswith("Model"):
                 raise UsageError(f"--net {self.net}: a network of diffusers needs its settings; give --net-config FILE")

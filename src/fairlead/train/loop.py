@@ -218,7 +218,7 @@ class Training:
             if self._dropout:
                 torch.manual_seed(((config.seed * 1_000_003 + self.step) * world + rank) % 2**63)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                output = self.network(*inputs)
+                output = self.task.output(self.network, inputs, config)
         loss = self.task.loss(output, x0, labels.to(device), draw, config, self.schedule)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(self.network.parameters(), config.clip)

@@ -14,6 +14,7 @@ from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import check_pair
 from fairlead.core.schedule import NoiseSchedule
+from fairlead.nets.blocks import INTERNAL, attention_mass
 from fairlead.nets.classifier import NoisyClassifier
 from fairlead.nets.inputs import condition_names
 from fairlead.train.moments import class_moments
@@ -40,6 +41,11 @@ class Denoise:
     def check(self, config: TrainConfig, schedule: NoiseSchedule) -> None:
         """Raise UsageError for settings that contradict the task."""
         check_pair(config.objective, schedule)
+        if bool(config.internal) != bool(config.net.get("internal")):
+            raise UsageError(
+                f"internal: a weight above 0 and a network with internal=True go together, got {config.internal:g} "
+                f"with internal={config.net.get('internal', False)}"
+            )
         if config.latents and config.image:
             raise UsageError(
                 f"latents: the image condition {config.image} shows pixels, which do not lie on latents; "
@@ -53,12 +59,21 @@ class Denoise:
         """What the network is called with."""
         return *_noised(x0, draw, schedule), condition.to(x0.device)
 
+    def output(self, network: nn.Module, inputs: tuple[Any, ...], config: TrainConfig) -> Any:
+        """What the network returns; with a head in its middle also what that does, as a pair."""
+        if not config.internal:
+            return network(*inputs)
+        with attention_mass((INTERNAL,)) as recorded:
+            return network(*inputs), recorded[INTERNAL]
+
     def loss(
         self, output: Any, x0: Tensor, labels: Tensor, draw: Draw, config: TrainConfig, schedule: NoiseSchedule
     ) -> Tensor:
         """Of one batch, a scalar."""
         objective: Any = config.objective
-        return diffusion_loss(output, x0, draw, schedule, objective, config.weighting)
+        outputs = output if config.internal else (output,)
+        losses = [diffusion_loss(each, x0, draw, schedule, objective, config.weighting) for each in outputs]
+        return losses[0] + config.internal * losses[1] if config.internal else losses[0]
 
 
 class _Unconditional(Denoise):
@@ -72,6 +87,8 @@ class _Unconditional(Denoise):
             raise UsageError(
                 f"latents: only a denoiser is trained on them, objective {config.objective!r} takes images"
             )
+        if config.internal:
+            raise UsageError(f"internal: only a denoiser has a head in its middle, not objective {config.objective!r}")
         if config.drop or config.drops or config.drop_all or config.weighting != "uniform":
             raise UsageError(
                 f"objective {config.objective!r} drops no condition and has one weighting: expected drop 0 and "

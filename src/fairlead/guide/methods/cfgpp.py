@@ -7,9 +7,10 @@ The scale is the paper's lambda in [0, 1]. Under ``ddim`` a step is a step of CF
 is then the conditional prediction, re-noised with the unconditional eps. Two rows per sample; one at scale 0, the
 unconditional model.
 
-It needs a sampler that re-noises x0 with ``Prediction.eps``: ``ddim``, ``dpmpp_2m`` and ``dpmpp_2m_sde``. ``ddpm``
-never reads eps: take ``ddim(eta=1)``. ``euler`` and ``heun`` follow the field eps - x0, where untied predictions would
-be plain CFG of scale lambda tau <= 1, tau = sigma / (alpha + sigma), which no paper meant; ``fl.sample`` refuses them.
+It needs a sampler that re-noises x0 with ``Prediction.eps``: ``ddim``, ``dpmpp_2m``, ``dpmpp_3m`` and
+``dpmpp_2m_sde``. ``ddpm`` never reads eps: take ``ddim(eta=1)``. ``euler`` and ``heun`` follow the field eps - x0,
+where untied predictions would be plain CFG of scale lambda tau <= 1, tau = sigma / (alpha + sigma), which no paper
+meant; ``fl.sample`` refuses them.
 Only one method can re-noise at a step, so it is not added to itself but in separate intervals. Other terms add to x0 as
 ever, finishers act on it, and eps stays that of the unconditional prediction. Wrappers refuse it: it is more than a
 direction.
