@@ -60,8 +60,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     expected = (0, 1) if words[1] == "doctor" else (0,)  # a model of three steps may not pass
                     assert main(quick(words[1:])) in expected, line
         made.sd().save_pretrained(folder / "my-pipeline")  # of docs/diffusers.md
-        words = {"tokenizer": made.word_tokenizer(), "text_encoder": made.t5(width=8)}
-        wan(**words).save_pretrained(folder / "my-video-pipeline")  # of docs/pipelines/video.md
+        encoder = {"tokenizer": made.word_tokenizer(), "text_encoder": made.t5(width=8)}
+        wan(**encoder).save_pretrained(folder / "my-video-pipeline")  # of docs/pipelines/video.md
         for part in (made.clip_text(), made.clip_tokenizer()):  # of docs/training-diffusers.md
             part.save_pretrained(folder / "my-clip")
         made.vae().save_pretrained(folder / "my-vae")
