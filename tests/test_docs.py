@@ -84,7 +84,7 @@ def commands() -> list[tuple[str, str]]:
     """Every ``fairlead ...`` in a code block or in backticks, on any page."""
     found = [(name, line) for name, text in blocks("sh") for line in text.splitlines() if line.startswith("fairlead ")]
     for page in PAGES:
-        for text in re.findall(r"`(fairlead [a-z-]+ [^`]*)`", page.read_text()):
+        for text in re.findall(r"`(fairlead [a-z][a-z-]* [^`]*)`", page.read_text()):
             if "..." not in text and "COMMAND" not in text:
                 found.append((page.name, text.replace("\\|", "|")))
     return found
