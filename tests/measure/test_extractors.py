@@ -260,7 +260,7 @@ def test_bad_names(text, message, monkeypatch):
 
 
 def test_every_registered_extractor_is_a_function_of_argument_data_and_device():
-    assert names("extractor") == ["dinov2", "clip", "inception", "classifier", "random"]
+    assert names("extractor") == ["dinov2", "clip", "inception", "efficientnet", "classifier", "random"]
 
 
 def test_damaged_and_foreign_model_folders_are_refused(dino, clip, tmp_path, monkeypatch):
