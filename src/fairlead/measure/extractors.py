@@ -217,7 +217,8 @@ def fitted(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 def _transformer(kind: str, source: str, model: str, output: str, device: torch.device) -> tuple[Extractor, Path]:
     """The extractor and the folder of its files."""
-    instead = f", as in {kind}:PATH, or use --features random"
+    other = ", which embeds no text" if kind == "clip" else ""
+    instead = f", as in {kind}:PATH, or use --features random{other}"
     folder = fetched(source, f"features {kind!r}", (SETTINGS,), instead)
     network = pretrained(folder, model, f"features {kind!r}").to(device)
     try:

@@ -114,7 +114,7 @@ def text_of(model: Model, spec: Spec) -> str:
     read = getattr(model.encode, "read", None)
     text = spec if read is None else read(spec).get("text")
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"prompts: {spec!r} says no text; expected a prompt such as {model.examples[0]!r}")
+        raise UsageError(f"prompts: {spec!r} says no text; expected a prompt such as 'a red cat'")
     return expanded(text.strip())
 
 
@@ -144,24 +144,22 @@ def prompt_evaluator_for(
             be read or are too few.
     """
     check_prompted(model)
+    texts = [text_of(model, spec) for spec in prompts]
     with progress("loading the network of the features"):
         seeing = extractor(features or clip or "clip", device=device)
         reader = seeing if features is None and seeing.texts is not None else prompt_reader(clip, seeing, device)
-    reference = held_out = moments = None
-    if data is not None:
-        with progress("reading the real images"):
-            reference, held_out = _real_images(data, model)
-        metrics.check_real(reference, held_out)
-        moments = _moments(seeing, reference, progress)
-    made = PromptEvaluator(
-        prompts, [text_of(model, spec) for spec in prompts], reader, seeing, reference, held_out, moments
-    )
+        made = PromptEvaluator(prompts, texts, reader, seeing)
     if made.read.truncated:
         remark(
             f"{made.read.truncated} of {len(made.names)} prompts are longer than {reader.kind} reads, which sees their "
             "beginning only"
         )
-    if reference is not None:
+    if data is not None:
+        with progress("reading the real images"):
+            reference, held_out = _real_images(data, model)
+        metrics.check_real(reference, held_out)
+        moments = _moments(seeing, reference, progress)
+        made = PromptEvaluator(prompts, texts, reader, seeing, reference, held_out, moments)
         found = [metrics.few_for_features(count, seeing.d) for count in n]
         found.append(metrics.few_for_features(len(reference), seeing.d, f"real images in data {data!r}"))
         for note in dict.fromkeys(note for note in found if note is not None):

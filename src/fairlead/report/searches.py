@@ -23,11 +23,11 @@ from fairlead.core.signals import unbroken
 from fairlead.measure.agreement import AGREEMENT, metric_of
 from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.metrics import DEBIASED, check_distance, maximised
-from fairlead.measure.references import by_name, check_prompted, evaluator_for, prompt_evaluator_for
+from fairlead.measure.references import by_name, check_prompted, evaluator_for
 from fairlead.measure.scoring import Scoring
 from fairlead.models.load import is_pipeline, load
 from fairlead.models.model import Model
-from fairlead.report.sweeps import SweepReport, carry_out, path_of, read_asked
+from fairlead.report.sweeps import SweepReport, by_prompts, carry_out, path_of, read_asked
 from fairlead.report.sweeps import report as write_report
 from fairlead.sample.sampler import Sampler, parse_sampler
 from fairlead.sample.sampling import Precision
@@ -46,8 +46,8 @@ METRICS = (DEBIASED, "accuracy", "confidence", "saturation")
 PROMPTED = ("cosine", "saturation")
 """Where prompts are given, beside the distance to real images, if there are any."""
 PAIRED = (
-    "settings are compared image by image, on the same {count} prompts and seeds; the interval is for these prompts: "
-    "it says what other seeds would give, not what other prompts would"
+    "settings are compared image by image, on the same {count} prompts and seeds; where a prompt is asked for more "
+    "than once, the interval says what other seeds would give under these prompts, not what other prompts would"
 )
 REPORT_SEED = 1_000_000
 """First seed of the report: far from those of the search."""
@@ -97,7 +97,7 @@ def tune(
     batch_size: int = 64,
     precision: Precision = "fp32",
     data: str | None = None,
-    prompts: str | Path | None = None,
+    prompts: str | Path | Sequence[str] | None = None,
     features: str | None = None,
     clip: str | None = None,
     device: str = "auto",
@@ -185,9 +185,7 @@ def tune(
         sizes = (report,) if report else ()
         evaluator: Scoring
         if asked:
-            evaluator = prompt_evaluator_for(
-                loaded, asked, features=features, clip=clip, data=data, n=sizes, device=device, progress=progress
-            )
+            evaluator = by_prompts(loaded, asked, sizes, features, clip, data, device, progress)
         else:
             evaluator = evaluator_for(spec, data, (), loaded, sizes, progress, features=features, device=device)
             _check_judged(wanted, evaluator)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fairlead.core.arguments import shown
 from fairlead.core.errors import UsageError, remark
 from fairlead.core.files import replacing
 from fairlead.core.hold import shared_hold
@@ -15,12 +16,13 @@ from fairlead.core.places import check_folder
 from fairlead.core.progress import Progress, silent
 from fairlead.guide.terms import Guidance, Term
 from fairlead.measure.comparison import listed_prompts
-from fairlead.measure.evaluator import Evaluator
+from fairlead.measure.evaluator import Evaluator, PromptEvaluator
 from fairlead.measure.metrics import DEBIASED
 from fairlead.measure.references import evaluator_for, prompt_evaluator_for
 from fairlead.measure.score import Floor
 from fairlead.measure.scoring import Scoring
 from fairlead.models.load import load
+from fairlead.models.model import Model
 from fairlead.report.page import Section
 from fairlead.report.search_page import search_sections
 from fairlead.report.sweep_page import sweep_page, sweep_plot
@@ -71,7 +73,7 @@ def sweep(
     budget: str | None = None,
     keep_images: bool = False,
     data: str | None = None,
-    prompts: str | Path | None = None,
+    prompts: str | Path | Sequence[str] | None = None,
     features: str | None = None,
     clip: str | None = None,
     device: str = "auto",
@@ -98,8 +100,9 @@ def sweep(
         budget: what this call may spend: "20000 images", "4e6 rows" or "30 minutes".
         keep_images: keep all images of every setting, not only the examples.
         data: where the images are, if not where they were in training; with prompts any real images, for the distance.
-        prompts: a file of prompts, one a line, taken in turn: no real images are needed and no judge is trained.
-            Measured are the cosine of image and prompt, diversity, saturation, cost, and with ``data`` the distance.
+        prompts: the path of a file of prompts, one a line, or a list of them, taken in turn: no real images are needed
+            and no judge is trained. Measured are the cosine of image and prompt, diversity, saturation, cost, and with
+            ``data`` the distance.
         features: of distance and diversity, as for ``fl.measure``; by default those of a classifier of the images, with
             prompts those of what reads them.
         clip: what reads the prompts, ``clip:PATH`` or other features that embed text; by default ``features`` where
@@ -160,20 +163,34 @@ def _evaluator(
             raise UsageError("sweep: clip reads prompts, and none are given; pass prompts, or leave it out")
         chosen, n = measuring.labels, (shared.n,)
         return evaluator_for(model, data, chosen, first, n, progress, features=features, device=device)
+    return by_prompts(first, shared.prompts, (shared.n,), features, clip, data, device, progress)
+
+
+def by_prompts(
+    model: Model,
+    prompts: Sequence[str],
+    n: Sequence[int],
+    features: str | None,
+    clip: str | None,
+    data: str | None,
+    device: str,
+    progress: Progress,
+) -> PromptEvaluator:
+    """As ``prompt_evaluator_for``; what is too little at ``n`` images a setting is remarked."""
     made = prompt_evaluator_for(
-        first, shared.prompts, features=features, clip=clip, data=data, n=(shared.n,), device=device, progress=progress
+        model, prompts, features=features, clip=clip, data=data, n=n, device=device, progress=progress
     )
-    for note in Targets.of_prompts(made, shared.n).notes:
+    for note in [note for count in n for note in Targets.of_prompts(made, count).notes]:
         remark(note)
     return made
 
 
-def read_asked(verb: str, prompts: str | Path | None, clip: str | None, conds: Sequence[Any] = ()) -> tuple[str, ...]:
-    """The prompts of a file; none where there is no file.
+def read_asked(verb: str, prompts: Any, clip: str | None, conds: Sequence[Any] = ()) -> tuple[str, ...]:
+    """The prompts of a file, or those that are given; none where ``prompts`` is None.
 
     Raises:
         UsageError: for conditions beside it, something that reads prompts where there are none, a file that cannot be
-            read.
+            read, a prompt that is no text.
     """
     if prompts is None:
         if clip is not None and not conds:
@@ -181,7 +198,15 @@ def read_asked(verb: str, prompts: str | Path | None, clip: str | None, conds: S
         return ()
     if conds:
         raise UsageError(f"{verb}: prompts and conditions are both given, {conds[0]!r} first; pass one of them")
-    return tuple(listed_prompts(Path(prompts)))
+    if isinstance(prompts, str | Path):
+        return tuple(listed_prompts(Path(prompts)))
+    given = _several(prompts)
+    for one in given:
+        if not isinstance(one, str) or not one.strip():
+            raise UsageError(f"{verb}: expected prompts as text, or the path of a file of them, got {shown(one)}")
+    if not given:
+        raise UsageError(f"{verb}: prompts are an empty list; give one, or leave it out")
+    return tuple(one.strip() for one in given)
 
 
 def report(sweep: str | Path, extra: Sequence[Section] = ()) -> SweepReport:
