@@ -141,7 +141,7 @@ def test_distance_stands_against_the_cosine_where_both_are_measured(place: Path,
     assert "Held-out real images have a debiased distance of" in page
 
 
-TUNE = ["--budget", "160", "--report", str(N)]
+TUNE = ["--budget", "60", "--report", str(N)]
 
 
 @pytest.fixture(scope="module")

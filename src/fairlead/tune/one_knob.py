@@ -129,7 +129,7 @@ def _grid(budget: int, width: int, settings: int | None, first: int | None) -> t
         if 2 * first * size <= budget:
             return size, first, []
     size = sizes[-1]
-    first = budget // (2 * size)
+    first = max(LEAST, budget // (2 * size))
     few = few_for_features(first, width, each=f" for each of the {size} first settings,")
     more = 2 * PER_FEATURE * width * size / budget
     return size, first, [f"{few}; the first choices rest on noise, {more:.1f} times the budget would do"] if few else []
