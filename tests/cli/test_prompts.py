@@ -201,7 +201,8 @@ def test_in_python_prompts_may_be_a_list(sweep: Path, place: Path) -> None:
     found = fl.sweep(str(place / "pipe"), sweep, prompts=[f" {prompt}\n" for prompt in PROMPTS], **given)
     assert found is not None
     assert [point.score.metrics for point in found.points] == [p.score.metrics for p in SweepFolder(sweep).read()[1]]
-    for wrong, message in (([], "empty list"), (["a", 3], "expected prompts as text"), (["a", " "], "prompts as text")):
+    bad: list[Any] = [([], "empty list"), (["a", 3], "expected prompts as text"), (["a", " "], "prompts as text")]
+    for wrong, message in bad:
         with pytest.raises(UsageError, match=message):
             fl.sweep(str(place / "pipe"), place / "wrong", prompts=wrong, **given)
         with pytest.raises(UsageError, match=message):
