@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from safetensors.torch import load_file
 
 import fairlead as fl
 from fairlead.cli import main
+from fairlead.core import registry
 from fairlead.core.errors import UsageError
 from fairlead.measure.comparison import text_score
-from fairlead.measure.extractors import extractor
+from fairlead.measure.extractors import Extractor, TextFeatures, extractor
 from fairlead.sample.run import Plan
 from fairlead.tune.answers import read_answers
 from fairlead.tune.setting import Setting
@@ -207,6 +209,32 @@ def test_in_python_prompts_may_be_a_list(sweep: Path, place: Path) -> None:
             fl.sweep(str(place / "pipe"), place / "wrong", prompts=wrong, **given)
         with pytest.raises(UsageError, match=message):
             fl.tune(str(place / "pipe"), place / "wrong", prompts=wrong)
+
+
+def test_registered_features_that_embed_text_read_the_prompts(
+    place: Path, sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the mean colour of an image and the colours that prompts name."""
+    colours = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
+
+    def read(texts: Sequence[str]) -> TextFeatures:
+        named = [next(colours[word] for word in text.split() if word in colours) for text in texts]
+        return TextFeatures(torch.tensor(named), 0, "colours")
+
+    def hue(argument: str, data: object, device: object) -> Extractor:
+        return Extractor("hue", "hue@0", 3, lambda images: images.float().mean(dim=(2, 3)), texts=read)
+
+    monkeypatch.setattr(registry, "_REGISTERED", {kind: {} for kind in registry.GROUPS})
+    fl.register("hue", hue, kind="extractor")
+    given: dict[str, Any] = {"scales": [6], "n": N, "steps": 2, "prompts": place / "prompts.txt"}
+    found = fl.sweep(str(place / "pipe"), place / "hue", features="hue", **given)
+    assert found is not None
+    (point,), folder = found.points, SweepFolder(sweep)
+    images = load_file(sweep / "settings" / folder.key(point.setting) / "images.safetensors")["images"]
+    means = images.double().mean(dim=(2, 3))
+    own = (means / means.norm(dim=1, keepdim=True))[torch.arange(N), torch.arange(N) % 3]
+    assert point.score.metrics["cosine"].value == pytest.approx(float(own.mean()), abs=1e-6)
+    assert point.score.protocol.text == "colours, hue@0"
 
 
 BAD = [

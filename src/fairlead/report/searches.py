@@ -154,6 +154,8 @@ def tune(
             loaded = load(spec, device=device)
         if not loaded.conditional:
             raise UsageError("tune measures how well images follow their condition, and this model is unconditional")
+        if len(loaded.image_shape) != 3:
+            raise UsageError(f"tune measures images, and this model's samples are {list(loaded.image_shape)}")
         template = template.named(loaded.named)
         if asked:
             check_prompted(loaded)

@@ -390,6 +390,8 @@ class Sweep:
     def _fits(self, checkpoint: str, model: Model, first: Model | None) -> None:
         if not model.conditional:
             raise UsageError("a sweep scores how well images follow their condition, and this model is unconditional")
+        if len(model.image_shape) != 3:
+            raise UsageError(f"a sweep measures images, and this model's samples are {list(model.image_shape)}")
         for what in ("conditions", "classes", "shape"):
             mine, theirs = getattr(model, what), getattr(first or model, what)
             if mine != theirs and not (what == "classes" and same_names(mine, theirs)):
