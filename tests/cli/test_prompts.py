@@ -19,7 +19,7 @@ from fairlead.core.errors import UsageError
 from fairlead.measure.comparison import text_score
 from fairlead.measure.extractors import Extractor, TextFeatures, extractor
 from fairlead.sample.run import Plan
-from fairlead.tune.answers import read_answers
+from fairlead.tune.answers import question_of, read_answers
 from fairlead.tune.setting import Setting
 from fairlead.tune.sweep_folder import SweepFolder
 from tests.measure.test_extractors import CLIP
@@ -179,6 +179,7 @@ def test_distance_and_cosine_are_objective_or_constraint(place: Path, capsys: py
         assert f"those with {rule}; surely so: {rule}" in answer["why"]
         assert {"cosine", "distance_debiased", "saturation"} == set(answer["settings"][0]["metrics"])
     assert len({answer["key"] for answer in answers}) == 2
+    assert re.search(r"cosine of cfg\(\{scale\}\) with .*, 3 prompts #[0-9a-f]{12}, ddim", question_of(answers[0]))
     capsys.readouterr()
     assert main([*far, "--constraint", "cosine >= 0.99"]) == 2
     assert re.search(r"no setting of 'cfg\(\{scale\}\)' satisfies cosine >= 0.99; nearest is", capsys.readouterr().err)

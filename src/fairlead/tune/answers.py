@@ -211,6 +211,7 @@ def question_of(answer: Mapping[str, Any]) -> str:
     text = f"{answer.get('objective', 'the best')} of {answer.get('template', 'a guidance')}"
     rules = [" ".join(rule.split()) for rule in answer.get("constraints") or []]
     text += f" with {' and '.join(rules)}" if rules else ""
+    text += f", {answer['prompts']}" if answer.get("prompts") else ""
     return f"{text}, {answer['sampler']}, {answer['steps']} steps"
 
 
