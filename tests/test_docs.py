@@ -14,6 +14,8 @@ from examples.own_methods.signs import Signs
 from fairlead.cli import Command, main
 from fairlead.core import registry
 from fairlead.guide.expression import parse
+from tests.measure.test_extractors import CLIP
+from tests.measure.tiny_clip import tiny_clip
 from tests.pipelines import made
 from tests.pipelines.test_learned import wan
 
@@ -65,6 +67,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for part in (made.clip_text(), made.clip_tokenizer()):  # of docs/training-diffusers.md
             part.save_pretrained(folder / "my-clip")
         made.vae().save_pretrained(folder / "my-vae")
+        tiny_clip(folder / "clip-vit-base-patch32", CLIP)  # of docs/diffusers.md
     return folder
 
 

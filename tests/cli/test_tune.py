@@ -156,7 +156,7 @@ BAD = [
     (["--range", "omega=1:2"], "'cfg({scale})' has no {omega}; it has scale"),
     (["--range", "scale=3:2"], "expected LOW below HIGH"),
     (["--budget", "0"], "budget and report: expected numbers of images, got 0 and 40"),
-    (["--budget", "60"], "expected at least 5 settings of 8 images within the budget"),
+    (["--budget", "40"], "a budget of 40 images is too small; expected some thousands, at least 45"),
     (["--sampler", "dddim"], "unknown sampler 'dddim'; did you mean 'ddim'?"),
     (["--precision", "fp8"], "unknown precision 'fp8'"),
 ]

@@ -289,11 +289,16 @@ def test_the_help_lists_the_metrics_that_can_be_asked_for():
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return extractor(f"clip:{tiny_clip(tmp_path_factory.mktemp('hub') / 'clip-tiny', CLIP)}", device="cpu")
+def clip_folder(tmp_path_factory):
+    return tiny_clip(tmp_path_factory.mktemp("hub") / "clip-tiny", CLIP)
 
 
-def test_prompts_are_scored_by_the_cosine_of_transformers(clip):
+@pytest.fixture(scope="module")
+def clip(clip_folder):
+    return extractor(f"clip:{clip_folder}", device="cpu")
+
+
+def test_prompts_are_scored_by_the_cosine_of_transformers(clip, clip_folder):
     import transformers
 
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
@@ -301,8 +306,8 @@ def test_prompts_are_scored_by_the_cosine_of_transformers(clip):
     embeddings = clip.features(images)
     found = text_score(embeddings, prompts, clip)
 
-    whole = transformers.CLIPModel.from_pretrained(clip.source).eval()
-    tokens = transformers.CLIPTokenizer.from_pretrained(clip.source)(prompts, padding=True, return_tensors="pt")
+    whole = transformers.CLIPModel.from_pretrained(clip_folder).eval()
+    tokens = transformers.CLIPTokenizer.from_pretrained(clip_folder)(prompts, padding=True, return_tensors="pt")
     mean, std = (torch.tensor(CLIP[key]).reshape(1, 3, 1, 1) for key in ("image_mean", "image_std"))
     with torch.no_grad():
         logits = whole(pixel_values=(images / 255 - mean) / std, **tokens).logits_per_image
@@ -317,7 +322,7 @@ def test_prompts_are_scored_by_the_cosine_of_transformers(clip):
     assert found.truncated == 0
     assert text_score(embeddings, ["a red blue green square"] * 4, clip).truncated == 1
     assert text_score(embeddings, ["red"] * 4, clip).others is None
-    with pytest.raises(UsageError, match="expected the features of clip, got 'pixels'"):
+    with pytest.raises(UsageError, match="features 'pixels' embed no text; expected those of clip"):
         text_score(embeddings, prompts, PIXELS)
 
 

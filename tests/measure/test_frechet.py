@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife, paired_difference, paired_jackknife
+from fairlead.measure import frechet
+from fairlead.measure.frechet import (
+    Moments,
+    frechet_distance,
+    frechet_jackknife,
+    paired_difference,
+    paired_jackknife,
+    pseudovalues,
+)
 
 
 def _gaussian(mean: torch.Tensor, covariance: torch.Tensor) -> Moments:
@@ -222,3 +230,19 @@ def test_near_0_the_paired_jackknife_gives_the_spread_of_the_difference_over_dra
         found.append(estimate.value)
     spread = torch.tensor(found).std()
     assert math.sqrt(sum(errors) / len(errors)) == pytest.approx(float(spread), rel=0.25)
+
+
+@pytest.mark.parametrize("reference", [200, 25])
+def test_fewer_samples_than_features_give_the_same_distances_from_a_smaller_matrix(reference):
+    """The eigenvalues of F^T x^T x F that are not 0 are those of x F F^T x^T, also where F is of a singular matrix."""
+    real, x = Moments.of(torch.randn(reference, 40)), 1.3 * torch.randn(24, 40) + 0.2
+    shares, values = pseudovalues(real=real, fake_features=x, blocks=6)
+    whole = frechet_distance(real=real, fake=Moments.of(x))
+    for index, share, value in zip(frechet._blocks(24, None, 6), shares, values, strict=True):
+        rest = torch.ones(24, dtype=torch.bool)
+        rest[index] = False
+        without = frechet_distance(real=real, fake=Moments.of(x[rest]))
+        # the larger matrix has zeros whose roots are rounding, about sqrt(1e-16) each
+        assert float(value) == pytest.approx((whole - (1 - float(share)) * without) / float(share), rel=1e-5)
+    with pytest.raises(UsageError, match="use one extractor"):
+        pseudovalues(real=real, fake_features=torch.randn(24, 41), blocks=6)

@@ -22,6 +22,7 @@ def _read(png: bytes) -> np.ndarray:
         (None, None, ""),
         (["cfg(1)", "a much longer setting | rescale(0.7)"], ["0", "nine", "a wide label of words"], "Title " * 20),
         (["", ""], None, "t"),
+        (["a label\nof two lines", "one\ntwo\nthree\nfour"], ["0", "1", "2"], ""),
         (None, ["", "", ""], ""),
     ],
 )

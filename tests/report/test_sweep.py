@@ -9,7 +9,7 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
 
-from fairlead.measure.metrics import title_of
+from fairlead.measure.metrics import Estimate, title_of
 from fairlead.measure.score import METRICS, Difference, Floor
 from fairlead.report.curves import curves_of, curves_plot, form_of, front_plot
 from fairlead.report.page import Table, difference_tables
@@ -39,6 +39,33 @@ def test_the_rule_takes_the_smallest_distance_among_the_accurate() -> None:
     assert chosen(points).guidance == "cfg(1.5)"
     assert chosen(points[:1]).guidance == "cfg(1)"
     assert chosen([point("a", 1, 0.5), point("b", 9, 0.7)]).guidance == "b"
+
+
+def prompted(guidance: str, cosine: float, **metrics: float) -> Point:
+    made = point(guidance, 1.0, 1.0)
+    values = {"cosine": cosine, "saturation": 0.1, **metrics}
+    score = replace(made.score, metrics={name: Estimate(value, 0.01, 60) for name, value in values.items()})
+    return replace(made, score=score)
+
+
+def test_by_prompts_alone_it_takes_the_nearest_of_those_with_nine_tenths_of_the_gain() -> None:
+    """0.9 (0.30 - 0.20) above no guidance is 0.29; the unconditional setting below it does not count."""
+    cosines = {"cfg(0)": 0.05, "cfg(1)": 0.20, "cfg(2)": 0.288, "cfg(4)": 0.292, "cfg(6)": 0.30, "cfg(9)": 0.295}
+    near = dict(zip(cosines, (9.0, 5.0, 2.0, 3.0, 4.0, 6.0), strict=True))
+    points = [prompted(name, cosine, distance_debiased=near[name]) for name, cosine in cosines.items()]
+    assert chosen(points).guidance == "cfg(4)"
+    assert (
+        "the smallest debiased distance among settings with 90% of the highest gain in CLIP cosine over no guidance"
+        in (recommend_swept(points).text)
+    )
+    varied = [prompted(name, cosine, diversity=near[name]) for name, cosine in cosines.items()]
+    assert chosen(varied).guidance == "cfg(9)"
+    assert "the highest diversity among" in recommend_swept(varied).text
+    plain = [prompted(name, cosine, saturation=near[name] / 10) for name, cosine in cosines.items()]
+    assert chosen(plain).guidance == "cfg(4)"
+    assert "the least saturation among" in recommend_swept(plain).text
+    guided = recommend_swept(points[2:])  # 0.288 is the lowest: 0.2988 is nine tenths of the way
+    assert (guided.point is points[4], "over the lowest" in guided.text) == (True, True)
 
 
 def test_findings_say_the_ratio_to_real_images_and_the_rule() -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from fairlead.data.images import Attribute, ImageData
-from fairlead.measure.references import Targets, counts, spread
+from fairlead.measure.references import counts, spread
 from fairlead.models.encoders import ConditionEncoder, ImageEncoder, PromptEncoder
 from fairlead.models.model import LabelEncoder
+from fairlead.tune.targets import Targets
 
 LABELS = torch.tensor([0, 0, 0, 0, 1, 1])
 

@@ -250,6 +250,7 @@ def test_what_cannot_be_compared_is_refused_before_any_sampling(tmp_path: Path) 
             "runs/small": model(name, shape=(1, 4, 4)),
             "runs/toy": replace(model(name), classes=()),
             "runs/copy": replace(model(name), metadata=model("runs/a").metadata),
+            "runs/video": replace(model(name), image_shape=(3, 4, 8, 8)),
         }.get(name, model(name))
 
     with counting() as cost:
@@ -257,6 +258,7 @@ def test_what_cannot_be_compared_is_refused_before_any_sampling(tmp_path: Path) 
             ("runs/small", r"'runs/small' has shape \[1, 4, 4\], the first one \[1, 8, 8\]"),
             ("runs/toy", "this model is unconditional"),
             ("runs/copy", "runs/a and runs/copy are the same weights"),
+            ("runs/video", r"a sweep measures images, and this model's samples are \[3, 4, 8, 8\]"),
         ):
             with pytest.raises(UsageError, match=message):
                 Sweep(all_settings(["runs/a", other], ["cfg(2)"], ["ddim"], [2]), SHARED, load)

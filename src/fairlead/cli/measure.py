@@ -40,7 +40,8 @@ class Measure:
     prompts: Path | None = None
     """JSON lines or CSV with a file name and a prompt for each image of FAKE: how well they fit, by CLIP."""
     clip: str | None = None
-    """The CLIP for --prompts: clip:PATH; by default that of --features, or clip."""
+    """What reads --prompts: clip:PATH or other features that embed text; by default --features where they do, else
+    clip."""
     k: int = 5
     """Which neighbour makes a neighbourhood, for precision, recall, density and coverage."""
     resize: int | None = None

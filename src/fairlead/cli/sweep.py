@@ -29,7 +29,8 @@ class Sweep:
     Distance is the Fréchet distance of features to the training images; the floor is that of held-out real images at
     the same number. Adherence is judged by a classifier that neither guides nor gives the features. Both classifiers
     are trained by a fixed recipe on first use and cached. Of models that are conditioned on text or attributes of
-    scenes, agreement with what they were asked for is judged too, attribute by attribute.
+    scenes, agreement with what they were asked for is judged too, attribute by attribute. A model that reads text can
+    be measured by --prompts instead, without real images and judges.
 
     Finished batches are stored: after a kill, Ctrl-C or the end of the budget, the same command goes on with nothing
     made twice, and a command with more guidances, scales, samplers, steps or checkpoints adds to what is there.
@@ -40,8 +41,8 @@ class Sweep:
     """
 
     model: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Training runs, RUN@step500, checkpoint folders, or diffusers pipelines (with --data). Real images are those of
-    the first."""
+    """Training runs, RUN@step500, checkpoint folders, or diffusers pipelines (with --data or --prompts). Real images
+    are those of the first."""
     out: Path
     """Folder for the results; a sweep that is there goes on if it has the same n, seed, conditions, ..."""
     guidance: tuple[str, ...] = ("cfg({scale})",)
@@ -53,8 +54,12 @@ class Sweep:
     seed: int = 0
     """Seed of the first image; the same seeds for every setting."""
     cond: tuple[str, ...] = ()
-    """Classes, taken in turn, and compared with real images of these; nothing for every class in turn. Models
-    conditioned on more than a label take what held-out images say of themselves."""
+    """Classes, taken in turn, and compared with real images of these; nothing for every class in turn. Of a model that
+    reads text: prompts, as those of --prompts; nothing for what held-out images say of themselves."""
+    prompts: Path | None = None
+    """A file of prompts, one a line (or JSON lines, CSV, parquet with a column prompt), asked for in turn. No real
+    images are needed and no judge is trained: measured are the cosine of image and prompt, diversity, saturation and
+    cost."""
     sampler: Annotated[
         tuple[str, ...], tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
     ] = ("ddim",)
@@ -70,7 +75,18 @@ class Sweep:
     keep_images: bool = False
     """Keep all images of every setting, not only the examples."""
     data: str | None = None
-    """Where the images are, if not where they were in training."""
+    """Where the images are, if not where they were in training; with --prompts any folder of real images, for the
+    distance."""
+    features: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help=f"Of distance and diversity: {', '.join(names('extractor'))}; dinov2:PATH, clip:PATH, "
+            "classifier:DATA. By default a classifier of the images; with --prompts what reads the prompts."
+        ),
+    ] = None
+    clip: str | None = None
+    """What reads the prompts, for the cosine: clip:PATH or other features that embed text; by default --features where
+    they do, else clip."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
@@ -110,7 +126,8 @@ class SweepBar:
             self.bar.write(_outlook(event))
             if self.keep_images and event.measured:
                 self.bar.write("of settings that are measured already, only images that were kept then are kept")
-            self.bar.write(self._line("real images", event.floor.metrics, ""))
+            if event.floor.metrics:
+                self.bar.write(self._line("real images", event.floor.metrics, ""))
             self.total, self.began = event.now.rows, time.perf_counter()
             return
         assert self.bar is not None

@@ -30,7 +30,7 @@ class Tune:
     """
 
     model: Annotated[str, tyro.conf.Positional]
-    """A training run, RUN@step500, a checkpoint folder, or a diffusers pipeline (with --data)."""
+    """A training run, RUN@step500, a checkpoint folder, or a diffusers pipeline (with --data or --prompts)."""
     out: Path
     """Folder for everything measured; the answer is also written to RUN/tuned.json, for `sample --guidance tuned`,
     beside those for other objectives, constraints, samplers, ..."""
@@ -40,13 +40,14 @@ class Tune:
     """NAME=LOW:HIGH for every open number; scale=1:8 if it is not given."""
     budget: int = 10000
     """Images of the search."""
-    objective: str = "distance_debiased"
+    objective: str | None = None
     """distance_debiased (without the bias of few images), accuracy, confidence, saturation, or for text models of
-    scenes agreement (with all that the prompt says) or agreement_ink, ...; distance_debiased and saturation are to be
-    low, the others high."""
+    scenes agreement (with all that the prompt says) or agreement_ink, ...; with --prompts cosine (of image and prompt),
+    saturation, and with --data distance_debiased. distance_debiased and saturation are to be low, the others high.
+    Default: distance_debiased; with --prompts but without --data cosine."""
     constraint: tuple[str, ...] = ()
-    """What a recommended setting must satisfy: "accuracy >= 0.99", "agreement >= 0.9", "distance_debiased <= 3",
-    "rows_per_step <= 1.5"."""
+    """What a recommended setting must satisfy: "accuracy >= 0.99", "agreement >= 0.9", "cosine >= 0.3",
+    "distance_debiased <= 3", "rows_per_step <= 1.5"."""
     report: int = 1000
     """Images of each reported setting, on seeds that the search has not seen; 0 for no report."""
     sampler: Annotated[
@@ -62,7 +63,15 @@ class Tune:
     precision: str = "fp32"
     """fp32 or bf16."""
     data: str | None = None
-    """Where the images are, if not where they were in training."""
+    """Where the images are, if not where they were in training; with --prompts any folder of real images, for the
+    distance."""
+    prompts: Path | None = None
+    """A file of prompts, one a line, asked for in turn, as for sweep: no real images are needed."""
+    features: Annotated[
+        str | None, tyro.conf.arg(help=f"Of distance and diversity, as for sweep: {', '.join(names('extractor'))}.")
+    ] = None
+    clip: str | None = None
+    """What reads the prompts, for the cosine, as for sweep."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 

@@ -125,7 +125,8 @@ REGISTRY: dict[str, dict[str, str]] = {
     "extractor": {
         "dinov2": "fairlead.measure.extractors:dinov2",
         "clip": "fairlead.measure.extractors:clip",
-        "inception": "fairlead.measure.extractors:inception",
+        "inception": "fairlead.measure.imagenet:inception",
+        "efficientnet": "fairlead.measure.imagenet:efficientnet",
         "classifier": "fairlead.measure.extractors:classifier",
         "random": "fairlead.measure.extractors:random",
     },

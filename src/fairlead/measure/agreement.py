@@ -43,8 +43,8 @@ can be judged (scenes). Errors: Wilson score interval."""
 
 def adherence_of(metrics: Collection[str]) -> str:
     """Of what is measured, the metric that says how well samples show what they were asked for: agreement with all of
-    it, where that is judged, else accuracy in the class."""
-    return "agreement" if "agreement" in metrics else "accuracy"
+    it or accuracy in the class, where a judge sees them, else the cosine with the prompt."""
+    return next((name for name in ("agreement", "accuracy") if name in metrics), "cosine")
 
 
 @dataclass(frozen=True)

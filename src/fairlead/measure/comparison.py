@@ -17,13 +17,15 @@ from torch.nn import functional as F
 import fairlead
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
+from fairlead.core.places import read_text
 from fairlead.data.tables import FILE_COLUMNS, read_rows
-from fairlead.diffusers.pretrained import library, pretrained, quiet, weight_hash
-from fairlead.measure.extractors import Extractor
+from fairlead.measure.extractors import Extractor, TextFeatures, extractor
 from fairlead.measure.metrics import Estimate, mean_estimate
 from fairlead.measure.score import Conditions
 
 PROMPT = ("prompt", "text", "caption")
+_ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+"""Endings of files of rows, in which a prompt is one of several things said."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +74,45 @@ def read_prompts(path: Path, files: Sequence[str]) -> list[str]:
     return [found[name] for name in files]
 
 
+def listed_prompts(path: Path) -> list[str]:
+    """The prompts of a file in their order, without spaces around them: one a line of a text file, blank lines left
+    out; or those of a file as :func:`read_prompts` takes it, which need no file names then.
+
+    Raises:
+        UsageError: if the file cannot be read, or holds no prompt.
+    """
+    if path.suffix.lower() in _ROWS:
+        rows = read_rows(path, "prompts")
+        found = [
+            str(given or "")
+            for _, row in rows
+            for given in [next((row[key] for key in PROMPT if key in row), None) if isinstance(row, Mapping) else row]
+        ]
+        blank = next((number for (number, _), prompt in zip(rows, found, strict=True) if not prompt.strip()), None)
+        if blank is not None:
+            raise UsageError(f"prompts {path}, entry {blank}: expected a prompt ({', '.join(PROMPT)}), got none")
+    else:
+        found = read_text(path, "prompts").split("\n")
+    prompts = [prompt.strip() for prompt in found if prompt.strip()]
+    if not prompts:
+        raise UsageError(f"prompts {path}: the file holds no prompt; write one a line")
+    return prompts
+
+
 def text_score(embeddings: Tensor, prompts: Sequence[str], clip: Extractor) -> TextScore:
     """Of image ``embeddings`` [n, d] from ``clip`` and a prompt each.
 
     The error of ``cosine`` is sd / sqrt(n) over the images.
 
     Raises:
-        UsageError: if ``clip`` is no CLIP or its folder lacks the text network or its tokens, or lengths differ.
+        UsageError: if ``clip`` embeds no text or its folder lacks the text network or its tokens, or lengths differ.
     """
-    if clip.kind != "clip" or clip.source is None:
-        raise UsageError(f"prompts: expected the features of clip, got {clip.kind!r}")
     if len(prompts) != len(embeddings):
         raise UsageError(f"prompts: {len(embeddings)} images, {len(prompts)} prompts; expected one each")
     different = sorted(set(prompts))
-    text, truncated, name = _text_embeddings(different, clip)
+    text = text_features(clip, different)
     index = torch.tensor([different.index(prompt) for prompt in prompts])
-    cosines = F.normalize(embeddings.to(torch.float64), dim=1) @ F.normalize(text.to(torch.float64), dim=1).T
+    cosines = cosines_of(embeddings, text.values)
     own = cosines.gather(1, index[:, None])[:, 0]
     others = None
     if len(different) > 1:
@@ -95,34 +120,45 @@ def text_score(embeddings: Tensor, prompts: Sequence[str], clip: Extractor) -> T
         total = cosines @ counts - own * counts[index]
         others = mean_estimate(total / (len(prompts) - counts[index]))
     digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:16]
-    return TextScore(mean_estimate(own), others, truncated, name, digest)
+    return TextScore(mean_estimate(own), others, text.truncated, text.name, digest)
 
 
-def _text_embeddings(prompts: Sequence[str], clip: Extractor) -> tuple[Tensor, int, str]:
-    """([n, d], how many prompts were cut, name of the network)."""
-    assert clip.source is not None
-    what = "prompts"
-    network = pretrained(clip.source, "CLIPTextModelWithProjection", what)
-    try:
-        with quiet():
-            tokens = library(what).AutoTokenizer.from_pretrained(
-                clip.source, local_files_only=True, trust_remote_code=False
-            )
-    except Exception as error:  # json, the library's own checks
+def prompt_reader(clip: str | None, features: Extractor, device: str | torch.device = "auto") -> Extractor:
+    """The network of the cosine with prompts: what ``clip`` names, else ``features`` where they embed text, else CLIP.
+
+    Raises:
+        UsageError: if it embeds no text, or as ``extractor``.
+    """
+    network = features if clip is None and features.texts is not None else extractor(clip or "clip", device=device)
+    network = features if network.name == features.name else network
+    if network.texts is None:
         raise UsageError(
-            f"{what}: the tokens of {clip.source} cannot be loaded ({' '.join(str(error).split())[:160]})"
-        ) from error
-    limit = int(network.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
-    with quiet():
-        truncated = sum(len(ids) > limit for ids in tokens(list(prompts))["input_ids"])
-    parts = []
-    for start in range(0, len(prompts), 64):
-        batch = tokens(
-            list(prompts[start : start + 64]), padding=True, truncation=True, max_length=limit, return_tensors="pt"
+            f"prompts: features {network.kind!r} embed no text, so no image has a cosine with its prompt; pass clip, "
+            "clip:PATH or other features that embed text as --clip"
         )
-        with torch.no_grad():
-            parts.append(network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).text_embeds)
-    return torch.cat(parts), truncated, f"clip-text@{weight_hash(network)}"
+    return network
+
+
+def text_features(network: Extractor, texts: Sequence[str]) -> TextFeatures:
+    """What ``network`` makes of ``texts``.
+
+    Raises:
+        UsageError: if it reads no text, or gives texts other features than images; as its ``texts``.
+    """
+    if network.texts is None:
+        raise UsageError(f"prompts: features {network.kind!r} embed no text; expected those of clip")
+    found = network.texts(texts)
+    if found.values.shape != (len(texts), network.d):
+        raise UsageError(
+            f"prompts: features {network.kind!r} give texts {list(found.values.shape)}, expected one row a text of "
+            f"{network.d} features, as images have"
+        )
+    return found
+
+
+def cosines_of(images: Tensor, texts: Tensor) -> Tensor:
+    """float64 [n, m]: cosines of the features of n images [n, d] and m texts [m, d]."""
+    return F.normalize(images.to(torch.float64), dim=1) @ F.normalize(texts.to(torch.float64), dim=1).T
 
 
 METRICS: Mapping[str, str] = {

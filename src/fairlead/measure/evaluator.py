@@ -1,23 +1,24 @@
-"""Scores images against real ones, and real ones against each other, under one protocol."""
+"""Scores images against real ones, and real ones against each other, under one protocol; or by their prompts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.data.images import Attribute, ImageData, stratified_order, to_float
+from fairlead.data.images import Attribute, ImageData, to_float
 from fairlead.data.names import composed
+from fairlead.data.specs import Spec
 from fairlead.measure.agreement import AGREEMENT, AttributeEvaluator, hash_of, metric_of
-from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
+from fairlead.measure.comparison import cosines_of, text_features
+from fairlead.measure.extractors import Extractor
+from fairlead.measure.frechet import Moments
 from fairlead.measure.judge import Classifier
-from fairlead.measure.metrics import OF_A_CLASS, Estimate, mean_estimate, proportion_estimate
+from fairlead.measure.metrics import mean_estimate, proportion_estimate
 from fairlead.measure.sample_metrics import (
     accuracy,
     certainties,
@@ -27,16 +28,29 @@ from fairlead.measure.sample_metrics import (
     shares_at_limits,
 )
 from fairlead.measure.score import METRICS, Floor, Protocol, Samples, Score
+from fairlead.measure.scoring import (
+    Scoring,
+    described_data,
+    disjoint_blocks,
+    distances,
+    diversity,
+    labels_said,
+    listed_numbers,
+    mean_of,
+    mean_within,
+    rare_labels,
+    saturations,
+)
 
 
-class Evaluator:
+class Evaluator(Scoring):
     """Scores images against a reference, under one pair of classifiers.
 
     Args:
         reference: real images; their moments are computed once, here.
         held_out: real images that are not in ``reference``, for :meth:`floor`.
         judge: for accuracy and confidence.
-        features: for distance and diversity.
+        features: for distance and diversity: a classifier of these images, or any extractor.
         attributes: for agreement with what is asked for, attribute by attribute; None leaves it out.
         moments: of the reference's features, where they are known; else they are computed.
 
@@ -49,18 +63,20 @@ class Evaluator:
         reference: ImageData,
         held_out: ImageData,
         judge: Classifier,
-        features: Classifier,
+        features: Classifier | Extractor,
         attributes: AttributeEvaluator | None = None,
         moments: Moments | None = None,
     ) -> None:
-        if judge.weight_hash == features.weight_hash:
+        own = [features] if isinstance(features, Classifier) else []
+        if any(judge.weight_hash == other.weight_hash for other in own):
             raise UsageError(
                 f"evaluator: judge and features are the same network {judge.name!r}; expected two of their own, see "
                 "cached_classifier(data, 'judge') and cached_classifier(data, 'features')"
             )
-        kinds = {what.shape: None for what in (reference, held_out, judge.data, features.data)}
-        named = (what.classes for what in (reference, held_out, judge.data, features.data))
-        vocabularies = {tuple(map(composed, classes)): None for classes in named}
+        seen = [(part.shape, part.classes) for part in (reference, held_out)]
+        seen += [(network.data.shape, network.data.classes) for network in (judge, *own)]
+        kinds = {shape: None for shape, _ in seen}
+        vocabularies = {tuple(map(composed, classes)): None for _, classes in seen}
         if len(kinds) > 1 or len(vocabularies) > 1:
             raise UsageError(
                 f"evaluator: reference, held-out images and both classifiers must share image shape and classes; "
@@ -68,62 +84,17 @@ class Evaluator:
             )
         if reference.fingerprint == held_out.fingerprint:
             raise UsageError(
-                f"evaluator: held-out images and reference are both {_described(reference)}; pass two splits"
+                f"evaluator: held-out images and reference are both {described_data(reference)}; pass two splits"
             )
         self.reference, self.held_out, self.judge, self.extractor = reference, held_out, judge, features
         self._judge_name, self._extractor_name = judge.name, features.name
         self.attributes, self._attributes_name = attributes, "" if attributes is None else attributes.judge.name
-        self.moments = moments or Moments.of(features.features(reference.images))
-
-    def score(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        x0: Tensor | None,
-        seeds: Sequence[int],
-        block: int | None = None,
-        *,
-        saturation: Tensor | None = None,
-        asked: Mapping[str, Attribute] | None = None,
-        left_out: Collection[int] = (),
-    ) -> Score:
-        """Measure generated images.
-
-        Args:
-            images: uint8 [n, c, h, w], n >= 4.
-            labels: int64 [n], what was asked for.
-            x0: float [n, ...] in the data range [-1, 1], before clipping and rounding; None leaves saturation out.
-            seeds: one per sample.
-            block: take the raw distance at so many images, so that it compares with a floor of as many; default n.
-            saturation: float64 [n], ``shares_at_limits`` of an x0 that is no longer there; instead of ``x0``.
-            asked: what the images should show, for agreement; needs ``attributes``.
-            left_out: labels that diversity leaves out, beside those with fewer than 3 images; the protocol names all of
-                them.
-
-        Raises:
-            UsageError: if lengths, dtypes or counts do not fit.
-        """
-        n = len(images)
-        if saturation is not None and (x0 is not None or saturation.shape != (n,)):
-            raise UsageError(
-                f"score: saturation {list(saturation.shape)} of {n} images"
-                f"{'' if x0 is None else ' beside x0'}; expected one share an image, instead of x0"
-            )
-        if labels.shape != (n,) or len(seeds) != n or (x0 is not None and len(x0) != n):
-            raise UsageError(
-                f"score: {n} images, labels {list(labels.shape)}, {len(seeds)} seeds, x0 "
-                f"{None if x0 is None else len(x0)}; expected one of each per image"
-            )
-        if block is not None and not 1 < block <= n:
-            raise UsageError(f"score: expected a block of 2 to {n} images, got {block}")
-        if x0 is not None:
-            saturation = shares_at_limits(x0.detach().to("cpu", torch.float32))
-        return self._score(images, labels, saturation, _seeds(seeds), block or n, asked, left_out)
+        self.moments: Moments = moments or Moments.of(features.features(reference.images))
 
     def described(self) -> dict[str, str]:
         """What of a protocol the evaluator itself decides."""
         more = {"attributes": self._attributes_name} if self.attributes else {}
-        own = {"features": self._extractor_name, "judge": self._judge_name, "reference": _described(self.reference)}
+        own = {"features": self._extractor_name, "judge": self._judge_name, "reference": described_data(self.reference)}
         return {**own, **more}
 
     def floor(self, n: int, left_out: Collection[int] = ()) -> Floor:
@@ -139,12 +110,10 @@ class Evaluator:
         Raises:
             UsageError: if n is not positive, or blocks are too small to score.
         """
-        if n < 1:
-            raise UsageError(f"floor: expected n >= 1, got {n}")
-        data, available = self.held_out, len(self.held_out)
-        size, blocks = (n, available // n) if n <= available else (available, 1)
-        scores = []
-        for index in stratified_order(data.labels, seed=0)[: size * blocks].chunk(blocks):
+        data = self.held_out
+        parts, size, note = disjoint_blocks(data, n)
+        blocks, scores = len(parts), []
+        for index in parts:
             shares = shares_at_limits(to_float(data.images[index]))
             scores.append(
                 self._score(data.images[index], data.labels[index], shares, "real images", size, None, left_out)
@@ -152,11 +121,11 @@ class Evaluator:
         metrics = dict(scores[0].metrics)
         if blocks > 1:
             for name in [name for name in metrics if name != "diversity"]:
-                metrics[name] = _mean_of([score.metrics[name] for score in scores], size * blocks)
+                metrics[name] = mean_of([score.metrics[name] for score in scores], size * blocks)
         diverse = sorted({*rare_labels(data.labels), *left_out})
-        if all(score.protocol.left_out == _numbers(diverse) for score in scores):
+        if all(score.protocol.left_out == listed_numbers(diverse) for score in scores):
             if blocks > 1 and "diversity" in metrics:
-                metrics["diversity"] = _mean_of([score.metrics["diversity"] for score in scores], size * blocks)
+                metrics["diversity"] = mean_of([score.metrics["diversity"] for score in scores], size * blocks)
         else:
             metrics.pop("diversity", None)
             counted = ~torch.isin(data.labels, torch.tensor(diverse, dtype=torch.int64))
@@ -169,12 +138,6 @@ class Evaluator:
         metrics["confidence"] = confidence(logits, data.labels)
         if self.attributes is not None:
             metrics |= {metric_of(name): value for name, value in self.attributes.real.items()}
-        note = f"{blocks} disjoint block{'s' * (blocks > 1)} of {size} held-out images of {data.name} {data.split}"
-        if size < n:
-            note = (
-                f"only {size} held-out images of {data.name} {data.split} for n = {n}: all of them were used; "
-                f"the raw distance of a score compares with it only when taken at block={size} too"
-            )
         return Floor(metrics, size, blocks, scores[0].protocol, note)
 
     def samples(
@@ -188,10 +151,7 @@ class Evaluator:
         """What is measured of each image by itself; arguments as for :meth:`score`."""
         logits, labels = self.judge.logits(images), labels.to("cpu")
         values = {"accuracy": hits(logits, labels), "confidence": certainties(logits, labels)}
-        if x0 is not None:
-            saturation = shares_at_limits(x0.detach().to("cpu", torch.float32))
-        if saturation is not None:
-            values["saturation"] = saturation.to("cpu", torch.float64)
+        values |= saturations(x0, saturation)
         if asked:
             if self.attributes is None:
                 raise UsageError("score: what was asked for is given, and no judge of attributes; pass both or neither")
@@ -209,76 +169,132 @@ class Evaluator:
         left_out: Collection[int] = (),
     ) -> Score:
         samples = self.samples(images, labels, saturation=saturation, asked=asked)
-        features, labels, values = samples.features, samples.labels, samples.values
-        debiased = frechet_jackknife(real=self.moments, fake_features=features, labels=labels)
-        blocks = torch.split(features[: len(features) // block * block], block)
-        each = [frechet_distance(real=self.moments, fake=Moments.of(part)) for part in blocks]
+        labels, values = samples.labels, samples.values
         found = {name: mean_estimate(value) for name, value in values.items() if name not in AGREEMENT}
         found["accuracy"] = proportion_estimate(values["accuracy"])
         for name in AGREEMENT:
             hits_there = values[name][~values[name].isnan()] if name in values else labels[:0]
             if len(hits_there):
                 found[name] = proportion_estimate(hits_there)
-        found["distance"] = Estimate(sum(each) / len(each), debiased.error, len(images))
-        found["distance_debiased"] = debiased
-        rare = sorted({*rare_labels(labels), *left_out})
-        if rare:
-            counted = ~torch.isin(labels, torch.tensor(rare, dtype=torch.int64))
-            samples = replace(samples, diverse=counted)
-            if bool(counted.any()):
-                found["diversity"] = pairwise_diversity(features[counted], labels[counted])
-        else:
-            found["diversity"] = pairwise_diversity(features, labels)
+        found |= distances(self.moments, samples.features, labels, block)
+        samples, varied, rare = diversity(samples, left_out)
+        found |= varied
         protocol = Protocol(
             features=self._extractor_name,
             judge=self._judge_name,
-            reference=_described(self.reference),
+            reference=described_data(self.reference),
             reference_n=len(self.reference),
             n=len(images),
             block=block,
-            labels=_labels(labels),
+            labels=labels_said(labels),
             seeds=seeds,
             attributes=self._attributes_name if asked else "",
             asked=hash_of(asked) if asked else "",
-            left_out=_numbers(rare),
+            left_out=listed_numbers(rare),
         )
         return Score({name: found[name] for name in (*METRICS, *AGREEMENT) if name in found}, protocol, samples)
 
 
-def rare_labels(labels: Tensor) -> list[int]:
-    """The labels with fewer than 3 samples, which diversity leaves out."""
-    which, counts = torch.unique(labels, return_counts=True)
-    rare: list[int] = which[counts < OF_A_CLASS].tolist()
-    return rare
+class PromptEvaluator(Scoring):
+    """Scores images by their prompts: cosine of both, diversity, saturation, and the distance to real images, if any.
 
+    Args:
+        asked: the conditions of the samples, in turn.
+        texts: what each of ``asked`` says, for the cosine.
+        reader: embeds images and texts, for the cosine.
+        features: for diversity and distance.
+        reference, held_out: real images, and others for :meth:`floor`; of any size, as ``features`` take it.
+        moments: of the reference's features, where they are known; else they are computed.
 
-def _mean_of(values: Sequence[Estimate], n: int) -> Estimate:
-    mean = mean_estimate(torch.tensor([value.value for value in values]))
-    return Estimate(mean.value, mean.error, n)
+    Raises:
+        UsageError: if ``reader`` embeds no text.
+    """
 
+    def __init__(
+        self,
+        asked: Sequence[Spec],
+        texts: Sequence[str],
+        reader: Extractor,
+        features: Extractor,
+        reference: ImageData | None = None,
+        held_out: ImageData | None = None,
+        moments: Moments | None = None,
+    ) -> None:
+        different = dict(zip(asked, texts, strict=True))
+        self.asked, self.names, specs = tuple(asked), tuple(map(str, different)), list(different)
+        self.labels = torch.tensor([specs.index(spec) for spec in asked])
+        """Of ``asked``, indices into ``names``, the different ones of them."""
+        self.reader, self.extractor = reader, features
+        self.reference, self.held_out = reference, held_out
+        self.read = text_features(reader, list(different.values()))
+        self.moments = moments
+        if reference is not None:
+            self.moments = moments or Moments.of(features.features(reference.images))
 
-def _numbers(labels: Sequence[int]) -> str:
-    return ", ".join(map(str, labels))
+    def described(self) -> dict[str, str]:
+        real = {} if self.reference is None else {"reference": described_data(self.reference)}
+        return {"features": self.extractor.name, **self._text(), **real}
 
+    def floor(self, n: int, left_out: Collection[int] = ()) -> Floor:
+        """The distance of held-out real images, ``n`` at a time; nothing where there are none, at ``n`` all the same.
 
-def _described(data: ImageData) -> str:
-    return f"{data.name}/{data.split}#{data.fingerprint}"
+        Raises:
+            UsageError: if n is not positive, or blocks are too small to score.
+        """
+        if self.held_out is None or self.moments is None:
+            return Floor({}, n, 0, self._protocol(n, n, "none", "none", ()), "no real images")
+        parts, size, note = disjoint_blocks(self.held_out, n)
+        features, blocks = self.extractor.features(self.held_out.images), len(parts)
+        each = [distances(self.moments, features[index], None, size) for index in parts]
+        found = {name: mean_of([one[name] for one in each], size * blocks) for name in each[0]}
+        protocol = self._protocol(size, size, "none", "real images", ())
+        return Floor(found if blocks > 1 else each[0], size, blocks, protocol, note)
 
+    def samples(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        x0: Tensor | None = None,
+        saturation: Tensor | None = None,
+        asked: Mapping[str, Attribute] | None = None,
+    ) -> Samples:
+        labels, features = labels.to("cpu"), self.extractor.features(images)
+        seen = features if self.reader is self.extractor else self.reader.features(images)
+        own = cosines_of(seen, self.read.values).gather(1, labels[:, None])[:, 0]
+        return Samples(self.moments, features, labels, {"cosine": own, **saturations(x0, saturation)})
 
-def _labels(labels: Tensor) -> str:
-    """``10 labels x 50 #1a2b3c4d``: how many of each, and a hash of the order."""
-    counts = list(Counter(labels.tolist()).values())
-    each = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-    return f"{len(counts)} label{'s' * (len(counts) > 1)} x {each} #{_short_hash(labels.tolist())}"
+    def _score(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        saturation: Tensor | None,
+        seeds: str,
+        block: int,
+        asked: Mapping[str, Attribute] | None = None,
+        left_out: Collection[int] = (),
+    ) -> Score:
+        samples, varied, rare = diversity(self.samples(images, labels, saturation=saturation), left_out)
+        found = {**varied, **{name: mean_within(value, samples.labels) for name, value in samples.values.items()}}
+        if self.moments is not None:
+            found |= distances(self.moments, samples.features, samples.labels, block)
+        protocol = self._protocol(len(images), block, labels_said(samples.labels), seeds, rare)
+        return Score({name: found[name] for name in METRICS if name in found}, protocol, samples)
 
+    def _protocol(self, n: int, block: int, labels: str, seeds: str, rare: Sequence[int]) -> Protocol:
+        return Protocol(
+            features=self.extractor.name,
+            judge="none",
+            reference="none" if self.reference is None else described_data(self.reference),
+            reference_n=0 if self.reference is None else len(self.reference),
+            n=n,
+            block=block,
+            labels=labels,
+            seeds=seeds,
+            left_out=listed_numbers(rare),
+            **self._text(),
+        )
 
-def _seeds(seeds: Sequence[int]) -> str:
-    """``0..499``, or for other than consecutive seeds ``500 seeds from 3 to 9999 #1a2b3c4d``."""
-    given = [int(seed) for seed in seeds]
-    if given == list(range(given[0], given[0] + len(given))):
-        return f"{given[0]}..{given[-1]}"
-    return f"{len(given)} seeds from {min(given)} to {max(given)} #{_short_hash(given)}"
-
-
-def _short_hash(numbers: list[int]) -> str:
-    return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()[:8]
+    def _text(self) -> dict[str, str]:
+        """The fields of a protocol about the prompts."""
+        prompts = hashlib.sha256(json.dumps(list(map(str, self.asked))).encode()).hexdigest()[:12]
+        return {"text": f"{self.read.name}, {self.reader.name}", "prompts": f"{len(self.asked)} prompts #{prompts}"}

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError
@@ -25,7 +22,7 @@ from fairlead.core.strict_json import read_json
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, to_float
 from fairlead.data.tensor_cache import cached, digest
-from fairlead.diffusers.pretrained import fetched, pretrained, weight_hash
+from fairlead.diffusers.pretrained import fetched, library, pretrained, quiet, weight_hash
 from fairlead.measure.judge import Classifier, cached_classifier
 from fairlead.measure.preprocessing import SETTINGS, prepared, resized
 from fairlead.models.load import usable_device
@@ -41,16 +38,32 @@ _PIXELS = 2**24
 
 
 @dataclass(frozen=True, eq=False)
+class TextFeatures:
+    """What a network makes of some texts.
+
+    Attributes:
+        values: float [m, d], a row a text.
+        truncated: how many of the texts are longer than the network reads, and were cut.
+        name: of the network with a hash of its weights, for protocols.
+    """
+
+    values: Tensor
+    truncated: int
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
 class Extractor:
     """Maps images of any size to ``d`` features.
 
     Attributes:
-        kind: as registered: "dinov2", "clip", "inception", "classifier" or "random".
+        kind: as registered: "dinov2", "clip", "inception", "efficientnet", "classifier" or "random".
         name: kind, source, d and hashes of weights and preprocessing; for protocols and the feature cache.
         d: number of features.
         embed: uint8 [m, c, h, w] with c = 1 or 3 -> float [m, d].
         chunk: images that ``embed`` gets at once, at most.
-        source: the folder the weights were read from, where there is one.
+        texts: texts -> their features beside those of the images, for the cosine of an image and its prompt; None for
+            networks that read no text.
     """
 
     kind: str
@@ -58,7 +71,7 @@ class Extractor:
     d: int
     embed: Callable[[Tensor], Tensor]
     chunk: int = 64
-    source: Path | None = None
+    texts: Callable[[Sequence[str]], TextFeatures] | None = None
 
     @property
     def distance(self) -> str:
@@ -119,7 +132,7 @@ def extractor(text: str, data: ImageData | None = None, device: str | torch.devi
     """The extractor that ``text`` names: KIND or KIND:ARGUMENT.
 
     Args:
-        text: ``dinov2``, ``clip`` (or ``dinov2:NAME`` with a hub name or a folder), ``inception``,
+        text: ``dinov2``, ``clip`` (or ``dinov2:NAME`` with a hub name or a folder), ``inception``, ``efficientnet``,
             ``classifier:DATA``, ``random``.
         data: what ``classifier`` without an argument was trained on, or is trained on now.
         device: "auto" takes a GPU when there is one; ``classifier`` stays on the CPU.
@@ -147,56 +160,13 @@ def dinov2(argument: str, data: ImageData | None, device: torch.device) -> Extra
 
     As features for a Fréchet distance: Stein et al. 2023, 2306.04675.
     """
-    return _transformer("dinov2", argument or DINOV2, "AutoModel", "pooler_output", device)
+    return _transformer("dinov2", argument or DINOV2, "AutoModel", "pooler_output", device)[0]
 
 
 def clip(argument: str, data: ImageData | None, device: torch.device) -> Extractor:
-    """CLIP (Radford et al. 2021, 2103.00020): the projected image embedding, not normalised."""
-    return _transformer("clip", argument or CLIP, "CLIPVisionModelWithProjection", "image_embeds", device)
-
-
-def inception(argument: str, data: ImageData | None, device: torch.device) -> Extractor:
-    """The Inception weights of the FID (Heusel et al. 2017, 1706.08500) through ``torch_fidelity``, d = 2048.
-
-    ``argument`` may be a file with these weights; without one the library downloads them. It resizes by itself, as the
-    original does.
-    """
-    try:
-        module: Any = import_module("torch_fidelity.feature_extractor_inceptionv3")
-    except (ImportError, RuntimeError) as error:  # torchvision beside another torch raises the latter
-        raise UsageError(
-            f"features 'inception' need the package torch-fidelity, which cannot be imported here ({_line(error)}); "
-            "pip install torch-fidelity, or use dinov2 or random"
-        ) from error
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            clean = _inception_weights(argument, getattr(module, "URL_INCEPTION_V3", ""), Path(folder))
-            network = module.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=clean)
-    except Exception as error:  # a download or a file: whatever urllib, torch.load and the loader raise
-        raise UsageError(f"features 'inception': the weights cannot be loaded ({_line(error)})") from error
-    network = network.to(device).eval()
-
-    def embed(images: Tensor) -> Tensor:
-        found: Tensor = network(_colour(images).to(device))[0]
-        return found
-
-    name = f"inception:torch-fidelity-d2048@{weight_hash(network)}/tf-bilinear-299"
-    return Extractor("inception", name, 2048, embed)
-
-
-def _inception_weights(argument: str, url: str, folder: Path) -> str | None:
-    """A file with nothing but tensors, in ``folder``: the package itself would read a pickle, and run what it holds."""
-    path = Path(argument).expanduser()
-    if not argument:
-        if not url:
-            return None
-        path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), progress=False)
-    weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    torch.save({str(name): value for name, value in weights.items() if isinstance(value, Tensor)}, folder / "clean.pth")
-    return str(folder / "clean.pth")
+    """CLIP (Radford et al. 2021, 2103.00020): the projected image embedding, not normalised; texts likewise."""
+    made, folder = _transformer("clip", argument or CLIP, "CLIPVisionModelWithProjection", "image_embeds", device)
+    return replace(made, texts=partial(_clip_texts, folder))
 
 
 def classifier(argument: str, data: ImageData | None, device: torch.device) -> Extractor:
@@ -232,7 +202,7 @@ def random(argument: str, data: ImageData | None, device: torch.device) -> Extra
     network = _random_network().to(device)
 
     def embed(images: Tensor) -> Tensor:
-        found: Tensor = network(to_float(resized(_colour(images).to(device), (64, 64))))
+        found: Tensor = network(to_float(resized(coloured(images).to(device), (64, 64))))
         return found
 
     name = f"random:cnn-d64-s{RANDOM_SEED}@{weight_hash(network)}/bicubic-64-v{RANDOM_VERSION}"
@@ -241,12 +211,14 @@ def random(argument: str, data: ImageData | None, device: torch.device) -> Extra
 
 def fitted(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """uint8 [n, c, h, w] -> uint8 [n, *shape]: grey to three channels or colour to grey (ITU-R 601 luma), resized."""
-    images = _colour(images) if shape[0] == 3 else _grey(images)
+    images = coloured(images) if shape[0] == 3 else _grey(images)
     return images if images.shape[2:] == shape[1:] else resized(images, shape[1:]).to(torch.uint8)
 
 
-def _transformer(kind: str, source: str, model: str, output: str, device: torch.device) -> Extractor:
-    instead = f", as in {kind}:PATH, or use --features random"
+def _transformer(kind: str, source: str, model: str, output: str, device: torch.device) -> tuple[Extractor, Path]:
+    """The extractor and the folder of its files."""
+    other = ", which embeds no text" if kind == "clip" else ""
+    instead = f", as in {kind}:PATH, or use --features random{other}"
     folder = fetched(source, f"features {kind!r}", (SETTINGS,), instead)
     network = pretrained(folder, model, f"features {kind!r}").to(device)
     try:
@@ -256,7 +228,7 @@ def _transformer(kind: str, source: str, model: str, output: str, device: torch.
     prepare = prepared(settings, f"features {kind!r}")
 
     def embed(images: Tensor) -> Tensor:
-        found = getattr(network(pixel_values=prepare(_colour(images).to(device))), output, None)
+        found = getattr(network(pixel_values=prepare(coloured(images).to(device))), output, None)
         if found is None:
             raise UsageError(f"features {kind!r}: the network in {source!r} has no {output}; expected a {kind} model")
         return found  # type: ignore[no-any-return]
@@ -264,7 +236,29 @@ def _transformer(kind: str, source: str, model: str, output: str, device: torch.
     probe = embed(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     label = re.sub(r"[^\w.-]", "_", source.rstrip("/").split("/")[-1])
     name = f"{kind}:{label}-d{probe.shape[1]}@{weight_hash(network)}/{prepare.hash}"
-    return Extractor(kind, name, probe.shape[1], embed, source=folder)
+    return Extractor(kind, name, probe.shape[1], embed), folder
+
+
+def _clip_texts(folder: Path, texts: Sequence[str]) -> TextFeatures:
+    """The projected text embeddings of the CLIP in ``folder``, on the CPU."""
+    what = "prompts"
+    network = pretrained(folder, "CLIPTextModelWithProjection", what)
+    try:
+        with quiet():
+            tokens = library(what).AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # json, the library's own checks
+        raise UsageError(f"{what}: the tokens of {folder} cannot be loaded ({one_line(error)[:160]})") from error
+    limit = int(network.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+    with quiet():
+        truncated = sum(len(ids) > limit for ids in tokens(list(texts))["input_ids"])
+    parts = []
+    for start in range(0, len(texts), 64):
+        batch = tokens(
+            list(texts[start : start + 64]), padding=True, truncation=True, max_length=limit, return_tensors="pt"
+        )
+        with torch.no_grad():
+            parts.append(network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).text_embeds)
+    return TextFeatures(torch.cat(parts), truncated, f"clip-text@{weight_hash(network)}")
 
 
 def _random_network() -> nn.Module:
@@ -287,7 +281,8 @@ def _random_network() -> nn.Module:
     return network.requires_grad_(False).eval()
 
 
-def _colour(images: Tensor) -> Tensor:
+def coloured(images: Tensor) -> Tensor:
+    """Images [n, 1 or 3, h, w] with three channels."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
@@ -298,5 +293,6 @@ def _grey(images: Tensor) -> Tensor:
     return (images.to(torch.float32) * luma).sum(dim=1, keepdim=True).round().clamp(0, 255).to(torch.uint8)
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error of a library says, for a message of one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

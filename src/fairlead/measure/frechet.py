@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 import operator
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -86,6 +86,12 @@ class Moments:
             )
         return self.scatter / (self.n - 1)
 
+    @cached_property
+    def factor(self) -> Tensor:
+        """F [d, d] with F F^T the covariance."""
+        with one_thread():
+            return _factor(self.covariance)
+
     def __add__(self, other: Moments) -> Moments:
         """Of the union of two disjoint sets of samples (Chan et al. 1979)."""
         _same_width(self, other)
@@ -113,7 +119,7 @@ def frechet_distance(*, real: Moments, fake: Moments) -> float:
         UsageError: if a side has fewer than 2 samples, or the sides have different d.
     """
     with one_thread():
-        return _distance(real, _factor(real.covariance), fake)
+        return _distance(real, fake)
 
 
 def frechet_jackknife(
@@ -160,15 +166,14 @@ def pseudovalues(
     n = len(fake_features)
     if n < 4 or blocks < 2:
         raise UsageError(f"jackknife: expected n >= 4 samples and >= 2 blocks, got n = {n} and {blocks} blocks")
-    whole = Moments.of(fake_features)
+    whole, parts = Moments.of(fake_features), _blocks(n, labels, blocks)
+    shares = torch.tensor([len(index) for index in parts], dtype=torch.float64) / n
     with one_thread():
-        factor = _factor(real.covariance)
-        theta = _distance(real, factor, whole)
-        sizes, left_out = [], []
-        for index in _blocks(n, labels, blocks):
-            sizes.append(len(index))
-            left_out.append(_distance(real, factor, whole - Moments.of(fake_features[index])))
-    shares = torch.tensor(sizes, dtype=torch.float64) / n
+        if n > fake_features.shape[1]:
+            theta = _distance(real, whole)
+            left_out = [_distance(real, whole - Moments.of(fake_features[index])) for index in parts]
+        else:
+            theta, *left_out = _few_distances(real, fake_features, [torch.tensor([], dtype=torch.int64), *parts])
     return shares, (theta - (1 - shares) * torch.tensor(left_out, dtype=torch.float64)) / shares
 
 
@@ -280,10 +285,27 @@ def _blocks(n: int, labels: Tensor | None, blocks: int) -> tuple[Tensor, ...]:
     return torch.tensor_split(stratified_order(labels, seed=0), number)
 
 
-def _distance(real: Moments, factor: Tensor, fake: Moments) -> float:
-    """``factor`` is any F with F F^T = S_r: the eigenvalues of F^T S_g F are those of S_r^1/2 S_g S_r^1/2."""
+def _few_distances(real: Moments, features: Tensor, left_out: Sequence[Tensor]) -> list[float]:
+    """The distances of ``features`` [n, d] without the samples at each of ``left_out``, for n up to d: with x the
+    centred samples, the eigenvalues of F^T x^T x F that are not 0 are those of x F F^T x^T [n, n], a smaller matrix."""
+    x = features.detach().to("cpu", torch.float64)
+    _same_width(real, Moments.of(features[:1]))
+    y, found = x @ real.factor, []
+    for index in left_out:
+        kept = torch.ones(len(x), dtype=torch.bool)
+        kept[index] = False
+        mean, rows = x[kept].mean(dim=0), y[kept] - y[kept].mean(dim=0)
+        others = len(rows) - 1
+        overlap = torch.linalg.eigvalsh(_symmetric(rows @ rows.T) / others).clamp(min=0).sqrt().sum()
+        spread = real.covariance.trace() + (x[kept] - mean).square().sum() / others - 2 * overlap
+        found.append(float((real.mean - mean).square().sum() + spread))
+    return found
+
+
+def _distance(real: Moments, fake: Moments) -> float:
+    """With F F^T = S_r the eigenvalues of F^T S_g F are those of S_r^1/2 S_g S_r^1/2."""
     _same_width(real, fake)
-    covariance = fake.covariance
+    covariance, factor = fake.covariance, real.factor
     overlap = torch.linalg.eigvalsh(_symmetric(factor.T @ covariance @ factor)).clamp(min=0).sqrt().sum()
     spread = real.covariance.trace() + covariance.trace() - 2 * overlap
     return float((real.mean - fake.mean).square().sum() + spread)

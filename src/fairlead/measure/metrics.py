@@ -94,6 +94,7 @@ _KNOWN: Mapping[str, Metric] = {
     "accuracy": Metric("accuracy", unit="share"),
     "confidence": Metric("confidence", unit="share"),
     "inception_style": Metric("inception-style score"),
+    "cosine": Metric("CLIP cosine"),
     "diversity": Metric("diversity", lower=None),
     "saturation": Metric("saturation", lower=True, unit="share"),
     "rows": Metric("network rows an image", lower=True, unit="rows"),

@@ -1,28 +1,29 @@
-"""What a model is measured against: its real images and the judges of them, and what its samples should show."""
+"""What a model is measured against: its real images and the judges of them, or its prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, remark
 from fairlead.core.progress import Progress, silent
 from fairlead.core.typed import check_arguments
-from fairlead.data.hub import load_data
-from fairlead.data.images import Attribute, ImageData, stratified_order
+from fairlead.data.hub import HOLD_OUT, SPLIT_SEED, load_data
+from fairlead.data.images import ImageData, stratified_order, stratified_split
 from fairlead.data.names import Names, same_names
 from fairlead.data.specs import data_specs
 from fairlead.measure import attributes, judge, metrics
 from fairlead.measure.agreement import AttributeEvaluator, asked_for
-from fairlead.measure.evaluator import Evaluator
-from fairlead.measure.extractors import cached_features, of_classifier
+from fairlead.measure.comparison import prompt_reader
+from fairlead.measure.evaluator import Evaluator, PromptEvaluator
+from fairlead.measure.extractors import Extractor, cached_features, extractor, of_classifier
 from fairlead.measure.frechet import Moments
+from fairlead.measure.image_sets import read_images
 from fairlead.models.load import is_pipeline
 from fairlead.models.model import Model, Spec
+from fairlead.models.negatives import expanded
 from fairlead.train.checkpoint import find_checkpoint
 
 
@@ -33,6 +34,8 @@ def evaluator_for(
     model: Model | None = None,
     n: Sequence[int] = (),
     progress: Progress = silent,
+    features: str | None = None,
+    device: str | torch.device = "auto",
 ) -> Evaluator:
     """The evaluator of a checkpoint or pipeline: its training images as reference, the test split held out, cached
     classifiers.
@@ -44,6 +47,8 @@ def evaluator_for(
             label and the data are scenes.
         n: the numbers of images of a setting that are to be measured; what is too few of them is remarked. A model is
             needed for it.
+        features: of distance and diversity, see ``extractor``; None: those of a classifier of the images.
+        device: of these features.
 
     Raises:
         UsageError: if the images are not of the model's classes and shape, or do not say what it is conditioned on, or
@@ -68,28 +73,119 @@ def evaluator_for(
                 )
         reference, held_out = (part.subset(torch.isin(part.labels, wanted)) for part in everything)
     metrics.check_real(reference, held_out)
-    for note in _notes(model, name, reference, held_out, n, bool(labels)):
+    given = None if features is None else extractor(features, everything[0], device)
+    d = judge.recipe_for(reference, "features").features if given is None else given.d
+    for note in _notes(model, name, reference, held_out, n, bool(labels), d):
         remark(note)
     if len(reference.classes) < 2:
+        of_untrained = "the features of distances are those of an untrained network, and " if given is None else ""
         remark(
-            f"data {name!r}: all images are of one class, so the features of distances are those of an untrained "
-            "network, and accuracy is 100 % whatever the images show; `fairlead measure` has pretrained features"
+            f"data {name!r}: all images are of one class, so {of_untrained}accuracy is 100 % whatever the images show; "
+            "--features takes pretrained features, --prompts measures text models without a judge"
         )
     looking = _classifier(everything[0], "judge", "training the judge", progress)
-    features = _classifier(everything[0], "features", "training the feature network", progress)
+    seeing = given or _classifier(everything[0], "features", "training the feature network", progress)
     judged = _attributes(*everything, told, progress) if told else None
+    network = seeing if isinstance(seeing, Extractor) else of_classifier(seeing)
+    return Evaluator(reference, held_out, looking, seeing, judged, _moments(network, reference, progress))
+
+
+def _moments(features: Extractor, reference: ImageData, progress: Progress) -> Moments:
     with progress("features of real images", len(reference), "image") as advance:
-        known = cached_features(of_classifier(features), reference.images, progress=advance)
-    return Evaluator(reference, held_out, looking, features, judged, Moments.of(known))
+        return Moments.of(cached_features(features, reference.images, progress=advance))
+
+
+def check_prompted(model: Model) -> None:
+    """Raise UsageError unless prompts are all that the model needs to be told."""
+    if "text" not in model.conditions:
+        reads = f"is conditioned on {', '.join(model.conditions) or 'nothing'}"
+        instead = "; leave them out, its classes need none" if model.classes else "; leave them out"
+        raise UsageError(f"prompts: this model {reads}, not on text{instead}")
+    if "image" in model.conditions:
+        raise UsageError("prompts: this model is shown an image beside the text, and sweep and tune have none for it")
+
+
+def text_of(model: Model, spec: Spec) -> str:
+    """The text of a condition, for the cosine of an image with it.
+
+    Raises:
+        UsageError: if the condition says no text.
+    """
+    read = getattr(model.encode, "read", None)
+    text = spec if read is None else read(spec).get("text")
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"prompts: {spec!r} says no text; expected a prompt such as 'a red cat'")
+    return expanded(text.strip())
+
+
+def prompt_evaluator_for(
+    model: Model,
+    prompts: Sequence[Spec],
+    *,
+    features: str | None = None,
+    clip: str | None = None,
+    data: str | None = None,
+    n: Sequence[int] = (),
+    device: str | torch.device = "auto",
+    progress: Progress = silent,
+) -> PromptEvaluator:
+    """The evaluator of a model that is asked for ``prompts``; no classifier is trained.
+
+    Args:
+        features: of diversity and distance, see ``extractor``; default: what reads the prompts.
+        clip: what reads the prompts, for the cosine; default: ``features`` where they embed text, else CLIP.
+        data: real images for the distance, as ``fairlead measure`` takes them: a folder or a data set, brought to the
+            size of the model's images. None: no distance is measured.
+        n: the numbers of images of a setting that are to be measured; what is too few of them is remarked.
+        device: of the features.
+
+    Raises:
+        UsageError: if the model is not told text alone, features embed no text, weights cannot be had, or images cannot
+            be read or are too few.
+    """
+    check_prompted(model)
+    texts = [text_of(model, spec) for spec in prompts]
+    with progress("loading the network of the features"):
+        seeing = extractor(features or clip or "clip", device=device)
+        reader = seeing if features is None and seeing.texts is not None else prompt_reader(clip, seeing, device)
+        made = PromptEvaluator(prompts, texts, reader, seeing)
+    if made.read.truncated:
+        remark(
+            f"{made.read.truncated} of {len(made.names)} prompts are longer than {reader.kind} reads, which sees their "
+            "beginning only"
+        )
+    if data is not None:
+        with progress("reading the real images"):
+            reference, held_out = _real_images(data, model)
+        metrics.check_real(reference, held_out)
+        moments = _moments(seeing, reference, progress)
+        made = PromptEvaluator(prompts, texts, reader, seeing, reference, held_out, moments)
+        found = [metrics.few_for_features(count, seeing.d) for count in n]
+        found.append(metrics.few_for_features(len(reference), seeing.d, f"real images in data {data!r}"))
+        for note in dict.fromkeys(note for note in found if note is not None):
+            remark(note)
+    return made
+
+
+def _real_images(spec: str, model: Model) -> tuple[ImageData, ImageData]:
+    """(reference, held out): training and test images of a data set; of a folder nine in ten and the others."""
+    _, height, width = model.image_shape
+    if height != width:
+        raise UsageError(f"data {spec!r}: the model's images of {height}x{width} are measured against squares only")
+    found = read_images(spec, height, "data")
+    if found.data.split and "@" not in spec:
+        return found.data, read_images(f"{spec}@test", height, "data").data
+    held_out, reference = stratified_split(found.data, HOLD_OUT, SPLIT_SEED)
+    return reference, held_out
 
 
 def _notes(
-    model: Model | None, name: str, reference: ImageData, held_out: ImageData, n: Sequence[int], chosen: bool
+    model: Model | None, name: str, reference: ImageData, held_out: ImageData, n: Sequence[int], chosen: bool, d: int
 ) -> list[str]:
-    """What is too few, said of the counts alone."""
+    """What is too few for ``d`` features, said of the counts alone."""
     if model is None or not n:
         return []
-    d, order = judge.recipe_for(reference, "features").features, labels_in_order(model, reference, held_out)
+    order = labels_in_order(model, reference, held_out)
     found = [metrics.few_for_features(count, d) for count in n]
     found.append(metrics.few_for_features(len(reference), d, f"real images in data {name!r}"))
     found.append(metrics.few_for_features(len(held_out), d, f"held-out images in data {name!r}"))
@@ -166,48 +262,8 @@ def _attributes(
     return AttributeEvaluator(seeing, held_out, asked)
 
 
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """
-    Attributes:
-        conds: one spec a sample.
-        labels: int64 [n], indices into the classes of the real images.
-        attributes: what each sample should show beside, where the evaluator can judge it.
-    """
-
-    conds: tuple[Spec, ...]
-    labels: Tensor
-    attributes: Mapping[str, Attribute] = field(default_factory=dict)
-
-    __repr__ = brief
-
-    def part(self, which: slice) -> Targets:
-        """Of some of the samples."""
-        shown = {name: replace(a, labels=a.labels[which]) for name, a in self.attributes.items()}
-        return Targets(self.conds[which], self.labels[which], shown)
-
-    @classmethod
-    def of(cls, model: Model, evaluator: Evaluator, n: int) -> Targets:
-        """Of a model conditioned on labels only, classes in the proportions of the reference; of any other what the
-        held-out images say of themselves, prompts that it was not trained on. Both spread over the classes, as every
-        prefix is, so that generated and real images differ in what is in the pictures, not in how many there are of
-        each class.
-
-        Raises:
-            UsageError: if the held-out images do not say what the model is conditioned on.
-        """
-        if model.told == "label":
-            conds = shared_out(model.classes, evaluator.reference.labels, n)
-            return cls(tuple(conds), model.encode(conds).values["label"])
-        data = evaluator.held_out
-        index = spread(data.labels, n)
-        known = evaluator.attributes.asked if evaluator.attributes is not None else {}
-        shown = {name: replace(a, labels=a.labels[index]) for name, a in known.items()}
-        return cls(tuple(data_specs(model.conditions, data, index)), data.labels[index], shown)
-
-
 def labels_in_order(model: Model, reference: ImageData, held_out: ImageData) -> Tensor:
-    """The labels in the order of :meth:`Targets.of`, int64 [m]; from the beginning again after m."""
+    """The labels in the order in which samples are asked for them, int64 [m]; from the beginning again after m."""
     labels = reference.labels if model.told == "label" else held_out.labels
     return labels[stratified_order(labels, seed=0)]
 

@@ -111,6 +111,35 @@ def _jackknife_error(without: Sequence[Tensor]) -> float:
     return math.sqrt(sum(variances)) / len(variances)
 
 
+def covariance_of_means(each: Tensor, labels: Tensor | None) -> Tensor:
+    """Of the column means of ``each`` [n, k], float64 [k, k]; with labels [n] that of stratified samples, sum_s n_s C_s
+    / n^2: as many samples of each label were asked for, so that what differs between labels is no noise.
+
+    Raises:
+        UsageError: if there is only 1 sample.
+    """
+    n, k = each.shape
+    strata = torch.zeros(n) if labels is None else _strata(labels)
+    total = torch.zeros(k, k, dtype=torch.float64)
+    for stratum in sorted(set(strata.tolist())):
+        part = each[strata == stratum]
+        if len(part) < 2:
+            raise UsageError("measure: there is only 1 sample; expected at least 2, draw more")
+        centred = part - part.mean(dim=0)
+        total += centred.T @ centred * (len(part) / (len(part) - 1))
+    return total / n**2
+
+
+def _strata(labels: Tensor) -> Tensor:
+    """The stratum of each sample, [n]: its label. Labels of one sample have no spread of their own and share a stratum,
+    a lone one that of the rarest other; the variance within is then too large rather than too small."""
+    _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    rare = counts == 1
+    if int(rare.sum()) == 1:
+        rare[counts.argsort(stable=True)[:2]] = True
+    return torch.where(rare[index], -1, index)
+
+
 def inception_score(logits: Tensor, chunk: int = 1024) -> Estimate:
     """exp(mean over i of KL_i), KL_i = KL(p(y | x_i) || p(y)), in 1..k: sure of each sample, and of many kinds in all.
 

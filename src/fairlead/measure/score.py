@@ -16,13 +16,14 @@ from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import Moments, paired_difference, paired_jackknife
 from fairlead.measure.metrics import Estimate, mean_estimate
-from fairlead.measure.sample_metrics import paired_diversity
+from fairlead.measure.sample_metrics import covariance_of_means, paired_diversity
 
 METRICS: Mapping[str, str] = {
     "distance": "Fréchet distance of the features to the reference, at block images, biased upwards by about 1/block",
     "distance_debiased": "Fréchet distance without the bias of a finite n (delete-block jackknife)",
     "accuracy": "share that the judge recognises as what was asked for (error: Wilson score interval)",
     "confidence": "mean probability the judge gives to what was asked for",
+    "cosine": "cosine of the features of an image and of its own prompt, under the network that reads the prompts",
     "diversity": "mean L2 distance of the features of two samples of one condition, over the conditions with 3 or more",
     "saturation": "share of pixel values at or beyond the data range",
 }
@@ -53,7 +54,7 @@ class Protocol(Conditions):
     Attributes:
         features: name and weight hash of the network whose features give distance and diversity.
         judge: name and weight hash of the network behind accuracy and confidence.
-        reference: name, split and fingerprint of the real images.
+        reference: name, split and fingerprint of the real images; "none" where there are none, and so of the judge.
         reference_n: number of them.
         n: number of images scored.
         block: number of images at which the raw distance is taken, averaged over the disjoint blocks of so many.
@@ -61,6 +62,8 @@ class Protocol(Conditions):
         seeds: the seeds of the samples.
         attributes: name and weight hash of the judge behind agreement, and ``asked`` a hash of what it should see; both
             empty, and not in the hash, where agreement is not measured.
+        text: name and weight hash of the network behind the cosine with prompts, and ``prompts`` a hash of them; both
+            empty, and not in the hash, where it is not measured.
         left_out: the labels that diversity leaves out, "2, 5"; empty, and not in the hash, where there are none.
         quantised: what images are rounded to before they are measured.
         dtype: of the networks; moments and metrics are float64.
@@ -81,6 +84,8 @@ class Protocol(Conditions):
     attributes: str = ""
     asked: str = ""
     left_out: str = ""
+    text: str = ""
+    prompts: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {name: value for name, value in super().as_dict().items() if value != ""}
@@ -100,7 +105,7 @@ class Samples:
     :meth:`tensors` is for a file beside it.
 
     Attributes:
-        reference: moments of the real images.
+        reference: moments of the real images; None where there are none.
         features: [n, d].
         labels: int64 [n].
         values: metric -> float64 [n], for the metrics that are plain means; nan where a sample is not asked for what is
@@ -108,7 +113,7 @@ class Samples:
         diverse: bool [n], the samples whose class diversity counts; None for all.
     """
 
-    reference: Moments
+    reference: Moments | None
     features: Tensor
     labels: Tensor
     values: Mapping[str, Tensor]
@@ -126,7 +131,7 @@ class Samples:
         }
 
     @classmethod
-    def from_tensors(cls, reference: Moments, stored: Mapping[str, Tensor]) -> Samples:
+    def from_tensors(cls, reference: Moments | None, stored: Mapping[str, Tensor]) -> Samples:
         """The inverse of :meth:`tensors`; other names are left alone."""
         values = {name.removeprefix("value "): part for name, part in stored.items() if name.startswith("value ")}
         return cls(reference, stored["features"], stored["labels"], values, stored.get("diverse"))
@@ -161,6 +166,9 @@ class Score:
         if self.samples is not None and other.samples is not None:
             if name in self.samples.values:
                 each = self.samples.values[name] - other.samples.values[name]
+                if self.protocol.prompts:  # which are the same in both, and no noise
+                    error = math.sqrt(float(covariance_of_means(each[:, None], self.samples.labels)))
+                    return Difference(float(each.mean()), error, len(each), True)
                 pair = mean_estimate(each[~each.isnan()])
                 return Difference(pair.value, pair.error, pair.n, True)
             a, b = self.samples.features, other.samples.features
@@ -170,11 +178,16 @@ class Score:
                     a, b, labels = a[counted], b[counted], labels[counted]
                 pair = paired_diversity(a, b, labels)
                 return Difference(pair.value, pair.error, pair.n, True)
-            if name in ("distance", "distance_debiased") and len(a) > a.shape[1]:
+            real = self.samples.reference
+            few, prompted = len(a) <= a.shape[1], bool(self.protocol.prompts)
+            if name in ("distance", "distance_debiased") and real is not None and (prompted or not few):
+                if few:  # as is usual for features of pretrained networks, whose distances take long
+                    pair = paired_jackknife(real=real, a=a, b=b, labels=self.samples.labels, blocks=20)
+                    return Difference(mine.value - theirs.value, pair.error, pair.n, True)
                 try:
-                    pair = paired_difference(real=self.samples.reference, a=a, b=b, labels=self.samples.labels)
+                    pair = paired_difference(real=real, a=a, b=b, labels=self.samples.labels)
                 except UsageError:  # too near 0 for influence values
-                    pair = paired_jackknife(real=self.samples.reference, a=a, b=b, labels=self.samples.labels)
+                    pair = paired_jackknife(real=real, a=a, b=b, labels=self.samples.labels)
                 return Difference(mine.value - theirs.value, pair.error, pair.n, True)
         return Difference(mine.value - theirs.value, math.hypot(mine.error, theirs.error), mine.n, False)
 
@@ -200,10 +213,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Floor:
-    """Where the scale of each metric ends: held-out real images, measured like generated ones.
+    """What held-out real images reach, measured like generated ones.
 
     Attributes:
         metrics: as in :class:`Score`; accuracy and confidence on all held-out images, the rest on blocks of ``n``.
+            Empty where there are no real images.
         n: images per block.
         blocks: number of disjoint blocks averaged; with 1, errors are those of the one block.
         protocol: of one block.

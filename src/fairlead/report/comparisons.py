@@ -24,7 +24,7 @@ from fairlead.core.places import check_file, check_folder
 from fairlead.core.progress import Progress, silent
 from fairlead.core.signals import unbroken
 from fairlead.measure.compare import compare, nearest_pairs
-from fairlead.measure.comparison import CHOICES, METRICS, Comparison, clear, read_prompts
+from fairlead.measure.comparison import CHOICES, METRICS, Comparison, clear, prompt_reader, read_prompts
 from fairlead.measure.extractors import default_extractor, extractor, fitted
 from fairlead.measure.image_sets import ImageSet, read_images
 from fairlead.measure.metrics import Estimate, percent, title_of
@@ -63,7 +63,8 @@ def measure(
             be had, else random, which is remarked.
         metrics: some of ``CHOICES``; by default all that apply.
         prompts: JSON lines or CSV with a file name and a prompt for each image of ``fake``: how well they fit, by CLIP.
-        clip: the CLIP of the prompts, ``clip:PATH``; by default that of ``features``, or ``clip``.
+        clip: what reads the prompts, ``clip:PATH`` or other features that embed text; by default ``features`` where
+            they do, else ``clip``.
         k: which neighbour makes a neighbourhood, for precision, recall, density and coverage.
         resize: bring every image to this size first: shorter side resized, centre cropped.
         out: folder for measure.html (pictures, all numbers) and measure.json; earlier ones are replaced.
@@ -85,8 +86,6 @@ def measure(
         raise UsageError(f"k: expected at least 1, got {k}")
     if clip is not None and prompts is None:
         raise UsageError("clip is for prompts, which are not given; for clip features pass features clip:PATH")
-    if clip is not None and clip.partition(":")[0] != "clip":
-        raise UsageError(f"clip: expected clip or clip:PATH, got {clip!r}")
     out, file = None if out is None else Path(out), None if json is None else Path(json)
     if out is not None:
         check_folder(out, files=["measure.json", "measure.html"])
@@ -103,8 +102,8 @@ def measure(
             else:
                 network = extractor(features, device=device)
             reader = None
-            if prompts is not None and (clip is not None or network.kind != "clip"):
-                reader = extractor(clip or "clip", device=device)
+            if prompts is not None and (clip is not None or network.texts is None):
+                reader = prompt_reader(clip, network, device)
         found = compare(
             images, fakes, network, metrics=chosen, k=k, resize=resize, prompts=asked, clip=reader, progress=progress
         )

@@ -5,6 +5,7 @@ Colours are Okabe & Ito's; markers differ too, so nothing rests on colour alone.
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
@@ -28,6 +29,7 @@ _PANELS = {
     "distance_debiased": "debiased Fréchet distance",
     "accuracy": "accuracy of the judge",
     "agreement": "agreement with all that is asked",
+    "cosine": "CLIP cosine of image and prompt",
     "diversity": "diversity",
     "saturation": "share at the data limits",
 }
@@ -122,7 +124,8 @@ def front_plot(
     adherence and few rows. Settings of less than half the best adherence are left out of the first panel, and the note
     counts them."""
     points = [point for curve in curves for point in curve.points]
-    least = max(point.score.metrics[adherence].value for point in points) / 2
+    highest = max(point.score.metrics[adherence].value for point in points)
+    least = -math.inf if adherence == "cosine" else highest / 2  # a share has a 0, and a cosine none
     with plot_style():
         figure = new_figure(4.2, len(curves))
         panels = figure.subplots(1, 2)

@@ -66,9 +66,10 @@ def grid_layout(
     cell_w, cell_h = w * upscale, h * upscale
     heads = [_wrapped(label) for label in col_labels or []]
     pitch = max([cell_w, *(_width(line, font) + 8 for lines in heads for line in lines)]) + _GAP
-    left = _MARGIN + (max(_width(label, font) for label in row_labels) + 10 if row_labels else 0)
+    beside = [label.split("\n") for label in row_labels or []]
+    left = _MARGIN + (max(_width(text, font) for lines in beside for text in lines) + 10 if beside else 0)
     line = _LABEL_SIZE + 4
-    row_pitch = max(cell_h, line if row_labels else 0) + _GAP
+    row_pitch = max(cell_h, line * max(map(len, beside), default=0)) + _GAP
     # the columns' labels are centred over their images; a wide one makes the first column start further right
     inset = (pitch - _GAP - cell_w) // 2
     width = left + cols * pitch - _GAP + _MARGIN
@@ -97,7 +98,7 @@ def image_grid(
 
     Args:
         images: uint8 [rows, cols, c, h, w], c = 1 (grey) or 3 (RGB).
-        row_labels, col_labels: one per row, one per column.
+        row_labels, col_labels: one per row, which may have line breaks, one per column.
         title: above everything.
         upscale: whole output pixels per source pixel; by default images come out near 64 pixels.
         provenance: stored as text in the PNG.
@@ -120,8 +121,12 @@ def image_grid(
             draw.text((left + cell_w / 2, bottom), text, fill=_QUIET, font=font, anchor="md")
     for top, label in zip(layout.rows, row_labels or [], strict=False):
         first = min(layout.columns) - 10
-        inset = first if not col_labels else min(first, _MARGIN + max(_width(text, font) for text in row_labels or []))
-        draw.text((inset, top + cell_h / 2), label, fill=_QUIET, font=font, anchor="rm")
+        beside = [text for other in row_labels or [] for text in other.split("\n")]
+        inset = first if not col_labels else min(first, _MARGIN + max(_width(text, font) for text in beside))
+        lines = label.split("\n")
+        for index, text in enumerate(lines):
+            middle = top + cell_h / 2 + (index - (len(lines) - 1) / 2) * line
+            draw.text((inset, middle), text, fill=_QUIET, font=font, anchor="rm")
     pixels = images.cpu().permute(0, 1, 3, 4, 2).numpy()
     for row, top in enumerate(layout.rows):
         for column, left in enumerate(layout.columns):

@@ -38,6 +38,7 @@ from fairlead.core.progress import Progress, silent
 from fairlead.core.signals import unbroken
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance, Term
+from fairlead.measure.extractors import Extractor
 from fairlead.measure.judge import Classifier
 from fairlead.measure.metrics import Estimate, mean_estimate, proportion_estimate
 from fairlead.measure.references import evaluator_for
@@ -107,7 +108,7 @@ class Interpolation:
         """The share of the second end in each frame."""
         return [i / (self.frames - 1) for i in range(self.frames)]
 
-    def changes(self, features: Classifier | None = None) -> Tensor:
+    def changes(self, features: Classifier | Extractor | None = None) -> Tensor:
         """float64 [n, frames - 1]: the distance from each frame to the next, of features, or of pixels in [0, 1] as the
         root of their mean square."""
         if features is None:
@@ -116,7 +117,7 @@ class Interpolation:
         found = features.features(self.images.flatten(0, 1)).double().reshape(self.n, self.frames, -1)
         return _steps(found)
 
-    def smoothness(self, features: Classifier | None = None) -> Estimate:
+    def smoothness(self, features: Classifier | Extractor | None = None) -> Estimate:
         """The largest change over the mean one, mean over the seeds; see :func:`unevenness`."""
         return mean_estimate(unevenness(self.changes(features)))
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from fairlead.core.signals import unbroken
 from fairlead.measure.agreement import AGREEMENT, metric_of
 from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.metrics import DEBIASED, check_distance, maximised
-from fairlead.measure.references import by_name, evaluator_for
+from fairlead.measure.references import by_name, check_prompted, evaluator_for
+from fairlead.measure.scoring import Scoring
 from fairlead.models.load import is_pipeline, load
 from fairlead.models.model import Model
-from fairlead.report.sweeps import SweepReport, carry_out, path_of
+from fairlead.report.sweeps import SweepReport, by_prompts, carry_out, path_of, read_asked
 from fairlead.report.sweeps import report as write_report
 from fairlead.sample.sampler import Sampler, parse_sampler
 from fairlead.sample.sampling import Precision
@@ -42,6 +43,12 @@ from fairlead.tune.template import Template
 
 METRICS = (DEBIASED, "accuracy", "confidence", "saturation")
 """Of every model; agreement comes to them where a model is conditioned on more than a label."""
+PROMPTED = ("cosine", "saturation")
+"""Where prompts are given, beside the distance to real images, if there are any."""
+PAIRED = (
+    "settings are compared image by image, on the same {count} prompts and seeds; where a prompt is asked for more "
+    "than once, the interval says what other seeds would give under these prompts, not what other prompts would"
+)
 REPORT_SEED = 1_000_000
 """First seed of the report: far from those of the search."""
 
@@ -80,7 +87,7 @@ def tune(
     guidance: str = "cfg({scale})",
     range: str | Sequence[str] = (),
     budget: int = 10_000,
-    objective: str = DEBIASED,
+    objective: str | None = None,
     constraint: str | Sequence[str] = (),
     report: int = 1000,
     sampler: str | Sampler = "ddim",
@@ -90,6 +97,9 @@ def tune(
     batch_size: int = 64,
     precision: Precision = "fp32",
     data: str | None = None,
+    prompts: str | Path | Sequence[str] | None = None,
+    features: str | None = None,
+    clip: str | None = None,
     device: str = "auto",
     progress: Progress = silent,
     on_found: Callable[[SearchReport], object] = lambda found: None,
@@ -102,19 +112,21 @@ def tune(
     best place; several by halving (needs optuna). The same call goes on where an interrupted one was.
 
     Args:
-        model: path of a training run, ``RUN@step500``, a checkpoint folder, or a diffusers pipeline (with ``data``).
+        model: path of a training run, ``RUN@step500``, a checkpoint folder, or a diffusers pipeline (with ``data`` or
+            ``prompts``).
         out: folder for everything measured; the answer is also written to RUN/tuned.json, for ``guidance="tuned"``,
             beside those for other objectives, constraints, samplers, ...
         guidance: an expression with the numbers to be found in braces.
         range: ``NAME=LOW:HIGH`` for every open number; ``scale=1:8`` if it is not given.
         budget: images of the search.
         objective: distance_debiased and saturation are to be low, accuracy, confidence and (for models conditioned on
-            more than a label, on scenes) agreement, agreement_ink, ... high.
+            more than a label, on scenes) agreement, agreement_ink, ... high; with prompts cosine is to be high. Default
+            distance_debiased; with prompts but without ``data`` cosine.
         constraint: what a recommended setting must satisfy: "accuracy >= 0.99", "rows_per_step <= 1.5", ...
         report: images of each reported setting, on seeds that the search has not seen; 0 for no report.
         sampler, steps, grid, batch_size, precision: as for ``sample``.
         seed: first seed of the search; the report begins at 1,000,000 more.
-        data: where the images are, if not where they were in training.
+        data, prompts, features, clip: as for ``sweep``.
         on_found: called with the answer, before the report is measured.
         on_event: called with the events of the report's sweep.
         command: kept with the answer.
@@ -127,20 +139,27 @@ def tune(
     ranges, rules = ([given] if isinstance(given, str) else list(given) for given in (range, constraint))
     check_folder(out, files=["tuned.json"])
     with Hold(out), _kept_is_said(out):
+        asked = read_asked("tune", prompts, clip)
+        metrics = (*METRICS, *AGREEMENT) if not asked else PROMPTED if data is None else (DEBIASED, *PROMPTED)
+        objective = objective or metrics[0]
         check_distance(objective, f"objective {objective!r}")
-        if objective not in (*METRICS, *AGREEMENT):
-            raise UsageError(f"objective {objective!r}: expected one of {', '.join((*METRICS, next(iter(AGREEMENT))))}")
+        check_objective(objective, metrics)
         if budget < 1 or report < 0:
             raise UsageError(f"budget and report: expected numbers of images, got {budget} and {report}")
         template = Template.of(guidance, ranges)
         check_search(template, budget)
-        constraints = parse_constraints(rules, steps, (*METRICS, *AGREEMENT))
+        constraints = parse_constraints(rules, steps, metrics)
         beside = _kept(spec, out)
         with progress(f"loading {spec}"):
             loaded = load(spec, device=device)
         if not loaded.conditional:
             raise UsageError("tune measures how well images follow their condition, and this model is unconditional")
+        if len(loaded.image_shape) != 3:
+            raise UsageError(f"tune measures images, and this model's samples are {list(loaded.image_shape)}")
         template = template.named(loaded.named)
+        if asked:
+            check_prompted(loaded)
+            asked = tuple(str(loaded.named(prompt)) for prompt in asked)
         wanted = [name for name in (objective, *(rule.metric for rule in constraints)) if name in AGREEMENT]
         if wanted and loaded.told == "label":
             raise UsageError(
@@ -152,7 +171,7 @@ def tune(
             if path.is_file():
                 read_answers(path)  # a damaged one is refused before the search, not after it
         drawn = str(sampler if isinstance(sampler, Sampler) else parse_sampler(sampler))
-        fresh = Shared(report, REPORT_SEED + seed, (), grid, batch_size, precision)
+        fresh = Shared(report, REPORT_SEED + seed, (), grid, batch_size, precision, asked)
 
         def reported(guidances: Sequence[str], ready: Model) -> Sweep:
             models = [ready]  # it is loaded already for the first use
@@ -165,9 +184,14 @@ def tune(
 
         if report:
             SweepFolder(out / "report").check(reported(["none"], loaded).described())
-        evaluator = evaluator_for(spec, data, (), loaded, (report,) if report else (), progress)
-        _check_judged(wanted, evaluator)
-        shared = Shared(budget, seed, (), grid, batch_size, precision)
+        sizes = (report,) if report else ()
+        evaluator: Scoring
+        if asked:
+            evaluator = by_prompts(loaded, asked, sizes, features, clip, data, device, progress)
+        else:
+            evaluator = evaluator_for(spec, data, (), loaded, sizes, progress, features=features, device=device)
+            _check_judged(wanted, evaluator)
+        shared = Shared(budget, seed, (), grid, batch_size, precision, asked)
         with progress("", budget, "image") as advance:
             searched = out / "searched" / _question(spec, loaded, evaluator, shared, drawn, steps)
             measurer = Measurer(loaded, evaluator, template, shared, drawn, steps, searched, advance)
@@ -175,6 +199,8 @@ def tune(
                 measurer, evaluator.moments, template, budget=budget,
                 objective=Objective(objective, maximised(objective)), constraints=constraints, seed=seed,
             )  # fmt: skip
+        if asked:
+            tuned = replace(tuned, notes=(*tuned.notes, PAIRED.format(count=len(set(asked)))))
         about: Mapping[str, Any] = {
             "model": spec,
             "sampler": drawn,
@@ -197,7 +223,7 @@ def tune(
         if beside is not None:
             answers = read_answers(places[-1])
             name = "tuned" if len(answers) == 1 else f"tuned:{answers[0]['key']}"
-        example = "all" if loaded.classes else str(loaded.examples[0])
+        example = asked[0] if asked else "all" if loaded.classes else str(loaded.examples[0])
         found = SearchReport(tuned, template, objective, name, example)
         on_found(found)
         if not report:
@@ -232,11 +258,23 @@ def _kept(spec: str, out: Path) -> Path | None:
     return folder
 
 
-def _question(spec: str, model: Model, evaluator: Evaluator, shared: Shared, sampler: str, steps: int) -> str:
+def _question(spec: str, model: Model, evaluator: Scoring, shared: Shared, sampler: str, steps: int) -> str:
     """A short hash of everything but the setting and the seed that decides a batch."""
     weights = str(model.metadata.get("weights_hash") or spec)
     what = [weights, sampler, steps, shared.grid, shared.precision, evaluator.described(), *by_name(model)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
+
+
+def check_objective(objective: str, metrics: Sequence[str]) -> None:
+    """Raise UsageError unless ``objective`` is one of ``metrics``, those that are measured."""
+    if objective in metrics:
+        return
+    if "cosine" in metrics:
+        why = "prompts alone are given, and no judge is trained"
+        why = "it needs real images; pass data" if objective == DEBIASED else why
+        raise UsageError(f"objective {objective!r}: {why}; expected one of {', '.join(metrics)}")
+    hint = "; the cosine needs prompts, pass a file of them" if objective == "cosine" else ""
+    raise UsageError(f"objective {objective!r}: expected one of {', '.join((*METRICS, next(iter(AGREEMENT))))}{hint}")
 
 
 def _check_judged(wanted: Sequence[str], evaluator: Evaluator) -> None:

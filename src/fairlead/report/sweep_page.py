@@ -16,11 +16,14 @@ from fairlead.report.curves import curves_of, curves_plot, front_plot
 from fairlead.report.image_grid import image_grid
 from fairlead.report.page import Png, Section, Svg, Table, Text, difference_tables, score_table, write_page
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
+from fairlead.report.prompt_page import prompt_findings, prompt_pictures
 from fairlead.tune.recommend import Choice, adherence
 from fairlead.tune.setting import Point, Setting, labels_of, name_of, varying
 
 PROMPTS = 8
 """Columns of pictures that are headed by whole prompts."""
+_MOST = 100
+"""Prompts that the protocol lists."""
 GLANCE = 10
 """Most settings of which pictures stand on top."""
 
@@ -29,6 +32,9 @@ def findings(points: Sequence[Point], floor: Floor, choice: Choice) -> str:
     """A paragraph that says what was found, the recommendation first; constraints of a search that the numbers here
     break are named."""
     best, name = choice.point, adherence(points)
+    plain = None if best is None else next((p for p in points if _group(p) == _group(best) and p.scale == 1.0), None)
+    if name == "cosine":
+        return prompt_findings(points, floor, choice, plain)
     if best is None:
         return f"{choice.text} It is not among the settings that are measured here."
     metrics, real = best.score.metrics, floor.metrics
@@ -48,7 +54,6 @@ def findings(points: Sequence[Point], floor: Floor, choice: Choice) -> str:
         f"{real[DEBIASED]}; their {raw} is {metrics[RAW]}, "
         f"{times:.2f} times that of held-out real images ({real[RAW]}, both at N = {floor.n:,}). "
     )
-    plain = next((point for point in points if _group(point) == _group(best) and point.scale == 1.0), None)
     if plain is not None and plain is not best:
         before = plain.score.metrics
         text += (
@@ -102,15 +107,16 @@ def sweep_page(
     if left:
         text += f" {left} of {len(about['settings'])} settings are not measured yet; the command at the end goes on."
     glance = _at_a_glance(points, best, beaten)
+    alone, same = adherence(points) == "cosine", "The same noise under each setting"
     sections = [
         *_mind(about, points, features),
-        _rows("The same noise under each setting", points, glance, about),
+        *(prompt_pictures(points, _names(points), glance, about) if alone else [_rows(same, points, glance, about)]),
         *_pictures(points, floor, best, beaten),
         *agreement_section(points, _names(points), floor, best),
         *extra,
         _numbers(points, floor, best, beaten),
     ]
-    if len(glance) < len(points):
+    if len(glance) < len(points) and not alone:
         sections.append(_rows("The same noise under all settings", points, points, about, folded=True))
     first = points[0].setting
     one_model = len(about["models"]) == 1
@@ -121,7 +127,7 @@ def sweep_page(
             for name, value in model.items()
         },
         **{axis: name_of(first, [axis]) for axis in ("guidance", "sampler", "steps") if axis not in _axes(points)},
-        **{name: str(value) for name, value in about["shared"].items()},
+        **{name: _said(value) for name, value in about["shared"].items()},
         **{f"protocol: {name}": str(value) for name, value in points[0].score.protocol.as_dict().items()},
         "protocol: hash": points[0].score.protocol.hash,
         "floor": floor.note,
@@ -181,16 +187,17 @@ def sweep_plot(points: Sequence[Point], floor: Floor, best: Point | None) -> Fig
     curves = curves_of(points)
     rows = [TradeoffRow(point.scale, point.score.metrics) for point in points if point.scale is not None]
     alike = len(curves) == 1 and len(rows) == len(points) == len({row.scale for row in rows}) > 1
-    if alike and all("diversity" in row.metrics for row in rows):
+    if alike and all({"accuracy", "diversity"} <= set(row.metrics) for row in rows):
         return tradeoff_plot(rows, floor.metrics, recommended=best.scale if best else None)
     return curves_plot(curves, floor.metrics)
 
 
 def _mind(about: Mapping[str, Any], points: Sequence[Point], features: int) -> list[Section]:
     """What makes the numbers less than they look."""
-    protocol = points[0].score.protocol
+    protocol, far = points[0].score.protocol, RAW in points[0].score.metrics
     few = [few_for_features(protocol.n, features), few_for_features(protocol.reference_n, features, "real images")]
-    if protocol.block < protocol.n:
+    few = few if far else []
+    if far and protocol.block < protocol.n:
         few.append(few_for_features(protocol.block, features, "images in a block of the raw distance"))
     notes = [note for note in few if note is not None] + list(about.get("notes", ()))
     return [Section("Mind", [Text("\n\n".join(f"{note[0].upper()}{note[1:]}." for note in notes))])] if notes else []
@@ -201,12 +208,14 @@ def _pictures(
 ) -> list[Section]:
     figure, blocks = sweep_plot(points, floor, best), []
     if figure is not None:
-        blocks.append(Svg(to_svg(figure), f"{title_of(DEBIASED)}, accuracy and diversity over the guidance scale"))
+        blocks.append(Svg(to_svg(figure), f"what was measured over the guidance scale, {adherence(points)} among it"))
     sections = [Section("The trade-off", blocks)] if blocks else []
     if len(points) > 1 and beaten is not None:
         front = front_plot(curves_of(points, alone=True), floor.metrics, best, _dominated(beaten), adherence(points))
         alt = f"{adherence(points)} and network rows against {title_of(DEBIASED)}, a point a setting with error bars"
-        sections.append(Section("The front", [Text(front_said(points, beaten)), Svg(to_svg(front), alt)]))
+        title = f"{title_of(DEBIASED).capitalize()} against {title_of('cosine')}"
+        title = title if adherence(points) == "cosine" else "The front"
+        sections.append(Section(title, [Text(front_said(points, beaten)), Svg(to_svg(front), alt)]))
     return sections
 
 
@@ -215,7 +224,7 @@ def front_said(points: Sequence[Point], beaten: Mapping[Setting, Sequence[Settin
     on = [name for name, point in zip(_names(points), points, strict=True) if not beaten[point.setting]]
     return (
         f"{len(on)} of {len(points)} settings are on the front: no other is surely better in {title_of(DEBIASED)} and "
-        f"{adherence(points)} at "
+        f"{title_of(adherence(points))} at "
         f"no more network rows. They are {'; '.join(on)}. Surely means beyond 1.96 paired standard errors in each, so "
         "with more images the front gets shorter."
     )
@@ -231,9 +240,9 @@ def _numbers(
     names = _names(points)
     scores = score_table(
         [(name, point.score) for name, point in zip(names, points, strict=True)],
-        floor.metrics,
+        floor.metrics or None,
         highlight=names[points.index(best)] if best else None,
-        caption=f"value ± one standard error, {SHARES}; {floor.note}",
+        caption=f"value ± one standard error{_held(points)}, {SHARES}; {floor.note}",
     )
     named = dict(zip((point.setting for point in points), names, strict=True))
     costs = Table(
@@ -249,9 +258,21 @@ def _numbers(
         ],
         highlight=points.index(best) if best else None,
     )
-    meanings = "\n\n".join(f"{title_of(name)}: {meaning}." for name, meaning in METRICS.items())
+    known = [name for name in METRICS if any(name in point.score.metrics for point in points)]
+    meanings = "\n\n".join(f"{title_of(name)}: {METRICS[name]}." for name in known)
     changes = difference_tables(points, names, {name: title_of(name) for name in METRICS}, SHARES)
     return Section("All numbers", [scores, *changes, costs, Text(meanings)])
+
+
+def _held(points: Sequence[Point]) -> str:
+    alone = adherence(points) == "cosine"
+    return " (of prompts asked for more than once: what other seeds would give)" if alone else ""
+
+
+def _said(value: Any) -> str:
+    """Of a value that settings share; of many prompts the first."""
+    several = isinstance(value, list) and len(value) > _MOST
+    return f"{value[:_MOST]} and {len(value) - _MOST:,} more" if several else str(value)
 
 
 def _standing(others: Sequence[str]) -> str:

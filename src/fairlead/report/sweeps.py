@@ -8,16 +8,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fairlead.core.arguments import shown
 from fairlead.core.errors import UsageError, remark
 from fairlead.core.files import replacing
 from fairlead.core.hold import shared_hold
 from fairlead.core.places import check_folder
 from fairlead.core.progress import Progress, silent
 from fairlead.guide.terms import Guidance, Term
-from fairlead.measure.evaluator import Evaluator
-from fairlead.measure.references import evaluator_for
+from fairlead.measure.comparison import listed_prompts
+from fairlead.measure.evaluator import Evaluator, PromptEvaluator
+from fairlead.measure.metrics import DEBIASED
+from fairlead.measure.references import evaluator_for, prompt_evaluator_for
 from fairlead.measure.score import Floor
+from fairlead.measure.scoring import Scoring
 from fairlead.models.load import load
+from fairlead.models.model import Model
 from fairlead.report.page import Section
 from fairlead.report.search_page import search_sections
 from fairlead.report.sweep_page import sweep_page, sweep_plot
@@ -30,6 +35,7 @@ from fairlead.tune.recommend import Choice, choice_for
 from fairlead.tune.setting import Point, all_settings, expand
 from fairlead.tune.sweep_folder import SweepFolder
 from fairlead.tune.sweep_run import Event, Shared, Sweep
+from fairlead.tune.targets import Targets
 from fairlead.tune.workers import Workers
 
 DEFAULT_SCALES = (0.0, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
@@ -67,6 +73,9 @@ def sweep(
     budget: str | None = None,
     keep_images: bool = False,
     data: str | None = None,
+    prompts: str | Path | Sequence[str] | None = None,
+    features: str | None = None,
+    clip: str | None = None,
     device: str = "auto",
     progress: Progress = silent,
     on_event: Callable[[Event], object] = lambda event: None,
@@ -78,19 +87,26 @@ def sweep(
     settings adds to what is there. Several processes of a launch share the work.
 
     Args:
-        model: paths of training runs, ``RUN@step500``, checkpoint folders or diffusers pipelines (with ``data``). Real
-            images are those of the first.
+        model: paths of training runs, ``RUN@step500``, checkpoint folders or diffusers pipelines (with ``data`` or
+            prompts). Real images are those of the first.
         out: folder for the results; a sweep that is there goes on if it has the same n, seed, conditions, ...
         guidance: expressions; ``{scale}`` is replaced by each of ``scales``.
         scales: 0 is unconditional, 1 conditional without guidance; default 0, 1, 1.25, 1.5, 2, 3, 5.
         n: images a setting, over all conditions; at least 3 of each.
         seed: of the first image; the same seeds for every setting.
-        cond: classes, taken in turn and compared with real images of these; empty for every class. Models conditioned
-            on more than a label take what held-out images say of themselves.
+        cond: classes, taken in turn and compared with real images of these; empty for every class. Of a model that
+            reads text: prompts, as those of ``prompts``; empty for what held-out images say of themselves.
         sampler, steps, grid, batch_size, precision: as for ``sample``.
         budget: what this call may spend: "20000 images", "4e6 rows" or "30 minutes".
         keep_images: keep all images of every setting, not only the examples.
-        data: where the images are, if not where they were in training.
+        data: where the images are, if not where they were in training; with prompts any real images, for the distance.
+        prompts: the path of a file of prompts, one a line, or a list of them, taken in turn: no real images are needed
+            and no judge is trained. Measured are the cosine of image and prompt, diversity, saturation, cost, and with
+            ``data`` the distance.
+        features: of distance and diversity, as for ``fl.measure``; by default those of a classifier of the images, with
+            prompts those of what reads them.
+        clip: what reads the prompts, ``clip:PATH`` or other features that embed text; by default ``features`` where
+            they do, else ``clip``.
         on_event: called with what :meth:`fairlead.tune.sweep_run.Sweep.measure` yields.
         command: said in the report as what made it.
 
@@ -104,6 +120,7 @@ def sweep(
     out = Path(out)
     models = [path_of(one, "sweep") for one in _several(model)]
     guidances = [str(one) for one in _several(guidance)]
+    asked, conds = read_asked("sweep", prompts, clip, _several(cond)), _several(cond)
     with shared_hold(out):
         if scales is None:
             scales = DEFAULT_SCALES if any("{scale}" in text for text in guidances) else ()
@@ -111,23 +128,85 @@ def sweep(
         spend = None if budget is None else Budget.parse(budget)
         check_folder(out)
         workers = Workers.launched(device)
-        shared = Shared(n, seed, tuple(_several(cond)), grid, batch_size, precision)
+        shared = Shared(n, seed, tuple(conds), grid, batch_size, precision, asked)
         measuring = Sweep(settings, shared, partial(load, device=workers.device))
         folder = SweepFolder(out)
         folder.check(measuring.described())
-        evaluator = None
+        evaluator: Scoring | None = None
         if workers.main:
-            chosen = measuring.labels if cond else ()
-            evaluator = evaluator_for(models[0], data, chosen, measuring.first, (n,), progress)
+            evaluator = _evaluator(measuring, models[0], data, features, clip, workers.device, progress)
             first = measuring.models[models[0]]
             for name, metadata in measuring.models.items():
-                if metadata.get("data_fingerprint") != first.get("data_fingerprint"):
+                if isinstance(evaluator, Evaluator) and metadata.get("data_fingerprint") != first.get(
+                    "data_fingerprint"
+                ):
                     remark(
                         f"{name} was trained on other images than {models[0]}; both are measured against those of "
                         f"{models[0]}"
                     )
         carry_out(measuring, folder, evaluator, on_event, spend, keep_images, workers, command)
         return report(out) if workers.main else None
+
+
+def _evaluator(
+    measuring: Sweep,
+    model: str,
+    data: str | None,
+    features: str | None,
+    clip: str | None,
+    device: str,
+    progress: Progress,
+) -> Scoring:
+    shared, first = measuring.shared, measuring.first
+    if not shared.prompts:
+        if clip is not None:
+            raise UsageError("sweep: clip reads prompts, and none are given; pass prompts, or leave it out")
+        chosen, n = measuring.labels, (shared.n,)
+        return evaluator_for(model, data, chosen, first, n, progress, features=features, device=device)
+    return by_prompts(first, shared.prompts, (shared.n,), features, clip, data, device, progress)
+
+
+def by_prompts(
+    model: Model,
+    prompts: Sequence[str],
+    n: Sequence[int],
+    features: str | None,
+    clip: str | None,
+    data: str | None,
+    device: str,
+    progress: Progress,
+) -> PromptEvaluator:
+    """As ``prompt_evaluator_for``; what is too little at ``n`` images a setting is remarked."""
+    made = prompt_evaluator_for(
+        model, prompts, features=features, clip=clip, data=data, n=n, device=device, progress=progress
+    )
+    for note in [note for count in n for note in Targets.of_prompts(made, count).notes]:
+        remark(note)
+    return made
+
+
+def read_asked(verb: str, prompts: Any, clip: str | None, conds: Sequence[Any] = ()) -> tuple[str, ...]:
+    """The prompts of a file, or those that are given; none where ``prompts`` is None.
+
+    Raises:
+        UsageError: for conditions beside it, something that reads prompts where there are none, a file that cannot be
+            read, a prompt that is no text.
+    """
+    if prompts is None:
+        if clip is not None and not conds:
+            raise UsageError(f"{verb}: clip reads prompts, and none are given; pass prompts, or leave it out")
+        return ()
+    if conds:
+        raise UsageError(f"{verb}: prompts and conditions are both given, {conds[0]!r} first; pass one of them")
+    if isinstance(prompts, str | Path):
+        return tuple(listed_prompts(Path(prompts)))
+    given = _several(prompts)
+    for one in given:
+        if not isinstance(one, str) or not one.strip():
+            raise UsageError(f"{verb}: expected prompts as text, or the path of a file of them, got {shown(one)}")
+    if not given:
+        raise UsageError(f"{verb}: prompts are an empty list; give one, or leave it out")
+    return tuple(one.strip() for one in given)
 
 
 def report(sweep: str | Path, extra: Sequence[Section] = ()) -> SweepReport:
@@ -153,7 +232,10 @@ def report(sweep: str | Path, extra: Sequence[Section] = ()) -> SweepReport:
     path = folder / "report.html"
     try:
         sections = (*search_sections(answers), *extra)
-        sweep_page(path, about, points, choice, sections, sweep_front(stored, points), features=stored.reference.d)
+        far = all(DEBIASED in point.score.metrics for point in points)
+        beaten, reference = sweep_front(stored, points) if far else None, stored.reference
+        features = 0 if reference is None else reference.d
+        sweep_page(path, about, points, choice, sections, beaten, features)
         figure = sweep_plot(points, Floor.from_dict(about["floor"]), choice.point)
         if figure is not None:
             with replacing(folder / "tradeoff.png", durable=False) as partial_file:
@@ -166,7 +248,7 @@ def report(sweep: str | Path, extra: Sequence[Section] = ()) -> SweepReport:
 def carry_out(
     measuring: Sweep,
     folder: SweepFolder,
-    evaluator: Evaluator | None,
+    evaluator: Scoring | None,
     on_event: Callable[[Event], object],
     budget: Budget | None = None,
     keep_images: bool = False,

@@ -30,7 +30,19 @@ from fairlead.tune.template import Template
 
 Answer = dict[str, Any]
 
-_PROTOCOL = ("sampler", "steps", "grid", "precision", "weights", "features", "judge", "reference", "attributes")
+_PROTOCOL = (
+    "sampler",
+    "steps",
+    "grid",
+    "precision",
+    "weights",
+    "features",
+    "judge",
+    "reference",
+    "attributes",
+    "text",
+    "prompts",
+)
 """What of an answer says how it was measured; answers of earlier versions say no precision, and were in fp32."""
 _PATIENCE = 60.0
 """Seconds to wait for another process that writes its answer."""
@@ -199,6 +211,7 @@ def question_of(answer: Mapping[str, Any]) -> str:
     text = f"{answer.get('objective', 'the best')} of {answer.get('template', 'a guidance')}"
     rules = [" ".join(rule.split()) for rule in answer.get("constraints") or []]
     text += f" with {' and '.join(rules)}" if rules else ""
+    text += f", {answer['prompts']}" if answer.get("prompts") else ""
     return f"{text}, {answer['sampler']}, {answer['steps']} steps"
 
 

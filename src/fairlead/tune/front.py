@@ -14,8 +14,9 @@ from fairlead.tune.sweep_folder import SweepFolder
 
 
 def swept(metrics: Collection[str]) -> tuple[Objective, ...]:
-    """What the settings of a sweep are to be good at, all at once: distance, adherence, few rows."""
-    return Objective(DISTANCE), Objective(adherence_of(metrics), maximise=True), Objective(ROWS)
+    """What the settings of a sweep are to be good at, all at once: distance (if measured), adherence, few rows."""
+    near = (Objective(DISTANCE),) if DISTANCE in metrics else ()
+    return *near, Objective(adherence_of(metrics), maximise=True), Objective(ROWS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ def sweep_front(folder: SweepFolder, points: Sequence[Point]) -> dict[Setting, t
         n = len(samples.labels)
         batch = Batch(samples.features, samples.values, point.rows_per_image * n, samples.labels)
         measured.append(Measurement((), range(n), batch, samples.reference))
-    objectives = swept(set.intersection(*(set(one.batch.values) for one in measured)))
+    objectives = swept(set.intersection(*(set(point.score.metrics) for point in points)))
     return {
         point.setting: tuple(points[i].setting for i in standing.dominated_by)
         for point, standing in zip(points, front(measured, objectives), strict=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from fairlead.core.errors import UsageError, unknown
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife, influence, pseudovalues
 from fairlead.measure.metrics import DEBIASED, Estimate
+from fairlead.measure.sample_metrics import covariance_of_means
 
 DISTANCE = DEBIASED
 ROWS = "rows"
@@ -62,7 +63,7 @@ class Measurement:
         setting: the values of the knobs.
         seeds: consecutive.
         batch: of these seeds.
-        reference: moments of the real features.
+        reference: moments of the real features; None where no distance is measured.
 
     Raises:
         UsageError: if the lengths do not fit the number of seeds.
@@ -71,7 +72,7 @@ class Measurement:
     setting: Values
     seeds: range
     batch: Batch
-    reference: Moments
+    reference: Moments | None
 
     def __post_init__(self) -> None:
         n, batch = len(self.seeds), self.batch
@@ -151,26 +152,32 @@ class Measurement:
         values = self.batch.values.get(metric)
         return values is not None and bool(((values == 0) | (values == 1) | values.isnan()).all())
 
+    @property
+    def _real(self) -> Moments:
+        if self.reference is None:
+            raise unknown("metric", DISTANCE, (*self.batch.values, ROWS))
+        return self.reference
+
     @cached_property
     def _pseudo(self) -> tuple[Tensor, Tensor]:
         batch = self.batch
-        return pseudovalues(real=self.reference, fake_features=batch.features, labels=batch.labels, blocks=BLOCKS)
+        return pseudovalues(real=self._real, fake_features=batch.features, labels=batch.labels, blocks=BLOCKS)
 
     @cached_property
     def _distance(self) -> float:
         batch = self.batch
-        return frechet_jackknife(real=self.reference, fake_features=batch.features, labels=batch.labels).value
+        return frechet_jackknife(real=self._real, fake_features=batch.features, labels=batch.labels).value
 
     @cached_property
     def _near_zero(self) -> bool:
         """More than half of the distance is sampling bias: its first-order influence vanishes."""
         if self.n <= self.batch.features.shape[1]:
             return True
-        return self._distance < frechet_distance(real=self.reference, fake=Moments.of(self.batch.features)) / 2
+        return self._distance < frechet_distance(real=self._real, fake=Moments.of(self.batch.features)) / 2
 
     @cached_property
     def _influence(self) -> Tensor:
-        return influence(real=self.reference, fake_features=self.batch.features)
+        return influence(real=self._real, fake_features=self.batch.features)
 
 
 @lru_cache(maxsize=4096)
@@ -241,41 +248,17 @@ def together(settings: Sequence[Measurement], metric: str) -> Together:
             spread = pseudo - shares @ pseudo
             return Together(values, (spread * (shares / (1 - shares))[:, None]).T @ spread / len(shares), n)
         each = torch.stack([one._influence for one in common], dim=1)
-        return Together(values, _covariance_of_means(each, labels), n)
+        return Together(values, covariance_of_means(each, labels), n)
     if any(metric not in one.batch.values for one in common):
         raise unknown("metric", metric, (DISTANCE, *common[0].batch.values, ROWS))
     each = torch.stack([one.batch.values[metric].to("cpu", torch.float64) for one in common], dim=1)
     applies = ~each.isnan().any(dim=1)
     if bool(applies.all()):
-        return Together(each.mean(dim=0), _covariance_of_means(each, labels), n)
+        return Together(each.mean(dim=0), covariance_of_means(each, labels), n)
     count = int(applies.sum())
     if count < 2:
         return Together(torch.full((k,), torch.nan), torch.zeros(k, k), 0)
-    return Together(each[applies].mean(dim=0), _covariance_of_means(each[applies], None), count)
-
-
-def _covariance_of_means(each: Tensor, labels: Tensor | None) -> Tensor:
-    """Of the column means of [n, k]; with labels [n] that of stratified samples, sum_s n_s C_s / n^2."""
-    n, k = each.shape
-    strata = torch.zeros(n) if labels is None else _strata(labels)
-    total = torch.zeros(k, k, dtype=torch.float64)
-    for stratum in sorted(set(strata.tolist())):
-        part = each[strata == stratum]
-        if len(part) < 2:
-            raise UsageError("measure: there is only 1 sample; expected at least 2, draw more")
-        centred = part - part.mean(dim=0)
-        total += centred.T @ centred * (len(part) / (len(part) - 1))
-    return total / n**2
-
-
-def _strata(labels: Tensor) -> Tensor:
-    """The stratum of each sample, [n]: its label. Labels of one sample have no spread of their own and share a stratum,
-    a lone one that of the rarest other; the variance within is then too large rather than too small."""
-    _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
-    rare = counts == 1
-    if int(rare.sum()) == 1:
-        rare[counts.argsort(stable=True)[:2]] = True
-    return torch.where(rare[index], -1, index)
+    return Together(each[applies].mean(dim=0), covariance_of_means(each[applies], None), count)
 
 
 @dataclass(frozen=True)

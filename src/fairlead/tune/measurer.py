@@ -16,14 +16,14 @@ from fairlead.core.errors import UsageError
 from fairlead.core.places import check_folder
 from fairlead.data.tensor_cache import store_tensors, stored_tensors
 from fairlead.guide.expression import to_guidance
-from fairlead.measure.evaluator import Evaluator
-from fairlead.measure.references import Targets
 from fairlead.measure.score import Samples
+from fairlead.measure.scoring import Scoring
 from fairlead.models.model import Model
 from fairlead.sample.run import Plan
 from fairlead.tune.measurements import Batch, Values
 from fairlead.tune.setting import resources_of
 from fairlead.tune.sweep_run import Shared
+from fairlead.tune.targets import targets_for
 from fairlead.tune.template import Template
 
 
@@ -42,7 +42,7 @@ class Measurer:
     def __init__(
         self,
         model: Model,
-        evaluator: Evaluator,
+        evaluator: Scoring,
         template: Template,
         shared: Shared,
         sampler: str,
@@ -55,7 +55,7 @@ class Measurer:
         self.sampler, self.steps, self.folder, self.on_batch = sampler, steps, folder, on_batch
         self.sampled = 0
         """Images that were sampled rather than read."""
-        self._asked = Targets.of(model, evaluator, shared.n)
+        self._asked = targets_for(model, evaluator, shared.n)
         self._resources: dict[str, Any] = {}
         for knobs in ([k.low for k in template.knobs.values()], [k.high for k in template.knobs.values()]):
             plan = self.plan(template.filled(tuple(knobs)), range(shared.seed, shared.seed + 1))

@@ -27,6 +27,9 @@ GRID = 7
 FEWEST = 5
 """Settings of a fit that shows whether it is a parabola: three for it, one for its cubic term, one to spare."""
 
+LEAST = 8
+"""Images of a setting, at least."""
+
 CORE = 3
 """Settings that get more seeds once it is one: they share the budget, and more of them know the slope no better."""
 
@@ -63,7 +66,7 @@ class Found:
 
 def search(
     measure: Measure,
-    reference: Moments,
+    reference: Moments | None,
     knob: Knob,
     *,
     budget: int,
@@ -86,7 +89,7 @@ def search(
 
     Args:
         measure: see :class:`Measure`.
-        reference: moments of the real features.
+        reference: moments of the real features; None where no distance is measured.
         budget: images.
         objective: default the debiased distance.
         constraints: what a recommended setting must satisfy.
@@ -103,12 +106,12 @@ def search(
     """
     objective, z = objective or Objective(), z_of(level)
     budget -= kept
-    width = reference.d if objective.metric == DISTANCE else 0
+    width = reference.d if reference is not None and objective.metric == DISTANCE else 0
     settings, first, notes = _grid(budget, width, settings, first)
-    if settings < FEWEST or first < 8 or first * settings > budget:
+    if settings < FEWEST or first < LEAST or first * settings > budget:
         raise UsageError(
             f"search: {settings} settings of {first} images and a budget of {budget}; expected at least {FEWEST} "
-            "settings of 8 images within the budget"
+            f"settings of {LEAST} images within the budget"
         )
     state = _Search(measure, reference, knob, objective, tuple(constraints), budget, settings, first, wanted, z, seed)
     state.notes += notes
@@ -122,11 +125,11 @@ def _grid(budget: int, width: int, settings: int | None, first: int | None) -> t
         return settings or GRID, first, []
     sizes = (settings,) if settings else (GRID, FEWEST)
     for size in sizes:
-        first = max(PER_FEATURE * width, budget // (8 * size))
+        first = max(LEAST, PER_FEATURE * width, budget // (8 * size))
         if 2 * first * size <= budget:
             return size, first, []
     size = sizes[-1]
-    first = budget // (2 * size)
+    first = max(LEAST, budget // (2 * size))
     few = few_for_features(first, width, each=f" for each of the {size} first settings,")
     more = 2 * PER_FEATURE * width * size / budget
     return size, first, [f"{few}; the first choices rest on noise, {more:.1f} times the budget would do"] if few else []
@@ -138,7 +141,7 @@ class _Search:
     def __init__(
         self,
         measure: Measure,
-        reference: Moments,
+        reference: Moments | None,
         knob: Knob,
         objective: Objective,
         constraints: tuple[Constraint, ...],

@@ -8,7 +8,7 @@ from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.measure.agreement import adherence_of
-from fairlead.measure.metrics import DEBIASED, Estimate, title_of
+from fairlead.measure.metrics import DEBIASED, Estimate, maximised, title_of
 from fairlead.sample.sampler import parse_sampler
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.measurements import Measurement, Objective
@@ -17,6 +17,8 @@ from fairlead.tune.setting import Point, labels_of
 ENOUGH = {"accuracy": 0.99, "agreement": 0.9}
 """Adherence that a setting of a sweep must reach to be recommended, if any does: of the class, or of all that a
 condition says."""
+GAIN = 0.9
+"""Share of the highest gain in cosine over no guidance that a setting must have, where prompts alone are given."""
 
 
 def lowest(points: Sequence[Measurement], objective: Objective, z: float) -> Measurement:
@@ -204,8 +206,12 @@ def choice_for(points: Sequence[Point], answers: Sequence[Mapping[str, Any]] = (
 
 def recommend_swept(points: Sequence[Point]) -> Choice:
     """Of a sweep, which asks for no objective: the setting of smallest debiased distance among those whose adherence is
-    at least ``ENOUGH``; if none is, the one of the highest."""
+    at least ``ENOUGH``; if none is, the one of the highest. Where prompts alone are given, and nothing says how high a
+    cosine can be: the setting of smallest distance, else of most diversity, else of least saturation, among those with
+    ``GAIN`` of the highest gain in cosine over no guidance."""
     name = adherence(points)
+    if name not in ENOUGH:
+        return _recommend_prompted(points, name)
     enough = f"{ENOUGH[name]:.0%}"
     good = [point for point in points if point.score.metrics[name].value >= ENOUGH[name]]
     if good:
@@ -214,6 +220,20 @@ def recommend_swept(points: Sequence[Point]) -> Choice:
     else:
         best = max(points, key=lambda point: point.score.metrics[name].value)
         why = f"highest {name}. No setting reaches an {name} of {enough}"
+    return Choice(sentence(labels_of([point.setting for point in points])[points.index(best)], why), best)
+
+
+def _recommend_prompted(points: Sequence[Point], name: str) -> Choice:
+    values = [point.score.metrics[name].value for point in points]
+    plain = [value for point, value in zip(points, values, strict=True) if point.scale == 1.0]
+    least = min(plain or values)
+    good = [p for p, v in zip(points, values, strict=True) if v >= least + GAIN * (max(values) - least)]
+    by = next(m for m in (DEBIASED, "diversity", "saturation") if all(m in point.score.metrics for point in points))
+    sign = -1 if maximised(by) else 1
+    best = min(good, key=lambda point: sign * point.score.metrics[by].value)
+    over = "no guidance" if plain else "the lowest"
+    most = {DEBIASED: "smallest", "diversity": "highest"}.get(by, "least")
+    why = f"{most} {title_of(by)} among settings with {GAIN:.0%} of the highest gain in {title_of(name)} over {over}"
     return Choice(sentence(labels_of([point.setting for point in points])[points.index(best)], why), best)
 
 

@@ -26,7 +26,7 @@ CONFIRM = 8
 
 def find_guidance(
     measure: Measure,
-    reference: Moments,
+    reference: Moments | None,
     template: Template,
     *,
     budget: int,
@@ -42,6 +42,8 @@ def find_guidance(
         UsageError: if the budget is too small, or no measured setting satisfies the constraints.
     """
     objective = objective or Objective()
+    far = reference if objective.metric == DISTANCE else None
+    width = 0 if far is None else far.d
     knobs = list(template.knobs.values())
     best: tuple[float, float, float] | None = None
     notes: tuple[str, ...] = ()
@@ -58,16 +60,16 @@ def find_guidance(
             recommended = recommend(points, objective, constraints, z_of(LEVEL))
         images = sum(one.n for one in points)
     else:
-        wide = PER_FEATURE * reference.d if objective.metric == DISTANCE else 0
+        wide = PER_FEATURE * width
         first = first or max(SMALLEST, budget // 64, wide if 6 * wide <= budget else 0)
-        if wide and (few := few_for_features(first, reference.d, each=" for each candidate at the start,")):
+        if wide and (few := few_for_features(first, width, each=" for each candidate at the start,")):
             notes = (few,)
         several = halving(
             measure, reference, knobs, budget=budget, first=first, objective=objective, constraints=constraints,
             level=LEVEL, seed=seed,
         )  # fmt: skip
         points, images, recommended = several.points, several.images, several.recommended
-    if objective.metric == DISTANCE and (few := few_for_features(reference.n, reference.d, "real images")):
+    if far is not None and (few := few_for_features(far.n, width, "real images")):
         notes = (*notes, few)
     rows = _rows(points, template, objective)
     if recommended is None:
@@ -95,7 +97,7 @@ def check_search(template: Template, budget: int) -> None:
         raise UsageError(f"tune: a budget of {budget} images is too small; expected some thousands, at least 45")
 
 
-def _confirmed(found: Found, measure: Measure, reference: Moments, seed: int, room: int) -> Measurement | None:
+def _confirmed(found: Found, measure: Measure, reference: Moments | None, seed: int, room: int) -> Measurement | None:
     """The best place itself, measured on the seeds of the search, as it mostly lies between settings that were; None
     where it is one of them, or there is no room for it."""
     setting = (float(f"{found.value:.3g}"),)
@@ -108,8 +110,9 @@ def _confirmed(found: Found, measure: Measure, reference: Moments, seed: int, ro
 
 def _rows(points: Sequence[Measurement], template: Template, objective: Objective) -> tuple[Row, ...]:
     """With the front of the objective, distance and adherence, among settings of equally many images or more."""
-    adherence = adherence_of(points[0].batch.values)
-    shown = (DISTANCE, adherence)
+    shown = [adherence_of(points[0].batch.values)]
+    if points[0].reference is not None:
+        shown.insert(0, DISTANCE)
     metrics = list(dict.fromkeys((objective.metric, *shown, *points[0].batch.values)))
     # one that hardly any sample is asked for, such as the second digit, is not known of every setting
     metrics = [m for m in metrics if all(one.estimate(m).n for one in points)]

@@ -60,7 +60,7 @@ def candidates_for(budget: int, first: int) -> int:
 
 def halving(
     measure: Measure,
-    reference: Moments,
+    reference: Moments | None,
     knobs: Sequence[Knob],
     *,
     budget: int,
@@ -112,7 +112,7 @@ def _miss(one: Measurement, constraints: Sequence[Constraint]) -> float:
 
 def _proposed(
     measure: Measure,
-    reference: Moments,
+    reference: Moments | None,
     knobs: Sequence[Knob],
     count: int,
     n: int,

@@ -15,6 +15,7 @@ KEY is a hash of what decides the bits of a setting beside what all share: weigh
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from fairlead.measure.score import Difference, Floor, Samples, Score
 from fairlead.tune.setting import Images, Point, Setting, baselines
 
 FORMAT = 2
+_LONGEST = 300
+"""Characters of a value that a message repeats."""
 _DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)
 
 
@@ -63,7 +66,7 @@ class SweepFolder:
         settings: Mapping[str, Setting],
         classes: Sequence[str],
         prompts: Sequence[str],
-        reference: Moments,
+        reference: Moments | None,
         floor: Floor,
         command: str,
         notes: Sequence[str] = (),
@@ -77,7 +80,7 @@ class SweepFolder:
             settings: key -> setting, in the order of the table.
             classes: names of those that are swept.
             prompts: what the example images were asked for, of models that are told more than a class.
-            reference: moments of the real images.
+            reference: moments of the real images; None where there are none.
             floor: real images measured like generated ones.
             command: that started it.
             notes: what the reader has to be told of all settings, a sentence each.
@@ -122,8 +125,9 @@ class SweepFolder:
             for leftover in (*self.folder.glob(".*.*"), *self.folder.glob("settings/*/.*")):  # of a killed process
                 if leftover.name.startswith((".sweep", ".reference", ".rows", ".batch", ".samples", ".images")):
                     leftover.unlink(missing_ok=True)
-            moments = {"mean": reference.mean, "scatter": reference.scatter, "n": torch.tensor(reference.n)}
-            self._save("reference.safetensors", moments)
+            if reference is not None:
+                moments = {"mean": reference.mean, "scatter": reference.scatter, "n": torch.tensor(reference.n)}
+                self._save("reference.safetensors", moments)
             if not (self.folder / "sweep.jsonl").exists():
                 self._write("sweep.jsonl", "")
             self._write("sweep.json", json.dumps(sealed(about), indent=1))
@@ -137,12 +141,14 @@ class SweepFolder:
         return Floor.from_dict(self._about()["floor"]) if (self.folder / "sweep.json").exists() else None
 
     @property
-    def reference(self) -> Moments:
-        """Of the real images.
+    def reference(self) -> Moments | None:
+        """Of the real images; None for a sweep that measures no distance.
 
         Raises:
             UsageError: if they are not stored, or damaged.
         """
+        if not self._about()["floor"]["metrics"]:
+            return None
         try:
             stored = load_file(self.folder / "reference.safetensors")
             return Moments(int(stored["n"]), stored["mean"], stored["scatter"])
@@ -358,7 +364,9 @@ class SweepFolder:
         here, given = (json.loads(json.dumps(dict(what))) for what in (here, given))
         unlike = [name for name in {**here, **given} if here.get(name) != given.get(name)]
         if unlike:
-            what = "; ".join(f"{name}: {here.get(name)!r} there, {given.get(name)!r} now" for name in unlike)
+            what = "; ".join(
+                f"{name}: {_brief(here.get(name))} there, {_brief(given.get(name))} now" for name in unlike
+            )
             raise UsageError(
                 f"{self.folder} holds a sweep that was measured in another way ({what}); give the same, or choose "
                 "another --out"
@@ -381,6 +389,12 @@ class SweepFolder:
     def _save(self, name: str, tensors: dict[str, Tensor]) -> None:
         with _writing(self.folder), replacing(self.folder / name) as partial:
             save_file(tensors, partial)
+
+
+def _brief(value: Any) -> str:
+    """A value for a message; long ones, such as many prompts, by their beginning and a hash."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... #{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _setting(entry: Mapping[str, Any]) -> Setting:

@@ -28,16 +28,17 @@ from fairlead.core.places import check_folder
 from fairlead.data.images import to_uint8
 from fairlead.data.names import same_names
 from fairlead.guide.expression import to_guidance
-from fairlead.measure.evaluator import Evaluator
-from fairlead.measure.metrics import FEWEST, OF_A_CLASS, rare_classes, rare_said
-from fairlead.measure.references import Targets, by_name, counts, labels_in_order
+from fairlead.measure.metrics import FEWEST, OF_A_CLASS
+from fairlead.measure.references import by_name, check_prompted, counts
 from fairlead.measure.sample_metrics import shares_at_limits
+from fairlead.measure.scoring import Scoring
 from fairlead.models.model import Model, Spec
 from fairlead.sample.run import Plan
 from fairlead.sample.sampling import Precision, Sampling
 from fairlead.tune.budget import Budget, FinishedBatch, Outlook, Stopped, Work
 from fairlead.tune.setting import Images, Point, Setting, baselines, key_of, labels_of, resources_of
 from fairlead.tune.sweep_folder import SweepFolder
+from fairlead.tune.targets import Targets, targets_for
 from fairlead.tune.workers import Workers
 
 EXAMPLES = 40
@@ -53,7 +54,9 @@ class Shared:
     Attributes:
         n: images a setting, over all conditions.
         seed: first seed; sample i has seed + i under every setting (common random numbers).
-        conds: conditions; empty for every class. Each is taken as often as its share of the real images.
+        conds: classes; empty for every class. Each is taken as often as its share of the real images.
+        prompts: what a model that reads text is asked for, in turn, without real images; empty for what held-out images
+            say.
         grid, batch_size, precision: as for ``sample``.
     """
 
@@ -63,12 +66,33 @@ class Shared:
     grid: str = "trailing"
     batch_size: int = 64
     precision: Precision = "fp32"
+    prompts: tuple[str, ...] = ()
 
     def sampling(self, sampler: str, steps: int) -> Sampling:
         return Sampling(sampler, steps, self.grid, self.batch_size, self.precision)
 
 
 Event = Outlook | FinishedBatch | Point | Stopped
+
+
+def _named(shared: Shared, model: Model) -> Shared:
+    """Conditions by name; those of a model that reads text are prompts.
+
+    Raises:
+        UsageError: for what the model does not know, or prompts for a model that reads none.
+    """
+    prompts, conds = shared.prompts, shared.conds
+    if conds and model.told != "label":
+        if "text" not in model.conditions:
+            raise UsageError(
+                "sweep: this model is conditioned on more than a label, and samples what held-out images say of "
+                f"themselves; leave the condition {conds[0]!r} out"
+            )
+        prompts, conds = conds, ()
+    if prompts:
+        check_prompted(model)
+    named = [tuple(str(model.named(spec)) for spec in specs) for specs in (conds, prompts)]
+    return replace(shared, conds=named[0], prompts=named[1])
 
 
 def pictured(labels: Tensor, count: int) -> Tensor:
@@ -127,9 +151,8 @@ class Sweep:
             first = first or model
             self.models[checkpoint] = dict(model.metadata)
             if model is first:
-                conds = tuple(str(model.named(cond)) for cond in shared.conds)
-                self.shared = shared = replace(shared, conds=conds)
-            some = shared.conds or model.classes or model.examples or (None,)
+                self.shared = shared = _named(shared, model)
+            some = shared.prompts or shared.conds or model.classes or model.examples or (None,)
             # to check everything early; the real ones follow the reference
             taken = [some[i % len(some)] for i in range(shared.n)]
             for setting in settings:
@@ -144,16 +167,10 @@ class Sweep:
         self.first = first
         """The model of the first checkpoint; all others are told the same and give images of the same shape."""
         self._asked: Targets | None = None
-        self._left_out: tuple[int, ...] = ()
         self.labels: list[int] = []
         """Of the conditions that were chosen, to compare with real images of these; empty for all."""
         self._check_n(called)
         if shared.conds:
-            if first.told != "label":
-                raise UsageError(
-                    f"sweep: this model is told more than a label, and samples what held-out images say of themselves; "
-                    f"leave the condition {shared.conds[0]!r} out"
-                )
             self.labels = sorted(set(first.encode(shared.conds).values["label"].tolist()))
         twice = [setting for setting, key in self.keys.items() if list(self.keys.values()).count(key) > 1]
         if twice:
@@ -166,7 +183,7 @@ class Sweep:
         What classes that are rarer get is said by ``rare_said``.
         """
         kinds, n = 1, self.shared.n
-        if self.first.told == "label":
+        if self.first.told == "label" and not self.shared.prompts:
             some = list(self.shared.conds or self.first.classes or self.first.examples)
             kinds = len(counts(self.first.encode(some).values["label"])) if some else 1
         least = max(FEWEST, OF_A_CLASS * kinds)
@@ -179,12 +196,13 @@ class Sweep:
 
     def described(self) -> dict[str, Any]:
         """What a folder must share for this sweep to go on there."""
-        return asdict(self.shared)
+        found = asdict(self.shared)
+        return found if self.shared.prompts else {name: what for name, what in found.items() if name != "prompts"}
 
     def measure(
         self,
         folder: SweepFolder,
-        evaluator: Evaluator | None,
+        evaluator: Scoring | None,
         *,
         command: str = "",
         budget: Budget | None = None,
@@ -215,7 +233,7 @@ class Sweep:
     def _events(
         self,
         folder: SweepFolder,
-        evaluator: Evaluator | None,
+        evaluator: Scoring | None,
         command: str,
         budget: Budget | None,
         keep_images: bool,
@@ -278,17 +296,14 @@ class Sweep:
         if covered < len(todo):
             yield Stopped(len(todo) - covered, sum(pieces[covered:], Work()))
 
-    def _open(self, folder: SweepFolder, evaluator: Evaluator | None, command: str) -> list[Spec]:
+    def _open(self, folder: SweepFolder, evaluator: Scoring | None, command: str) -> list[Spec]:
         """The condition of every sample; the folder then knows the sweep."""
         if evaluator is None:
             raise UsageError("sweep: the main process needs an evaluator")
-        self._asked = asked = Targets.of(self.first, evaluator, self.shared.n)
-        real, held_out = evaluator.reference, evaluator.held_out
-        rare = rare_classes(asked.labels, held_out.labels, labels_in_order(self.first, real, held_out))
-        self._left_out = tuple(one.label for one in rare)
+        self._asked = asked = targets_for(self.first, evaluator, self.shared.n)
         shown = sorted(set(asked.labels.tolist()))
         prompts = [str(asked.conds[i]) for i in pictured(asked.labels, EXAMPLES).tolist()]
-        floor = folder.floor or evaluator.floor(self.shared.n, self._left_out)
+        floor = folder.floor or evaluator.floor(self.shared.n, asked.left_out)
         folder.open(
             self.described(),
             {
@@ -298,12 +313,12 @@ class Sweep:
             },
             self.models,
             {key: setting for setting, key in self.keys.items()},
-            [real.classes[label] for label in shown],
+            [asked.names[label] for label in shown],
             [] if self.first.told == "label" else prompts,
             evaluator.moments,
             floor,
             command,
-            rare_said(rare, real.classes, self.shared.n),
+            asked.notes,
         )
         return list(asked.conds)
 
@@ -319,7 +334,7 @@ class Sweep:
     def _score(
         self,
         folder: SweepFolder,
-        evaluator: Evaluator | None,
+        evaluator: Scoring | None,
         waiting: list[Setting],
         keep_images: bool,
         skip: bool,
@@ -342,7 +357,7 @@ class Sweep:
                 block=min(n, floor.n if floor else n),
                 saturation=made.saturation,
                 asked=asked.attributes,
-                left_out=self._left_out,
+                left_out=asked.left_out,
             )
             waiting.remove(setting)
             yield folder.add(key, score, made, made.images[pictured(asked.labels, EXAMPLES)], keep_images)
@@ -375,6 +390,8 @@ class Sweep:
     def _fits(self, checkpoint: str, model: Model, first: Model | None) -> None:
         if not model.conditional:
             raise UsageError("a sweep scores how well images follow their condition, and this model is unconditional")
+        if len(model.image_shape) != 3:
+            raise UsageError(f"a sweep measures images, and this model's samples are {list(model.image_shape)}")
         for what in ("conditions", "classes", "shape"):
             mine, theirs = getattr(model, what), getattr(first or model, what)
             if mine != theirs and not (what == "classes" and same_names(mine, theirs)):
