@@ -12,7 +12,7 @@ from torch import Tensor
 import fairlead as fl
 from fairlead.core.errors import UsageError
 from tests.pipelines import made
-from tests.pipelines.families import FAMILIES, SMALL, apart, run
+from tests.pipelines.families import FAMILIES, SMALL, apart, picture, run
 from tests.pipelines.test_block import traces
 
 OWN = [name for name, case in FAMILIES.items() if name not in ("sd controlnet, guess mode",)]
@@ -391,3 +391,18 @@ def test_scores_of_images_are_refused_where_the_decoder_is_not_one_of_images() -
         fl.attach(pipe, "energy(brightness(0.7), 3)"),
     ):
         run(pipe, arguments)
+
+
+@pytest.mark.parametrize("image_scale", [1.5, 3.0])
+def test_a_guidance_takes_the_place_of_the_text_scale_where_the_image_has_one_too(image_scale: float) -> None:
+    """InstructPix2Pix: u + s_i (i - u) + s_t (c - i); what stands for no text is i, the image alone."""
+    pipe = made.sd("StableDiffusionInstructPix2PixPipeline", network=made.unet(inputs=8))
+    arguments = {"prompt": ["a cat", "red"], "image": [picture(), picture()], "output_type": "latent"}
+    arguments["image_guidance_scale"] = image_scale
+    own = {scale: run(pipe, arguments, guidance_scale=scale) for scale in (5.0, 2.0)}
+    for scale, result in own.items():
+        for given in (5.0, 7.5):
+            with fl.attach(pipe, fl.cfg(scale)):
+                assert apart(run(pipe, arguments, guidance_scale=given), result) < 1e-4
+    with fl.attach(pipe, "cfg(5).during(sigma=(0.5, 5)) + pag(1) | rescale(0.7)"):
+        assert bool(run(pipe, arguments).isfinite().all())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead.core.denoiser import level_at, remember_levels
+from fairlead.core.denoiser import level_at, remember_levels, tally
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import RectifiedFlow
 from fairlead.diffusers.caches import check_switched_off
@@ -19,7 +19,7 @@ from fairlead.diffusers.guiding.call_conditions import NoSpecs, PromptSpecs, Spe
 from fairlead.diffusers.guiding.learned_denoiser import LearnedDenoiser, PromptArguments
 from fairlead.diffusers.guiding.pattern import Pattern, block_of
 from fairlead.diffusers.guiding.pipeline_run import seeds_of, tied
-from fairlead.diffusers.guiding.recorder import RecordedCall, with_output
+from fairlead.diffusers.guiding.recorder import RecordedCall, output_of, with_output
 from fairlead.diffusers.pipelines import IMAGE_AUTOENCODERS, image_scale
 from fairlead.diffusers.schedulers import Levels, level_after, objective_of, position_of, schedule_of
 from fairlead.guide.batching import Batching
@@ -89,9 +89,12 @@ class LearnedRun:
                 "callback that switches its guidance?); say when to guide in the guidance: cfg(7).during(sigma=(low, "
                 "high))"
             )
+        whole = call
         if pattern.count > 1:
             call, null = block_of(call, pattern, pattern.own_at), block_of(call, pattern, pattern.null_at)
         output, denoiser = self.guided(call, null)
+        if pattern.weight is not None:
+            return with_output(pattern.answer, join_rows(self._three(whole, output, pattern.weight)), call)
         if pattern.scale is None:
             return with_output(pattern.answer, join_rows([output] * pattern.count), call)
         both = denoiser.parted(output, pattern.scale)
@@ -100,6 +103,23 @@ class LearnedRun:
             return with_output(pattern.answer, join_rows(both), call)
         self._count, self._second = self._count + 1, both[1]
         return with_output(pattern.answer, both[0], call)
+
+    def _three(self, whole: RecordedCall, guided: Tensor, weight: float) -> list[Tensor]:
+        """The answers for three blocks that the pipeline combines as ours in the place of its own text guidance: the
+        other two are what the network returns for them, so that the scale of the third one stays the pipeline's."""
+        pattern = self.pattern
+        answers: list[Tensor] = []
+        for place in range(pattern.count):
+            if place == pattern.own_at:
+                answers.append(guided)
+                continue
+            call = block_of(whole, pattern, place)
+            with torch.no_grad():
+                answers.append(output_of(call.network(**call.arguments, return_dict=not call.as_tuple)))
+            tally(call.rows)
+        null = answers[pattern.null_at]
+        answers[pattern.own_at] = (null.double() + (guided.double() - null.double()) / weight).to(guided)
+        return answers
 
     def guided(self, call: RecordedCall, null: RecordedCall | None) -> tuple[Any, LearnedDenoiser]:
         """The output that the network would have for the guided prediction.

@@ -109,6 +109,8 @@ class Pattern:
         scale: of the pipeline's own guidance where it does, u + scale (c - u); None: it combines, or is off.
         own_at, null_at: places of the conditional and the null prediction among those of a step.
         count: blocks of rows in a call of the guided run.
+        weight: of the conditional block in what reaches the scheduler, where a third block beside these two has a
+            scale of its own (the image's of InstructPix2Pix): the guided run keeps that scale.
     """
 
     n: int
@@ -127,6 +129,7 @@ class Pattern:
     own_at: int = 0
     null_at: int = 0
     count: int = 1
+    weight: float | None = None
 
 
 def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mapping[str, Any]) -> Pattern:
@@ -210,7 +213,7 @@ def _compared(
         base, output, mine_at = leaves(first.arguments, listed), segment_of(prediction, answer), 0
     own: Mapping[Path, Any] = {}
     null: Mapping[Path, Any] | None = None
-    settings, used, other = off, None, 0
+    settings, used, other, weight = off, None, 0, None
     if blocks:
         unlike = [sum(not same(part.get(p), v) for p, v in base.items()) for part in blocks]
         if always == 1:
@@ -220,7 +223,10 @@ def _compared(
             mine_at = min(range(len(blocks)), key=unlike.__getitem__)
             if weights is not None and unlike.count(min(unlike)) > 1:
                 mine_at = max(range(len(blocks)), key=weights.__getitem__)
-        other = max((j for j in range(len(blocks)) if j != mine_at), key=unlike.__getitem__)
+        others = [j for j in range(len(blocks)) if j != mine_at]
+        other = max(others, key=unlike.__getitem__)
+        if always == 1 and together and count == 3 and weights is not None:
+            other, weight = min(others, key=unlike.__getitem__), weights[mine_at]
         if together:
             settings = on
         paths = [  # what is unlike that of the call alone may be padded, for both
@@ -232,7 +238,7 @@ def _compared(
         null = {} if count > 1 else {p: blocks[other][p] for p in paths if p in blocks[other]}
     return Pattern(
         n, tuple(plain.calls), plain.answer, (guided if blocks else plain).calls[0].arguments, listed, rows, own, null,
-        segment_of(stacked(plain.sample), x, None), output, off, settings, used, mine_at, other, count,
+        segment_of(stacked(plain.sample), x, None), output, off, settings, used, mine_at, other, count, weight,
     )  # fmt: skip
 
 
