@@ -169,7 +169,7 @@ SHARED_NAMES = {
     "key_of": {"tune.answers", "tune.setting"},
     "labels_of": {"data.columns", "tune.setting"},
     "listed": {"data.text", "measure.metrics", "models.model"},
-    "plain": {"core.arguments", "diffusers.perturbation"},
+    "plain": {"core.arguments", "diffusers.pretrained"},
     "sentence": {"diffusers.text_encoders", "tune.recommend"},
 }
 """Public names that mean two things -> where. It may only get shorter."""

@@ -38,6 +38,7 @@ from fairlead.guide.methods.history import History as history
 from fairlead.guide.methods.icg import ICG as icg
 from fairlead.guide.methods.internal import Internal as internal
 from fairlead.guide.methods.mambo import Mambo as mambo
+from fairlead.guide.methods.nag import NAG as nag
 from fairlead.guide.methods.pag import PAG as pag
 from fairlead.guide.methods.perp_neg import PerpNeg as perp_neg
 from fairlead.guide.methods.rescale import Rescale as rescale
@@ -131,6 +132,7 @@ __all__ = [
     "mambo",
     "match",
     "measure",
+    "nag",
     "pag",
     "parse",
     "perp_neg",

@@ -48,6 +48,7 @@ OWN: dict[str, Example] = {
     "s2": ("s2([2, 0, 1, -1, 3], share=0.4)", "s2(0)", UNLABELLED),
     "internal": ("internal([3, 1, 2, 0, -1])", "internal(1)", UNLABELLED),
     "fbg": ("fbg(0.8, temperature=0.5, offset=-2, most=6, sure=1.5)", "fbg(1)", LABELLED),
+    "nag": ("nag([3, 1, 2, 0, -1], negative=1, limit=1.1, blend=0.7)", "nag(1, negative=1)", [2, 0, None, 2, 1]),
     "cads": ("cads(0.3, low=0.2, high=0.9, mix=0.7)", "cads(0)", LABELLED),
 }
 _FINISHERS = {"threshold": "threshold(0.7)", "rescale": "rescale(0.7)", "history": "history(0.5, 0.6)"}

@@ -90,4 +90,7 @@ class PlainEngine:
         if branch.make is not None:
             condition = branch.make(at, condition)
             condition = model.embed(condition) if alters and model.embed is not None else condition
-        return condition if branch.perturb is None else condition.perturbed(located(branch.perturb, model))
+        if branch.perturb is None:
+            return condition
+        negative = None if branch.away is None else PlainEngine._condition(branch.away, asks, at)
+        return condition.perturbed(located(branch.perturb, model), negative=negative)

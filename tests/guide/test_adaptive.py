@@ -14,7 +14,7 @@ from fairlead.guide.expression import parse
 from fairlead.guide.observation import Observation
 from fairlead.sample.grids import trailing
 from fairlead.sample.sampler import parse_sampler
-from tests.guide.toy import MODEL, NETWORK, SCHEDULE, N, T, close, images, steered
+from tests.guide.toy import MODEL, NETWORK, ONLY_LABELS, SCHEDULE, N, T, close, images, steered
 
 SPECS = [2, 0, 3, 2, 1]
 GRID = trailing(NETWORK.schedule, 10)
@@ -135,7 +135,7 @@ def test_rows_leave_the_batch_one_sample_at_a_time() -> None:
             asked = next((mask for mask in masks.values() if mask is not None), torch.ones(N, dtype=torch.bool))
             still = still & ~((cosine > threshold) & asked)
 
-    denoiser = steered(f"adaptive(cfg(2), {threshold})", SPECS, times=GRID, observe=observe)
+    denoiser = steered(f"adaptive(cfg(2), {threshold})", SPECS, model=ONLY_LABELS, times=GRID, observe=observe)
     with counting() as cost:
         list(parse_sampler("ddim").frames(denoiser, START, GRID, NETWORK.schedule, denoiser.condition, _no_noise))
     assert cost.rows == sum(expected)

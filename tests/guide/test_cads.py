@@ -17,7 +17,8 @@ from fairlead.guide.step import Step
 from fairlead.nets.packed_text import pack
 from fairlead.sample.grids import trailing
 from fairlead.sample.noise import NoiseStream
-from tests.guide.toy import NETWORK, N, T, call, close, guided, images, moment, steered
+from tests.guide.toy import ONLY_LABELS as NETWORK
+from tests.guide.toy import N, T, call, close, guided, images, moment, steered
 
 _DRAW = 620
 
@@ -48,7 +49,7 @@ def by_hand(y: Tensor, n: Tensor, gamma: float, s: float, mix: float) -> Tensor:
 
 def at_step_11(text: str, specs: list, **options) -> tuple[Prediction, Cost]:
     """At t = 0.45."""
-    denoiser = steered(text, specs, times=GRID, **options)
+    denoiser = steered(text, specs, model=NETWORK, times=GRID, **options)
     with counting() as cost:
         return denoiser.at(11)(X_T, T, denoiser.condition), cost
 
@@ -136,7 +137,7 @@ def test_a_perturbed_branch_sees_the_noised_condition() -> None:
 
 
 def test_two_evaluations_of_one_step_see_the_same_noise_and_a_later_step_another() -> None:
-    denoiser = steered("cads(0.25, low=0.1, high=0.99)", SPECS, times=GRID)
+    denoiser = steered("cads(0.25, low=0.1, high=0.99)", SPECS, model=NETWORK, times=GRID)
     first, again, later = (denoiser.at(i)(X_T, T, denoiser.condition).x0 for i in (4, 4, 5))
     assert torch.equal(first, again)
     assert float((first - later).abs().max()) > 1e-6

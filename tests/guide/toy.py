@@ -1,6 +1,8 @@
 """What the tests guide: the exact mixture, an untrained network, and helpers to call them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from fairlead.guide.moment import Moment, NoiseSource, Seen
 from fairlead.guide.step import Step
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.classifier import NoisyClassifierModel
-from fairlead.models.model import LabelEncoder, Model, identity
+from fairlead.models.model import LabelEncoder, Model, Spec, identity
 from fairlead.models.toy import toy_model
 from fairlead.nets.classifier import NoisyClassifier
 from fairlead.nets.unet import UNet
@@ -94,13 +96,13 @@ def null(n: int = N) -> Condition:
     return MODEL.encode([None] * n)
 
 
-def _network(seed: int) -> UNet:
+def _network(seed: int, reads: bool) -> UNet:
     """A small U-Net with attention at both of its sizes and no zero weights, float64."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network: UNet = UNet(
-            1, 8, 4, channels=8, multipliers=(1, 2), blocks=1, attention=(8, 4), embed=16, internal=True
-        ).double()
+        shape: dict[str, Any] = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (8, 4), "embed": 16}
+        text = {"width": 8, "length": 3, "vocabulary": 8, "depth": 1, "heads": 2}
+        network: UNet = UNet(1, 8, 4, **shape, text=text if reads else None, internal=True).double()
         for parameter in network.parameters():
             if not bool(parameter.any()):
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -108,10 +110,25 @@ def _network(seed: int) -> UNet:
     return network
 
 
-def network_model(seed: int = 0, objective: Objective = "v", schedule: NoiseSchedule | None = None) -> Model:
-    """An untrained network as a Model of 1 x 8 x 8 images with 4 classes, of any dtype."""
-    schedule, network = schedule or RectifiedFlow(), _network(seed)
-    assert network.label is not None
+class NamedLabels(LabelEncoder):
+    """Labels, and their names as a text of one word and an end."""
+
+    def __call__(self, specs: Sequence[Spec]) -> Condition:
+        labels = super().__call__(specs)
+        label, keep = labels.values["label"], labels.keep["label"]
+        words = torch.stack([label + 2, torch.ones_like(label), torch.zeros_like(label)], 1)
+        return Condition(labels.n, {"label": label, "text": words}, {"label": keep, "text": keep})
+
+
+CLASSES = ("zero", "one", "two", "three")
+
+
+def network_model(
+    seed: int = 0, objective: Objective = "v", schedule: NoiseSchedule | None = None, reads: bool = True
+) -> Model:
+    """An untrained network as a Model of 1 x 8 x 8 images with 4 classes, of any dtype. Where it ``reads``, it is told
+    their names too."""
+    schedule, network = schedule or RectifiedFlow(), _network(seed, reads)
 
     def in_float64(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         output: Tensor = network(x.double(), time.double(), condition)
@@ -121,17 +138,18 @@ def network_model(seed: int = 0, objective: Objective = "v", schedule: NoiseSche
         denoiser=NetworkDenoiser(in_float64, schedule, objective),
         schedule=schedule,
         shape=(1, 8, 8),
-        encode=LabelEncoder(("zero", "one", "two", "three")),
+        encode=NamedLabels(CLASSES) if reads else LabelEncoder(CLASSES),
         decode=identity,
-        classes=("zero", "one", "two", "three"),
+        classes=CLASSES,
         data_range=(-1.0, 1.0),
         objective=objective,
         layers=network.layers(),
-        embed=network.label.embed,
+        embed=network.embed,
     )
 
 
 NETWORK, WEAK = network_model(0), network_model(1)
+ONLY_LABELS = network_model(0, reads=False)
 
 
 def noisy_classifier(schedule: NoiseSchedule | None = None) -> NoisyClassifierModel:

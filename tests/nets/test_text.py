@@ -11,7 +11,7 @@ from fairlead.nets.blocks import ResidualBlock, SelfAttention
 from fairlead.nets.build import build_net
 from fairlead.nets.inputs import condition_names
 from fairlead.nets.packed_text import pack
-from fairlead.nets.text import CrossAttention, TextInput
+from fairlead.nets.text import CrossAttention, TextInput, TokenStates
 from tests.nets.tiny import CHANNELS, CLASSES, SIZE, TINY, inputs, shaken
 
 WIDTH, LENGTH, VOCABULARY = 8, 6, 11
@@ -135,7 +135,7 @@ def test_cross_attention_is_softmax_over_the_real_tokens():
     cross = shaken(CrossAttention(8, WIDTH, head=4))
     x, value = torch.randn(3, 8, 2, 3, dtype=torch.float64), states()
     with torch.no_grad():
-        out = cross(x, (value[:, 1:, :-1], value[:, 1:, -1] > 0))
+        out = cross(x, TokenStates(value[:, 1:, :-1], value[:, 1:, -1] > 0))
         q = cross.q(cross.norm(x)).flatten(2).transpose(1, 2)
         for i, count in enumerate((4, 2, 6)):
             k, v = cross.kv(value[i, 1 : 1 + count, :-1]).chunk(2, dim=-1)

@@ -44,15 +44,17 @@ def test_cfg_is_that_of_their_guider() -> None:
     assert apart(run(pipe, fl.Guider("cfg(5) | rescale(0.7)", pipe.scheduler)), run(pipe, rescaled)) < 1e-4
 
 
-def test_a_perturbed_branch_is_that_of_the_attached_pipeline_in_one_network_call() -> None:
+@pytest.mark.parametrize(("text", "rows"), [("cfg(5) + pag(2)", 3), ("nag(5)", 1), ("nag(5) + cfg(3)", 3)])
+def test_a_perturbed_branch_is_that_of_the_attached_pipeline_in_one_network_call(text: str, rows: int) -> None:
+    """A negative text is the call's negative prompt."""
     pipe = modular()
-    guider = fl.Guider("cfg(5) + pag(2)", pipe.scheduler)
+    guider = fl.Guider(text, pipe.scheduler)
     with counting() as cost:
         ours = run(pipe, guider)
-    assert cost.rows == 3 * 4
+    assert cost.rows == rows * 4
     other = made.sdxl()
     call = {"height": 8, "width": 8, "output_type": "latent", "negative_prompt": "blurry", "num_inference_steps": 4}
-    with fl.attach(other, "cfg(5) + pag(2)"):
+    with fl.attach(other, text):
         attached = other(prompt="a cat", generator=made.seeded(3), **call)[0]
     assert apart(ours, attached) < 1e-4
     unguided = run(pipe, diffusers.ClassifierFreeGuidance(guidance_scale=1.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import diffusers
@@ -158,7 +160,16 @@ CACHES: dict[str, Any] = {
     "FasterCache": lambda: diffusers.FasterCacheConfig(current_timestep_callback=lambda: 500, tensor_format="BCHW"),
     "TaylorSeerCache": lambda: diffusers.TaylorSeerCacheConfig(),
     "MagCache": lambda: diffusers.MagCacheConfig(num_inference_steps=4, calibrate=True),
+    "SeaCache": lambda: diffusers.SeaCacheConfig(),
+    "TextKVCache": lambda: diffusers.TextKVCacheConfig(),
 }
+
+
+def test_every_cache_of_diffusers_is_here() -> None:
+    from diffusers.models.cache_utils import CacheMixin
+
+    taken = re.findall(r"isinstance\(config, (\w+)Config\)", inspect.getsource(CacheMixin.enable_cache))
+    assert set(taken) == set(CACHES)
 
 
 @pytest.mark.parametrize("name", [name for name in CACHES if hasattr(diffusers, f"{name}Config")])
@@ -192,16 +203,26 @@ def test_caches_of_diffusers_are_refused_by_name(name: str) -> None:
             run(pipe, arguments, 2, callback_on_step_end=later)
 
 
-def test_a_cache_that_was_put_in_by_hand() -> None:
-    from diffusers.hooks import apply_first_block_cache
-
-    pipe = made.flux()
-    apply_first_block_cache(pipe.transformer, diffusers.FirstBlockCacheConfig())
+@pytest.mark.parametrize("name", CACHES)
+def test_a_cache_that_was_put_in_by_hand(name: str) -> None:
+    """By a function apply_..., which the network does not know of: found by its hooks, and gone without those named."""
+    pipe, arguments = made.flux(), {**FAMILIES["flux"].arguments(1), "negative_prompt": "a"}
+    functions = {f.removeprefix("apply_").replace("_", ""): f for f in dir(diffusers.hooks) if f.startswith("apply_")}
+    kind = name.lower() if name.lower() in functions else f"{name.lower()}cache"
+    getattr(diffusers.hooks, functions[kind])(pipe.transformer, CACHES[name]())
     with (
-        pytest.raises(UsageError, match=r"fbc_leader_block_hook.*remove_hook\('fbc_leader_block_hook'"),
+        pytest.raises(UsageError, match=r"pipe.transformer has the cache hooks '\w+' \(\w+\)") as caught,
         fl.attach(pipe, "cfg(3)", negative="a"),
     ):
         pass
+    assert "\n" not in str(caught.value)
+    for key in re.findall(r"'(\w+)' \(", str(caught.value)):
+        diffusers.hooks.HookRegistry.check_if_exists_or_initialize(pipe.transformer).remove_hook(key, recurse=True)
+    with fl.attach(pipe, "cfg(3)"):
+        own = run(pipe, arguments, 2)
+    other = made.flux()
+    with fl.attach(other, "cfg(3)"):
+        assert torch.equal(run(other, arguments, 2), own)
 
 
 def test_the_refiner_of_sdxl_is_guided_and_not_sampled_from_noise() -> None:

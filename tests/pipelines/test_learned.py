@@ -251,7 +251,7 @@ def test_the_own_perturbation_of_a_pipeline_is_replaced() -> None:
 def test_what_is_not_known_is_refused_in_one_line() -> None:
     pipe, arguments, _ = told("wan", 1)
     for text, reason in (
-        ("cfg(5) + pag(1)", "which of its positions are of the image is not known"),
+        ("cfg(5) + seg(1, blur=1)", "how its [0-9]+ positions lie in height and width is not known"),
         ("energy(brightness(0.7), 2)", "is a score of images"),
         ('cfg(5, negative="red")', "prompt"),
     ):

@@ -53,6 +53,7 @@ ON: dict[str, str] = {  # name -> an example for prompts
     "sag": "sag(0.7)",
     "s2": "s2(0.5)",
     "fbg": "fbg(0.8)",
+    "nag": 'nag([5, 3], negative="blurry") + cfg(2, negative="blurry")',
     "clip": "cfg(4) | clip()",
     "threshold": "cfg(4) | threshold(0.9)",
     "rescale": "cfg(4) | rescale(0.7)",
@@ -73,7 +74,7 @@ REFUSED: dict[str, dict[str, str]] = {  # family -> name -> the reason
     "flux": PROMPTED,
     "pixart alpha": {"cfgpp": "cannot be told", **PROMPTED},
     "sana": {**NO_SOFTMAX, **PROMPTED},
-    "dit": {"cads": "noises embeddings", **LATENTS},
+    "dit": {"cads": "noises embeddings", "nag": "reads no text", **LATENTS},
     "unconditional": {
         **dict.fromkeys(UNCONDITIONAL, "none was given|unconditional|replaces"),
         **dict.fromkeys(("slg", "s2"), "no block layers"),
@@ -132,7 +133,11 @@ def test_every_registered_name_has_an_example(name: str) -> None:
 
 def catalogue() -> list[Any]:
     quick = {"sd": list(ON), "unconditional": list(ON), "dit": ["icg", "classifier", "compose", "cads", "clip"]}
-    quick |= {"flux": ["bands", "seg", "slg", "cads", "region"], "sd3": ["sag", "cfgpp"], "sana": ["pag", "bands"]}
+    quick |= {
+        "flux": ["bands", "nag", "seg", "slg", "cads", "region"],
+        "sd3": ["sag", "cfgpp"],
+        "sana": ["pag", "bands"],
+    }
     return [
         pytest.param(family, name, marks=[] if name in quick.get(family, []) else [pytest.mark.slow])
         for family in REFUSED

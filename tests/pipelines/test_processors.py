@@ -134,19 +134,39 @@ def test_other_networks(family: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [Opaque, ByQuery])
-@pytest.mark.parametrize("text", ["pag(2)", "sag(0.7)"])
-def test_attention_that_cannot_be_reached_is_refused(kind: type[Products], text: str) -> None:
+@pytest.mark.parametrize("text", ["pag(2)", "sag(0.7)", "seg(1).during(sigma=(0, 0.1))"])
+def test_attention_that_cannot_be_reached_is_refused_before_sampling_starts(kind: type[Products], text: str) -> None:
     case = FAMILIES["sd"]
     pipe, arguments = case.make(), case.arguments(1)
     pipe.unet.set_attn_processor(kind())
-    run(pipe, arguments, 1)
+    plain = run(pipe, arguments, 1)
     with pytest.raises(UsageError, match=f"mid_block.*{kind.__name__}") as caught, fl.attach(pipe, text):
-        run(pipe, arguments, 1)
+        raise AssertionError("attached")
     assert "\n" not in str(caught.value)
-    with fl.attach(pipe, "cfg(3) + pag(0) + slg(1)"):
+    with fl.attach(pipe, "cfg(3) + slg(1)"):
         run(pipe, arguments, 1)  # blocks are skipped all the same
     with pytest.raises(UsageError, match=f"mid_block.*{kind.__name__}"):
         fl.sample(fl.load(pipe), "red", guidance=text, steps=1)
+    assert torch.equal(run(pipe, arguments, 1), plain)
+
+
+class Demanding(Opaque):
+    """Wants an argument that only the network gives it, so that it cannot be tried beforehand."""
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any = None, told: bool = False, **_: Any
+    ) -> Tensor:
+        if not told:
+            raise ValueError("told nothing")
+        return super().__call__(attn, hidden_states, encoder_hidden_states)
+
+
+def test_what_cannot_be_tried_beforehand_is_refused_at_the_first_call() -> None:
+    case = FAMILIES["sd"]
+    pipe, arguments = case.make(), {**case.arguments(1), "cross_attention_kwargs": {"told": True}}
+    pipe.unet.set_attn_processor(Demanding())
+    with pytest.raises(UsageError, match=r"mid_block.*Demanding"), fl.attach(pipe, "pag(2)"):
+        run(pipe, arguments, 1)
 
 
 class XFormersAttnProcessor(Products):

@@ -6,6 +6,7 @@ A network that receives ``keep[name][i] == False`` uses its own null token of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -24,14 +25,22 @@ class Perturbation:
 
     Attributes:
         kind: "identity_attention": every position attends to itself only; "blur_queries": queries are blurred over
-            space; "skip": the block passes its input on.
+            space; "skip": the block passes its input on; "negative_text": what is read from the text moves away from
+            what would be read from another one, ``Condition.negative``.
         layers: names of the network's layers, see ``Model.layers``.
-        amount: of "blur_queries", the standard deviation of the Gaussian in positions; inf is their mean.
+        amount: of "blur_queries", the standard deviation of the Gaussian in positions; inf is their mean. Of
+            "negative_text", the scale; 1 is off.
+        limit: of "negative_text", the largest norm of what is read, over that of the text's own.
+        blend: of "negative_text", the share of the result, the rest being the text's own.
+        negative: of "negative_text", the spec of the other text; None is null.
     """
 
-    kind: Literal["identity_attention", "blur_queries", "skip"]
+    kind: Literal["identity_attention", "blur_queries", "skip", "negative_text"]
     layers: tuple[str, ...]
     amount: float = 0.0
+    limit: float = math.inf
+    blend: float = 1.0
+    negative: str | int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +52,15 @@ class Condition:
         values: name -> tensor [n, ...]; e.g. ``label`` int64 [n], or floating [n, dim]: embeddings already made.
         keep: name -> bool [n]; False means null for that sample. The same names as ``values``.
         perturb: perturbation -> bool [n], the samples for which the network applies it.
+        negative: of n samples too, whose text those of a perturbation "negative_text" move away from; None where there
+            is no such perturbation.
     """
 
     n: int
     values: Mapping[str, Tensor] = field(default_factory=dict)
     keep: Mapping[str, Tensor] = field(default_factory=dict)
     perturb: Mapping[Perturbation, Tensor] = field(default_factory=dict)
+    negative: Condition | None = None
 
     __repr__ = brief
 
@@ -75,6 +87,12 @@ class Condition:
                     f"condition {name!r}: expected {self.n} samples, got values {tuple(value.shape)} "
                     f"and a keep mask {tuple(self.keep[name].shape)}"
                 )
+        if self.negative is None and any(p.kind == "negative_text" for p in self.perturb):
+            raise UsageError(
+                "condition: a perturbation 'negative_text' needs a negative; give perturbed(..., negative)"
+            )
+        if self.negative is not None and self.negative.n != self.n:
+            raise UsageError(f"condition: expected a negative of {self.n} samples, got one of {self.negative.n}")
 
     @classmethod
     def of(cls, **values: Any) -> Condition:
@@ -111,10 +129,17 @@ class Condition:
         }
         return replace(self, keep=keep)
 
-    def perturbed(self, perturbation: Perturbation, rows: Tensor | None = None) -> Condition:
-        """The same, with the network perturbed for the samples where ``rows`` (bool [n]; default: all) is True."""
+    def perturbed(
+        self, perturbation: Perturbation, rows: Tensor | None = None, negative: Condition | None = None
+    ) -> Condition:
+        """The same, with the network perturbed for the samples where ``rows`` (bool [n]; default: all) is True.
+
+        Args:
+            negative: of a perturbation "negative_text", of n samples.
+        """
         where = torch.ones(self.n, dtype=torch.bool) if rows is None else rows
-        return replace(self, perturb={**self.perturb, perturbation: where.to(self.device)})
+        perturb = {**self.perturb, perturbation: where.to(self.device)}
+        return replace(self, perturb=perturb, negative=self.negative if negative is None else negative)
 
     def __getitem__(self, index: Tensor | slice | int | Sequence[int]) -> Condition:
         """The samples at ``index`` (a slice, a number, int64 indices or a bool mask [n])."""
@@ -125,7 +150,7 @@ class Condition:
         on_mask = index if isinstance(index, slice) else index.to(self.device)
         perturb = {name: mask[on_mask] for name, mask in self.perturb.items()}
         n = len(range(self.n)[index]) if isinstance(index, slice) else _count(index)
-        return Condition(n, values, keep, perturb)
+        return Condition(n, values, keep, perturb, None if self.negative is None else self.negative[index])
 
     def _index(self, index: Any) -> Tensor | slice:
         index = plain_list(index)
@@ -147,6 +172,7 @@ class Condition:
             {name: v.to(device) for name, v in self.values.items()},
             {name: k.to(device) for name, k in self.keep.items()},
             {name: mask.to(device) for name, mask in self.perturb.items()},
+            None if self.negative is None else self.negative.to(device),
         )
 
     def equals(self, other: Condition) -> bool:
@@ -154,6 +180,10 @@ class Condition:
         if not isinstance(other, Condition):
             raise UsageError(f"condition: expected another one to compare with, got {shown(other)}")
         if self.n != other.n or set(self.values) != set(other.values) or set(self.perturb) != set(other.perturb):
+            return False
+        if (self.negative is None) != (other.negative is None):
+            return False
+        if self.negative is not None and other.negative is not None and not self.negative.equals(other.negative):
             return False
         return all(torch.equal(mask, other.perturb[name]) for name, mask in self.perturb.items()) and all(
             torch.equal(self.keep[name], other.keep[name])
@@ -179,11 +209,16 @@ class Condition:
                     perturb[name] = torch.zeros(n, dtype=torch.bool, device=part.device)
                 perturb[name][start : start + part.n] = mask
             start += part.n
+        negative = None
+        if any(part.negative is not None for part in parts):  # the others move away from nothing
+            alone = [part.negative or Condition(part.n, part.values, part.keep) for part in parts]
+            negative = Condition.cat(alone)
         return Condition(
             n,
             {name: torch.cat([part.values[name] for part in parts]) for name in names},
             {name: torch.cat([part.keep[name] for part in parts]) for name in names},
             perturb,
+            negative,
         )
 
 

@@ -59,6 +59,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "cached": "fairlead.guide.methods.cached:Cached",
         "sag": "fairlead.guide.methods.sag:SAG",
         "s2": "fairlead.guide.methods.s2:S2",
+        "nag": "fairlead.guide.methods.nag:NAG",
         "internal": "fairlead.guide.methods.internal:Internal",
         "fbg": "fairlead.guide.methods.fbg:FBG",
     },

@@ -14,10 +14,8 @@ attention) are not reached, and neither are queries that come by in part.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -27,6 +25,9 @@ from torch.overrides import TorchFunctionMode
 
 from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError
+from fairlead.diffusers.layers import processor_of
+from fairlead.diffusers.negative_text import JointReading
+from fairlead.diffusers.positions import LayerInput, of_rows
 from fairlead.nets.blocks import (
     Perturb,
     blurred,
@@ -38,78 +39,6 @@ from fairlead.nets.blocks import (
 )
 
 _SOFTMAX = (torch.softmax, Tensor.softmax, F.softmax, torch.special.softmax)
-_BACKENDS = ("native", "_native_math", "_native_efficient", "_native_cudnn")
-"""Of diffusers' attention backends those that are torch's own and take masks."""
-_FOREIGN = ("XFormers", "NPU", "XLA", "PAG")
-"""In the names of diffusers' processors that compute elsewhere, or perturb by themselves."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Where the positions of an image lie among those that an attention layer sees.
-
-    Attributes:
-        size: height and width of the latents.
-        patch: edge of a transformer's patches; 0 for a U-Net, whose levels halve the image.
-        text_first: in joint attention, whether text comes before the image.
-        alone: whether there is nothing but the image: where text may be, a layer with more positions is refused.
-    """
-
-    size: tuple[int, int]
-    patch: int = 0
-    text_first: bool = False
-    alone: bool = False
-
-    def image(self, length: int) -> tuple[tuple[int, int], slice]:
-        """(height, width) of the map in a layer of ``length`` positions, and which of them it is."""
-        size = self.size
-        if self.patch:
-            size = size[0] // self.patch, size[1] // self.patch
-        else:
-            while size[0] * size[1] > length:
-                size = -(-size[0] // 2), -(-size[1] // 2)
-        count = size[0] * size[1]
-        if count > length or ((self.alone or not self.patch) and count != length):
-            raise UsageError(
-                f"attention over {length} positions does not fit latents of {list(self.size)}, so which of them are of "
-                "the image is not known; slg and s2 skip whole blocks and need not know"
-            )
-        return size, slice(length - count, length) if self.text_first else slice(0, count)
-
-    def fit(self, length: int) -> bool:
-        """Whether a layer of ``length`` positions may be one of these latents."""
-        try:
-            self.image(length)
-        except UsageError:
-            return False
-        return True
-
-
-def processor_of(part: Any) -> str:
-    """The class of what computes a layer's attention, for messages."""
-    processor = getattr(part, "processor", None)
-    return type(part if processor is None else processor).__name__
-
-
-def unreachable(part: Any) -> str:
-    """Why the attention of this layer is known not to be reached, "" if it may be."""
-    kind = processor_of(part)
-    if any(word in kind for word in _FOREIGN):
-        return f"{kind} computes attention outside of torch, or perturbs it by itself"
-    processor: Any = getattr(part, "processor", None)
-    if hasattr(processor, "_attention_backend"):
-        backend = processor._attention_backend or _active_backend()
-        name = str(getattr(backend, "value", backend or "native"))
-        if name not in _BACKENDS:
-            return f"{kind} computes attention in the backend {name!r}"
-    return ""
-
-
-def _active_backend() -> Any:
-    """Of diffusers, where a processor names none."""
-    dispatch = sys.modules.get("diffusers.models.attention_dispatch")
-    active = getattr(getattr(dispatch, "_AttentionBackendRegistry", None), "get_active_backend", None)
-    return None if active is None else active()[0]
 
 
 class ReachedAttention(TorchFunctionMode):
@@ -119,12 +48,16 @@ class ReachedAttention(TorchFunctionMode):
         layer: its name.
         part: the layer.
         perturb: perturbation -> the rows in which it acts, bool [n].
-        tokens: where the positions of the image are.
+        given: what the layer is given, which says where the positions of the image are.
+        negative: of a negative text among the positions; None: there is none.
     """
 
-    def __init__(self, layer: str, part: nn.Module, perturb: Perturb, tokens: Tokens) -> None:
+    def __init__(
+        self, layer: str, part: nn.Module, perturb: Perturb, given: LayerInput, negative: JointReading | None = None
+    ) -> None:
         super().__init__()
-        self.layer, self.part, self.perturb, self.tokens = layer, part, perturb, tokens
+        self.layer, self.part, self.given, self.negative = layer, part, given, negative
+        self._samples = self.perturb = perturb
         self.open, self.calls, self.whole = False, 0, 0
         self.rows, self.maps = 0, 0
         """Of the layer's input, and attention maps (heads of rows) that have come by."""
@@ -132,7 +65,8 @@ class ReachedAttention(TorchFunctionMode):
 
     def begin(self, module: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> None:
         """The layer is called."""
-        self.rows = len(args[0] if args else (kwargs or {})["hidden_states"])
+        self.rows = self.given.begin(args, kwargs or {})
+        self.perturb = {p: of_rows(mask, self.rows) for p, mask in self._samples.items()}
         self.maps, self._received = 0, []
         self.calls, self.open = self.calls + 1, True
         self.__enter__()  # type: ignore[no-untyped-call]
@@ -167,20 +101,34 @@ class ReachedAttention(TorchFunctionMode):
         named = dict(kwargs or {})
         if func is F.scaled_dot_product_attention:
             named |= dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False))
-            return self._fused(func, named)
-        if func in _SOFTMAX:
+            return self._with_negative(func, named)
+        if func in _SOFTMAX and self.negative is None:
             return self._softmax(func, args, named)
         return func(*args, **named)
 
     def _taken(self, leading: tuple[int, ...], heads: int) -> slice | None:
         """Which maps an attention over [*leading, queries, keys] computes; None if they are not this layer's own."""
         total, count = self.rows * heads, math.prod(leading)
-        if self.maps + count > total or any(len(mask) != self.rows for mask in self.perturb.values()):
+        if self.maps + count > total:
             return None
         taken = slice(self.maps, self.maps + count)
         self.maps += count
         self.whole += self.maps == total
         return taken
+
+    def _image(self, length: int, values: Tensor | None) -> tuple[tuple[int, int], slice]:
+        """(height, width) of the map, one row where that makes no difference, and which positions it is."""
+        try:
+            size, image = self.given.image(length, values)
+        except UsageError as error:
+            raise UsageError(f"layer {self.layer!r} cannot be perturbed or watched: {error}") from error
+        flat = all(p.kind == "identity_attention" or p.amount == math.inf for p in self.perturb)
+        if size is None and not (flat and self.layer not in recorded_layers()):
+            raise UsageError(
+                f"layer {self.layer!r}: how its {image.stop - image.start} positions lie in height and width is not "
+                "known; pag and seg without a blur of its own need not know"
+            )
+        return size or (1, image.stop - image.start), image
 
     def _heads(self, leading: tuple[int, ...]) -> int:
         return leading[1] if len(leading) == 2 else int(getattr(self.part, "heads", 1))
@@ -189,6 +137,18 @@ class ReachedAttention(TorchFunctionMode):
         """The rows of every perturbation among these maps: a mask of the first axis."""
         each = heads if len(leading) == 2 else 1
         return {p: mask.repeat_interleave(heads)[taken][::each] for p, mask in self.perturb.items()}
+
+    def _with_negative(self, func: Callable[..., Any], named: dict[str, Any]) -> Any:
+        if self.negative is None:
+            return self._fused(func, named)
+        q, k, v = (named.pop(name) for name in ("query", "key", "value"))
+        if q.shape[-2] != k.shape[-2] or q.ndim != 4 or named.get("attn_mask") is not None:
+            return func(q, k, v, **named)
+
+        def own(q: Tensor, k: Tensor, v: Tensor) -> Any:
+            return self._fused(func, {"query": q, "key": k, "value": v, **named})
+
+        return self.negative.attend(partial(func, **named), (q, k, v), own)
 
     def _fused(self, func: Callable[..., Any], named: dict[str, Any]) -> Any:
         q, k, v, mask = (named.pop(name, None) for name in ("query", "key", "value", "attn_mask"))
@@ -199,9 +159,11 @@ class ReachedAttention(TorchFunctionMode):
         taken = self._taken(leading, heads) if own else None
         if taken is None:
             return func(q, k, v, attn_mask=mask, **named)
-        size, image = self.tokens.image(q.shape[-2])
-        perturb = self._masks(taken, heads, leading)
+        if not self.perturb and self.layer not in recorded_layers():  # a negative text is all
+            return func(q, k, v, attn_mask=mask, **named)
         together = leading == (self.rows, heads)
+        size, image = self._image(q.shape[-2], v if together else None)
+        perturb = self._masks(taken, heads, leading)
         if together and q.shape[-2] == size[0] * size[1] and mask is None and not any(named.values()):
             return perturbed_attention(q, k, v, size, self.layer, perturb)
         if together:  # of image positions to each other
@@ -217,13 +179,13 @@ class ReachedAttention(TorchFunctionMode):
         scores, dim = given["input"], given.get("dim")
         leading = tuple(scores.shape[:-2])
         own = len(leading) in (1, 2) and scores.shape[-1] == scores.shape[-2] and dim in (-1, scores.ndim - 1)
-        if not own or not self.tokens.fit(scores.shape[-1]):
+        if not own or not self.given.fit(scores.shape[-1]):
             return func(*args, **named)
         heads = self._heads(leading)
         taken = self._taken(leading, heads)
         if taken is None:
             return func(*args, **named)
-        size, image = self.tokens.image(scores.shape[-1])
+        size, image = self._image(scores.shape[-1], None)
         if self.layer in recorded_layers():
             self._record(scores[..., image, image].to(torch.promote_types(scores.dtype, torch.float32)), heads, size)
         for perturbation, mask in self._masks(taken, heads, leading).items():
@@ -271,7 +233,8 @@ def _joint(
     out = attend(q, k, v, attn_mask=mask, **settings)
     for perturbation, rows in perturb.items():
         chosen = rows.to(q.device).nonzero()[:, 0]
-        q_worse, mask_worse = q[chosen], None if mask is None else mask[chosen] if len(mask) == len(q) else mask
+        by_row = mask is not None and mask.ndim > 2 and len(mask) == len(q)
+        q_worse, mask_worse = q[chosen], mask[chosen] if mask is not None and by_row else mask
         if perturbation.kind == "blur_queries":
             q_worse = q_worse.clone()
             q_worse[..., image, :] = blurred(q_worse[..., image, :], size, perturbation.amount)
@@ -285,6 +248,34 @@ def _joint(
         kept[chosen] = attend(q_worse, k[chosen], v[chosen], attn_mask=mask_worse, **settings)
         out = kept
     return out
+
+
+def check_by_running(layer: str, part: nn.Module) -> None:
+    """Run a layer whose processor is somebody's own on four positions, to see whether its attention is reached. Layers
+    that want more than that, or are not at hand (offloaded, quantised), are only seen in the network's own call.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    weight, processor = getattr(getattr(part, "to_q", None), "weight", None), getattr(part, "processor", None)
+    own = processor is not None and not type(processor).__module__.startswith("diffusers.")
+    hooked = part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook")
+    at_hand = isinstance(weight, Tensor) and weight.is_floating_point() and weight.device.type != "meta"
+    if not own or hooked or not at_hand:
+        return
+    assert isinstance(weight, Tensor)
+    x = torch.linspace(-1, 1, 8 * weight.shape[1], device=weight.device).to(weight.dtype).reshape(2, 4, -1)
+    worse = {Perturbation("identity_attention", (layer,)): torch.tensor([True, False])}
+    mode = ReachedAttention(layer, part, worse, LayerInput(part, None, alone=True))
+    try:
+        with torch.no_grad():
+            mode.begin(part, (x,))
+            part(x)
+    except Exception:  # whatever somebody's code raises for want of arguments
+        return
+    finally:
+        mode.close()
+    mode.check()
 
 
 @lru_cache(maxsize=8)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.perturbation import plain
+
+_CACHES = re.compile("cache|broadcast")
+"""In the modules of diffusers' hooks that answer from earlier calls."""
 
 
 def check_uncached(network: Any, name: str) -> None:
@@ -19,14 +23,19 @@ def check_uncached(network: Any, name: str) -> None:
         UsageError: naming the cache.
     """
     check_switched_off(network, name)
+    found: dict[str, str] = {}
     for module in plain(network).modules():
         registry = getattr(module, "_diffusers_hook", None)
         for key, hook in getattr(registry, "hooks", {}).items():
-            if getattr(hook, "_is_stateful", False):
-                raise UsageError(
-                    f"{name} has the cache {key!r} ({type(hook).__name__}), whose answers are those of other calls; "
-                    f"take it away: {name}._diffusers_hook.remove_hook({key!r}, recurse=True), or load it anew"
-                )
+            kind: Any = type(hook)
+            if getattr(hook, "_is_stateful", False) or _CACHES.search(kind.__module__):
+                found[key] = kind.__name__
+    if found:
+        hooks = ", ".join(f"{key!r} ({kind})" for key, kind in found.items())
+        raise UsageError(
+            f"{name} has the cache hooks {hooks}, whose answers are those of other calls; load it anew, or take each "
+            f"away: diffusers.hooks.HookRegistry.check_if_exists_or_initialize({name}).remove_hook(NAME, recurse=True)"
+        )
 
 
 def check_switched_off(network: Any, name: str) -> None:
@@ -36,5 +45,5 @@ def check_switched_off(network: Any, name: str) -> None:
         kind = type(config).__name__.removesuffix("Config")
         raise UsageError(
             f"{name} has the cache {kind} switched on, which answers from other calls than those of a guidance; call "
-            f"{name}.disable_cache()"
+            f"{name}.disable_cache(), and save rows by cached(...), adaptive(...) or .during(...) around a method"
         )

@@ -26,6 +26,7 @@ from fairlead.core.schedule import NoiseSchedule, as_time
 from fairlead.diffusers.caches import check_switched_off, check_uncached
 from fairlead.diffusers.files import check_pipeline
 from fairlead.diffusers.guiding.learned_model import learned_model
+from fairlead.diffusers.negative_text import told_with_negative
 from fairlead.diffusers.network_calls import (
     MASK,
     POOLED,
@@ -39,7 +40,7 @@ from fairlead.diffusers.network_calls import (
     time_scale,
     tokens_of,
 )
-from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing, plain
+from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing, plain, text_layers
 from fairlead.diffusers.pipelines import (
     EXAMPLES,
     Wiring,
@@ -111,7 +112,7 @@ def load_pipeline(
         examples=EXAMPLES if texts else names,
         data_range=None if latent else (-1.0, 1.0),
         objective=denoiser.objective,
-        layers=layers_of(network),
+        layers={**layers_of(network), **text_layers(network)},
         embed=(lambda condition: condition) if texts else None,
         metadata={
             "pipeline": name,
@@ -282,11 +283,11 @@ class LoadedNetwork:
         told = 1000 * mixing.sigma.float() if self.objective == "flow" else level.time
         time = (told.reshape(-1) * self._scale).expand(len(x_t)).to(x_t.device)
         x, size = x_t.to(own.dtype), (x_t.shape[-2], x_t.shape[-1])
-        arguments = self._arguments(condition, len(x_t), own)
+        arguments, text = told_with_negative(plain(self.network), condition, partial(self._arguments, len(x_t), own))
         with (
             evaluating(self.network),
             gradients_of(x_t, *condition.values.values()),
-            perturbing(self.network, condition.perturb, tokens_of(self.network, size, self.wiring.packed)),
+            perturbing(self.network, condition.perturb, tokens_of(self.network, size, self.wiring.packed), text),
         ):
             network_input = packed(x) if self.wiring.packed else x
             output = self.network(network_input, timestep=time, return_dict=False, **arguments)[0]
@@ -295,7 +296,7 @@ class LoadedNetwork:
         output = output[:, : self._channels].to(x_t.dtype)
         return Prediction(mixing.x0_of(output, self.objective, x_t), mixing.eps_of(output, self.objective, x_t))
 
-    def _arguments(self, condition: Condition, rows: int, own: Tensor) -> dict[str, Any]:
+    def _arguments(self, rows: int, own: Tensor, condition: Condition) -> dict[str, Any]:
         flat: dict[str, Any] = {}
         for path, value in self.fixed.items():
             shared = not isinstance(value, Tensor) or path == "img_ids"

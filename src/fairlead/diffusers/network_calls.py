@@ -11,9 +11,8 @@ from torch import Tensor
 
 from fairlead.core.arguments import as_mapping, chosen
 from fairlead.core.errors import UsageError, unknown
-from fairlead.diffusers.attention import Tokens
-from fairlead.diffusers.perturbation import plain
-from fairlead.diffusers.pretrained import setting
+from fairlead.diffusers.positions import Tokens
+from fairlead.diffusers.pretrained import plain, setting
 
 STATES, MASK = "encoder_hidden_states", "encoder_attention_mask"
 POOLED, POOLED_XL = "pooled_projections", "added_cond_kwargs.text_embeds"

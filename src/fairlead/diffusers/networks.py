@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NotRequired, TypedDict
 
 import torch
@@ -19,6 +20,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule, RectifiedFlow
 from fairlead.core.typed import Count, Size
+from fairlead.diffusers.negative_text import told_with_negative
 from fairlead.diffusers.network_calls import (
     MASK,
     POOLED,
@@ -31,7 +33,7 @@ from fairlead.diffusers.network_calls import (
     settings_of,
     tokens_of,
 )
-from fairlead.diffusers.perturbation import layers_of, perturbing
+from fairlead.diffusers.perturbation import layers_of, perturbing, text_layers
 from fairlead.diffusers.pretrained import library, setting
 from fairlead.nets.build import UNFIT
 from fairlead.nets.embeddings import read
@@ -117,9 +119,16 @@ class DiffusersNet(nn.Module):
 
     def layers(self) -> dict[str, tuple[str, ...]]:
         """Names of the layers that guidance may perturb, by kind."""
-        return layers_of(self.network)
+        return {**layers_of(self.network), **text_layers(self.network)}
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        size = x.shape[-2], x.shape[-1]
+        arguments, text = told_with_negative(self.network, condition, partial(self._arguments, x))
+        with perturbing(self.network, condition.perturb, tokens_of(self.network, size), text):
+            output: Tensor = self.network(x, timestep=time, return_dict=False, **arguments)[0]
+        return output
+
+    def _arguments(self, x: Tensor, condition: Condition) -> dict[str, Any]:
         flat: dict[str, Any] = {}
         if self.text is not None:
             states, real, pooled = self.text(condition)
@@ -132,10 +141,7 @@ class DiffusersNet(nn.Module):
             flat["class_labels"] = torch.full((len(x),), null_label(self.network))
         if "use_additional_conditions" in self.network.config:  # type: ignore[operator]
             flat |= dict.fromkeys(("added_cond_kwargs.resolution", "added_cond_kwargs.aspect_ratio"))
-        size = x.shape[-2], x.shape[-1]
-        with perturbing(self.network, condition.perturb, tokens_of(self.network, size)):
-            output: Tensor = self.network(x, timestep=time, return_dict=False, **nested(flat, x))[0]
-        return output
+        return nested(flat, x)
 
     @staticmethod
     def check_sizes(config: Mapping[str, Any], values: int) -> None:

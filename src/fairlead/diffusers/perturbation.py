@@ -8,9 +8,9 @@ what they are. A layer whose attention was not reached in the call is an error. 
 
 from __future__ import annotations
 
-import re
+import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -20,101 +20,155 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError
-from fairlead.diffusers.attention import ReachedAttention, Tokens, unreachable
+from fairlead.diffusers.attention import ReachedAttention, check_by_running
+from fairlead.diffusers.layers import beside_cross_attention, joined_before, passed_on, unreachable
+from fairlead.diffusers.layers import layers_of as layers_of
+from fairlead.diffusers.layers import text_layers as text_layers
+from fairlead.diffusers.negative_text import NOT_KNOWN, JointReading, TextReading, away_rows, reader_of, reading_layers
+from fairlead.diffusers.positions import LayerInput, TextTokens, Tokens, of_rows
+from fairlead.diffusers.pretrained import plain as plain
 from fairlead.nets.blocks import Perturb, recorded_layers, where_masked
-
-_BLOCK = re.compile(r"(?:.*\.)?(?:single_)?transformer_blocks\.\d+")
-
-
-def plain(network: Any) -> nn.Module:
-    """The network inside a ``torch.compile``d one."""
-    inside: nn.Module = getattr(network, "_orig_mod", network)
-    return inside
-
-
-def layers_of(network: Any) -> dict[str, tuple[str, ...]]:
-    """Names of the layers that can be perturbed, from the input to the output: "attention" are softmax self-attentions
-    (of images and text together in joint blocks), "block" are transformer blocks."""
-    attention, blocks = [], []
-    for name, module in plain(network).named_modules():
-        if _BLOCK.fullmatch(name):
-            blocks.append(name)
-        if hasattr(module, "to_q") and hasattr(module, "heads") and not getattr(module, "is_cross_attention", False):
-            linear = "Linear" in type(getattr(module, "processor", None)).__name__
-            if name.rsplit(".", 1)[-1] != "attn2" and not linear:
-                attention.append(name)
-    found = {"attention": tuple(sorted(attention, key=_place)), "block": tuple(sorted(blocks, key=_place))}
-    return {kind: names for kind, names in found.items() if names}
-
-
-def _place(layer: str) -> int:
-    """U-Nets make their middle last."""
-    return 0 if layer.startswith("down") else 2 if layer.startswith("up") else 1
-
 
 _CALL: ContextVar[object | None] = ContextVar("fairlead_perturbed_call", default=None)
 """The call of :func:`perturbing` that this thread or task is in."""
 
 
 @contextmanager
-def perturbing(network: Any, perturb: Perturb, tokens: Tokens | None) -> Iterator[None]:
+def perturbing(network: Any, perturb: Perturb, tokens: Tokens | None, text: TextTokens | None = None) -> Iterator[None]:
     """The call of the network inside the block applies ``perturb`` and records what :func:`attention_mass` asks for.
 
     Args:
         tokens: where the positions of the image are in an attention layer; None: not known.
+        text: of a call with a negative text behind the own one, how many tokens both have.
 
     Raises:
         UsageError: if the attention of a layer cannot be reached, or the call did not use a layer.
     """
-    recorded = recorded_layers()
+    recorded = set(recorded_layers())
     named = {layer for perturbation in perturb for layer in perturbation.layers}
-    if not named and not recorded:
+    if not named and not recorded and text is None:
         yield
         return
-    module, call = plain(network), object()
-    skips: dict[str, list[bool]] = {}
-    reached: list[ReachedAttention] = []
+    module = plain(network)
+    skips, reached = _by_layer(perturb, ("skip",)), _by_layer(perturb, ("identity_attention", "blur_queries"))
+    away = _by_layer(away_rows(perturb), ("negative_text",))
+    if away and text is None:
+        raise UsageError(NOT_KNOWN)
     with ExitStack() as stack:
         if is_compiled(network):
             stack.enter_context(_uncompiled())
-        token = _CALL.set(call)
-        stack.callback(_CALL.reset, token)
-        for layer in sorted(named | set(recorded)):
-            mine = {p: mask for p, mask in perturb.items() if layer in p.layers}
-            part = module.get_submodule(layer)
-            for mask in (mask for p, mask in mine.items() if p.kind == "skip"):
-                used = skips.setdefault(layer, [])
-                handle = part.register_forward_hook(_within(call, partial(_skip, mask, used)), with_kwargs=True)
-                stack.callback(handle.remove)
-            others: Perturb = {p: mask for p, mask in mine.items() if p.kind != "skip"}
-            if others or layer in recorded:
-                check_reachable(network, layer)
-                if tokens is None:
-                    raise UsageError(
-                        f"layer {layer!r} cannot be perturbed or watched: which of its positions are of the image is "
-                        "not known for this network; slg and s2 skip whole blocks and need not know"
-                    )
-                mode = ReachedAttention(layer, part, others, tokens)
-                before = part.register_forward_pre_hook(_within(call, mode.begin), with_kwargs=True)
-                after = part.register_forward_hook(_within(call, mode.end))
-                reached.append(mode)
-                stack.callback(before.remove)
-                stack.callback(after.remove)
-                stack.callback(mode.close)  # where the layer has raised
+        hooks = _Hooks(stack)
+        checks = [_skipping(hooks, module, layer, mine) for layer, mine in skips.items()]
+        beside: dict[str, JointReading] = {}
+        reader = reader_of(module)
+        if text is not None and reader is not None:
+            rows = torch.stack([mask for each in away.values() for mask in each.values()]).any(0)
+            for layer in reading_layers(module):
+                mine = away.get(layer, {})
+                if reader.joint:
+                    beside[layer] = JointReading(text, reader.text_first, mine, rows)
+                else:
+                    checks.append(_reading(hooks, TextReading(layer, module.get_submodule(layer), text, mine)))
+        for layer in sorted({*reached, *recorded, *beside}):
+            checks.append(_reaching(hooks, network, layer, reached.get(layer, {}), tokens, beside.get(layer)))
         yield
-        for mode in reached:
-            mode.check()
-        for layer, used in skips.items():
-            if not used:
-                raise UsageError(f"layer {layer!r} was to be skipped, but the network did not call it; name another")
+        for check in checks:
+            check()
+
+
+def _by_layer(perturb: Perturb, kinds: Sequence[str]) -> dict[str, dict[Perturbation, Tensor]]:
+    """Layer -> its perturbations of these kinds."""
+    found: dict[str, dict[Perturbation, Tensor]] = {}
+    for perturbation, mask in perturb.items():
+        for layer in perturbation.layers if perturbation.kind in kinds else ():
+            found.setdefault(layer, {})[perturbation] = mask
+    return found
+
+
+class _Hooks:
+    """Hooks that act in the calls of this block alone, and not in those that other threads make of the same module
+    meanwhile; gone after it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.stack, self._call = stack, object()
+        token = _CALL.set(self._call)
+        stack.callback(_CALL.reset, token)
+
+    def before(self, module: nn.Module, act: Callable[..., Any]) -> None:
+        """``act(module, args, kwargs)`` before a call; returns None, or the arguments in their place."""
+        self.stack.callback(module.register_forward_pre_hook(self._mine(act), with_kwargs=True).remove)
+
+    def after(self, module: nn.Module, act: Callable[..., Any]) -> None:
+        """``act(module, args, kwargs, output)`` after it; returns None, or the output in its place."""
+        self.stack.callback(module.register_forward_hook(self._mine(act), with_kwargs=True).remove)
+
+    def _mine(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        def hook(*given: Any) -> Any:
+            return act(*given) if _CALL.get() is self._call else None
+
+        return hook
+
+
+def _skipping(hooks: _Hooks, module: nn.Module, layer: str, perturb: Perturb) -> Callable[[], None]:
+    used: list[bool] = []
+    for mask in perturb.values():
+        hooks.after(module.get_submodule(layer), partial(_skip, mask, layer, used))
+
+    def check() -> None:
+        if not used:
+            raise UsageError(f"layer {layer!r} was to be skipped, but the network did not call it; name another")
+
+    return check
+
+
+def _reading(hooks: _Hooks, reading: TextReading) -> Callable[[], None]:
+    hooks.before(reading.part, reading.begin)
+    hooks.before(reading.part.to_out[0], reading.leave)  # type: ignore[index, arg-type]
+    return reading.check
+
+
+def _reaching(
+    hooks: _Hooks, network: Any, layer: str, perturb: Perturb, tokens: Tokens | None, negative: JointReading | None
+) -> Callable[[], None]:
+    module = plain(network)
+    part = module.get_submodule(layer)
+    _check_processor(layer, part)
+    behind = 0 if negative is None else negative.text.negative
+    given = LayerInput(part, tokens, beside_cross_attention(module, layer), behind)
+    mode = ReachedAttention(layer, part, perturb, given, negative)
+    for name in ("to_v", "to_qkv"):
+        if isinstance(getattr(part, name, None), nn.Module):
+            hooks.after(part.get_submodule(name), given.projected)
+    hooks.before(part, mode.begin)
+    hooks.after(part, mode.end)
+    hooks.stack.callback(mode.close)  # where the layer has raised
+    return mode.check
 
 
 def check_reachable(network: Any, layer: str) -> None:
-    """Raises UsageError for an attention layer whose processor is known to compute where it cannot be perturbed."""
+    """Refuse, before sampling starts, an attention layer that cannot be perturbed: its processor computes elsewhere, or
+    nothing tells which of its positions are of the image. What cross-attention has read is reached whatever computes
+    it.
+
+    Raises:
+        UsageError: naming the layer.
+    """
     part = plain(network).get_submodule(layer)
-    reason = unreachable(part)
-    if reason:
+    if getattr(part, "is_cross_attention", False):
+        return
+    _check_processor(layer, part)
+    if joined_before(plain(network), layer):
+        raise UsageError(
+            f"layer {layer!r} cannot be perturbed or watched: text and image come to it as one sequence, so which "
+            "positions are of the image is not known; name a layer that is given both, or slg, which skips whole blocks"
+        )
+    check_by_running(layer, part)
+
+
+def _check_processor(layer: str, part: nn.Module) -> None:
+    if reason := unreachable(part):
         raise UsageError(
             f"layer {layer!r} cannot be perturbed or watched: {reason}; give the network another, "
             "set_attn_processor(AttnProcessor2_0()) or set_attention_backend('native')"
@@ -127,15 +181,6 @@ def check_without_dropout(network: Any, name: str) -> None:
         share = getattr(module, "p", 0.0) if isinstance(module, _DropoutNd) else getattr(module, "dropout_prob", 0.0)
         if module.training and share:
             raise UsageError(f"{name} is in training mode, so dropout is on; call {name}.eval() first")
-
-
-def _within(call: object, act: Callable[..., Any]) -> Callable[..., Any]:
-    """A hook that acts in this call alone, and not in those that other threads make of the same module meanwhile."""
-
-    def hook(module: nn.Module, *given: Any) -> Any:
-        return act(module, *given) if _CALL.get() is call else None
-
-    return hook
 
 
 _STANCE = threading.Lock()
@@ -168,6 +213,7 @@ def is_compiled(network: Any) -> bool:
 
 def _skip(
     mask: Tensor,
+    layer: str,
     used: list[bool],
     module: nn.Module,
     args: tuple[Any, ...],
@@ -176,9 +222,20 @@ def _skip(
 ) -> Tensor | tuple[Tensor | None, ...]:
     """The block's input in the rows of ``mask``, its output in the others."""
     used.append(True)
-    given = dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)) | dict(kwargs)
-    if isinstance(output, Tensor):
-        return where_masked(mask, given["hidden_states"], output)
-    names = ("encoder_hidden_states", "hidden_states")  # joint blocks return them in this order, None after the last
-    pairs = zip(names, output, strict=True)
-    return tuple(None if out is None else where_masked(mask, given[name], out) for name, out in pairs)
+    given = dict(zip(inspect.signature(type(module).forward).parameters, (module, *args), strict=False)) | dict(kwargs)
+    outputs = (output,) if isinstance(output, Tensor) else tuple(output)
+    kind: Any = type(module)
+    names = next((names for names in passed_on(kind) if len(names) == len(outputs)), ())
+    kept = [_kept(mask, given.get(name), out) for name, out in zip(names, outputs, strict=False)]
+    if not kept or any(part is None and out is not None for part, out in zip(kept, outputs, strict=True)):
+        raise UsageError(
+            f"layer {layer!r} cannot be skipped: {type(module).__name__} does not pass on what it is given; name others"
+        )
+    return kept[0] if isinstance(output, Tensor) else tuple(kept)  # type: ignore[return-value]
+
+
+def _kept(mask: Tensor, given: Any, output: Any) -> Tensor | None:
+    """None for what is no tensor, as after the last block of a text, or of another shape."""
+    if not isinstance(output, Tensor) or not isinstance(given, Tensor) or given.shape != output.shape:
+        return None
+    return where_masked(of_rows(mask, len(output)), given, output)

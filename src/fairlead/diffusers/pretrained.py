@@ -132,6 +132,12 @@ def library(what: str, name: str = "transformers") -> Any:
         raise UsageError(f"{what} need the package {name}; pip install 'fairlead[diffusers]'") from error
 
 
+def plain(network: Any) -> nn.Module:
+    """The network inside a ``torch.compile``d one."""
+    inside: nn.Module = getattr(network, "_orig_mod", network)
+    return inside
+
+
 def setting(part: Any, name: str, default: Any = None) -> Any:
     """A setting of the config of a network or scheduler of diffusers, ``default`` where it has none of that name."""
     return getattr(part, "config", {}).get(name, default)

@@ -60,6 +60,13 @@ class Branch:
     def __hash__(self) -> int:
         return self._hash  # type: ignore[attr-defined,no-any-return]
 
+    @property
+    def away(self) -> Branch | None:
+        """The branch of the text that the perturbed network moves away from; None if there is none."""
+        if self.perturb is None or self.perturb.kind != "negative_text":
+            return None
+        return NULL if self.perturb.negative is None else Branch(self.perturb.negative)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Made anew from its fields: in another process strings hash to another number."""
         return Branch, (self.spec, self.null, self.drop, self.perturb, self.model, self.make)

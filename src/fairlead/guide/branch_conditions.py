@@ -59,8 +59,8 @@ class BranchConditions:
         """The condition of a branch that is the same in every step."""
         found = self._fixed.get(branch)
         if found is None:
-            plain = self.of_plain(_plain(branch))
-            found = self._fixed[branch] = plain if branch.perturb is None else plain.perturbed(branch.perturb)
+            negative = None if branch.away is None else self.of_plain(branch.away)
+            found = self._fixed[branch] = _perturbed(self.of_plain(_plain(branch)), branch, negative)
         return found
 
     def joined(self, branches: tuple[Branch, ...], parts: list[Condition]) -> Condition:
@@ -113,7 +113,7 @@ class StepConditions:
             condition = branch.make(self.moment, condition)
         if altered:  # what rides in one call with an altered condition must be embeddings too
             condition = self._embedded(condition)
-        return condition if branch.perturb is None else condition.perturbed(branch.perturb)
+        return _perturbed(condition, branch, None if branch.away is None else self.of(branch.away))
 
     def together(self, branches: tuple[Branch, ...]) -> Condition:
         """The conditions of several branches for all samples, one after the other."""
@@ -147,6 +147,10 @@ class BranchValues(dict[Branch, Value]):
 
     def __contains__(self, branch: object) -> bool:
         return super().__contains__(branch) or (isinstance(branch, Branch) and super().__contains__(self.kept(branch)))
+
+
+def _perturbed(condition: Condition, branch: Branch, negative: Condition | None) -> Condition:
+    return condition if branch.perturb is None else condition.perturbed(branch.perturb, negative=negative)
 
 
 def _plain(branch: Branch) -> Branch:

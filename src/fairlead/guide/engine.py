@@ -198,9 +198,10 @@ class GuidedDenoiser:
         return dict(self._plan(step)[0].needed)
 
     def looks_at(self, branch: Branch) -> bool:
-        """Whether any step of the grid evaluates this branch, rather than one that is equal to it in this run."""
+        """Whether any step of the grid evaluates this branch, or reads its text, rather than one that is equal to it in
+        this run."""
         plans = [self._plan(self._step(i)) for i in range(self.grid.steps)] if self.grid is not None else []
-        return any(conditions.kept(branch) == branch and branch in plan.needed for plan, _, conditions in plans)
+        return any(conditions.kept(branch) == branch and branch in plan.read for plan, _, conditions in plans)
 
     def _step(self, index: int) -> Step:
         found = self._steps.get(index)

@@ -1,4 +1,5 @@
-"""What pag, seg and slg share: a pair of the network and the same network made worse in some layers.
+"""What pag, seg and slg share: a pair of the network and the same network made worse in some layers; and which layers
+a perturbation stands for.
 
     D = D_c + scale (D_c - D_c perturbed)
 
@@ -20,7 +21,8 @@ from fairlead.guide.moment import Context, Moment
 from fairlead.guide.pairs import Pair
 from fairlead.models.model import Model
 
-LayerKind = Literal["attention", "block"]
+LayerKind = Literal["attention", "block", "text"]
+"""Of ``Model.layers``: self-attention, whole blocks, attention that reads the text."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,23 @@ def as_layers(owner: str, layers: object) -> tuple[str, ...] | None:
 
 def located(perturbation: Perturbation, model: Model, owner: str = "guidance") -> Perturbation:
     """The perturbation with the layers of this model that it stands for; raises UsageError when there are none."""
-    kind: LayerKind = "block" if perturbation.kind == "skip" else "attention"
+    kinds: dict[str, LayerKind] = {"skip": "block", "negative_text": "text"}
+    kind = kinds.get(perturbation.kind, "attention")
     return replace(perturbation, layers=chosen_layers(owner, perturbation.layers or None, kind, model))
 
 
 def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, model: Model) -> tuple[str, ...]:
-    """``layers`` once they are known to the model, the middle ones for None.
+    """``layers`` once they are known to the model; for None the middle ones, or all that read the text.
 
     Raises:
         UsageError: if the model has no layers of this kind, or not those, or their attention cannot be reached.
     """
     known = model.layers.get(kind, ())
+    if not known and kind == "text":
+        raise UsageError(
+            f"{owner}: this model reads no text in its attention, or in a way that is not known here; it is for "
+            "networks of ours that read text, and in diffusers for U-Nets, PixArt, Sana, Wan, SD3 and Flux; use cfg"
+        )
     if not known:
         raise UsageError(
             f"{owner}: this model names no {kind} layers that could be perturbed (closed forms, linear "
@@ -80,8 +88,8 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, m
     for layer in layers or ():
         if layer not in known:
             raise unknown(f"{kind} layer", layer, known)
-    chosen = layers or middle(known)
-    if kind == "attention" and model.reachable is not None:
+    chosen = layers or (tuple(known) if kind == "text" else middle(known))
+    if kind != "block" and model.reachable is not None:
         for layer in chosen:
             model.reachable(layer)
     return chosen

@@ -60,6 +60,11 @@ class StepPlan:
     alone: Branch | None
     groups: tuple[Group, ...]
 
+    @cached_property
+    def read(self) -> frozenset[Branch]:
+        """The branches whose conditions the networks are shown: those evaluated, and those that they move away from."""
+        return frozenset([*self.needed, *(branch.away for branch in self.needed if branch.away is not None)])
+
     @classmethod
     def of(cls, asks: tuple[Ask, ...], finishing: tuple[Ask, ...], conditions: StepConditions) -> StepPlan:
         """``asks`` are those of the terms, ``finishing`` those of the finishers."""

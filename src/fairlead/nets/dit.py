@@ -17,7 +17,7 @@ from fairlead.core.typed import Count, Depth, Size
 from fairlead.nets.blocks import INTERNAL, Perturb, perturbed_attention, record_internal, where_masked, zeroed
 from fairlead.nets.embeddings import sinusoidal
 from fairlead.nets.inputs import ConditionedNet
-from fairlead.nets.text import attend
+from fairlead.nets.text import TokenStates, read_tokens
 
 
 class DiTBlock(nn.Module):
@@ -37,9 +37,7 @@ class DiTBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, elementwise_affine=False)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
 
-    def forward(
-        self, x: Tensor, embedding: Tensor, perturb: Perturb, text: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, perturb: Perturb, text: TokenStates | None = None) -> Tensor:
         before, edge = x, math.isqrt(x.shape[1])
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(embedding)[:, None].chunk(6, dim=-1)
         n, length, dim = x.shape
@@ -49,7 +47,8 @@ class DiTBlock(nn.Module):
         x = x + gate1 * self.out(h)
         if text is not None:
             q = self.q(x).reshape(n, length, self.heads, -1).transpose(1, 2)
-            x = x + self.read(attend(q, self.kv(text[0]), text[1]).transpose(1, 2).reshape(n, length, dim))
+            read = read_tokens(q, self.kv, text, self.layer, perturb)
+            x = x + self.read(read.transpose(1, 2).reshape(n, length, dim))
         out: Tensor = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
         for perturbation, mask in perturb.items():
             if perturbation.kind == "skip" and self.layer in perturbation.layers:
@@ -125,7 +124,8 @@ class DiT(ConditionedNet):
     def layers(self) -> dict[str, tuple[str, ...]]:
         """As for the U-Net."""
         names = tuple(f"blocks.{i}" for i in range(len(self.blocks)))
-        return {"attention": names, "block": names, **({} if self.internal is None else {INTERNAL: (INTERNAL,)})}
+        head = {} if self.internal is None else {INTERNAL: (INTERNAL,)}
+        return {"attention": names, "block": names, **({} if self.text is None else {"text": names}), **head}
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embedding = self.time(time)

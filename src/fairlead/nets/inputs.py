@@ -13,7 +13,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.typed import check_arguments
 from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding, read
-from fairlead.nets.text import TextInput
+from fairlead.nets.text import TextInput, TokenStates
 
 RESERVED = ("label", "text", "image")
 
@@ -82,9 +82,9 @@ class ConditionedNet(nn.Module):
         self.image = ImageInput(image) if image else None
         self.joined = image + (shape[0] if sketched else 0)
 
-    def told(self, condition: Condition, x: Tensor) -> tuple[Tensor, list[Tensor], tuple[Tensor, Tensor] | None]:
+    def told(self, condition: Condition, x: Tensor) -> tuple[Tensor, list[Tensor], TokenStates | None]:
         """(x with the ``joined`` channels of its conditions; what attributes and text add to the embedding, each
-        [n, embed]; states and mask for cross-attention)."""
+        [n, embed]; states for cross-attention)."""
         vectors = [embedding(condition) for embedding in self.attributes.values()]
         if self.image is not None:
             x = self.image(condition, x)
@@ -93,7 +93,9 @@ class ConditionedNet(nn.Module):
         told = self.text(condition)
         if told.sketch is not None:
             x = torch.cat([x, told.sketch.to(x.dtype)], dim=1)
-        return x, [*vectors, told.vector], (told.states, told.real)
+        negative = None if condition.negative is None else self.text(condition.negative)
+        away = None if negative is None else TokenStates(negative.states, negative.real)
+        return x, [*vectors, told.vector], TokenStates(told.states, told.real, away)
 
     def embed(self, condition: Condition) -> Condition:
         """The condition with labels and token ids replaced by their embeddings."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairlead.core.condition import Condition
+from fairlead.core.condition import Condition, Perturbation
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.typed import Count, Depth, Size
-from fairlead.nets.blocks import attention, groups_of, zeroed
+from fairlead.nets.blocks import Perturb, attention, groups_of, where_masked, zeroed
 from fairlead.nets.embeddings import read
 from fairlead.nets.packed_text import pack, unpack
 from fairlead.nets.sketch import Sketch
@@ -231,6 +231,16 @@ def _trimmed(ids: Tensor) -> Tensor:
     return ids[:, : int((ids != PAD).sum(1).max())]
 
 
+@dataclass(frozen=True, eq=False)
+class TokenStates:
+    """What cross-attention reads: ``states`` [n, l, width] of tokens, of which ``real`` (bool [n, l]) are no padding;
+    ``negative`` are those of the texts that a perturbation "negative_text" moves away from."""
+
+    states: Tensor
+    real: Tensor
+    negative: TokenStates | None = None
+
+
 class CrossAttention(nn.Module):
     """Every position of an image attends to the tokens of its prompt; residual, starts as the identity."""
 
@@ -242,13 +252,45 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(width, 2 * channels)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, text: tuple[Tensor, Tensor]) -> Tensor:
-        """x [n, c, h, w]; text: (states [n, l, width], real bool [n, l])."""
+    def forward(self, x: Tensor, text: TokenStates, layer: str = "", perturb: Perturb | None = None) -> Tensor:
+        """x [n, c, h, w]."""
         n, c, h, w = x.shape
         q = self.q(self.norm(x)).reshape(n, self.heads, c // self.heads, h * w).transpose(-1, -2)
-        mixed = attend(q, self.kv(text[0]), text[1]).transpose(-1, -2).reshape(n, c, h, w)
+        mixed = read_tokens(q, self.kv, text, layer, perturb).transpose(-1, -2).reshape(n, c, h, w)
         out: Tensor = x + self.out(mixed)
         return out
+
+
+def read_tokens(
+    q: Tensor, project: nn.Module, text: TokenStates, layer: str = "", perturb: Perturb | None = None
+) -> Tensor:
+    """What queries [n, heads, length, c] read of a text; in the rows that ``perturb`` names for this layer, away from
+    its negative.
+
+    Args:
+        project: states -> keys and values, one after the other.
+    """
+    read = attend(q, project(text.states), text.real)
+    for perturbation, mask in (perturb or {}).items():
+        if perturbation.kind == "negative_text" and layer in perturbation.layers:
+            assert text.negative is not None
+            other = attend(q, project(text.negative.states), text.negative.real)
+            read = where_masked(mask, away_from(other, read, perturbation, (1, 3)), read)
+    return read
+
+
+def away_from(negative: Tensor, own: Tensor, perturbation: Perturbation, features: tuple[int, ...]) -> Tensor:
+    """Normalised attention guidance (Chen 2025, 2505.21179) of what positions have read.
+
+    Args:
+        features: the dimensions that hold what one position has read.
+    """
+    away = own + (perturbation.amount - 1) * (own - negative)
+    exact = torch.promote_types(own.dtype, torch.float32)  # a sum of thousands is too large for float16
+    norm, longest = (part.to(exact).abs().sum(features, keepdim=True) for part in (away, own))
+    longest = perturbation.limit * longest
+    away = away * torch.where(norm > longest, longest / norm, 1.0).to(own.dtype)
+    return perturbation.blend * away + (1 - perturbation.blend) * own
 
 
 def attend(q: Tensor, kv: Tensor, real: Tensor) -> Tensor:

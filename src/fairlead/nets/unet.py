@@ -28,7 +28,7 @@ from fairlead.nets.blocks import (
     zeroed,
 )
 from fairlead.nets.inputs import ConditionedNet
-from fairlead.nets.text import CrossAttention
+from fairlead.nets.text import CrossAttention, TokenStates
 
 Conditioning = Literal["adaptive", "add", "concat"]
 
@@ -39,13 +39,13 @@ class _Stage(nn.ModuleList):
 
     layer = ""
 
-    def forward(self, h: Tensor, embedding: Tensor, perturb: Perturb, text: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, h: Tensor, embedding: Tensor, perturb: Perturb, text: TokenStates | None) -> Tensor:
         block, attend, cross = self.children()
         out: Tensor = block(h, embedding)
         if isinstance(attend, SelfAttention):
             out = attend(out, self.layer, perturb)
         if text is not None and isinstance(cross, CrossAttention):
-            out = cross(out, text)
+            out = cross(out, text, self.layer, perturb)
         for perturbation, mask in perturb.items():
             if perturbation.kind == "skip" and self.layer in perturbation.layers:
                 out = where_masked(mask, cast(ResidualBlock, block).skip(h), out)
@@ -161,8 +161,10 @@ class UNet(ConditionedNet):
         """Names of the layers that can be perturbed, by what can be perturbed, from the input to the output."""
         stages = [module for module in self.modules() if isinstance(module, _Stage)]
         attended = [stage.layer for stage in stages if isinstance(stage[1], SelfAttention)]
+        reading = tuple(stage.layer for stage in stages if isinstance(stage[2], CrossAttention))
+        found = {"attention": tuple(attended), "block": tuple(stage.layer for stage in stages)}
         head = {} if self.internal is None else {INTERNAL: (INTERNAL,)}
-        return {"attention": tuple(attended), "block": tuple(stage.layer for stage in stages), **head}
+        return {**found, **({"text": reading} if reading else {}), **head}
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embedding = self.time(time)

@@ -245,7 +245,11 @@ def _off(weight: Tensor) -> Tensor:
 
 def _name(branch: Branch) -> str:
     base = "null" if branch.null else "condition" if branch.spec is None else str(branch.spec)
-    more = [f"{branch.perturb.kind} in {'/'.join(branch.perturb.layers)}"] if branch.perturb is not None else []
+    worse, more = branch.perturb, []
+    if worse is not None and branch.away is not None:
+        more = [f"reading away from {_name(branch.away)}, {worse.amount:g}"]
+    elif worse is not None:
+        more = [f"{worse.kind} in {'/'.join(worse.layers)}"]
     more += [f"of {branch.model}"] if branch.model is not None else []
     more += [f"from {branch.make}"] if branch.make is not None else []
     return ", ".join([base, *more])

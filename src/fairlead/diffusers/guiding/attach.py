@@ -32,7 +32,7 @@ from fairlead.diffusers.guiding.learned import LearnedAttachment
 from fairlead.diffusers.guiding.pipeline_run import PipelineRun
 from fairlead.diffusers.guiding.request import Requests
 from fairlead.diffusers.guiding.stand_in import behind, check_in_place, own_kind, running, standing_in
-from fairlead.diffusers.perturbation import check_reachable, check_without_dropout, layers_of
+from fairlead.diffusers.perturbation import check_reachable, check_without_dropout, layers_of, text_layers
 from fairlead.diffusers.pipelines import (
     Wiring,
     check_pipeline_object,
@@ -120,7 +120,7 @@ class Attachment:
         self._network = behind(getattr(pipe, self._wiring.network))
         if self._wiring.labels:
             self.guidance = guidance = guidance.by_name(label_encoder(pipe, self._network).named)
-        self.layers = layers_of(self._network)
+        self.layers = {**layers_of(self._network), **text_layers(self._network)}
         self._resources = attached_resources(pipe, self._wiring.network, guidance, resources)
         self._requests = Requests(pipe, self._kind, self._wiring, self._network, guidance, negative)
         self._signature = inspect.signature(self._kind.__call__)

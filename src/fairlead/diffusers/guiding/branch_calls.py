@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Objective, Prediction
 from fairlead.core.schedule import NoiseSchedule
 from fairlead.diffusers.guiding.call_conditions import Feed
+from fairlead.diffusers.negative_text import told_with_negative
 from fairlead.diffusers.network_calls import check_differentiable, latent_channels, null_label, tokens_of
 from fairlead.diffusers.perturbation import perturbing, plain
 from fairlead.diffusers.pipelines import Wiring, packed, unpacked
@@ -166,12 +167,12 @@ class PipelineDenoiser:
     def predict(self, network: Network, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """The prediction of ``network``, which may be another one of the same kind."""
         x, size = x_t.to(self.call.x.dtype), (x_t.shape[-2], x_t.shape[-1])
-        arguments = self._arguments(x, x_t, condition, network)
+        arguments, text = told_with_negative(plain(network), condition, partial(self._arguments, x, x_t, network))
         if x_t.requires_grad:
             check_differentiable(network)
         if self._stacked is not None:
             x = torch.cat([x, self.feed.picked(self._stacked, condition)], 1)
-        with perturbing(network, condition.perturb, tokens_of(network, size, self.wiring.packed)):
+        with perturbing(network, condition.perturb, tokens_of(network, size, self.wiring.packed), text):
             output = self.call.again(packed(x) if self.wiring.packed else x, arguments, network)[0]
         tally(len(x_t))
         if self.wiring.packed:
@@ -184,7 +185,7 @@ class PipelineDenoiser:
         self._last = prediction, output
         return prediction
 
-    def _arguments(self, x: Tensor, x_t: Tensor, condition: Condition, network: Network) -> dict[str, Any]:
+    def _arguments(self, x: Tensor, x_t: Tensor, network: Network, condition: Condition) -> dict[str, Any]:
         arguments = self.feed.of(condition)
         if self.wiring.labels:
             labels, keep = condition.values["label"], condition.keep["label"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from fairlead.core.errors import UsageError
 from fairlead.diffusers.guiding.recorder import Path
 
 Rows = Mapping[Path, int]
@@ -109,10 +110,24 @@ def in_one_batch(parts: Sequence[Mapping[Path, Any]], rows: Rows) -> dict[Path, 
     return {p: join_rows([part[p] for part in parts], rows[p]) if p in rows else v for p, v in parts[0].items()}
 
 
+def rows_joined(parts: Sequence[Mapping[Path, Any]], rows: Rows) -> dict[str, Any]:
+    """Arguments of single rows in one batch, by name: those that are no part of others.
+
+    Raises:
+        UsageError: if they do not fit one batch.
+    """
+    if not fit_one_batch(parts, rows):
+        raise UsageError("the negatives that nag reads do not go into one network call; give all samples the same one")
+    return {str(path[0]): value for path, value in in_one_batch(parts, rows).items() if len(path) == 1}
+
+
+Kind = TypeVar("Kind", bound=Hashable)
+
+
 def asked_by_kind(
-    kinds: Sequence[int],
-    arguments: Callable[[int, list[int]], dict[Path, Any]],
-    ask: Callable[[int, Mapping[Path, Any], Tensor | None], Tensor],
+    kinds: Sequence[Kind],
+    arguments: Callable[[Kind, list[int]], dict[Path, Any]],
+    ask: Callable[[Kind, Mapping[Path, Any], Tensor | None], Tensor],
     rows: Rows | None,
 ) -> Tensor:
     """What a network answers, [rows, ...], in one call where the arguments of all kinds fit one batch, else in one for
@@ -124,7 +139,7 @@ def asked_by_kind(
         ask: calls the network for a kind and the rows at an index; None: for all, in their order.
         rows: arguments that have rows for each sample; None: not known, nothing goes into one batch.
     """
-    groups: dict[int, list[int]] = {}
+    groups: dict[Kind, list[int]] = {}
     for row, kind in enumerate(kinds):
         groups.setdefault(kind, []).append(row)
     parts = {kind: arguments(kind, mine) for kind, mine in groups.items()}

@@ -25,7 +25,7 @@ from fairlead.diffusers.guiding.learned_run import LearnedRun
 from fairlead.diffusers.guiding.pattern import Pattern, segment_of, shaped
 from fairlead.diffusers.guiding.recorder import RecordedCall, output_of
 from fairlead.diffusers.network_calls import CALLED
-from fairlead.diffusers.perturbation import check_reachable, layers_of, plain
+from fairlead.diffusers.perturbation import check_reachable, layers_of, plain, text_layers
 from fairlead.diffusers.pipelines import diffusers
 from fairlead.diffusers.schedulers import objective_of, schedule_of
 from fairlead.guide.expression import to_guidance
@@ -175,7 +175,7 @@ class Guider(_Base):  # type: ignore[misc]
         output = segment_of(stacked(stored), answer)
         latents = None if output is None else shaped(answer if output.dim is None else output.of(answer), x)
         pattern = Pattern(n, (call,), self._template, call.arguments, listed, rows, {}, {}, latents, output)
-        found = {k: tuple(v) for k, v in (self.layers or layers_of(network)).items()}
+        found = {k: tuple(v) for k, v in (self.layers or {**layers_of(network), **text_layers(network)}).items()}
         model = Model(
             unasked,
             schedule_of(self.scheduler),

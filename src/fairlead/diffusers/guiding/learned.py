@@ -27,7 +27,7 @@ from fairlead.diffusers.guiding.recorder import Path, Recorder
 from fairlead.diffusers.guiding.rehearsal import GUIDER, OWN_PERTURBATION, Rehearsals, guider_at
 from fairlead.diffusers.guiding.request import OWN_GUIDANCE, check_renoising_scheduler, empty_prompt
 from fairlead.diffusers.guiding.stand_in import behind, check_in_place, own_kind, running, standing_in
-from fairlead.diffusers.perturbation import check_reachable, check_without_dropout, layers_of, plain
+from fairlead.diffusers.perturbation import check_reachable, check_without_dropout, layers_of, plain, text_layers
 from fairlead.diffusers.pipelines import IMAGE_AUTOENCODERS, decoded, has_text_encoder
 from fairlead.guide.batching import Batching
 from fairlead.guide.methods.compose import Compose
@@ -70,7 +70,7 @@ class LearnedAttachment:
                 "guide; attach to the pipeline inside it that denoises"
             )
         self._network = next(iter(self._networks.values()))
-        self.layers = layers_of(self._network)
+        self.layers = {**layers_of(self._network), **text_layers(self._network)}
         self._answers: dict[Hashable, Any] = {}
         self._signature = inspect.signature(self._kind.__call__)
         check_no_classifier(guidance)

@@ -12,19 +12,21 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import level_at, tally
 from fairlead.core.prediction import Mixing, Prediction
-from fairlead.diffusers.attention import Tokens
 from fairlead.diffusers.guiding.call_arguments import (
     asked_by_kind,
     leaves,
     nested_again,
     picked,
+    rows_joined,
     same,
     stacked,
 )
 from fairlead.diffusers.guiding.pattern import Pattern
 from fairlead.diffusers.guiding.recorder import Path, RecordedCall, output_of
+from fairlead.diffusers.negative_text import told_with_negative
 from fairlead.diffusers.network_calls import CALLED, check_differentiable, tokens_of
 from fairlead.diffusers.perturbation import perturbing, plain
+from fairlead.diffusers.positions import Tokens
 from fairlead.diffusers.pretrained import setting
 from fairlead.models.model import Model
 
@@ -99,16 +101,17 @@ class LearnedDenoiser:
         """What the network returns for the rows of a condition, [rows, ...]."""
         samples = [int(i) for i in condition.values["sample"].tolist()]
 
-        def arguments(kind: int, rows: list[int]) -> dict[Path, Any]:
-            return self._arguments(kind, [samples[r] for r in rows], rows, x_t, condition)
+        def arguments(kind: tuple[int, int], rows: list[int]) -> dict[Path, Any]:
+            return self._arguments(kind[0], [samples[r] for r in rows], rows, x_t, condition)
 
-        def ask(kind: int, flat: Mapping[Path, Any], rows: Tensor | None) -> Tensor:
+        def ask(kind: tuple[int, int], flat: Mapping[Path, Any], rows: Tensor | None) -> Tensor:
             own = condition if rows is None else condition[rows]
-            return self._asked(network, kind, flat, x_t if rows is None else x_t[rows.to(x_t.device)], own)
+            return self._asked(network, kind[0], flat, x_t if rows is None else x_t[rows.to(x_t.device)], own)
 
-        return asked_by_kind(
-            self._kinds(condition), arguments, ask, self._rows if self.pattern.rows is not None else None
-        )
+        known, pairs = self.pattern.rows is not None, list(zip(self._kinds(condition), samples, strict=True))
+        # where rows cannot be picked, a call takes each sample once
+        kinds = [(pair[0], 0 if known else pairs[:i].count(pair)) for i, pair in enumerate(pairs)]
+        return asked_by_kind(kinds, arguments, ask, self._rows if known else None)
 
     @property
     def _rows(self) -> Mapping[Path, int]:
@@ -156,11 +159,22 @@ class LearnedDenoiser:
 
     def _asked(self, network: Any, kind: int, flat: Mapping[Path, Any], x_t: Tensor, condition: Condition) -> Tensor:
         form = self.named[kind - 1][0] if kind > 0 else self.pattern.form
-        arguments = nested_again(form, self.pattern.listed, flat)
-        with perturbing(network, condition.perturb, image_tokens(network, x_t)):
+        asked = nested_again(form, self.pattern.listed, flat)
+
+        def told(of: Condition) -> dict[str, Any]:
+            return asked if of is condition else self._texts(of, x_t)
+
+        arguments, text = told_with_negative(plain(network), condition, told)
+        with perturbing(network, condition.perturb, image_tokens(network, x_t), text):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
         output: Tensor = stacked(output_of(answer))
         return output
+
+    def _texts(self, condition: Condition, x_t: Tensor) -> dict[str, Any]:
+        """The arguments for the rows of a condition, of which those of its text count."""
+        pairs = enumerate(zip(self._kinds(condition), condition.values["sample"].tolist(), strict=True))
+        parts = [self._arguments(kind, [int(sample)], [row], x_t, condition) for row, (kind, sample) in pairs]
+        return rows_joined(parts, self._rows)
 
     def parted(self, output: Any, scale: float) -> list[Any]:
         """The answers for the conditional and the null call that the pipeline's own u + scale (c - u) makes ``output``

@@ -24,14 +24,16 @@ from fairlead.diffusers.guiding.call_arguments import (
     leaves,
     nested_again,
     picked,
+    rows_joined,
     same,
     stacked,
 )
 from fairlead.diffusers.guiding.learned_denoiser import image_tokens
 from fairlead.diffusers.guiding.pipeline_calls import PipelineCalls
 from fairlead.diffusers.guiding.recorder import Path, output_of
+from fairlead.diffusers.negative_text import told_with_negative
 from fairlead.diffusers.network_calls import check_differentiable
-from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing
+from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing, plain, text_layers
 from fairlead.diffusers.pipelines import EXAMPLES, diffusers
 from fairlead.diffusers.pretrained import setting, weight_hash
 from fairlead.diffusers.schedulers import is_flow, objective_of, schedule_of
@@ -69,7 +71,7 @@ def learned_model(pipe: Any, name: str, size: int | tuple[int, int] | None) -> M
         conditions=("text",),
         examples=EXAMPLES,
         objective=objective,
-        layers=layers_of(network),
+        layers={**layers_of(network), **text_layers(network)},
         embed=prompts.embedded,
         metadata={
             "pipeline": name,
@@ -213,11 +215,22 @@ class RehearsedNetwork:
         return flat
 
     def _asked(self, number: int, flat: Mapping[Path, Any], x_t: Tensor, condition: Condition) -> Tensor:
-        arguments = nested_again(self.prompts.of(number)[0], self.calls.pattern.listed, flat)
-        with perturbing(self.network, condition.perturb, image_tokens(self.network, x_t)):
+        asked = nested_again(self.prompts.of(number)[0], self.calls.pattern.listed, flat)
+
+        def told(of: Condition) -> dict[str, Any]:
+            return asked if of is condition else self._texts(of, x_t)
+
+        arguments, text = told_with_negative(plain(self.network), condition, told)
+        with perturbing(self.network, condition.perturb, image_tokens(self.network, x_t), text):
             answer = self.network(**arguments, return_dict=not self.calls.own.as_tuple)
         output: Tensor = stacked(output_of(answer))
         return output
+
+    def _texts(self, condition: Condition, x_t: Tensor) -> dict[str, Any]:
+        """The arguments for the rows of a condition, of which those of its text count."""
+        times = torch.zeros(len(x_t))
+        parts = [self._arguments(kind, [i], x_t, times, condition) for i, kind in enumerate(self._kinds(condition))]
+        return rows_joined(parts, self._rows)
 
 
 def _like(times: Tensor, known: Any) -> Any:

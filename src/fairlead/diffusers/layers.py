@@ -1,0 +1,148 @@
+"""Which layers of a diffusers network can be perturbed, by their names; what a block passes on, and what computes the
+attention in it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+from fairlead.diffusers.negative_text import READERS, reading_layers
+from fairlead.diffusers.network_calls import CALLED
+from fairlead.diffusers.pretrained import plain
+
+_LISTS = "transformer_blocks|(?:single|joint)_transformer_blocks"
+_STACKS = f"{_LISTS}|blocks|layers|(?:single|double)(?:_stream)?_blocks"
+_BLOCK = re.compile(rf"(?:{_STACKS})\.\d+|(?:down_blocks|mid_block|up_blocks)\.(?:.*\.)?transformer_blocks\.\d+")
+"""Blocks of a transformer, and those inside the levels of a U-Net."""
+_OTHER_POSITIONS = re.compile(
+    r"motion_modules|temp_attentions|temporal_|transformer_in|refiner|text_fusion|context_embedder"
+)
+"""Parts whose positions are frames, or the tokens of a text."""
+_OTHER_ATTENTION = re.compile(r"attn2|.*cross_att.*|audio_.*|.*_to_.*")
+"""Last parts of the names of layers that read something else than the image, or hear."""
+
+_BACKENDS = ("native", "_native_math", "_native_efficient", "_native_cudnn")
+"""Of diffusers' attention backends those that are torch's own and take masks."""
+_FOREIGN = ("XFormers", "NPU", "XLA", "PAG")
+"""In the names of diffusers' processors that compute elsewhere, or perturb by themselves."""
+
+
+def layers_of(network: Any) -> dict[str, tuple[str, ...]]:
+    """Names of the layers that can be perturbed, from the input to the output: "attention" are softmax self-attentions
+    (of images and text together in joint blocks), "block" are transformer blocks that pass on what they are given."""
+    attention, blocks = [], []
+    for name, module in plain(network).named_modules():
+        if _OTHER_POSITIONS.search(name):
+            continue
+        kind: Any = type(module)
+        if _BLOCK.fullmatch(name) and passed_on(kind):
+            blocks.append(name)
+        if hasattr(module, "to_q") and hasattr(module, "heads") and not getattr(module, "is_cross_attention", False):
+            linear = "Linear" in type(getattr(module, "processor", None)).__name__
+            other = "Perceiver" in type(module).__name__
+            if not _OTHER_ATTENTION.fullmatch(name.rsplit(".", 1)[-1]) and not linear and not other:
+                attention.append(name)
+    found = {"attention": _in_order(attention), "block": _in_order(blocks)}
+    return {kind: names for kind, names in found.items() if names}
+
+
+def text_layers(network: Any) -> dict[str, tuple[str, ...]]:
+    """ "text" -> names of the layers in which a network reads its text; empty where none can be perturbed."""
+    names = _in_order(reading_layers(plain(network)))
+    return {"text": names} if names else {}
+
+
+def _in_order(names: list[str]) -> tuple[str, ...]:
+    """U-Nets make their middle last."""
+    return tuple(sorted(names, key=lambda layer: 0 if layer.startswith("down") else 2 if layer.startswith("up") else 1))
+
+
+@lru_cache(maxsize=256)
+def passed_on(kind: Any) -> tuple[tuple[str, ...], ...]:
+    """What blocks of a class return, in names of their arguments: one tuple for each way to return that consists of
+    arguments alone. Empty where there is none, so that the block cannot be skipped."""
+    known, found = set(inspect.signature(inspect.unwrap(kind.forward)).parameters), []
+    for node in _source_of(kind):
+        if isinstance(node, ast.Return) and node.value is not None:
+            parts = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+            names = tuple(part.id for part in parts if isinstance(part, ast.Name) and part.id in known)
+            if len(names) == len(parts):
+                found.append(names)
+    return tuple(dict.fromkeys(found))
+
+
+@lru_cache(maxsize=256)
+def shown_text(kind: Any, part: str) -> bool:
+    """Whether blocks of a class give ``part``, a layer of attention in them, something beside the image."""
+    for node in _source_of(kind):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == part:
+            named = {keyword.arg: ast.dump(keyword.value) for keyword in node.keywords}
+            given = [
+                *map(ast.dump, node.args),
+                *(named[n] for n in ("hidden_states", "encoder_hidden_states") if n in named),
+            ]
+            if len(set(given[:2])) == 2 and ast.dump(ast.Constant(None)) != given[1]:
+                return True
+    return False
+
+
+def _source_of(kind: Any) -> list[ast.AST]:
+    """Everything in the source of its ``forward``; nothing where there is none."""
+    try:
+        return list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(kind.forward))))))
+    except (OSError, TypeError, SyntaxError):
+        return []
+
+
+def beside_cross_attention(network: nn.Module, layer: str) -> bool:
+    """Whether the text is read elsewhere in the layer's block, so that the layer itself sees the image alone where it
+    is given nothing else."""
+    block = network.get_submodule(layer.rpartition(".")[0])
+    return any(_OTHER_ATTENTION.fullmatch(name) and not name.startswith("audio") for name, _ in block.named_children())
+
+
+def joined_before(network: nn.Module, layer: str) -> bool:
+    """Whether text and image come to a layer of a transformer as one sequence, which does not tell where the image
+    is."""
+    if type(network).__name__ in (*CALLED, *READERS) or "UNet" in type(network).__name__:
+        return False  # known beforehand, or text is never among the positions
+    block, _, part = layer.rpartition(".")
+    arguments = inspect.signature(type(network).forward).parameters
+    words = "encoder_hidden_states", "cap_feats", "text", "input_ids"
+    reads = any(word in name for name in arguments for word in words)
+    kind: Any = type(network.get_submodule(block))
+    return reads and not beside_cross_attention(network, layer) and not shown_text(kind, part)
+
+
+def processor_of(part: Any) -> str:
+    """The class of what computes a layer's attention, for messages."""
+    processor = getattr(part, "processor", None)
+    return type(part if processor is None else processor).__name__
+
+
+def unreachable(part: Any) -> str:
+    """Why the attention of this layer is known not to be reached, "" if it may be."""
+    kind = processor_of(part)
+    if any(word in kind for word in _FOREIGN):
+        return f"{kind} computes attention outside of torch, or perturbs it by itself"
+    processor: Any = getattr(part, "processor", None)
+    if hasattr(processor, "_attention_backend"):
+        backend = processor._attention_backend or _active_backend()
+        name = str(getattr(backend, "value", backend or "native"))
+        if name not in _BACKENDS:
+            return f"{kind} computes attention in the backend {name!r}"
+    return ""
+
+
+def _active_backend() -> Any:
+    """Of diffusers, where a processor names none."""
+    dispatch = sys.modules.get("diffusers.models.attention_dispatch")
+    active = getattr(getattr(dispatch, "_AttentionBackendRegistry", None), "get_active_backend", None)
+    return None if active is None else active()[0]
