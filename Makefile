@@ -3,13 +3,18 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint format bench dist oldest clean
+.PHONY: demo test test-slow test-browser lint format bench dist oldest clean
 
 demo: .venv/base
 	$(BIN)/fairlead demo
 
 test: .venv/dev
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile -rs
+
+# Installs chromium where it is missing, as root on Debian; elsewhere install chromium and its driver first.
+test-browser: .venv/dev
+	@command -v chromium chromedriver > /dev/null || { apt-get update && apt-get install -y chromium chromium-driver; }
+	$(BIN)/pytest -m browser -rs
 
 test-slow: .venv/dev
 	$(BIN)/pytest -m slow

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TextIO, get_args
 
 import tyro
 
+from fairlead.cli.app import App
 from fairlead.cli.demo import Demo
 from fairlead.cli.doctor import Doctor
 from fairlead.cli.explain import Explain
@@ -52,6 +53,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Explain, tyro.conf.subcommand("explain")]
     | Annotated[Interpolate, tyro.conf.subcommand("interpolate")]
+    | Annotated[App, tyro.conf.subcommand("app")]
     | Annotated[Measure, tyro.conf.subcommand("measure")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Export, tyro.conf.subcommand("export")]

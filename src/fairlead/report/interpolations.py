@@ -233,7 +233,8 @@ def interpolate(
             check_folder(out, fresh={"interpolation.json": "an interpolation", "strip.png": "strip.png"})
         with progress(f"loading {model}"):
             model, guidance, chosen = loaded_with(model, guidance, sampler, steps, weights, device)
-        found = _sampled(model, a, b, n, frames, guidance, seed, sampling)
+        ends, plan = planned(model, a, b, n, frames, guidance, seed, sampling)
+        found = Interpolation(ends, frames, plan.run())
         found = replace(found, run=replace(found.run, settings={**found.run.settings, **chosen}))
         if out is None and data is None:
             return found
@@ -245,7 +246,7 @@ def interpolate(
         return found
 
 
-def _sampled(
+def planned(
     model: Model,
     a: Given,
     b: Given,
@@ -254,7 +255,8 @@ def _sampled(
     guidance: Guidance | Term | str | None,
     seed: int,
     sampling: Sampling,
-) -> Interpolation:
+) -> tuple[tuple[Spec, Spec], Plan]:
+    """Both ends by name, and the plan that samples the way between them; see :func:`interpolate`."""
     n, frames, seed = plain(n), plain(frames), plain(seed)
     if not is_count(frames, 3):
         raise UsageError(f"interpolate: expected at least 3 frames, both ends among them, got {shown(frames)}")
@@ -277,7 +279,7 @@ def _sampled(
         sampling,
         seeds=[seed + i for i in range(n) for _ in range(frames)],
     )
-    return Interpolation((a, b), frames, plan.run())
+    return (a, b), plan
 
 
 @dataclass(frozen=True, eq=False)

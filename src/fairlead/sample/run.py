@@ -196,14 +196,14 @@ class Plan:
                     if on_frame is not None:
                         on_frame(frame)
                 finals.append(frame.x_t.float().cpu())
-        return self._finish(torch.cat(finals), cost, time.perf_counter() - began)
+        return self.finish(torch.cat(finals), cost, time.perf_counter() - began)
 
     def named(self) -> dict[str, Any]:
         """What the guidance names, by the metadata that identifies it."""
         found = {name: dict(getattr(thing, "metadata", {})) for name, thing in self.resources.items()}
         return {"resources": found} if found else {}
 
-    def _finish(self, x0: Tensor, cost: Cost, seconds: float) -> Run:
+    def finish(self, x0: Tensor, cost: Cost, seconds: float) -> Run:
         """Decode the final samples [n, *shape] and put the run together."""
         with torch.no_grad():
             decoded = torch.cat([self.model.decode(part) for part in torch.split(x0, self.sampling.batch_size)])

@@ -7,7 +7,8 @@ stays unknown (nan), unless ``compare`` asks for it; those rows are counted apar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 
 from fairlead.core.brief import brief
-from fairlead.core.denoiser import counting
+from fairlead.core.denoiser import Cost, counting
 from fairlead.core.errors import UsageError
 from fairlead.models.model import Spec
+from fairlead.sample.result import Run
 from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Frame
 from fairlead.sample.watcher import PER_STEP, PER_TERM, NonFinite, Watcher
@@ -78,48 +80,11 @@ class Trace:
             compare: also evaluate the conditional and the null prediction at steps where the guidance does not.
             on_frame: sees every frame, e.g. for a progress bar.
         """
-        watcher = Watcher(plan, compare)
-        rows, finals, before = [0] * plan.sampling.steps, [], 0
-        with counting() as cost:
-            try:
-                for batch in plan.batches:
-                    for frame in plan.frames(batch, partial(watcher, batch)):
-                        rows[frame.step] += cost.rows - before - watcher.extra_rows
-                        watcher.compared_rows, watcher.extra_rows = watcher.compared_rows + watcher.extra_rows, 0
-                        before = cost.rows
-                        if on_frame is not None:
-                            on_frame(frame)
-                    finals.append(frame.x_t.float().cpu())
-            except UsageError:
-                if watcher.broken is None:
-                    raise
-        times = plan.times[:-1]
-        return cls(
-            guidance=str(plan.guidance),
-            terms=tuple(map(str, plan.guidance.terms)),
-            finishers=tuple(map(str, plan.guidance.finishers)),
-            conds=plan.conds,
-            seeds=plan.seeds,
-            t=tuple(times.tolist()),
-            sigma=tuple(plan.model.schedule.ratio(times).tolist()),
-            log_snr=tuple(plan.model.schedule.log_snr(times).tolist()),
-            rows=tuple(rows),
-            alters=tuple(watcher.alters),
-            compared_rows=watcher.compared_rows,
-            step=watcher.step,
-            term=watcher.term,
-            between=watcher.between,
-            coefficients=watcher.coefficients,
-            broken=watcher.broken,
-            film=watcher.developed(),
-            film_steps=watcher.film_steps,
-            x0=torch.cat(finals) if watcher.broken is None else None,
-            settings={
-                **plan.sampling.described(),
-                "model": dict(plan.model.metadata),
-                **plan.named(),
-            },
-        )
+        tracing = Tracing(plan, compare)
+        for frame in tracing.frames():
+            if on_frame is not None:
+                on_frame(frame)
+        return cls(**tracing.so_far())
 
     @property
     def steps(self) -> int:
@@ -156,6 +121,86 @@ class Trace:
             "terms": per_term,
             "broken": None if self.broken is None else vars(self.broken),
             "meaning": {**PER_STEP, **PER_TERM, "layout": "per_seed and terms hold a list a step, a number a seed"},
+        }
+
+
+class Tracing:
+    """A plan that is carried out and watched: the frames, and what is known between any two of them.
+
+    Attributes:
+        rows, seconds: of every step, of all samples so far; ``rows`` without those that only compare.
+        cost: network rows and calls so far, those that only compare among them.
+    """
+
+    def __init__(self, plan: Plan, compare: bool = False) -> None:
+        self.plan, self._watcher = plan, Watcher(plan, compare)
+        self.rows, self.seconds = [0] * plan.sampling.steps, [0.0] * plan.sampling.steps
+        self.cost = Cost()
+        self._finals: list[Tensor] = []
+
+    def frames(self) -> Iterator[Frame]:
+        """Every step of every batch. Ends early where values stop being finite, which the trace then says."""
+        watcher = self._watcher
+        for batch in self.plan.batches:
+            stream = self.plan.frames(batch, partial(watcher, batch))
+            while True:
+                began = time.perf_counter()
+                try:
+                    with counting() as cost:
+                        frame = next(stream, None)
+                except UsageError:
+                    if watcher.broken is None:
+                        raise
+                    return
+                self.cost.rows, self.cost.calls = self.cost.rows + cost.rows, self.cost.calls + cost.calls
+                if frame is None:
+                    break
+                self.rows[frame.step] += cost.rows - watcher.extra_rows
+                self.seconds[frame.step] += time.perf_counter() - began
+                watcher.compared_rows, watcher.extra_rows = watcher.compared_rows + watcher.extra_rows, 0
+                last = frame
+                yield frame
+            self._finals.append(last.x_t.float().cpu())
+
+    @property
+    def broken(self) -> NonFinite | None:
+        """Where values stopped being finite."""
+        return self._watcher.broken
+
+    def run(self) -> Run:
+        """The result, after the last frame.
+
+        Raises:
+            UsageError: if values stopped being finite.
+        """
+        if self.broken is not None:
+            raise UsageError(f"sampling {self.plan.guidance}: {self.broken}; lower its scale")
+        return self.plan.finish(torch.cat(self._finals), self.cost, sum(self.seconds))
+
+    def so_far(self, film: bool = True) -> dict[str, Any]:
+        """The fields of a :class:`Trace`; nan in the steps that are not taken yet. ``film``: with its pictures."""
+        plan, watcher, times = self.plan, self._watcher, self.plan.times[:-1]
+        return {
+            "guidance": str(plan.guidance),
+            "terms": tuple(map(str, plan.guidance.terms)),
+            "finishers": tuple(map(str, plan.guidance.finishers)),
+            "conds": plan.conds,
+            "seeds": plan.seeds,
+            "t": tuple(times.tolist()),
+            "sigma": tuple(plan.model.schedule.ratio(times).tolist()),
+            "log_snr": tuple(plan.model.schedule.log_snr(times).tolist()),
+            "rows": tuple(self.rows),
+            "alters": tuple(watcher.alters),
+            "compared_rows": watcher.compared_rows,
+            "step": watcher.step,
+            "term": watcher.term,
+            "between": watcher.between,
+            "coefficients": watcher.coefficients,
+            "broken": watcher.broken,
+            "film": watcher.developed() if film else None,
+            "film_steps": watcher.film_steps,
+            "x0": torch.cat(self._finals) if watcher.broken is None and self._finals else None,
+            "settings": {**plan.sampling.described(), "model": dict(plan.model.metadata), **plan.named()},
         }
 
 
