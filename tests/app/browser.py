@@ -46,7 +46,7 @@ class Browser:
         )
 
     def all(self, css: str) -> list[Any]:
-        return self.driver.find_elements("css selector", css)
+        return [*self.driver.find_elements("css selector", css)]
 
     def one(self, css: str) -> Any:
         return self.wait(lambda: next(iter(self.all(css)), None), css)

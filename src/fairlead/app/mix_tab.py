@@ -9,57 +9,17 @@ from typing import Any
 import gradio as gr
 
 from fairlead.app import tiles
+from fairlead.app.combined import mixture, way
 from fairlead.app.fields import QUIET, SharedFields, choices_of, whole
 from fairlead.app.forming import Side, forming
 from fairlead.app.library import Library
 from fairlead.app.runner import Runner
 from fairlead.app.trial import Trial
 from fairlead.core.errors import UsageError
-from fairlead.guide.expression import to_guidance
-from fairlead.guide.notation import literal
-from fairlead.report.interpolations import planned
 from fairlead.sample.run import Plan
-from fairlead.sample.sampling import Sampling
-from fairlead.tune.answers import tuned_guidance
 
 PARTS = 3
 _WEIGHTS = (2.0, 2.0, 0.0)
-
-
-def mixture(parts: Sequence[tuple[str, float]]) -> str:
-    """``compose(...)`` of conditions with weights; those without a name or a weight are left out.
-
-    Raises:
-        UsageError: if none is left, or one is named twice.
-    """
-    given = [(name.strip(), weight) for name, weight in parts if name.strip() and weight]
-    if not given:
-        raise UsageError("mixture: expected at least one class or prompt with a weight that is not 0")
-    weights = dict(given)
-    if len(weights) < len(given):
-        raise UsageError("mixture: a class or prompt is named twice; give each once")
-    return f"compose({literal(weights)})"
-
-
-def way(library: Library, trial: Trial, frames: int) -> Plan:
-    """The plan of an interpolation between both conditions of a trial, ``n`` seeds, in ``frames`` images each.
-
-    Raises:
-        UsageError: for what cannot be interpolated, or is more than the limits.
-    """
-    model = trial.check(library)
-    if frames * trial.n > library.limits.images:
-        raise UsageError(
-            f"{frames} frames of {trial.n} seeds: the playground takes {library.limits.images} images at once; "
-            "lower one of them"
-        )
-    weights = model.metadata.get("weights_hash")
-    text = tuned_guidance(trial.model, trial.guidance, trial.sampler, trial.steps, weights)[0]
-    guidance = to_guidance(text)
-    library.check(model, guidance, trial.conds)
-    first, last = trial.conds
-    sampling = Sampling(trial.sampler, trial.steps, batch_size=library.limits.images)
-    return planned(model, first, last, trial.n, frames, guidance, trial.seed, sampling)[1]
 
 
 def add_mix_tab(library: Library, runner: Runner, shared: SharedFields) -> None:

@@ -12,36 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from fairlead.app import tiles
+from fairlead.app.combined import guidances
 from fairlead.app.compare_tab import NAMES, CompareTab
 from fairlead.app.fields import QUIET, GuidanceField, SharedFields
 from fairlead.app.forming import Sides, forming
 from fairlead.app.library import Library
 from fairlead.app.runner import Runner
 from fairlead.core.errors import UsageError
-from fairlead.tune.setting import expand
-
-MOST = 16
-"""Settings in a row."""
-
-
-def guidances(template: str, scales: str) -> list[str]:
-    """The expressions of a row: the template at every scale.
-
-    Raises:
-        UsageError: for what is no number, too many of them, and as ``expand``.
-    """
-    words = scales.replace(",", " ").split()
-    found = []
-    for word in words:
-        try:
-            found.append(float(word))
-        except ValueError:
-            found.append(math.nan)
-        if not math.isfinite(found[-1]):
-            raise UsageError(f"scales: expected numbers such as 0, 1, 1.5, 3, got {word!r}") from None
-    if not 1 <= len(found) <= MOST:
-        raise UsageError(f"scales: expected 1 to {MOST} numbers, got {len(found)}")
-    return expand([template.strip()], found)
 
 
 def add_scales_tab(library: Library, runner: Runner, shared: SharedFields, compare: CompareTab) -> None:

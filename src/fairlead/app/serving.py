@@ -73,8 +73,9 @@ def serving(
     if not local and len(password) < 8:
         raise UsageError("FAIRLEAD_PASSWORD: expected at least 8 characters, since others reach this host")
     with tempfile.TemporaryDirectory(prefix="fairlead-app-") as folder:
+        before = os.environ.get("GRADIO_TEMP_DIR")
         os.environ["GRADIO_TEMP_DIR"] = folder
-        page, _ = window(library, Path(folder) / "pages")
+        page = window(library, Path(folder) / "pages")
         try:
             _, address, _ = page.launch(
                 server_name=host,

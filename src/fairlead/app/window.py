@@ -118,6 +118,7 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
   text-align: right; white-space: nowrap; }
 .wide th:first-child { text-align: left; font-weight: 500; }
 .wide thead th { color: #5b626d; font-weight: 500; border-bottom: 2px solid #e3e6eb !important; }
-#row-images .grid-wrap { max-height: none; height: auto; }
+#row-images .grid-wrap, #row-images .gallery-container {
+  height: auto !important; min-height: 0 !important; max-height: none !important; }
 figcaption, caption { color: #5b626d; font-size: 14px; text-align: left; }
 """
