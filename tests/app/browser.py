@@ -63,14 +63,18 @@ class Browser:
         found.click()
 
     def tab(self, name: str) -> None:
-        """Choose a tab of the page by its name."""
-        found = self.wait(
-            lambda: next(
-                (b for b in self.all("button[role=tab]") if b.text.strip() == name and b.is_displayed()), None
-            ),
-            f"tab {name}",
-        )
-        found.click()
+        """Choose a tab of the page by its name, where need be from the menu of those that have no room."""
+
+        def found(css: str) -> Any:
+            return next((one for one in self.all(css) if one.text.strip() == name and one.is_displayed()), None)
+
+        self.wait(lambda: self.all("button[role=tab]"), "the tabs")
+        if not _quietly(lambda: found("button[role=tab]")):
+            menus = self.all(".overflow-menu > button")
+            next(one for one in menus if one.is_displayed()).click()
+            self.wait(lambda: found(".overflow-dropdown button"), f"tab {name}").click()
+        else:
+            self.wait(lambda: found("button[role=tab]"), f"tab {name}").click()
 
     def write(self, css: str, text: str) -> None:
         """Type into a field in place of what is there."""

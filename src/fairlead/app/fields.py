@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from fairlead.app import tiles
 from fairlead.app.knobs import MOST, about, extended, knobs, methods, presets, turned
 from fairlead.app.library import Library
 from fairlead.app.trial import Trial
+from fairlead.core.arguments import shown
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
 
@@ -125,7 +127,12 @@ class GuidanceField:
         expression.input(cls.shown, expression, outputs, trigger_mode="always_last", **QUIET)
         for index, slider in enumerate(sliders):
             slider.input(
-                _turn(index), [expression, slider], [expression, said], trigger_mode="always_last", **QUIET
+                _turn(index),
+                [expression, slider],
+                [expression, said],
+                trigger_mode="always_last",
+                preprocess=False,
+                **QUIET,
             )  # fmt: skip
         more.input(_extend, [expression, more], [expression, more, *outputs], **QUIET)
         preset.input(lambda text: (text, None, *cls.shown(text)), preset, [expression, preset, *outputs], **QUIET)
@@ -185,17 +192,26 @@ def described(library: Library, name: str) -> str:
     return " · ".join([f"images {size}", told, *([f"trained on {data}"] if data else [])])
 
 
+def decimal(what: str, value: Any) -> float:
+    """A number from a field; raises UsageError for anything else, such as an empty field."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"{what}: expected a number, got {'nothing' if value is None else shown(value)}")
+    return float(value)
+
+
 def whole(what: str, value: Any) -> int:
     """A whole number from a field; raises UsageError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise UsageError(f"{what}: expected a whole number, got {value!r}")
-    return int(value)
+    if (number := decimal(what, value)) != number // 1:
+        raise UsageError(f"{what}: expected a whole number, got {shown(value)}")
+    return int(number)
 
 
-def _turn(index: int) -> Callable[[str, float], tuple[Any, str]]:
-    def turn(text: str, value: float) -> tuple[Any, str]:
+def _turn(index: int) -> Callable[[str, Any], tuple[Any, Any]]:
+    def turn(text: str, value: Any) -> tuple[Any, Any]:
+        if value is None:  # its number is being written
+            return gr.skip(), gr.skip()
         try:
-            changed = turned(text, index, value)
+            changed = turned(text, index, decimal("slider", value))
         except UsageError as error:
             return gr.skip(), tiles.note(str(error), wrong=True)
         return changed, explained(changed)

@@ -10,7 +10,7 @@ import gradio as gr
 
 from fairlead.app import tiles
 from fairlead.app.combined import mixture, way
-from fairlead.app.fields import QUIET, SharedFields, choices_of, whole
+from fairlead.app.fields import QUIET, SharedFields, choices_of, decimal, whole
 from fairlead.app.forming import Side, forming
 from fairlead.app.library import Library
 from fairlead.app.runner import Runner
@@ -45,7 +45,8 @@ def add_mix_tab(library: Library, runner: Runner, shared: SharedFields) -> None:
     def begin_mix(request: gr.Request, *values: Any) -> str:
         def plan() -> Plan:
             parts = [
-                (str(name or ""), float(weight)) for name, weight in zip(values[:PARTS], values[PARTS:], strict=False)
+                (str(name or ""), decimal("weight", weight))
+                for name, weight in zip(values[:PARTS], values[PARTS:], strict=False)
             ]
             trial = shared.trial(mixture(parts), values[2 * PARTS :])
             return Trial(**{**vars(trial), "conds": ()}).plan(library)

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from fairlead.app import tiles
-from fairlead.app.fields import QUIET, GuidanceField, whole
+from fairlead.app.fields import QUIET, GuidanceField, decimal, whole
 from fairlead.app.plane import LONGEST, MIXTURES, POINTS, Walk, walk_plan, walking
 from fairlead.app.plane_plot import plane_png
 from fairlead.app.runner import Runner
@@ -52,46 +52,49 @@ def add_plane_tab(runner: Runner) -> None:
         step = gr.Slider(0, 40, value=20, step=1, label="Field and paths at step", elem_id="plane-step")
         w = gr.Slider(-2, 10, value=3, step=0.05, label="w of the sharpened density", elem_id="plane-w")
     picture = gr.HTML(elem_id="plane-picture")
-    kept = gr.State(None)
-    inputs = [name, label, field.expression, n, seed, sampler, steps]
-    outputs = [state, picture, kept, step, w]
+    inputs = [name, label, field.expression, n, steps, seed, sampler]
+    outputs = [state, picture, step, w]
 
     def begin(request: gr.Request, one: str, own: str, text: str, *rest: Any) -> str:
         try:
-            count, first, how, many = rest
+            count, many, first, how = rest
+            label_of = whole("class", int(own) if str(own).isdecimal() else own)
             mixture, plan = walk_plan(
-                one, whole("class", float(own)), str(text), whole("samples", count), whole("seed", first), str(how),
-                whole("steps", many),
-            )  # fmt: skip
-            own_class = int(own)
-        except (UsageError, ValueError) as error:
+                one, label_of, str(text), whole("samples", count), whole("seed", first), str(how), whole("steps", many)
+            )
+        except UsageError as error:
             runner.cancel(request)
             return tiles.note(str(error), wrong=True)
-        runner.begin(request, lambda: walking(mixture, plan, own_class))
+        runner.begin(request, lambda: walking(mixture, plan, label_of))
         return tiles.note("waiting for its turn")
 
     def watch(request: gr.Request, at: float, exponent: float) -> Iterator[tuple[Any, ...]]:
         for walk in runner.watch(request):
-            taken = len(walk.states) - 1
             if not walk.ended:
-                yield tiles.note(f"step {taken} of {walk.steps}"), gr.skip(), walk, gr.skip(), gr.skip()
+                yield tiles.note(f"step {len(walk.states) - 1} of {walk.steps}"), gr.skip(), gr.skip(), gr.skip()
                 continue
+            runner.keep(request, walk)
             scale = scale_of(str(walk.plan.guidance))
             place, sharp = min(round(at), walk.steps), exponent if scale is None else scale
             sharp = min(max(sharp, -2.0), 10.0)
-            yield said(walk, sharp), shown(walk, place, sharp), walk, gr.update(maximum=walk.steps, value=place), sharp
+            yield said(walk, sharp), shown(walk, place, sharp), gr.update(maximum=walk.steps, value=place), sharp
 
-    def look(walk: Walk | None, at: float, exponent: float) -> tuple[Any, Any]:
-        if walk is None:
+    def look(request: gr.Request, at: Any, exponent: Any) -> tuple[Any, Any]:
+        walk = runner.kept(request)
+        if not isinstance(walk, Walk) or at is None or exponent is None:
             return gr.skip(), gr.skip()
-        return said(walk, exponent), shown(walk, round(at), exponent)
+        try:
+            place, sharp = max(0, whole("step", at)), decimal("w", exponent)
+        except UsageError as error:
+            return tiles.note(str(error), wrong=True), gr.skip()
+        return said(walk, sharp), shown(walk, place, sharp)
 
     runner.on(go.click, begin, inputs, [state], watch, outputs, more=[step, w])
     runner.on(field.expression.submit, begin, inputs, [state], watch, outputs, more=[step, w])
     for slider in field.sliders:
         runner.on(slider.release, begin, inputs, [state], watch, outputs, more=[step, w])
     for slider in (step, w):
-        slider.input(look, [kept, step, w], [state, picture], trigger_mode="always_last", **QUIET)
+        slider.input(look, [step, w], [state, picture], trigger_mode="always_last", preprocess=False, **QUIET)
     stop.click(runner.stop, None, state, **QUIET)
     name.input(lambda one: gr.update(choices=_classes(one), value="0"), name, label, **QUIET)
 

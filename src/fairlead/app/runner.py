@@ -34,11 +34,20 @@ class Runner:
         outputs: Sequence[Any],
         more: Sequence[Any] = (),
     ) -> None:
-        """Let an event check what it is asked for (``begin``), which says so in ``notes``, and then show how it goes;
-        ``more`` are inputs of ``watch``."""
-        began = event(begin, inputs, notes, trigger_mode="multiple", **QUIET)
+        """Let an event check what it is asked for (``begin``, which gets values as the browser has them and says in
+        ``notes`` what is wrong), and then show how it goes; ``more`` are inputs of ``watch``."""
+
+        def show(request: gr.Request, *given: Any) -> Iterator[Any]:
+            shown = False
+            for values in watch(request, *given):
+                shown = True
+                yield values
+            if not shown:  # without a value gradio would empty the outputs
+                yield gr.skip() if len(outputs) == 1 else (gr.skip(),) * len(outputs)
+
+        began = event(begin, inputs, notes, trigger_mode="multiple", preprocess=False, **QUIET)
         began.then(
-            watch,
+            show,
             [*more],
             outputs,
             show_progress="hidden",
@@ -64,6 +73,13 @@ class Runner:
 
     def cancel(self, request: gr.Request) -> None:
         self.desks.stop(page_of(request))
+
+    def keep(self, request: gr.Request, thing: Any) -> None:
+        """See :meth:`Desks.keep`."""
+        self.desks.keep(page_of(request), thing)
+
+    def kept(self, request: gr.Request) -> Any:
+        return self.desks.kept(page_of(request))
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""

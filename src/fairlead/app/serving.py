@@ -15,7 +15,7 @@ from typing import Any
 from fairlead.app.library import Library, Limits
 from fairlead.core.errors import UsageError, shortened
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
+LOCAL = ("127.0.0.1", "localhost")
 USER = "fairlead"
 _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -63,49 +63,69 @@ def serving(
     if not 0 <= port < 65536:
         raise UsageError(f"port: expected 0 to 65535, got {port}")
     library = Library.of(places, limits, device)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     if find_spec("gradio") is None:
         raise UsageError("the playground needs gradio, which is not installed; pip install 'fairlead[app]'")
+    with (
+        tempfile.TemporaryDirectory(prefix="fairlead-app-") as folder,
+        _set(folder),
+        _launched(library, Path(folder), host, port) as found,
+    ):
+        yield found
+
+
+@contextmanager
+def _launched(library: Library, folder: Path, host: str, port: int) -> Iterator[tuple[str, str]]:
     from fairlead.app.window import CSS, LIGHT, theme, window
 
     local = host in LOCAL
     password = "" if local else os.environ.get("FAIRLEAD_PASSWORD") or secrets.token_urlsafe(12)
     if not local and len(password) < 8:
         raise UsageError("FAIRLEAD_PASSWORD: expected at least 8 characters, since others reach this host")
-    with tempfile.TemporaryDirectory(prefix="fairlead-app-") as folder:
-        before = os.environ.get("GRADIO_TEMP_DIR")
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        page = window(library, Path(folder) / "pages")
-        try:
-            _, address, _ = page.launch(
-                server_name=host,
-                server_port=port or _free_port(host),
-                auth=None if local else (USER, password),
-                share=False,
-                inbrowser=False,
-                quiet=True,
-                prevent_thread_lock=True,
-                show_error=False,
-                max_file_size="1kb",
-                run_history=False,
-                footer_links=[],
-                enable_monitoring=False,
-                ssr_mode=False,
-                mcp_server=False,
-                pwa=False,
-                theme=theme(),
-                css=CSS,
-                js=LIGHT,
-                app_kwargs={"middleware": _middleware(host if local else "*"), "docs_url": None, "redoc_url": None},
-            )
-        except OSError as error:
-            raise UsageError(
-                f"cannot serve on {shortened(host)} port {port}: {error}; choose another --port"
-            ) from error
-        try:
-            yield address, password
-        finally:
-            page.close(verbose=False)
+    page = window(library, folder / "pages")
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port or _free_port(host),
+            auth=None if local else (USER, password),
+            share=False,
+            inbrowser=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            show_error=False,
+            max_file_size="1kb",
+            run_history=False,
+            footer_links=[],
+            enable_monitoring=False,
+            ssr_mode=False,
+            mcp_server=False,
+            pwa=False,
+            theme=theme(),
+            css=CSS,
+            js=LIGHT,
+            app_kwargs={"middleware": _middleware(host if local else "*"), "docs_url": None, "redoc_url": None},
+        )
+    except OSError as error:
+        raise UsageError(f"cannot serve on {shortened(host)} port {port}: {error}; choose another --port") from error
+    try:
+        yield address, password
+    finally:
+        page.close(verbose=False)
+
+
+@contextmanager
+def _set(folder: str) -> Iterator[None]:
+    """What gradio reads from the environment: no telemetry, and files in a folder that goes with the server."""
+    wanted = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _middleware(host: str) -> list[Any]:
@@ -115,7 +135,7 @@ def _middleware(host: str) -> list[Any]:
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     found = [Middleware(_Policy)]
-    return found if host == "*" else [*found, Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"])]
+    return found if host == "*" else [*found, Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL])]
 
 
 class _Policy:

@@ -25,8 +25,8 @@ BLUES = (
 MONO = ("ui-monospace", "Consolas", "monospace")
 
 
-def window(library: Library, files: Path) -> tuple[Any, Runner]:
-    """The page for a library, and what runs for it.
+def window(library: Library, files: Path) -> Any:
+    """The page for a library.
 
     Args:
         files: a folder for what is downloaded.
@@ -53,7 +53,7 @@ def window(library: Library, files: Path) -> tuple[Any, Runner]:
                     add_sweeps_tab(library, compare)
         page.unload(runner.leave)
     page.queue(max_size=library.limits.waiting, api_open=False)
-    return page, runner
+    return page
 
 
 def theme() -> Any:
@@ -84,6 +84,7 @@ LIGHT = "() => document.body.classList.remove('dark')"
 CSS = """
 :root { color-scheme: light; }
 .gradio-container { max-width: min(1200px, 100vw) !important; margin: 0 auto; }
+gradio-app, .gradio-container, .gradio-container > .main, .gradio-container > .main > .wrap { width: 100%; }
 .gradio-container main, .gradio-container main > .column { min-width: 0; max-width: 100%; width: 100%; }
 footer { display: none !important; }
 header h1 { font-size: 28px; letter-spacing: -0.01em; margin: 0; display: inline-block; }
@@ -118,6 +119,7 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
   text-align: right; white-space: nowrap; }
 .wide th:first-child { text-align: left; font-weight: 500; }
 .wide thead th { color: #5b626d; font-weight: 500; border-bottom: 2px solid #e3e6eb !important; }
+#row-images .grid-container { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) !important; }
 #row-images .grid-wrap, #row-images .gallery-container {
   height: auto !important; min-height: 0 !important; max-height: none !important; }
 figcaption, caption { color: #5b626d; font-size: 14px; text-align: left; }

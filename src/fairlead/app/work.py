@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 PAUSE = 0.1
@@ -88,6 +88,7 @@ class Desks:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._of: dict[str, Work[object]] = {}
+        self._kept: dict[str, object] = {}
 
     def begin(self, page: str, work: Work[T]) -> Work[T]:
         with self._lock:
@@ -96,6 +97,15 @@ class Desks:
         if before is not None:
             before.stop()
         return work
+
+    def keep(self, page: str, thing: object) -> None:
+        """Keep what a page shows, for when it wants to see it in another way."""
+        with self._lock:
+            self._kept[page] = thing
+
+    def kept(self, page: str) -> Any:
+        """What was kept last; None for nothing."""
+        return self._kept.get(page)
 
     def take(self, page: str) -> Work[object] | None:
         """What a page asked for last, if it has not been taken."""
@@ -115,6 +125,7 @@ class Desks:
         self.stop(page)
         with self._lock:
             self._of.pop(page, None)
+            self._kept.pop(page, None)
 
     def __len__(self) -> int:
         return len(self._of)
