@@ -13,7 +13,8 @@ test: .venv/dev
 
 # Installs chromium where it is missing, as root on Debian; elsewhere install chromium and its driver first.
 test-browser: .venv/dev
-	@command -v chromium chromedriver > /dev/null || { apt-get update && apt-get install -y chromium chromium-driver; }
+	@{ command -v chromium && command -v chromedriver; } > /dev/null || \
+		{ apt-get update && apt-get install -y chromium chromium-driver; }
 	$(BIN)/pytest -m browser -rs
 
 test-slow: .venv/dev
@@ -55,7 +56,7 @@ clean:
 	@echo "setting up .venv (about a minute) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fairlead needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(INSTALL) -e .
+	@$(INSTALL) -e ".[app]"
 	@touch $@
 
 .venv/dev: .venv/base

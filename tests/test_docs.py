@@ -58,7 +58,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for _, text in blocks("sh", [ROOT / "README.md"]):
             for line in text.splitlines():
                 words = shlex.split(line, comments=True)
-                if words and words[0] == "fairlead":
+                if words and words[0] == "fairlead" and words[1] != "app":  # which serves until it is interrupted
                     expected = (0, 1) if words[1] == "doctor" else (0,)  # a model of three steps may not pass
                     assert main(quick(words[1:])) in expected, line
         made.sd().save_pretrained(folder / "my-pipeline")  # of docs/diffusers.md

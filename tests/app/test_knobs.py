@@ -8,6 +8,7 @@ import fairlead as fl
 from fairlead.app.knobs import about, examples, extended, form, knobs, methods, presets, turned
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
+from fairlead.guide.terms import as_guidance
 
 TEXT = 'compose({"sevén": 4, "one": -2}) + cfg(ramp(1, 7, "cosine")).during(sigma=(0.28, 1.6)) | rescale(0.7)'
 
@@ -63,8 +64,8 @@ def test_every_method_of_the_registry_is_in_the_menu_but_for_those_that_need_a_f
 
 @pytest.mark.parametrize("name", methods())
 def test_a_method_is_added_where_it_belongs(name: str) -> None:
-    before, kind = fl.parse("cfg(3) + pag(2) | clip()"), "finisher" if name in names("finisher") else "term"
-    after = fl.parse(extended(str(before), name))
+    before, kind = as_guidance("cfg(3) + pag(2) | clip()"), "finisher" if name in names("finisher") else "term"
+    after = as_guidance(extended(str(before), name))
     terms, finishers = len(after.terms) - len(before.terms), len(after.finishers) - len(before.finishers)
     around = f"{name}(pag(2" in str(after)
     assert (terms, finishers) == ((0, 1) if kind == "finisher" else (0, 0) if around else (1, 0))

@@ -72,12 +72,10 @@ def test_a_page_runs_one_thing_the_last_it_asked_for() -> None:
     desks.begin("a", first)
     desks.begin("a", second)
     desks.begin("b", other := Work(lambda: iter([3])))
-    assert first.stopped
-    assert not second.stopped
+    assert [work.stopped for work in (first, second)] == [True, False]
     assert desks.take("a") is second
     assert desks.take("a") is None  # once
     assert desks.take("nobody") is None
     desks.leave("a")
-    assert second.stopped
-    assert not other.stopped
+    assert [work.stopped for work in (second, other)] == [True, False]
     assert len(desks) == 1

@@ -14,6 +14,7 @@ def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr().out
     assert "Recommended: cfg(" in printed
     assert f"report: {out / 'report.html'}" in printed
+    assert f"or in a browser: fairlead app {out}" in printed
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert page.count("<svg") == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,8 @@ class Demo:
         path = report(self.out, extra).path
         print(f"\n{text}\n\nreport: {path}   (whole demo: {time.perf_counter() - began:.0f} s)")
         print(f'next: fairlead sample {run} --cond seven --guidance "{best.guidance}" --out {self.out / "sevens"}')
+        needs = "" if find_spec("gradio") else "   (once: pip install 'fairlead[app]')"
+        print(f"or in a browser: fairlead app {self.out}{needs}")
 
     def _check(self) -> None:
         """Numbers and the folder, before anything is trained or removed."""
