@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fairlead.app.work import Desks, Work
+from fairlead.app.work import Desks, Job
 from fairlead.core.errors import UsageError
 
 
@@ -19,7 +19,7 @@ def counted(limit: int, seen: list[int], go: threading.Semaphore | None = None) 
 
 def test_the_last_state_is_always_shown_and_those_before_may_be_passed_over() -> None:
     seen: list[int] = []
-    shown = [*Work(lambda: counted(1000, seen))]
+    shown = [*Job(lambda: counted(1000, seen))]
     assert seen == [*range(1000)]
     assert shown[-1] == 999
     assert shown == sorted(shown)
@@ -29,7 +29,7 @@ def test_the_last_state_is_always_shown_and_those_before_may_be_passed_over() ->
 def test_stop_lets_no_step_begin() -> None:
     seen: list[int] = []
     go = threading.Semaphore(3)
-    work = Work(lambda: counted(1000, seen, go))
+    work = Job(lambda: counted(1000, seen, go))
     states = iter(work)
     while next(states) < 2:
         pass
@@ -42,7 +42,7 @@ def test_stop_lets_no_step_begin() -> None:
 def test_leaving_the_iteration_stops_it() -> None:
     seen: list[int] = []
     go = threading.Semaphore(2)
-    states = iter(Work(lambda: counted(1000, seen, go)))
+    states = iter(Job(lambda: counted(1000, seen, go)))
     next(states)
     go.release(2)
     states.close()  # type: ignore[attr-defined]
@@ -51,7 +51,7 @@ def test_leaving_the_iteration_stops_it() -> None:
 
 def test_what_was_stopped_before_its_turn_never_begins() -> None:
     seen: list[int] = []
-    work = Work(lambda: counted(3, seen))
+    work = Job(lambda: counted(3, seen))
     work.stop()
     assert [*work] == []
     assert seen == []
@@ -62,16 +62,16 @@ def test_an_error_is_raised_where_it_is_looked_at() -> None:
         yield 1
         raise UsageError("no such thing")
 
-    states = iter(Work(broken))
+    states = iter(Job(broken))
     with pytest.raises(UsageError, match="no such thing"):
         list(states)
 
 
 def test_a_page_runs_one_thing_the_last_it_asked_for() -> None:
-    desks, first, second = Desks(), Work(lambda: iter([1])), Work(lambda: iter([2]))
+    desks, first, second = Desks(), Job(lambda: iter([1])), Job(lambda: iter([2]))
     desks.begin("a", first)
     desks.begin("a", second)
-    desks.begin("b", other := Work(lambda: iter([3])))
+    desks.begin("b", other := Job(lambda: iter([3])))
     assert [work.stopped for work in (first, second)] == [True, False]
     assert desks.take("a") is second
     assert desks.take("a") is None  # once

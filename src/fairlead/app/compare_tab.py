@@ -77,12 +77,12 @@ class CompareTab:
                     plans[name] = trials[name].plan(library)
                     said.append(gr.skip())
                 except UsageError as error:
-                    said.append(tiles.note(str(error), wrong=True))
+                    said.append(tiles.line(str(error), wrong=True))
             if len(plans) < len(NAMES):
                 runner.cancel(request)
-                return tiles.note("not sampled: see below the fields", wrong=True), *said
+                return tiles.line("not sampled: see below the fields", wrong=True), *said
             runner.begin(request, lambda: ((trials, sides) for sides in forming(plans)))
-            return tiles.note("waiting for its turn"), *said
+            return tiles.line("waiting for its turn"), *said
 
         def watch(request: gr.Request) -> Iterator[tuple[Any, ...]]:
             for trials, sides in runner.watch(request):
@@ -111,7 +111,7 @@ def show(trials: Mapping[str, Trial], sides: Sides, folder: Path) -> tuple[Any, 
     ended = all(side.ended for side in sides.values())
     taken = min(side.step for side in sides.values())
     steps = next(iter(sides.values())).steps
-    state = tiles.note("done" if ended else f"step {taken} of {steps}")
+    state = tiles.line("done" if ended else f"step {taken} of {steps}")
     pictures = [tiles.side(side, name) for name, side in sides.items()]
     skipped = [gr.skip()] * len(NAMES)
     if not ended:

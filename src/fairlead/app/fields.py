@@ -64,14 +64,14 @@ class SharedFields:
                 elem_id="sampler",
                 min_width=120,
             )
-        said = gr.HTML(tiles.note(described(library, first)))
+        said = gr.HTML(tiles.line(model_line(library, first)))
 
         def chosen(name: str) -> tuple[Any, str]:
             try:
                 found = choices_of(library.model(name).examples)
-                return gr.update(choices=found, value=found[:2]), tiles.note(described(library, name))
+                return gr.update(choices=found, value=found[:2]), tiles.line(model_line(library, name))
             except UsageError as error:
-                return gr.update(choices=[], value=[]), tiles.note(str(error), wrong=True)
+                return gr.update(choices=[], value=[]), tiles.line(str(error), wrong=True)
 
         model.input(chosen, model, [conds, said], api_visibility="private", concurrency_limit=None)
         return cls((model, conds, negative, n, steps, seed, sampler), model, (negative,))
@@ -150,9 +150,9 @@ def explained(text: str) -> str:
         found = knobs(text.strip() or "none")
         del found
     except UsageError as error:
-        return "" if text.strip().startswith("tuned") else tiles.note(str(error), wrong=True)
+        return "" if text.strip().startswith("tuned") else tiles.line(str(error), wrong=True)
     used = [name for name in methods() if f"{name}(" in text]
-    return tiles.note(
+    return tiles.line(
         " · ".join(f"{name}: {about(name)}" for name in used) or "no guidance: the conditional model alone"
     )
 
@@ -182,7 +182,7 @@ def choices_of(examples: Sequence[Any]) -> list[str]:
     return [str(example) for example in examples if example is not None]
 
 
-def described(library: Library, name: str) -> str:
+def model_line(library: Library, name: str) -> str:
     """A model in one line."""
     model = library.model(name)
     size = " x ".join(map(str, model.image_shape))
@@ -213,7 +213,7 @@ def _turn(index: int) -> Callable[[str, Any], tuple[Any, Any]]:
         try:
             changed = turned(text, index, decimal("slider", value))
         except UsageError as error:
-            return gr.skip(), tiles.note(str(error), wrong=True)
+            return gr.skip(), tiles.line(str(error), wrong=True)
         return changed, explained(changed)
 
     return turn
@@ -223,5 +223,5 @@ def _extend(text: str, name: str) -> tuple[Any, ...]:
     try:
         changed = extended(text, name)
     except UsageError as error:
-        return (gr.skip(), None, tiles.note(str(error), wrong=True), *(gr.skip() for _ in range(MOST)))
+        return (gr.skip(), None, tiles.line(str(error), wrong=True), *(gr.skip() for _ in range(MOST)))
     return (changed, None, *GuidanceField.shown(changed))

@@ -33,7 +33,7 @@ _METHODS = ("term", "finisher")
 
 
 @dataclass(frozen=True)
-class Knob:
+class Dial:
     """One number of an expression.
 
     Attributes:
@@ -51,14 +51,14 @@ class Knob:
     place: tuple[int, int]
 
 
-def knobs(text: str) -> list[Knob]:
+def knobs(text: str) -> list[Dial]:
     """The numbers of an expression in their order, the first :data:`MOST`; what is infinite has no knob.
 
     Raises:
         UsageError: for what the grammar refuses.
     """
     parse(text)
-    text, found = text.strip(), list[Knob]()
+    text, found = text.strip(), list[Dial]()
     _collect(parsed(text, "guidance", "write e.g. cfg(4)"), "", "", text, found)
     return sorted(found, key=lambda knob: knob.place)[:MOST]
 
@@ -156,13 +156,13 @@ def _made(kind: str, name: str) -> list[str]:
     return [f"none | {text}" if kind == "finisher" else text]
 
 
-def _collect(node: ast.expr, owner: str, argument: str, text: str, found: list[Knob]) -> None:
+def _collect(node: ast.expr, owner: str, argument: str, text: str, found: list[Dial]) -> None:
     value = number(node)
     if value is not None:
         if math.isfinite(value):
             low, high, step = _range(owner, argument, value)
             place = _place(node, text)
-            found.append(Knob(": ".join(part for part in (owner, argument) if part), value, low, high, step, place))
+            found.append(Dial(": ".join(part for part in (owner, argument) if part), value, low, high, step, place))
     elif isinstance(node, ast.Call):
         method = isinstance(node.func, ast.Attribute)
         if isinstance(node.func, ast.Attribute):

@@ -33,7 +33,7 @@ def add_mix_tab(library: Library, runner: Runner, shared: SharedFields) -> None:
         choices.append(field)
         return field
 
-    gr.HTML("<h2>Mixed by weights</h2>" + tiles.note("A positive weight asks for it, a negative one for its absence."))
+    gr.HTML("<h2>Mixed by weights</h2>" + tiles.line("A positive weight asks for it, a negative one for its absence."))
     names, weights = [], []
     with gr.Row():
         for i, weight in enumerate(_WEIGHTS):
@@ -55,7 +55,7 @@ def add_mix_tab(library: Library, runner: Runner, shared: SharedFields) -> None:
 
     mix.connect(begin_mix, [*names, *weights, *shared.inputs])
 
-    gr.HTML("<h2>From one to another</h2>" + tiles.note("The same noise, and the conditions mixed step by step."))
+    gr.HTML("<h2>From one to another</h2>" + tiles.line("The same noise, and the conditions mixed step by step."))
     with gr.Row():
         first, last = choice("From", "way-from", 0), choice("To", "way-to", 1)
         frames = gr.Slider(3, 16, value=8, step=1, label="Frames", elem_id="way-frames")
@@ -101,15 +101,15 @@ class _Part:
             plans: Mapping[str, Plan] = {"": plan()}
         except UsageError as error:
             self._runner.cancel(request)
-            return tiles.note(str(error), wrong=True)
+            return tiles.line(str(error), wrong=True)
         self._runner.begin(request, lambda: forming(plans))
-        return tiles.note("waiting for its turn")
+        return tiles.line("waiting for its turn")
 
     def connect(self, begin: Any, inputs: Sequence[Any]) -> None:
         def watch(request: gr.Request) -> Iterator[tuple[str, str]]:
             for sides in self._runner.watch(request):
                 side = sides[""]
-                yield _state(side), tiles.side(side, "mixture", [_short(label) for label in tiles.labels_of(side)])
+                yield _state(side), tiles.side(side, "mixture", [_short(label) for label in tiles.captions(side)])
 
         self._runner.on(self._go.click, begin, inputs, [self._state], watch, [self._state, self._pictures])
 
@@ -120,4 +120,4 @@ def _short(label: str) -> str:
 
 
 def _state(side: Side) -> str:
-    return tiles.note("done" if side.ended else f"step {side.step} of {side.steps}")
+    return tiles.line("done" if side.ended else f"step {side.step} of {side.steps}")

@@ -22,7 +22,7 @@ START = "cfg(3)"
 def add_plane_tab(runner: Runner) -> None:
     """Put it on the page."""
     gr.HTML(
-        tiles.note(
+        tiles.line(
             "An exact Gaussian mixture in place of a network: what a scale does, without the errors of training."
         )
     )
@@ -64,20 +64,25 @@ def add_plane_tab(runner: Runner) -> None:
             )
         except UsageError as error:
             runner.cancel(request)
-            return tiles.note(str(error), wrong=True)
+            return tiles.line(str(error), wrong=True)
         runner.begin(request, lambda: walking(mixture, plan, label_of))
-        return tiles.note("waiting for its turn")
+        return tiles.line("waiting for its turn")
 
     def watch(request: gr.Request, at: float, exponent: float) -> Iterator[tuple[Any, ...]]:
         for walk in runner.watch(request):
             if not walk.ended:
-                yield tiles.note(f"step {len(walk.states) - 1} of {walk.steps}"), gr.skip(), gr.skip(), gr.skip()
+                yield tiles.line(f"step {len(walk.states) - 1} of {walk.steps}"), gr.skip(), gr.skip(), gr.skip()
                 continue
             runner.keep(request, walk)
             scale = scale_of(str(walk.plan.guidance))
             place, sharp = min(round(at), walk.steps), exponent if scale is None else scale
             sharp = min(max(sharp, -2.0), 10.0)
-            yield said(walk, sharp), shown(walk, place, sharp), gr.update(maximum=walk.steps, value=place), sharp
+            yield (
+                plane_line(walk, sharp),
+                plane_html(walk, place, sharp),
+                gr.update(maximum=walk.steps, value=place),
+                sharp,
+            )
 
     def look(request: gr.Request, at: Any, exponent: Any) -> tuple[Any, Any]:
         walk = runner.kept(request)
@@ -86,8 +91,8 @@ def add_plane_tab(runner: Runner) -> None:
         try:
             place, sharp = max(0, whole("step", at)), decimal("w", exponent)
         except UsageError as error:
-            return tiles.note(str(error), wrong=True), gr.skip()
-        return said(walk, sharp), shown(walk, place, sharp)
+            return tiles.line(str(error), wrong=True), gr.skip()
+        return plane_line(walk, sharp), plane_html(walk, place, sharp)
 
     runner.on(go.click, begin, inputs, [state], watch, outputs, more=[step, w])
     runner.on(field.expression.submit, begin, inputs, [state], watch, outputs, more=[step, w])
@@ -99,23 +104,23 @@ def add_plane_tab(runner: Runner) -> None:
     name.input(lambda one: gr.update(choices=_classes(one), value="0"), name, label, **QUIET)
 
 
-def shown(walk: Walk, step: int, w: float) -> str:
+def plane_html(walk: Walk, step: int, w: float) -> str:
     """HTML: the picture."""
     alt = f"score field, paths and samples of {walk.plan.guidance} beside the sharpened density with w = {w:g}"
     source = tiles.data_uri(plane_png(walk, step, w))
     return f'<div class="wide"><img class="plot" alt="{tiles.text(alt)}" src="{source}"></div>'
 
 
-def said(walk: Walk, w: float) -> str:
+def plane_line(walk: Walk, w: float) -> str:
     """Cost, and the moments of the samples beside those of the sharpened density."""
     n = walk.states.shape[1]
     cost = f"{walk.rows / n:g} evaluations per sample"
     if not walk.ended or n < 2:
-        return tiles.note(cost)
+        return tiles.line(cost)
     mean, spread = walk.moments(w)
     last = walk.states[-1]
     words = [f"({a:.2f}, {b:.2f})" for a, b in (last.mean(0), last.std(0), mean, spread)]
-    return tiles.note(
+    return tiles.line(
         f"{cost} · samples: mean {words[0]}, standard deviation {words[1]} · p(x) p(c|x)^{w:g}: mean {words[2]}, "
         f"standard deviation {words[3]} (N = {n})"
     )

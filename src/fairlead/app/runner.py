@@ -11,7 +11,7 @@ import gradio as gr
 
 from fairlead.app import tiles
 from fairlead.app.fields import QUIET
-from fairlead.app.work import Desks, Work
+from fairlead.app.work import Desks, Job
 
 
 class Runner:
@@ -59,7 +59,7 @@ class Runner:
 
     def begin(self, request: gr.Request, make: Callable[[], Iterator[Any]]) -> None:
         """What this page wants to run from now on, in place of anything before."""
-        self.desks.begin(page_of(request), Work(make))
+        self.desks.begin(page_of(request), Job(make))
 
     def watch(self, request: gr.Request) -> Iterator[Any]:
         """Run what the page asked for last, unless it ran already or was stopped before its turn."""
@@ -69,7 +69,7 @@ class Runner:
 
     def stop(self, request: gr.Request) -> str:
         self.cancel(request)
-        return tiles.note("stopped")
+        return tiles.line("stopped")
 
     def cancel(self, request: gr.Request) -> None:
         self.desks.stop(page_of(request))

@@ -23,7 +23,7 @@ from fairlead.core.errors import UsageError
 
 def add_scales_tab(library: Library, runner: Runner, shared: SharedFields, compare: CompareTab) -> None:
     """Put it on the page."""
-    gr.HTML(tiles.note("The first class or prompt and the seed from above, under each scale, from the same noise."))
+    gr.HTML(tiles.line("The first class or prompt and the seed from above, under each scale, from the same noise."))
     with gr.Row():
         template = gr.Textbox("cfg({scale})", label="Guidance", elem_id="row-guidance", elem_classes="code", scale=2)
         scales = gr.Textbox("0, 1, 1.5, 2, 3, 4, 6, 8", label="Scales", elem_id="row-scales", scale=2)
@@ -46,9 +46,9 @@ def add_scales_tab(library: Library, runner: Runner, shared: SharedFields, compa
             plans = {each: replace(one, guidance=each).plan(library) for each in guidances(text, numbers)}
         except UsageError as error:
             runner.cancel(request)
-            return tiles.note(str(error), wrong=True)
+            return tiles.line(str(error), wrong=True)
         runner.begin(request, lambda: forming(plans))
-        return tiles.note("waiting for its turn")
+        return tiles.line("waiting for its turn")
 
     def watch(request: gr.Request) -> Iterator[tuple[Any, ...]]:
         for sides in runner.watch(request):
@@ -60,7 +60,7 @@ def add_scales_tab(library: Library, runner: Runner, shared: SharedFields, compa
         for own in NAMES:
             mine = own == name
             rest += [text, *GuidanceField.shown(text)] if mine else [gr.skip()] * (2 + len(compare.fields[0].sliders))
-        return tiles.note(f"{text} is the {name.lower()} setting of Compare"), *rest
+        return tiles.line(f"{text} is the {name.lower()} setting of Compare"), *rest
 
     runner.on(go.click, begin, [template, scales, *shared.inputs], [state], watch, [state, row, shown])
     for field in (template, scales):
@@ -77,8 +77,8 @@ def state_of(sides: Sides) -> str:
     broken = [f"{name}: {side.broken}" for name, side in sides.items() if side.broken]
     done = all(side.ended for side in sides.values())
     step = min(side.step for side in sides.values() if not side.broken) if len(broken) < len(sides) else 0
-    text = tiles.note(f"{'done' if done else f'step {step} of {first.steps}'} · {rows} network rows")
-    return text + "".join(tiles.note(each, wrong=True) for each in broken)
+    text = tiles.line(f"{'done' if done else f'step {step} of {first.steps}'} · {rows} network rows")
+    return text + "".join(tiles.line(each, wrong=True) for each in broken)
 
 
 def pictures_of(sides: Sides) -> list[tuple[Any, str]]:

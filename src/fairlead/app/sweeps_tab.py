@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from functools import lru_cache
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from fairlead.app import tiles
 from fairlead.app.compare_tab import NAMES, CompareTab
@@ -45,7 +43,7 @@ def add_sweeps_tab(library: Library, compare: CompareTab | None) -> None:
             first = found.best or names[0]
             base = found.point(first).baseline
             against = next((each for each in names if found.points[each].setting == base), names[0])
-            picture = Image.open(io.BytesIO(found.front[0])) if len(names) > 1 else None
+            picture = found.front[0] if len(names) > 1 else None
             return (
                 found.findings(),
                 found.curves(),
@@ -57,13 +55,13 @@ def add_sweeps_tab(library: Library, compare: CompareTab | None) -> None:
             )
         except UsageError as error:
             hidden = gr.update(visible=False)
-            return tiles.note(str(error), wrong=True), "", hidden, hidden, gr.skip(), gr.skip(), ""
+            return tiles.line(str(error), wrong=True), "", hidden, hidden, gr.skip(), gr.skip(), ""
 
     def show(path: str | None, own: str, against: str) -> tuple[Any, Any]:
         try:
             return gr.skip(), _point(opened.of(path), own, against)
         except UsageError as error:
-            return tiles.note(str(error), wrong=True), gr.skip()
+            return tiles.line(str(error), wrong=True), gr.skip()
 
     def click(event: gr.SelectData, path: str | None, against: str) -> tuple[Any, ...]:
         try:
@@ -71,7 +69,7 @@ def add_sweeps_tab(library: Library, compare: CompareTab | None) -> None:
             own = found.nearest(*map(float, event.index))
             return gr.skip(), own, _point(found, own, against)
         except UsageError as error:
-            return tiles.note(str(error), wrong=True), gr.skip(), gr.skip()
+            return tiles.line(str(error), wrong=True), gr.skip(), gr.skip()
 
     opens = [said, curves, front, chosen, name, other, pictures]
     for event in (place.input, again.click):

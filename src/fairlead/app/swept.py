@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fairlead.core.errors import UsageError, unknown
@@ -89,19 +90,19 @@ class Swept:
         return "".join(f'<div class="wide">{to_svg(figure)}</div>' for figure in figures if figure is not None)
 
     @cached_property
-    def front(self) -> tuple[bytes, tuple[tuple[str, float, float], ...]]:
-        """PNG of the front, and where in it each point is: name, pixels from the left, from the top; once in each panel
-        that shows it."""
+    def front(self) -> tuple[np.ndarray, tuple[tuple[str, float, float], ...]]:
+        """A picture of the front, uint8 [h, w, 3], and where in it each point is: name, pixels from the left, from the
+        top; once in each panel that shows it."""
         points = list(self.points.values())
         told = adherence(points)
         dominated = {setting for setting, others in self.beaten.items() if others}
         with plot_style():
             figure = front_plot(curves_of(points, alone=True), self.floor.metrics, self.choice.point, dominated, told)
             figure.set_dpi(_DPI)
-            canvas = FigureCanvasAgg(figure)
-            stream = io.BytesIO()
-            figure.savefig(stream, format="png", dpi=_DPI)
-        height = canvas.get_width_height()[1]
+            canvas: Any = FigureCanvasAgg(figure)
+            canvas.draw()
+        picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        height = len(picture)
         least = max(point.score.metrics[told].value for point in points) / 2
         places = []
         for axes, panel in zip(figure.axes[:2], ("adherence", "rows"), strict=True):
@@ -111,7 +112,7 @@ class Swept:
                 if panel == "rows" or value >= least:
                     x, y = axes.transData.transform((metrics["distance_debiased"].value, value))
                     places.append((name, float(x), float(height - y)))
-        return stream.getvalue(), tuple(places)
+        return picture, tuple(places)
 
     def nearest(self, x: float, y: float) -> str:
         """The name of the point at a place of :attr:`front`, in pixels from its upper left corner.

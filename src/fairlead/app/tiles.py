@@ -35,9 +35,9 @@ def side(one: Side, name: str, labels: Sequence[str] = ()) -> str:
     state = f"step {one.step} of {one.steps}" if one.run is None else f"{one.steps} steps"
     cost = f"{state} · {rows:g} network rows and {ms:.1f} ms per image"
     bar = f'<progress max="{one.steps}" value="{one.step}" aria-label="{text(name)}: {text(state)}"></progress>'
-    wrong = note(one.broken, wrong=True) if one.broken else ""
+    wrong = line(one.broken, wrong=True) if one.broken else ""
     shown = (
-        tiles(one.images, labels or labels_of(one), str(one.plan.guidance))
+        tiles(one.images, labels or captions(one), str(one.plan.guidance))
         if one.images is not None
         else _waiting(total)
     )
@@ -59,13 +59,13 @@ def difference(sides: Sides) -> str:
     return f'<p class="cost">{said} Over all images: {size:.3f}.</p>{tiles(pictures, labels, "difference")}'
 
 
-def labels_of(one: Side) -> list[str]:
+def captions(one: Side) -> list[str]:
     """Condition and seed of each image; the condition alone is left out where there is none."""
     pairs = zip(one.plan.conds, one.plan.seeds, strict=True)
     return [f"seed {seed}" if cond is None else f"{cond} · {seed}" for cond, seed in pairs]
 
 
-def note(said: str, wrong: bool = False) -> str:
+def line(said: str, wrong: bool = False) -> str:
     """A line below a field."""
     return f'<p class="{"wrong" if wrong else "quiet"}"{" role=alert" if wrong else ""}>{text(said)}</p>'
 

@@ -12,7 +12,7 @@ PAUSE = 0.1
 """Seconds between two looks at what goes on: drawing takes time from it."""
 
 
-class Work(Generic[T]):
+class Job(Generic[T]):
     """One run of ``make``, whose items are states: the newest says everything that those before it said.
 
     Iterating starts it and gives the newest state whenever there is one, the last for sure; ending the iteration early
@@ -87,10 +87,10 @@ class Desks:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._of: dict[str, Work[object]] = {}
+        self._of: dict[str, Job[object]] = {}
         self._kept: dict[str, object] = {}
 
-    def begin(self, page: str, work: Work[T]) -> Work[T]:
+    def begin(self, page: str, work: Job[T]) -> Job[T]:
         with self._lock:
             before = self._of.get(page)
             self._of[page] = work  # type: ignore[assignment]
@@ -107,7 +107,7 @@ class Desks:
         """What was kept last; None for nothing."""
         return self._kept.get(page)
 
-    def take(self, page: str) -> Work[object] | None:
+    def take(self, page: str) -> Job[object] | None:
         """What a page asked for last, if it has not been taken."""
         with self._lock:
             work = self._of.get(page)
