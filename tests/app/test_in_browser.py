@@ -307,6 +307,24 @@ def test_hostile_text_is_shown_as_text(page: Browser) -> None:
     assert page.all("img[src=x]") == []
 
 
+def test_hostile_names_of_classes_and_folders_are_shown_as_text(
+    window: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
+    data = fl.data(images, labels=[i % 2 for i in range(40)], classes=[HOSTILE, "${window.hacked=1} {{7*7}} `x`"])
+    fl.train("a <b>run&/model", data=data, net="8x8", channels=8, steps=2, batch_size=8)
+    with serving(["a <b>run&"], port=0) as (where, _):
+        window.open(where)
+        sampled(window)
+        window.click("#take button")
+        window.wait(lambda: "<img src=x" in window.text("#right-command"), "the command")
+        assert HOSTILE in window.text("#right-images")
+        assert window.script("return window.hacked") is None
+        assert window.all("img[src=x]") == []
+        window.driver.get("about:blank")
+
+
 @pytest.mark.slow
 def test_fifty_pages_opened_and_dropped_leave_nothing(window: Browser, address: str) -> None:
     def memory() -> int:
@@ -314,12 +332,12 @@ def test_fifty_pages_opened_and_dropped_leave_nothing(window: Browser, address: 
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
     sizes = []
-    for i in range(60):
+    for i in range(70):
         window.open(address)
         sampled(window)
-        if i in (9, 59):
+        if i in (19, 69):
             window.driver.get("about:blank")
             window.wait(lambda: not working(), "the end of the run")
             time.sleep(2)
             sizes.append(memory())
-    assert sizes[1] - sizes[0] < 40 * 2**20
+    assert sizes[1] - sizes[0] < 20 * 2**20

@@ -19,6 +19,7 @@ from fairlead.cli import main
 from fairlead.core.errors import UsageError
 from fairlead.guide.expression import to_guidance
 from fairlead.sample.trace import Trace
+from tests.pipelines import made
 
 TRIAL = Trial("demo/model", "cfg(3)", ("seven", "two"), negative="one", n=2, seed=5, steps=3)
 
@@ -160,3 +161,16 @@ def test_the_way_is_that_of_interpolate(library: Library) -> None:
     assert torch.equal(plan.run().x0, expected.run.x0)
     with pytest.raises(UsageError, match="takes 64 images at once"):
         way(library, Trial("demo/model", "cfg(2)", ("two", "six"), n=16), frames=9)
+
+
+def test_a_pipeline_is_a_model_like_any_other(tmp_path: Path) -> None:
+    made.sd().save_pretrained(tmp_path / "pipeline")
+    library = Library.of([str(tmp_path)])
+    assert library.models == (str(tmp_path / "pipeline"),)
+    trial = Trial(library.models[0], "cfg(3)", ("a red seven",), negative="blue", n=1, seed=2, steps=2)
+    *_, last = forming({"": trial.plan(library)})
+    run = fl.sample(library.models[0], "a red seven", guidance='cfg(3, negative="blue")', seeds=[2], steps=2)
+    assert last[""].run is not None
+    assert last[""].images is not None
+    assert run.images is not None
+    assert torch.equal(last[""].images, run.images)

@@ -84,7 +84,7 @@ def test_another_host_needs_a_password(demo: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_hostile_text_is_text() -> None:
-    for shown in (tiles.line(HOSTILE, wrong=True), tiles.tiles(torch.zeros(1, 1, 2, 2).byte(), [HOSTILE], HOSTILE)):
+    for shown in (tiles.line(HOSTILE, wrong=True), tiles.tiles(torch.zeros(1, 1, 2, 2).byte(), [HOSTILE], HOSTILE, 1)):
         assert "<script" not in shown
         assert "<img src=x" not in shown
         assert "\u202e" not in shown

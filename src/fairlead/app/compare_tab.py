@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from fairlead.sample.run import Plan
 
 NAMES = ("Left", "Right")
 START = ("none", "cfg(3)")
+REDRAW = 3.0
+"""Seconds between two drawings of the plots while images form."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +59,7 @@ class CompareTab:
             for name in NAMES:
                 own = name.lower()
                 with gr.Column(min_width=320):
-                    commands.append(
-                        gr.Code(language="shell", label=f"{name}: command", elem_id=f"{own}-command", **_CODE)
-                    )
+                    commands.append(gr.Code(label=f"{name}: command", elem_id=f"{own}-command", **_CODE))
                     scripts.append(
                         gr.Code(language="python", label=f"{name}: Python", elem_id=f"{own}-python", **_CODE)
                     )
@@ -85,8 +86,11 @@ class CompareTab:
             return tiles.line("waiting for its turn"), *said
 
         def watch(request: gr.Request) -> Iterator[tuple[Any, ...]]:
+            drawn_at = time.monotonic()
             for trials, sides in runner.watch(request):
-                yield show(trials, sides, runner.folder(request))
+                draw = time.monotonic() > drawn_at + REDRAW
+                yield show(trials, sides, runner.folder(request), draw)
+                drawn_at = time.monotonic() if draw else drawn_at
 
         inputs = [*(field.expression for field in fields), *shared.inputs]
         starts = [go.click, *(field.expression.submit for field in fields), *(one.submit for one in shared.submits)]
@@ -103,19 +107,25 @@ class CompareTab:
         return cls(tuple(fields))
 
 
-_CODE: dict[str, Any] = {"interactive": False, "show_line_numbers": False, "wrap_lines": True, "lines": 2}
+_CODE: dict[str, Any] = {
+    "interactive": False,
+    "show_line_numbers": False,
+    "wrap_lines": True,
+    "lines": 2,
+    "buttons": ["copy"],
+}
 
 
-def show(trials: Mapping[str, Trial], sides: Sides, folder: Path) -> tuple[Any, ...]:
-    """The values of all outputs; figures and files once both sides have ended."""
+def show(trials: Mapping[str, Trial], sides: Sides, folder: Path, draw: bool) -> tuple[Any, ...]:
+    """The values of all outputs; files once both sides have ended, the plots then and when they are to be drawn."""
     ended = all(side.ended for side in sides.values())
     taken = min(side.step for side in sides.values())
     steps = next(iter(sides.values())).steps
     state = tiles.line("done" if ended else f"step {taken} of {steps}")
-    pictures = [tiles.side(side, name) for name, side in sides.items()]
+    pictures = [tiles.side(side, name, trials[name].n) for name, side in sides.items()]
     skipped = [gr.skip()] * len(NAMES)
     if not ended:
-        return state, *skipped, *pictures, gr.skip(), gr.skip(), *skipped * 3
+        return state, *skipped, *pictures, gr.skip(), drawn(sides) if draw else gr.skip(), *skipped * 3
     saves, commands, scripts = [], [], []
     for name, side in sides.items():
         path, trial = folder / f"{name.lower()}.png", trials[name]
@@ -124,7 +134,16 @@ def show(trials: Mapping[str, Trial], sides: Sides, folder: Path) -> tuple[Any, 
         saves.append(gr.update(value=str(path) if side.run else None, interactive=side.run is not None))
         commands.append(trial.command(side.plan))
         scripts.append(trial.python(side.plan))
-    return state, *skipped, *pictures, tiles.difference(sides), drawn(sides), *commands, *scripts, *saves
+    return (
+        state,
+        *skipped,
+        *pictures,
+        tiles.difference(sides, next(iter(trials.values())).n),
+        drawn(sides),
+        *commands,
+        *scripts,
+        *saves,
+    )
 
 
 def drawn(sides: Sides) -> str:

@@ -51,7 +51,7 @@ class SharedFields:
                 scale=3,
                 elem_id="conds",
             )
-            negative = gr.Textbox(label="Negative", placeholder="a class or prompt to move away from", scale=2)
+            negative = gr.Textbox(label="Negative", placeholder="away from this", scale=2)
         with gr.Row(equal_height=True):
             n = gr.Slider(1, 16, value=3, step=1, label="Images of each", elem_id="n")
             steps = gr.Slider(1, limits.steps, value=20, step=1, label="Steps", elem_id="steps")

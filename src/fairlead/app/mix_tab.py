@@ -109,7 +109,10 @@ class _Part:
         def watch(request: gr.Request) -> Iterator[tuple[str, str]]:
             for sides in self._runner.watch(request):
                 side = sides[""]
-                yield _state(side), tiles.side(side, "mixture", [_short(label) for label in tiles.captions(side)])
+                labels = [_short(label) for label in tiles.captions(side)]
+                frames = len({*side.plan.conds})
+                columns = frames if frames > 1 else len(labels)
+                yield _state(side), tiles.side(side, "mixture", columns, labels)
 
         self._runner.on(self._go.click, begin, inputs, [self._state], watch, [self._state, self._pictures])
 

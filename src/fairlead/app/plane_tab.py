@@ -73,7 +73,7 @@ def add_plane_tab(runner: Runner) -> None:
             if not walk.ended:
                 yield tiles.line(f"step {len(walk.states) - 1} of {walk.steps}"), gr.skip(), gr.skip(), gr.skip()
                 continue
-            runner.keep(request, walk)
+            runner.keep(request, "walk", walk)
             scale = scale_of(str(walk.plan.guidance))
             place, sharp = min(round(at), walk.steps), exponent if scale is None else scale
             sharp = min(max(sharp, -2.0), 10.0)
@@ -85,7 +85,7 @@ def add_plane_tab(runner: Runner) -> None:
             )
 
     def look(request: gr.Request, at: Any, exponent: Any) -> tuple[Any, Any]:
-        walk = runner.kept(request)
+        walk = runner.kept(request, "walk")
         if not isinstance(walk, Walk) or at is None or exponent is None:
             return gr.skip(), gr.skip()
         try:

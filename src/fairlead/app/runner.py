@@ -74,12 +74,12 @@ class Runner:
     def cancel(self, request: gr.Request) -> None:
         self.desks.stop(page_of(request))
 
-    def keep(self, request: gr.Request, thing: Any) -> None:
+    def keep(self, request: gr.Request, name: str, thing: Any) -> None:
         """See :meth:`Desks.keep`."""
-        self.desks.keep(page_of(request), thing)
+        self.desks.keep(page_of(request), name, thing)
 
-    def kept(self, request: gr.Request) -> Any:
-        return self.desks.kept(page_of(request))
+    def kept(self, request: gr.Request, name: str) -> Any:
+        return self.desks.kept(page_of(request), name)
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""

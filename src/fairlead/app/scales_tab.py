@@ -37,7 +37,6 @@ def add_scales_tab(library: Library, runner: Runner, shared: SharedFields, compa
         elem_id="row-images", buttons=[], interactive=False,
     )  # fmt: skip
     said = gr.HTML(elem_id="row-said")
-    shown = gr.State([])
 
     def begin(request: gr.Request, text: str, numbers: str, *values: Any) -> str:
         try:
@@ -52,22 +51,23 @@ def add_scales_tab(library: Library, runner: Runner, shared: SharedFields, compa
 
     def watch(request: gr.Request) -> Iterator[tuple[Any, ...]]:
         for sides in runner.watch(request):
-            yield state_of(sides), pictures_of(sides) or gr.skip(), [*sides]
+            runner.keep(request, "row", [*sides])
+            yield state_of(sides), pictures_of(sides) or gr.skip()
 
-    def choose(event: gr.SelectData, name: str, texts: list[str]) -> tuple[Any, ...]:
-        text = texts[int(event.index)]
+    def choose(request: gr.Request, event: gr.SelectData, name: str) -> tuple[Any, ...]:
+        text = runner.kept(request, "row")[int(event.index)]
         rest: list[Any] = []
         for own in NAMES:
             mine = own == name
             rest += [text, *GuidanceField.shown(text)] if mine else [gr.skip()] * (2 + len(compare.fields[0].sliders))
         return tiles.line(f"{text} is the {name.lower()} setting of Compare"), *rest
 
-    runner.on(go.click, begin, [template, scales, *shared.inputs], [state], watch, [state, row, shown])
+    runner.on(go.click, begin, [template, scales, *shared.inputs], [state], watch, [state, row])
     for field in (template, scales):
-        runner.on(field.submit, begin, [template, scales, *shared.inputs], [state], watch, [state, row, shown])
+        runner.on(field.submit, begin, [template, scales, *shared.inputs], [state], watch, [state, row])
     stop.click(runner.stop, None, state, **QUIET)
     outputs = [each for field in compare.fields for each in (field.expression, field.said, *field.sliders)]
-    row.select(choose, [into, shown], [said, *outputs], **QUIET)
+    row.select(choose, into, [said, *outputs], **QUIET)
 
 
 def state_of(sides: Sides) -> str:

@@ -17,6 +17,8 @@ from fairlead.core.errors import UsageError, shortened
 
 LOCAL = ("127.0.0.1", "localhost")
 USER = "fairlead"
+PAGES = 16
+"""Pages that gradio remembers anything of. The playground keeps what it needs itself, and drops it with the page."""
 _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; connect-src 'self'; object-src 'none'; frame-ancestors 'none'; base-uri 'self'"
@@ -93,6 +95,7 @@ def _launched(library: Library, folder: Path, host: str, port: int) -> Iterator[
             prevent_thread_lock=True,
             show_error=False,
             max_file_size="1kb",
+            state_session_capacity=PAGES,
             run_history=False,
             footer_links=[],
             enable_monitoring=False,

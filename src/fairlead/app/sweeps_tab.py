@@ -14,7 +14,7 @@ from fairlead.app.library import Library
 from fairlead.app.swept import Swept
 from fairlead.core.errors import UsageError, unknown
 
-_LOOK: dict[str, Any] = {**QUIET, "show_progress": "minimal"}
+_LOOK: dict[str, Any] = {**QUIET, "show_progress": "minimal", "preprocess": False}
 
 
 def add_sweeps_tab(library: Library, compare: CompareTab | None) -> None:
@@ -79,7 +79,13 @@ def add_sweeps_tab(library: Library, compare: CompareTab | None) -> None:
     front.select(click, [place, other], [said, name, pictures], **_LOOK)
     if compare is not None:
         for field, button in zip(compare.fields, sends, strict=True):
-            button.click(_sender(opened), [place, name], [field.expression, field.said, *field.sliders], **QUIET)
+            button.click(
+                _sender(opened),
+                [place, name],
+                [field.expression, field.said, *field.sliders],
+                preprocess=False,
+                **QUIET,
+            )
 
 
 def _sender(opened: _Opened) -> Any:
@@ -98,7 +104,8 @@ def _point(found: Swept, name: str, against: str) -> str:
         labels = [found.classes[i % len(found.classes)] if found.classes else str(i) for i in range(len(examples))]
         point = found.point(own)
         cost = f"{point.rows_per_image:g} network rows and {point.ms_per_image:.1f} ms per image"
-        shown.append(f'<p class="cost"><code>{tiles.text(own)}</code> · {cost}</p>{tiles.tiles(examples, labels, own)}')
+        pictures = tiles.tiles(examples, labels, own, len(found.classes) or 10)
+        shown.append(f'<p class="cost"><code>{tiles.text(own)}</code> · {cost}</p>{pictures}')
     return "".join(shown) + found.against(name, against)
 
 

@@ -16,8 +16,9 @@ from fairlead.core.errors import UsageError
 from fairlead.core.printable import printable
 
 
-def tiles(images: Tensor, labels: Sequence[str], about: str) -> str:
-    """uint8 [n, c, h, w] as crisp pictures with a label below each; ``about`` is said to who cannot see them."""
+def tiles(images: Tensor, labels: Sequence[str], about: str, columns: int) -> str:
+    """uint8 [n, c, h, w] as crisp pictures with a label below each, so many in a row, at most 10; ``about`` is said to
+    those who cannot see them."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UsageError(f"cannot show images of shape {list(images.shape[1:])}; expected 1 or 3 channels")
     small = " small" if max(images.shape[2:]) <= 64 else ""
@@ -25,10 +26,10 @@ def tiles(images: Tensor, labels: Sequence[str], about: str) -> str:
     for image, label in zip(images, labels, strict=True):
         said = text(f"{about}, {label}" if about else label)
         figures.append(f'<figure><img alt="{said}" src="{_uri(image)}"><figcaption>{text(label)}</figcaption></figure>')
-    return f'<div class="tiles{small}">{"".join(figures)}</div>'
+    return f'<div class="tiles{small}" style="--columns: {_columns(columns)}">{"".join(figures)}</div>'
 
 
-def side(one: Side, name: str, labels: Sequence[str] = ()) -> str:
+def side(one: Side, name: str, columns: int, labels: Sequence[str] = ()) -> str:
     """The pictures of a side, with a bar, and what it cost so far; ``labels`` in place of condition and seed."""
     total = len(one.plan.seeds)
     rows, ms = one.tracing.cost.rows / total, 1000 * sum(one.tracing.seconds) / total
@@ -37,14 +38,14 @@ def side(one: Side, name: str, labels: Sequence[str] = ()) -> str:
     bar = f'<progress max="{one.steps}" value="{one.step}" aria-label="{text(name)}: {text(state)}"></progress>'
     wrong = line(one.broken, wrong=True) if one.broken else ""
     shown = (
-        tiles(one.images, labels or captions(one), str(one.plan.guidance))
+        tiles(one.images, labels or captions(one), str(one.plan.guidance), columns)
         if one.images is not None
-        else _waiting(total)
+        else _waiting(total, columns)
     )
     return f'{bar}<p class="cost"><code>{text(str(one.plan.guidance))}</code> · {text(cost)}</p>{wrong}{shown}'
 
 
-def difference(sides: Sides) -> str:
+def difference(sides: Sides, columns: int) -> str:
     """Right minus left, grey where they are equal; "" while one of them is not there."""
     left, right = (one.images for one in sides.values())
     if left is None or right is None or left.shape != right.shape:
@@ -56,7 +57,7 @@ def difference(sides: Sides) -> str:
     said = (
         "Right minus left, grey where they are equal; below: root mean square of the difference, of values in [0, 1]."
     )
-    return f'<p class="cost">{said} Over all images: {size:.3f}.</p>{tiles(pictures, labels, "difference")}'
+    return f'<p class="cost">{said} Over all images: {size:.3f}.</p>{tiles(pictures, labels, "difference", columns)}'
 
 
 def captions(one: Side) -> list[str]:
@@ -79,8 +80,13 @@ def data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _waiting(count: int) -> str:
-    return f'<div class="tiles">{"<figure><div class=blank></div></figure>" * min(count, 8)}</div>'
+def _columns(wanted: int) -> int:
+    return min(max(wanted, 1), 10)
+
+
+def _waiting(count: int, columns: int) -> str:
+    blanks = "<figure><div class=blank></div></figure>" * count
+    return f'<div class="tiles" style="--columns: {_columns(columns)}">{blanks}</div>'
 
 
 def _uri(image: Tensor) -> str:

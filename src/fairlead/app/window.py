@@ -87,8 +87,8 @@ CSS = """
 gradio-app, .gradio-container, .gradio-container > .main, .gradio-container > .main > .wrap { width: 100%; }
 .gradio-container main, .gradio-container main > .column { min-width: 0; max-width: 100%; width: 100%; }
 footer { display: none !important; }
-header h1 { font-size: 28px; letter-spacing: -0.01em; margin: 0; display: inline-block; }
-header p.quiet { display: inline-block; margin: 0 0 0 14px; }
+header h1 { font-size: 28px; letter-spacing: -0.01em; margin: 0; }
+header { display: flex; flex-wrap: wrap; align-items: baseline; column-gap: 14px; }
 .quiet { color: #5b626d; font-size: 14px; margin: 2px 0; overflow-wrap: anywhere; }
 .wrong { color: #a8320a; background: #fdf1ec; border-left: 4px solid #d55e00; padding: 8px 12px; margin: 2px 0;
   font-size: 14px; overflow-wrap: anywhere; }
@@ -99,8 +99,9 @@ progress { width: 100%; height: 5px; border: 0; background: #e3e6eb; appearance:
 progress::-webkit-progress-bar { background: #e3e6eb; }
 progress::-webkit-progress-value { background: #0072b2; }
 progress::-moz-progress-bar { background: #0072b2; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px; }
-.tiles.small { grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); }
+.tiles { display: grid; gap: 10px; overflow-x: auto;
+  grid-template-columns: repeat(var(--columns), minmax(56px, 220px)); }
+.tiles.small { grid-template-columns: repeat(var(--columns), minmax(56px, 128px)); }
 .tiles figure { margin: 0; min-width: 0; }
 .tiles img, .tiles .blank { width: 100%; aspect-ratio: 1; display: block; background: #f1f3f6; object-fit: contain; }
 .tiles.small img { image-rendering: pixelated; }
@@ -119,8 +120,8 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
   text-align: right; white-space: nowrap; }
 .wide th:first-child { text-align: left; font-weight: 500; }
 .wide thead th { color: #5b626d; font-weight: 500; border-bottom: 2px solid #e3e6eb !important; }
-#row-images .grid-container { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) !important; }
+#row-images .grid-container { grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)) !important; }
 #row-images .grid-wrap, #row-images .gallery-container {
-  height: auto !important; min-height: 0 !important; max-height: none !important; }
+  height: auto !important; min-height: 0 !important; max-height: none !important; overflow: hidden !important; }
 figcaption, caption { color: #5b626d; font-size: 14px; text-align: left; }
 """

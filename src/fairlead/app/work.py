@@ -88,7 +88,7 @@ class Desks:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._of: dict[str, Job[object]] = {}
-        self._kept: dict[str, object] = {}
+        self._kept: dict[str, dict[str, object]] = {}
 
     def begin(self, page: str, work: Job[T]) -> Job[T]:
         with self._lock:
@@ -98,14 +98,14 @@ class Desks:
             before.stop()
         return work
 
-    def keep(self, page: str, thing: object) -> None:
-        """Keep what a page shows, for when it wants to see it in another way."""
+    def keep(self, page: str, name: str, thing: object) -> None:
+        """Keep what a page shows under a name, for when it wants to see it in another way."""
         with self._lock:
-            self._kept[page] = thing
+            self._kept.setdefault(page, {})[name] = thing
 
-    def kept(self, page: str) -> Any:
-        """What was kept last; None for nothing."""
-        return self._kept.get(page)
+    def kept(self, page: str, name: str) -> Any:
+        """What was kept last under a name; None for nothing."""
+        return self._kept.get(page, {}).get(name)
 
     def take(self, page: str) -> Job[object] | None:
         """What a page asked for last, if it has not been taken."""
