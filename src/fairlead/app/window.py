@@ -116,6 +116,7 @@ h2 { font-size: 18px; margin: 10px 0 2px; }
 .findings { background: #eef5fa; border-left: 4px solid #0072b2; padding: 12px 18px 4px; font-size: 15.5px; }
 .findings p { margin: 0 0 8px; max-width: 90ch; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 10px 0; }
+.wide table, .wide tr { border: 0 !important; }
 .wide th, .wide td { padding: 6px 12px !important; border: 0 !important; border-bottom: 1px solid #e3e6eb !important;
   text-align: right; white-space: nowrap; }
 .wide th:first-child { text-align: left; font-weight: 500; }
