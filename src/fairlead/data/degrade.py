@@ -24,7 +24,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.places import read_bytes
 from fairlead.core.registry import lookup
 from fairlead.core.syntax import keywords, number, parsed, quoted
-from fairlead.data.decode import decode_images, open_image
+from fairlead.data.decode import decode_images, open_image, unwarned
 from fairlead.data.images import to_float
 
 DRAWS = 4
@@ -121,7 +121,7 @@ class Inpaint:
     def read(self, path: str, shape: Sequence[int]) -> Tensor:
         content = read_bytes(Path(path), "image condition")
         try:
-            with open_image(content) as file:
+            with unwarned(), open_image(content) as file:
                 alpha = np.asarray(file.convert("RGBA"))[..., 3]
         except UsageError as error:
             raise UsageError(f"image condition {path}: {error}") from None

@@ -5,7 +5,6 @@ Latents of a mirrored image are not the mirrored latents, so a set that is mirro
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.places import place_of
 from fairlead.core.registry import lookup
 from fairlead.core.typed import Size
-from fairlead.data.images import Batches, ImageData, stream
+from fairlead.data.images import Batches, ImageData, pixel_hash, stream
 from fairlead.data.tensor_cache import cached
 
 
@@ -113,9 +112,13 @@ class Latents:
         Raises:
             UsageError: for images that the autoencoder cannot encode.
         """
+        if data.crops is not None:
+            raise UsageError(
+                "--fit random: latents are encoded once, of the same part of each image; take --fit centre"
+            )
         channels, *size = autoencoder.latent_shape(data.shape)
         shape = (len(data), 2 * channels, *size)
-        contents = hashlib.sha256(data.images.numpy().tobytes()).hexdigest()
+        contents = pixel_hash(data.images)
 
         def encoded(mirror: bool) -> Tensor:
             def make() -> Tensor:

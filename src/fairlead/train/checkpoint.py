@@ -167,6 +167,9 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
             f"checkpoint {path} was written by version 0.1.0, which did not seal model.json: that it says what was "
             f"trained is taken on trust; `fairlead info {path} --seal` seals it as it is"
         )
+    data = described["train"].get("data")
+    if isinstance(data, dict) and "captions" in data:  # the name of this option until version 0.2.0
+        data["caption_column"] = data.pop("captions")
     return Checkpoint(path, described)
 
 

@@ -96,10 +96,14 @@ class DenoiserOptions(TrainOptions):
     preview_every: int = 0
     """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
 
-    def _names(self, recipe: Recipe) -> tuple[str, ...]:
+    def _names(self, recipe: Recipe, data: ImageData | None = None) -> tuple[str, ...]:
         if self._base is not None:
             return ("text",)
-        names = as_names("conditions", self.conditions) or recipe.conditions
+        names = as_names("conditions", self.conditions)
+        if not names:
+            names = recipe.conditions
+            if data is not None and len(data.classes) == 1:
+                names = tuple(name for name in names if name != "label")
         return () if names == ("none",) else names
 
     def _text(self) -> tuple[str, str, dict[str, Any]]:
