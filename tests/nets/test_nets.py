@@ -187,7 +187,9 @@ def test_what_cannot_be_built_is_refused():
         net_config("8x8", 1, 8, 10, depth=3)
     with pytest.raises(UsageError, match=r"unknown network kind 'unett'; did you mean 'unet'\?"):
         build_net({"kind": "unett"})
-    with pytest.raises(UsageError, match=r"image size 9 cannot be halved 1 times after patches of 1: .* multiple of 2"):
+    with pytest.raises(
+        UsageError, match=r"image size 9x9 cannot be halved 1 times after patches of 1: .* multiple of 2"
+    ):
         tiny("unet-adaptive", size=9)
     with pytest.raises(UsageError, match=r"size divisible by the patch .* got size 9, patch 2"):
         tiny("dit", size=9)

@@ -23,6 +23,7 @@ from fairlead.core.progress import bars, counting_bar, silent, working
 from fairlead.core.registry import lookup, names
 from fairlead.core.signals import saving_ignored
 from fairlead.nets.build import AUTOENCODER_PRESETS, CLASSIFIER_PRESETS, autoencoder_preset, net_config
+from fairlead.nets.sizes import check_fits, preset_for
 from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, Recipe, TrainConfig
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ class TrainOptions:
         if (sides := as_size(self.size, "--size")) is not None:
             given["size"] = sides[0] if sides[0] == sides[1] else size_text(sides)
         given |= {"skip_broken": True} if self.skip_broken else {}
+        if sides is not None and self._sees_pixels():
+            self._check_size(recipe, sides, presets)
         if isinstance(self.data, ImageData):
             data = given.pop("spec")
             if given:
@@ -145,17 +148,14 @@ class TrainOptions:
         else:
             with working(f"reading data {given['spec']!r}"):
                 data = load_data(**given, progress=bars if Launch.here().main else silent)
-        _, height, width = data.shape
-        if height != width:
-            raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
         image = self._image(recipe)
         encoder, null, settings = self._text()
         settings = settings | (rule_of_words(self.folder) if self.resume else {})
         classes, told, text = asked(data, self._names(recipe, data), encoder, null, settings, image or "superres")
         latents = self._latents(data)
-        channels_in, size, _ = latents["shape"] if latents else data.shape
+        channels_in, *seen = latents["shape"] if latents else data.shape
         config = TrainConfig(
-            self._net_config(recipe, (channels_in, size, classes), presets, {**told, **self._given(net)}),
+            self._net_config(recipe, (channels_in, seen, classes), presets, {**told, **self._given(net)}),
             given,
             text=text,
             latents=latents,
@@ -177,9 +177,11 @@ class TrainOptions:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if task_of(config.objective) is not DENOISE else f", told {told_names}"
             told_text = _as_latents(training) + told_text
+            own = config.net["kind"] not in ("diffusers", "lora")
+            network = f"network {self._net(recipe, seen, presets)}, " if own else ""
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
-                f"{told_text}; {training.parameters:,} parameters, {config.objective} objective, "
+                f"{told_text}; {network}{training.parameters:,} parameters, {config.objective} objective, "
                 f"{training.precision}; {self.folder}"
             )
             for note in data.notes:
@@ -193,20 +195,30 @@ class TrainOptions:
             raise unknown("recipe", self.recipe, recipes)
         return recipes[self.recipe]
 
-    def _net(self, recipe: Recipe, size: int) -> str:
+    def _net(self, recipe: Recipe, size: Sequence[int], presets: Mapping[str, dict[str, Any]]) -> str:
         """The preset, for samples of this height and width."""
-        return self.net or recipe.net
+        return self.net or preset_for(size, presets, recipe.net)
+
+    def _sees_pixels(self) -> bool:
+        """Whether a preset is built for images of --size themselves."""
+        return True
+
+    def _check_size(self, recipe: Recipe, size: Sequence[int], presets: Mapping[str, dict[str, Any]]) -> None:
+        """Refuse a size that no network fits before any image is read."""
+        preset = self._net(recipe, size, presets)
+        if preset in presets:
+            check_fits(preset, presets[preset], size, presets)
 
     def _net_config(
         self,
         recipe: Recipe,
-        data: tuple[int, int, int],
+        data: tuple[int, Sequence[int], int],
         presets: Mapping[str, dict[str, Any]],
         changes: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Configuration of the network for ``data``: channels, size, classes."""
         channels, size, classes = data
-        return net_config(self._net(recipe, size), channels, size, classes, presets=presets, **changes)
+        return net_config(self._net(recipe, size, presets), channels, size, classes, presets=presets, **changes)
 
     def _names(self, recipe: Recipe, data: ImageData | None = None) -> tuple[str, ...]:
         """The conditions; of ``data`` of one class, by default not the label, which says nothing."""
@@ -293,5 +305,5 @@ class AutoencoderOptions(TrainOptions):
             return super()._recipe(recipes)
         return recipes.get(str(self.data or "digits"), recipes["digits"])
 
-    def _net(self, recipe: Recipe, size: int) -> str:
+    def _net(self, recipe: Recipe, size: Sequence[int], presets: Mapping[str, dict[str, Any]]) -> str:
         return self.net or autoencoder_preset(size)
