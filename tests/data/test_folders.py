@@ -14,9 +14,10 @@ from pyarrow import parquet
 
 from fairlead.core.errors import UsageError
 from fairlead.data import decode
-from fairlead.data.folders import Pictures, Tables, read_folder
 from fairlead.data.hub import load_data
-from fairlead.data.listing import HIDDEN, split_of_file, split_of_folder
+from fairlead.data.own.folders import read_folder
+from fairlead.data.own.found import Pictures, Tables
+from fairlead.data.own.listing import HIDDEN, split_of_file, split_of_folder
 from fairlead.measure.image_sets import read_images
 
 

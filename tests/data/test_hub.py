@@ -12,7 +12,7 @@ from PIL import Image
 from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.hub import load_data, load_mnist
-from fairlead.data.tables import read_rows
+from fairlead.data.own.tables import read_rows
 
 
 @pytest.fixture(autouse=True)

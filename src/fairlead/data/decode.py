@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.data.stored.fitting import MOST_PIXELS, Fit, as_size, fitted_to, size_text
+from fairlead.data.own.fitting import MOST_PIXELS, Fit, as_size, fitted_to, size_text
 
 _AVIF = find_spec("PIL.AvifImagePlugin") is not None
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(["AVIF"] if _AVIF else []))

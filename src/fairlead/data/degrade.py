@@ -26,7 +26,7 @@ from fairlead.core.registry import lookup
 from fairlead.core.syntax import keywords, number, parsed, quoted
 from fairlead.data.decode import decode_images, open_image, unwarned
 from fairlead.data.images import to_float
-from fairlead.data.stored.fitting import size_text
+from fairlead.data.own.fitting import size_text
 
 DRAWS = 4
 """Uniform numbers a sample that a degradation may use."""

@@ -19,16 +19,17 @@ from fairlead.core.places import expanded, is_file, is_folder, is_there
 from fairlead.core.printable import printable
 from fairlead.core.progress import Progress, silent
 from fairlead.core.registry import lookup, names
-from fairlead.data.columns import Columns
 from fairlead.data.connection import cache_at_once_if_offline
 from fairlead.data.decode import resize_images
-from fairlead.data.folders import Pictures, Tables, read_folder
 from fairlead.data.images import ImageData
-from fairlead.data.listing import SPLITS
+from fairlead.data.own.columns import Columns
+from fairlead.data.own.fitting import FITS, Fit, as_size
+from fairlead.data.own.folders import read_folder
+from fairlead.data.own.found import Pictures, Tables
+from fairlead.data.own.listing import SPLITS
+from fairlead.data.own.npz import read_arrays
+from fairlead.data.own.sets import Wanted, limited, of_arrays, of_pictures, of_tables
 from fairlead.data.spec import arguments_of, read_call
-from fairlead.data.stored.fitting import FITS, Fit, as_size
-from fairlead.data.stored.npz import read_arrays
-from fairlead.data.stored.sets import Wanted, limited, of_arrays, of_pictures, of_tables
 
 
 def load_mnist(split: str = "train") -> ImageData:
@@ -60,8 +61,8 @@ def load_data(
     Args:
         spec: tried in this order: a registered short name (`digits`, `mnist`, `cifar10`, `scenes`), with arguments
             where it takes some (`scenes(source="mnist", two=0.5)`); a local folder of images, parquet, npz or
-            `save_to_disk`, see :func:`fairlead.data.folders.read_folder`; a CSV, JSON lines, parquet or npz file; a hub
-            name `owner/name`.
+            `save_to_disk`, see :func:`fairlead.data.own.folders.read_folder`; a CSV, JSON lines, parquet or npz file;
+            a hub name `owner/name`.
         split: "train", "test" or another one the set has. "test" is what is held out: if there is none, its validation
             split; if there is neither, a fixed, stratified 10 % of its train images, and "train" is the other 90 %.
         size: a side in pixels, or "64x96" or [64, 96], height x width; required if the images differ in size. Scenes
@@ -72,7 +73,7 @@ def load_data(
         caption_column: column of captions (text, or lists of text); by default one named caption, captions, text or
             prompt, if there is one. A captioned set needs no labels: it then has one class.
         image_column, label_column: by default those of known names, see docs/data.md.
-        fit: how images come to ``size``: centre, random, resize or pad, see :data:`fairlead.data.stored.fitting.Fit`.
+        fit: how images come to ``size``: centre, random, resize or pad, see :data:`fairlead.data.own.fitting.Fit`.
         skip_broken: leave out images that cannot be decoded, in place of refusing them.
         progress: of the decoding.
 

@@ -18,7 +18,8 @@ from fairlead.core.errors import UsageError
 from fairlead.core.places import place_of
 from fairlead.core.registry import lookup
 from fairlead.core.typed import Size
-from fairlead.data.images import Batches, ImageData, pixel_hash, stream
+from fairlead.data.batches import Batches
+from fairlead.data.images import ImageData, pixel_hash, stream
 from fairlead.data.tensor_cache import cached
 
 

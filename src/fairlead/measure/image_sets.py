@@ -20,13 +20,14 @@ from fairlead.core.errors import UsageError
 from fairlead.core.places import expanded, is_folder, is_there
 from fairlead.core.printable import printable
 from fairlead.core.registry import names
-from fairlead.data.columns import ONE_CLASS
 from fairlead.data.decode import decode_images, in_colour, open_image, unwarned
-from fairlead.data.folders import Tables, read_folder
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.data.names import Names
-from fairlead.data.stored.fitting import as_size
+from fairlead.data.own.columns import ONE_CLASS
+from fairlead.data.own.fitting import as_size
+from fairlead.data.own.folders import read_folder
+from fairlead.data.own.found import Tables
 
 
 @dataclass(frozen=True, eq=False)

@@ -137,8 +137,9 @@ class DenoiserOptions(TrainOptions):
             return super()._net(recipe, size, presets)
         return self.net or latent_preset(size)
 
-    def _sees_pixels(self) -> bool:
-        return self.latents is None and self.net_config is None and self.pipeline is None
+    def _check_size(self, recipe: Recipe, size: Sequence[int] | None, presets: Mapping[str, dict[str, Any]]) -> None:
+        if self.latents is None and self.net_config is None and self.pipeline is None:
+            super()._check_size(recipe, size, presets)
 
     def _process(self, recipe: Recipe) -> dict[str, Any]:
         if self._base is not None:

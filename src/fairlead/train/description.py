@@ -128,6 +128,14 @@ def _made_for(net: Mapping[str, Any]) -> list[Any]:
     return [net.get("channels_in"), *(size if isinstance(size, list | tuple) else (size, size))]
 
 
+def renamed(about: dict[str, Any]) -> dict[str, Any]:
+    """A checked description in the names of this version."""
+    data = about["train"].get("data")
+    if isinstance(data, dict) and "captions" in data:
+        data["caption_column"] = data.pop("captions")
+    return about
+
+
 def check_types(about: Any) -> None:
     """
     Raises:

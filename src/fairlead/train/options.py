@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 
 ScheduleName = Annotated[str | None, Doc(f"Noise schedule: {', '.join(n for n in names('schedule') if n != 'table')}.")]
-
-
 DataName = Annotated[
     str | None,
     Doc(f"A name ({', '.join(names('data'))}), a folder of images or tables, a table, or a hub name owner/name."),
@@ -121,7 +119,7 @@ class TrainOptions:
         """
         from fairlead.data.hub import load_data
         from fairlead.data.images import ImageData
-        from fairlead.data.stored.fitting import as_size, size_text
+        from fairlead.data.own.fitting import as_size, size_text
         from fairlead.train.conditions import asked, rule_of_words
         from fairlead.train.environment import check_environment, resolve_precision, training_device
         from fairlead.train.loop import Training
@@ -135,12 +133,11 @@ class TrainOptions:
         put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
-        given = {"spec": self.data or recipe.data, **self._given(DATA_OPTIONS)}
+        given = {"spec": self.data or recipe.data, **self._given(DATA_OPTIONS), "skip_broken": self.skip_broken or None}
         if (sides := as_size(self.size, "--size")) is not None:
             given["size"] = sides[0] if sides[0] == sides[1] else size_text(sides)
-        given |= {"skip_broken": True} if self.skip_broken else {}
-        if sides is not None and self._sees_pixels():
-            self._check_size(recipe, sides, presets)
+        self._check_size(recipe, sides, presets)
+        given = {name: value for name, value in given.items() if value is not None}
         if isinstance(self.data, ImageData):
             data = given.pop("spec")
             if given:
@@ -199,14 +196,9 @@ class TrainOptions:
         """The preset, for samples of this height and width."""
         return self.net or preset_for(size, presets, recipe.net)
 
-    def _sees_pixels(self) -> bool:
-        """Whether a preset is built for images of --size themselves."""
-        return True
-
-    def _check_size(self, recipe: Recipe, size: Sequence[int], presets: Mapping[str, dict[str, Any]]) -> None:
-        """Refuse a size that no network fits before any image is read."""
-        preset = self._net(recipe, size, presets)
-        if preset in presets:
+    def _check_size(self, recipe: Recipe, size: Sequence[int] | None, presets: Mapping[str, dict[str, Any]]) -> None:
+        """Refuse a --size that no network fits before any image is read."""
+        if size is not None and (preset := self._net(recipe, size, presets)) in presets:
             check_fits(preset, presets[preset], size, presets)
 
     def _net_config(

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.data.columns import ONE_CLASS, Columns, class_names, firsts, is_no_label, places
-from fairlead.data.listing import SPLITS
+from fairlead.data.own.columns import ONE_CLASS, Columns, class_names, firsts, is_no_label, places
+from fairlead.data.own.listing import SPLITS
 
 _IMAGES = ("images", "image", "x", "data", "arr_0", "imgs", "img")
 _LABELS = ("labels", "label", "y", "targets", "target", "arr_1", "class", "classes", "fine_label", "fine_labels")

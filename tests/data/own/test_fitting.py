@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from fairlead.core.errors import UsageError
+from fairlead.data.batches import Batches
 from fairlead.data.hub import load_data
-from fairlead.data.images import Batches
-from fairlead.data.stored.fitting import FITS, as_size, covering, fitted_to
+from fairlead.data.own.fitting import FITS, as_size, covering, fitted_to
 
 
 @pytest.mark.parametrize(

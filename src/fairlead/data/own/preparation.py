@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,48 +27,19 @@ from fairlead.core.errors import UsageError
 from fairlead.core.files import synced
 from fairlead.core.places import can_write
 from fairlead.core.progress import Progress, silent
-from fairlead.data.decode import ANOTHER_SIZE, BrokenImageError, decoded, in_colour, size_of, unwarned
-from fairlead.data.stored.fitting import Fit, covering, size_text
-from fairlead.data.stored.rows import Encoded, Rows
-from fairlead.data.stored.store import Broken, Shape, Stored, locked, opened, publish
+from fairlead.data.decode import BrokenImageError, size_of, unwarned
+from fairlead.data.own.chunks import AT_ONCE, Chunk, Chunks, InColourError, Plan, decoded_row
+from fairlead.data.own.fitting import Fit, covering, size_text
+from fairlead.data.own.rows import Rows
+from fairlead.data.own.store import Broken, Stored, locked, only, opened, publish
 from fairlead.data.tensor_cache import cache_folder
 
 VERSION = 1
 """Of what decoding makes of an image; another one is decoded anew."""
 _CHUNK = 2**22
 """Decoded bytes of a chunk, about."""
-_AT_ONCE = 16
-"""Encoded images that a thread holds."""
 _NAMED = 20
 """Broken files that a message names; the others stand in a file beside the store."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Where each row goes.
-
-    Attributes:
-        shape: (c, h, w) of each image.
-        sizes: int64 [n, 2], of fit "random"; None for the others.
-        rows: of a chunk.
-    """
-
-    shape: Shape
-    sizes: Tensor | None
-    rows: int
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """What came of a chunk: the hash of its bytes, images in colour, what is broken."""
-
-    digest: str
-    coloured: int
-    broken: tuple[Broken, ...]
-
-
-class _InColourError(Exception):
-    """An image in colour among those that were taken for grey."""
 
 
 def prepared(
@@ -156,7 +126,7 @@ class _Preparation:
             plan, done = self._begun() or (self._plan(colour), {})
             try:
                 done = self._filled(plan, done, advance)
-            except _InColourError:  # the first images were grey: all again, with three channels
+            except InColourError:  # the first images were grey: all again, with three channels
                 self.journal.unlink()
                 plan = self._plan(True)
                 done = self._filled(plan, {}, lambda count: None)
@@ -171,7 +141,7 @@ class _Preparation:
                 "FAIRLEAD_CACHE to a folder on another disk"
             ) from error
 
-    def _plan(self, colour: bool) -> _Plan:
+    def _plan(self, colour: bool) -> Plan:
         """By the first image that can be decoded, or the heads of all."""
         first = self._first()
         height, width = self.size or (first.shape[0], first.shape[1])
@@ -186,7 +156,7 @@ class _Preparation:
                 f"{total / 1e9:,.2f} GB on disk, {self.folder} has {free / 1e9:,.2f} GB; give a smaller size or a "
                 "limit, or set FAIRLEAD_CACHE to a folder on another disk"
             )
-        plan = _Plan(shape, sizes, min(1024, max(1, _CHUNK // each)))
+        plan = Plan(shape, sizes, min(1024, max(1, _CHUNK // each)))
         with open(self.journal, "w") as journal:
             journal.write(json.dumps({"shape": shape, "rows": plan.rows}) + "\n")
         for path in (self.pixels, self.wide):
@@ -196,10 +166,10 @@ class _Preparation:
         return plan
 
     def _first(self) -> NDArray[np.uint8]:
-        for start in range(0, len(self.rows), _AT_ONCE):
-            for name, image in self.rows.read(start, start + _AT_ONCE):
+        for start in range(0, len(self.rows), AT_ONCE):
+            for name, image in self.rows.read(start, start + AT_ONCE):
                 try:
-                    return self._decoded(name, image)
+                    return decoded_row(name, image, self.size, self.fit, self.what)
                 except BrokenImageError:
                     continue
         return np.zeros((*(self.size or (1, 1)),), np.uint8)  # all are broken: they are named below
@@ -209,7 +179,7 @@ class _Preparation:
 
         def of(start: int) -> list[tuple[int, int]]:
             found = []
-            for _, image in self.rows.read(start, start + _AT_ONCE):
+            for _, image in self.rows.read(start, start + AT_ONCE):
                 try:
                     found.append(covering(size_of(image), size))
                 except (BrokenImageError, UsageError):  # they are named when they are decoded
@@ -217,10 +187,10 @@ class _Preparation:
             return found
 
         with ThreadPoolExecutor(self.threads) as pool:
-            parts = list(pool.map(of, range(0, len(self.rows), _AT_ONCE)))
+            parts = list(pool.map(of, range(0, len(self.rows), AT_ONCE)))
         return torch.tensor([pair for part in parts for pair in part], dtype=torch.int64).reshape(-1, 2)
 
-    def _begun(self) -> tuple[_Plan, dict[int, _Chunk]] | None:
+    def _begun(self) -> tuple[Plan, dict[int, Chunk]] | None:
         """What an earlier go has done; None if there was none."""
         try:
             lines = self.journal.read_text().split("\n")
@@ -229,55 +199,37 @@ class _Preparation:
             if self.fit == "random":
                 sizes = torch.from_numpy(np.load(self.sizes))
             channels, height, width = head["shape"]
-            plan = _Plan((channels, height, width), sizes, head["rows"])
+            plan = Plan((channels, height, width), sizes, head["rows"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        done: dict[int, _Chunk] = {}
+        done: dict[int, Chunk] = {}
         for line in lines[1:]:
             with suppress(ValueError, TypeError):  # torn by a kill, as is at most the last one before each new start
                 number, digest, coloured, broken = json.loads(line)
-                done[number] = _Chunk(digest, coloured, tuple(Broken(*each) for each in broken))
-        return plan, {number: chunk for number, chunk in done.items() if self._digest(plan, number) == chunk.digest}
+                done[number] = Chunk(digest, coloured, tuple(Broken(*each) for each in broken))
+        chunks = self._chunks(plan)
+        return plan, {number: chunk for number, chunk in done.items() if chunks.digest(number) == chunk.digest}
 
-    def _spans(self, plan: _Plan, number: int) -> list[tuple[Path, int, int]]:
-        """(file, first byte, number of bytes) of a chunk in each file."""
-        first = number * plan.rows
-        count = min(plan.rows, len(self.rows) - first)
-        each = int(np.prod(plan.shape))
-        spans = [(self.pixels, first * each, count * each)]
-        if plan.sizes is not None:
-            bytes_each = plan.sizes.prod(dim=1) * plan.shape[0]
-            spans.append((self.wide, int(bytes_each[:first].sum()), int(bytes_each[first : first + count].sum())))
-        return spans
+    def _chunks(self, plan: Plan) -> Chunks:
+        return Chunks(self.rows, plan, self.size, self.fit, self.pixels, self.wide, self.what)
 
-    def _digest(self, plan: _Plan, number: int) -> str:
-        digest = hashlib.sha256()
-        for path, start, length in self._spans(plan, number):
-            try:
-                with open(path, "rb") as handle:
-                    handle.seek(start)
-                    digest.update(handle.read(length))
-            except OSError:
-                return ""
-        return digest.hexdigest()
-
-    def _filled(self, plan: _Plan, done: dict[int, _Chunk], advance: Callable[[int], object]) -> dict[int, _Chunk]:
+    def _filled(self, plan: Plan, done: dict[int, Chunk], advance: Callable[[int], object]) -> dict[int, Chunk]:
         """All chunks, of which those that were ``done`` already are not done again."""
-        done = dict(done)
-        advance(sum(self._count(plan, number) for number in done))
-        missing = iter([n for n in range(-(-len(self.rows) // plan.rows)) if n not in done])
+        done, chunks = dict(done), self._chunks(plan)
+        advance(sum(chunks.count(number) for number in done))
+        missing = iter([n for n in range(chunks.number) if n not in done])
         with ExitStack() as stack:
             journal = stack.enter_context(open(self.journal, "a"))
             journal.write("\n")  # after a torn line
-            files = [os.open(path, os.O_RDWR | os.O_CREAT, 0o666) for path, _, _ in self._spans(plan, 0)]
+            files = [os.open(path, os.O_RDWR | os.O_CREAT, 0o666) for path, _, _ in chunks.spans(0)]
             for file in files:
                 stack.callback(os.close, file)
             pool = ThreadPoolExecutor(self.threads)
             stack.callback(pool.shutdown, cancel_futures=True)
-            waiting: dict[Future[_Chunk], int] = {}
+            waiting: dict[Future[Chunk], int] = {}
             while True:
                 while len(waiting) < 2 * self.threads and (number := next(missing, None)) is not None:
-                    waiting[pool.submit(self._written, plan, number, files)] = number
+                    waiting[pool.submit(chunks.write, number, files)] = number
                 if not waiting:
                     break
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -286,76 +238,24 @@ class _Preparation:
                     journal.write(json.dumps(entry) + "\n")
                     journal.flush()
                     done[number] = chunk
-                    advance(self._count(plan, number))
+                    advance(chunks.count(number))
             for file in files:
                 os.fsync(file)
         return done
 
-    def _count(self, plan: _Plan, number: int) -> int:
-        return min(plan.rows, len(self.rows) - number * plan.rows)
-
-    def _written(self, plan: _Plan, number: int, files: Sequence[int]) -> _Chunk:
-        """Decode a chunk and write it to its place."""
-        channels, height, width = plan.shape
-        first = number * plan.rows
-        images = np.zeros((self._count(plan, number), *plan.shape), np.uint8)
-        wide: list[bytes] = []
-        broken: list[Broken] = []
-        for start in range(0, len(images), _AT_ONCE):
-            stop = min(start + _AT_ONCE, len(images))
-            for i, (name, source) in enumerate(self.rows.read(first + start, first + stop), start):
-                room = (height, width) if plan.sizes is None else tuple(plan.sizes[first + i].tolist())
-                try:
-                    array = self._decoded(name, source)
-                    if array.shape[:2] != room:
-                        self._other_size(name, array, room)
-                except BrokenImageError as error:
-                    broken.append(Broken(first + i, name, str(error)))
-                    array = np.zeros(room, np.uint8)
-                if array.ndim == 3 and channels == 1:
-                    raise _InColourError
-                planes = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-                top, left = (room[0] - height) // 2, (room[1] - width) // 2
-                images[i] = planes[:, top : top + height, left : left + width]
-                if plan.sizes is not None:
-                    wide.append(np.broadcast_to(planes, (channels, *room)).tobytes())
-        parts = [images.tobytes(), *([b"".join(wide)] if plan.sizes is not None else [])]
-        digest = hashlib.sha256()
-        for file, part, (_, at, _) in zip(files, parts, self._spans(plan, number), strict=True):
-            digest.update(part)
-            while part:
-                written = os.pwrite(file, part, at)
-                part, at = part[written:], at + written
-        return _Chunk(digest.hexdigest(), int(in_colour(torch.from_numpy(images)).sum()), tuple(broken))
-
-    def _decoded(self, name: str, source: Encoded) -> NDArray[np.uint8]:
-        try:
-            return decoded(source, self.size, self.fit)
-        except UsageError as error:
-            raise UsageError(f"data {self.what!r}: {name} {error}") from None
-
-    def _other_size(self, name: str, array: NDArray[np.uint8], room: tuple[int, ...]) -> None:
-        if self.size is not None:  # its head says another size than its pixels have
-            raise BrokenImageError(f"its head says that it has {size_text(room)} pixels after resizing")
-        first = next(name for name, _ in self.rows.read(0, 1))
-        raise UsageError(
-            f"data {self.what!r}: images differ in size ({first} is {size_text(room)}, {name} is "
-            f"{size_text(array.shape[:2])}, height x width); {ANOTHER_SIZE}"
-        )
-
-    def _finish(self, plan: _Plan, coloured: int, broken: Sequence[Broken]) -> None:
+    def _finish(self, plan: Plan, coloured: int, broken: Sequence[Broken]) -> None:
         """Take out what is broken and give the files their names."""
         lost = {each.row for each in broken}
         kept = [row for row in range(len(self.rows)) if row not in lost]
         if not kept:
             raise UsageError(_refusal(broken, len(self.rows), self.what, self.folder))
         if lost:
-            _only(self.pixels, [(row * int(np.prod(plan.shape)), int(np.prod(plan.shape))) for row in kept])
+            only(self.pixels, [(row * int(np.prod(plan.shape)), int(np.prod(plan.shape))) for row in kept])
         if plan.sizes is not None:
             if lost:
                 bytes_each = plan.sizes.prod(dim=1) * plan.shape[0]
                 starts = (bytes_each.cumsum(0) - bytes_each).tolist()
-                _only(self.wide, [(starts[row], int(bytes_each[row])) for row in kept])
+                only(self.wide, [(starts[row], int(bytes_each[row])) for row in kept])
             _save(self.sizes.with_suffix(""), plan.sizes[kept])
             os.replace(self.wide, self.wide.with_suffix(""))
         os.replace(self.pixels, self.pixels.with_suffix(""))
@@ -372,18 +272,6 @@ class _Preparation:
 def _save(path: Path, sizes: Tensor) -> None:
     with open(path, "wb") as handle:
         np.save(handle, sizes.numpy())
-
-
-def _only(path: Path, spans: Sequence[tuple[int, int]]) -> None:
-    """Keep only the spans (first byte, bytes) of a file, in their order, in a new file under its name."""
-    shorter = path.with_suffix(".kept.part")
-    with open(path, "rb") as whole, open(shorter, "wb") as kept:
-        for start, length in spans:
-            whole.seek(start)
-            kept.write(whole.read(length))
-        kept.flush()
-        os.fsync(kept.fileno())
-    os.replace(shorter, path)
 
 
 def _refusal(broken: Sequence[Broken], count: int, what: str, folder: Path) -> str:

@@ -7,80 +7,18 @@ test split.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from fairlead.core.errors import UsageError
 from fairlead.core.printable import printable
-from fairlead.data.columns import ONE_CLASS, Columns, class_names, firsts, places
 from fairlead.data.decode import ENDINGS
-from fairlead.data.listing import STYLEGAN, Listing, list_folder, of_img2dataset, split_of_file, split_of_folder
-from fairlead.data.metadata import Metadata, captions_beside, read_metadata, stylegan_rows
+from fairlead.data.own.columns import ONE_CLASS, Columns, class_names, firsts, places
+from fairlead.data.own.found import Picture, Pictures, Tables
+from fairlead.data.own.listing import STYLEGAN, Listing, list_folder, of_img2dataset, split_of_file, split_of_folder
+from fairlead.data.own.metadata import Metadata, captions_beside, read_metadata, stylegan_rows
 
 ANY_COLUMNS = Columns()
 _WRITE_METADATA = 'write a metadata.jsonl of lines such as {"file_name": "0/1.png", "text": "a red cat"}'
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image of a folder.
-
-    Attributes:
-        path: of its file.
-        split: "train", "test" or "validation".
-        label: index into the classes; -1 if its line has none.
-        captions: none, or one or several.
-        where: the line of the metadata that is about it, for messages; "" without.
-    """
-
-    path: Path
-    split: str
-    label: int = 0
-    captions: tuple[str, ...] = ()
-    where: str = ""
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The images of a folder.
-
-    Attributes:
-        folder: resolved.
-        images: those of each split by path, or in the order of the metadata.
-        classes: names of the classes; the one class "image" if there are none.
-        splits: those that the folder divides its images into; none: it does not, and all are of "train".
-        labelled: whether the classes mean something.
-        captioned: whether every image has a caption.
-        columns: of metadata that says neither labels nor captions, the image first; else none.
-        notes: what was found, used and left out, a sentence each.
-    """
-
-    folder: Path
-    images: tuple[Picture, ...]
-    classes: tuple[str, ...]
-    splits: tuple[str, ...]
-    labelled: bool
-    captioned: bool
-    columns: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Files of a folder that hold many images each.
-
-    Attributes:
-        kind: "parquet", "npz", or "saved": by ``save_to_disk`` of `datasets`.
-        files: split -> files; of a saved set nothing, as it says itself.
-        images: how many image files lie beside them, unread.
-        notes: as of :class:`Pictures`.
-    """
-
-    kind: Literal["parquet", "npz", "saved"]
-    files: Mapping[str, list[Path]]
-    images: int = 0
-    notes: tuple[str, ...] = ()
 
 
 def read_folder(
@@ -321,6 +259,7 @@ def _pictures(
         bool(classes),
         all(image.captions for image in images),
         () if read is None or read.labels is not None or read.captions is not None else read.columns,
+        found.files,
         (f"{printable(found.folder.name)}: {len(images):,} images{parts}, {told}", *more, *found.notes()),
     )
 

@@ -68,6 +68,8 @@ class Listing:
     others: list[Path] = field(default_factory=list)
     hidden: dict[Path, int] = field(default_factory=dict)
     loops: list[Path] = field(default_factory=list)
+    files: int = 0
+    """All that were found, without the hidden ones."""
 
     @property
     def arrays(self) -> list[Path]:
@@ -152,6 +154,7 @@ def list_folder(folder: Path, what: str) -> Listing:
     found = Listing(folder.resolve())
     for path in sorted(_walk(found.folder, (), found, f"{what} {str(folder)!r}"), key=str):
         ending = path.suffix.lower()
+        found.files += not path.name.startswith(".")
         if path.name.startswith("."):
             if ending in ENDINGS:
                 found.hidden[path] = 1

@@ -16,9 +16,9 @@ from fairlead.cli import main
 from fairlead.core.errors import UsageError
 from fairlead.data.decode import decode_images
 from fairlead.data.hub import load_data
-from fairlead.data.stored import preparation
-from fairlead.data.stored.preparation import prepared
-from fairlead.data.stored.rows import FileRows
+from fairlead.data.own import chunks, preparation
+from fairlead.data.own.preparation import prepared
+from fairlead.data.own.rows import FileRows
 
 N = 40
 
@@ -64,7 +64,7 @@ def test_a_second_start_decodes_nothing_and_a_changed_file_everything(
     paths = files(tmp_path / "set")
     first = prepare(paths).images.clone()
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "decoded", None)  # would be called
+        patch.setattr(chunks, "decoded", None)  # would be called
         assert torch.equal(prepare(paths).images, first)
     about = paths[3].stat()
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "other.png")
@@ -101,7 +101,7 @@ def test_a_stopped_preparation_goes_on_with_what_is_whole(cut: str, tmp_path: Pa
     paths = files(tmp_path / "set", colour=0)
     whole = decode_images([(str(path), None) for path in paths], None, "set")
     calls: list[str] = []
-    real = preparation.decoded
+    real = chunks.decoded
 
     def counted(source, *rest):
         calls.append(Path(source).name)
@@ -109,7 +109,7 @@ def test_a_stopped_preparation_goes_on_with_what_is_whole(cut: str, tmp_path: Pa
             raise KeyboardInterrupt
         return real(source, *rest)
 
-    monkeypatch.setattr(preparation, "decoded", counted)
+    monkeypatch.setattr(chunks, "decoded", counted)
     with pytest.raises(KeyboardInterrupt):
         prepare(paths)
     (journal,) = (tmp_path / "cache").rglob("*.journal")
@@ -123,7 +123,7 @@ def test_a_stopped_preparation_goes_on_with_what_is_whole(cut: str, tmp_path: Pa
             handle.seek(0)
             handle.write(bytes(7 * 60))
     calls.clear()
-    monkeypatch.setattr(preparation, "decoded", lambda source, *rest: calls.append(source) or real(source, *rest))
+    monkeypatch.setattr(chunks, "decoded", lambda source, *rest: calls.append(source) or real(source, *rest))
     assert torch.equal(prepare(paths).images, whole)
     lost = {"journal torn": 1, "pixels lost": 1, "nothing": 0}[cut]
     assert len(calls) == N - 7 * (done - lost)
@@ -139,7 +139,7 @@ def test_a_kill_between_the_last_chunk_and_the_index_loses_nothing(tmp_path: Pat
         patch.setattr(preparation, "publish", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(paths)
-    monkeypatch.setattr(preparation, "decoded", None)
+    monkeypatch.setattr(chunks, "decoded", None)
     assert torch.equal(prepare(paths).images, decode_images([(str(path), None) for path in paths], None, "set"))
 
 
@@ -233,7 +233,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from fairlead.data.hub import load_data
-from fairlead.data.stored import preparation
+from fairlead.data.own import chunks, preparation
 preparation._CHUNK = 420
 print("ready", flush=True)
 print(load_data(sys.argv[1]).fingerprint, flush=True)

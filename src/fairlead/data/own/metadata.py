@@ -13,9 +13,9 @@ from typing import Any
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.places import read_text
 from fairlead.core.strict_json import read_json
-from fairlead.data.columns import CAPTION_COLUMNS, LABEL_COLUMNS, Columns, is_no_label, sentences
-from fairlead.data.listing import STYLEGAN, Listing
-from fairlead.data.tables import FILE_COLUMNS, read_rows
+from fairlead.data.own.columns import CAPTION_COLUMNS, LABEL_COLUMNS, Columns, is_no_label, sentences
+from fairlead.data.own.listing import STYLEGAN, Listing
+from fairlead.data.own.tables import FILE_COLUMNS, read_rows
 
 _CAPTIONS = (".txt", ".caption")
 """Endings of files beside images that are their captions."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +171,18 @@ def publish(folder: Path, key: str, index: dict[str, Any]) -> None:
         if path.suffix in (".pixels", ".wide", ".sizes", ".part", ".journal", ".fingerprint") and path.stem[:16] != key:
             with suppress(OSError):
                 path.unlink()
+
+
+def only(path: Path, spans: Sequence[tuple[int, int]]) -> None:
+    """Keep only the spans (first byte, bytes) of a file, in their order, in a new file under its name."""
+    shorter = path.with_suffix(".kept.part")
+    with open(path, "rb") as whole, open(shorter, "wb") as kept:
+        for start, length in spans:
+            whole.seek(start)
+            kept.write(whole.read(length))
+        kept.flush()
+        os.fsync(kept.fileno())
+    os.replace(shorter, path)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch import Tensor
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.printable import printable
 from fairlead.core.progress import Progress, silent
-from fairlead.data.columns import (
+from fairlead.data.decode import saved_in_colour
+from fairlead.data.images import ImageData, stratified_order
+from fairlead.data.own.columns import (
     Columns,
     caption_column,
     captions_of,
@@ -22,14 +24,13 @@ from fairlead.data.columns import (
     labels_of,
     no_labels,
 )
-from fairlead.data.decode import saved_in_colour
-from fairlead.data.folders import ANY_COLUMNS, Pictures
-from fairlead.data.images import ImageData, stratified_order
-from fairlead.data.listing import SPLITS
-from fairlead.data.stored.fitting import Fit, size_text
-from fairlead.data.stored.npz import Arrays
-from fairlead.data.stored.preparation import prepared
-from fairlead.data.stored.rows import ArrayRows, ArrowRows, FileRows, Rows
+from fairlead.data.own.fitting import Fit, size_text
+from fairlead.data.own.folders import ANY_COLUMNS
+from fairlead.data.own.found import Pictures
+from fairlead.data.own.listing import SPLITS
+from fairlead.data.own.npz import Arrays
+from fairlead.data.own.preparation import prepared
+from fairlead.data.own.rows import ArrayRows, ArrowRows, FileRows, Rows
 
 HOLD_OUT = 0.1
 SPLIT_SEED = 0
@@ -89,18 +90,19 @@ def of_pictures(found: Pictures, wanted: Wanted) -> ImageData:
     rows = FileRows([image.path for image in images], found.folder, what)
     used = set(chosen.index.tolist())
     others = [image.path for i, image in enumerate(own[chosen.source]) if i not in used]
-    in_colour = None
+    notes, in_colour = [*found.notes, *chosen.notes], None
     if not found.splits and not any(saved_in_colour(image.path) for image in images[:1]):
         # both parts of a set that is divided here have the same channels
         in_colour = next(filter(saved_in_colour, others), None)
-    data = _stored(
-        rows, labels[chosen.source][chosen.index], found.classes, texts, printable(found.folder.name), wanted,
-        [*found.notes, *chosen.notes], in_colour is not None,
+        if in_colour is not None and not any(saved_in_colour(image.path) for image in images):
+            name = printable(in_colour.name)
+            notes.append(f"read with three channels, as {name}, which is not in this split, is in colour")
+    rest = found.files - len({image.path for image in found.images})
+    counts = found.files, len(found.images) - len(images), rest
+    return _stored(
+        rows, labels[chosen.source][chosen.index], found.classes, texts, printable(found.folder.name), wanted, notes,
+        in_colour is not None, counts,
     )  # fmt: skip
-    if in_colour is not None and not any(saved_in_colour(image.path) for image in images):
-        note = f"read with three channels, as {printable(in_colour.name)}, which is not in this split, is in colour"
-        return replace(data, notes=(*data.notes, note))
-    return data
 
 
 def of_tables(
@@ -146,12 +148,25 @@ def _stored(
     wanted: Wanted,
     notes: Sequence[str],
     colour: bool = False,
+    counts: tuple[int, int, int] | None = None,
 ) -> ImageData:
+    """
+    Args:
+        colour: three channels, whatever the images.
+        counts: of files found, images that are not in this part of the set, files that are no images of it.
+    """
     found = prepared(
         rows, wanted.question, wanted.size, wanted.fit, wanted.spec,
         skip_broken=wanted.skip_broken, colour=colour, progress=wanted.progress,
     )  # fmt: skip
     said, images = list(notes), found.images
+    if counts is not None:
+        files, apart, rest = counts
+        said.insert(
+            0,
+            f"{files:,} files: {len(images):,} images used, {apart:,} not in split {wanted.split}, "
+            f"{len(found.broken):,} broken, {rest:,} no images of the set",
+        )
     if found.broken:
         names = ", ".join(f"{each.name} ({each.reason:.60})" for each in found.broken[:_NAMED])
         more = f" and {len(found.broken) - _NAMED:,} more" if len(found.broken) > _NAMED else ""
