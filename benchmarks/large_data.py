@@ -62,17 +62,13 @@ class LargeData:
             *("--out", str(self.folder / f"run-{time.time_ns()}")),
         ]
         began, first = time.perf_counter(), None
-        environment = {**os.environ, "FAIRLEAD_CACHE": str(self.folder / "cache")}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
-            assert child.stdout is not None
-            os.set_blocking(child.stdout.fileno(), False)
-            most = {"RssAnon": 0, "RssFile": 0}
-            said = ""
+        environment = {**os.environ, "FAIRLEAD_CACHE": str(self.folder / "cache"), "PYTHONUNBUFFERED": "1"}
+        said, most = self.folder / "header.txt", {"RssAnon": 0, "RssFile": 0}
+        with open(said, "w") as header, subprocess.Popen(command, stdout=header, env=environment) as child:
             while child.poll() is None:
                 for key, value in memory(child.pid).items():
                     most[key] = max(most[key], value)
-                said += child.stdout.read() or ""
-                if first is None and "images 3x" in said:
+                if first is None and "images 3x" in said.read_text():
                     first = time.perf_counter() - began
                 time.sleep(0.1)
             if child.returncode:

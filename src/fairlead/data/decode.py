@@ -105,7 +105,7 @@ def decode_images(
     for name, content in files:
         try:
             with unwarned():
-                array = decoded(name if content is None else content, wanted)
+                array = decoded_image(name if content is None else content, wanted)
         except BrokenImageError as error:
             raise UsageError(f"data {what!r}: cannot read image {name} ({error}); repair or remove it") from error
         except UsageError as error:
@@ -171,7 +171,7 @@ def check_memory(count: int, shape: tuple[int, ...], what: str) -> None:
         )
 
 
-def decoded(
+def decoded_image(
     source: str | bytes | NDArray[np.uint8], size: tuple[int, int] | None, fit: Fit = "centre"
 ) -> NDArray[np.uint8]:
     """One image, uint8 [h, w] or [h, w, 3]; to be called inside :func:`unwarned`.
@@ -198,10 +198,10 @@ def decoded(
 
 
 def size_of(source: str | bytes | NDArray[np.uint8]) -> tuple[int, int]:
-    """(height, width) that :func:`decoded` would find, by the head of a file.
+    """(height, width) that :func:`decoded_image` would find, by the head of a file.
 
     Raises:
-        BrokenImageError, UsageError: as :func:`decoded`, as far as the head shows it.
+        BrokenImageError, UsageError: as :func:`decoded_image`, as far as the head shows it.
     """
     if isinstance(source, np.ndarray):
         return source.shape[0], source.shape[1]

@@ -17,7 +17,7 @@ from fairlead.core.errors import UsageError
 from fairlead.data.decode import decode_images
 from fairlead.data.hub import load_data
 from fairlead.data.own import chunks, preparation
-from fairlead.data.own.preparation import prepared
+from fairlead.data.own.preparation import prepared_images
 from fairlead.data.own.rows import FileRows
 
 N = 40
@@ -44,7 +44,7 @@ def files(folder: Path, n: int = N, colour: int = N) -> list[Path]:
 
 def prepare(paths: list[Path], threads: int = 1, **options):
     rows = FileRows(paths, paths[0].parent, "set")
-    return prepared(rows, ["question"], None, "centre", "set", threads=threads, **options)
+    return prepared_images(rows, ["question"], None, "centre", "set", threads=threads, **options)
 
 
 @pytest.mark.parametrize("colour", [N, 0, 1, 30])
@@ -64,7 +64,7 @@ def test_a_second_start_decodes_nothing_and_a_changed_file_everything(
     paths = files(tmp_path / "set")
     first = prepare(paths).images.clone()
     with monkeypatch.context() as patch:
-        patch.setattr(chunks, "decoded", None)  # would be called
+        patch.setattr(chunks, "decoded_image", None)  # would be called
         assert torch.equal(prepare(paths).images, first)
     about = paths[3].stat()
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "other.png")
@@ -101,7 +101,7 @@ def test_a_stopped_preparation_goes_on_with_what_is_whole(cut: str, tmp_path: Pa
     paths = files(tmp_path / "set", colour=0)
     whole = decode_images([(str(path), None) for path in paths], None, "set")
     calls: list[str] = []
-    real = chunks.decoded
+    real = chunks.decoded_image
 
     def counted(source, *rest):
         calls.append(Path(source).name)
@@ -109,7 +109,7 @@ def test_a_stopped_preparation_goes_on_with_what_is_whole(cut: str, tmp_path: Pa
             raise KeyboardInterrupt
         return real(source, *rest)
 
-    monkeypatch.setattr(chunks, "decoded", counted)
+    monkeypatch.setattr(chunks, "decoded_image", counted)
     with pytest.raises(KeyboardInterrupt):
         prepare(paths)
     (journal,) = (tmp_path / "cache").rglob("*.journal")
@@ -123,7 +123,7 @@ def test_a_stopped_preparation_goes_on_with_what_is_whole(cut: str, tmp_path: Pa
             handle.seek(0)
             handle.write(bytes(7 * 60))
     calls.clear()
-    monkeypatch.setattr(chunks, "decoded", lambda source, *rest: calls.append(source) or real(source, *rest))
+    monkeypatch.setattr(chunks, "decoded_image", lambda source, *rest: calls.append(source) or real(source, *rest))
     assert torch.equal(prepare(paths).images, whole)
     lost = {"journal torn": 1, "pixels lost": 1, "nothing": 0}[cut]
     assert len(calls) == N - 7 * (done - lost)
@@ -139,7 +139,7 @@ def test_a_kill_between_the_last_chunk_and_the_index_loses_nothing(tmp_path: Pat
         patch.setattr(preparation, "publish", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(paths)
-    monkeypatch.setattr(chunks, "decoded", None)
+    monkeypatch.setattr(chunks, "decoded_image", None)
     assert torch.equal(prepare(paths).images, decode_images([(str(path), None) for path in paths], None, "set"))
 
 
@@ -206,7 +206,7 @@ def test_random_crops_of_a_set_with_broken_images(tmp_path: Path) -> None:
     for i in (0, 11):
         (folder / f"{i:02d}.png").write_bytes(b"")
     rows = FileRows(sorted(folder.iterdir()), folder, "set")
-    found = prepared(rows, ["crops"], (8, 8), "random", "set", skip_broken=True)
+    found = prepared_images(rows, ["crops"], (8, 8), "random", "set", skip_broken=True)
     assert found.crops is not None
     for place, i in enumerate(found.kept.tolist()):
         assert torch.equal(found.crops.whole(place), torch.full((1, 8, 8 + i), 5 * i, dtype=torch.uint8))

@@ -1,2 +1,2 @@
-"""Images decoded once: to one size (`fitting`), from files, rows or arrays (`rows`), into an array file that is mapped
-(`store`), in parallel and so that it can be stopped (`preparation`)."""
+"""People's own images. What is there: `listing`, `folders`, `metadata`, `tables`, `columns`, `npz`. Which of it is a set:
+`sets`. Decoded once (`rows`, `chunks`, `preparation`), to one size (`fitting`), into a mapped file (`store`)."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
-from fairlead.data.decode import ANOTHER_SIZE, BrokenImageError, decoded, in_colour
+from fairlead.data.decode import ANOTHER_SIZE, BrokenImageError, decoded_image, in_colour
 from fairlead.data.own.fitting import Fit, size_text
-from fairlead.data.own.rows import Encoded, Rows
+from fairlead.data.own.rows import Encoded, ImageRows
 from fairlead.data.own.store import Broken, Shape
 
 AT_ONCE = 16
@@ -24,7 +24,7 @@ AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Plan:
+class Layout:
     """Where each row goes.
 
     Attributes:
@@ -61,8 +61,8 @@ class Chunks:
         what: the data set, for messages.
     """
 
-    rows: Rows
-    plan: Plan
+    rows: ImageRows
+    plan: Layout
     size: tuple[int, int] | None
     fit: Fit
     pixels: Path
@@ -144,8 +144,8 @@ class Chunks:
 
 
 def decoded_row(name: str, source: Encoded, size: tuple[int, int] | None, fit: Fit, what: str) -> NDArray[np.uint8]:
-    """As :func:`fairlead.data.decode.decoded`, its refusals with the name of the image."""
+    """As :func:`fairlead.data.decode.decoded_image`, its refusals with the name of the image."""
     try:
-        return decoded(source, size, fit)
+        return decoded_image(source, size, fit)
     except UsageError as error:
         raise UsageError(f"data {what!r}: {name} {error}") from None

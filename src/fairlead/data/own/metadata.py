@@ -109,6 +109,8 @@ def captions_beside(found: Listing, what: str) -> tuple[dict[Path, tuple[str, ..
     """
     there = {path: path for path in found.others}
     for ending in _CAPTIONS:
+        if not any(path.suffix == ending for path in found.others):
+            continue
         files = {image: there.get(image.with_suffix(ending)) for image in found.images}
         lacking = [image for image, file in files.items() if file is None]
         if 2 * len(lacking) >= len(files):

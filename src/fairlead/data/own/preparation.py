@@ -1,6 +1,6 @@
 """Decoding a set into its store: in parallel, and so that a process that is killed at any moment goes on where it was.
 
-Rows are decoded in chunks by threads (Pillow lets go of Python's lock while it decodes and resizes) and written to
+ImageRows are decoded in chunks by threads (Pillow lets go of Python's lock while it decodes and resizes) and written to
 their place in the file. A finished chunk gets a line in the journal with the hash of its bytes, so that what a power
 cut left unwritten is decoded again. What is found depends on the images alone, not on threads or interruptions.
 """
@@ -28,10 +28,10 @@ from fairlead.core.files import synced
 from fairlead.core.places import can_write
 from fairlead.core.progress import Progress, silent
 from fairlead.data.decode import BrokenImageError, size_of, unwarned
-from fairlead.data.own.chunks import AT_ONCE, Chunk, Chunks, InColourError, Plan, decoded_row
+from fairlead.data.own.chunks import AT_ONCE, Chunk, Chunks, InColourError, Layout, decoded_row
 from fairlead.data.own.fitting import Fit, covering, size_text
-from fairlead.data.own.rows import Rows
-from fairlead.data.own.store import Broken, Stored, locked, only, opened, publish
+from fairlead.data.own.rows import ImageRows
+from fairlead.data.own.store import Broken, Stored, locked, only, open_store, publish
 from fairlead.data.tensor_cache import cache_folder
 
 VERSION = 1
@@ -42,8 +42,8 @@ _NAMED = 20
 """Broken files that a message names; the others stand in a file beside the store."""
 
 
-def prepared(
-    rows: Rows,
+def prepared_images(
+    rows: ImageRows,
     question: Any,
     size: tuple[int, int] | None,
     fit: Fit,
@@ -71,12 +71,12 @@ def prepared(
     with ExitStack() as stack:
         folder = stack.enter_context(_folder(question))
         stack.enter_context(locked(folder))
-        found = opened(folder, key, len(rows))
+        found = open_store(folder, key, len(rows))
         if found is None:
             going = _Preparation(rows, folder, key, size, fit, what, threads)
             with unwarned(), progress("decoding images", len(rows), "image") as advance:
                 going.run(colour, skip_broken, advance)
-            found = opened(folder, key, len(rows))
+            found = open_store(folder, key, len(rows))
         if found is None:
             raise UsageError(f"data {what!r}: {folder} was changed while it was prepared; start again")
     if found.broken and not skip_broken:
@@ -104,7 +104,7 @@ class _Preparation:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: ImageRows,
         folder: Path,
         key: str,
         size: tuple[int, int] | None,
@@ -141,7 +141,7 @@ class _Preparation:
                 "FAIRLEAD_CACHE to a folder on another disk"
             ) from error
 
-    def _plan(self, colour: bool) -> Plan:
+    def _plan(self, colour: bool) -> Layout:
         """By the first image that can be decoded, or the heads of all."""
         first = self._first()
         height, width = self.size or (first.shape[0], first.shape[1])
@@ -156,7 +156,7 @@ class _Preparation:
                 f"{total / 1e9:,.2f} GB on disk, {self.folder} has {free / 1e9:,.2f} GB; give a smaller size or a "
                 "limit, or set FAIRLEAD_CACHE to a folder on another disk"
             )
-        plan = Plan(shape, sizes, min(1024, max(1, _CHUNK // each)))
+        plan = Layout(shape, sizes, min(1024, max(1, _CHUNK // each)))
         with open(self.journal, "w") as journal:
             journal.write(json.dumps({"shape": shape, "rows": plan.rows}) + "\n")
         for path in (self.pixels, self.wide):
@@ -190,7 +190,7 @@ class _Preparation:
             parts = list(pool.map(of, range(0, len(self.rows), AT_ONCE)))
         return torch.tensor([pair for part in parts for pair in part], dtype=torch.int64).reshape(-1, 2)
 
-    def _begun(self) -> tuple[Plan, dict[int, Chunk]] | None:
+    def _begun(self) -> tuple[Layout, dict[int, Chunk]] | None:
         """What an earlier go has done; None if there was none."""
         try:
             lines = self.journal.read_text().split("\n")
@@ -199,7 +199,7 @@ class _Preparation:
             if self.fit == "random":
                 sizes = torch.from_numpy(np.load(self.sizes))
             channels, height, width = head["shape"]
-            plan = Plan((channels, height, width), sizes, head["rows"])
+            plan = Layout((channels, height, width), sizes, head["rows"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
         done: dict[int, Chunk] = {}
@@ -210,10 +210,10 @@ class _Preparation:
         chunks = self._chunks(plan)
         return plan, {number: chunk for number, chunk in done.items() if chunks.digest(number) == chunk.digest}
 
-    def _chunks(self, plan: Plan) -> Chunks:
+    def _chunks(self, plan: Layout) -> Chunks:
         return Chunks(self.rows, plan, self.size, self.fit, self.pixels, self.wide, self.what)
 
-    def _filled(self, plan: Plan, done: dict[int, Chunk], advance: Callable[[int], object]) -> dict[int, Chunk]:
+    def _filled(self, plan: Layout, done: dict[int, Chunk], advance: Callable[[int], object]) -> dict[int, Chunk]:
         """All chunks, of which those that were ``done`` already are not done again."""
         done, chunks = dict(done), self._chunks(plan)
         advance(sum(chunks.count(number) for number in done))
@@ -243,7 +243,7 @@ class _Preparation:
                 os.fsync(file)
         return done
 
-    def _finish(self, plan: Plan, coloured: int, broken: Sequence[Broken]) -> None:
+    def _finish(self, plan: Layout, coloured: int, broken: Sequence[Broken]) -> None:
         """Take out what is broken and give the files their names."""
         lost = {each.row for each in broken}
         kept = [row for row in range(len(self.rows)) if row not in lost]

@@ -18,7 +18,7 @@ Encoded = str | bytes | NDArray[np.uint8]
 """A path, the content of a file, or pixels [h, w] or [h, w, c]."""
 
 
-class Rows(Protocol):
+class ImageRows(Protocol):
     """Images by number, readable from several threads at once."""
 
     def __len__(self) -> int: ...
@@ -49,7 +49,7 @@ class FileRows:
 
 
 class ArrowRows:
-    """Rows of a data set of `datasets`, as they are stored: twice as fast as decoding through that library.
+    """ImageRows of a data set of `datasets`, as they are stored: twice as fast as decoding through that library.
 
     Args:
         sets: the whole split.
@@ -96,7 +96,7 @@ class ArrowRows:
 
 
 class ArrayRows:
-    """Rows of an array.
+    """ImageRows of an array.
 
     Args:
         pixels: uint8 [n, h, w] or [n, h, w, 3], may be mapped.

@@ -29,8 +29,8 @@ from fairlead.data.own.folders import ANY_COLUMNS
 from fairlead.data.own.found import Pictures
 from fairlead.data.own.listing import SPLITS
 from fairlead.data.own.npz import Arrays
-from fairlead.data.own.preparation import prepared
-from fairlead.data.own.rows import ArrayRows, ArrowRows, FileRows, Rows
+from fairlead.data.own.preparation import prepared_images
+from fairlead.data.own.rows import ArrayRows, ArrowRows, FileRows, ImageRows
 
 HOLD_OUT = 0.1
 SPLIT_SEED = 0
@@ -140,7 +140,7 @@ def of_arrays(sets: Mapping[str, Arrays], name: str, wanted: Wanted, notes: Sequ
 
 
 def _stored(
-    rows: Rows,
+    rows: ImageRows,
     labels: Tensor,
     classes: tuple[str, ...],
     texts: Sequence[tuple[str, ...]],
@@ -155,7 +155,7 @@ def _stored(
         colour: three channels, whatever the images.
         counts: of files found, images that are not in this part of the set, files that are no images of it.
     """
-    found = prepared(
+    found = prepared_images(
         rows, wanted.question, wanted.size, wanted.fit, wanted.spec,
         skip_broken=wanted.skip_broken, colour=colour, progress=wanted.progress,
     )  # fmt: skip

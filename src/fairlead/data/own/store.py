@@ -116,7 +116,7 @@ class Stored:
 _DIGITS = 16
 
 
-def opened(folder: Path, key: str, kept: int) -> Stored | None:
+def open_store(folder: Path, key: str, kept: int) -> Stored | None:
     """The images that are prepared in ``folder``; None if they are not those of ``key``, or not whole."""
     try:
         index = read_json(folder / "index.json")
