@@ -104,7 +104,7 @@ class Latents:
         progress: Callable[[int], object] | None = None,
         folder: Path | None = None,
     ) -> Latents:
-        """From the cache where they are there.
+        """From the cache where they are there; of images that are larger than the size of the set, of their centres.
 
         Args:
             progress: called with numbers of images as they are encoded.
@@ -113,10 +113,6 @@ class Latents:
         Raises:
             UsageError: for images that the autoencoder cannot encode.
         """
-        if data.crops is not None:
-            raise UsageError(
-                "--fit random: latents are encoded once, of the same part of each image; take --fit centre"
-            )
         channels, *size = autoencoder.latent_shape(data.shape)
         shape = (len(data), 2 * channels, *size)
         contents = pixel_hash(data.images)

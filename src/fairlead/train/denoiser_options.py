@@ -138,6 +138,10 @@ class DenoiserOptions(TrainOptions):
         return self.net or latent_preset(size)
 
     def _check_size(self, recipe: Recipe, size: Sequence[int] | None, presets: Mapping[str, dict[str, Any]]) -> None:
+        if self.fit == "random" and (self.latents is not None or self.pipeline is not None):
+            raise UsageError(
+                "--fit random: latents are encoded once, of the same part of each image; take --fit centre"
+            )
         if self.latents is None and self.net_config is None and self.pipeline is None:
             super()._check_size(recipe, size, presets)
 

@@ -106,6 +106,8 @@ def described(
 
 def check_fit(net: dict[str, Any], data: ImageData, autoencoder: LatentCodec | None) -> None:
     """Raise UsageError unless the network is made for the data, or their latents."""
+    if autoencoder is not None and data.crops is not None:
+        raise UsageError("--fit random: latents are encoded once, of the same part of each image; take --fit centre")
     channels, height, width = data.shape if autoencoder is None else autoencoder.latent_shape(data.shape)
     made_for, classes = _made_for(net), net.get("classes")
     if made_for != [channels, height, width]:

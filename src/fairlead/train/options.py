@@ -62,7 +62,7 @@ class TrainOptions:
     limit: int | None = None
     """Use at most so many images."""
     image_column: str | None = None
-    """Column (or array of a .npz) of the images, or of the names of their files; by default one of a known name."""
+    """Column (or array of a .npz) of the images or the names of their files; by default one of a known name."""
     label_column: str | None = None
     """Column (or array) of the labels, likewise."""
     caption_column: str | None = None
@@ -112,11 +112,8 @@ class TrainOptions:
     def start(
         self, recipes: Mapping[str, Recipe], presets: Mapping[str, dict[str, Any]], net: Sequence[str] = ("channels",)
     ) -> Training:
-        """Load the data, put the configuration together and say what will be trained.
-
-        Args:
-            net: options that are arguments of the network.
-        """
+        """Load the data, put the configuration together and say what will be trained; ``net``: options that are
+        arguments of the network."""
         from fairlead.data.hub import load_data
         from fairlead.data.images import ImageData
         from fairlead.data.own.fitting import as_size, size_text
@@ -133,11 +130,11 @@ class TrainOptions:
         put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
-        given = {"spec": self.data or recipe.data, **self._given(DATA_OPTIONS), "skip_broken": self.skip_broken or None}
+        given = {"spec": self.data or recipe.data, **self._given(DATA_OPTIONS)}
+        given |= {"skip_broken": True} if self.skip_broken else {}
         if (sides := as_size(self.size, "--size")) is not None:
             given["size"] = sides[0] if sides[0] == sides[1] else size_text(sides)
         self._check_size(recipe, sides, presets)
-        given = {name: value for name, value in given.items() if value is not None}
         if isinstance(self.data, ImageData):
             data = given.pop("spec")
             if given:
@@ -174,8 +171,8 @@ class TrainOptions:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if task_of(config.objective) is not DENOISE else f", told {told_names}"
             told_text = _as_latents(training) + told_text
-            own = config.net["kind"] not in ("diffusers", "lora")
-            network = f"network {self._net(recipe, seen, presets)}, " if own else ""
+            kind = config.net["kind"]
+            network = "" if kind in ("diffusers", "lora") else f"network {self._net(recipe, seen, presets)}, "
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
                 f"{told_text}; {network}{training.parameters:,} parameters, {config.objective} objective, "

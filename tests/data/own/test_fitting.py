@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fairlead.cli import main
 from fairlead.core.errors import UsageError
 from fairlead.data.batches import Batches
 from fairlead.data.hub import load_data
@@ -118,3 +119,31 @@ def test_ways_to_fit_give_other_data_and_say_so(panoramas) -> None:
         load_data(str(panoramas), fit="pad")
     with pytest.raises(UsageError, match="unknown fit 'center'; did you mean 'centre'"):
         load_data(str(panoramas), size=8, fit="center")
+
+
+def test_random_crops_of_latents_are_refused_before_images_are_read(tmp_path, capsys) -> None:
+    command = ["train", "--data", str(tmp_path), "--size", "64", "--fit", "random", "--latents", "none"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 2
+    assert "latents are encoded once, of the same part of each image; take --fit centre" in capsys.readouterr().err
+
+
+def test_a_size_that_no_network_fits_is_refused_before_images_are_read(tmp_path, capsys) -> None:
+    for size, message in (
+        ("100x60", "no network preset fits images of 100x60; pass --size 96x64"),
+        ("0", "size of at least 1"),
+    ):
+        assert main(["train", "--data", str(tmp_path / "none"), "--size", size, "--out", str(tmp_path / "run")]) == 2
+        assert message in capsys.readouterr().err
+    command = [
+        "train",
+        "--data",
+        str(tmp_path / "none"),
+        "--size",
+        "60",
+        "--net",
+        "64x64",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main(command) == 2
+    assert "takes images whose sides are multiples of 16, not 60x60" in capsys.readouterr().err
