@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -46,15 +47,15 @@ def labelled(data: ImageData) -> dict[int, str]:
     return {i: data.classes[label] for i, label in zip(seen(data), data.labels.tolist(), strict=True)}
 
 
-def both(spec: Path, **options: object) -> dict[int, str]:
+def both(spec: Path, **options: Any) -> dict[int, str]:
     """Labels of the training and the held-out images."""
-    parts = [load_data(str(spec), split, **options) for split in ("train", "test")]  # type: ignore[arg-type]
+    parts = [load_data(str(spec), split, **options) for split in ("train", "test")]
     return labelled(parts[0]) | labelled(parts[1])
 
 
-def refused(message: str, spec: Path, **options: object) -> None:
+def refused(message: str, spec: Path, **options: Any) -> None:
     with pytest.raises(UsageError, match=message) as error:
-        load_data(str(spec), **options)  # type: ignore[arg-type]
+        load_data(str(spec), **options)
     assert "\n" not in str(error.value)
 
 
@@ -95,7 +96,7 @@ def test_columns_of_any_name_can_be_named(kind: str, tmp_path: Path) -> None:
         datasets.DatasetDict({"train": table.select(range(8)), "val": table.select([8, 9])}).save_to_disk(
             tmp_path / "set"
         )
-    named = {"image_column": "scan", "label_column": "finding"}
+    named: dict[str, Any] = {"image_column": "scan", "label_column": "finding"}
     assert both(tmp_path / "set", **named) == {i: "aé" if i < 7 else "b" for i in range(N)}
     data = load_data(str(tmp_path / "set"), caption_column="report", **named)
     assert data.captions == tuple(f"scan {i}" for i in seen(data))
@@ -119,7 +120,7 @@ def test_a_table_beside_images_is_given_by_its_name(ending: str, tmp_path: Path)
         text = "scan,finding\n" + "".join(f"{row['scan']},{row['finding']}\n" for row in rows)
     (tmp_path / f"labels.{ending}").write_text(text)
     table = tmp_path / f"labels.{ending}"
-    named = {"image_column": "scan", "label_column": "finding"}
+    named: dict[str, Any] = {"image_column": "scan", "label_column": "finding"}
     assert both(table, **named) == {i: "ab"[i % 2] for i in range(N - 1)}
     assert f"left out, images that labels.{ending} does not name: 1" in load_data(str(table), **named).notes
     refused("expected the name of an image in a column file_name; .*name it with --image-column", table)
@@ -159,7 +160,7 @@ LABELS = np.array([0, 1] * 5)
     ],
     ids=["names", "savez", "channels first", "floats", "named"],
 )
-def test_arrays_in_an_npz_are_a_set(arrays: dict[str, np.ndarray], named: dict[str, str], tmp_path: Path) -> None:
+def test_arrays_in_an_npz_are_a_set(arrays: dict[str, Any], named: dict[str, Any], tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", **arrays)
     for spec in (tmp_path / "set.npz", tmp_path):
         found = both(spec, **named)
@@ -167,7 +168,7 @@ def test_arrays_in_an_npz_are_a_set(arrays: dict[str, np.ndarray], named: dict[s
         assert {i: found[i] == found[0] for i in found} == {i: i % 2 == 0 for i in range(N)}
 
 
-def test_an_npz_may_hold_its_splits(tmp_path: Path) -> None:
+def test_an_npz_may_hold_its_splits(tmp_path):
     parts = {"train": slice(0, 6), "val": slice(6, 8), "test": slice(8, 10)}
     np.savez(
         tmp_path / "medical.npz",
@@ -200,7 +201,7 @@ def test_an_npz_may_hold_its_splits(tmp_path: Path) -> None:
         ({"x": np.array([{}], dtype=object)}, "cannot be read as a .npz of numpy"),
     ],
 )
-def test_arrays_that_are_no_set_are_one_line(arrays: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+def test_arrays_that_are_no_set_are_one_line(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", **arrays)
     refused(message, tmp_path / "set.npz")
     (tmp_path / "torn.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:100])

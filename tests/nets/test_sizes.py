@@ -1,5 +1,7 @@
 """Networks of images of any shape: the preset by the size, rectangles, refusals that name what fits."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from fairlead.nets.sizes import BY_SIZE, NOMINAL, fits, preset_for
 from fairlead.nets.sketch import Sketch
 from fairlead.nets.unet import UNet
 
-THIN = {"channels": 8, "embed": 16}
+THIN: dict[str, Any] = {"channels": 8, "embed": 16}
 
 
 def shaken(network: torch.nn.Module) -> torch.nn.Module:
@@ -44,7 +46,7 @@ def test_a_preset_of_the_recipe_stays_near_its_own_size() -> None:
     assert preset_for(32, PRESETS, "lesson-cifar10") == "lesson-cifar10"
 
 
-def test_every_preset_by_size_attends_to_maps_of_sixteen_and_fits_its_own_size() -> None:
+def test_every_preset_by_size_attends_to_maps_of_sixteen_and_fits_its_own_size():
     for name in BY_SIZE:
         assert fits(PRESETS[name], NOMINAL[name])
     for name, at in (("64x64", {16, 8, 4}), ("96x96", {12, 6}), ("128x128", {16, 8, 4})):
@@ -84,7 +86,7 @@ def test_a_preset_that_cannot_be_built_names_those_that_can() -> None:
 
 @pytest.mark.parametrize("preset", ["64x64", "96x96", "dit-32", "dit-64", "dit-96"])
 def test_a_rectangle_is_described_built_and_rebuilt(preset: str) -> None:
-    thin = THIN if not preset.startswith("dit") else {"dim": 16, "depth": 1, "heads": 2, "embed": 16}
+    thin: dict[str, Any] = THIN if not preset.startswith("dit") else {"dim": 16, "depth": 1, "heads": 2, "embed": 16}
     config = net_config(preset, 1, (32, 48), 3, **thin)
     assert config["size"] == [32, 48]
     assert net_config(preset, 1, (32, 32), 3, **thin)["size"] == 32
@@ -96,7 +98,7 @@ def test_a_rectangle_is_described_built_and_rebuilt(preset: str) -> None:
     assert torch.equal(network(x, time, condition), again(x, time, condition))
 
 
-def test_a_convolution_of_a_rectangle_is_that_of_the_square_it_is_cut_from() -> None:
+def test_a_convolution_of_a_rectangle_is_that_of_the_square_it_is_cut_from():
     """Far from the border and without attention over the whole, a wider image changes nothing."""
     config = {
         "kind": "unet",
@@ -112,11 +114,11 @@ def test_a_convolution_of_a_rectangle_is_that_of_the_square_it_is_cut_from() -> 
     for network in (square, wide.eval()):
         for part in network.modules():
             if type(part).__name__ == "SelfAttention":
-                part.forward = lambda x, layer="", perturb=None: x  # type: ignore[method-assign]
+                part.forward = lambda x, layer="", perturb=None: x
             if isinstance(part, torch.nn.GroupNorm):
-                part.forward = lambda x: x  # type: ignore[method-assign]
+                part.forward = lambda x: x
             if type(part).__name__ == "AdaptiveGroupNorm":
-                part.forward = lambda x, embedding: x  # type: ignore[method-assign]
+                part.forward = lambda x, embedding: x
     x = torch.randn(1, 1, 16, 24)
     outs = [network(part, torch.zeros(1), Condition(1)) for network, part in ((wide, x), (square, x[..., :16]))]
     assert torch.allclose(outs[0][..., :3], outs[1][..., :3], atol=1e-5)
@@ -132,7 +134,7 @@ def test_positions_of_a_rectangle_say_row_and_column() -> None:
             assert torch.equal(positions[row, column], torch.cat([rows[row], columns[column]]))
 
 
-def test_a_glyph_of_a_sketch_lands_where_the_map_of_places_says_in_rectangles() -> None:
+def test_a_glyph_of_a_sketch_lands_where_the_map_of_places_says_in_rectangles():
     sketch = Sketch(2, 1, (6, 10), shapes=1, hidden=4)
     with torch.no_grad():
         for part in (sketch.what[-1], sketch.where, sketch.colours):

@@ -97,7 +97,7 @@ def test_what_is_written_to_the_images_stays_in_this_process(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("cut", ["journal torn", "pixels lost", "nothing"])
-def test_a_stopped_preparation_goes_on_with_what_is_whole(cut: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_stopped_preparation_goes_on_with_what_is_whole(cut, tmp_path, monkeypatch):
     paths = files(tmp_path / "set", colour=0)
     whole = decode_images([(str(path), None) for path in paths], None, "set")
     calls: list[str] = []
