@@ -170,11 +170,9 @@ def test_arrays_in_an_npz_are_a_set(arrays: dict[str, Any], named: dict[str, Any
 
 def test_an_npz_may_hold_its_splits(tmp_path):
     parts = {"train": slice(0, 6), "val": slice(6, 8), "test": slice(8, 10)}
-    np.savez(
-        tmp_path / "medical.npz",
-        **{f"{name}_images": ARRAY[part] for name, part in parts.items()},
-        **{f"{name}_labels": LABELS[part] for name, part in parts.items()},
-    )
+    arrays: dict[str, Any] = {f"{name}_images": ARRAY[part] for name, part in parts.items()}
+    arrays |= {f"{name}_labels": LABELS[part] for name, part in parts.items()}
+    np.savez(tmp_path / "medical.npz", **arrays)
     found = [seen(load_data(str(tmp_path / "medical.npz"), split)) for split in ("train", "test", "validation")]
     assert found == [[0, 1, 2, 3, 4, 5], [8, 9], [6, 7]]
     np.savez_compressed(

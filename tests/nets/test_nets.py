@@ -191,7 +191,7 @@ def test_what_cannot_be_built_is_refused():
         UsageError, match=r"image size 9x9 cannot be halved 1 times after patches of 1: .* multiple of 2"
     ):
         tiny("unet-adaptive", size=9)
-    with pytest.raises(UsageError, match=r"size divisible by the patch .* got size 9, patch 2"):
+    with pytest.raises(UsageError, match=r"size divisible by the patch .* got size 9x9, patch 2"):
         tiny("dit", size=9)
     with pytest.raises(UsageError, match=r"divisible by 4 and the heads, .* dim 18, heads 2"):
         tiny("dit", dim=18)

@@ -12,7 +12,6 @@ from fairlead.nets.dit import DiT
 from fairlead.nets.embeddings import sinusoidal
 from fairlead.nets.sizes import BY_SIZE, NOMINAL, fits, preset_for
 from fairlead.nets.sketch import Sketch
-from fairlead.nets.unet import UNet
 
 THIN: dict[str, Any] = {"channels": 8, "embed": 16}
 
@@ -51,13 +50,13 @@ def test_every_preset_by_size_attends_to_maps_of_sixteen_and_fits_its_own_size()
         assert fits(PRESETS[name], NOMINAL[name])
     for name, at in (("64x64", {16, 8, 4}), ("96x96", {12, 6}), ("128x128", {16, 8, 4})):
         network = build_net(net_config(name, 3, NOMINAL[name], 0, **THIN))
-        assert isinstance(network, UNet)
         x = torch.zeros(1, 3, NOMINAL[name], NOMINAL[name])
         seen: set[int] = set()
+        stages: list[Any] = [part for part in network.modules() if type(part).__name__ == "_Stage"]
         hooks = [
             stage[1].register_forward_pre_hook(lambda _, args, seen=seen: seen.add(args[0].shape[-1]))
-            for stage in network.modules()
-            if type(stage).__name__ == "_Stage" and type(stage[1]).__name__ == "SelfAttention"
+            for stage in stages
+            if type(stage[1]).__name__ == "SelfAttention"
         ]
         network(x, torch.zeros(1), Condition(1))
         assert hooks
@@ -112,15 +111,16 @@ def test_a_convolution_of_a_rectangle_is_that_of_the_square_it_is_cut_from():
     square, wide = (build_net({**config, "size": size}) for size in (16, [16, 24]))
     wide.load_state_dict(shaken(square).state_dict())
     for network in (square, wide.eval()):
-        for part in network.modules():
+        parts: list[Any] = list(network.modules())
+        for part in parts:
             if type(part).__name__ == "SelfAttention":
                 part.forward = lambda x, layer="", perturb=None: x
-            if isinstance(part, torch.nn.GroupNorm):
+            if type(part).__name__ == "GroupNorm":
                 part.forward = lambda x: x
             if type(part).__name__ == "AdaptiveGroupNorm":
                 part.forward = lambda x, embedding: x
     x = torch.randn(1, 1, 16, 24)
-    outs = [network(part, torch.zeros(1), Condition(1)) for network, part in ((wide, x), (square, x[..., :16]))]
+    outs = [net(part, torch.zeros(1), Condition(1)) for net, part in ((wide, x), (square, x[..., :16]))]
     assert torch.allclose(outs[0][..., :3], outs[1][..., :3], atol=1e-5)
     assert not torch.allclose(outs[0][..., 12:16], outs[1][..., 12:16], atol=1e-2)
 
@@ -135,7 +135,7 @@ def test_positions_of_a_rectangle_say_row_and_column() -> None:
 
 
 def test_a_glyph_of_a_sketch_lands_where_the_map_of_places_says_in_rectangles():
-    sketch = Sketch(2, 1, (6, 10), shapes=1, hidden=4)
+    sketch: Any = Sketch(2, 1, (6, 10), shapes=1, hidden=4)
     with torch.no_grad():
         for part in (sketch.what[-1], sketch.where, sketch.colours):
             part.weight.zero_()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fairlead.cli import main
 from fairlead.core.errors import UsageError
-from fairlead.data.decode import decode_images
+from fairlead.data.decode import decode_images, decoded_image
 from fairlead.data.hub import load_data
 from fairlead.data.own import chunks, preparation
 from fairlead.data.own.preparation import prepared_images
@@ -101,7 +101,7 @@ def test_a_stopped_preparation_goes_on_with_what_is_whole(cut, tmp_path, monkeyp
     paths = files(tmp_path / "set", colour=0)
     whole = decode_images([(str(path), None) for path in paths], None, "set")
     calls: list[str] = []
-    real = chunks.decoded_image
+    real = decoded_image
 
     def counted(source, *rest):
         calls.append(Path(source).name)
@@ -123,7 +123,12 @@ def test_a_stopped_preparation_goes_on_with_what_is_whole(cut, tmp_path, monkeyp
             handle.seek(0)
             handle.write(bytes(7 * 60))
     calls.clear()
-    monkeypatch.setattr(chunks, "decoded_image", lambda source, *rest: calls.append(source) or real(source, *rest))
+
+    def noted(source, *rest):
+        calls.append(source)
+        return real(source, *rest)
+
+    monkeypatch.setattr(chunks, "decoded_image", noted)
     assert torch.equal(prepare(paths).images, whole)
     lost = {"journal torn": 1, "pixels lost": 1, "nothing": 0}[cut]
     assert len(calls) == N - 7 * (done - lost)
