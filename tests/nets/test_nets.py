@@ -196,7 +196,7 @@ def test_what_cannot_be_built_is_refused():
     with pytest.raises(UsageError, match=r"divisible by 4 and the heads, .* dim 18, heads 2"):
         tiny("dit", dim=18)
     for lesson in ("lesson-mnist", "lesson-cifar10"):
-        with pytest.raises(UsageError, match="expected a multiple of 4, got 30"):
+        with pytest.raises(UsageError, match="expected multiples of 4, got 30x30"):
             tiny(lesson, size=30)
     with pytest.raises(UsageError, match=r"unknown conditioning 'film' \(known: adaptive, add, concat\)"):
         tiny("unet-adaptive", conditioning="film")

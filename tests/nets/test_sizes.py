@@ -10,7 +10,7 @@ from fairlead.core.errors import UsageError
 from fairlead.nets.build import CLASSIFIER_PRESETS, PRESETS, build_for, build_net, net_config
 from fairlead.nets.dit import DiT
 from fairlead.nets.embeddings import sinusoidal
-from fairlead.nets.sizes import BY_SIZE, NOMINAL, fits, preset_for
+from fairlead.nets.sizes import BY_SIZE, NOMINAL, check_fits, fits, preset_for
 from fairlead.nets.sketch import Sketch
 
 THIN: dict[str, Any] = {"channels": 8, "embed": 16}
@@ -77,8 +77,10 @@ def test_a_size_without_a_network_is_refused_with_what_fits(size: int | tuple[in
 
 
 def test_a_preset_that_cannot_be_built_names_those_that_can() -> None:
-    with pytest.raises(UsageError, match=r"multiples of 16, not 60x44; --net 8x8 or 28x28 .*--size 64x48"):
+    with pytest.raises(UsageError, match=r"multiples of 16, not 60x44; --net 8x8 or 28x28 .*can be built for it$"):
         net_config("64x64", 3, (60, 44), 0)
+    with pytest.raises(UsageError, match=r"multiples of 16, not 60x44; --net 8x8 or 28x28 .*--size 64x48"):
+        check_fits("64x64", PRESETS["64x64"], (60, 44), PRESETS, images=True)
     with pytest.raises(UsageError, match=r"'dit-128' takes .* multiples of 8, not 64x100"):
         net_config("dit-128", 3, (64, 100), 0)
 

@@ -80,15 +80,18 @@ def preset_for(size: int | Sequence[int], presets: Mapping[str, Mapping[str, Any
     return min(near, key=apart)
 
 
-def check_fits(preset: str, config: Mapping[str, Any], size: int | Sequence[int], presets: Mapping[str, Any]) -> None:
-    """Raise UsageError, with what fits, unless the preset's configuration can be built for this size."""
+def check_fits(
+    preset: str, config: Mapping[str, Any], size: int | Sequence[int], presets: Mapping[str, Any], images: bool = False
+) -> None:
+    """Raise UsageError, with presets that fit, unless the preset's configuration can be built for this size; of
+    ``images`` also with sizes that fit."""
     if fits(config, size):
         return
     others = [name for name in presets if fits(presets[name], size) and "kind" in presets[name]]
     named = f"--net {' or '.join(others)} can be built for it" if others else "no other preset can"
     raise UsageError(
         f"network preset {preset!r} takes images whose sides are multiples of {divisor_of(config)}, not "
-        f"{shown_sides(size)}; {named}; {_advice(size, presets)}"
+        f"{shown_sides(size)}; {named}{f'; {_advice(size, presets)}' if images else ''}"
     )
 
 

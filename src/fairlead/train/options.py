@@ -196,7 +196,7 @@ class TrainOptions:
     def _check_size(self, recipe: Recipe, size: Sequence[int] | None, presets: Mapping[str, dict[str, Any]]) -> None:
         """Refuse a --size that no network fits before any image is read."""
         if size is not None and (preset := self._net(recipe, size, presets)) in presets:
-            check_fits(preset, presets[preset], size, presets)
+            check_fits(preset, presets[preset], size, presets, images=True)
 
     def _net_config(
         self,
