@@ -42,6 +42,8 @@ def shown_sides(size: int | Sequence[int]) -> str:
 
 def divisor_of(config: Mapping[str, Any]) -> int:
     """What has to divide both sides of the images of a configuration; 1 for networks that say so themselves."""
+    if config.get("kind") == "autoencoder":
+        return 1
     patch = config.get("patch", 1)
     return int(patch * 2 ** (len(config.get("multipliers", (1,))) - 1))
 
