@@ -172,7 +172,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "load": (fl.load, {"spec": "runs/none", "weights": "ema", "device": "cpu", "autoencoder": None}),
     "load_autoencoder": (fl.load_autoencoder, {"source": "runs/none"}),
     "load_data": (fl.load_data, {"spec": "digits", "split": "train", "size": 8, "limit": 5, "flip": None,
-                                 "captions": None}),
+                                 "caption_column": None, "fit": "centre"}),
     "export": (fl.export, {"folder": "runs/none", "spec": "runs/none", "weights": "ema"}),
     "toy": (fl.toy, {"toy": MIXTURE, "schedule": "ve"}),
     "ring": (fl.GaussianMixture.ring, {"classes": 3, "radius": 1.0, "std": 1.0}),

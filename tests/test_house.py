@@ -166,7 +166,7 @@ SHARED_NAMES = {
     "expanded": {"core.places", "models.negatives"},
     "findings": {"report.comparisons", "report.sweep_page"},
     "key_of": {"tune.answers", "tune.setting"},
-    "labels_of": {"data.columns", "tune.setting"},
+    "labels_of": {"data.own.columns", "tune.setting"},
     "listed": {"data.text", "measure.metrics", "models.model"},
     "plain": {"core.arguments", "diffusers.pretrained"},
     "sentence": {"diffusers.text_encoders", "tune.recommend"},

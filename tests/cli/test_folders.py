@@ -35,11 +35,13 @@ def test_the_header_of_a_training_says_what_was_read_and_left_out(
     (tmp_path / "set" / "cat" / f"{ESCAPE}.txt").write_text("")
     assert train(tmp_path / "set", tmp_path / "run") == 0
     lines = capsys.readouterr().out.split("\n")
-    assert lines[1:5] == [
+    assert lines[1:7] == [
+        "  7 files: 5 images used, 1 not in split train, 0 broken, 1 no images of the set",
         "  set: 6 images, 1 classes by folder",
         "  left out of set: cat/\\x1b[31m\\u202e.txt",
         "  left out of set, hidden: .net (6 images); rename what is data",
         "  split train: 5 images; not in it: 1 of train",
+        "  held out: a fixed tenth of every class, 1 of 6 images",
     ]
 
 

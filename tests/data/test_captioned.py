@@ -81,20 +81,20 @@ def test_a_column_of_a_known_name_is_the_caption_and_one_class_is_left(tmp_path:
 def test_another_column_is_named_and_labels_stay_labels(tmp_path: Path) -> None:
     folder = parquet(tmp_path / "p", text=TEXTS, said=LISTS, label=["b", "a", "b", "a"])
     assert load_data(folder).captions == tuple(TEXTS)
-    data = load_data(folder, "test", captions="said")
+    data = load_data(folder, "test", caption_column="said")
     assert [data.sentences(i) for i in range(4)] == [tuple(own) for own in LISTS]
     assert (data.classes, data.labels.tolist()) == (("a", "b"), [1, 0, 1, 0])
     assert not data.flip  # in colour, but a caption may say where something stands
     part = data.subset(torch.tensor([2, 0]))
     assert [part.sentences(i) for i in range(2)] == [tuple(LISTS[2]), tuple(LISTS[0])]
-    assert len({load_data(folder, captions=name).fingerprint for name in ("text", "said")}) == 2
+    assert len({load_data(folder, caption_column=name).fingerprint for name in ("text", "said")}) == 2
 
 
 def test_a_hub_set_has_captions_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {split: f"{parquet(tmp_path / 'p', said=LISTS)}/{split}.parquet" for split in ("train", "test")}
     rows = datasets.load_dataset("parquet", data_files=parts)
     monkeypatch.setattr(datasets, "load_dataset", lambda path: {"owner/name": rows}[path])
-    assert by_picture(load_data("owner/name", captions="said")) == {i: tuple(own) for i, own in enumerate(LISTS)}
+    assert by_picture(load_data("owner/name", caption_column="said")) == {i: tuple(own) for i, own in enumerate(LISTS)}
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
@@ -113,7 +113,7 @@ def test_an_image_folder_with_metadata_has_captions(tmp_path: Path, form: str) -
 
 def test_class_folders_with_metadata_keep_their_classes(tmp_path: Path) -> None:
     lines = {"cat/0.png": LISTS[0], "cat/1.png": LISTS[1], "dog/0.png": LISTS[2]}
-    data = load_data(images(tmp_path / "f", lines, column="said"), captions="said")
+    data = load_data(images(tmp_path / "f", lines, column="said"), caption_column="said")
     assert by_picture(data) == {i: tuple(LISTS[i]) for i in range(3)}
     kinds = {int(data.images[i].max()) // 10: data.classes[data.labels[i]] for i in range(3)}
     assert kinds == {0: "cat", 1: "cat", 2: "dog"}
@@ -123,11 +123,11 @@ def test_class_folders_with_metadata_keep_their_classes(tmp_path: Path) -> None:
 def test_what_is_missing_is_one_line(tmp_path: Path) -> None:
     folder = parquet(tmp_path / "p", text=["a", None, " "], size=[1, 2, 3])
     fails("2 of 3 rows have no caption in column 'text', first row 1; fill them in or remove them", folder)
-    fails("unknown column of captions 'txt'; did you mean 'text'", folder, captions="txt")
-    fails("column 'size' holds int64, expected captions: text, or lists of text", folder, captions="size")
-    fails("names a column of a hub set or a folder, and digits is none", "digits", captions="text")
+    fails("unknown column of captions 'txt'; did you mean 'text'", folder, caption_column="txt")
+    fails("column 'size' holds int64, expected captions: text, or lists of text", folder, caption_column="size")
+    fails("names a column of a hub set or a folder, and digits is none", "digits", caption_column="text")
     numbers = parquet(tmp_path / "n", text=[[1], [2]])
-    fails("column 'text' holds lists of int64, expected captions", numbers, captions="text")
+    fails("column 'text' holds lists of int64, expected captions", numbers, caption_column="text")
 
 
 def test_images_and_metadata_have_to_fit(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_images_and_metadata_have_to_fit(tmp_path: Path) -> None:
         images(tmp_path / "f", {"a.png": "a cat", "b.png": None}),
     )
     bare = images(tmp_path / "bare", {"cat/a.png": "x"}, column="licence")
-    fails(r"the metadata has no captions \(its columns are image, licence\); name their column", bare)
+    fails(r"the metadata has no labels and no captions \(its columns are image, licence\); name their column", bare)
     images(tmp_path / "h" / "train", {"a.png": "a cat"})
     for folder in ("h/test/cat", "i/train/cat", "i/test/cat", "j"):
         (tmp_path / folder).mkdir(parents=True)
@@ -149,7 +149,7 @@ def test_images_and_metadata_have_to_fit(tmp_path: Path) -> None:
 
 
 def training(folder: str, seed: int = 0) -> Training:
-    data = load_data(folder, captions="said")
+    data = load_data(folder, caption_column="said")
     classes, told, text = asked(data, ["text"])
     net = net_config("8x8", 3, 8, classes, channels=8, **told)
     return Training(data, TrainConfig(net, text=text, steps=4, batch_size=64, seed=seed, drop=0.0), None)
@@ -195,7 +195,19 @@ def test_one_caption_each_needs_no_draw(tmp_path: Path) -> None:
 
 def test_the_command_trains_text_on_a_folder_and_samples_from_it(tmp_path: Path) -> None:
     folder = parquet(tmp_path / "p", said=LISTS)
-    train = ["train", "--data", folder, "--captions", "said", "--conditions", "text", "--steps", "2", "--channels", "8"]
+    train = [
+        "train",
+        "--data",
+        folder,
+        "--caption-column",
+        "said",
+        "--conditions",
+        "text",
+        "--steps",
+        "2",
+        "--channels",
+        "8",
+    ]
     assert main([*train, "--batch-size", "4", "--out", str(tmp_path / "run")]) == 0
     sample = ["sample", str(tmp_path / "run"), "--cond", "a red square", "--n", "1", "--steps", "1"]
     assert main([*sample, "--guidance", "cfg(2)", "--out", str(tmp_path / "i")]) == 0

@@ -78,7 +78,8 @@ def test_a_broken_image_is_named_in_one_line(content):
 def test_more_pixels_than_the_bound_are_refused_by_the_head_of_the_file(monkeypatch):
     monkeypatch.setattr(decode, "MOST_PIXELS", 5)
     with pytest.raises(
-        UsageError, match=r"data 'set': 0\.png has 3x2 pixels, more than the 5 that are read; make it smaller"
+        UsageError,
+        match=r"'set': 0\.png has 2x3 \(height x width\) pixels, more than the 5 that are read; make it smaller",
     ):
         decoded(Image.fromarray(GREY))
     assert decoded(Image.fromarray(GREY[:1])).shape == (1, 1, 1, 3)
@@ -93,7 +94,7 @@ def test_what_is_in_colour_is_decided_by_the_pixels():
 
 
 def test_differing_sizes_need_a_size():
-    with pytest.raises(UsageError, match=r"0\.png is 3x2, 1\.png is 2x3\); give a size"):
+    with pytest.raises(UsageError, match=r"0\.png is 2x3, 1\.png is 3x2, height x width\); give a size"):
         decoded(Image.fromarray(GREY), Image.fromarray(GREY.T.copy()))
     both = decoded(Image.fromarray(GREY), Image.fromarray(GREY.T.copy()), size=2)
     assert tuple(both.shape) == (2, 1, 2, 2)

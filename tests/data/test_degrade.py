@@ -28,7 +28,7 @@ def test_super_resolution_shows_the_mean_of_every_block_and_shows_it_again_uncha
 def test_inpainting_hides_one_box_whose_sides_and_place_are_uniform():
     kind, side, n = Inpaint(0.25, 0.75), 8, 20_000
     draws = torch.rand(n, DRAWS, generator=torch.Generator().manual_seed(1))
-    hidden = 1 - kind.known(draws, side)[:, 0]
+    hidden = 1 - kind.known(draws, side, side)[:, 0]
     heights, widths = hidden.amax(2).sum(1), hidden.amax(1).sum(1)
     assert torch.equal(hidden.sum((1, 2)), heights * widths)  # a box: rows times columns
     assert sorted(set(heights.tolist())) == [2, 3, 4, 5, 6]
@@ -75,8 +75,8 @@ def test_it_prints_as_it_reads(text):
         (lambda f: read_degradation("superres(by=2)"), "superres takes numbers for factor"),
         (lambda f: read_degradation("superres(factor=1)"), "expected a factor of 2 or more"),
         (lambda f: read_degradation("inpaint(low=0.8)"), "expected sides 0 < low <= high <= 1"),
-        (lambda f: SuperResolution(3).of(images(), torch.zeros(3, DRAWS)), "8 pixels cannot be divided by 3"),
-        (lambda f: SuperResolution(4).read(str(f / "plain.png"), (3, 16, 16)), "expected 4 or 16 pixels a side"),
+        (lambda f: SuperResolution(3).of(images(), torch.zeros(3, DRAWS)), "8x8 cannot be divided by 3"),
+        (lambda f: SuperResolution(4).read(str(f / "plain.png"), (3, 16, 16)), "expected 4x4 or 16x16 pixels"),
         (lambda f: Inpaint().read(str(f / "plain.png"), (3, 8, 8)), "nothing in it is transparent"),
         (lambda f: Inpaint().read(str(f / "absent.png"), (3, 8, 8)), "cannot be read"),
         (lambda f: SuperResolution(2).read(str(f / "plain.png"), (1, 8, 8)), "expected a grey image for this model"),

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.data.images import Attribute, Batches, ImageData, stratified_order, stratified_split, to_float, to_uint8
+from fairlead.data.batches import Batches
+from fairlead.data.images import Attribute, ImageData, stratified_order, stratified_split, to_float, to_uint8
 
 
 def numbered(n: int, classes: int = 3, flip: bool = False) -> ImageData:

@@ -119,7 +119,7 @@ def test_bad_input(
     for command, message in (
         (["train", "--latents", str(tmp_path / "no")], "there is no such folder; train one with"),
         (["train", "--latents", str(vae), "--size", "9"], "sides are multiples of 2, got 1x9x9; pass another --size"),
-        (["train", "--latents", str(vae), "--net", "32x32"], "expected a multiple of 8"),
+        (["train", "--latents", str(vae), "--net", "32x32"], "multiples of 8, not 4x4"),
         (["train-autoencoder", "--size", "9", "--net", "factor-4"], "cannot be encoded by a factor of 4"),
         (["train-autoencoder", "--recipe", "digitz"], "unknown recipe 'digitz'; did you mean 'digits'?"),
         (["train-autoencoder", "--net", "factor-3"], "unknown network preset 'factor-3'"),

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
+from fairlead.data.batches import Batches
 from fairlead.data.digits import load_digits
-from fairlead.data.images import Batches, to_float
+from fairlead.data.images import to_float
 from fairlead.data.latents import LatentBatches, Latents
 from fairlead.diffusers.autoencoder import autoencoder_of, load_autoencoder
 from tests.latents.conftest import few, floats, untrained

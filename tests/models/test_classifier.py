@@ -50,7 +50,7 @@ def test_an_anchored_one_starts_from_the_gaussians_and_learns() -> None:
 def test_the_first_loss_is_the_cross_entropy_of_the_networks_own_answer() -> None:
     from fairlead.core.denoiser import expand_like
     from fairlead.core.schedule import VPCosine
-    from fairlead.data.images import Batches
+    from fairlead.data.batches import Batches
     from fairlead.train.loop import Training
     from fairlead.train.moments import class_moments
     from fairlead.train.objective import Draw, level_of

@@ -187,14 +187,16 @@ def test_what_cannot_be_built_is_refused():
         net_config("8x8", 1, 8, 10, depth=3)
     with pytest.raises(UsageError, match=r"unknown network kind 'unett'; did you mean 'unet'\?"):
         build_net({"kind": "unett"})
-    with pytest.raises(UsageError, match=r"image size 9 cannot be halved 1 times after patches of 1: .* multiple of 2"):
+    with pytest.raises(
+        UsageError, match=r"image size 9x9 cannot be halved 1 times after patches of 1: .* multiple of 2"
+    ):
         tiny("unet-adaptive", size=9)
-    with pytest.raises(UsageError, match=r"size divisible by the patch .* got size 9, patch 2"):
+    with pytest.raises(UsageError, match=r"size divisible by the patch .* got size 9x9, patch 2"):
         tiny("dit", size=9)
     with pytest.raises(UsageError, match=r"divisible by 4 and the heads, .* dim 18, heads 2"):
         tiny("dit", dim=18)
     for lesson in ("lesson-mnist", "lesson-cifar10"):
-        with pytest.raises(UsageError, match="expected a multiple of 4, got 30"):
+        with pytest.raises(UsageError, match="expected multiples of 4, got 30x30"):
             tiny(lesson, size=30)
     with pytest.raises(UsageError, match=r"unknown conditioning 'film' \(known: adaptive, add, concat\)"):
         tiny("unet-adaptive", conditioning="film")

@@ -14,7 +14,8 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VPCosine, schedule_from_config
-from fairlead.data.images import Batches, ImageData
+from fairlead.data.batches import Batches
+from fairlead.data.images import ImageData
 from fairlead.nets.build import build_net
 from fairlead.train.checkpoint import steps_of
 from fairlead.train.config import TrainConfig

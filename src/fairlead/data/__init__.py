@@ -1,3 +1,4 @@
-"""Labelled images and exact toys: `images` (the data set in memory, its batches and splits), `digits` (bundled with
-scikit-learn), `hub` (`load_data`: short names, local folders, hub names), `folders` (what a local folder holds),
-`decode` (image files to uint8 tensors) and `toys` (Gaussians whose scores, posteriors and flows are closed forms)."""
+"""Labelled images and exact toys: `images` (a data set and its splits), `batches` (of training), `digits` (bundled with
+scikit-learn), `hub` (`load_data`: short names, local folders and files, hub names), `own` (people's own images: what a
+folder holds, how it comes to one size and into a mapped file), `decode` (image files to uint8 arrays) and `toys`
+(Gaussians whose scores, posteriors and flows are closed forms)."""

@@ -3,7 +3,7 @@
     superres(factor=4)            the image at a fraction of its size (2104.07636)
     inpaint(low=0.3, high=0.7)    the image without a box, and where the box is (2111.05826)
 
-The condition "image" is joined to the network's input, so it has the size of the image: [n, c', s, s].
+The condition "image" is joined to the network's input, so it has the size of the image: [n, c', h, w].
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from fairlead.core.errors import UsageError
 from fairlead.core.places import read_bytes
 from fairlead.core.registry import lookup
 from fairlead.core.syntax import keywords, number, parsed, quoted
-from fairlead.data.decode import decode_images, open_image
+from fairlead.data.decode import decode_images, open_image, unwarned
 from fairlead.data.images import to_float
+from fairlead.data.own.fitting import size_text
 
 DRAWS = 4
 """Uniform numbers a sample that a degradation may use."""
@@ -39,11 +40,11 @@ class Degradation(Protocol):
         ...
 
     def of(self, x0: Tensor, draws: Tensor) -> Tensor:
-        """The condition [n, c', s, s] of clean images x0 [n, c, s, s] in [-1, 1]; ``draws`` [n, DRAWS] in [0, 1)."""
+        """The condition [n, c', h, w] of clean images x0 [n, c, h, w] in [-1, 1]; ``draws`` [n, DRAWS] in [0, 1)."""
         ...
 
     def read(self, path: str, shape: Sequence[int]) -> Tensor:
-        """The condition [c', s, s] that a file stands for, for images of ``shape`` (c, s, s).
+        """The condition [c', h, w] that a file stands for, for images of ``shape`` (c, h, w).
 
         Raises:
             UsageError: if it cannot be read or does not fit.
@@ -66,25 +67,26 @@ class SuperResolution:
         return image
 
     def of(self, x0: Tensor, draws: Tensor) -> Tensor:
-        if x0.shape[-1] % self.factor:
-            raise UsageError(f"{self}: images of {x0.shape[-1]} pixels cannot be divided by {self.factor}")
+        if x0.shape[-2] % self.factor or x0.shape[-1] % self.factor:
+            raise UsageError(f"{self}: images of {size_text(x0.shape[2:])} cannot be divided by {self.factor}")
         return self.spread(F.avg_pool2d(x0, self.factor))
 
     def spread(self, small: Tensor) -> Tensor:
-        """[..., s / factor, s / factor] -> [..., s, s], each pixel a block."""
+        """[..., h / factor, w / factor] -> [..., h, w], each pixel a block."""
         return small.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
 
     def read(self, path: str, shape: Sequence[int]) -> Tensor:
         image = to_float(decode_images([(path, read_bytes(Path(path), "image condition"))], None, path))
-        side = shape[-1]
         image = _channels(image, shape[0], path)
-        if tuple(image.shape[2:]) == (side, side):
+        whole = tuple(shape[1:])
+        small = tuple(side // self.factor for side in whole)
+        if tuple(image.shape[2:]) == whole:
             return self.of(image, torch.zeros(1, DRAWS))[0]
-        if tuple(image.shape[2:]) == (side // self.factor, side // self.factor):
+        if tuple(image.shape[2:]) == small:
             return self.spread(image)[0]
         raise UsageError(
-            f"image condition {path}: expected {side // self.factor} or {side} pixels a side for {self}, got "
-            f"{image.shape[3]}x{image.shape[2]}"
+            f"image condition {path}: expected {size_text(small)} or {size_text(whole)} pixels (height x width) for "
+            f"{self}, got {size_text(image.shape[2:])}"
         )
 
     def __str__(self) -> str:
@@ -107,21 +109,23 @@ class Inpaint:
     def channels(self, image: int) -> int:
         return image + 1
 
-    def known(self, draws: Tensor, side: int) -> Tensor:
-        """1 where the image is known, [n, 1, side, side]."""
-        lengths = (side * (self.low + (self.high - self.low) * draws[:, :2])).round().clamp(min=1)
-        starts = ((side + 1 - lengths) * draws[:, 2:]).floor()
-        at = torch.arange(side, device=draws.device)
-        inside = (at >= starts[..., None]) & (at < (starts + lengths)[..., None])  # [n, 2, side]
-        return (~(inside[:, 0, :, None] & inside[:, 1, None, :]))[:, None].to(draws.dtype)
+    def known(self, draws: Tensor, height: int, width: int) -> Tensor:
+        """1 where the image is known, [n, 1, height, width]."""
+        inside = []
+        for i, side in enumerate((height, width)):
+            length = (side * (self.low + (self.high - self.low) * draws[:, i])).round().clamp(min=1)
+            start = ((side + 1 - length) * draws[:, 2 + i]).floor()
+            at = torch.arange(side, device=draws.device)
+            inside.append((at >= start[:, None]) & (at < (start + length)[:, None]))  # [n, side]
+        return (~(inside[0][:, :, None] & inside[1][:, None, :]))[:, None].to(draws.dtype)
 
     def of(self, x0: Tensor, draws: Tensor) -> Tensor:
-        return _masked(x0, self.known(draws, x0.shape[-1]).to(x0))
+        return _masked(x0, self.known(draws, x0.shape[-2], x0.shape[-1]).to(x0))
 
     def read(self, path: str, shape: Sequence[int]) -> Tensor:
         content = read_bytes(Path(path), "image condition")
         try:
-            with open_image(content) as file:
+            with unwarned(), open_image(content) as file:
                 alpha = np.asarray(file.convert("RGBA"))[..., 3]
         except UsageError as error:
             raise UsageError(f"image condition {path}: {error}") from None
@@ -133,7 +137,8 @@ class Inpaint:
         image = _channels(to_float(decode_images([(path, content)], None, path)), shape[0], path)
         if tuple(image.shape[2:]) != tuple(shape[1:]):
             raise UsageError(
-                f"image condition {path}: expected {shape[2]}x{shape[1]} pixels, got {image.shape[3]}x{image.shape[2]}"
+                f"image condition {path}: expected {size_text(shape[1:])} pixels (height x width), got "
+                f"{size_text(image.shape[2:])}"
             )
         return _masked(image, known)[0]
 

@@ -1,4 +1,4 @@
-"""Labelled images in memory, their splits, and the stream of training batches.
+"""Labelled images, in memory or mapped from a file, their splits, and the stream of training batches.
 
 uint8 in [0, 255] is how images are stored; float32 in [-1, 1] is what a network sees.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from fairlead.core.arguments import as_mapping, as_names, shown
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
+from fairlead.data.own.store import Crops, Stored
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,8 @@ class ImageData:
     """A labelled set of equally sized images, with captions and attributes where the set has them.
 
     Attributes:
-        images: uint8 [n, c, h, w].
+        images: uint8 [n, c, h, w]; of folders and hub sets mapped from a file, so that rows nobody reads take no
+            memory.
         labels: int64 [n], indices into ``classes``.
         classes: names of the classes; the position is the label.
         name: of the data set, e.g. "digits".
@@ -50,6 +52,7 @@ class ImageData:
             goes by ``captions``.
         attributes: by name, what else is known of the images.
         notes: what the reader of a folder or a hub set found, used and left out, a sentence each.
+        crops: the whole images of which a training sees another part at every visit; None: ``images`` are all of them.
 
     Raises:
         UsageError: if dtypes, shapes, labels, captions or attributes do not fit each other.
@@ -65,6 +68,7 @@ class ImageData:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     more: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    crops: Crops | None = None
 
     __repr__ = brief
 
@@ -136,16 +140,38 @@ class ImageData:
     def fingerprint(self) -> str:
         """16 hex digits of the sha256 of image and label bytes, and of captions and attributes where there are any:
         equal for equal contents in equal order."""
-        digest = hashlib.sha256(self.images.numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
-        if self.captions:
-            digest.update(json.dumps(self.captions).encode())
-        if self.more:
-            digest.update(json.dumps(self.more).encode())
-        for name, attribute in sorted(self.attributes.items()):
-            digest.update(json.dumps([name, attribute.values]).encode())
-            digest.update(attribute.labels.numpy().tobytes())
+        digest = hashlib.sha256()
+        for part in _parts(self.images):
+            digest.update(part.numpy().data)
+        if self.crops is not None:
+            for i in range(len(self)):
+                digest.update(self.crops.whole(i).numpy().data)
+        digest.update(self._described())
         return digest.hexdigest()[:16]
+
+    def stored_as(self, stored: Stored) -> ImageData:
+        """The set, its fingerprint noted beside the store that its images are mapped from, or read from there."""
+        of = hashlib.sha256(self._described()).hexdigest()
+        known = stored.fingerprint(of)
+        if known is None:
+            stored.remember(of, self.fingerprint)
+        else:
+            self.__dict__["fingerprint"] = known  # of the cached property; a changed copy does not have it
+        return self
+
+    def _described(self) -> bytes:
+        """All but the pixels that a fingerprint goes by."""
+        described = bytearray(self.labels.numpy().tobytes())
+        if self.captions:
+            described += json.dumps(self.captions).encode()
+        if self.more:
+            described += json.dumps(self.more).encode()
+        for name, attribute in sorted(self.attributes.items()):
+            described += json.dumps([name, attribute.values]).encode()
+            described += attribute.labels.numpy().tobytes()
+        if self.crops is not None:
+            described += json.dumps(self.crops.sizes.tolist()).encode()
+        return bytes(described)
 
     def subset(self, index: Tensor | slice) -> ImageData:
         """The samples at ``index`` (a slice, int64 indices or a bool mask [n]), with their captions and attributes."""
@@ -158,7 +184,20 @@ class ImageData:
             captions=tuple(self.captions[i] for i in chosen),
             more=tuple(self.more[i] for i in chosen) if self.more else (),
             attributes={name: replace(a, labels=a.labels[index]) for name, a in self.attributes.items()},
+            crops=None if self.crops is None else self.crops.subset(index),
         )
+
+
+def pixel_hash(images: Tensor) -> str:
+    """sha256 of the bytes of uint8 [n, c, h, w], of which no copy is made."""
+    digest = hashlib.sha256()
+    for part in _parts(images):
+        digest.update(part.numpy().data)
+    return digest.hexdigest()
+
+
+def _parts(images: Tensor) -> Iterator[Tensor]:
+    return (part.contiguous() for part in torch.split(images, 1024))
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -207,91 +246,6 @@ def stratified_split(data: ImageData, fraction: float, seed: int) -> tuple[Image
     order = stratified_order(data.labels, seed)
     count = round(fraction * len(data))
     return data.subset(order[:count].sort().values), data.subset(order[count:].sort().values)
-
-
-class Batches:
-    """An endless, random-access source of training batches: batch ``step`` is a pure function of (seed, step).
-
-    The permutations of epochs 0, 1, 2, ... form one stream that is cut into batches, so every sample comes once per
-    epoch, a batch may straddle two epochs, and ``batch_size`` may exceed the data set. If ``data.flip``, half of the
-    images are mirrored. Resuming at a step needs no state.
-
-    Args:
-        batch_size: of the global batch, whatever the number of processes.
-    """
-
-    def __init__(self, data: ImageData, batch_size: int, seed: int) -> None:
-        if batch_size < 1:
-            raise UsageError(f"batch size: expected at least 1, got {batch_size}")
-        if len(data) == 0:
-            raise UsageError(f"data {data.name!r}, split {data.split!r}, has no images to train on")
-        self.data, self.batch_size, self.seed = data, batch_size, seed
-        self._cached: tuple[int, Tensor] | None = None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of one sample."""
-        return self.data.shape
-
-    def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
-        """The contiguous share of process ``rank`` of ``world`` of the global batch ``step`` >= 0.
-
-        Returns:
-            x float32 [b, c, h, w] in [-1, 1] and labels int64 [b], with b = batch_size / world.
-
-        Raises:
-            UsageError: if ``world`` does not divide the batch size, or ``rank`` or ``step`` is out of range.
-        """
-        index = self.index(step, rank, world)
-        images, labels = self.data.images[index], self.data.labels[index]
-        flips = self.flips(step, rank, world)
-        if flips is not None:
-            images = torch.where(flips.reshape(-1, 1, 1, 1), images.flip(-1), images)
-        return to_float(images), labels
-
-    def flips(self, step: int, rank: int = 0, world: int = 1) -> Tensor | None:
-        """bool [b], which samples of :meth:`batch` of the same arguments are mirrored; None if the data never is."""
-        if not self.data.flip:
-            return None
-        # drawn for the global batch: a sample's flip does not depend on the process it lands on
-        flips = torch.rand(self.batch_size, generator=stream("flip", self.seed, step)) < 0.5
-        share = self.batch_size // world
-        return flips[rank * share : (rank + 1) * share]
-
-    def index(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
-        """int64 [b], which samples of the data :meth:`batch` of the same arguments holds, in its order: for their
-        captions and attributes.
-
-        Raises:
-            UsageError: as :meth:`batch`.
-        """
-        if world < 1 or self.batch_size % world:
-            raise UsageError(
-                f"batch size {self.batch_size} is not divisible by {world} processes; use a multiple of {world}"
-            )
-        if not 0 <= rank < world:
-            raise UsageError(f"rank: expected 0 to {world - 1}, got {rank}")
-        if step < 0:
-            raise UsageError(f"step: expected 0 or more, got {step}")
-        share = self.batch_size // world
-        return self._stream_slice(step * self.batch_size + rank * share, share)
-
-    def _stream_slice(self, start: int, count: int) -> Tensor:
-        """Sample indices at positions start .. start + count - 1 of the concatenated permutations."""
-        n = len(self.data)
-        parts = []
-        while count > 0:
-            epoch, offset = divmod(start, n)
-            part = self._permutation(epoch)[offset : offset + count]
-            parts.append(part)
-            start, count = start + len(part), count - len(part)
-        return torch.cat(parts)
-
-    def _permutation(self, epoch: int) -> Tensor:
-        if self._cached is None or self._cached[0] != epoch:
-            order = torch.randperm(len(self.data), generator=stream("shuffle", self.seed, epoch))
-            self._cached = epoch, order
-        return self._cached[1]
 
 
 def stream(purpose: str, seed: int, number: int) -> torch.Generator:

@@ -5,7 +5,6 @@ Latents of a mirrored image are not the mirrored latents, so a set that is mirro
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from fairlead.core.errors import UsageError
 from fairlead.core.places import place_of
 from fairlead.core.registry import lookup
 from fairlead.core.typed import Size
-from fairlead.data.images import Batches, ImageData, stream
+from fairlead.data.batches import Batches
+from fairlead.data.images import ImageData, pixel_hash, stream
 from fairlead.data.tensor_cache import cached
 
 
@@ -104,7 +104,7 @@ class Latents:
         progress: Callable[[int], object] | None = None,
         folder: Path | None = None,
     ) -> Latents:
-        """From the cache where they are there.
+        """From the cache where they are there; of images that are larger than the size of the set, of their centres.
 
         Args:
             progress: called with numbers of images as they are encoded.
@@ -115,7 +115,7 @@ class Latents:
         """
         channels, *size = autoencoder.latent_shape(data.shape)
         shape = (len(data), 2 * channels, *size)
-        contents = hashlib.sha256(data.images.numpy().tobytes()).hexdigest()
+        contents = pixel_hash(data.images)
 
         def encoded(mirror: bool) -> Tensor:
             def make() -> Tensor:

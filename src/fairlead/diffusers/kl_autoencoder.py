@@ -23,17 +23,18 @@ from fairlead.core.typed import Count, Depth, Size
 from fairlead.data.latents import Latents
 from fairlead.diffusers.autoencoder import Autoencoder, autoencoder_of
 from fairlead.diffusers.pretrained import library
+from fairlead.nets.sizes import Sides, shown_sides, sides_of
 from fairlead.train.loop import Training
 
 
 class KLAutoencoder(nn.Module):
-    """``(x [n, c, s, s], noise [n, *latent_shape]) -> (reconstruction [n, c, s, s], divergence [n])``.
+    """``(x [n, c, h, w], noise [n, *latent_shape]) -> (reconstruction [n, c, h, w], divergence [n])``.
 
     The reconstruction is that of mean + std * noise; the divergence is KL(N(mean, std^2) || N(0, 1)) in nats.
 
     Args:
         channels_in: channels of an image.
-        size: height and width of an image; divisible by the factor.
+        size: height and width of an image, or one number for both; divisible by the factor.
         classes: 0; an autoencoder is told nothing.
         channels: width of the first level.
         multipliers: width of each level, in units of ``channels``; each level halves the size of the one before.
@@ -47,7 +48,7 @@ class KLAutoencoder(nn.Module):
     def __init__(
         self,
         channels_in: Size,
-        size: Size,
+        size: Sides,
         classes: Count = 0,
         channels: Size = 32,
         multipliers: Sequence[Size] = (1, 2, 2),
@@ -56,10 +57,12 @@ class KLAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         factor = 2 ** (len(multipliers) - 1)
-        if size % factor:
+        height, width = sides_of(size)
+        if height % factor or width % factor:
+            fitting = shown_sides([max(1, side // factor) * factor for side in (height, width)])
             raise UsageError(
-                f"image size {size} cannot be encoded by a factor of {factor}: expected a multiple of it; pass --size "
-                f"{max(1, size // factor) * factor} or another --net"
+                f"image size {shown_sides(size)} cannot be encoded by a factor of {factor}: expected a multiple of it; "
+                f"pass --size {fitting} or another --net"
             )
         if classes:
             raise UsageError(f"an autoencoder is told nothing, got {classes} classes; make it for 0")
@@ -73,13 +76,13 @@ class KLAutoencoder(nn.Module):
             layers_per_block=blocks,
             latent_channels=latent,
             norm_num_groups=math.gcd(channels, 8),
-            sample_size=size,
+            sample_size=max(height, width),
             scaling_factor=1.0,
             use_quant_conv=False,
             use_post_quant_conv=False,
             mid_block_add_attention=False,
         )
-        self.latent_shape = (latent, size // factor, size // factor)
+        self.latent_shape = (latent, height // factor, width // factor)
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         posterior = self.kl.encode(x).latent_dist

@@ -18,7 +18,7 @@ import fairlead
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
 from fairlead.core.places import read_text
-from fairlead.data.tables import FILE_COLUMNS, read_rows
+from fairlead.data.own.tables import FILE_COLUMNS, read_rows
 from fairlead.measure.extractors import Extractor, TextFeatures, extractor
 from fairlead.measure.metrics import Estimate, mean_estimate
 from fairlead.measure.score import Conditions

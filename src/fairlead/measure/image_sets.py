@@ -6,7 +6,6 @@ Beside the pixels it keeps what a comparison must know of the files: their names
 from __future__ import annotations
 
 import json
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +20,14 @@ from fairlead.core.errors import UsageError
 from fairlead.core.places import expanded, is_folder, is_there
 from fairlead.core.printable import printable
 from fairlead.core.registry import names
-from fairlead.data.columns import ONE_CLASS
-from fairlead.data.decode import check_side, decode_images, in_colour, open_image
-from fairlead.data.folders import ParquetFiles, read_folder
+from fairlead.data.decode import decode_images, in_colour, open_image, unwarned
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.data.names import Names
+from fairlead.data.own.columns import ONE_CLASS
+from fairlead.data.own.fitting import as_size
+from fairlead.data.own.folders import read_folder
+from fairlead.data.own.found import Tables
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ def read_images(spec: str, resize: int | None = None, what: str = "images") -> I
     """
     if resize is not None and resize < 1:
         raise UsageError(f"resize: expected at least 1 pixel, got {resize}")
-    check_side(resize, "resize")
+    as_size(resize, "resize")
     folder = expanded(spec)
     local = is_folder(spec)
     if is_there(folder) and not local:
@@ -107,9 +108,9 @@ def read_images(spec: str, resize: int | None = None, what: str = "images") -> I
 
 
 def _read_folder(folder: Path, resize: int | None, what: str) -> ImageSet | None:
-    """None if the folder holds parquet files or splits, of which ``load_data`` takes one."""
+    """None if the folder holds files of many images or splits, of which ``load_data`` takes one."""
     found = read_folder(folder, what=what)
-    if isinstance(found, ParquetFiles) or found.splits:
+    if isinstance(found, Tables) or found.splits:
         return None
     rows = sorted(found.images, key=lambda image: image.path)
     paths = [image.path for image in rows]
@@ -151,8 +152,7 @@ def _headers(
     asked: list[str | None] = []
     for path in paths:
         try:
-            with warnings.catch_warnings(), open_image(path) as image:
-                warnings.simplefilter("ignore")
+            with unwarned(), open_image(path) as image:
                 encodings[image.format or "?"] += 1
                 turned = image.getexif().get(0x0112, 1) >= 5  # camera rotation by 90 degrees
                 sizes.setdefault(image.size[::-1] if turned else image.size, []).append(path)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.errors import UsageError, unknown
-from fairlead.data.images import Batches, ImageData, to_float
+from fairlead.data.batches import Batches
+from fairlead.data.images import ImageData, to_float
 from fairlead.data.tensor_cache import cache_folder, store_tensors, stored_tensors
 from fairlead.diffusers.pretrained import weight_hash
 

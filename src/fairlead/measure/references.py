@@ -10,9 +10,10 @@ from torch import Tensor
 from fairlead.core.errors import UsageError, remark
 from fairlead.core.progress import Progress, silent
 from fairlead.core.typed import check_arguments
-from fairlead.data.hub import HOLD_OUT, SPLIT_SEED, load_data
+from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData, stratified_order, stratified_split
 from fairlead.data.names import Names, same_names
+from fairlead.data.own.sets import HOLD_OUT, SPLIT_SEED
 from fairlead.data.specs import data_specs
 from fairlead.measure import attributes, judge, metrics
 from fairlead.measure.agreement import AttributeEvaluator, asked_for

@@ -6,12 +6,13 @@ Importing this costs no torch: the command line's help is made from it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.core.registry import lookup, names
 from fairlead.core.typed import check_arguments
+from fairlead.nets.sizes import as_argument, check_fits, sides_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,9 +27,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     "32x32": {
         "kind": "unet", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2, "attention": (8,),
     },
+    "64x64": {"kind": "unet", "channels": 64, "multipliers": (1, 2, 3, 4), "blocks": 2, "patch": 2, "attention": None},
+    "96x96": {"kind": "unet", "channels": 64, "multipliers": (1, 2, 3, 4), "blocks": 2, "patch": 2, "attention": None},
+    "128x128": {
+        "kind": "unet", "channels": 64, "multipliers": (1, 1, 2, 3, 4), "blocks": 2, "patch": 2, "attention": None,
+    },
     "latent-7": {"kind": "unet", "channels": 128, "multipliers": (1,), "blocks": 2},
     "latent-8": {"kind": "unet", "channels": 64, "multipliers": (1, 2), "blocks": 2},
+    "latent-32": {"kind": "unet", "channels": 64, "multipliers": (1, 2, 4), "blocks": 2, "attention": None},
     "dit-small": {"kind": "dit", "dim": 128, "depth": 6, "heads": 4, "patch": 2},
+    "dit-32": {"kind": "dit", "dim": 256, "depth": 8, "heads": 4, "patch": 2},
+    "dit-64": {"kind": "dit", "dim": 256, "depth": 8, "heads": 4, "patch": 4},
+    "dit-96": {"kind": "dit", "dim": 384, "depth": 8, "heads": 6, "patch": 4},
+    "dit-128": {"kind": "dit", "dim": 384, "depth": 8, "heads": 6, "patch": 8},
     "lesson-mnist": {"kind": "lesson-mnist"},
     "lesson-cifar10": {"kind": "lesson-cifar10"},
 }  # fmt: skip
@@ -37,6 +48,16 @@ CLASSIFIER_PRESETS: dict[str, dict[str, Any]] = {
     "8x8": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1, "anchor": 32},
     "28x28": {"kind": "classifier", "channels": 32, "multipliers": (1, 2), "blocks": 1, "patch": 2, "anchor": 32},
     "32x32": {"kind": "classifier", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2, "anchor": 32},
+    "64x64": {"kind": "classifier", "channels": 64, "multipliers": (1, 2, 2, 2), "blocks": 1, "patch": 2, "anchor": 8},
+    "96x96": {"kind": "classifier", "channels": 64, "multipliers": (1, 2, 2, 2), "blocks": 1, "patch": 2, "anchor": 8},
+    "128x128": {
+        "kind": "classifier",
+        "channels": 64,
+        "multipliers": (1, 2, 2, 2),
+        "blocks": 1,
+        "patch": 4,
+        "anchor": 8,
+    },
 }
 
 AUTOENCODER_PRESETS: dict[str, dict[str, Any]] = {
@@ -45,36 +66,43 @@ AUTOENCODER_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def latent_preset(size: int) -> str:
-    """The preset for latents of this height and width: halved once where they can be."""
-    return "latent-7" if size % 2 else "latent-8"
+def latent_preset(size: int | Sequence[int]) -> str:
+    """The preset for latents of this height and width: halved once where they can be, twice if they are large."""
+    sides = sides_of(size)
+    if any(side % 2 for side in sides):
+        return "latent-7"
+    return "latent-32" if max(sides) > 16 and not any(side % 4 for side in sides) else "latent-8"
 
 
-def autoencoder_preset(size: int) -> str:
+def autoencoder_preset(size: int | Sequence[int]) -> str:
     """The preset for images of this height and width: a factor of 4 from 16 pixels on, where 4 divides them."""
-    return "factor-2" if size < 16 or size % 4 else "factor-4"
+    sides = sides_of(size)
+    return "factor-2" if min(sides) < 16 or any(side % 4 for side in sides) else "factor-4"
 
 
 def net_config(
     preset: str,
     channels_in: int,
-    size: int,
+    size: int | Sequence[int],
     classes: int,
     *,
     presets: Mapping[str, dict[str, Any]] = PRESETS,
     **changes: Any,
 ) -> dict[str, Any]:
-    """The JSON-ready configuration of a preset for images [channels_in, size, size] with ``classes`` labels.
+    """The JSON-ready configuration of a preset for images with ``classes`` labels.
 
     Args:
+        size: of the images, one number for squares, or height and width.
         presets: the table to look in, that of the denoisers or ``CLASSIFIER_PRESETS`` or ``AUTOENCODER_PRESETS``.
         changes: arguments of the network in place of the preset's.
 
     Raises:
-        UsageError: for an unknown preset, or a change that the network has no argument for.
+        UsageError: for an unknown preset, one that cannot be built for the size, or a change that the network has no
+            argument for.
     """
     if preset not in presets:
         raise unknown("network preset", preset, presets)
+    size = as_argument(*sides_of(size))
     config = {**presets[preset], "channels_in": channels_in, "size": size, "classes": classes}
     accepted = set(inspect.signature(lookup("net", config["kind"])).parameters)
     for name, value in changes.items():
@@ -84,6 +112,7 @@ def net_config(
                 f"(it takes: {', '.join(sorted(accepted))})"
             )
         config[name] = value
+    check_fits(preset, config, size, presets)
     return config
 
 

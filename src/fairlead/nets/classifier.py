@@ -25,6 +25,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.typed import Count, Depth, Size
 from fairlead.nets.blocks import ResidualBlock, SelfAttention, groups_of, zeroed
 from fairlead.nets.embeddings import TimeEmbedding
+from fairlead.nets.sizes import Sides, shown_sides, sides_of
 
 FLOOR = 0.05
 """Variance added in every direction of images in [-1, 1], so that no Gaussian is surer than their pixels are."""
@@ -95,7 +96,7 @@ class NoisyClassifier(nn.Module):
     def __init__(
         self,
         channels_in: Size,
-        size: Size,
+        size: Sides,
         classes: Size,
         channels: Size = 32,
         multipliers: Sequence[Size] = (1, 2),
@@ -106,8 +107,11 @@ class NoisyClassifier(nn.Module):
     ) -> None:
         super().__init__()
         smallest = patch * 2 ** (len(multipliers) - 1)
-        if size % smallest:
-            raise UsageError(f"noisy classifier: expected an image size divisible by {smallest}, got {size}")
+        height, across = sides_of(size)
+        if height % smallest or across % smallest:
+            raise UsageError(
+                f"noisy classifier: expected an image size divisible by {smallest}, got {shown_sides(size)}"
+            )
         if anchor < 0:
             raise UsageError(f"noisy classifier: expected anchor >= 0, got {anchor}")
         self.patch = patch
@@ -125,9 +129,10 @@ class NoisyClassifier(nn.Module):
             width = wide
         self.attention = SelfAttention(width)
         self.norm = nn.GroupNorm(groups_of(width), width)
-        values = channels_in * size**2
+        values = channels_in * height * across
         self.gaussians = GaussianClasses(classes, values, min(anchor, values)) if anchor else None
-        head = nn.Linear(width * (size // smallest) ** 2 if anchor else width, classes)
+        positions = (height // smallest) * (across // smallest)
+        head = nn.Linear(width * positions if anchor else width, classes)
         self.head = zeroed(head) if anchor else head
 
     def forward(self, x: Tensor, time: Tensor, level: Tensor | None = None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from fairlead.core.typed import Count, Depth, Size
 from fairlead.nets.blocks import INTERNAL, Perturb, perturbed_attention, record_internal, where_masked, zeroed
 from fairlead.nets.embeddings import sinusoidal
 from fairlead.nets.inputs import ConditionedNet
+from fairlead.nets.sizes import Sides, shown_sides, sides_of
 from fairlead.nets.text import TokenStates, read_tokens
 
 
@@ -37,13 +37,21 @@ class DiTBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, elementwise_affine=False)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor, embedding: Tensor, perturb: Perturb, text: TokenStates | None = None) -> Tensor:
-        before, edge = x, math.isqrt(x.shape[1])
+    def forward(
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        perturb: Perturb,
+        grid: tuple[int, int],
+        text: TokenStates | None = None,
+    ) -> Tensor:
+        """``grid``: rows and columns of the l tokens."""
+        before = x
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(embedding)[:, None].chunk(6, dim=-1)
         n, length, dim = x.shape
         h = self.norm1(x) * (1 + scale1) + shift1
         q, k, v = self.qkv(h).reshape(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        h = perturbed_attention(q, k, v, (edge, edge), self.layer, perturb).transpose(1, 2).reshape(n, length, dim)
+        h = perturbed_attention(q, k, v, grid, self.layer, perturb).transpose(1, 2).reshape(n, length, dim)
         x = x + gate1 * self.out(h)
         if text is not None:
             q = self.q(x).reshape(n, length, self.heads, -1).transpose(1, 2)
@@ -72,7 +80,7 @@ class _Head(nn.Module):
 
 
 class DiT(ConditionedNet):
-    """``(x [n, c, s, s], time [n], condition) -> [n, c, s, s]``; label, attributes and pooled text are added to the
+    """``(x [n, c, h, w], time [n], condition) -> [n, c, h, w]``; label, attributes and pooled text are added to the
     time embedding, the tokens of a text are read by cross-attention in every block.
 
     Args:
@@ -90,7 +98,7 @@ class DiT(ConditionedNet):
     def __init__(
         self,
         channels_in: Size,
-        size: Size,
+        size: Sides,
         classes: Count,
         dim: Size = 128,
         depth: Depth = 6,
@@ -102,20 +110,23 @@ class DiT(ConditionedNet):
         image: Count = 0,
         internal: bool = False,
     ) -> None:
-        super().__init__(embed, classes, None, attributes, text, image, shape=(channels_in, size))
-        if size % patch or dim % heads or dim % 4:
+        super().__init__(embed, classes, None, attributes, text, image, shape=(channels_in, sides_of(size)))
+        height, width = sides_of(size)
+        if height % patch or width % patch or dim % heads or dim % 4:
             raise UsageError(
                 f"DiT: expected a size divisible by the patch and a width divisible by 4 and the heads, got size "
-                f"{size}, patch {patch}, dim {dim}, heads {heads}"
+                f"{shown_sides(size)}, patch {patch}, dim {dim}, heads {heads}"
             )
         self.patch = patch
         self.tokens = nn.Linear((channels_in + self.joined) * patch**2, dim)
-        axis = sinusoidal(torch.arange(size // patch), dim // 2)
-        edge = len(axis)
-        grid = torch.cat([axis[:, None].expand(-1, edge, -1), axis[None].expand(edge, -1, -1)], dim=-1)
+        self.grid = height // patch, width // patch
+        down, across = (sinusoidal(torch.arange(edge), dim // 2) for edge in self.grid)
+        grid = torch.cat(
+            [down[:, None].expand(-1, self.grid[1], -1), across[None].expand(self.grid[0], -1, -1)], dim=-1
+        )
         self.register_buffer("positions", grid.reshape(1, -1, dim), persistent=False)
-        width = self.text.width if self.text is not None else 0
-        self.blocks = nn.ModuleList([DiTBlock(dim, heads, embed, f"blocks.{i}", width) for i in range(depth)])
+        read = self.text.width if self.text is not None else 0
+        self.blocks = nn.ModuleList([DiTBlock(dim, heads, embed, f"blocks.{i}", read) for i in range(depth)])
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulate = zeroed(nn.Linear(embed, 2 * dim))
         self.out = zeroed(nn.Linear(dim, channels_in * patch**2))
@@ -138,7 +149,7 @@ class DiT(ConditionedNet):
         patches = F.pixel_unshuffle(noisy, self.patch)
         h = self.tokens(patches.flatten(2).transpose(1, 2)) + self.positions
         for i, block in enumerate(self.blocks, start=1):
-            h = block(h, embedding, condition.perturb, text)
+            h = block(h, embedding, condition.perturb, self.grid, text)
             if self.internal is not None and i == (len(self.blocks) + 1) // 2:
                 record_internal(partial(self._guess, self.internal, h, embedding))
         shift, scale = self.modulate(embedding)[:, None].chunk(2, dim=-1)
@@ -148,6 +159,5 @@ class DiT(ConditionedNet):
         return self._image(head(tokens, embedding))
 
     def _image(self, tokens: Tensor) -> Tensor:
-        """[n, l, c p^2] -> [n, c, s, s]"""
-        edge = math.isqrt(tokens.shape[1])
-        return F.pixel_shuffle(tokens.transpose(1, 2).reshape(len(tokens), -1, edge, edge), self.patch)
+        """[n, l, c p^2] -> [n, c, h, w]"""
+        return F.pixel_shuffle(tokens.transpose(1, 2).reshape(len(tokens), -1, *self.grid), self.patch)

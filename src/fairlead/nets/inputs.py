@@ -19,7 +19,7 @@ RESERVED = ("label", "text", "image")
 
 
 class ImageInput(nn.Module):
-    """The condition "image", float [n, channels, s, s] of the size of x: joined to the input, or one learned value a
+    """The condition "image", float [n, channels, h, w] of the size of x: joined to the input, or one learned value a
     channel where it is not kept."""
 
     def __init__(self, channels: int) -> None:
@@ -45,7 +45,7 @@ class ConditionedNet(nn.Module):
         attributes: name -> number of values, for further conditions like a label.
         text: arguments of :class:`TextInput`, "sketch" true or false; None: no text.
         image: channels of the condition "image"; 0: not a condition.
-        shape: (channels, size) of the noisy images.
+        shape: (channels, (height, width)) of the noisy images.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ConditionedNet(nn.Module):
         text: Mapping[str, Any] | None = None,
         image: int = 0,
         *,
-        shape: tuple[int, int],
+        shape: tuple[int, tuple[int, int]],
     ) -> None:
         super().__init__()
         self.time = TimeEmbedding(embed)

@@ -15,6 +15,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.typed import Size
 from fairlead.nets.blocks import AdaptiveGroupNorm
 from fairlead.nets.embeddings import LabelEmbedding, sinusoidal
+from fairlead.nets.sizes import Sides, shown_sides, sides_of
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, transpose: bool = False) -> nn.Sequential:
@@ -26,7 +27,7 @@ def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, transpose
 class LessonMNIST(nn.Module):
     """Three convolutions down, three up; time and label are added at the bottleneck only."""
 
-    def __init__(self, channels_in: Size, size: Size, classes: Size, channels: Size = 64) -> None:
+    def __init__(self, channels_in: Size, size: Sides, classes: Size, channels: Size = 64) -> None:
         super().__init__()
         _require_halvings(size, 4)
         c = channels
@@ -91,7 +92,7 @@ class _Attention(nn.Module):
 class LessonCIFAR10(nn.Module):
     """Two residual blocks a level at 32, 16, 8 with adaptive normalisation and attention at 8x8."""
 
-    def __init__(self, channels_in: Size, size: Size, classes: Size, channels: Size = 128, embed: int = 256) -> None:
+    def __init__(self, channels_in: Size, size: Sides, classes: Size, channels: Size = 128, embed: int = 256) -> None:
         super().__init__()
         _require_halvings(size, 4)
         c, e = channels, embed
@@ -122,6 +123,8 @@ class LessonCIFAR10(nn.Module):
         return out
 
 
-def _require_halvings(size: int, divisor: int) -> None:
-    if size % divisor:
-        raise UsageError(f"the lesson's network halves the image twice: expected a multiple of {divisor}, got {size}")
+def _require_halvings(size: int | tuple[int, int], divisor: int) -> None:
+    if any(side % divisor for side in sides_of(size)):
+        raise UsageError(
+            f"the lesson's network halves the image twice: expected multiples of {divisor}, got {shown_sides(size)}"
+        )

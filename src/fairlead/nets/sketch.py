@@ -7,16 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fairlead.nets.sizes import sides_of
+
 
 class Sketch(nn.Module):
-    """Pooled vectors [n, width] -> images [n, channels, size, size]: a ground of one colour, and shapes drawn on it.
+    """Pooled vectors [n, width] -> images [n, channels, height, width]: a ground of one colour, and shapes drawn on it.
 
     A shape is a glyph drawn wherever a map of places says so (the two are convolved), in one colour. Where, and in
     which colours, is the sum of what each thing said adds to it; what the glyph is may hang on all things together.
 
     Args:
         width: of the vectors.
-        channels, size: of the images.
+        channels, size: of the images; one number for squares, or (height, width).
         says: numbers of values of what readers tell of a text, e.g. (10, 7) for a digit and an ink. The sketch is then
             made of their probabilities: that "a seven" and "an eight" are small steps apart in the vector does not
             matter any more. (): of the vector as it is.
@@ -25,11 +27,17 @@ class Sketch(nn.Module):
     """
 
     def __init__(
-        self, width: int, channels: int, size: int, says: Sequence[int] = (), shapes: int = 2, hidden: int = 128
+        self,
+        width: int,
+        channels: int,
+        size: int | tuple[int, int],
+        says: Sequence[int] = (),
+        shapes: int = 2,
+        hidden: int = 128,
     ) -> None:
         super().__init__()
-        self.channels, self.size, self.says, self.shapes = channels, size, tuple(says), shapes
-        self.glyph = size // 2 + 1 | 1
+        self.channels, self.size, self.says, self.shapes = channels, sides_of(size), tuple(says), shapes
+        self.glyph = min(self.size) // 2 + 1 | 1
         self.read = nn.Linear(width, sum(says)) if says else None
         told = sum(says) or width
         self.what = nn.Sequential(
@@ -37,7 +45,7 @@ class Sketch(nn.Module):
             nn.Linear(hidden, hidden), nn.SiLU(),
             nn.Linear(hidden, shapes * self.glyph**2),
         )  # fmt: skip
-        self.where = nn.Linear(told, shapes * size**2)
+        self.where = nn.Linear(told, shapes * self.size[0] * self.size[1])
         self.colours = nn.Linear(told, (1 + shapes) * channels)
 
     def logits(self, pooled: Tensor) -> tuple[Tensor, ...]:
@@ -46,15 +54,16 @@ class Sketch(nn.Module):
         return found
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Vectors [n, width] -> images [n, channels, size, size], float32."""
-        n, edge = len(pooled), self.size + self.glyph - 1
+        """Vectors [n, width] -> images [n, channels, height, width], float32."""
+        n, (height, across) = len(pooled), self.size
+        edges = height + self.glyph - 1, across + self.glyph - 1
         told = torch.cat([_evened(logits) for logits in self.logits(pooled)], dim=1) if self.says else pooled
         what, where = (
-            torch.fft.rfft2(part(told).float().reshape(n, self.shapes, side, side), s=(edge, edge))
-            for part, side in ((self.what, self.glyph), (self.where, self.size))
+            torch.fft.rfft2(part(told).float().reshape(n, self.shapes, *sides), s=edges)
+            for part, sides in ((self.what, (self.glyph, self.glyph)), (self.where, self.size))
         )
-        half, size = self.glyph // 2, self.size
-        maps = torch.fft.irfft2(what * where, s=(edge, edge))[..., half : half + size, half : half + size]
+        half = self.glyph // 2
+        maps = torch.fft.irfft2(what * where, s=edges)[..., half : half + height, half : half + across]
         ground, colours = self.colours(told).float().split([self.channels, self.shapes * self.channels], dim=1)
         drawn = torch.einsum("nshw,nsc->nchw", maps, colours.reshape(n, self.shapes, self.channels))
         out: Tensor = ground[:, :, None, None] + drawn

@@ -54,7 +54,7 @@ class Told:
     Attributes:
         states: of the tokens, [n, l, width]; ``real``, bool [n, l], tells them from padding.
         vector: what is added to the embedding, [n, embed].
-        sketch: what is joined to the noisy image, [n, c, s, s]; None: nothing.
+        sketch: what is joined to the noisy image, [n, c, h, w]; None: nothing.
     """
 
     states: Tensor
@@ -79,7 +79,7 @@ class TextInput(nn.Module):
         frozen: the encoder in here is not trained along; it has learnt to read before (``train.reading``).
         null: what stands for no text. "learned": one token and a pooled vector of the network's own; "empty": the
             encoder's states of the empty string, kept in the checkpoint (see :meth:`set_empty`).
-        sketch: (channels, size) of the images if a :class:`Sketch` of them is joined to the noisy image, as Grad-TTS
+        sketch: (channels, (height, width)) if a :class:`Sketch` of such images joins the noisy image, as Grad-TTS
             does with the average of a sound (2105.06337). It has learnt to draw before (``train.reading``) and is not
             trained along. A learned null has one value a channel in its place.
         says: of a sketch, see there: numbers of values of what its readers tell.
@@ -99,7 +99,7 @@ class TextInput(nn.Module):
         heads: Size = 4,
         frozen: bool = False,
         null: Null = "learned",
-        sketch: tuple[int, int] | None = None,
+        sketch: tuple[int, tuple[int, int]] | None = None,
         says: Sequence[Size] = (),
     ) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """One U-Net for every small job (after 2006.11239 and 2105.05233).
 
-x [n, c, s, s] -> patches [n, c p^2, s/p, s/p] -> levels of residual blocks, each half the size of the one before ->
-middle with attention -> the same levels back, every block joined with its counterpart on the way down -> [n, c, s, s].
+x [n, c, h, w] -> patches [n, c p^2, h/p, w/p] -> levels of residual blocks, each half the size of the one before ->
+middle with attention -> the same levels back, every block joined with its counterpart on the way down -> [n, c, h, w].
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from fairlead.nets.blocks import (
     zeroed,
 )
 from fairlead.nets.inputs import ConditionedNet
+from fairlead.nets.sizes import ATTENDED, Sides, shown_sides, sides_of
 from fairlead.nets.text import CrossAttention, TokenStates
 
 Conditioning = Literal["adaptive", "add", "concat"]
@@ -53,16 +54,17 @@ class _Stage(nn.ModuleList):
 
 
 class UNet(ConditionedNet):
-    """``(x [n, c, s, s], time [n], condition) -> [n, c, s, s]``.
+    """``(x [n, c, h, w], time [n], condition) -> [n, c, h, w]``.
 
     Args:
         channels_in: channels of an image.
-        size: height and width of an image; divisible by patch * 2^(levels - 1).
+        size: height and width of an image, or one number for both; divisible by patch * 2^(levels - 1).
         classes: number of class labels; 0 builds an unconditional network.
         channels: width of the first level.
         multipliers: width of each level, in units of ``channels``; their number is the number of levels.
         blocks: residual blocks a level, on the way down and again on the way up.
-        attention: sizes (after patching) at which blocks are followed by self-attention; the middle always has it.
+        attention: longer sides (after patching) at which blocks are followed by self-attention; the middle always has
+            it. None is all up to 16.
         patch: edge of the pixel patches folded into channels first; 2 quarters the cost of the widest maps.
         embed: width of the embedding of time and label.
         conditioning: how the label enters. "adaptive": with the time embedding, through adaptive group normalisation;
@@ -71,8 +73,8 @@ class UNet(ConditionedNet):
         dropout: of the residual branches while training.
         attributes, text, image: further conditions, see :class:`ConditionedNet`. Attributes and the pooled text are
             added to the embedding; the image and a sketch of the text are joined to the input.
-        cross: sizes (after patching) at which blocks are followed by cross-attention to the text; the middle always
-            has it. None is all sizes up to 16.
+        cross: longer sides (after patching) at which blocks are followed by cross-attention to the text; the middle
+            always has it. None is all up to 16.
         internal: whether the middle has a head of its own, one convolution that guesses the whole output from there
             (2512.24176); it is asked by :func:`attention_mass`.
         narrow: the convolution after an upsampling already has the width of its new level, not of the one before;
@@ -82,12 +84,12 @@ class UNet(ConditionedNet):
     def __init__(
         self,
         channels_in: Size,
-        size: Size,
+        size: Sides,
         classes: Count,
         channels: Size = 64,
         multipliers: Sequence[Size] = (1, 2),
         blocks: Depth = 2,
-        attention: Sequence[int] = (),
+        attention: Sequence[int] | None = (),
         patch: Size = 1,
         embed: int = 256,
         conditioning: Conditioning = "adaptive",
@@ -102,27 +104,30 @@ class UNet(ConditionedNet):
         if conditioning not in get_args(Conditioning):
             raise unknown("conditioning", conditioning, get_args(Conditioning))
         smallest = patch * 2 ** (len(multipliers) - 1)
-        if size % smallest:
+        sides = sides_of(size)
+        if sides[0] % smallest or sides[1] % smallest:
             raise UsageError(
-                f"image size {size} cannot be halved {len(multipliers) - 1} times after patches of {patch}: expected a "
-                f"multiple of {smallest}; pass another size or fewer multipliers"
+                f"image size {shown_sides(size)} cannot be halved {len(multipliers) - 1} times after patches of "
+                f"{patch}: expected a multiple of {smallest}; pass another size or fewer multipliers"
             )
         one_hot = classes if conditioning == "concat" and classes else None
-        super().__init__(embed, classes, one_hot, attributes, text, image, shape=(channels_in, size))
+        super().__init__(embed, classes, one_hot, attributes, text, image, shape=(channels_in, sides))
         self.patch, self.conditioning = patch, conditioning
         inputs = (channels_in + self.joined) * patch**2 + (one_hot or 0)
 
         def stage(inside: int, outside: int, at: int, middle: bool = False) -> _Stage:
             block = ResidualBlock(inside, outside, embed, adaptive=conditioning != "add", dropout=dropout)
-            attend = SelfAttention(outside) if middle or at in attention else nn.Identity()
+            attend = SelfAttention(outside) if middle or at in attended else nn.Identity()
             crossed = middle or at in cross_at
             read = CrossAttention(outside, self.text.width) if self.text is not None and crossed else nn.Identity()
             return _Stage([block, attend, read])
 
         widths = [channels * m for m in multipliers]
-        sizes = [size // patch // 2**level for level in range(len(widths))]
-        cross_at = [at for at in sizes if at <= 16] if cross is None else cross
-        for what, chosen in (("attention", attention), ("cross", cross_at)):
+        sizes = [max(sides) // patch // 2**level for level in range(len(widths))]
+        attended, cross_at = (
+            [at for at in sizes if at <= ATTENDED] if own is None else own for own in (attention, cross)
+        )
+        for what, chosen in (("attention", attended), ("cross", cross_at)):
             if not set(chosen) <= set(sizes):
                 raise UsageError(
                     f"{what} at {list(chosen)}: the levels of this network have sizes {sizes}; choose among them"

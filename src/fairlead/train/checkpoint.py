@@ -27,7 +27,7 @@ from fairlead.core.errors import UsageError, note, shortened
 from fairlead.core.files import replacing, settle, synced
 from fairlead.core.places import is_file, is_folder, is_there
 from fairlead.core.strict_json import SEAL, read_json, seal_of, sealed
-from fairlead.train.description import check_description, check_types
+from fairlead.train.description import check_description, check_types, renamed
 
 FORMAT, UNSEALED = 2, 1
 """Of what is written here, and of version 0.1.0, whose descriptions have no seal."""
@@ -167,7 +167,7 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
             f"checkpoint {path} was written by version 0.1.0, which did not seal model.json: that it says what was "
             f"trained is taken on trust; `fairlead info {path} --seal` seals it as it is"
         )
-    return Checkpoint(path, described)
+    return Checkpoint(path, renamed(described))
 
 
 def unsealed_checkpoint(spec: str | Path) -> Checkpoint:

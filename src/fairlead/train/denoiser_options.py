@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -96,10 +96,14 @@ class DenoiserOptions(TrainOptions):
     preview_every: int = 0
     """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
 
-    def _names(self, recipe: Recipe) -> tuple[str, ...]:
+    def _names(self, recipe: Recipe, data: ImageData | None = None) -> tuple[str, ...]:
         if self._base is not None:
             return ("text",)
-        names = as_names("conditions", self.conditions) or recipe.conditions
+        names = as_names("conditions", self.conditions)
+        if not names:
+            names = recipe.conditions
+            if data is not None and len(data.classes) == 1:
+                names = tuple(name for name in names if name != "label")
         return () if names == ("none",) else names
 
     def _text(self) -> tuple[str, str, dict[str, Any]]:
@@ -128,8 +132,18 @@ class DenoiserOptions(TrainOptions):
             raise UsageError("--text-null learned: the null of a pipeline is the empty string; leave it out")
         return self.text, "empty", {**given, "masked": lookup("loader", "network_call")(self._of_diffusers()[0]).masked}
 
-    def _net(self, recipe: Recipe, size: int) -> str:
-        return self.net or (recipe.net if self.latents is None else latent_preset(size))
+    def _net(self, recipe: Recipe, size: Sequence[int], presets: Mapping[str, dict[str, Any]]) -> str:
+        if self.latents is None:
+            return super()._net(recipe, size, presets)
+        return self.net or latent_preset(size)
+
+    def _check_size(self, recipe: Recipe, size: Sequence[int] | None, presets: Mapping[str, dict[str, Any]]) -> None:
+        if self.fit == "random" and (self.latents is not None or self.pipeline is not None):
+            raise UsageError(
+                "--fit random: latents are encoded once, of the same part of each image; take --fit centre"
+            )
+        if self.latents is None and self.net_config is None and self.pipeline is None:
+            super()._check_size(recipe, size, presets)
 
     def _process(self, recipe: Recipe) -> dict[str, Any]:
         if self._base is not None:
@@ -154,13 +168,20 @@ class DenoiserOptions(TrainOptions):
     def _net_config(
         self,
         recipe: Recipe,
-        data: tuple[int, int, int],
+        data: tuple[int, Sequence[int], int],
         presets: Mapping[str, dict[str, Any]],
         changes: Mapping[str, Any],
     ) -> dict[str, Any]:
+        channels, (height, width), classes = data
+        if height != width and (self._base is not None or self.net_config is not None):
+            what = "adapters of a pipeline" if self._base is not None else "networks of diffusers"
+            raise UsageError(
+                f"samples are {height}x{width}, {what} are trained on squares; pass one side, --size N, or take a "
+                "network preset"
+            )
         if self._base is not None:
             assert self.lora is not None
-            return dict(self._base.net(data[0], data[1], self.lora, changes["text"]))
+            return dict(self._base.net(channels, height, self.lora, changes["text"]))
         changes = {**changes, "internal": True} if self.internal else changes
         if self.net_config is None:
             if self.net is not None and self.net not in presets and self.net.endswith("Model"):
@@ -170,7 +191,9 @@ class DenoiserOptions(TrainOptions):
         refused = [name for name in changes if name != "text"]
         if refused:
             raise UsageError(f"{network} takes no {refused[0]!r}; leave it out, or take a network preset")
-        made: dict[str, Any] = lookup("loader", "network")(network, config, *data, text=changes.get("text"))
+        made: dict[str, Any] = lookup("loader", "network")(
+            network, config, channels, height, classes, text=changes.get("text")
+        )
         return made
 
     def _of_diffusers(self) -> tuple[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from fairlead.data.text import check_encoder
 from fairlead.data.words import Words
 from fairlead.nets.build import check_net
 from fairlead.nets.inputs import condition_names
+from fairlead.nets.sizes import as_argument
 from fairlead.train.config import TrainConfig
 from fairlead.train.tasks import DENOISE, task_of
 
@@ -105,19 +106,36 @@ def described(
 
 def check_fit(net: dict[str, Any], data: ImageData, autoencoder: LatentCodec | None) -> None:
     """Raise UsageError unless the network is made for the data, or their latents."""
+    if autoencoder is not None and data.crops is not None:
+        raise UsageError("--fit random: latents are encoded once, of the same part of each image; take --fit centre")
     channels, height, width = data.shape if autoencoder is None else autoencoder.latent_shape(data.shape)
-    size, classes = net.get("size"), net.get("classes")
-    if (net.get("channels_in"), size, size) != (channels, height, width):
+    made_for, classes = _made_for(net), net.get("classes")
+    if made_for != [channels, height, width]:
         what = "images" if autoencoder is None else "latents"
         raise UsageError(
             f"data {data.name!r} has {what} {channels}x{height}x{width}, the network is made for "
-            f"{net.get('channels_in')}x{size}x{size}; make it with net_config(preset, {channels}, {height}, ...)"
+            f"{'x'.join(map(str, made_for))}; make it with net_config(preset, {channels}, "
+            f"{as_argument(height, width)}, ...)"
         )
     if classes and classes != len(data.classes):
         raise UsageError(
             f"data {data.name!r} has {len(data.classes)} classes, the network is made for {classes}; "
             "0 makes it unconditional"
         )
+
+
+def _made_for(net: Mapping[str, Any]) -> list[Any]:
+    """[channels, height, width] that a network's configuration says."""
+    size = net.get("size")
+    return [net.get("channels_in"), *(size if isinstance(size, list | tuple) else (size, size))]
+
+
+def renamed(about: dict[str, Any]) -> dict[str, Any]:
+    """A checked description in the names of this version."""
+    data = about["train"].get("data")
+    if isinstance(data, dict) and "captions" in data:
+        data["caption_column"] = data.pop("captions")
+    return about
 
 
 def check_types(about: Any) -> None:
@@ -193,7 +211,7 @@ def _check_sizes(config: TrainConfig, shape: Sequence[int]) -> None:
             raise _wrong(f"latents: {problem}")
         if not 0 < latents["scale"] < math.inf or not math.isfinite(latents["shift"]):
             raise _wrong(f"latents: scale {latents['scale']!r} and shift {latents['shift']!r} are no usable numbers")
-    made_for = [net.get("channels_in"), net.get("size"), net.get("size")]
+    made_for = _made_for(net)
     has = latents["shape"] if latents else list(shape)
     if list(has) != made_for:
         what = "latents" if latents else "images"

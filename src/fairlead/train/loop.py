@@ -30,7 +30,8 @@ from fairlead.core.hold import Hold
 from fairlead.core.launch import Launch
 from fairlead.core.places import check_folder
 from fairlead.core.schedule import schedule_from_config
-from fairlead.data.images import Batches, ImageData
+from fairlead.data.batches import Batches
+from fairlead.data.images import ImageData
 from fairlead.data.latents import LatentBatches, LatentCodec, Latents, codec_from_config
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, load_weights, parameter_count

@@ -17,11 +17,13 @@ from typing_extensions import Doc
 from fairlead.core.arguments import as_path
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.hold import shared_hold
+from fairlead.core.launch import Launch
 from fairlead.core.places import check_folder
-from fairlead.core.progress import counting_bar, working
+from fairlead.core.progress import bars, counting_bar, silent, working
 from fairlead.core.registry import lookup, names
 from fairlead.core.signals import saving_ignored
 from fairlead.nets.build import AUTOENCODER_PRESETS, CLASSIFIER_PRESETS, autoencoder_preset, net_config
+from fairlead.nets.sizes import check_fits, preset_for
 from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, Recipe, TrainConfig
 
 if TYPE_CHECKING:
@@ -30,12 +32,13 @@ if TYPE_CHECKING:
 
 
 ScheduleName = Annotated[str | None, Doc(f"Noise schedule: {', '.join(n for n in names('schedule') if n != 'table')}.")]
-
-
 DataName = Annotated[
-    str | None, Doc(f"A name ({', '.join(names('data'))}), a parquet or image folder, or a hub name owner/name.")
+    str | None,
+    Doc(f"A name ({', '.join(names('data'))}), a folder of images or tables, a table, or a hub name owner/name."),
 ]
 """Where the data of a command are."""
+DATA_OPTIONS = ("size", "limit", "flip", "image_column", "label_column", "caption_column", "fit")
+"""Those that are arguments of ``load_data``."""
 OutFolder = Annotated[Path, Doc("Folder of the run.")]
 
 
@@ -52,13 +55,20 @@ class TrainOptions:
     """Preset of all below."""
     data: Any = None
     """A name, a folder or a hub name as ``fl.load_data`` takes it, or a set in memory, as ``fl.data`` makes it."""
-    size: int | None = None
-    """Resize and crop images to this many pixels."""
+    size: int | str | None = None
+    """Bring images to this size: a side in pixels, or height x width such as 64x96."""
+    fit: Literal["centre", "random", "resize", "pad"] | None = None
+    """How: centre crop (the default), random crop, resize (stretched), pad (on black)."""
     limit: int | None = None
     """Use at most so many images."""
-    captions: str | None = None
-    """Column of the captions of a hub set or folder, text or lists of text; by default caption, captions, text or
-    prompt, if there is one."""
+    image_column: str | None = None
+    """Column (or array of a .npz) of the images or the names of their files; by default one of a known name."""
+    label_column: str | None = None
+    """Column (or array) of the labels, likewise."""
+    caption_column: str | None = None
+    """Column of the captions, text or lists of text; by default caption, captions, text or prompt, if there is one."""
+    skip_broken: bool = False
+    """Leave out images that cannot be decoded, in place of refusing them; they are named either way."""
     flip: bool | None = None
     """Mirror images at random; by default only colour images are."""
     net: str | None = None
@@ -102,13 +112,11 @@ class TrainOptions:
     def start(
         self, recipes: Mapping[str, Recipe], presets: Mapping[str, dict[str, Any]], net: Sequence[str] = ("channels",)
     ) -> Training:
-        """Load the data, put the configuration together and say what will be trained.
-
-        Args:
-            net: options that are arguments of the network.
-        """
+        """Load the data, put the configuration together and say what will be trained; ``net``: options that are
+        arguments of the network."""
         from fairlead.data.hub import load_data
         from fairlead.data.images import ImageData
+        from fairlead.data.own.fitting import as_size, size_text
         from fairlead.train.conditions import asked, rule_of_words
         from fairlead.train.environment import check_environment, resolve_precision, training_device
         from fairlead.train.loop import Training
@@ -122,25 +130,26 @@ class TrainOptions:
         put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
-        given = {"spec": self.data or recipe.data, **self._given(("size", "limit", "flip", "captions"))}
+        given = {"spec": self.data or recipe.data, **self._given(DATA_OPTIONS)}
+        given |= {"skip_broken": True} if self.skip_broken else {}
+        if (sides := as_size(self.size, "--size")) is not None:
+            given["size"] = sides[0] if sides[0] == sides[1] else size_text(sides)
+        self._check_size(recipe, sides, presets)
         if isinstance(self.data, ImageData):
             data = given.pop("spec")
             if given:
                 raise UsageError(f"--{next(iter(given))}: the data are in memory already; leave it out")
         else:
             with working(f"reading data {given['spec']!r}"):
-                data = load_data(**given)
-        _, height, width = data.shape
-        if height != width:
-            raise UsageError(f"images are {height}x{width}, networks take squares; pass --size {min(height, width)}")
+                data = load_data(**given, progress=bars if Launch.here().main else silent)
         image = self._image(recipe)
         encoder, null, settings = self._text()
         settings = settings | (rule_of_words(self.folder) if self.resume else {})
-        classes, told, text = asked(data, self._names(recipe), encoder, null, settings, image or "superres")
+        classes, told, text = asked(data, self._names(recipe, data), encoder, null, settings, image or "superres")
         latents = self._latents(data)
-        channels_in, size, _ = latents["shape"] if latents else data.shape
+        channels_in, *seen = latents["shape"] if latents else data.shape
         config = TrainConfig(
-            self._net_config(recipe, (channels_in, size, classes), presets, {**told, **self._given(net)}),
+            self._net_config(recipe, (channels_in, seen, classes), presets, {**told, **self._given(net)}),
             given,
             text=text,
             latents=latents,
@@ -162,9 +171,11 @@ class TrainOptions:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if task_of(config.objective) is not DENOISE else f", told {told_names}"
             told_text = _as_latents(training) + told_text
+            kind = config.net["kind"]
+            network = "" if kind in ("diffusers", "lora") else f"network {self._net(recipe, seen, presets)}, "
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
-                f"{told_text}; {training.parameters:,} parameters, {config.objective} objective, "
+                f"{told_text}; {network}{training.parameters:,} parameters, {config.objective} objective, "
                 f"{training.precision}; {self.folder}"
             )
             for note in data.notes:
@@ -178,23 +189,28 @@ class TrainOptions:
             raise unknown("recipe", self.recipe, recipes)
         return recipes[self.recipe]
 
-    def _net(self, recipe: Recipe, size: int) -> str:
+    def _net(self, recipe: Recipe, size: Sequence[int], presets: Mapping[str, dict[str, Any]]) -> str:
         """The preset, for samples of this height and width."""
-        return self.net or recipe.net
+        return self.net or preset_for(size, presets, recipe.net)
+
+    def _check_size(self, recipe: Recipe, size: Sequence[int] | None, presets: Mapping[str, dict[str, Any]]) -> None:
+        """Refuse a --size that no network fits before any image is read."""
+        if size is not None and (preset := self._net(recipe, size, presets)) in presets:
+            check_fits(preset, presets[preset], size, presets, images=True)
 
     def _net_config(
         self,
         recipe: Recipe,
-        data: tuple[int, int, int],
+        data: tuple[int, Sequence[int], int],
         presets: Mapping[str, dict[str, Any]],
         changes: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Configuration of the network for ``data``: channels, size, classes."""
         channels, size, classes = data
-        return net_config(self._net(recipe, size), channels, size, classes, presets=presets, **changes)
+        return net_config(self._net(recipe, size, presets), channels, size, classes, presets=presets, **changes)
 
-    def _names(self, recipe: Recipe) -> tuple[str, ...]:
-        """The conditions."""
+    def _names(self, recipe: Recipe, data: ImageData | None = None) -> tuple[str, ...]:
+        """The conditions; of ``data`` of one class, by default not the label, which says nothing."""
         return recipe.conditions
 
     def _process(self, recipe: Recipe) -> dict[str, Any]:
@@ -278,5 +294,5 @@ class AutoencoderOptions(TrainOptions):
             return super()._recipe(recipes)
         return recipes.get(str(self.data or "digits"), recipes["digits"])
 
-    def _net(self, recipe: Recipe, size: int) -> str:
+    def _net(self, recipe: Recipe, size: Sequence[int], presets: Mapping[str, dict[str, Any]]) -> str:
         return self.net or autoencoder_preset(size)

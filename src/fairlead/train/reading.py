@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairlead.data.images import Attribute, Batches, ImageData, stream
+from fairlead.data.batches import Batches
+from fairlead.data.images import Attribute, ImageData, stream
 from fairlead.data.latents import LatentBatches
 from fairlead.nets.packed_text import pooled_at_end
 from fairlead.nets.sketch import Sketch

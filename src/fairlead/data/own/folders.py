@@ -6,113 +6,74 @@ test split.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.core.errors import UsageError
 from fairlead.core.printable import printable
-from fairlead.data.columns import ONE_CLASS, class_names, firsts, places
 from fairlead.data.decode import ENDINGS
-from fairlead.data.listing import STYLEGAN, Listing, list_folder, of_img2dataset, split_of_file, split_of_folder
-from fairlead.data.metadata import Metadata, read_metadata, stylegan_rows
+from fairlead.data.own.columns import ONE_CLASS, Columns, class_names, firsts, places
+from fairlead.data.own.found import Picture, Pictures, Tables
+from fairlead.data.own.listing import STYLEGAN, Listing, list_folder, of_img2dataset, split_of_file, split_of_folder
+from fairlead.data.own.metadata import Metadata, captions_beside, read_metadata, stylegan_rows
 
+ANY_COLUMNS = Columns()
 _WRITE_METADATA = 'write a metadata.jsonl of lines such as {"file_name": "0/1.png", "text": "a red cat"}'
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image of a folder.
-
-    Attributes:
-        path: of its file.
-        split: "train", "test" or "validation".
-        label: index into the classes; -1 if its line has none.
-        captions: none, or one or several.
-        where: the line of the metadata that is about it, for messages; "" without.
-    """
-
-    path: Path
-    split: str
-    label: int = 0
-    captions: tuple[str, ...] = ()
-    where: str = ""
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The images of a folder.
-
-    Attributes:
-        folder: resolved.
-        images: those of each split by path, or in the order of the metadata.
-        classes: names of the classes; the one class "image" if there are none.
-        splits: those that the folder divides its images into; none: it does not, and all are of "train".
-        labelled: whether the classes mean something.
-        captioned: whether every image has a caption.
-        columns: of metadata that says neither labels nor captions, the image first; else none.
-        notes: what was found, used and left out, a sentence each.
-    """
-
-    folder: Path
-    images: tuple[Picture, ...]
-    classes: tuple[str, ...]
-    splits: tuple[str, ...]
-    labelled: bool
-    captioned: bool
-    columns: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ParquetFiles:
-    """Parquet files of a folder.
-
-    Attributes:
-        patterns: split -> glob patterns, each of which matches one file.
-        images: how many image files lie beside them, unread.
-        notes: as of :class:`Pictures`.
-    """
-
-    patterns: Mapping[str, list[str]]
-    images: int
-    notes: tuple[str, ...]
-
-
-def read_folder(folder: Path, captions: str | None = None, what: str = "data") -> Pictures | ParquetFiles:
+def read_folder(
+    folder: Path, columns: Columns = ANY_COLUMNS, what: str = "data", table: Path | None = None
+) -> Pictures | Tables:
     """What a folder holds; no image is opened.
 
-    Parquet: a file whose name begins or ends with the word train, test, validation, ... or that lies in a folder of
-    such a name is of that split; any other is of "train". Images: flat, or one sub-folder per class, or as a
+    Parquet and npz: a file whose name begins or ends with the word train, test, validation, ... or that lies in a
+    folder of such a name is of that split; any other is of "train". Images: flat, or one sub-folder per class, or as a
     metadata.jsonl, metadata.csv, metadata.parquet or StyleGAN's dataset.json says, which may stand over images at any
     depth. All of it may lie under train/, test/, validation/ in any usual spelling. Links are followed, hidden files
     and folders are left out.
 
     Args:
-        captions: column of captions in the metadata; by default the first of a known name.
+        columns: of the metadata that are asked for.
         what: the folder is, for messages.
+        table: a CSV or JSON lines in the folder to go by in place of metadata; images that it does not name are left
+            out.
 
     Raises:
         UsageError: one line, if there is nothing to be read, or it is not clear how.
     """
+    if table is None and any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return Tables("saved", {})
     found = list_folder(folder, what)
     what = f"{what} {str(folder)!r}"
+    if table is not None:
+        found.go_by(table)
     _check_known(found, what)
     if not (found.images and found.metadata) and found.tables:
         return _parquet(found)
+    if not found.images and (arrays := found.arrays):
+        found.unopened = [path for path in found.unopened if path not in arrays]
+        files: dict[str, list[Path]] = {}
+        for path in arrays:
+            files.setdefault(split_of_file(path.relative_to(found.folder)) or "train", []).append(path)
+        return Tables("npz", files, 0, found.notes())
     if not found.images:
         raise UsageError(
-            f"{what}: no parquet files and no images in it; expected train.parquet, or one sub-folder of images per "
-            f"class ({', '.join(ENDINGS)}){''.join(f'; {note}' for note in found.notes())}"
+            f"{what}: no parquet files and no images in it; expected train.parquet, images, or one sub-folder of "
+            f"images per class ({', '.join(ENDINGS)}){''.join(f'; {note}' for note in found.notes())}"
         )
     found.others.extend(found.parquet)
     roots = _roots(found, what)
     metadata = {split: [path for root in own for path in _below(found.metadata, root)] for split, own in roots.items()}
     if not found.metadata:
+        if asked := [name for name in ("image", "label", "caption") if getattr(columns, name) is not None]:
+            raise UsageError(
+                f"{what}: --{asked[0]}-column {getattr(columns, asked[0])}: it has no metadata.csv, .jsonl or .parquet "
+                "and no parquet files with columns; give the table itself, e.g. FOLDER/labels.csv"
+            )
         return _by_folders(found, roots, what)
-    _check_metadata(found, metadata, roots, what)
-    return _by_metadata(found, roots, metadata, captions, what)
+    if table is None:
+        _check_metadata(found, metadata, roots, what)
+    return _by_metadata(found, roots, metadata, columns, what, table is not None)
 
 
 def _check_known(found: Listing, what: str) -> None:
@@ -134,22 +95,22 @@ def _check_known(found: Listing, what: str) -> None:
             found.others.append(path)
 
 
-def _parquet(found: Listing) -> ParquetFiles:
-    files: dict[str, list[str]] = {}
+def _parquet(found: Listing) -> Tables:
+    files: dict[str, list[Path]] = {}
     nameless = []
     found.others.extend(path for path in found.metadata if path.suffix != ".parquet")
     for path in found.tables:
         split = split_of_file(path.relative_to(found.folder))
         if split is None:
             nameless.append(path)
-        files.setdefault(split or "train", []).append(glob.escape(str(path)))
+        files.setdefault(split or "train", []).append(path)
     counts = ", ".join(f"{split} {len(paths):,}" for split, paths in files.items())
     notes = [f"parquet files: {counts}"]
     if nameless and len(nameless) < sum(map(len, files.values())):
         notes.append(f"taken for train, as no split is named: {found.named(nameless)}")
     if found.images:
         notes.append(f"left out, images beside parquet files: {found.named(found.images)}")
-    return ParquetFiles(files, len(found.images), (*notes, *found.notes()))
+    return Tables("parquet", files, len(found.images), (*notes, *found.notes()))
 
 
 def _roots(found: Listing, what: str) -> dict[str, list[Path]]:
@@ -217,12 +178,15 @@ def _by_folders(found: Listing, roots: Mapping[str, Sequence[Path]], what: str) 
         )  # fmt: skip
         raise UsageError(f"{what}: {unlabelled(found.folder, (deep or loose)[0])}; it {why}")
     index = {} if loose else places(sorted({inside[0] for _, inside in parts.values()}))
+    captions, texts = captions_beside(found, what)
     names = firsts(index)
     classes = class_names(names, what)
     images = [
-        Picture(path, split or "train", 0 if loose else index[inside[0]]) for path, (split, inside) in parts.items()
+        Picture(path, split or "train", 0 if loose else index[inside[0]], captions.get(path, ()))
+        for path, (split, inside) in parts.items()
     ]
     told = f"{len(names):,} classes by folder" if names else "no classes"
+    told += f", captions by the {texts} beside each image" if captions else ""
     taken = [f"the folder {name} is taken for a class, not for a split" for name in names if split_of_folder(name)]
     return _pictures(found, images, classes, list(roots), told, taken)
 
@@ -231,15 +195,16 @@ def _by_metadata(
     found: Listing,
     roots: Mapping[str, Sequence[Path]],
     files: Mapping[str, Sequence[Path]],
-    captions: str | None,
+    columns: Columns,
     what: str,
+    some: bool = False,
 ) -> Pictures:
     """Labels and captions as the metadata says; classes by sub-folders where it has no labels and all images lie in
     some."""
     order = [path for own in files.values() for path in own]
     split_at = {path: split for split, own in roots.items() for root in own for path in _below(found.images, root)}
     root_at = {path: root for own in roots.values() for root in own for path in _below(found.images, root)}
-    read = read_metadata(order, list(split_at), captions, what)
+    read = read_metadata(order, list(split_at), columns, what, some)
     if read.labels is not None:
         values = list(read.labels)
         told = f"labels by column {read.label!r}"
@@ -266,6 +231,8 @@ def _by_metadata(
     idle = [name for name in read.columns[1:] if name not in (read.label, read.caption, *read.unused)]
     more += [f"columns not used: {', '.join(map(printable, idle))}"] if idle else []
     again = len(read.lines) - len({line.path for line in read.lines})
+    unnamed = len(split_at) - len({line.path for line in read.lines})
+    more += [f"left out, images that {order[0].name} does not name: {unnamed:,}"] if unnamed else []
     more += [f"{again:,} lines name an image that another line names too: it is there once for each"] if again else []
     names = ", ".join(dict.fromkeys(path.name for path in order))
     count = f"{len(classes):,} classes, " if known else ""
@@ -290,8 +257,9 @@ def _pictures(
         classes or (ONE_CLASS,),
         divided,
         bool(classes),
-        read is not None and read.captions is not None,
+        all(image.captions for image in images),
         () if read is None or read.labels is not None or read.captions is not None else read.columns,
+        found.files,
         (f"{printable(found.folder.name)}: {len(images):,} images{parts}, {told}", *more, *found.notes()),
     )
 

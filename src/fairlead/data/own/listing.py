@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fairlead.core.errors import UsageError
 from fairlead.core.printable import printable
-from fairlead.data.decode import ENDINGS, FORMATS, open_image
+from fairlead.data.decode import ENDINGS, FORMATS, open_image, unwarned
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 STYLEGAN = "dataset.json"
@@ -68,6 +68,18 @@ class Listing:
     others: list[Path] = field(default_factory=list)
     hidden: dict[Path, int] = field(default_factory=dict)
     loops: list[Path] = field(default_factory=list)
+    files: int = 0
+    """All that were found, without the hidden ones."""
+
+    @property
+    def arrays(self) -> list[Path]:
+        """Files of arrays."""
+        return [path for path in self.unopened if path.suffix.lower() == ".npz"]
+
+    def go_by(self, table: Path) -> None:
+        """Take ``table``, a file of the folder, for its metadata, and no other."""
+        self.others = [path for path in (*self.others, *self.metadata) if path.name != table.name]
+        self.metadata = [self.folder / table.name]
 
     @property
     def tables(self) -> list[Path]:
@@ -108,6 +120,7 @@ class Listing:
         known = (*_SIDECARS, *ENDINGS, ".parquet")
         unknown = [path for path in self.others if path.suffix.lower() not in known and path.is_file()]
         images = sum(map(_is_image, unknown[:_MOST_OPENED]))
+        tables = [p for p in self.others if p.parent == self.folder and p.suffix.lower() in (".csv", ".jsonl")]
         hints = [
             f"{len(beside):,} lie beside images of the same names and are not read: put labels or captions into a "
             "metadata.jsonl"
@@ -115,6 +128,7 @@ class Listing:
             else "",
             f"{images:,} are images whose names do not end so: rename them" if images else "",
             "archives are not read: unpack them" if self.archives else "",
+            f"to go by {tables[0].name}, give it in place of the folder" if tables else "",
         ]
         return "".join(f"; {hint}" for hint in hints if hint)
 
@@ -140,6 +154,7 @@ def list_folder(folder: Path, what: str) -> Listing:
     found = Listing(folder.resolve())
     for path in sorted(_walk(found.folder, (), found, f"{what} {str(folder)!r}"), key=str):
         ending = path.suffix.lower()
+        found.files += not path.name.startswith(".")
         if path.name.startswith("."):
             if ending in ENDINGS:
                 found.hidden[path] = 1
@@ -199,7 +214,7 @@ def _walk(folder: Path, above: tuple[Path, ...], found: Listing, what: str) -> I
 
 def _is_image(path: Path) -> bool:
     try:
-        with open_image(path):
+        with unwarned(), open_image(path):
             return True
     except Exception:  # not an image of a format that is opened
         return False

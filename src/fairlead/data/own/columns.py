@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,14 +19,23 @@ IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt")
 ONE_CLASS = "image"
-"""Name of the only class of a captioned set without labels."""
+"""Name of the only class of a set without labels."""
 
 
-def image_column(features: Mapping[str, Any], what: str) -> str:
-    """The column of images.
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns that are asked for; None for those that are found by known names."""
+
+    image: str | None = None
+    label: str | None = None
+    caption: str | None = None
+
+
+def image_column(features: Mapping[str, Any], what: str, name: str | None = None) -> str:
+    """The column of images: the one that is ``name``d, which may also hold the bytes of files.
 
     Raises:
-        UsageError: if there is none, or several and none of a known name.
+        UsageError: if there is none, or several and none of a known name; if the named one holds something else.
     """
     import datasets
 
@@ -33,6 +43,13 @@ def image_column(features: Mapping[str, Any], what: str) -> str:
         # parquet written without `datasets` keeps its images as a plain struct of the same fields
         return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
+    if name is not None:
+        feature = _named(features, name, "images", what)
+        if not fits(feature) and str(getattr(feature, "dtype", "")) not in ("binary", "large_binary"):
+            raise UsageError(
+                f"data {what!r}: column {name!r} holds {_described(feature)}, expected images: files as bytes"
+            )
+        return name
     return _column(features, fits, IMAGE_COLUMNS, "image", what)
 
 
@@ -45,9 +62,7 @@ def caption_column(features: Mapping[str, Any], name: str | None, what: str) -> 
     """
     if name is None:
         return next((column for column in CAPTION_COLUMNS if _is_text(features.get(column))), None)
-    if name not in features:
-        raise UsageError(f"data {what!r}: {unknown('column of captions', name, features)}")
-    if not _is_text(features[name]):
+    if not _is_text(_named(features, name, "captions", what)):
         raise UsageError(
             f"data {what!r}: column {name!r} holds {_described(features[name])}, expected captions: text, or lists of "
             "text"
@@ -55,19 +70,34 @@ def caption_column(features: Mapping[str, Any], name: str | None, what: str) -> 
     return name
 
 
-def label_column(sets: Mapping[str, Any], caption: str | None, what: str) -> str | None:
-    """The column of labels. A captioned set may have none, and its labels have a known name or are a ``ClassLabel``:
-    numbers beside captions are mostly not classes.
+def label_column(
+    sets: Mapping[str, Any], caption: str | None, what: str, named: str | None = None, image: str = ""
+) -> str | None:
+    """The column of labels: the one that is ``named``, of whole numbers or text. Else, a captioned set may have none,
+    and its labels have a known name or are a ``ClassLabel``: numbers beside captions are mostly not classes. A set that
+    has nothing but its column ``image`` is one without labels.
 
     Args:
         sets: the rows of every split.
 
     Raises:
-        UsageError: if there is none and no captions, or several and none of a known name.
+        UsageError: if there is none and no captions, or several and none of a known name; if the named one holds
+            something else.
     """
     import datasets
 
-    others = {name: feature for name, feature in next(iter(sets.values())).features.items() if name != caption}
+    features = next(iter(sets.values())).features
+    if named is not None:
+        feature = _named(features, named, "labels", what)
+        kind = str(getattr(feature, "dtype", ""))
+        if not re.match("u?int|(large_)?string|bool", kind) and not (_is_float(feature) and _are_whole(sets, named)):
+            raise UsageError(
+                f"data {what!r}: column {named!r} holds {_described(feature)}, expected labels: text or whole numbers"
+            )
+        return named
+    if set(features) == {image}:
+        return None
+    others = {name: feature for name, feature in features.items() if name != caption}
     # pandas turns whole numbers into fractions where one is missing
     whole = {name for name in LABEL_COLUMNS if _is_float(others.get(name)) and _are_whole(sets, name)}
 
@@ -190,6 +220,12 @@ def firsts(index: Mapping[Any, int]) -> list[Any]:
     return list(first.values())
 
 
+def _named(features: Mapping[str, Any], name: str, kind: str, what: str) -> Any:
+    if name not in features:
+        raise UsageError(f"data {what!r}: {unknown(f'column of {kind}', name, features)}")
+    return features[name]
+
+
 def _is_float(feature: Any) -> bool:
     return str(getattr(feature, "dtype", "")).startswith(("float", "double"))
 
@@ -224,10 +260,13 @@ def _column(
     """The one fitting column; among several the first that has a preferred name."""
     found = [column for column, feature in features.items() if fits(feature)]
     if not found:
-        raise UsageError(f"data {what!r}: no {kind} column; its columns are {', '.join(features)}")
+        raise UsageError(
+            f"data {what!r}: no {kind} column; its columns are {', '.join(features)}; name it with --{kind}-column"
+        )
     named = [column for column in preferred if column in found]
     if not named and len(found) > 1:
         raise UsageError(
-            f"data {what!r}: {len(found)} columns could be the {kind} ({', '.join(found)}); name the right one {kind!r}"
+            f"data {what!r}: {len(found)} columns could be the {kind} ({', '.join(found)}); say which with "
+            f"--{kind}-column"
         )
     return named[0] if named else found[0]

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.core.errors import UsageError, unknown
+from fairlead.core.places import read_text
 from fairlead.core.strict_json import read_json
-from fairlead.data.columns import CAPTION_COLUMNS, LABEL_COLUMNS, is_no_label, sentences
-from fairlead.data.listing import STYLEGAN
-from fairlead.data.tables import FILE_COLUMNS, read_rows
+from fairlead.data.own.columns import CAPTION_COLUMNS, LABEL_COLUMNS, Columns, is_no_label, sentences
+from fairlead.data.own.listing import STYLEGAN, Listing
+from fairlead.data.own.tables import FILE_COLUMNS, read_rows
+
+_CAPTIONS = (".txt", ".caption")
+"""Endings of files beside images that are their captions."""
 
 
 @dataclass(frozen=True)
@@ -54,32 +58,39 @@ class Metadata:
     unused: Mapping[str, str]
 
 
-def read_metadata(files: Sequence[Path], images: Sequence[Path], caption: str | None, what: str) -> Metadata:
+def read_metadata(
+    files: Sequence[Path], images: Sequence[Path], columns: Columns, what: str, some: bool = False
+) -> Metadata:
     """The lines of ``files``, each about one of ``images``; no other file is looked at, wherever a line points.
 
     Args:
-        caption: column of captions; None for the first of a known name that holds text.
+        columns: that are asked for; without, file names, labels and captions are in the first of a known name.
         what: the folder, for messages.
+        some: whether images may have no line, and are then no part of the set.
 
     Raises:
         UsageError: one line, for a file that cannot be read, a line without its image, an image without its line, a
             column of the wrong kind.
     """
     there = {str(path): path for path in images}
-    lines = [line for file in files for line in _lines(file, there, what)]
+    lines = [line for file in files for line in _lines(file, there, what, columns.image)]
     listed = {line.path for line in lines}
     lacking = [path for path in images if path not in listed]
-    if lacking:
+    if lacking and not some:
         first = posixpath.relpath(str(lacking[0]), str(files[0].parent))
         raise UsageError(
             f"{what}: {len(lacking)} of {len(images)} images have no line in the metadata, first {first}; add one or "
             "remove them"
         )
-    columns = tuple(dict.fromkeys(name for line in lines for name in line.values))
-    caption = _caption_column(lines, columns, caption, what)
-    label, unused = _label_column(lines, [name for name in columns if name != caption], what)
+    if not lines:
+        raise UsageError(f"{what}: {files[0].name} has no rows; expected one an image")
+    known = tuple(dict.fromkeys(name for line in lines for name in line.values))
+    caption = _caption_column(lines, known, columns.caption, what)
+    if columns.label is not None and columns.label not in known:
+        raise UsageError(f"{what}: {unknown('column of labels', columns.label, ('image', *known))}")
+    label, unused = _label_column(lines, [name for name in known if name != caption], what, columns.label)
     labels = None if label is None else tuple(_label(line.values.get(label)) for line in lines)
-    if labels is not None and all(file.suffix == ".csv" for file in files):
+    if labels is not None and all(file.suffix.lower() == ".csv" for file in files):
         labels = _numbers(labels)
     captions = None if caption is None else tuple(sentences(line.values.get(caption)) for line in lines)
     if captions is not None and () in captions:
@@ -87,7 +98,39 @@ def read_metadata(files: Sequence[Path], images: Sequence[Path], caption: str | 
             f"{what}: {captions.count(())} of {len(lines)} images have no caption in column {caption!r}, first "
             f"{lines[captions.index(())].where}; fill them in or remove them"
         )
-    return Metadata(tuple(lines), labels, captions, label, caption, ("image", *columns), unused)
+    return Metadata(tuple(lines), labels, captions, label, caption, ("image", *known), unused)
+
+
+def captions_beside(found: Listing, what: str) -> tuple[dict[Path, tuple[str, ...]], str]:
+    """(the text in the .txt or .caption of each image's name, that ending); none unless most images have one.
+
+    Raises:
+        UsageError: if some images have none, or one is empty.
+    """
+    there = {path: path for path in found.others}
+    for ending in _CAPTIONS:
+        if not any(path.suffix == ending for path in found.others):
+            continue
+        files = {image: there.get(image.with_suffix(ending)) for image in found.images}
+        lacking = [image for image, file in files.items() if file is None]
+        if 2 * len(lacking) >= len(files):
+            continue
+        if lacking:
+            raise UsageError(
+                f"{what}: {len(files) - len(lacking):,} of {len(files):,} images have a caption beside them, "
+                f"{found.relative(lacking[0].with_suffix(ending))} is missing; add it, or move the texts away"
+            )
+        captions: dict[Path, tuple[str, ...]] = {}
+        for image, file in files.items():
+            assert file is not None
+            text = " ".join(read_text(file, "caption").split())
+            if not text:
+                raise UsageError(f"{what}: {found.relative(file)} is empty, expected the caption of its image")
+            captions[image] = (text,)
+        used = set(files.values())
+        found.others = [path for path in found.others if path not in used]
+        return captions, ending
+    return {}, ""
 
 
 def stylegan_rows(path: Path) -> list[tuple[int, Any]] | None:
@@ -104,9 +147,9 @@ def stylegan_rows(path: Path) -> list[tuple[int, Any]] | None:
     return [(i, {"file_name": name, "label": label}) for i, (name, label) in enumerate(rows, 1)]
 
 
-def _lines(file: Path, there: Mapping[str, Path], what: str) -> list[Line]:
+def _lines(file: Path, there: Mapping[str, Path], what: str, named: str | None) -> list[Line]:
     rows = stylegan_rows(file) if file.name == STYLEGAN else read_rows(file, "metadata")
-    unit = "line" if file.suffix in (".jsonl", ".csv") else "row"
+    unit = "line" if file.suffix.lower() in (".jsonl", ".csv") else "row"
     if file.name == STYLEGAN and not rows:  # images without labels
         return [Line(path, file.name, {}) for path in there.values()]
     found = []
@@ -114,12 +157,12 @@ def _lines(file: Path, there: Mapping[str, Path], what: str) -> list[Line]:
         where = f"{file.name}, {unit} {number}"
         if not isinstance(row, dict):
             raise UsageError(f"{what}: {where} is no object with a file_name, but {type(row).__name__}")
-        column = next((name for name in FILE_COLUMNS if name in row), None)
+        column = next((name for name in ((named,) if named else FILE_COLUMNS) if name in row), None)
         name = row.get(column) if column is not None else None
         if not isinstance(name, str) or "\0" in name:
             raise UsageError(
-                f"{what}: {where}: expected the name of an image in a column file_name; its columns are "
-                f"{', '.join(map(str, row)) or 'none'}"
+                f"{what}: {where}: expected the name of an image in a column {named or 'file_name'}; its columns are "
+                f"{', '.join(map(str, row)) or 'none'}{'' if named else '; name it with --image-column'}"
             )
         path = there.get(posixpath.normpath(posixpath.join(str(file.parent), name)))
         if path is None:
@@ -167,10 +210,12 @@ def _is_text(value: Any) -> bool:
     return all(isinstance(entry, str | None) for entry in (value if isinstance(value, list) else [value]))
 
 
-def _label_column(lines: Sequence[Line], columns: Sequence[str], what: str) -> tuple[str | None, dict[str, str]]:
+def _label_column(
+    lines: Sequence[Line], columns: Sequence[str], what: str, named: str | None
+) -> tuple[str | None, dict[str, str]]:
     """(the column of labels, those that are called so and hold something else)"""
     unused: dict[str, str] = {}
-    for column in LABEL_COLUMNS:
+    for column in LABEL_COLUMNS if named is None else (named,):
         if column not in columns:
             continue
         given = [value for line in lines if (value := _whole(line.values.get(column))) not in (None, "")]
@@ -184,11 +229,15 @@ def _label_column(lines: Sequence[Line], columns: Sequence[str], what: str) -> t
             )
         if kinds <= {int} or (kinds == {str} and not any(_FRACTION.fullmatch(value) for value in given)):
             return column, unused
+        if named is not None and kinds == {bool}:
+            return column, unused
         unused[column] = next(
             f"{value!r:.40}"
             for value in given
             if not isinstance(value, str | int) or isinstance(value, bool) or _FRACTION.fullmatch(str(value))
         )
+        if named is not None:
+            raise UsageError(f"{what}: column {named!r} holds {unused[column]}, expected labels: text or whole numbers")
     return None, unused
 
 
@@ -196,7 +245,7 @@ _FRACTION = re.compile(r"[+-]?\d*\.\d*[1-9]\d*(?:e[+-]?\d+)?", re.IGNORECASE)
 
 
 def _label(value: Any) -> str | int | None:
-    value = _whole(value.strip() if isinstance(value, str) else value)
+    value = _whole(value.strip() if isinstance(value, str) else str(value) if isinstance(value, bool) else value)
     return None if is_no_label(value) else value
 
 
