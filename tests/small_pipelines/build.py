@@ -114,7 +114,8 @@ def component(name: str, kinds: list[str], change: Mapping[str, Any], seed: int 
 def make(kind: str, small: Small, **more: Any) -> Any:
     """A pipeline of the class; ``more`` adds to the parts."""
     cls = class_of(kind)
-    parts, given = {}, {"requires_safety_checker": False, "add_watermarker": False, **small.parts, **more}
+    parts: dict[str, Any] = {}
+    given: dict[str, Any] = {"requires_safety_checker": False, "add_watermarker": False, **small.parts, **more}
     for name, parameter in inspect.signature(cls.__init__).parameters.items():
         change = given.get(name, {})
         if name == "self" or (name not in given and parameter.default is not inspect.Parameter.empty):

@@ -18,7 +18,7 @@ WIDE_T5: dict[str, Any] = {"text_encoder_3": lambda: made.t5(width=32)}
 SIXTEEN = {**WIDE_T5, "transformer": {"in_channels": 16, "out_channels": 16}, "vae": {"latent_channels": 16}}
 T5_2 = {"text_encoder_2": "T5EncoderModel", "tokenizer_2": "T5Tokenizer"}
 EYES = {"image_encoder": "CLIPVisionModelWithProjection", "feature_extractor": "CLIPImageProcessorPil"}
-FOUND = {"transformer": {}}
+FOUND: dict[str, Any] = {"transformer": {}}
 CLIP77 = partial(made.clip_text, positions=77)
 SAFE: dict[str, Any] = {"safety_checker": Unchecked()}
 KARRAS = partial(diffusers.FlowMatchEulerDiscreteScheduler, use_karras_sigmas=True)
