@@ -1,129 +1,136 @@
-"""What attaching a guidance to a diffusers pipeline costs a step, beside the pipeline's own guidance: same network,
-same batch, runs that alternate in this one process.
+"""Attaching a guidance to diffusers' pipelines: what it does to each class, and with ``--time`` what it costs a step.
 
-    python benchmarks/attach.py
-    python benchmarks/attach.py --device cuda
+    python benchmarks/attach.py         # a row for every class, written to docs/results/pipelines.md
+    python benchmarks/attach.py --time  # the time of a step beside the pipeline's own, for every pattern of calls
 
-On a CPU the networks are Stable Diffusion's U-Net with fewer and narrower levels, with random weights, on latents of
-16 x 16: they answer on one core in about the time that the real one takes on a GPU. On a GPU it is the U-Net of Stable
-Diffusion 1.5 at its own size, in bfloat16, on latents of 64 x 64, with random weights. Prompts are embeddings. Ratios
-are medians of the ratios of neighbours; on a machine that others use, look at the processor's time.
+The pipelines are small and random; ``tests/small_pipelines`` makes them.
 """
 
 from __future__ import annotations
 
-import os
-import statistics
+import platform
+import re
+import textwrap
 import time
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 import tyro
+from tests.small_pipelines.measure import APG, COMPOSED, SKIPPED, Measured, measured
+from tests.small_pipelines.table import SMALL
 
-import fairlead as fl
+from benchmarks import attach_times
 
-SMALL, LARGE = (((32, 64), 16), ((64, 128, 256), 16)), (((320, 640, 1280, 1280), 64),)
-"""Widths of the levels and size of the latents."""
+PAGE = Path(__file__).parent.parent / "docs" / "results" / "pipelines.md"
+EQUAL = 1e-4
 
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of this benchmark."""
+    """Arguments of this benchmark.
 
-    repeats: int = 7
-    steps: int = 10
-    images: tuple[int, ...] = (1, 4, 16)
-    threads: int = 1
-    device: str = "cpu"
+    Attributes:
+        only: classes whose name has this regular expression in it; the page is then printed, not written.
+        time: measure times instead.
+        times: how.
+    """
 
-
-def pipeline(widths: tuple[int, ...], size: int, device: str) -> Any:
-    import diffusers
-
-    torch.manual_seed(0)
-    down = ("CrossAttnDownBlock2D",) * (len(widths) - 1) + ("DownBlock2D",)
-    up = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (len(widths) - 1)
-    with torch.device(device):
-        network = diffusers.UNet2DConditionModel(
-            sample_size=size, block_out_channels=widths, down_block_types=down, up_block_types=up,
-            cross_attention_dim=768,
-        )  # fmt: skip
-    pipe = diffusers.StableDiffusionPipeline(
-        vae=diffusers.AutoencoderKL(block_out_channels=(32,), norm_num_groups=8),
-        text_encoder=None,
-        tokenizer=None,
-        unet=network.eval().requires_grad_(False),
-        scheduler=diffusers.DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device, torch.bfloat16 if _on_gpu(device) else torch.float32)
+    only: str = ""
+    time: bool = False
+    times: attach_times.Options = field(default_factory=attach_times.Options)
 
 
-def _on_gpu(device: str) -> bool:
-    return torch.device(device).type == "cuda"
+def equal(found: Measured) -> str:
+    if found.apart is None:
+        return short(found.attached)
+    return f"{found.apart:.0e}" if found.apart < EQUAL else f"**{found.apart:.0e}**"
 
 
-@dataclass(frozen=True)
-class Taken:
-    """Seconds of one step of the loop, and of the processor; what happens once a call is in it."""
-
-    wall: float
-    processor: float
+def short(answer: str) -> str:
+    """Whether it works, or the first clause of the reason."""
+    reason = re.split(r"; | \(| so | for this network", answer)[0].strip(" ,")
+    return reason if len(reason) <= 130 else textwrap.shorten(reason, 130, placeholder=" ...")
 
 
-def taken(pipe: Any, arguments: dict[str, Any], steps: int, guidance: str | None) -> Taken:
-    if guidance is not None:
-        with fl.attach(pipe, guidance):
-            return taken(pipe, arguments, steps, None)
-    _wait(pipe)
-    wall, processor = time.perf_counter(), time.process_time()
-    pipe(num_inference_steps=steps, guidance_scale=5.0, output_type="latent", **arguments)
-    _wait(pipe)
-    return Taken((time.perf_counter() - wall) / steps, (time.process_time() - processor) / steps)
-
-
-def _wait(pipe: Any) -> None:
-    if pipe.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def row(pipe: Any, arguments: dict[str, Any], guidance: str, options: Options) -> str:
-    for text in (None, guidance):
-        taken(pipe, arguments, 2, text)
-    pairs = []
-    for i in range(options.repeats):  # whoever goes first changes from pair to pair
-        order = (None, guidance) if i % 2 else (guidance, None)
-        both = {text: taken(pipe, arguments, options.steps, text) for text in order}
-        pairs.append((both[None], both[guidance]))
-    own = 1e3 * statistics.median(a.wall for a, _ in pairs)
-    added = 1e3 * statistics.median(b.processor - a.processor for a, b in pairs)
-    wall = statistics.median(b.wall / a.wall for a, b in pairs)
-    processor = statistics.median(b.processor / a.processor for a, b in pairs)
-    text = guidance.replace("|", "\\|")
-    return f"`{text}` | {own:.1f} | {wall:.3f} | {processor:.3f} | {added:.2f}"
+def page(rows: dict[str, Measured], seconds: float) -> str:
+    """The table, and above it what it says in numbers."""
+    met = [found for found in rows.values() if found.apart is not None]
+    patterns = Counter(found.pattern for found in rows.values())
+    counts = ", ".join(f"{pattern} {n}" for pattern, n in patterns.most_common())
+    worked = {
+        name: sum(getattr(found, name) == "works" for found in rows.values())
+        for name in ("composed", "apg", "skipped", "load")
+    }
+    machine = f"{platform.machine()}, one core, torch {torch.__version__}, transformers {transformers.__version__}"
+    same = sum(found.apart < EQUAL for found in met if found.apart is not None)
+    kept = sum(found.same for found in rows.values())
+    lines = [
+        "# Guidance on every class of pipelines",
+        "",
+        f"What `fl.attach` does to a small random pipeline of each class of diffusers "
+        f"{diffusers.__version__} that guides",
+        "by itself and can be made without a hub: two steps, one sample, fixed seeds.",
+        f"`python benchmarks/attach.py` wrote this page in {seconds:.0f} s ({machine}).",
+        "",
+        f"- {len(rows)} pipelines; {len(met)} are guided, {same} of them equal to their own "
+        f"guidance within {EQUAL:.0e}",
+        f"  of the largest value; {kept} are after the blocks what they were, to the bit and the attribute.",
+        f"- `{COMPOSED}` works on {worked['composed']},",
+        f"  `{APG}` on {worked['apg']}, `{SKIPPED}` on {worked['skipped']}, `fl.load` with two steps of",
+        f"  `fl.sample` on {worked['load']}; the others refuse it in one line.",
+        f"- Calls of a step: {counts}.",
+        "",
+        "*own* is how far attached `cfg(5)` is from the pipeline's own guidance at a scale of 5 (4 where its scale is",
+        "ours minus 1; `pag_scale=0` on PAG pipelines), *guides* how far its own answer moves when that scale is 2",
+        f"instead. *composed* is `{COMPOSED}`, with four steps.",
+        "",
+        "| pipeline | calls of a step | guides | own | composed | `apg(cfg(5))` | `cfg(5) + slg(1)` | `fl.load` |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in sorted(rows.items()):
+        cells = [
+            name.replace("Pipeline", ""), found.pattern, f"{found.guides:.0e}", equal(found), short(found.composed),
+            short(found.apg), short(found.skipped), short(found.load),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main(options: Options) -> None:
-    import diffusers
-
-    torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, diffusers {diffusers.__version__}, {options.device}, {options.threads} threads")
-    print(f"of {os.cpu_count()} cores, {options.steps} steps, {options.repeats} pairs of runs\n")
-    print("| U-Net | images | guidance | own ms a step | wall time | processor time | added processor ms a step |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for widths, size in LARGE if _on_gpu(options.device) else SMALL:
-        name = f"{'-'.join(map(str, widths))}, {size} x {size}"
-        pipe = pipeline(widths, size, options.device)
-        for images in options.images:
-            embeds = [torch.randn(images, 77, 768, device=options.device, dtype=pipe.dtype) for _ in range(2)]
-            arguments = {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1]}
-            arguments |= {"height": size * pipe.vae_scale_factor, "width": size * pipe.vae_scale_factor}
-            for guidance in ("cfg(5)", "cfg(5) | rescale(0.7)", "apg(cfg(5), norm=10)"):
-                print(f"| {name} | {images} | {row(pipe, arguments, guidance, options)} |", flush=True)
+    if options.time:
+        attach_times.main(options.times)
+        return
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    started, rows, failed = time.perf_counter(), {}, []
+    for name in SMALL:
+        if re.search(options.only, name):
+            try:
+                rows[name] = measured(name)
+            except Exception as error:  # nothing measured is lost
+                failed.append(f"{name}: {type(error).__name__}: {error}")
+                print(failed[-1], flush=True)
+                continue
+            answers = (getattr(rows[name], what) for what in ("composed", "apg", "skipped", "load"))
+            print(
+                f"{name}: {rows[name].pattern}, {equal(rows[name])}, {[short(answer) for answer in answers]}",
+                flush=True,
+            )
+    text = page(rows, time.perf_counter() - started)
+    if options.only:
+        print(text)
+    else:
+        PAGE.write_text(text)
+        print(PAGE)
+    if failed:
+        raise SystemExit("\n".join(["failed:", *failed]))
 
 
 if __name__ == "__main__":

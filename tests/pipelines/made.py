@@ -32,11 +32,13 @@ def clip_tokenizer() -> Any:
     return tokens
 
 
-def clip_text(seed: int = 1, projection: bool = False, width: int = 16, projected: int = 0) -> Any:
+def clip_text(
+    seed: int = 1, projection: bool = False, width: int = 16, projected: int = 0, positions: int = TOKENS
+) -> Any:
     end = len(clip_tokenizer()) - 1
     config = transformers.CLIPTextConfig(
         vocab_size=end + 1, hidden_size=width, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=TOKENS, projection_dim=projected or width, eos_token_id=end, bos_token_id=end - 1,
+        max_position_embeddings=positions, projection_dim=projected or width, eos_token_id=end, bos_token_id=end - 1,
         pad_token_id=end,
     )  # fmt: skip
     kind = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
@@ -77,8 +79,8 @@ def spread(module: Any, seed: int, gain: float = 1.0) -> Any:
     """The module with all parameters drawn anew, none 0, so that every input counts."""
     generator = seeded(seed)
     for name, parameter in module.named_parameters():
-        fan = parameter[0].numel() if parameter.ndim > 1 else 1
-        std = gain / fan**0.5 if parameter.ndim > 1 else 0.1
+        fan = parameter[:1].numel() if parameter.ndim > 1 else 1
+        std = gain / max(1, fan) ** 0.5 if parameter.ndim > 1 else 0.1
         centre = 1.0 if "norm" in name and name.endswith("weight") and parameter.ndim == 1 else 0.0
         parameter.data = centre + std * torch.randn(parameter.shape, generator=generator)
     return module.eval().requires_grad_(False)

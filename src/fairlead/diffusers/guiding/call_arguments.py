@@ -131,7 +131,7 @@ def asked_by_kind(
     rows: Rows | None,
 ) -> Tensor:
     """What a network answers, [rows, ...], in one call where the arguments of all kinds fit one batch, else in one for
-    each kind.
+    each kind, or for each row where it is not known what rows of arguments are.
 
     Args:
         kinds: of every row, the condition that it is under.
@@ -139,14 +139,14 @@ def asked_by_kind(
         ask: calls the network for a kind and the rows at an index; None: for all, in their order.
         rows: arguments that have rows for each sample; None: not known, nothing goes into one batch.
     """
-    groups: dict[Kind, list[int]] = {}
+    groups: dict[tuple[Kind, int], list[int]] = {}
     for row, kind in enumerate(kinds):
-        groups.setdefault(kind, []).append(row)
-    parts = {kind: arguments(kind, mine) for kind, mine in groups.items()}
+        groups.setdefault((kind, row if rows is None else 0), []).append(row)
+    parts = {group: arguments(group[0], mine) for group, mine in groups.items()}
     order = [row for mine in groups.values() for row in mine]
     straight = order == list(range(len(order)))
     if len(parts) > 1 and (rows is None or not fit_one_batch(list(parts.values()), rows)):
-        together = torch.cat([ask(kind, parts[kind], torch.tensor(mine)) for kind, mine in groups.items()])
+        together = torch.cat([ask(group[0], parts[group], torch.tensor(mine)) for group, mine in groups.items()])
     else:
         together = ask(
             kinds[0], in_one_batch(list(parts.values()), rows or {}), None if straight else torch.tensor(order)

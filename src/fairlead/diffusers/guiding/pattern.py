@@ -143,7 +143,7 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
     """
     kind = type(rehearsals.pipe).__name__
     off, on, more = rehearsals.off(bound, 1.0), dict(forced), 0.0
-    plain = rehearsals.run(bound, Recorder(answers=rehearsals.answers), **forced, **off)
+    plain = rehearsals.first_step(bound, Recorder(answers=rehearsals.answers), {**forced, **off})
     if not plain.calls:
         raise UsageError(f"{kind} calls no network before its first scheduler step; attach to the pipeline inside it")
     if not answers_alone(plain.answer):
@@ -160,14 +160,14 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
         )
 
     def again(changes: Mapping[str, Any]) -> Rehearsal:
-        return rehearsals.run(bound, Recorder(plain.answer, plain.calls[0].rows), **changes)
+        return rehearsals.first_step(bound, Recorder(plain.answer, plain.calls[0].rows), changes)
 
     guided = again({**forced, **rehearsals.guider()})
     if _size(guided) == _size(plain) and rehearsals.scales(bound):
         zero = rehearsals.off(bound, 0.0)
         if _size(again({**forced, **zero})) < _size(guided):  # its scale is ours minus 1
             off, more = zero, 1.0
-            plain = rehearsals.run(bound, Recorder(answers=rehearsals.answers), **forced, **off)
+            plain = rehearsals.first_step(bound, Recorder(answers=rehearsals.answers), {**forced, **off})
             guided = again(forced)
         else:
             on = {**rehearsals.on(bound), **forced}

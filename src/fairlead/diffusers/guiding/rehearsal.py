@@ -93,6 +93,31 @@ class Rehearsals:
             "attach to the pipeline inside it that denoises"
         )
 
+    def first_step(self, bound: inspect.BoundArguments, recorder: Recorder, changes: Mapping[str, Any]) -> Rehearsal:
+        """A rehearsal of the first step, at guidance scales that need not be the call's own.
+
+        Raises:
+            UsageError: if the step has calls of two networks, or fails in or after one.
+        """
+        kind, calls = type(self.pipe).__name__, recorder.found.calls
+        try:
+            return self.run(bound, recorder, **changes)
+        except RuntimeError as error:
+            if not calls:  # for the pipeline's own reasons, in its own words
+                raise
+            reason = str(error).splitlines()[0][:80]
+            raise UsageError(
+                f"{kind} fails in a rehearsal at other scales, from which its calls are learned ({reason}); make one "
+                "image a call, or use the pipeline's own guidance"
+            ) from error
+        finally:  # before the other reason, for made-up answers of one network need not fit the other
+            names = list(dict.fromkeys(call.name for call in calls))
+            if len(names) > 1:
+                raise UsageError(
+                    f"{kind} asks two networks for the predictions of a step ({', '.join(names)}), which attach cannot "
+                    "combine yet; use the pipeline's own guidance"
+                )
+
     def ending(self, bound: inspect.BoundArguments, recorder: Recorder, samples: Any, **changes: Any) -> Any:
         """What the pipeline returns if every step of its scheduler gives ``samples``."""
         return self._called(bound, recorder, lambda output, timestep, sample: samples, changes)
@@ -106,7 +131,10 @@ class Rehearsals:
     ) -> Any:
         scale = changes.pop(GUIDER, None)
         changes |= {name: None for name in _QUIET if name in self.signature.parameters}
-        given = type(bound.arguments)(bound.arguments) | changes
+        given = {
+            name: list(value) if isinstance(value, list) else value  # some pipelines write into a list of prompts
+            for name, value in {**bound.arguments, **changes}.items()
+        }
         arguments = inspect.BoundArguments(self.signature, {k: given[k] for k in self._ordered(given)})
         kept, quiet = random_states_kept(given.get("generator")), _without_bar(self.pipe)
         with (
