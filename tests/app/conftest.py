@@ -1,6 +1,5 @@
 """A folder as `make demo` leaves one: a small run on the digits, and a sweep of it."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,23 +9,29 @@ import fairlead as fl
 from fairlead.app.library import Library
 
 
+def at_home(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("FAIRLEAD_CACHE", str(folder / "cache"))
+    patch.chdir(folder)
+
+
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """model/ and sweep/; whatever names them is relative to the folder above, which is the current one meanwhile."""
+def playground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("playground")
-    before, cache = Path.cwd(), os.environ.get("FAIRLEAD_CACHE")
-    os.environ["FAIRLEAD_CACHE"] = str(folder / "cache")
-    os.chdir(folder)
-    fl.train("demo/model", recipe="digits", steps=40, channels=8, batch_size=32, warmup=4)
-    fl.sweep("demo/model", "demo/sweep", scales=[0, 1, 2, 4], n=60, steps=4)
-    yield Path("demo")
-    os.chdir(before)
-    if cache is None:
-        del os.environ["FAIRLEAD_CACHE"]
-    else:
-        os.environ["FAIRLEAD_CACHE"] = cache
+    with pytest.MonkeyPatch.context() as patch:
+        at_home(folder, patch)
+        fl.train("demo/model", recipe="digits", steps=40, channels=8, batch_size=32, warmup=4)
+        fl.sweep("demo/model", "demo/sweep", scales=[0, 1, 2, 4], n=60, steps=4)
+    return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def demo(playground: Path) -> Iterator[Path]:
+    """model/ and sweep/; whatever names them is relative to the folder above, which is the current one meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        at_home(playground, patch)
+        yield Path("demo")
+
+
+@pytest.fixture(scope="module")
 def library(demo: Path) -> Library:
     return Library.of([str(demo)])

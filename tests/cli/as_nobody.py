@@ -51,6 +51,7 @@ READERS = [
     ["doctor", "IN"],
     ["export", "IN", "new"],
     ["info", "IN"],
+    ["app", "IN"],
     ["report", "IN"],
     ["train", "--data", "IN", "--out", "new"],
     ["train-classifier", "--data", "IN", "--out", "new"],

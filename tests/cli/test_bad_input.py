@@ -81,7 +81,7 @@ TRAIN = [
     (["--channels", "-8"], "channels: expected at least 1, got -8"),
     (["--channels", "0"], "channels: expected at least 1, got 0"),
     (["--net", "lesson-mnist", "--channels", "12"], "num_channels (12) must be divisible by"),
-    (["--size", "9"], "image size 9 cannot be halved"),
+    (["--size", "9"], "no network preset fits images of 9x9; pass --size 8x8"),
     (["--tracker", "tensorbored"], "tensorbored"),
 ]
 

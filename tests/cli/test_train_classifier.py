@@ -76,7 +76,7 @@ BAD = [
     (["--net", "dit-small"], "unknown network preset 'dit-small'"),
     (["--schedule", "cosine"], "unknown schedule 'cosine'; did you mean 'vp_cosine'?"),
     (["--steps", "0"], "steps: expected at least 1"),
-    (["--size", "9"], "expected an image size divisible by 2, got 9"),
+    (["--size", "9"], "no network preset fits images of 9x9; pass --size 8x8"),
     (["--channels", "0"], "channels: expected at least 1, got 0"),
     (["--drop", "0.1"], "drop"),
     (["--objective", "v"], "objective"),

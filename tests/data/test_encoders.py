@@ -32,8 +32,8 @@ def test_clip_is_pooled_where_its_own_library_pools(folders):
         theirs = transformers.CLIPTextModel.from_pretrained(folders["clip"])(**batch)
     assert torch.equal(real, batch["attention_mask"].bool())
     assert real.sum(1).tolist() == [5, 7, 2]
-    torch.testing.assert_close(pooled, theirs.pooler_output, rtol=0, atol=1e-6)
-    torch.testing.assert_close(states[real], theirs.last_hidden_state[real], rtol=0, atol=1e-6)
+    torch.testing.assert_close(pooled, theirs.pooler_output, rtol=0, atol=3e-6)
+    torch.testing.assert_close(states[real], theirs.last_hidden_state[real], rtol=0, atol=3e-6)
 
 
 def test_t5_is_pooled_at_its_end_token_not_at_the_last_position(folders):
@@ -47,7 +47,7 @@ def test_t5_is_pooled_at_its_end_token_not_at_the_last_position(folders):
 def test_a_sentence_is_the_mean_of_its_real_tokens(folders):
     states, real, pooled = unpack(sentence(str(folders["sentence"]))(PROMPTS))
     mean = torch.stack([states[row, real[row]].mean(0) for row in range(3)])
-    torch.testing.assert_close(pooled, mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(pooled, mean, rtol=0, atol=3e-6)
 
 
 @pytest.mark.parametrize("kind", ["clip", "t5", "sentence"])
@@ -56,10 +56,10 @@ def test_a_prompt_does_not_depend_on_the_others_or_on_padding(folders, kind):
     short = make_encoder(f"{kind}:{folders[kind]}", tokens=8)
     together = short(PROMPTS)
     alone = torch.cat([short([prompt]) for prompt in PROMPTS])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+    torch.testing.assert_close(together, alone, rtol=0, atol=3e-6)
     if kind != "clip":  # whose position table ends at 8
         longer = make_encoder(f"{kind}:{folders[kind]}", tokens=11)(PROMPTS)
-        torch.testing.assert_close(longer[:, :9], together, rtol=0, atol=1e-6)
+        torch.testing.assert_close(longer[:, :9], together, rtol=0, atol=3e-6)
         assert not bool(longer[:, 9:].any())
 
 
@@ -68,9 +68,9 @@ def test_windows_are_the_encodings_of_the_pieces_side_by_side(folders):
     assert encoder.length == 24
     value = encoder(["a red seven on the top a small blue one", "a red seven"])
     pieces = clip(str(folders["clip"]))(["a red seven on the top", "a small blue one", "a red seven"])
-    torch.testing.assert_close(value[0, 1:9], pieces[0, 1:], rtol=0, atol=1e-6)
-    torch.testing.assert_close(value[0, 9:17], pieces[1, 1:], rtol=0, atol=1e-6)
-    torch.testing.assert_close(value[1, :9], pieces[2], rtol=0, atol=1e-6)
+    torch.testing.assert_close(value[0, 1:9], pieces[0, 1:], rtol=0, atol=3e-6)
+    torch.testing.assert_close(value[0, 9:17], pieces[1, 1:], rtol=0, atol=3e-6)
+    torch.testing.assert_close(value[1, :9], pieces[2], rtol=0, atol=3e-6)
     assert not bool(value[0, 17:].any())
     assert not bool(value[1, 9:].any())
 
@@ -84,7 +84,7 @@ def test_a_long_prompt_says_which_words_are_lost(folders):
     cut = clip(str(folders["clip"]), long="cut")
     with pytest.warns(UserWarning, match="'at', 'the', 'white', 'digit' of the prompt"):
         value = cut([long])
-    torch.testing.assert_close(value, cut(["a red seven on the top"]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(value, cut(["a red seven on the top"]), rtol=0, atol=3e-6)
 
 
 def test_the_configuration_makes_it_again_and_refuses_other_weights(folders, tmp_path):

@@ -72,7 +72,6 @@ def test_an_autoencoder(tmp_path: Path) -> None:
         ({"out": 3}, "out"),
         ({"data": 3}, "expected a path, got 3"),
         ({"data": DATA, "limit": 3}, "--limit: the data are in memory already"),
-        ({"data": fl.data(IMAGES[:, :, :4]), "net": "8x8"}, "images are 4x8, networks take squares"),
         ({"conditions": "text"}, "conditions"),
         ({"objective": "x1"}, "x1"),
         ({"net_config": "nowhere.json"}, "nowhere.json cannot be read"),

@@ -12,12 +12,13 @@ import gradio as gr
 
 from fairlead.app import tiles
 from fairlead.app.fields import QUIET, GuidanceField, SharedFields
-from fairlead.app.forming import Sides, forming
+from fairlead.app.forming import FormingSides, forming
 from fairlead.app.library import Library
 from fairlead.app.runner import Runner
 from fairlead.app.trace_plot import trace_figure
 from fairlead.app.trial import Trial, picture
 from fairlead.core.errors import UsageError
+from fairlead.core.files import replacing
 from fairlead.report.page import Svg
 from fairlead.report.plots import to_svg
 from fairlead.sample.run import Plan
@@ -116,7 +117,7 @@ _CODE: dict[str, Any] = {
 }
 
 
-def show(trials: Mapping[str, Trial], sides: Sides, folder: Path, draw: bool) -> tuple[Any, ...]:
+def show(trials: Mapping[str, Trial], sides: FormingSides, folder: Path, draw: bool) -> tuple[Any, ...]:
     """The values of all outputs; files once both sides have ended, the plots then and when they are to be drawn."""
     ended = all(side.ended for side in sides.values())
     taken = min(side.step for side in sides.values())
@@ -130,7 +131,8 @@ def show(trials: Mapping[str, Trial], sides: Sides, folder: Path, draw: bool) ->
     for name, side in sides.items():
         path, trial = folder / f"{name.lower()}.png", trials[name]
         if side.run is not None:
-            path.write_bytes(picture(side.run, max(1, len(trial.conds))))
+            with replacing(path) as partial:
+                partial.write_bytes(picture(side.run, max(1, len(trial.conds))))
         saves.append(gr.update(value=str(path) if side.run else None, interactive=side.run is not None))
         commands.append(trial.command(side.plan))
         scripts.append(trial.python(side.plan))
@@ -146,7 +148,7 @@ def show(trials: Mapping[str, Trial], sides: Sides, folder: Path, draw: bool) ->
     )
 
 
-def drawn(sides: Sides) -> str:
+def drawn(sides: FormingSides) -> str:
     """The plots over the steps."""
     alt = "size, angle, effective scale, saturation, rows and time over the steps"
     return Svg(to_svg(trace_figure(sides)), alt, "Means over the images; times are measured while watching.").html()

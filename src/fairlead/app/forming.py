@@ -51,10 +51,10 @@ class Side:
         return self.run is not None or bool(self.broken)
 
 
-Sides = Mapping[str, Side]
+FormingSides = Mapping[str, Side]
 
 
-def forming(plans: Mapping[str, Plan]) -> Iterator[Sides]:
+def forming(plans: Mapping[str, Plan]) -> Iterator[FormingSides]:
     """The state of all plans before the first step, after every step, and with the results.
 
     Raises:

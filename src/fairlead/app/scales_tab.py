@@ -15,7 +15,7 @@ from fairlead.app import tiles
 from fairlead.app.combined import guidances
 from fairlead.app.compare_tab import NAMES, CompareTab
 from fairlead.app.fields import QUIET, GuidanceField, SharedFields
-from fairlead.app.forming import Sides, forming
+from fairlead.app.forming import FormingSides, forming
 from fairlead.app.library import Library
 from fairlead.app.runner import Runner
 from fairlead.core.errors import UsageError
@@ -70,7 +70,7 @@ def add_scales_tab(library: Library, runner: Runner, shared: SharedFields, compa
     row.select(choose, into, [said, *outputs], **QUIET)
 
 
-def state_of(sides: Sides) -> str:
+def state_of(sides: FormingSides) -> str:
     """How far a row is, and what it costs."""
     first = next(iter(sides.values()))
     rows = sum(side.tracing.cost.rows for side in sides.values())
@@ -81,7 +81,7 @@ def state_of(sides: Sides) -> str:
     return text + "".join(tiles.line(each, wrong=True) for each in broken)
 
 
-def pictures_of(sides: Sides) -> list[tuple[Any, str]]:
+def pictures_of(sides: FormingSides) -> list[tuple[Any, str]]:
     """Images with their expressions, for a gallery: once all are there, so that places in it do not move."""
     if not all(side.ended for side in sides.values()):
         return []

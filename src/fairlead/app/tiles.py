@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fairlead.app.forming import Side, Sides
+from fairlead.app.forming import FormingSides, Side
 from fairlead.core.errors import UsageError
 from fairlead.core.printable import printable
 
@@ -45,7 +45,7 @@ def side(one: Side, name: str, columns: int, labels: Sequence[str] = ()) -> str:
     return f'{bar}<p class="cost"><code>{text(str(one.plan.guidance))}</code> · {text(cost)}</p>{wrong}{shown}'
 
 
-def difference(sides: Sides, columns: int) -> str:
+def difference(sides: FormingSides, columns: int) -> str:
     """Right minus left, grey where they are equal; "" while one of them is not there."""
     left, right = (one.images for one in sides.values())
     if left is None or right is None or left.shape != right.shape:

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fairlead.app.forming import Sides
+from fairlead.app.forming import FormingSides
 from fairlead.report.plots import BLUE, GREY, plot_style
 from fairlead.sample.trace import Trace
 
@@ -20,7 +20,7 @@ _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D")
 
 
-def trace_figure(sides: Sides) -> Figure:
+def trace_figure(sides: FormingSides) -> Figure:
     """Six panels over the steps: size and angle of what each term adds, effective scale, saturation, rows and time."""
     with plot_style():
         figure = Figure(figsize=(10.4, 5.6), layout="constrained")

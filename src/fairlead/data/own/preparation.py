@@ -39,6 +39,8 @@ VERSION = 1
 _CHUNK = 2**22
 """Decoded bytes of a chunk, about."""
 _NAMED = 20
+_FEW = 200
+"""Images that are decoded before a bar is worth a line."""
 """Broken files that a message names; the others stand in a file beside the store."""
 
 
@@ -74,7 +76,8 @@ def prepared_images(
         found = open_store(folder, key, len(rows))
         if found is None:
             going = _Preparation(rows, folder, key, size, fit, what, threads)
-            with unwarned(), progress("decoding images", len(rows), "image") as advance:
+            shown = progress if len(rows) > _FEW else silent
+            with unwarned(), shown("decoding images", len(rows), "image") as advance:
                 going.run(colour, skip_broken, advance)
             found = open_store(folder, key, len(rows))
         if found is None:
