@@ -21,7 +21,9 @@ def add_sweeps_tab(library: Library, compare: CompareTab | None) -> None:
     """Put it on the page; ``compare`` takes over a point's guidance, where there is such a tab."""
     opened = _Opened(library)
     with gr.Row():
-        place = gr.Dropdown([*library.sweeps], value=None, label="Sweep or search", elem_id="sweep", scale=4)
+        place = gr.Dropdown(
+            [*library.sweeps], value=next(iter(library.sweeps), None), label="Sweep or search", elem_id="sweep", scale=4
+        )
         again = gr.Button("Open", variant="primary", elem_id="sweep-open", scale=1)
     said = gr.HTML(elem_id="sweep-said")
     curves = gr.HTML(elem_id="sweep-curves")
