@@ -1,6 +1,8 @@
 """A diffusers pipeline -> Model: its network as a denoiser, its text encoders, its VAE, its scheduler's table of noise.
 
 The scheduler itself takes no part: our samplers step, on the schedule that its tables give.
+
+Over 300 lines, as what is loaded of a pipeline, its prompts and its network share one wiring.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ In every step the terms are asked what they want evaluated (``Term.ask``). Branc
 merged (``branch_conditions.py``), branches with coefficient 0 that nobody looks at are not evaluated (per sample, when
 scales are; ``plan.py``), the rest of one network ride in as few calls as memory allows (``batching.py``), the
 terms add what is not affine (``Term.add``), and the finishers run.
+
+Over 300 lines, as one step is assembled, evaluated and combined in one place.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ Whether there are enough images is said from counts alone, before anything is tr
     judge       2 classes with 10 real images each in ``fairlead measure``; classes with fewer are left out of it
 
 Everything else takes any number of images of a class. Over 300 lines: names and counts are asked for together.
+
+Over 300 lines, as half of it is the table of metrics.
 """
 
 from __future__ import annotations

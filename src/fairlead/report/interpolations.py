@@ -12,6 +12,8 @@ Smoothness is the largest change from a frame to the next over the mean one, in 
 m - 1 is one jump. It grows with m, so it compares at equal m only.
 
 Over 300 lines: the verb, its result and the mixing of conditions.
+
+Over 300 lines, as sampling, measuring and drawing share the frames.
 """
 
 from __future__ import annotations

@@ -43,6 +43,11 @@ class Setting:
         return scale_of(self.guidance)
 
 
+def setting_of(entry: Mapping[str, Any]) -> Setting:
+    """As the files of a sweep say it."""
+    return Setting(entry["checkpoint"], entry["guidance"], entry["sampler"], entry["steps"])
+
+
 def scale_of(guidance: str) -> float | None:
     """The number w where the guidance is ``cfg(w)``, whatever finishes it (none: 1), else None."""
     terms = to_guidance(guidance).terms

@@ -19,7 +19,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from fairlead.core.files import replacing
 from fairlead.core.strict_json import opened, read_json, sealed
 from fairlead.measure.frechet import Moments
 from fairlead.measure.score import Difference, Floor, Samples, Score
-from fairlead.tune.setting import Images, Point, Setting, baselines
+from fairlead.tune.setting import Images, Point, Setting, baselines, setting_of
 
 FORMAT = 2
 _LONGEST = 300
@@ -46,8 +46,6 @@ class SweepFolder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-
-    # what the sweep is
 
     def started(self) -> bool:
         """Whether anything is there to go on with."""
@@ -155,8 +153,6 @@ class SweepFolder:
         except _DAMAGED as error:
             raise self._damaged(error) from error
 
-    # work that is not measured yet
-
     def rows(self, key: str) -> float | None:
         """Network rows an image, as counted before the start; None if they were not."""
         try:
@@ -202,8 +198,6 @@ class SweepFolder:
         except _DAMAGED as error:
             raise UsageError(f"{self._of(key)} is damaged ({error!r}); remove it and start the sweep again") from error
 
-    # what is measured
-
     def measured(self) -> set[str]:
         """The keys of the settings that have a score."""
         return {line["key"] for line in self._lines()}
@@ -228,8 +222,9 @@ class SweepFolder:
         if keep_images:
             labels = score.samples.labels.contiguous()
             self._save(f"settings/{key}/images.safetensors", {"images": made.images.contiguous(), "labels": labels})
-        samples = {**score.samples.tensors(), "examples": examples.contiguous()}
-        self._save(f"settings/{key}/samples.safetensors", samples)
+        self._save(
+            f"settings/{key}/samples.safetensors", {**score.samples.tensors(), "examples": examples.contiguous()}
+        )
         lines = self._settle([*(other for other in self._lines() if other["key"] != key), line])
         self._drop_batches(key)
         return self._point(next(line for line in lines if line["key"] == key))
@@ -246,11 +241,8 @@ class SweepFolder:
         return keys[setting]
 
     def samples(self, key: str) -> Samples:
-        """What a setting's score keeps of its samples, so that any two settings can be compared.
-
-        Raises:
-            UsageError: if it is not stored, or damaged.
-        """
+        """What a setting's score keeps of its samples, so that any two settings can be compared; UsageError if it is
+        not stored, or damaged."""
         try:
             return Samples.from_tensors(self.reference, load_file(self._of(key) / "samples.safetensors"))
         except _DAMAGED as error:
@@ -307,8 +299,7 @@ class SweepFolder:
         return settled
 
     def _whole(self, line: Mapping[str, Any]) -> Score:
-        score = Score.from_dict(line["score"])
-        return Score(score.metrics, score.protocol, self.samples(line["key"]))
+        return replace(Score.from_dict(line["score"]), samples=self.samples(line["key"]))
 
     def _point(self, line: Mapping[str, Any]) -> Point:
         settings = {key: setting for setting, key in self._keys().items()}
@@ -327,7 +318,7 @@ class SweepFolder:
 
     def _keys(self) -> dict[Setting, str]:
         """In the order of the table."""
-        return {_setting(entry): entry["key"] for entry in self._about()["settings"]}
+        return {setting_of(entry): entry["key"] for entry in self._about()["settings"]}
 
     def _about(self) -> dict[str, Any]:
         path = self.folder / "sweep.json"
@@ -344,7 +335,7 @@ class SweepFolder:
             about.setdefault("notes", [])
             _ = [*about["classes"], *about["prompts"], *about["notes"], *about["commands"], *about["shared"]["conds"]]
             _ = {**about["models"], **about["measured_with"], **about["floor"]}, about["format"] + 0
-            _ = [(entry["key"] + "", _setting(entry)) for entry in about["settings"]]
+            _ = [(entry["key"] + "", setting_of(entry)) for entry in about["settings"]]
         except UsageError:
             raise
         except _DAMAGED as error:
@@ -395,10 +386,6 @@ def _brief(value: Any) -> str:
     """A value for a message; long ones, such as many prompts, by their beginning and a hash."""
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... #{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _setting(entry: Mapping[str, Any]) -> Setting:
-    return Setting(entry["checkpoint"], entry["guidance"], entry["sampler"], entry["steps"])
 
 
 @contextmanager

@@ -114,9 +114,8 @@ def _made(plan: Plan, batch: slice) -> Images:
     with counting() as cost:
         for frame in plan.frames(batch):
             x0 = frame.x_t
-    x0 = x0.float().cpu()
     with torch.no_grad():
-        decoded = plan.model.decode(x0)
+        decoded = plan.model.decode(x0.float().cpu())
     if decoded.ndim != 4:
         raise UsageError("a sweep measures images, and this model's samples are not images")
     return Images(to_uint8(decoded), shares_at_limits(decoded), cost.rows, time.perf_counter() - began)
