@@ -61,7 +61,6 @@ def learned_model(pipe: Any, name: str, size: int | tuple[int, int] | None) -> M
     network = calls.own.network
     prompts = RehearsedPrompts(calls)
     denoiser = RehearsedNetwork(calls, prompts, schedule, objective)
-    image = calls.image_shape
     return Model(
         denoiser=denoiser,
         schedule=schedule,
@@ -83,7 +82,7 @@ def learned_model(pipe: Any, name: str, size: int | tuple[int, int] | None) -> M
         },
         device=network.device,
         to_space=partial(_no_encoder, calls.kind),
-        image_shape=image,
+        image_shape=calls.image_shape,
         reachable=partial(check_reachable, network),
     )
 

@@ -51,6 +51,7 @@ class PipelineCalls:
         kind: name of the pipeline's class.
         pattern: of a call for one sample.
         own: the network's call for the conditional prediction.
+        sample: the samples of one image as the scheduler has them.
         times: argument -> (factor, offset) from the scheduler's time to what the network is told.
         rows: arguments with rows for each sample; None: not known, samples are evaluated one by one.
     """
@@ -74,12 +75,12 @@ class PipelineCalls:
                 f"{kind} has {len(networks)} networks that may denoise ({', '.join(networks) or 'none'}), and fl.load "
                 "takes pipelines with one; use fl.attach on it"
             )
-        for network in networks.values():
-            check_uncached(network, f"pipe.{next(iter(networks))}")
-        bound = _call_of(pipe, kind, next(iter(networks.values())), size)
+        ((name, network),) = networks.items()
+        check_uncached(network, f"pipe.{name}")
+        bound = _call_of(pipe, kind, network, size)
         objective_of(pipe.scheduler)  # refuses one whose noise levels are not known
         memory = EncoderMemory(pipe)
-        with _rehearsing(pipe, tuple(networks), memory) as rehearsals:
+        with _rehearsing(pipe, (name,), memory) as rehearsals:
             pattern = learned(rehearsals, bound, _quiet(rehearsals))
             if pattern.n != 1 or pattern.latents is None or pattern.output is None:
                 what = f"makes {pattern.n} samples of one prompt" if pattern.n != 1 else (
@@ -173,8 +174,11 @@ def _call_of(pipe: Any, kind: str, network: Any, size: int | tuple[int, int] | N
     """The arguments of a call with a prompt and nothing else."""
     signature = inspect.signature(type(pipe).__call__)
     parameters = signature.parameters
-    needed = [n for n, p in parameters.items() if p.default is p.empty and n not in ("self", "prompt")]
-    needed = [n for n in needed if parameters[n].kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD,)]
+    needed = [
+        n
+        for n, p in parameters.items()
+        if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD and n not in ("self", "prompt")
+    ]
     if "prompt" not in parameters or needed:
         what = f"needs {needed[0]} beside the prompt" if needed else "takes no prompt"
         raise UsageError(f"{kind} {what}, which fl.sample has not; use fl.attach on it")
