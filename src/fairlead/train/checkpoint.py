@@ -269,14 +269,14 @@ def _check(path: Path, described: Mapping[str, Any]) -> None:
         )
 
 
-def prune(run: Path, keep: int, snapshot_every: int, kept: Collection[int] = ()) -> None:
-    """Remove all checkpoints but step ``keep``, the snapshots, of which only the averaged weights stay, and ``kept``.
-
-    What cannot be removed now stays for the next save to remove: step ``keep`` has just been saved, so nothing is lost
-    but space, and a disk that is really full stops the run at the next save.
+def prune(run: Path, last: int, count: int, snapshot_every: int, kept: Collection[int] = ()) -> None:
+    """Remove all checkpoints but the ``count`` last resumable ones up to step ``last``, the snapshots, of which only the
+    averaged weights stay, and ``kept``. What cannot be removed now stays for the next save to remove: a disk that is
+    really full stops the run there.
     """
+    whole = [last] if count == 1 else [step for step in resumable_steps(run) if step <= last][-count:]
     for step in steps_of(run):
-        if step == keep or step in kept:
+        if step in whole or step in kept:
             continue
         folder = step_folder(run, step)
         with suppress(OSError, UsageError):

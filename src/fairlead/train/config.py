@@ -65,6 +65,8 @@ class TrainConfig:
         precision: "bf16" autocasts the network; "auto" does so where the processor has bf16 matrix units.
         snapshot_every: keep the averaged weights of every so many steps (0: none), as weak models for autoguidance.
         checkpoint_every: steps between checkpoints that can be resumed (0: only the last).
+        checkpoint_minutes: minutes after which ``fairlead train`` and ``fl.train`` save one too (0: never).
+        keep: so many of them stay, the last ones.
     """
 
     net: dict[str, Any]
@@ -94,6 +96,8 @@ class TrainConfig:
     seed: int = 0
     snapshot_every: int = 0
     checkpoint_every: int = 0
+    checkpoint_minutes: float = 10.0
+    keep: int = 1
 
     __repr__ = brief
 
@@ -118,9 +122,10 @@ class TrainConfig:
         for name, known in choices.items():
             chosen(name, getattr(self, name), get_args(known))
         for name, low in (
-            ("steps", 1), ("batch_size", 1), ("warmup", 0), ("snapshot_every", 0), ("checkpoint_every", 0), ("seed", 0)
+            ("steps", 1), ("batch_size", 1), ("warmup", 0), ("snapshot_every", 0), ("checkpoint_every", 0), ("seed", 0),
+            ("checkpoint_minutes", 0), ("keep", 1),
         ):  # fmt: skip
-            if getattr(self, name) < low:
+            if not getattr(self, name) >= low:
                 raise UsageError(f"{name}: expected at least {low}, got {getattr(self, name)}")
         if self.seed >= 2**63:
             raise UsageError(f"seed: expected a number below 2**63, got {self.seed}")
@@ -168,11 +173,11 @@ class TrainConfig:
         for name in ("objective", "image"):
             if not isinstance(getattr(self, name), str):
                 raise UsageError(f"{name}: expected a name, got {shown(getattr(self, name))}")
-        for name in ("steps", "batch_size", "warmup", "snapshot_every", "checkpoint_every", "seed"):
+        for name in ("steps", "batch_size", "warmup", "snapshot_every", "checkpoint_every", "keep", "seed"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UsageError(f"{name}: expected an integer, got {shown(value)}")
-        for name in ("lr", "weight_decay", "drop", "drop_all", "internal", "kl", "ema", "clip"):
+        for name in ("lr", "weight_decay", "drop", "drop_all", "internal", "kl", "ema", "clip", "checkpoint_minutes"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise UsageError(f"{name}: expected a number, got {shown(value)}")

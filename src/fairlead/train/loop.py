@@ -43,9 +43,9 @@ from fairlead.train.description import check_fit, described
 from fairlead.train.environment import accelerator_for, start_trackers
 from fairlead.train.malloc import keep_freed_memory
 from fairlead.train.objective import Draw, drop_condition
-from fairlead.train.optimizer import ema_average, learning_rate, optimizer_of, optimizer_state
+from fairlead.train.optimizer import ema_average, learning_rate, optimizer_of, restore_state, stored_state
 from fairlead.train.reading import prepare_text
-from fairlead.train.resume import differences, previous, setup
+from fairlead.train.resume import differences, plans_until, previous, replanned, setup
 from fairlead.train.tasks import task_of
 
 
@@ -152,7 +152,7 @@ class Training:
         optimizer = optimizer_of(network, config)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.noise_shape: tuple[int, ...] = getattr(network, "latent_shape", self.batches.shape)
-        self.step = 0
+        self.step, self._plans = 0, list[dict[str, int]]()
         if checkpoint is not None:
             self._restore(checkpoint)
         start_trackers(self.accelerator, trackers or [])
@@ -168,6 +168,7 @@ class Training:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.notes += differences(checkpoint, setup(self.accelerator), self._dropout)
+        self.notes += replanned(checkpoint, self.config)
         raw, average = checkpoint.tensors("raw"), checkpoint.tensors("ema")
         try:
             load_weights(self.accelerator.unwrap_model(self.network), raw)
@@ -175,14 +176,11 @@ class Training:
         except UsageError as error:
             raise UsageError(f"cannot resume {self.out}: {error}; resume another checkpoint") from error
         self.average.n_averaged.fill_(checkpoint.step)
-        groups = self.optimizer.state_dict()["param_groups"]
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         try:
-            state = optimizer_state(checkpoint.tensors("training"), parameters)
+            restore_state(self.optimizer, checkpoint.tensors("training"))
         except ValueError as error:
             raise UsageError(f"cannot resume {self.out}: its training.safetensors is damaged ({error})") from error
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.step = checkpoint.step
+        self.step, self._plans = checkpoint.step, plans_until(checkpoint, self.config)
 
     def about(self) -> dict[str, Any]:
         """The description that goes into the checkpoint: enough to rebuild the model and to know where it came from."""
@@ -191,6 +189,7 @@ class Training:
             **described(self.config, self.data, self.schedule, list(self.drops)),
             "parameters": self.parameters,
             "precision": self.precision,
+            **({"plans": self._plans} if self._plans else {}),
         }
 
     def averaged_network(self) -> nn.Module:
@@ -268,19 +267,17 @@ class Training:
         return None
 
     def save(self) -> Path | None:
-        """Write a checkpoint of this moment, from which the run can be resumed, and remove the one before.
+        """Write a checkpoint of this moment, from which the run can be resumed, and remove those that are not kept.
 
         Every process has to call it, and gets its folder.
         """
         if self.out is None:
             return None
-        state = self.optimizer.state_dict()
-        training = {f"{index}.{key}": value for index, entry in state["state"].items() for key, value in entry.items()}
         network = self.accelerator.unwrap_model(self.network)
-        parts = {"ema": self.average.module.state_dict(), "raw": network.state_dict(), "training": training}
-        self._write(parts)
+        parts = {"ema": self.average.module.state_dict(), "raw": network.state_dict()}
+        self._write({**parts, "training": stored_state(self.optimizer)})
         if self.accelerator.is_main_process:
-            prune(self.out, self.step, self.config.snapshot_every, self._kept)
+            prune(self.out, self.step, self.config.keep, self.config.snapshot_every, self._kept)
         return step_folder(self.out, self.step)
 
     def _write(self, parts: dict[str, dict[str, Tensor]]) -> None:

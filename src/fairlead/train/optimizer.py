@@ -104,6 +104,23 @@ def _factor(gram: Tensor) -> Tensor:
     return factor
 
 
+def stored_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser as tensors called "INDEX.NAME"."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
+
+
+def restore_state(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
+    """Let an optimiser go on from what :func:`stored_state` gave.
+
+    Raises:
+        ValueError: as :func:`optimizer_state`.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.load_state_dict({"state": optimizer_state(stored, parameters), "param_groups": groups})
+
+
 def optimizer_state(stored: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
     """The state that an optimiser of ``parameters`` goes on from, of tensors called "INDEX.NAME".
 

@@ -1,6 +1,8 @@
 """What a training is asked for: the options of the commands and of ``fl.train``, and the training that they make.
 
 Importing this costs no torch: the command line's help is made from it.
+
+Over 300 lines, as every option has its line of help.
 """
 
 from __future__ import annotations
@@ -91,10 +93,14 @@ class TrainOptions:
     """Decides all random draws."""
     checkpoint_every: int | None = None
     """Steps between checkpoints that can be resumed; the last step is always saved."""
+    checkpoint_minutes: float | None = None
+    """Minutes after which one is saved too, by default 10; 0 for never."""
+    keep: int | None = None
+    """So many checkpoints that can be resumed stay, the last ones; by default 1."""
     tracker: str | None = None
     """An accelerate tracker such as tensorboard; its files go into OUT."""
     resume: bool = False
-    """Continue the run in OUT from its last checkpoint."""
+    """Continue the run in OUT from its last checkpoint; more --steps than it was begun with go on further."""
 
     @contextmanager
     def started(
