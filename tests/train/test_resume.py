@@ -16,7 +16,7 @@ from fairlead.core.strict_json import sealed
 from fairlead.data.images import ImageData
 from fairlead.train.checkpoint import find_checkpoint, resumable_steps, steps_of
 from fairlead.train.loop import Training
-from fairlead.train.resume import _compared
+from fairlead.train.resume import compared
 from tests.train.tiny import digits, same_bits, tensors_of, tiny_config, tiny_net, trained
 
 HOLDER = """
@@ -276,9 +276,9 @@ def test_what_is_known_by_its_contents_may_lie_elsewhere():
         ("latents", "source", "hash"), ("text", "source", "weights"), ("net", "pipeline", "base")
     ):  # fmt: skip
         here, there = ({place: where, contents: "a", "width": 3} for where in ("here", "there"))
-        assert _compared(name, here) == _compared(name, there)
-        assert _compared(name, here) != _compared(name, {**here, contents: "b"})
-    assert _compared("text", {"source": "here"}) != _compared("text", {"source": "there"})  # nothing says what it is
+        assert compared(name, here) == compared(name, there)
+        assert compared(name, here) != compared(name, {**here, contents: "b"})
+    assert compared("text", {"source": "here"}) != compared("text", {"source": "there"})  # nothing says what it is
 
 
 def test_a_run_holds_its_folder_until_its_end(tmp_path):

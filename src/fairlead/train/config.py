@@ -57,6 +57,7 @@ class TrainConfig:
         text: configuration of the text encoder, from ``TextEncoder.config``; {} if the network reads no text.
         image: what the condition "image" shows of an image, see :mod:`fairlead.data.degrade`; "" if there is none.
         latents: configuration of the autoencoder whose latents are denoised, from ``Autoencoder.config``; {}: pixels.
+        init: weights to start from, from ``train.initial.initial_config``; {}: random ones.
         internal: weight of the loss of the head in the middle of the network, beside that of its output (2512.24176:
             at most 0.5); 0: it has none.
         kl: weight of an autoencoder's KL divergence against the error summed over an image (2112.10752: 1e-6).
@@ -88,6 +89,7 @@ class TrainConfig:
     text: dict[str, Any] = field(default_factory=dict)
     image: str = ""
     latents: dict[str, Any] = field(default_factory=dict)
+    init: dict[str, Any] = field(default_factory=dict)
     internal: float = 0.0
     kl: float = 0.0
     ema: float = 0.999
@@ -168,8 +170,10 @@ class TrainConfig:
         schedule: Any = self.schedule
         if not isinstance(schedule, dict):
             object.__setattr__(self, "schedule", as_schedule(schedule).config())
-        for name in ("net", "data", "drops", "text", "latents"):
+        for name in ("net", "data", "drops", "text", "latents", "init"):
             object.__setattr__(self, name, as_mapping(name, getattr(self, name)))
+        if self.init and not all(isinstance(self.init.get(name), str) for name in ("source", "weights")):
+            raise UsageError(f"init: expected what initial_config(RUN) gives, got {shown(self.init)}")
         for name in ("objective", "image"):
             if not isinstance(getattr(self, name), str):
                 raise UsageError(f"{name}: expected a name, got {shown(getattr(self, name))}")

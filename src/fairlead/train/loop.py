@@ -41,6 +41,7 @@ from fairlead.train.conditions import DataConditions
 from fairlead.train.config import TrainConfig
 from fairlead.train.description import check_fit, described
 from fairlead.train.environment import accelerator_for, start_trackers
+from fairlead.train.initial import initialise
 from fairlead.train.malloc import keep_freed_memory
 from fairlead.train.objective import Draw, drop_condition
 from fairlead.train.optimizer import ema_average, learning_rate, optimizer_of, restore_state, stored_state
@@ -134,13 +135,16 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_net(config.net)
+        knows_text = False
         if checkpoint is None:
+            if config.init:
+                self.notes, knows_text = initialise(network, config, data)
             self.task.prepare(network, data)
         text = getattr(network, "text", None)
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
         self.batches = self._batches(config.batch_size, progress)
-        if isinstance(text, TextInput) and checkpoint is None and self.conditions is not None:
+        if isinstance(text, TextInput) and checkpoint is None and self.conditions is not None and not knows_text:
             prepare_text(text, data, self.conditions, config, lambda size: self._batches(size, None), reading)
         self.parameters = parameter_count(network)
         self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())

@@ -99,6 +99,8 @@ class TrainOptions:
     """So many checkpoints that can be resumed stay, the last ones; by default 1."""
     tracker: str | None = None
     """An accelerate tracker such as tensorboard; its files go into OUT."""
+    init: str | Path | None = None
+    """Start from the averaged weights of another run (RUN, RUN@step500), as far as they fit; what does not is said."""
     resume: bool = False
     """Continue the run in OUT from its last checkpoint; more --steps than it was begun with go on further."""
 
@@ -125,15 +127,17 @@ class TrainOptions:
         from fairlead.data.own.fitting import as_size, size_text
         from fairlead.train.conditions import asked, rule_of_words
         from fairlead.train.environment import check_environment, resolve_precision, training_device
+        from fairlead.train.initial import initial_config
         from fairlead.train.loop import Training
         from fairlead.train.tasks import DENOISE, task_of
 
         recipe, device = self._recipe(recipes), training_device()
+        init = {} if self.init is None else initial_config(self.init, self.folder if self.resume else None)
         precision: Any = self.precision or recipe.train.get("precision", "auto")
         check_environment(resolve_precision(precision, device), device)
         changes = self._given([field.name for field in fields(TrainConfig)])
         check_folder(self.folder)
-        put_together = ("net", "data", "schedule", "text", "image", "latents")
+        put_together = ("net", "data", "schedule", "text", "image", "latents", "init")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
         given = {"spec": self.data or recipe.data, **self._given(DATA_OPTIONS)}
@@ -160,6 +164,7 @@ class TrainOptions:
             text=text,
             latents=latents,
             image=image,
+            init=init,
             **{**recipe.train, **changes},
         )
         with (

@@ -24,7 +24,12 @@ from fairlead.train.tasks import task_of
 
 FREE = ("data", "precision", "steps", "checkpoint_every", "checkpoint_minutes", "keep", "snapshot_every")
 """Settings that a resumed run may have otherwise: data are compared by their contents, precision as resolved."""
-_PLACES = {"latents": ("source", "hash"), "text": ("source", "weights"), "net": ("pipeline", "base")}
+_PLACES = {
+    "latents": ("source", "hash"),
+    "text": ("source", "weights"),
+    "net": ("pipeline", "base"),
+    "init": ("source", "weights"),
+}
 """Setting -> its part that says where something lies, and the hash that says what it is."""
 
 
@@ -117,7 +122,7 @@ def _changed(checkpoint: Checkpoint, data: ImageData, config: TrainConfig) -> di
     changed = {
         name: (old, now.get(name))
         for name, old in was.items()
-        if name not in FREE and _compared(name, old) != _compared(name, now.get(name))
+        if name not in FREE and compared(name, old) != compared(name, now.get(name))
     }
     if there["fingerprint"] != data.fingerprint:
         changed["data"] = (there["fingerprint"], data.fingerprint)
@@ -132,7 +137,7 @@ def _dropping(train: dict[str, Any]) -> dict[str, float]:
     return {name: train.get("drops", {}).get(name, train["drop"]) for name in names}
 
 
-def _compared(name: str, value: Any) -> Any:
+def compared(name: str, value: Any) -> Any:
     """A setting as a resumed run must have it again: what is known by its contents may lie elsewhere by now."""
     place, contents = _PLACES.get(name, ("", ""))
     if isinstance(value, dict) and value.get(contents):
