@@ -1,4 +1,4 @@
-"""Weights to start from: what fits is taken to the bit, what does not is named, what they were trained on is compared."""
+"""Weights to start from: what fits is taken to the bit, what does not is named, and what they were trained on."""
 
 import dataclasses
 import shutil
@@ -45,10 +45,8 @@ def test_a_training_starts_from_the_averaged_weights_of_another(run):
 def test_what_does_not_fit_stays_fresh_and_is_named(run):
     net = tiny_net(classes=5)
     training = Training(five(), tiny_config(net=net, init=initial_config(run)), None)
-    fresh, stored = (
-        Training(five(), tiny_config(net=net), None).network.state_dict(),
-        find_checkpoint(run).tensors("ema"),
-    )
+    fresh = Training(five(), tiny_config(net=net), None).network.state_dict()
+    stored = find_checkpoint(run).tensors("ema")
     for name, value in training.network.state_dict().items():
         assert torch.equal(value, fresh[name] if name == "label.table" else stored[name])
     (note,) = training.notes

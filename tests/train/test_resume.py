@@ -171,16 +171,15 @@ def test_more_steps_at_a_constant_rate_are_the_longer_run_to_the_bit(tmp_path):
 
 
 def test_a_cosine_goes_on_as_the_new_plan_has_it(tmp_path):
-    """cos over 16 steps after 2 of warm-up: 1 + cos(4 pi / 14) in step 7, where the plan of 8 steps had 1 + cos(2 pi / 3)."""
+    """16 steps, 2 of warm-up: 1 + cos(4 pi / 14) in step 7, where the plan of 8 steps had 1 + cos(2 pi / 3)."""
     trained(tiny_config(steps=8, checkpoint_every=6), tmp_path / "run", until=6)
     config = tiny_config(steps=16, checkpoint_every=9)
     training, records = trained(config, tmp_path / "run", until=9, resume=True)
     assert [record.lr for record in records] == pytest.approx(
         [1e-3 * (1 + math.cos(math.pi * k / 14)) for k in (4, 5, 6)]
     )
-    assert training.notes[0].endswith(
-        f"step 7 is {1e-3 * (1 + math.cos(4 * math.pi / 14)):.2g} (cosine over 16 steps), where the old plan was at 0.0005"
-    )
+    rate = f"{1e-3 * (1 + math.cos(4 * math.pi / 14)):.2g}"
+    assert training.notes[0].endswith(f"7 is {rate} (cosine over 16 steps), where the old plan was at 0.0005")
     _, again = trained(config, tmp_path / "run", resume=True)  # the new plan is the run's own by now
     assert (again[0].step, again[0].lr) == (10, pytest.approx(1e-3 * (1 + math.cos(math.pi / 2))))
     assert find_checkpoint(tmp_path / "run").about["plans"] == [{"until": 6, "steps": 8}]

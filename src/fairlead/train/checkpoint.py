@@ -270,7 +270,7 @@ def _check(path: Path, described: Mapping[str, Any]) -> None:
 
 
 def prune(run: Path, last: int, count: int, snapshot_every: int, kept: Collection[int] = ()) -> None:
-    """Remove all checkpoints but the ``count`` last resumable ones up to step ``last``, the snapshots, of which only the
+    """Remove all checkpoints but the ``count`` last resumable ones up to step ``last``, the snapshots, of which only
     averaged weights stay, and ``kept``. What cannot be removed now stays for the next save to remove: a disk that is
     really full stops the run there.
     """

@@ -90,7 +90,7 @@ def initialise(network: nn.Module, config: TrainConfig, data: ImageData) -> tupl
 
 
 def _unlike(about: Mapping[str, Any], config: TrainConfig, data: ImageData) -> list[str]:
-    """What the weights were trained on and with, where that is otherwise here: ``classes (cat, dog; here dog, cat)``."""
+    """What the weights were trained on and with, where it is otherwise here: ``classes (cat, dog; here dog, cat)``."""
     there, here, was = condition_names(about["net"]), condition_names(config.net), about["train"]
     pairs: dict[str, tuple[Any, Any]] = {"conditions": (there or ["none"], here or ["none"])}
     if "label" in there and "label" in here:

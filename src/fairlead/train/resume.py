@@ -102,8 +102,8 @@ def replanned(checkpoint: Checkpoint, config: TrainConfig) -> list[str]:
     rate, old = (learning_rate(replace(config, steps=steps), step) for steps in (config.steps, before))
     went = f"{old:.2g}" if step < before else "its end"
     return [
-        f"goes on from step {step} to {config.steps}, planned for {before} before: the learning rate of step {step + 1} "
-        f"is {rate:.2g} ({config.decay} over {config.steps} steps), where the old plan was at {went}"
+        f"goes on from step {step} to {config.steps}, planned for {before} before: the learning rate of step "
+        f"{step + 1} is {rate:.2g} ({config.decay} over {config.steps} steps), where the old plan was at {went}"
     ]
 
 
