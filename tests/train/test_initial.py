@@ -14,8 +14,8 @@ from fairlead.nets.build import net_config
 from fairlead.train.checkpoint import find_checkpoint
 from fairlead.train.conditions import asked
 from fairlead.train.config import TrainConfig
-from fairlead.train.initial import initial_config
 from fairlead.train.loop import Training
+from fairlead.train.weights.initial import initial_config
 from tests.train.test_conditions import captioned
 from tests.train.tiny import digits, same_bits, tensors_of, tiny_config, tiny_net, trained
 
@@ -98,7 +98,7 @@ def test_weights_that_cannot_be_meant_are_refused(run, tmp_path):
     other = shutil.copytree(run, tmp_path / "other")
     init = initial_config(other)
     trained(tiny_config(steps=3), other, resume=True)
-    with pytest.raises(UsageError, match=rf"by now, expected {init['weights']}; name a step, .*other@step2"):
+    with pytest.raises(UsageError, match=rf"by now, expected {init['weights']}; name a step, RUN@step2"):
         Training(digits(), tiny_config(init=init), None)
     with pytest.raises(UsageError, match=r"init: expected what initial_config\(RUN\) gives, got"):
         tiny_config(init={"source": str(run)})

@@ -1,4 +1,4 @@
-"""How weights move in the training loop: AdamW or Muon, the learning rate, the average of the weights."""
+"""How weights move in the training loop: AdamW or Muon, and the learning rate."""
 
 from __future__ import annotations
 
@@ -174,13 +174,3 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.lr
     progress = (step - warmup) / (config.steps - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def ema_average(decay: float) -> Any:
-    """For ``AveragedModel``: decay min(decay, (1 + k) / (10 + k)) after k updates."""
-
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        k = float(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + k) / (10 + k)))
-
-    return update

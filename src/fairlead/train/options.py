@@ -81,12 +81,15 @@ class TrainOptions:
     """Optimiser steps."""
     batch_size: int | None = None
     """Samples a step, over all processes."""
+    accumulate: int | None = None
+    """Parts of a process's share of a batch, one after the other: less memory, the same step to rounding."""
     lr: float | None = None
     """Peak learning rate."""
     warmup: int | None = None
     """Steps over which the learning rate rises from 0; at most half of them all."""
-    ema: float | None = None
-    """Decay of the average of the weights."""
+    ema: float | Literal["power"] | None = None
+    """Decay of the average of the weights; or power: averages from which one of any width is rebuilt afterwards, with
+    `--weights ema:0.08` or RUN@ema:0.08."""
     precision: str | None = None
     """fp32, bf16, or auto (bf16 where the processor has matrix units for it)."""
     seed: int | None = None
@@ -127,9 +130,9 @@ class TrainOptions:
         from fairlead.data.own.fitting import as_size, size_text
         from fairlead.train.conditions import asked, rule_of_words
         from fairlead.train.environment import check_environment, resolve_precision, training_device
-        from fairlead.train.initial import initial_config
         from fairlead.train.loop import Training
         from fairlead.train.tasks import DENOISE, task_of
+        from fairlead.train.weights.initial import initial_config
 
         recipe, device = self._recipe(recipes), training_device()
         init = {} if self.init is None else initial_config(self.init, self.folder if self.resume else None)

@@ -22,7 +22,7 @@ from fairlead.train.config import TrainConfig
 from fairlead.train.optimizer import learning_rate
 from fairlead.train.tasks import task_of
 
-FREE = ("data", "precision", "steps", "checkpoint_every", "checkpoint_minutes", "keep", "snapshot_every")
+FREE = ("data", "precision", "steps", "accumulate", "checkpoint_every", "checkpoint_minutes", "keep", "snapshot_every")
 """Settings that a resumed run may have otherwise: data are compared by their contents, precision as resolved."""
 _PLACES = {
     "latents": ("source", "hash"),
@@ -82,15 +82,17 @@ def differences(checkpoint: Checkpoint, here: dict[str, Any], dropout: bool) -> 
     """In words, how a run goes on otherwise than it was trained so far.
 
     Args:
-        here: the present ``setup``.
+        here: the present ``setup`` and ``accumulate``.
         dropout: whether the network has some.
     """
-    there = {name: checkpoint.about.get(name, value) for name, value in here.items()}
+    about = {"accumulate": 1, **checkpoint.about["train"], **checkpoint.about}
+    there = {name: about.get(name, value) for name, value in here.items()}
     unlike = [name for name, value in here.items() if there[name] != value]
     if not unlike:
         return []
     what = "; ".join(f"{name} was {there[name]}, now {here[name]}" for name in unlike)
-    masks = " but for dropout, whose masks depend on the processes" if dropout and "processes" in unlike else ""
+    parted = dropout and {"processes", "accumulate"} & set(unlike)
+    masks = " but for dropout, whose masks depend on the parts of a batch" if parted else ""
     return [f"goes on from step {checkpoint.step} in another setup ({what}): equal to rounding{masks}, not to the bit"]
 
 

@@ -7,27 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fairlead.core.arguments import shown
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import schedule_from_config
 from fairlead.data.images import ImageData
 from fairlead.nets.inputs import condition_names
-from fairlead.train.checkpoint import find_checkpoint, step_folder, steps_of
+from fairlead.train.checkpoint import Checkpoint, find_checkpoint, step_folder, steps_of
 from fairlead.train.config import TrainConfig
 from fairlead.train.resume import compared
 from fairlead.train.tasks import task_of
+from fairlead.train.weights.averages import read_weights
 
 _LISTED = 6
 """Tensors that a line names."""
 
 
 def initial_config(spec: str | Path, out: Path | None = None) -> dict[str, Any]:
-    """``TrainConfig.init`` for the averaged weights of a checkpoint.
+    """``TrainConfig.init`` for the weights of a checkpoint, the averaged ones unless it names others.
 
     Args:
-        spec: RUN, RUN@step500 or a checkpoint folder.
+        spec: RUN, RUN@step500, a checkpoint folder, or one of them with the weights, such as RUN@ema:0.08 or RUN@raw.
         out: a folder whose run, if it was begun from ``spec``, is resumed: what it was begun from need not be there.
 
     Raises:
@@ -39,7 +40,7 @@ def initial_config(spec: str | Path, out: Path | None = None) -> dict[str, Any]:
         if begun.get("source") == str(spec):
             return begun
     checkpoint = find_checkpoint(spec)
-    return {"source": str(spec), "step": checkpoint.step, "weights": checkpoint.about["files"]["ema"]}
+    return {"source": str(spec), "step": checkpoint.step, "weights": _weights(checkpoint)[1]}
 
 
 def initialise(network: nn.Module, config: TrainConfig, data: ImageData) -> tuple[list[str], bool]:
@@ -53,11 +54,11 @@ def initialise(network: nn.Module, config: TrainConfig, data: ImageData) -> tupl
     """
     source = config.init["source"]
     checkpoint = find_checkpoint(source)
-    about, tensors = checkpoint.about, checkpoint.tensors("ema")
-    if about["files"]["ema"] != config.init["weights"]:
+    about, (tensors, digest) = checkpoint.about, _weights(checkpoint)
+    if digest != config.init["weights"]:
         raise UsageError(
-            f"--init {source}: its last checkpoint is step {checkpoint.step} with weights {about['files']['ema']} by "
-            f"now, expected {config.init['weights']}; name a step, {source}@step{config.init.get('step')}"
+            f"--init {source}: its last checkpoint is step {checkpoint.step} with weights {digest} by now, expected "
+            f"{config.init['weights']}; name a step, RUN@step{config.init.get('step')}"
         )
     kind, task = task_of(about["objective"]), task_of(config.objective)
     if kind is not task:
@@ -86,7 +87,15 @@ def initialise(network: nn.Module, config: TrainConfig, data: ImageData) -> tupl
     parts += [f"trained with other {' and '.join(unlike)}"] if unlike else []
     reads = [name for name in own if name.startswith("text.")]
     same_text = set(reads) <= set(taken) and _text(about["train"]) == _text(config.to_json())
-    return [f"starts from {source}, step {checkpoint.step}, averaged weights: {'; '.join(parts)}"], same_text
+    return [f"starts from {source}, step {checkpoint.step}, {_called(checkpoint)}: {'; '.join(parts)}"], same_text
+
+
+def _weights(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], str]:
+    return read_weights(checkpoint, checkpoint.weights or "ema")
+
+
+def _called(checkpoint: Checkpoint) -> str:
+    return f"weights {checkpoint.weights}" if checkpoint.weights not in ("", "ema") else "averaged weights"
 
 
 def _unlike(about: Mapping[str, Any], config: TrainConfig, data: ImageData) -> list[str]:
