@@ -72,8 +72,8 @@ def parted(
     resume: bool = False,
     until: int | None = None,
 ) -> tuple[Training, list[StepRecord]]:
-    """24 steps of 32 samples, the share of each process in so many parts. Norms take several channels: a bias before one
-    of a single channel has no effect, and moves as rounding has it."""
+    """24 steps of 32 samples, the share of each process in so many parts. Norms take several channels: a bias before
+    one of a single channel has no effect, and moves as rounding has it."""
     config = tiny_config(
         net=tiny_net(channels=16), steps=24, batch_size=32, drop=0.3, accumulate=accumulate, precision=precision,
         optimizer=optimizer, checkpoint_every=12,
