@@ -110,6 +110,28 @@ def test_a_batch_in_parts_trains_the_network_of_the_whole(one, tmp_path, parts):
     assert [record.loss for record in records] == pytest.approx(losses, rel=1e-5)
 
 
+def gradient(accumulate: int, precision: str) -> torch.Tensor:
+    """Of a batch, in float64; the weights are moved from where they start, at which most gradients are 0."""
+    config = tiny_config(net=tiny_net(channels=16), batch_size=32, clip=1e9, accumulate=accumulate, precision=precision)
+    training, seen = Training(digits(), config, None), []
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in training.network.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    training.optimizer.step = lambda: seen.extend(p.grad.double().flatten() for p in training.network.parameters())
+    training.take_step()
+    return torch.cat(seen)
+
+
+@pytest.mark.parametrize(("precision", "rounding"), [("fp32", 2.0**-20), ("bf16", 2.0**-7)])
+def test_the_gradient_of_the_parts_is_that_of_the_whole_to_the_rounding_of_its_precision(precision, rounding):
+    """bf16 keeps 8 bits of each part's gradients, which is why weights trained in it part by about 1e-3 in 24 steps."""
+    whole, parts = gradient(1, precision), gradient(4, precision)
+    assert float((parts - whole).norm() / whole.norm()) < rounding
+    if precision == "bf16":
+        assert float((parts - whole).norm() / whole.norm()) > 2.0**-16
+
+
 def test_dropout_is_that_of_the_parts_whoever_takes_them(tmp_path):
     """Two parts of one process have the masks of two processes: the seed of a part is its place in the batch."""
     drawn = []
@@ -150,17 +172,6 @@ def test_processes_train_the_network_of_one(one, tmp_path, count, accumulate, op
     found = [json.loads((shared / f"loss-{rank}").read_text()) for rank in range(count)]
     assert all(each == found[0] for each in found)
     assert found[0] == pytest.approx(losses, rel=1e-5)
-
-
-@pytest.mark.slow
-def test_in_bf16_processes_differ_from_one_by_the_rounding_of_its_parts(tmp_path):
-    """bf16 rounds the gradient of each part to 8 bits: four processes have the weights of one that takes the batch in
-    four parts, and those of the whole batch only to about lr / 4 after 24 steps."""
-    parted(tmp_path / "whole", precision="bf16")
-    parted(tmp_path / "parts", 4, "bf16")
-    in_processes(4, SCRIPT, tmp_path, tmp_path / "four", "1", "bf16", "adamw")
-    assert apart(tmp_path / "parts", tmp_path / "four") < 2e-5
-    assert 1e-4 < apart(tmp_path / "parts", tmp_path / "whole") < 2e-2
 
 
 @pytest.mark.slow
