@@ -47,7 +47,8 @@ class DenoiserOptions(TrainOptions):
     name."""
     schedule: ScheduleName = None
     conditioning: str | None = None
-    """How the class enters the U-Net: adaptive (group normalisation), add (to the time embedding), concat (one-hot)."""
+    """How the class enters the network: adaptive (normalisation), add (to the time embedding), concat (one-hot), fuse
+    (concatenated to the time embedding, through an MLP; a DiT takes this or adaptive)."""
     objective: str | None = None
     """What the network predicts: eps, v, x0, flow."""
     weighting: Annotated[str | None, Doc(f"Loss weight over noise levels: {', '.join(get_args(Weighting))}.")] = None
