@@ -60,7 +60,7 @@ def test_a_fused_label_is_recorded_loads_resumes_and_is_not_exported(net: dict[s
         fl.train(tmp_path / "run", resume=True, **{**quick, "conditioning": "adaptive"})
     with pytest.raises(fl.UsageError, match="which diffusers does not know"):
         fl.export(tmp_path / "run", tmp_path / "pipeline")
-    with pytest.raises(fl.UsageError, match="conditioning 'fuse' .* add label to its conditions"):
+    with pytest.raises(fl.UsageError, match=r"conditioning 'fuse' .* add label to its conditions"):
         fl.train(tmp_path / "none", conditions=("none",), **quick)
 
 

@@ -36,8 +36,8 @@ class ImageInput(nn.Module):
 
 
 class Fusion(nn.Module):
-    """([n, embed] of the time, [n, embed] of the label) -> [n, embed]: both concatenated, through a two-layer MLP. Their
-    sum is a special case."""
+    """([n, embed] of the time, [n, embed] of the label) -> [n, embed]: both concatenated, through a two-layer MLP, of
+    which their sum is a special case."""
 
     def __init__(self, embed: int) -> None:
         super().__init__()
@@ -80,8 +80,8 @@ class ConditionedNet(nn.Module):
         self.label = LabelEmbedding(classes, label_width or embed, one_hot=one_hot) if classes else None
         if fuse and not classes:
             raise UsageError(
-                "conditioning 'fuse' joins a label's embedding to that of the time, and the network is not told a label; "
-                "add label to its conditions, or take another conditioning"
+                "conditioning 'fuse' joins a label's embedding to that of the time, and the network is not told a "
+                "label; add label to its conditions, or take another conditioning"
             )
         self.fusion = Fusion(embed) if fuse else None
         taken = set(attributes or {}) & set(RESERVED)
