@@ -19,7 +19,7 @@ from fairlead.nets.inputs import ConditionedNet
 from fairlead.nets.sizes import Sides, shown_sides, sides_of
 from fairlead.nets.text import TokenStates, read_tokens
 
-Conditioning = Literal["adaptive", "fuse"]
+Joined = Literal["adaptive", "fuse"]
 
 
 class DiTBlock(nn.Module):
@@ -109,14 +109,14 @@ class DiT(ConditionedNet):
         heads: Size = 4,
         patch: Size = 2,
         embed: int = 256,
-        conditioning: Conditioning = "adaptive",
+        conditioning: Joined = "adaptive",
         attributes: Mapping[str, Size] | None = None,
         text: Mapping[str, Any] | None = None,
         image: Count = 0,
         internal: bool = False,
     ) -> None:
-        if conditioning not in get_args(Conditioning):
-            raise unknown("conditioning", conditioning, get_args(Conditioning))
+        if conditioning not in get_args(Joined):
+            raise unknown("conditioning", conditioning, get_args(Joined))
         shape, fuse = (channels_in, sides_of(size)), conditioning == "fuse"
         super().__init__(embed, classes, None, attributes, text, image, shape=shape, fuse=fuse)
         height, width = sides_of(size)

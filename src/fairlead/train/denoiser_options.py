@@ -94,6 +94,9 @@ class DenoiserOptions(TrainOptions):
     """adamw, or muon: matrices by orthogonal updates, all else by adamw; fewer steps for as much, each dearer."""
     snapshot_every: int | None = None
     """Keep the averaged weights of every so many steps, as weak models for autoguidance."""
+    validate_every: int | None = None
+    """Steps between two measurements of the loss on held-out images, by noise level, in OUT/validation.csv; the last
+    step is always measured. Default: ten times in a run, at most every 100 steps; 0 for never."""
     preview_every: int = 0
     """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
 

@@ -54,7 +54,8 @@ class TrainOptions:
     recipe: str = "digits"
     """Preset of all below."""
     data: Any = None
-    """A name, a folder or a hub name as ``fl.load_data`` takes it, or a set in memory, as ``fl.data`` makes it."""
+    """A name, a folder or a hub name as ``fl.load_data`` takes it; or a set in memory, as ``fl.data`` makes it, or two,
+    to train on and to hold out."""
     size: int | str | None = None
     """Bring images to this size: a side in pixels, or height x width such as 64x96."""
     fit: Literal["centre", "random", "resize", "pad"] | None = None
@@ -92,7 +93,7 @@ class TrainOptions:
     checkpoint_every: int | None = None
     """Steps between checkpoints that can be resumed; the last step is always saved."""
     tracker: str | None = None
-    """An accelerate tracker such as tensorboard; its files go into OUT."""
+    """A tracker of accelerate, such as tensorboard or wandb; its files go into OUT."""
     resume: bool = False
     """Continue the run in OUT from its last checkpoint."""
 
@@ -114,6 +115,7 @@ class TrainOptions:
     ) -> Training:
         """Load the data, put the configuration together and say what will be trained; ``net``: options that are
         arguments of the network."""
+        from fairlead.data.arrays import with_held_out
         from fairlead.data.hub import load_data
         from fairlead.data.images import ImageData
         from fairlead.data.own.fitting import as_size, size_text
@@ -130,12 +132,13 @@ class TrainOptions:
         put_together = ("net", "data", "schedule", "text", "image", "latents")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
-        given = {"spec": self.data or recipe.data, **self._given(DATA_OPTIONS)}
+        first, _ = with_held_out(self.data)
+        given = {"spec": recipe.data if first is None else first, **self._given(DATA_OPTIONS)}
         given |= {"skip_broken": True} if self.skip_broken else {}
         if (sides := as_size(self.size, "--size")) is not None:
             given["size"] = sides[0] if sides[0] == sides[1] else size_text(sides)
         self._check_size(recipe, sides, presets)
-        if isinstance(self.data, ImageData):
+        if isinstance(first, ImageData):
             data = given.pop("spec")
             if given:
                 raise UsageError(f"--{next(iter(given))}: the data are in memory already; leave it out")
