@@ -57,6 +57,19 @@ def data(
     return ImageData(stored, numbers, names, name, split, flip, first, own, more)
 
 
+def with_held_out(given: Any) -> tuple[Any, ImageData | None]:
+    """What a training is given as data: (what to train on, what to hold out, where two sets in memory are given).
+
+    Raises:
+        UsageError: for a list of anything but two sets.
+    """
+    if not isinstance(given, list | tuple):
+        return given, None
+    if len(given) != 2 or not all(isinstance(one, ImageData) for one in given):
+        raise UsageError(f"data: expected one set, or two of fl.data, to train on and to hold out, got {shown(given)}")
+    return given[0], given[1]
+
+
 def _tensor(images: Any) -> Tensor:
     try:
         return torch.from_numpy(np.require(images, requirements=["C", "W"]))
