@@ -14,9 +14,9 @@ from fairlead.core.errors import UsageError, unknown
 from fairlead.diffusers.positions import Tokens
 from fairlead.diffusers.pretrained import plain, setting
 
-STATES, MASK = "encoder_hidden_states", "encoder_attention_mask"
+STATES, MASK, LABELS = "encoder_hidden_states", "encoder_attention_mask", "class_labels"
 POOLED, POOLED_XL = "pooled_projections", "added_cond_kwargs.text_embeds"
-"""Arguments for text; those inside another one behind a dot."""
+"""Arguments for text and labels; those inside another one behind a dot."""
 
 
 @dataclass(frozen=True)

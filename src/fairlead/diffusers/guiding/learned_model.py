@@ -28,9 +28,9 @@ from fairlead.diffusers.guiding.call_arguments import (
     same,
     stacked,
 )
-from fairlead.diffusers.guiding.learned_denoiser import image_tokens
 from fairlead.diffusers.guiding.pipeline_calls import PipelineCalls
 from fairlead.diffusers.guiding.recorder import Path, output_of
+from fairlead.diffusers.layers import image_tokens
 from fairlead.diffusers.negative_text import told_with_negative
 from fairlead.diffusers.network_calls import check_differentiable
 from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing, plain, text_layers
