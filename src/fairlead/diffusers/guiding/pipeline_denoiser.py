@@ -26,7 +26,7 @@ from fairlead.diffusers.guiding.pattern import Pattern, PromptCall
 from fairlead.diffusers.guiding.recorder import Path, RecordedCall, output_of
 from fairlead.diffusers.layers import image_tokens
 from fairlead.diffusers.negative_text import told_with_negative
-from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label
+from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label, text_tokens
 from fairlead.diffusers.packing import packed, packs, size_of, unpacked
 from fairlead.diffusers.perturbation import perturbing, plain
 from fairlead.models.model import Model
@@ -224,7 +224,8 @@ class PipelineDenoiser:
             return asked if of is condition else self._texts(of, x_t)
 
         arguments, text = told_with_negative(plain(network), condition, told)
-        with perturbing(network, condition.perturb, image_tokens(network, x_t, self._size is not None), text):
+        tokens = image_tokens(network, x_t, self._size is not None)
+        with perturbing(network, condition.perturb, tokens, text, text_tokens(arguments)):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
         output: Tensor = stacked(output_of(answer))
         return output
