@@ -106,8 +106,9 @@ class LayerInput:
         if not isinstance(text, Tensor) or text.shape[1] == 0 or text is self.given["hidden_states"]:
             if self.before is not None and 0 < self.before < length:
                 size = None if tokens is None else tokens.size_of(length - self.before)
-                return size, slice(self.before, length)
-            if tokens is not None and tokens.fit(length):
+                if size is not None or tokens is None:
+                    return size, slice(self.before, length)
+            elif tokens is not None and tokens.fit(length):
                 return tokens.image(length)
             if self.alone:
                 return None, slice(0, length)

@@ -4,10 +4,9 @@
         images = pipe("a lighthouse").images
 
 Inside the block the pipeline finds a stand-in in the place of its network. How it calls it is learned at each call (see
-``pattern.py``). Then the pipeline assembles its batch as ever, the executor evaluates the branches that the guidance
-needs now, and every call of the step is answered with the guided prediction, so that the pipeline's own combination is
-the identity at any ``guidance_scale``. The network itself is not touched; another pipeline that shares it notices
-nothing.
+``pattern.py``). Then the pipeline assembles its batch as ever, and every network call of a step is answered with the
+guided prediction, so that its own combination is the identity at any ``guidance_scale``. The network itself is not
+touched; another pipeline that shares it notices nothing.
 """
 
 from __future__ import annotations

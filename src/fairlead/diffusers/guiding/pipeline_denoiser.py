@@ -1,4 +1,7 @@
-"""The network of a pipeline as a denoiser, with the arguments of the call that the pipeline makes now."""
+"""The network of a pipeline as a denoiser, with the arguments of the call that the pipeline makes now.
+
+Over 300 lines, as one class turns samples and conditions into a call, and its answer into a prediction and back.
+"""
 
 from __future__ import annotations
 
@@ -224,7 +227,9 @@ class PipelineDenoiser:
             return asked if of is condition else self._texts(of, x_t)
 
         arguments, text = told_with_negative(plain(network), condition, told)
-        tokens = image_tokens(network, x_t, self._size is not None)
+        region, patches = self.pattern.latents, self._size is not None
+        beside = patches and region is not None and region.dim == 1  # other images follow in the row
+        tokens = None if beside else image_tokens(network, x_t, patches)
         with perturbing(network, condition.perturb, tokens, text, text_tokens(arguments)):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
         output: Tensor = stacked(output_of(answer))
