@@ -54,7 +54,7 @@ from fairlead.diffusers.pipelines import (
     decoded_picture,
     decoders_of,
     has_text_encoder,
-    labels_of,
+    label_encoder_of,
 )
 from fairlead.guide.batching import Batching
 from fairlead.guide.expression import to_guidance
@@ -135,7 +135,7 @@ class Attachment:
             )
         self._network = next(iter(self._networks.values()))
         self._signature = inspect.signature(self._kind.__call__)
-        self._labels = labels_of(pipe, self._network) if "class_labels" in self._signature.parameters else None
+        self._labels = label_encoder_of(pipe, self._network) if "class_labels" in self._signature.parameters else None
         if self._labels is not None:
             self.guidance = guidance = guidance.by_name(self._labels.named)
         self.layers = {**layers_of(self._network), **text_layers(self._network)}

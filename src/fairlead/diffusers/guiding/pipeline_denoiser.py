@@ -30,7 +30,7 @@ from fairlead.diffusers.guiding.recorder import Path, RecordedCall, output_of
 from fairlead.diffusers.layers import image_tokens
 from fairlead.diffusers.negative_text import told_with_negative
 from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label, text_tokens
-from fairlead.diffusers.packing import packed, packs, size_of, unpacked
+from fairlead.diffusers.packing import packed, packs, picture_size, unpacked
 from fairlead.diffusers.perturbation import perturbing, plain
 from fairlead.models.model import Model
 
@@ -86,7 +86,7 @@ class PipelineDenoiser:
             return out.new_zeros(out.shape, dtype=torch.float64)
         part = self._latents(x)
         if self._packs and part.ndim == 3:
-            self._size = size_of(call.arguments, part.shape[1])
+            self._size = picture_size(call.arguments, part.shape[1])
             part = part if self._size is None else unpacked(part, self._size)
         # at low noise eps is a small difference of large numbers; one kind of device has no float64
         self._x_t = part.to(torch.float32 if part.device.type == "mps" else torch.float64)
@@ -180,8 +180,8 @@ class PipelineDenoiser:
         for path, value in flat.items():
             if path == sample:
                 continue
-            if name_of(path) in condition.values:  # embeddings that guidance has changed
-                flat[path] = condition.values[name_of(path)][list(rows)].to(value)
+            if value_name(path) in condition.values:  # embeddings that guidance has changed
+                flat[path] = condition.values[value_name(path)][list(rows)].to(value)
             elif not whole and path in (pattern.rows or {}):
                 flat[path] = picked(value, samples, n, self._rows[path])
         if "label" in condition.values:
@@ -283,7 +283,7 @@ class PipelineDenoiser:
             floating = []
         samples = [int(i) for i in condition.values["sample"].tolist()]
         more = {
-            name_of(path): torch.cat(
+            value_name(path): torch.cat(
                 [sources[kind][path][sample : sample + 1] for sample, kind in zip(samples, kinds, strict=True)]
             )
             for path in floating
@@ -314,6 +314,6 @@ class PipelineDenoiser:
         return list(own.tolist())
 
 
-def name_of(path: Path) -> str:
+def value_name(path: Path) -> str:
     """Of an argument, in a condition."""
     return ".".join(map(str, path))
