@@ -30,7 +30,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     "net": {
         "unet": "fairlead.nets.unet:UNet",
         "dit": "fairlead.nets.dit:DiT",
-        "classifier": "fairlead.nets.classifier:NoisyClassifier",
+        "classifier": "fairlead.nets.noisy_classifier:NoisyClassifier",
         "autoencoder": "fairlead.diffusers.kl_autoencoder:KLAutoencoder",
         "diffusers": "fairlead.diffusers.networks:DiffusersNet",
         "lora": "fairlead.diffusers.lora:LoraNet",
@@ -155,7 +155,7 @@ PUBLIC: dict[str, str] = {
     "diffusers_config": "fairlead.diffusers.networks:diffusers_config",
     "doctor": "fairlead.measure.examination:doctor",
     "explain": "fairlead.report.explanations:explain",
-    "export": "fairlead.diffusers.export:export",
+    "export": "fairlead.diffusers.exported_pipeline:export",
     "from_guider": "fairlead.diffusers.guiding.from_guider:from_guider",
     "interpolate": "fairlead.report.interpolations:interpolate",
     "load": "fairlead.models.load:load",

@@ -113,14 +113,35 @@ def beside_cross_attention(network: nn.Module, layer: str) -> bool:
 def joined_before(network: nn.Module, layer: str) -> bool:
     """Whether text and image come to a layer of a transformer as one sequence, which does not tell where the image
     is."""
-    if well_known(network) or "UNet" in type(network).__name__:
-        return False  # known beforehand, or text is never among the positions
+    if "UNet" in type(network).__name__:
+        return False  # text is never among the positions
     block, _, part = layer.rpartition(".")
     arguments = inspect.signature(type(network).forward).parameters
     words = "encoder_hidden_states", "cap_feats", "text", "input_ids"
     reads = any(word in name for name in arguments for word in words)
     kind: Any = type(network.get_submodule(block))
     return reads and not beside_cross_attention(network, layer) and not shown_text(kind, part)
+
+
+def text_before(network: nn.Module, layer: str, told: int) -> int | None:
+    """How many positions of text come before those of the image in a layer that :func:`joined_before` is about; None
+    where that is not known, and for other layers.
+
+    Args:
+        told: how many tokens of text the network is given.
+    """
+    block: Any = type(network.get_submodule(layer.rpartition(".")[0]))
+    if not joined_before(network, layer) or not (_text_first(block) or _text_first(type(network))):
+        return None
+    registers = getattr(network, "register_tokens", None)  # AuraFlow's, before its text
+    return told + (registers.shape[1] if isinstance(registers, Tensor) else 0)
+
+
+@lru_cache(maxsize=256)
+def _text_first(kind: Any) -> bool:
+    """Whether a class joins text and image as one sequence, in this order."""
+    wanted = "torch.cat([encoder_hidden_states, hidden_states], dim=1)"
+    return any(isinstance(node, ast.Call) and ast.unparse(node) == wanted for node in _source_of(kind))
 
 
 def processor_of(part: Any) -> str:

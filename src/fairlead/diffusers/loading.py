@@ -27,7 +27,7 @@ from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import NoiseSchedule, as_time
 from fairlead.diffusers.caches import check_switched_off, check_uncached
 from fairlead.diffusers.families import Wiring, known_wiring
-from fairlead.diffusers.files import check_pipeline
+from fairlead.diffusers.foreign_files import check_pipeline
 from fairlead.diffusers.guiding.learned_model import learned_model
 from fairlead.diffusers.negative_text import told_with_negative
 from fairlead.diffusers.network_calls import (
@@ -53,7 +53,7 @@ from fairlead.diffusers.pipelines import (
     encoded,
     has_text_encoder,
     image_scale,
-    labels_of,
+    label_encoder_of,
     latents_of,
 )
 from fairlead.diffusers.pretrained import setting, weight_hash
@@ -96,7 +96,7 @@ def load_pipeline(
     check_uncached(network, f"pipe.{wiring.network}")
     shape = (latent_channels(network, wiring.packed), *_latent_size(pipe, wiring, network, size))
     schedule = schedule_of(scheduler, float(setting(scheduler, "shift", 1.0)) if is_flow(scheduler) else 1.0)
-    labels = labels_of(pipe, network) if wiring.labels else None
+    labels = label_encoder_of(pipe, network) if wiring.labels else None
     names = labels.classes if labels is not None else ()
     latent = getattr(pipe, "vae", None) is not None
     texts = PipelinePrompts(pipe, wiring) if wiring.texts else None

@@ -132,6 +132,12 @@ def tokens_of(network: Any, size: tuple[int, int], packed: bool = False) -> Toke
     return Tokens(size, patch, text_first=packed)
 
 
+def text_tokens(arguments: Mapping[str, Any]) -> int | None:
+    """How many tokens of text a network is given in a call; None where it is given none, or in another form."""
+    states = arguments.get(STATES)
+    return states.shape[1] if isinstance(states, Tensor) and states.ndim == 3 else None
+
+
 def settings_of(network: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """The settings ``given`` of a class of networks without the library's notes, "_class_name" and such.
 

@@ -33,7 +33,7 @@ def packs(pipe: Any) -> bool:
         return False
 
 
-def size_of(arguments: Mapping[str, Any], length: int) -> tuple[int, int] | None:
+def picture_size(arguments: Mapping[str, Any], length: int) -> tuple[int, int] | None:
     """Height and width of the latents in a call of a network that takes ``length`` patches for each sample, from what
     it is told of their positions; None if it is not told.
 

@@ -51,7 +51,7 @@ def check_pipeline_object(pipe: Any) -> None:
                          "fl.GuidedDenoiser")  # fmt: skip
 
 
-def labels_of(pipe: Any, network: Any) -> LabelEncoder | None:
+def label_encoder_of(pipe: Any, network: Any) -> LabelEncoder | None:
     """Class names or indices of a class-conditional pipeline; its names are those that it has, else the indices. None
     where its network is of a class that is not known to take any."""
     called = CALLED.get(type(plain(network)).__name__)

@@ -13,7 +13,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.typed import check_arguments
 from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding, read
-from fairlead.nets.text import TextInput, TokenStates
+from fairlead.nets.text_attention import TextInput, TokenStates
 
 RESERVED = ("label", "text", "image")
 

@@ -4,10 +4,9 @@
         images = pipe("a lighthouse").images
 
 Inside the block the pipeline finds a stand-in in the place of its network. How it calls it is learned at each call (see
-``pattern.py``). Then the pipeline assembles its batch as ever, the executor evaluates the branches that the guidance
-needs now, and every call of the step is answered with the guided prediction, so that the pipeline's own combination is
-the identity at any ``guidance_scale``. The network itself is not touched; another pipeline that shares it notices
-nothing.
+``pattern.py``). Then the pipeline assembles its batch as ever, and every network call of a step is answered with the
+guided prediction, so that its own combination is the identity at any ``guidance_scale``. The network itself is not
+touched; another pipeline that shares it notices nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ from fairlead.diffusers.pipelines import (
     decoded_picture,
     decoders_of,
     has_text_encoder,
-    labels_of,
+    label_encoder_of,
 )
 from fairlead.guide.batching import Batching
 from fairlead.guide.expression import to_guidance
@@ -136,7 +135,7 @@ class Attachment:
             )
         self._network = next(iter(self._networks.values()))
         self._signature = inspect.signature(self._kind.__call__)
-        self._labels = labels_of(pipe, self._network) if "class_labels" in self._signature.parameters else None
+        self._labels = label_encoder_of(pipe, self._network) if "class_labels" in self._signature.parameters else None
         if self._labels is not None:
             self.guidance = guidance = guidance.by_name(self._labels.named)
         self.layers = {**layers_of(self._network), **text_layers(self._network)}

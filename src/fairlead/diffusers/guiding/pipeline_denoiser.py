@@ -1,4 +1,7 @@
-"""The network of a pipeline as a denoiser, with the arguments of the call that the pipeline makes now."""
+"""The network of a pipeline as a denoiser, with the arguments of the call that the pipeline makes now.
+
+Over 300 lines, as one class turns samples and conditions into a call, and its answer into a prediction and back.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ from fairlead.diffusers.guiding.pattern import Pattern, PromptCall
 from fairlead.diffusers.guiding.recorder import Path, RecordedCall, output_of
 from fairlead.diffusers.layers import image_tokens
 from fairlead.diffusers.negative_text import told_with_negative
-from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label
-from fairlead.diffusers.packing import packed, packs, size_of, unpacked
+from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label, text_tokens
+from fairlead.diffusers.packing import packed, packs, picture_size, unpacked
 from fairlead.diffusers.perturbation import perturbing, plain
 from fairlead.models.model import Model
 
@@ -83,7 +86,7 @@ class PipelineDenoiser:
             return out.new_zeros(out.shape, dtype=torch.float64)
         part = self._latents(x)
         if self._packs and part.ndim == 3:
-            self._size = size_of(call.arguments, part.shape[1])
+            self._size = picture_size(call.arguments, part.shape[1])
             part = part if self._size is None else unpacked(part, self._size)
         # at low noise eps is a small difference of large numbers; one kind of device has no float64
         self._x_t = part.to(torch.float32 if part.device.type == "mps" else torch.float64)
@@ -177,8 +180,8 @@ class PipelineDenoiser:
         for path, value in flat.items():
             if path == sample:
                 continue
-            if name_of(path) in condition.values:  # embeddings that guidance has changed
-                flat[path] = condition.values[name_of(path)][list(rows)].to(value)
+            if value_name(path) in condition.values:  # embeddings that guidance has changed
+                flat[path] = condition.values[value_name(path)][list(rows)].to(value)
             elif not whole and path in (pattern.rows or {}):
                 flat[path] = picked(value, samples, n, self._rows[path])
         if "label" in condition.values:
@@ -224,7 +227,10 @@ class PipelineDenoiser:
             return asked if of is condition else self._texts(of, x_t)
 
         arguments, text = told_with_negative(plain(network), condition, told)
-        with perturbing(network, condition.perturb, image_tokens(network, x_t, self._size is not None), text):
+        region, patches = self.pattern.latents, self._size is not None
+        beside = patches and region is not None and region.dim == 1  # other images follow in the row
+        tokens = None if beside else image_tokens(network, x_t, patches)
+        with perturbing(network, condition.perturb, tokens, text, text_tokens(arguments)):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
         output: Tensor = stacked(output_of(answer))
         return output
@@ -277,7 +283,7 @@ class PipelineDenoiser:
             floating = []
         samples = [int(i) for i in condition.values["sample"].tolist()]
         more = {
-            name_of(path): torch.cat(
+            value_name(path): torch.cat(
                 [sources[kind][path][sample : sample + 1] for sample, kind in zip(samples, kinds, strict=True)]
             )
             for path in floating
@@ -308,6 +314,6 @@ class PipelineDenoiser:
         return list(own.tolist())
 
 
-def name_of(path: Path) -> str:
+def value_name(path: Path) -> str:
     """Of an argument, in a condition."""
     return ".".join(map(str, path))
