@@ -1,17 +1,22 @@
 """The best scale of each class: closed forms, and how often classes are told apart that are alike, or are not."""
 
 import json
+import math
 from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
+from scipy import stats
 
 from fairlead.core.errors import UsageError
-from fairlead.tune.by_class import _of_class, scales_by_class
+from fairlead.report.search_page import class_lines, summary
+from fairlead.tune.by_class import Classes, _of_class, errors_for, scales_by_class
 from fairlead.tune.class_scales import ByClass
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.measurements import Batch, Measurement, Objective
+from fairlead.tune.recommend import Tuned
+from fairlead.tune.search import find_guidance
+from fairlead.tune.template import Template
 
 SCALES = (1.0, 1.25, 1.5, 2.0, 3.0)
 NAMES = ("ant", "bee", "cat")
@@ -41,20 +46,19 @@ class Spreads:
         return found
 
     @property
-    def real(self) -> tuple[Tensor, Tensor]:
+    def classes(self) -> Classes:
         """1,000 of each class, whose mean and unbiased covariance are exactly those of the data."""
         k = len(self.best)
         noise = torch.randn(1000, k, generator=torch.Generator().manual_seed(99)).double()
         noise = noise - noise.mean(0)
         white = noise @ torch.linalg.inv(torch.linalg.cholesky(noise.T @ noise / 999)).T
-        return torch.cat([white + 4 * row for row in torch.eye(k, dtype=torch.float64)]), torch.arange(
-            k
-        ).repeat_interleave(1000)
+        features = torch.cat([white + 4 * row for row in torch.eye(k, dtype=torch.float64)])
+        return Classes(NAMES[:k], features, torch.arange(k).repeat_interleave(1000))
 
 
 def found(toy: Spreads, n: int) -> ByClass:
     points = toy.measured(n)
-    return scales_by_class(points, points[2], NAMES[: len(toy.best)], toy.real, Objective())
+    return scales_by_class(points, points[2], toy.classes, Objective())
 
 
 def test_each_class_finds_its_own_scale() -> None:
@@ -82,9 +86,10 @@ def test_the_gain_is_that_of_the_closed_form() -> None:
 def test_a_class_of_few_images_is_measured_where_its_real_images_vary_most() -> None:
     """9 images: 2 of 3 directions. Those of the data with the standard deviations 3, 2 and 1 are the first two axes."""
     toy = Spreads((1.5, 1.5, 1.5))
-    features, labels = toy.real
-    wide = features * torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
-    own = _of_class(toy.measured(27), 2, (wide, labels))
+    features = toy.classes.features
+    assert features is not None
+    wide = features[2000:] * torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
+    own = _of_class(toy.measured(27), 2, wide)
     assert own[0].batch.features.shape == (9, 2)
     reference = own[0].reference
     assert reference is not None
@@ -118,16 +123,23 @@ def test_classes_that_are_alike_are_told_apart_in_at_most_five_of_a_hundred() ->
             )
             for one in points
         ]
-        draws.append(scales_by_class(valued, valued[2], NAMES, None, Objective("height", maximise=True)))
+        draws.append(scales_by_class(valued, valued[2], Classes(NAMES), Objective("height", maximise=True)))
     assert sum(one.apart for one in draws) <= 5
     assert sum(all(one.low <= 1.5 <= one.high for one in draw.classes) for draw in draws) >= 90  # 95 and two errors
+
+
+def test_the_number_of_errors_is_students() -> None:
+    for comparisons, degrees in ((1, 30), (20, 30), (60, 100), (60, 10_000)):
+        exact = float(stats.t.ppf(1 - 0.05 / comparisons, degrees))
+        assert errors_for(0.95, comparisons, degrees) == pytest.approx(exact, rel=1e-3)
+    assert errors_for(0.95, 20, 7) == pytest.approx(float(stats.t.ppf(1 - 0.05 / 20, 7)), rel=0.02)
 
 
 def test_with_a_share_of_hits_only_its_own_images_count() -> None:
     """Accuracy 1 - (scale - best)^2 / 10."""
     toy = Spreads((1.0, 2.0, 3.0), miss=0.1)
     points = toy.measured(6000)
-    by_class = scales_by_class(points, points[3], NAMES, None, Objective("accuracy", maximise=True))
+    by_class = scales_by_class(points, points[3], Classes(NAMES), Objective("accuracy", maximise=True))
     assert [one.scale for one in by_class.classes] == [1.0, 2.0, 3.0]
     for one, best in zip(by_class.classes, toy.best, strict=True):
         assert abs(one.gain.value - 0.1 * (2 - best) ** 2) <= 4 * one.gain.error + 1e-12
@@ -145,7 +157,7 @@ def test_a_constraint_takes_the_scales_at_which_a_class_surely_breaks_it() -> No
             values, labels = one.batch.values["accuracy"], one.batch.labels
             assert labels is not None
             values[(labels == 2) & (torch.arange(n) % 2 == 0) & (one.setting[0] > 2)] = 0.0
-        return scales_by_class(points, points[2], NAMES, toy.real, Objective(), rule)
+        return scales_by_class(points, points[2], toy.classes, Objective(), rule)
 
     many, few = bound(3000).classes[2], bound(60)
     assert (many.scale, many.low, many.high) == (2.0, 2.0, 2.0)
@@ -161,15 +173,15 @@ def test_it_survives_json_and_what_cannot_be_said_is_refused() -> None:
     assert stored["text"] == by_class.text
     points = Spreads((1.0, 2.0, 3.0)).measured(15)
     with pytest.raises(UsageError, match="0 of 3 classes have 8 images or more a setting"):
-        scales_by_class(points, points[0], NAMES, None, Objective())
+        scales_by_class(points, points[0], Classes(NAMES), Objective())
     with pytest.raises(UsageError, match="expected at least two scales"):
-        scales_by_class(points[:1], points[0], NAMES, None, Objective())
+        scales_by_class(points[:1], points[0], Classes(NAMES), Objective())
     toy = Spreads((1.0, 2.0, 3.0))
     rare = toy.measured(90)
     for one in rare:
         assert one.batch.labels is not None
         one.batch.labels[torch.arange(90) % 3 == 2] = torch.where(torch.arange(30) < 5, 2, 0)
-    left = scales_by_class(rare, rare[0], NAMES, toy.real, Objective())
+    left = scales_by_class(rare, rare[0], toy.classes, Objective())
     assert left.left_out == ("cat",)
     assert "Left out, with fewer than 8 images: cat." in left.text
 
@@ -179,6 +191,33 @@ def test_settings_of_different_numbers_of_images_compare_on_the_seeds_of_both() 
     toy = Spreads((1.5, 1.5, 3.0))
     many = toy.measured(3000)
     points = [one.first(600) if one.setting[0] in (1.0, 2.0) else one for one in many]
-    uneven, even = (scales_by_class(own, own[2], NAMES, toy.real, Objective()) for own in (points, many))
+    uneven, even = (scales_by_class(own, own[2], toy.classes, Objective()) for own in (points, many))
     assert uneven.classes[2].scale == even.classes[2].scale == 3.0
     assert uneven.classes[2].gain == even.classes[2].gain
+
+
+def test_a_search_says_it_of_what_it_has_measured_and_the_answer_keeps_it() -> None:
+    """The loss of an image is log(scale / best)^2 beside noise that all scales share."""
+
+    def measure(setting: tuple[float, ...], seeds: range) -> Batch:
+        labels = torch.arange(seeds.start, seeds.stop) % 2
+        best = torch.tensor([1.5, 3.0], dtype=torch.float64)[labels]
+        noise = torch.randn(1 << 12, generator=torch.Generator().manual_seed(3)).double()[seeds.start : seeds.stop]
+        loss = (setting[0] / best).log() ** 2 + noise * (1 + 0.1 * math.log(setting[0]))
+        return Batch(noise[:, None], {"loss": loss, "accuracy": torch.ones_like(loss)}, len(seeds), labels)
+
+    template, loss = Template.of("cfg({scale})", []), Objective("loss")
+    tuned = find_guidance(measure, None, template, budget=3000, objective=loss, classes=Classes(("ant", "bee")))
+    assert tuned.by_class is not None
+    assert tuned.by_class.apart
+    ant, bee = tuned.by_class.classes
+    assert ant.low <= 1.5 * 1.2
+    assert 1.5 / 1.2 <= ant.high < bee.low <= 3.0 * 1.2
+    assert Tuned.from_dict(json.loads(json.dumps(tuned.as_dict()))).by_class == tuned.by_class
+    said = summary(tuned, template, "loss")
+    assert tuned.by_class.text in said
+    assert class_lines(tuned.by_class)[1].split()[0] == "ant"
+    plain = find_guidance(measure, None, template, budget=3000, objective=loss)
+    assert plain.by_class is None
+    assert "by_class" not in plain.as_dict()
+    assert plain.guidance == tuned.guidance
