@@ -15,6 +15,7 @@ import tyro
 from fairlead.cli.app import App
 from fairlead.cli.demo import Demo
 from fairlead.cli.doctor import Doctor
+from fairlead.cli.edit import Edit
 from fairlead.cli.explain import Explain
 from fairlead.cli.export import Export
 from fairlead.cli.info import Info
@@ -53,6 +54,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Explain, tyro.conf.subcommand("explain")]
     | Annotated[Interpolate, tyro.conf.subcommand("interpolate")]
+    | Annotated[Edit, tyro.conf.subcommand("edit")]
     | Annotated[App, tyro.conf.subcommand("app")]
     | Annotated[Measure, tyro.conf.subcommand("measure")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]

@@ -29,7 +29,8 @@ from fairlead.guide.terms import Guidance, Term
 from fairlead.models.load import as_model
 from fairlead.models.model import Given, Model, Spec
 from fairlead.models.resources import load_resources
-from fairlead.sample.edit.start import Start, image_start, times_from
+from fairlead.sample.edit.inverted import start_of
+from fairlead.sample.edit.start import Start, times_from
 from fairlead.sample.grids import make_grid
 from fairlead.sample.noise import NoiseStream
 from fairlead.sample.result import Run
@@ -76,7 +77,8 @@ def sample(
         resources: models and classifiers by the name that the guidance calls them; what is not given is loaded from
             the path that the name is.
         start: images to begin with (SDEdit), one for all samples or one each: uint8 [n, c, h, w], or floating in
-            [-1, 1]; files, a folder or a data set; samples [n, *shape] of a model whose samples are no images.
+            [-1, 1]; files, a folder or a data set; samples [n, *shape] of a model whose samples are no images. Or what
+            ``fl.invert`` gives, whose sampler, steps and grid have to be the run's.
         strength: how much noise they get, the time in (0, 1] that sampling begins at; steps of the grid above it are
             not taken. Default: 0.6, with a mask 1.
         mask: bool or 0 and 1, [h, w] or [n, 1, h, w]: True where the images are made anew; or a file, transparent or
@@ -88,7 +90,7 @@ def sample(
             samples are not finite, naming it.
     """
     sampling, model = Sampling(sampler, steps, grid, batch_size, precision, batching), as_model(model)
-    begin = image_start(model, start, strength, mask, resample)
+    begin = start_of(model, start, strength, mask, resample)
     return Plan.of(model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources, start=begin).run()
 
 
@@ -132,6 +134,7 @@ class Plan:
             )
         times = make_grid(sampling.grid, model.schedule, sampling.steps)
         if start is not None:
+            start.check(sampling)
             start, times = start.of_n(len(specs)), times_from(times, start.strength, model.schedule)
         loaded = load_resources(guidance.resources(), model, resources)
         model = with_vocabulary(model, guidance, loaded)
@@ -157,7 +160,7 @@ class Plan:
         lower = torch.bfloat16 if self.sampling.precision == "bf16" else None
         noise = NoiseStream(self.seeds[batch], model.shape, device)
         alpha, sigma = map(float, model.schedule.alpha_sigma(self.times[0]))
-        denoiser = self._checked.fresh(observe) if batch == self.batches[0] else self._guided(batch, observe)
+        denoiser = self._checked.fresh(observe) if batch == self.batches[0] else self.denoiser(batch, observe=observe)
         begin, sampler = self.start, self.sampling.sampler
         x_t = noise.start() * sigma if begin is None else begin.x_t(batch, noise, alpha, sigma)
         sampler = sampler if begin is None else begin.sampler(sampler, batch)
@@ -188,9 +191,15 @@ class Plan:
     @cached_property
     def _checked(self) -> GuidedDenoiser:
         """The guided denoiser of the first batch, which every run of this plan starts afresh."""
-        return self._guided(self.batches[0])
+        return self.denoiser(self.batches[0])
 
-    def _guided(self, batch: slice, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
+    def denoiser(
+        self,
+        batch: slice,
+        null: Sequence[Condition] | None = None,
+        observe: Callable[[Observation], object] | None = None,
+    ) -> GuidedDenoiser:
+        """The guided denoiser of a batch; ``null`` stands in the place of the null condition, one for each step."""
         model, whole = self.model, batch == slice(0, len(self.conds))
         return GuidedDenoiser.of(
             model,
@@ -202,6 +211,7 @@ class Plan:
             samples=range(batch.start, batch.stop),
             batching=self.sampling.batching,
             observe=observe,
+            null=null or (None if self.start is None else self.start.null(batch)),
         )
 
     def run(self, on_frame: Callable[[Frame], object] | None = None) -> Run:

@@ -150,8 +150,10 @@ class Correlated:
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         alpha, sigma = self.schedule.alpha_sigma(t)
-        gain = alpha * self.covariance @ torch.linalg.inv(
-            alpha**2 * self.covariance + sigma**2 * torch.eye(2, dtype=torch.float64)
+        gain = (
+            alpha
+            * self.covariance
+            @ torch.linalg.inv(alpha**2 * self.covariance + sigma**2 * torch.eye(2, dtype=torch.float64))
         )
         return Prediction.from_x0(x_t @ gain.T, x_t, alpha, sigma)
 
@@ -191,7 +193,7 @@ def filled(resample: int, known: float, r: float) -> tuple[float, float]:
 
 
 def test_resampling_brings_both_parts_to_agree() -> None:
-    """The second coordinate given the first is N(r x, 1 - r^2). One pass misses it by much, and resampling closes in."""
+    """The second coordinate given the first is N(r x, 1 - r^2). One pass misses it, and resampling closes in."""
     known, r = 1.5, 0.9
     errors = []
     for resample in (1, 4, 16):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairlead.core.arguments import as_tensor, shown
+from fairlead.core.arguments import as_tensor
 from fairlead.core.errors import LONGEST, UsageError, shortened
 from fairlead.core.places import expanded, is_folder, is_there, read_bytes
 from fairlead.data.decode import ENDINGS, decode_images, open_image, unwarned

@@ -25,7 +25,7 @@ _APART = 2**32
 
 @dataclass(frozen=True, eq=False)
 class Replacing(Sampler):
-    """Another sampler, between whose steps the known part is replaced. After the last step it is the image's to the bit.
+    """Another sampler, between whose steps the known part is replaced. At the end it is the image's to the bit.
 
     Args:
         inner: the sampler; what it remembers is that of the last time a step was taken.

@@ -1,7 +1,7 @@
 """Where a run begins if not in noise alone: at images with noise (SDEdit, Meng et al. 2022, 2108.01073).
 
-An image is noised to the time t = ``strength``, x_t = alpha x0 + sigma z with z the noise that a run from its seed would
-start with, and sampled from there. Steps of the grid above that time are not taken.
+An image is noised to the time t = ``strength``, x_t = alpha x0 + sigma z with z the noise that a run from its seed
+starts with, and sampled from there. Steps of the grid above that time are not taken.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from fairlead.sample.edit.given import images_of, mask_of
 from fairlead.sample.edit.repaint import Replacing
 from fairlead.sample.noise import NoiseStream
 from fairlead.sample.sampler import Sampler
+from fairlead.sample.sampling import Sampling
 
 STRENGTH, RESAMPLE = 0.6, 4
 """Strength without a mask, and how often each step is taken with one, unless they are given."""
@@ -62,6 +63,9 @@ class Start(ABC):
     @abstractmethod
     def x_t(self, batch: slice, noise: NoiseStream, alpha: float, sigma: float) -> Tensor:
         """The state of the samples of ``batch`` at the first time of the grid."""
+
+    def check(self, sampling: Sampling) -> None:  # noqa: B027 (most starts take any)
+        """Raise UsageError where the run cannot be sampled so from here."""
 
     def sampler(self, inner: Sampler, batch: slice) -> Sampler:
         """What samples ``batch`` from there; ``inner`` is the run's sampler."""
@@ -125,7 +129,8 @@ def image_start(
     strength = as_strength((1.0 if mask is not None else STRENGTH) if strength is None else strength)
     images = images_of(start)
     anew = None if mask is None else _mask(model, mask_of(mask), len(images) if images.ndim else 0).to(model.device)
-    return ImageStart(in_space(model, images), strength, anew, resample if anew is not None else 1)
+    x0 = in_space(model, checked_images(model, images))
+    return ImageStart(x0, strength, anew, resample if anew is not None else 1)
 
 
 def as_strength(strength: Any) -> float:
@@ -148,8 +153,8 @@ def times_from(times: Tensor, strength: float, schedule: NoiseSchedule) -> Tenso
     return torch.cat([times.new_tensor([first]), times[times < first - 1e-9]])
 
 
-def in_space(model: Model, images: Tensor) -> Tensor:
-    """Images in the model's space, [n, *shape] on its device.
+def checked_images(model: Model, images: Tensor) -> Tensor:
+    """Images as the model's are decoded, floating [n, *image_shape].
 
     Args:
         images: uint8 [n, c, h, w], or floating in [-1, 1]; grey ones are taken for coloured ones where the model's are;
@@ -172,8 +177,17 @@ def in_space(model: Model, images: Tensor) -> Tensor:
         raise UsageError(f"start: expected images as uint8, or finite floating numbers, got {_told(x)}")
     if len(wanted) == 3 and float(x.abs().max()) > _FAR:
         raise UsageError(f"start: expected floating images in [-1, 1], got {_told(x)}; or pass them as uint8")
+    return x
+
+
+def in_space(model: Model, images: Tensor) -> Tensor:
+    """Images of :func:`checked_images` in the model's space, [n, *shape] on its device.
+
+    Raises:
+        UsageError: for a model that cannot encode images.
+    """
     with torch.no_grad():
-        x0 = torch.cat([model.to_space(part.to(model.device)) for part in torch.split(x, _AT_ONCE)])
+        x0 = torch.cat([model.to_space(part.to(model.device)) for part in torch.split(images, _AT_ONCE)])
     if tuple(x0.shape[1:]) != model.shape:
         raise UsageError(f"start: this model's images become {list(x0.shape[1:])}, its samples are {list(model.shape)}")
     return x0
