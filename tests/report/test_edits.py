@@ -95,7 +95,7 @@ def test_one_image_becomes_several() -> None:
         ({"images": None}, "images: expected images to edit"),
         ({"method": "p2p"}, "unknown method 'p2p'"),
         ({"source": "two"}, "source: method 'sdedit' does not read it"),
-        ({"iterations": 3}, "iterations: method 'sdedit' does not read it"),
+        ({"rounds": 3}, "rounds: method 'sdedit' does not read it"),
         ({"method": "inversion", "mask": HALF}, "mask: method 'inversion' does not read it"),
         ({"method": "negative", "source_guidance": "cfg(2)"}, "method 'negative' inverts without guidance"),
         ({"method": "inversion", "sampler": "heun"}, "sampler 'heun': method 'inversion' goes the way of ddim"),

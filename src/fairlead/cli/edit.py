@@ -44,7 +44,7 @@ class Edit:
     """An image of their size, transparent or white where they are made anew; for sdedit."""
     resample: int | None = None
     """How often each step is taken with a mask. Default: 4."""
-    iterations: int | None = None
+    rounds: int | None = None
     """Evaluations of a step at most by fixed-point (default 30), steps of Adam in each by null-text (10)."""
     inverted: str | None = None
     """inversion.safetensors of an earlier edit, in the place of images and source."""

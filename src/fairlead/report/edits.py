@@ -135,7 +135,7 @@ def edit(
     strength: float | None = None,
     mask: Any = None,
     resample: int | None = None,
-    iterations: int | None = None,
+    rounds: int | None = None,
     inverted: Inversion | str | Path | None = None,
     guidance: Guidance | Term | str | None = None,
     source_guidance: Guidance | Term | str | None = None,
@@ -163,7 +163,7 @@ def edit(
         source: what the images show, one for all or one each, for methods that invert.
         strength: the time in (0, 1] that sampling begins at. Default: of "sdedit" 0.6, with a mask 1; else 1.
         mask, resample: as for ``fl.sample``; of "sdedit".
-        iterations: as for ``fl.invert``.
+        rounds: as for ``fl.invert``.
         inverted: what an earlier edit found, or its inversion.safetensors, in the place of images and source.
         guidance: an expression such as "cfg(4)", an object, or None.
         source_guidance: that of inverting, of "inversion" and "fixed-point". Default: ``guidance``, so that the source
@@ -181,10 +181,10 @@ def edit(
         UsageError: for anything that cannot be edited so, before the first network call.
     """
     known = Inversion.load(inverted) if isinstance(inverted, str | Path) else inverted
-    _check_inverted(known, images=images, source=source, strength=strength, iterations=iterations, n=n)
+    _check_inverted(known, images=images, source=source, strength=strength, rounds=rounds, n=n)
     method = _method(method, known)
     _check_method(method, sampler, mask=mask, resample=resample, source_guidance=source_guidance, source=source,
-                  iterations=iterations)  # fmt: skip
+                  rounds=rounds)  # fmt: skip
     if n is not None and not is_count(n := plain(n)):
         raise UsageError(f"n: expected an integer of at least 1, got {shown(n)}")
     if images is None and known is None:
@@ -213,7 +213,7 @@ def edit(
                 planned(start=ImageStart(blank, strength))  # what cannot be sampled is refused before inverting
                 first = guidance if source_guidance is None else source_guidance
                 inversion = invert(
-                    model, given, source, method=method, guidance=first, strength=strength, iterations=iterations,
+                    model, given, source, method=method, guidance=first, strength=strength, rounds=rounds,
                     seeds=seed, steps=steps, grid=grid, batch_size=batch_size, precision=precision, progress=progress,
                 )  # fmt: skip
                 start = inversion.start(model)
@@ -265,7 +265,7 @@ def _check_inverted(known: Inversion | None, **given: Any) -> None:
 def _check_method(method: EditMethod, sampler: Sampler | str | None, **given: Any) -> None:
     """Raise UsageError for what a method does not read."""
     inverting = method != "sdedit"
-    unread = {"mask", "resample"} if inverting else {"source", "source_guidance", "iterations"}
+    unread = {"mask", "resample"} if inverting else {"source", "source_guidance", "rounds"}
     unread |= {"source_guidance"} if method in ("null-text", "negative") else set()
     for name, value in given.items():
         if value is not None and name in unread:

@@ -165,7 +165,7 @@ def test_an_edit_by_condition_moves_the_mean_and_keeps_the_rest() -> None:
 def test_batches_and_order_change_nothing(method: Method) -> None:
     conds, order = ["one", "two", "three"], [2, 0, 1]
     options: dict[str, Any] = {"method": method, "steps": 3, "guidance": "cfg(1.5)"}
-    options |= {"iterations": 3} if method in inversion.ITERATIONS else {}
+    options |= {"rounds": 3} if method in inversion.ROUNDS else {}
     together = invert(NETWORK, IMAGES, conds, **options)
     parts = invert(NETWORK, IMAGES, conds, batch_size=2, **options)
     turned = invert(NETWORK, IMAGES[order], [conds[i] for i in order], **options)
@@ -261,8 +261,8 @@ def refusing(model: Model) -> Model:
     [
         ({"method": "edict"}, "unknown method 'edict'"),
         ({"strength": 1.5}, "strength: expected"),
-        ({"iterations": 3}, "method 'inversion' does not iterate"),
-        ({"method": "fixed-point", "iterations": 0}, "iterations: expected"),
+        ({"rounds": 3}, "method 'inversion' does not iterate"),
+        ({"method": "fixed-point", "rounds": 0}, "rounds: expected"),
         ({"images": IMAGES[..., :4]}, "start: expected images"),
         ({"images": "nowhere"}, "no file or folder 'nowhere'"),
         ({"cond": ["one", "two"]}, "cond gives 2, start gives 3"),

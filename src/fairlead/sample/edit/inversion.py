@@ -39,7 +39,7 @@ from fairlead.sample.sampler import Frame, GridLevels
 from fairlead.sample.sampling import Precision, Sampling
 
 Method = Literal["inversion", "fixed-point", "null-text", "negative"]
-ITERATIONS = {"fixed-point": 30, "null-text": 10}
+ROUNDS = {"fixed-point": 30, "null-text": 10}
 TOLERANCE = 1e-6
 """Of a step by fixed point: root mean square of what is missing, in that of the state."""
 
@@ -52,7 +52,7 @@ def invert(
     method: Method = "inversion",
     guidance: Guidance | Term | str | None = None,
     strength: float = 1.0,
-    iterations: int | None = None,
+    rounds: int | None = None,
     seeds: int | Sequence[int] = 0,
     steps: int = 20,
     grid: str = "trailing",
@@ -74,7 +74,7 @@ def invert(
             condition takes the place of null.
         guidance: what the way back is sampled with, and in the first two methods inverted.
         strength: the time in (0, 1] to go to; 1 is noise alone.
-        iterations: evaluations of a step at most by "fixed-point" (default 30), and steps of Adam by "null-text" (10).
+        rounds: evaluations of a step at most by "fixed-point" (default 30), and steps of Adam by "null-text" (10).
         seeds: for guidance that draws noise; those of the run that starts from here.
         steps, grid, batch_size, precision, batching, resources: as for ``fl.sample``.
 
@@ -83,7 +83,7 @@ def invert(
             from step to step at the first.
     """
     chosen("method", method, get_args(Method))
-    iterations, strength = _iterations(method, iterations), as_strength(strength)
+    rounds, strength = _rounds(method, rounds), as_strength(strength)
     model, sampling = as_model(model), Sampling("ddim", steps, grid, batch_size, precision, batching)
     if method == "null-text" and (model.null_tokens is None or not model.null_tokens()):
         raise UsageError(
@@ -102,7 +102,7 @@ def invert(
         with progress("inverting", n, "image") as advance:
             parts = []
             for batch in way.batches:
-                parts.append(_inverted(way, guided, batch, x0[batch], method, iterations))
+                parts.append(_inverted(way, guided, batch, x0[batch], method, rounds))
                 advance(batch.stop - batch.start)
         states, tokens, missed = (_joined([part[i] for part in parts]) for i in range(3))
         found = Inversion(
@@ -136,7 +136,7 @@ def each_batch(advance: Callable[[int], object]) -> Callable[[Frame], None]:
 
 
 def _inverted(
-    way: Plan, guided: Plan, batch: slice, x0: Tensor, method: Method, iterations: int
+    way: Plan, guided: Plan, batch: slice, x0: Tensor, method: Method, rounds: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """The noise [n, ...] of the images of a batch, null tokens [n, steps, ...] and the largest error of a step [n]."""
     model, denoiser = way.model, way.denoiser(batch)
@@ -146,7 +146,7 @@ def _inverted(
     for i in reversed(range(len(way.times) - 1)):
         with torch.no_grad():
             if method == "fixed-point":
-                x, error = fixed_point(partial(step, i), x, scale[i], iterations, TOLERANCE)
+                x, error = fixed_point(partial(step, i), x, scale[i], rounds, TOLERANCE)
                 worst = torch.maximum(worst, error)
             else:
                 x = explicit(partial(step, i), x, scale[i])
@@ -162,11 +162,11 @@ def _inverted(
         path.append(x)
     if method != "null-text":
         return {"x": x}, {}, {"error": worst} if method == "fixed-point" else {}
-    tokens = _null_tokens(guided, batch, path[::-1], iterations)
+    tokens = _null_tokens(guided, batch, path[::-1], rounds)
     return {"x": x}, {name: torch.stack([each[name] for each in tokens], 1) for name in tokens[0]}, {}
 
 
-def _null_tokens(guided: Plan, batch: slice, path: Sequence[Tensor], iterations: int) -> list[Tokens]:
+def _null_tokens(guided: Plan, batch: slice, path: Sequence[Tensor], rounds: int) -> list[Tokens]:
     """Of every step, for the images of a batch whose states are ``path``."""
     model, n = guided.model, len(path[0])
     assert model.null_tokens is not None
@@ -180,7 +180,7 @@ def _null_tokens(guided: Plan, batch: slice, path: Sequence[Tensor], iterations:
         denoiser.conditions.nulls = (*told[:i], replace(null, null=tokens), *told[i + 1 :])
         return step(i, x_t)
 
-    return optimised(stepped, path, own, iterations)
+    return optimised(stepped, path, own, rounds)
 
 
 def _step_of(plan: Plan, denoiser: GuidedDenoiser, levels: GridLevels) -> Callable[[int, Tensor], Tensor]:
@@ -200,14 +200,14 @@ def _step_of(plan: Plan, denoiser: GuidedDenoiser, levels: GridLevels) -> Callab
     return step
 
 
-def _iterations(method: Method, given: int | None) -> int:
+def _rounds(method: Method, given: int | None) -> int:
     given = plain(given)
     if given is None:
-        return ITERATIONS.get(method, 1)
-    if method not in ITERATIONS:
-        raise UsageError(f"iterations={shown(given)}: method {method!r} does not iterate; leave it out")
+        return ROUNDS.get(method, 1)
+    if method not in ROUNDS:
+        raise UsageError(f"rounds={shown(given)}: method {method!r} does not iterate; leave it out")
     if not is_count(given):
-        raise UsageError(f"iterations: expected an integer of at least 1, got {shown(given)}")
+        raise UsageError(f"rounds: expected an integer of at least 1, got {shown(given)}")
     return int(given)
 
 

@@ -31,9 +31,7 @@ CLOSE = 1e-5
 _DECAYS = (0.9, 0.999)
 
 
-def optimised(
-    step: GuidedStep, path: Sequence[Tensor], own: Tokens, iterations: int, advance: Callable[[], object] = lambda: None
-) -> list[Tokens]:
+def optimised(step: GuidedStep, path: Sequence[Tensor], own: Tokens, iterations: int) -> list[Tokens]:
     """The tokens of each step, [n, ...] each.
 
     Args:
@@ -41,14 +39,12 @@ def optimised(
         path: the states to follow, [n, ...] each, from the noisiest on.
         own: the network's own tokens.
         iterations: of Adam in each step, at most.
-        advance: called after every step.
     """
     x, tokens, found = path[0], dict(own), []
     highest = min(RATE, LENGTH / max(1, sum(token[0].numel() for token in own.values())) ** 0.5)
     for i, target in enumerate(path[1:]):
         x, tokens = _one(partial(step, i), x, target, tokens, iterations, highest * max(0.0, 1 - i / FALL))
         found.append(tokens)
-        advance()
     return found
 
 
