@@ -59,7 +59,8 @@ class Edited:
 
     def __str__(self) -> str:
         n = len(self.run.seeds)
-        rows = self.run.cost.rows + (0 if self.inversion is None else self.inversion.cost.rows)
+        found = self.inversion
+        rows = self.run.cost.rows + (0 if found is None else found.cost.rows + found.back_cost.rows)
         told = [] if self.inversion is None else [str(self.inversion)]
         if self.before is not None:
             told.append(f"pixels changed by {float(self.changes().mean()):.3g} of [0, 1] (root mean square)")

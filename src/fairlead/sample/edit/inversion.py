@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fairlead.core.arguments import chosen, is_count, plain, shown
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import at_step, autocast, counting
+from fairlead.core.denoiser import Cost, at_step, autocast, counting
 from fairlead.core.errors import UsageError, remark
 from fairlead.core.progress import Progress, silent
 from fairlead.guide.batching import Batching
@@ -109,12 +109,12 @@ def invert(
             x_t=states["x"].float().cpu(), x0=x0.float().cpu(), back=x0.float().cpu(), conds=guided.conds,
             method=method, guidance=str(guided.guidance), steps=sampling.steps, grid=sampling.grid, strength=strength,
             tokens={name: each.transpose(0, 1).float().cpu() for name, each in tokens.items()},
-            psnr=None, codec_psnr=None, cost=cost, seconds=0.0, metadata=dict(model.metadata),
+            psnr=None, codec_psnr=None, cost=cost, back_cost=Cost(), seconds=0.0, metadata=dict(model.metadata),
         )  # fmt: skip
-        _remark(guided, found, missed.get("error"))
-        with progress("sampling the way back", n, "image") as advance:
-            back = replace(guided, start=replace(found.start(model), x=states["x"])).run(each_batch(advance))
-    found = replace(found, back=back.x0)
+    _remark(guided, found, missed.get("error"))
+    with progress("sampling the way back", n, "image") as advance:
+        back = replace(guided, start=replace(found.start(model), x=states["x"])).run(each_batch(advance))
+    found = replace(found, back=back.x0, back_cost=back.cost)
     if back.decoded is not None:
         pixels = pixels.expand(n, *pixels.shape[1:])
         found = replace(found, psnr=signal_to_noise(back.decoded, pixels))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,7 +80,7 @@ class Inversion:
         tokens: of null-text inversion: name -> null tokens of each step and image [steps, n, ...]; else empty.
         psnr: of the way back against the images, dB [n]; None where there are no images.
         codec_psnr: what of that is the autoencoder's own, dB [n]: the images encoded and decoded; None for pixels.
-        cost: rows and calls of inverting and of the way back.
+        cost, back_cost: rows and calls of inverting, and of the way back.
         seconds: wall time of both.
         metadata: of the model, JSON-ready.
     """
@@ -98,6 +98,7 @@ class Inversion:
     psnr: Tensor | None
     codec_psnr: Tensor | None
     cost: Cost
+    back_cost: Cost
     seconds: float
     metadata: Mapping[str, Any]
 
@@ -117,7 +118,7 @@ class Inversion:
         for name, values in (("PSNR", self.psnr), ("the autoencoder alone", self.codec_psnr)):
             if values is not None:
                 parts.append(f"{name} {float(values.mean()):.1f} dB (lowest {float(values.min()):.1f})")
-        rows = f"{self.cost.rows / n:g} network rows per image"
+        rows = f"{self.cost.rows / n:g} network rows per image and {self.back_cost.rows / n:g} for the way back"
         return f"{n} image{'' if n == 1 else 's'} by {self.method}: {', '.join([*parts, rows])}"
 
     def start(self, model: Model) -> NoiseStart:
@@ -157,7 +158,7 @@ class Inversion:
         tensors |= {f"token.{name}": values for name, values in self.tokens.items()}
         tensors |= {name: each for name in ("psnr", "codec_psnr") if (each := getattr(self, name)) is not None}
         about = {name: getattr(self, name) for name in ("method", "guidance", "steps", "grid", "strength", "seconds")}
-        about |= {"conds": list(self.conds), "rows": self.cost.rows, "calls": self.cost.calls}
+        about |= {"conds": list(self.conds), "cost": asdict(self.cost), "back_cost": asdict(self.back_cost)}
         about |= {"metadata": dict(self.metadata)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,11 +189,11 @@ class Inversion:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             about = json.loads(told["about"])
             tokens = {name[6:]: each for name, each in tensors.items() if name.startswith("token.")}
-            cost = Cost(about.pop("rows"), about.pop("calls"))
+            costs = {name: Cost(**about.pop(name)) for name in ("cost", "back_cost")}
             about["conds"] = tuple(about["conds"])
             whole = {name: tensors[name] for name in ("x_t", "x0", "back")}
             more = {name: tensors.get(name) for name in ("psnr", "codec_psnr")}
-            return cls(**whole, **more, **about, tokens=tokens, cost=cost)
+            return cls(**whole, **more, **about, **costs, tokens=tokens)
         except UsageError:
             raise
         except Exception as error:  # whatever a damaged file raises
