@@ -1,6 +1,6 @@
 """Edits on scenes, where every attribute is known: one attribute is changed, all others have to stay.
 
-    python -m benchmarks.edit RUN --n 500 --out docs/results/edit
+    python -m benchmarks.edit RUN --n 500
 
 RUN reads text and was trained on scenes. Sources are real images of the test split with one digit; the source condition
 is the caption that says everything, the target the same caption with another ink, or another digit. The judge of
@@ -10,7 +10,9 @@ drawings agree, the edit is compared with the source.
 
 Every method has the same number of network rows for an edit (``--rows``), but null-text inversion, which has the number
 of steps of inversion and the rows that it takes. The strength and the scale of each are those that do best on other
-images (``--tune-n``). OUT/edit.jsonl keeps every number, and what it holds is not made again; OUT/edit.md is the page.
+images (``--tune-n``). ``--store`` keeps every number, and what it holds is not made again; OUT/edit.md is the page.
+
+Over 300 lines, as what is measured and the page that says it share the settings.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from torch import Tensor
 
 import fairlead
 from fairlead.core.errors import UsageError
-from fairlead.core.places import check_folder
+from fairlead.core.places import check_file, check_folder
 from fairlead.core.progress import bars
 from fairlead.data.hub import load_data
 from fairlead.data.scenes.captions import VALUES, full_caption
@@ -57,8 +59,10 @@ class Options:
 
     run: Annotated[str, tyro.conf.Positional]
     """A run that reads text, trained on scenes."""
-    out: Path = Path("docs/results/edit")
-    """Folder for edit.jsonl, edit.md and edit.png."""
+    out: Path = Path("docs/results")
+    """Folder for edit.md and edit.png."""
+    store: Path = Path("runs/edit.jsonl")
+    """File for the numbers, a row a setting."""
     n: int = 500
     """Images for each edit."""
     tune_n: int = 60
@@ -107,7 +111,6 @@ class Bench:
             raise UsageError(
                 f"--n {options.n}, --tune-n {options.tune_n}: the test split has {len(self.single)} images of one digit"
             )
-        self.path = options.out / "edit.jsonl"
 
     @cached_property
     def judge(self) -> AttributeJudge:
@@ -197,13 +200,13 @@ def measured(
         "n": options.tune_n if tuning else options.n, "first": options.n if tuning else 0,
         "weights": bench.model.metadata.get("weights_hash"), "version": fairlead.__version__,
     }  # fmt: skip
-    if bench.path.is_file():
-        for line in bench.path.read_text().split("\n"):
+    if options.store.is_file():
+        for line in options.store.read_text().split("\n"):
             if line and (row := json.loads(line))["key"] == key:
                 return row  # type: ignore[no-any-return]
     task = bench.task(changed, tuning)
     row = {"key": key, **bench.scored(bench.done(method, setting, task), task)}
-    with bench.path.open("a") as file:
+    with options.store.open("a") as file:
         file.write(json.dumps(row) + "\n")
     print(f"{changed} {method} {setting}: right {_share(row['right'])}, {row['rows']:.0f} rows", file=sys.stderr)
     return row
@@ -300,8 +303,10 @@ def picture(bench: Bench, found: Mapping[tuple[str, str], dict[str, Any]], colum
 
 def main(options: Options) -> None:
     check_folder(options.out)
+    check_file(options.store)
     bench = Bench(options)
-    options.out.mkdir(parents=True, exist_ok=True)
+    for folder in (options.out, options.store.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for changed in CHANGED:
         for method in options.methods:

@@ -26,6 +26,7 @@ from fairlead.guide.terms import Guidance, Term
 from fairlead.models.load import Weights
 from fairlead.models.model import Given, Model
 from fairlead.report.image_grid import image_grid
+from fairlead.sample.ddim import DDIM
 from fairlead.sample.edit.given import images_of
 from fairlead.sample.edit.inversion import each_batch, invert
 from fairlead.sample.edit.inverted import Inversion, start_of
@@ -182,6 +183,10 @@ def edit(
         UsageError: for anything that cannot be edited so, before the first network call.
     """
     known = Inversion.load(inverted) if isinstance(inverted, str | Path) else inverted
+    if known is not None and not isinstance(known, Inversion):
+        raise UsageError(f"inverted: expected an inversion from fl.invert or its file, got {shown(known)}")
+    if not isinstance(resize, bool):
+        raise UsageError(f"resize: expected True or False, got {shown(resize)}")
     _check_inverted(known, images=images, source=source, strength=strength, rounds=rounds, n=n)
     method = _method(method, known)
     _check_method(method, sampler, mask=mask, resample=resample, source_guidance=source_guidance, source=source,
@@ -193,7 +198,7 @@ def edit(
     out = None if out is None else as_path("out", out)
     steps = steps if steps is not None else 20 if known is None else known.steps
     grid = grid if grid is not None else "trailing" if known is None else known.grid
-    sampling = Sampling(sampler or "ddim", steps, grid, batch_size, precision)
+    sampling = Sampling("ddim" if sampler is None else sampler, steps, grid, batch_size, precision)
     with nullcontext() if out is None else Hold(out):
         if out is not None:
             check_folder(out, fresh={"run.json": "a run"}, files=["grid.png", "inversion.safetensors"])
@@ -272,5 +277,6 @@ def _check_method(method: EditMethod, sampler: Sampler | str | None, **given: An
         if value is not None and name in unread:
             why = "inverts without guidance" if name == "source_guidance" and inverting else "does not read it"
             raise UsageError(f"{name}: method {method!r} {why}; leave it out or choose another method")
-    if inverting and sampler is not None and str(sampler) != "ddim":
-        raise UsageError(f"sampler {str(sampler)!r}: method {method!r} goes the way of ddim; leave it out")
+    plain_ddim = isinstance(sampler, str | DDIM) and sampler in ("ddim", DDIM())
+    if inverting and sampler is not None and not plain_ddim:
+        raise UsageError(f"sampler {shown(sampler)}: method {method!r} goes the way of ddim; leave it out")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fairlead.core.arguments import as_tensor
 from fairlead.core.errors import LONGEST, UsageError, shortened
-from fairlead.core.places import expanded, is_folder, is_there, read_bytes
+from fairlead.core.places import expanded, is_folder, is_there, read_bytes, unreadable
 from fairlead.data.decode import ENDINGS, decode_images, open_image, unwarned
 from fairlead.data.hub import load_data
 
@@ -34,7 +34,10 @@ def images_of(given: Any, size: tuple[int, int] | None = None) -> Tensor:
     names = [str(one) for one in (given if several else [given])]
     if len(names) == 1 and is_folder(names[0]):
         folder = expanded(names[0])
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
+        try:
+            files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
+        except OSError as error:
+            raise UsageError(f"start: {unreadable(error, folder)}; check the path and its permissions") from error
         if not files:
             raise UsageError(f"start: folder {_named(folder)} holds no images; name the folder that they lie in")
     elif all(is_there(expanded(name)) for name in names):

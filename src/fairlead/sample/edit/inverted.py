@@ -19,7 +19,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost
 from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
-from fairlead.core.places import check_file, is_file
+from fairlead.core.places import check_file, is_file, unreadable
 from fairlead.models.model import Model, Spec
 from fairlead.sample.edit.start import ImageStart, Start, image_start
 from fairlead.sample.noise import NoiseStream
@@ -196,6 +196,8 @@ class Inversion:
             return cls(**whole, **more, **about, **costs, tokens=tokens)
         except UsageError:
             raise
+        except OSError as error:
+            raise UsageError(f"inversion: {unreadable(error, path)}; check the path and its permissions") from error
         except Exception as error:  # whatever a damaged file raises
             raise UsageError(f"inversion: {path} is damaged ({type(error).__name__}); make it again") from error
 
