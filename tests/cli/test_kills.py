@@ -235,6 +235,7 @@ def test_what_is_not_shared_is_refused_under_torchrun(tiny_run: Path, tmp_path: 
         "measure": ["a", "b", "--out", str(tmp_path / "out")],
         "demo": ["--out", str(tmp_path / "out")],
         "interpolate": [str(tiny_run), "--cond", "1", "2", "--out", str(tmp_path / "out")],
+        "edit": [str(tiny_run), "--images", "digits", "--out", str(tmp_path / "out")],
         "export": [str(tiny_run), str(tmp_path / "out")],
         "report": [str(tmp_path)],
     }

@@ -27,7 +27,7 @@ class Export:
     """Where the autoencoder of a model of latents is, if not where it was in training."""
 
     def run(self) -> None:
-        from fairlead.diffusers.export import export, how_to_load
+        from fairlead.diffusers.exported_pipeline import export, how_to_load
 
         written = export(self.model, self.folder, self.weights, autoencoder=self.autoencoder)
         parts = ", ".join(sorted(path.name for path in written.iterdir()))

@@ -235,6 +235,7 @@ def model_of(
         device=device,
         to_space=identity if autoencoder is None else autoencoder.encode,
         image_shape=images,
+        null_tokens=getattr(network, "null_tokens", None) if names else None,
     )
 
 

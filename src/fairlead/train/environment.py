@@ -83,7 +83,9 @@ def start_trackers(accelerator: Accelerator, trackers: list[str]) -> None:
     """
     try:
         if trackers:
-            accelerator.init_trackers("train")
+            out = accelerator.project_dir
+            own = {} if out is None else {"wandb": {"dir": str(out), "name": Path(out).name}}
+            accelerator.init_trackers("train", init_kwargs=own)
     except (ImportError, ValueError) as error:
         raise UsageError(
             f"cannot log with {', '.join(trackers)}: {error}; choose another or drop the option"

@@ -56,7 +56,8 @@ class TrainOptions:
     recipe: str = "digits"
     """Preset of all below."""
     data: Any = None
-    """A name, a folder or a hub name as ``fl.load_data`` takes it, or a set in memory, as ``fl.data`` makes it."""
+    """A name, a folder or a hub name as ``fl.load_data`` takes it; or a set in memory, as ``fl.data`` makes it, or two,
+    to train on and to hold out."""
     size: int | str | None = None
     """Bring images to this size: a side in pixels, or height x width such as 64x96."""
     fit: Literal["centre", "random", "resize", "pad"] | None = None
@@ -101,7 +102,7 @@ class TrainOptions:
     keep: int | None = None
     """So many checkpoints that can be resumed stay, the last ones; by default 1."""
     tracker: str | None = None
-    """An accelerate tracker such as tensorboard; its files go into OUT."""
+    """A tracker of accelerate, such as tensorboard or wandb; its files go into OUT."""
     init: str | Path | None = None
     """Start from the averaged weights of another run (RUN, RUN@step500), as far as they fit; what does not is said."""
     resume: bool = False
@@ -125,6 +126,7 @@ class TrainOptions:
     ) -> Training:
         """Load the data, put the configuration together and say what will be trained; ``net``: options that are
         arguments of the network."""
+        from fairlead.data.arrays import with_held_out
         from fairlead.data.hub import load_data
         from fairlead.data.images import ImageData
         from fairlead.data.own.fitting import as_size, size_text
@@ -143,12 +145,13 @@ class TrainOptions:
         put_together = ("net", "data", "schedule", "text", "image", "latents", "init")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
-        given = {"spec": self.data or recipe.data, **self._given(DATA_OPTIONS)}
+        first, _ = with_held_out(self.data)
+        given = {"spec": recipe.data if first is None else first, **self._given(DATA_OPTIONS)}
         given |= {"skip_broken": True} if self.skip_broken else {}
         if (sides := as_size(self.size, "--size")) is not None:
             given["size"] = sides[0] if sides[0] == sides[1] else size_text(sides)
         self._check_size(recipe, sides, presets)
-        if isinstance(self.data, ImageData):
+        if isinstance(first, ImageData):
             data = given.pop("spec")
             if given:
                 raise UsageError(f"--{next(iter(given))}: the data are in memory already; leave it out")

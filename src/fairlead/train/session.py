@@ -5,20 +5,24 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 
 from fairlead.core.progress import Bar
 from fairlead.core.signals import EndSignal, noting
-from fairlead.train.loop import Training
+from fairlead.train.loop import StepRecord, Training
+from fairlead.train.step_table import StepTable
+
+LOSSES = ("step", "loss", "lr", "grad_norm")
+"""Columns of ``RUN/loss.csv``, which has a line for each step."""
 
 
-def train_to_end(
-    training: Training, preview_every: int = 0, preview: Callable[[Training], object] | None = None
-) -> float | None:
-    """Train to the end behind a progress bar. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and raise
-    ``EndSignal``; SIGUSR1 finishes the step, saves, and goes on, and so does the end of ``checkpoint_minutes``.
+def train_to_end(training: Training, watch: Callable[[Training, StepRecord], object] | None = None) -> float | None:
+    """Train to the end behind a progress bar, with a line a step in ``RUN/loss.csv``. Ctrl-C, SIGTERM and SIGHUP finish
+    the step, save, and raise ``EndSignal``; SIGUSR1 finishes the step, saves, and goes on, and so does the end of
+    ``checkpoint_minutes``.
 
     Args:
-        preview: called every ``preview_every`` steps, 0 for never.
+        watch: called after each step, in the main process.
 
     Returns:
         the loss, averaged over the last steps; None if nothing was left to train.
@@ -26,8 +30,10 @@ def train_to_end(
     main, every = training.accelerator.is_main_process, 60 * training.config.checkpoint_minutes
     loss: float | None = None
     last = time.monotonic()
+    path = None if training.out is None or not main else training.out / "loss.csv"
     with (
         noting() as noted,
+        nullcontext() if path is None else closing(StepTable(path, LOSSES, training.step)) as losses,
         Bar(training.config.steps, "step", initial=training.step, shown=main) as bar,
     ):
         if training.step == training.config.steps and main:
@@ -36,8 +42,10 @@ def train_to_end(
             loss = record.loss if loss is None else 0.98 * loss + 0.02 * record.loss
             bar.note(f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s")
             bar.update()
-            if main and preview is not None and preview_every and record.step % preview_every == 0:
-                preview(training)
+            if losses is not None:
+                losses.add(record.step, record.loss, record.lr, record.grad_norm)
+            if main and watch is not None:
+                watch(training, record)
             if record.saved:
                 last = time.monotonic()
             due = _DUE if every and time.monotonic() - last >= every else 0

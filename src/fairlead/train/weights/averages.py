@@ -60,7 +60,7 @@ class PowerAverages(AveragedModel):
 
     They are as wide in the middle of a run as at its end, in proportion, and need no warm-up. The average itself has
     the width :data:`WIDE`, ``narrow`` :data:`NARROW`. From those of several steps, one of another width is rebuilt:
-    :func:`rebuilt`.
+    :func:`average_of_width`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -114,7 +114,7 @@ def read_weights(checkpoint: Checkpoint, weights: str) -> tuple[dict[str, Tensor
     """
     if weights in ("ema", "raw"):
         return checkpoint.tensors(weights), checkpoint.about["files"][weights]
-    return rebuilt(checkpoint, width_in(weights))
+    return average_of_width(checkpoint, width_in(weights))
 
 
 def width_in(weights: str) -> float:
@@ -134,7 +134,7 @@ def width_in(weights: str) -> float:
     return value
 
 
-def rebuilt(checkpoint: Checkpoint, width: float) -> tuple[dict[str, Tensor], str]:
+def average_of_width(checkpoint: Checkpoint, width: float) -> tuple[dict[str, Tensor], str]:
     """The power average of this width at the step of a checkpoint, from those that its run has stored up to there.
 
     Returns:
