@@ -11,11 +11,9 @@ depend on the number of processes.
 from __future__ import annotations
 
 import copy
-import math
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from fairlead.core.arguments import as_path, shown
-from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 from fairlead.core.launch import Launch
@@ -41,26 +38,14 @@ from fairlead.train.conditions import DataConditions
 from fairlead.train.config import TrainConfig
 from fairlead.train.description import check_fit, described
 from fairlead.train.environment import accelerator_for, start_trackers
+from fairlead.train.feed import Feed, StepSource
 from fairlead.train.malloc import keep_freed_memory
-from fairlead.train.objective import Draw, drop_condition
 from fairlead.train.optimizer import ema_average, learning_rate, optimizer_of, optimizer_state
+from fairlead.train.outcomes import EVERY, Outcomes
+from fairlead.train.outcomes import StepRecord as StepRecord
 from fairlead.train.reading import prepare_text
 from fairlead.train.resume import differences, previous, setup
 from fairlead.train.tasks import task_of
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What happened in a step (1-based). ``loss`` and ``grad_norm`` are of this step, ``images_per_second`` since the
-    start of this process; ``saved`` is the checkpoint written after it from which the run can be resumed: a snapshot
-    is none."""
-
-    step: int
-    loss: float
-    lr: float
-    grad_norm: float
-    images_per_second: float
-    saved: Path | None = None
 
 
 class Training:
@@ -152,6 +137,12 @@ class Training:
         optimizer = optimizer_of(network, config)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.noise_shape: tuple[int, ...] = getattr(network, "latent_shape", self.batches.shape)
+        source = StepSource(
+            self.batches, self.conditions, self.task, config, self.schedule, self.drops, self.noise_shape,
+            self.accelerator.process_index, world,
+        )  # fmt: skip
+        self.feed = Feed(source, config.steps, device)
+        self.outcomes = Outcomes(1 if device.type == "cpu" else EVERY, config.lr, self.accelerator.log)
         self.step = 0
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -202,15 +193,7 @@ class Training:
         """One optimiser step: (loss, gradient norm, learning rate); the two tensors are scalars on the device."""
         config, accelerator = self.config, self.accelerator
         rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-        x0, labels = self.batches.batch(self.step, rank, world)
-        draw = Draw.of(config.batch_size, self.noise_shape, self.drops, config.seed, self.step, config.drop_all).part(
-            rank, world
-        )
-        condition, index = Condition(len(x0)), self.batches.index(self.step, rank, world)
-        if self.conditions is not None:
-            condition = self.conditions.drawn(index, x0, config, self.step, rank, world)
-        x0 = x0.to(device)
-        inputs = self.task.inputs(x0, draw, drop_condition(condition, draw.dropped), self.schedule)
+        data = self.feed.of(self.step)
         lr = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -219,8 +202,8 @@ class Training:
             if self._dropout:
                 torch.manual_seed(((config.seed * 1_000_003 + self.step) * world + rank) % 2**63)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                output = self.task.output(self.network, inputs, config)
-        loss = self.task.loss(output, x0, labels.to(device), draw, config, self.schedule)
+                output = self.task.output(self.network, data.inputs, config)
+        loss = self.task.loss(output, data.x0, data.labels, data.draw, config, self.schedule)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
@@ -233,11 +216,13 @@ class Training:
         """Steps until ``config.steps``; saves by the configuration and at the end.
 
         Raises:
-            UsageError: at the first loss that is not finite, naming the step; saved checkpoints stay.
+            UsageError: for the first loss or gradient that is not finite, naming its step, once it is read: at once on
+                a CPU, up to ``EVERY`` steps later on a GPU. Nothing is saved after it; saved checkpoints stay.
         """
         try:
             yield from self._steps()
         finally:
+            self.feed.close()
             if self._hold is not None:
                 self._hold.release()
 
@@ -245,17 +230,9 @@ class Training:
         config, began, first = self.config, time.perf_counter(), self.step
         while self.step < config.steps:
             loss, norm, lr = self.take_step()
-            value = float(self.accelerator.reduce(loss, "mean"))
-            # a gradient that is not finite has already spoiled the weights, even under a finite loss
-            for what, number in (("loss", value), ("gradient norm", float(norm))):
-                if not math.isfinite(number):
-                    raise UsageError(
-                        f"training: the {what} of step {self.step} is {number}; lower --lr ({config.lr:g}) or use "
-                        "--precision fp32, with another --out"
-                    )
+            outcome = self.outcomes.add(self.step, lr, self.accelerator.reduce(loss, "mean"), norm)
             speed = (self.step - first) * config.batch_size / (time.perf_counter() - began)
-            self.accelerator.log({"loss": value, "lr": lr, "grad_norm": float(norm)}, step=self.step)
-            yield StepRecord(self.step, value, lr, float(norm), speed, self._save_if_due())
+            yield StepRecord(self.step, lr, speed, self._save_if_due(), outcome)
         self.accelerator.end_training()
 
     def _save_if_due(self) -> Path | None:
@@ -264,6 +241,7 @@ class Training:
         if due:
             return self.save()
         if config.snapshot_every and self.step % config.snapshot_every == 0 and self.out is not None:
+            self.outcomes.read()
             self._write({"ema": self.average.module.state_dict()})
         return None
 
@@ -271,7 +249,11 @@ class Training:
         """Write a checkpoint of this moment, from which the run can be resumed, and remove the one before.
 
         Every process has to call it, and gets its folder.
+
+        Raises:
+            UsageError: if a step before was not finite, which is then not saved; if it cannot be written.
         """
+        self.outcomes.read()
         if self.out is None:
             return None
         state = self.optimizer.state_dict()

@@ -95,7 +95,8 @@ def diffusion_loss(
     """Weighted mean squared error of the network's ``output`` [n, ...] against its target; scalar float32."""
     alpha, sigma = (expand_like(value, x0) for value in schedule.alpha_sigma(draw.t))
     error = (output.float() - target(x0, draw.eps.to(x0.device), objective, alpha, sigma)).square()
-    weight = loss_weight(weighting, objective, schedule.log_snr(draw.t)).to(x0.device, torch.float32)
+    weight = loss_weight(weighting, objective, schedule.log_snr(draw.t))
+    weight = weight.to(x0.device, torch.float32, non_blocking=x0.is_cuda)
     return (error.flatten(1).mean(1) * weight).mean()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from fairlead.core.progress import Bar
 from fairlead.core.signals import EndSignal, noting
-from fairlead.train.loop import Training
+from fairlead.train.loop import StepRecord, Training
 
 
 def train_to_end(
@@ -24,6 +24,7 @@ def train_to_end(
     """
     main = training.accelerator.is_main_process
     loss: float | None = None
+    unread: list[StepRecord] = []
     with (
         noting() as noted,
         Bar(training.config.steps, "step", initial=training.step, shown=main) as bar,
@@ -31,8 +32,13 @@ def train_to_end(
         if training.step == training.config.steps and main:
             print(f"{training.out} is trained already: step {training.step} of {training.config.steps}")
         for record in training.run():
-            loss = record.loss if loss is None else 0.98 * loss + 0.02 * record.loss
-            bar.note(f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s")
+            unread.append(record)
+            if len(unread) >= training.outcomes.every or record.step == training.config.steps:
+                for each in unread:
+                    loss = each.loss if loss is None else 0.98 * loss + 0.02 * each.loss
+                unread.clear()
+            said = "" if loss is None else f"loss {loss:.4f} "
+            bar.note(f"{said}lr {record.lr:.1e} {record.images_per_second:.0f} img/s")
             bar.update()
             if main and preview is not None and preview_every and record.step % preview_every == 0:
                 preview(training)
