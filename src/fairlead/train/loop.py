@@ -32,6 +32,7 @@ from fairlead.data.images import ImageData
 from fairlead.data.latents import LatentBatches, LatentCodec, Latents, codec_from_config
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, load_weights, parameter_count
+from fairlead.nets.compiling import compile_in_place, no_compiler
 from fairlead.nets.text import TextInput
 from fairlead.train.checkpoint import Checkpoint, prune, save_checkpoint, snapshots, step_folder
 from fairlead.train.conditions import DataConditions
@@ -62,6 +63,7 @@ class Training:
         trackers: names of accelerate trackers, e.g. ["tensorboard"]; logs go to ``out``.
         progress: called with numbers of images as an autoencoder encodes them.
         reading: called with numbers of steps as a text encoder learns to read and to sketch.
+        compile: compile the network; where there is no compiler, a note says so.
 
     Raises:
         UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
@@ -79,6 +81,7 @@ class Training:
         trackers: list[str] | None = None,
         progress: Callable[[int], object] | None = None,
         reading: Callable[[int], object] | None = None,
+        compile: bool = False,
     ) -> None:
         if not isinstance(data, ImageData):
             raise UsageError(f"training: expected data from fl.load_data(...), got {shown(data)}")
@@ -94,6 +97,8 @@ class Training:
         if config.latents:
             self.autoencoder = codec_from_config(config.latents, "this run", self.out)
         check_fit(config.net, data, self.autoencoder)
+        if compile and config.internal:
+            raise UsageError("compile: the head in the middle (internal) runs uncompiled; train without one of them")
         self.task = task_of(config.objective)
         names = self.task.conditions(config.net)
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
@@ -133,8 +138,14 @@ class Training:
         if device.type == "cpu":
             keep_freed_memory()
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        problem = no_compiler(device.type) if compile else ""
+        if problem:
+            self.notes.append(f"trains uncompiled: {problem}")
+        self.compiled = compile and not problem
         self.average = AveragedModel(network, multi_avg_fn=ema_average(config.ema), use_buffers=True).to(device)
         optimizer = optimizer_of(network, config)
+        if self.compiled:
+            compile_in_place(network)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.noise_shape: tuple[int, ...] = getattr(network, "latent_shape", self.batches.shape)
         source = StepSource(
@@ -158,7 +169,7 @@ class Training:
         return LatentBatches(images, self._latents)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        self.notes += differences(checkpoint, setup(self.accelerator), self._dropout)
+        self.notes += differences(checkpoint, setup(self.accelerator, self.compiled), self._dropout)
         raw, average = checkpoint.tensors("raw"), checkpoint.tensors("ema")
         try:
             load_weights(self.accelerator.unwrap_model(self.network), raw)
@@ -178,7 +189,7 @@ class Training:
     def about(self) -> dict[str, Any]:
         """The description that goes into the checkpoint: enough to rebuild the model and to know where it came from."""
         return {
-            **setup(self.accelerator),
+            **setup(self.accelerator, self.compiled),
             **described(self.config, self.data, self.schedule, list(self.drops)),
             "parameters": self.parameters,
             "precision": self.precision,

@@ -91,6 +91,8 @@ class TrainOptions:
     """Decides all random draws."""
     checkpoint_every: int | None = None
     """Steps between checkpoints that can be resumed; the last step is always saved."""
+    compile: bool = False
+    """Compile the network first: for long trainings; weights differ by rounding."""
     tracker: str | None = None
     """An accelerate tracker such as tensorboard; its files go into OUT."""
     resume: bool = False
@@ -166,7 +168,7 @@ class TrainOptions:
         ):
             trackers = [self.tracker] if self.tracker else None
             with working("preparing the training"):
-                training = Training(data, config, self.folder, self.resume, trackers, encoded, read)
+                training = Training(data, config, self.folder, self.resume, trackers, encoded, read, self.compile)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if task_of(config.objective) is not DENOISE else f", told {told_names}"
@@ -176,7 +178,7 @@ class TrainOptions:
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
                 f"{told_text}; {network}{training.parameters:,} parameters, {config.objective} objective, "
-                f"{training.precision}; {self.folder}"
+                f"{training.precision}{', compiled' * training.compiled}; {self.folder}"
             )
             for note in data.notes:
                 print(f"  {note}")

@@ -54,13 +54,14 @@ def previous(out: Path | None, resume: bool, data: ImageData, config: TrainConfi
     return checkpoint
 
 
-def setup(accelerator: Accelerator) -> dict[str, Any]:
+def setup(accelerator: Accelerator, compiled: bool) -> dict[str, Any]:
     """What the last digits of a training depend on beside its settings."""
     return {
         "fairlead": fairlead.__version__,
         "torch": torch.__version__,
         "device": accelerator.device.type,
         "processes": accelerator.num_processes,
+        "compiled": compiled,
     }
 
 
@@ -71,7 +72,8 @@ def differences(checkpoint: Checkpoint, here: dict[str, Any], dropout: bool) -> 
         here: the present ``setup``.
         dropout: whether the network has some.
     """
-    there = {name: checkpoint.about.get(name, value) for name, value in here.items()}
+    before = {"compiled": False, **checkpoint.about}  # of versions that could not
+    there = {name: before.get(name, value) for name, value in here.items()}
     unlike = [name for name, value in here.items() if there[name] != value]
     if not unlike:
         return []
