@@ -7,6 +7,7 @@ sampling are compiled when they come first; a number of rows that changes again 
 from __future__ import annotations
 
 import copy
+import warnings
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -28,7 +29,8 @@ def no_compiler(device: str) -> str:
     On a CPU that takes a C++ compiler and the headers of Python, on a GPU a C compiler and Triton.
     """
     try:
-        with torch.no_grad(), torch._inductor.config.patch(force_disable_caches=True):
+        with warnings.catch_warnings(), torch.no_grad(), torch._inductor.config.patch(force_disable_caches=True):
+            warnings.simplefilter("ignore")  # about the caches
             torch.compile(_tried)(torch.ones(8, device=device))
     except Exception as error:  # all that can go wrong in a compiler means the same here
         cause: BaseException = error

@@ -85,8 +85,8 @@ class Muon(torch.optim.AdamW):
 
 
 def _wide(value: Tensor) -> Tensor:
-    """A parameter, or what is stored as one is, as a matrix with no more rows than columns; of a kernel in the order of
-    its memory where that is channels-last, which permutes columns. A view of a parameter that is stored without gaps."""
+    """A view of a parameter, or of what is stored as one is, as a matrix with no more rows than columns. The columns of
+    a kernel in channels-last memory are in the order of that memory, which changes nothing for their directions."""
     if value.ndim == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last):
         value = value.permute(0, 2, 3, 1)
     matrix = value.view(value.shape[0], -1)
