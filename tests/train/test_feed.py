@@ -15,9 +15,9 @@ from torch import Tensor
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.train.checkpoint import steps_of
-from fairlead.train.feed import AHEAD, Feed, StepData, StepSource
 from fairlead.train.loop import Training
-from fairlead.train.outcomes import Outcomes
+from fairlead.train.steps.feed import AHEAD, Feed, StepData, StepSource
+from fairlead.train.steps.outcomes import Outcomes
 from tests.train.tiny import PARTS, digits, same_bits, tensors_of, tiny_config, tiny_net, trained
 
 CPU = torch.device("cpu")

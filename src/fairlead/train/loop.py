@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from fairlead.core.arguments import as_path, shown
 from fairlead.core.errors import UsageError
@@ -39,13 +38,13 @@ from fairlead.train.conditions import DataConditions
 from fairlead.train.config import TrainConfig
 from fairlead.train.description import check_fit, described
 from fairlead.train.environment import accelerator_for, start_trackers
-from fairlead.train.feed import Feed, StepSource
 from fairlead.train.malloc import keep_freed_memory
-from fairlead.train.optimizer import ema_average, learning_rate, optimizer_of, optimizer_state
-from fairlead.train.outcomes import EVERY, Outcomes
-from fairlead.train.outcomes import StepRecord as StepRecord
+from fairlead.train.optimizer import Average, learning_rate, optimizer_of, optimizer_state
 from fairlead.train.reading import prepare_text
 from fairlead.train.resume import differences, previous, setup
+from fairlead.train.steps.feed import Feed, StepSource
+from fairlead.train.steps.outcomes import EVERY, Outcomes
+from fairlead.train.steps.outcomes import StepRecord as StepRecord
 from fairlead.train.tasks import task_of
 
 
@@ -142,7 +141,7 @@ class Training:
         if problem:
             self.notes.append(f"trains uncompiled: {problem}")
         self.compiled = compile and not problem
-        self.average = AveragedModel(network, multi_avg_fn=ema_average(config.ema), use_buffers=True).to(device)
+        self.average = Average(network, config.ema, device)
         optimizer = optimizer_of(network, config)
         if self.compiled:
             compile_in_place(network)
@@ -176,7 +175,7 @@ class Training:
             load_weights(self.average.module, average)
         except UsageError as error:
             raise UsageError(f"cannot resume {self.out}: {error}; resume another checkpoint") from error
-        self.average.n_averaged.fill_(checkpoint.step)
+        self.average.updates = checkpoint.step
         groups = self.optimizer.state_dict()["param_groups"]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         try:
@@ -219,7 +218,7 @@ class Training:
         norm = accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.average.update_parameters(accelerator.unwrap_model(self.network))
+        self.average.update(accelerator.unwrap_model(self.network))
         self.step += 1
         return loss.detach(), norm, lr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -179,11 +180,30 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def ema_average(decay: float) -> Any:
-    """For ``AveragedModel``: decay min(decay, (1 + k) / (10 + k)) after k updates."""
+class Average:
+    """The exponential average of a network's parameters and buffers: ``module``, on ``device``, after so many
+    ``updates``. They are counted on the CPU, where reading the count waits for nothing."""
 
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        k = float(count)
+    def __init__(self, network: nn.Module, decay: float, device: torch.device) -> None:
+        self.module = copy.deepcopy(network).to(device)
+        self.updates = 0
+        self._average = ema_average(decay)
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take what the network is now into the average; the first is the average itself."""
+        averaged, current = ([*net.parameters(), *net.buffers()] for net in (self.module, network))
+        if self.updates:
+            self._average(averaged, current, self.updates)
+        else:
+            torch._foreach_copy_(averaged, current)
+        self.updates += 1
+
+
+def ema_average(decay: float) -> Callable[[list[Tensor], list[Tensor], int], None]:
+    """For :class:`Average`: decay min(decay, (1 + k) / (10 + k)) after k updates."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], k: int) -> None:
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + k) / (10 + k)))
 
     return update
