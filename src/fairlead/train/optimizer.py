@@ -76,7 +76,7 @@ class Muon(torch.optim.AdamW):
         torch._foreach_lerp_(means, grads, 1 - self.momentum)
         alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         for parameter, ahead in zip(parameters, torch._foreach_lerp(grads, means, self.momentum), strict=True):
-            weight, step = _wide(parameter), _wide(ahead)
+            weight, step = _wide(parameter, parameter), _wide(ahead, parameter)
             alike.setdefault((step.shape[0], step.shape[1]), []).append((weight, step))
         if weight_decay:
             torch._foreach_mul_(parameters, 1 - lr * weight_decay)
@@ -85,13 +85,15 @@ class Muon(torch.optim.AdamW):
             torch._foreach_add_([weight for weight, _ in pairs], updates.unbind(), alpha=-0.2 * longer**0.5 * lr)
 
 
-def _wide(value: Tensor) -> Tensor:
-    """A view of a parameter, or of what is stored as one is, as a matrix with no more rows than columns. The columns of
-    a kernel in channels-last memory are in the order of that memory, which changes nothing for their directions."""
-    if value.ndim == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last):
+def _wide(value: Tensor, parameter: Tensor) -> Tensor:
+    """A parameter, as a view, or what belongs to one, as a matrix with no more rows than columns. The columns of a
+    kernel in channels-last memory are in the order of that memory, which changes nothing for their directions."""
+    flat = torch.Tensor.view if value is parameter else torch.Tensor.reshape  # never a copy of the parameter
+    if parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
         value = value.permute(0, 2, 3, 1)
-    matrix = value.view(value.shape[0], -1)
-    return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    shape = value.shape[0], value[0].numel()
+    matrix = flat(value, shape)
+    return matrix.T if shape[0] > shape[1] else matrix
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:

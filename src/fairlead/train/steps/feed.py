@@ -51,7 +51,7 @@ class StepData:
 
     def to(self, device: torch.device) -> StepData:
         """On the device, or on its way there; what the device does next waits for it."""
-        return self._changed(lambda value: value.to(device, non_blocking=True))
+        return self._changed(lambda value: value.to(device, non_blocking=device.type == "cuda"))
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> StepData:
         inputs = [v.mapped(change) if isinstance(v, Condition) else change(v) for v in self.inputs]
