@@ -16,7 +16,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.train.checkpoint import steps_of
 from fairlead.train.loop import Training
-from fairlead.train.steps.feed import AHEAD, Feed, StepData, StepSource
+from fairlead.train.steps.feed import AHEAD, StepData, StepFeed, StepSource
 from fairlead.train.steps.outcomes import Outcomes
 from tests.train.tiny import PARTS, digits, same_bits, tensors_of, tiny_config, tiny_net, trained
 
@@ -41,8 +41,21 @@ def equal(a: StepData, b: StepData) -> bool:
 @pytest.mark.parametrize("steps", [range(6), (0, 1, 4, 2, 3, 9)], ids=["in order", "in any order"])
 def test_the_thread_makes_the_data_of_the_step(steps):
     source = Training(digits(20), tiny_config(drop=0.5, steps=6), None).feed.source
-    feed = Feed(source, 6, CPU)
+    feed = StepFeed(source, 6, CPU)
     assert all(equal(feed.of(step), source.of(step)) for step in steps)
+    feed.close()
+
+
+def test_parts_of_a_step_are_what_as_many_processes_would_read():
+    whole = Training(digits(20), tiny_config(drop=0.5), None).feed.source
+    feed = StepFeed(replace(whole, parts=4), 2, CPU)
+    for step in range(2):
+        data = [feed.of(step, part) for part in range(4)]
+        for part, own in enumerate(data):
+            assert equal(own, replace(whole, rank=part, world=4).of(step))
+        assert torch.equal(torch.cat([own.x0 for own in data]), whole.of(step).x0)
+        assert torch.equal(torch.cat([own.inputs[0] for own in data]), whole.of(step).inputs[0])
+    assert not feed._coming
     feed.close()
 
 
@@ -59,15 +72,15 @@ def test_a_network_reads_the_noised_images_and_who_lost_the_condition():
 
 @dataclass(frozen=True, eq=False)
 class Broken(StepSource):
-    def of(self, step: int) -> StepData:
+    def of(self, step: int, part: int = 0) -> StepData:
         if step == 3:
             raise OSError("the disk is gone")
-        return super().of(step)
+        return super().of(step, part)
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_at_its_step():
     source = Training(digits(20), tiny_config(), None).feed.source
-    feed = Feed(Broken(**vars(source)), 6, CPU)
+    feed = StepFeed(Broken(**vars(source)), 6, CPU)
     for step in range(3):  # made ahead, step 3 has failed by the end
         feed.of(step)
     with pytest.raises(OSError, match="the disk is gone"):
@@ -80,7 +93,7 @@ def test_it_computes_by_itself_and_changes_no_number_of_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        feed = Feed(Training(digits(20), tiny_config(), None).feed.source, 6, CPU)
+        feed = StepFeed(Training(digits(20), tiny_config(), None).feed.source, 6, CPU)
         feed.of(0)
         assert feed._thread is not None
         assert feed._thread.submit(torch.get_num_threads).result() == 1
@@ -96,13 +109,13 @@ def test_it_computes_by_itself_and_changes_no_number_of_threads():
 
 def test_no_more_is_made_than_the_training_reads():
     source = Training(digits(20), tiny_config(), None).feed.source
-    feed = Feed(source, 3, CPU)
+    feed = StepFeed(source, 3, CPU)
     coming = []
     for step in range(3):
         feed.of(step)
         coming.append(sorted(feed._coming))
     assert AHEAD == 2
-    assert coming == [[1, 2], [2], []]
+    assert coming == [[(1, 0), (2, 0)], [(2, 0)], []]
     feed.close()
 
 

@@ -42,7 +42,7 @@ from fairlead.train.malloc import keep_freed_memory
 from fairlead.train.optimizer import Average, learning_rate, optimizer_of, optimizer_state
 from fairlead.train.reading import prepare_text
 from fairlead.train.resume import differences, previous, setup
-from fairlead.train.steps.feed import Feed, StepSource
+from fairlead.train.steps.feed import StepFeed, StepSource
 from fairlead.train.steps.outcomes import EVERY, Outcomes
 from fairlead.train.steps.outcomes import StepRecord as StepRecord
 from fairlead.train.tasks import task_of
@@ -151,7 +151,7 @@ class Training:
             self.batches, self.conditions, self.task, config, self.schedule, self.drops, self.noise_shape,
             self.accelerator.process_index, world,
         )  # fmt: skip
-        self.feed = Feed(source, config.steps, device)
+        self.feed = StepFeed(source, config.steps, device)
         self.outcomes = Outcomes(1 if device.type == "cpu" else EVERY, config.lr, self.accelerator.log)
         self.step = 0
         if checkpoint is not None:

@@ -61,7 +61,7 @@ class StepData:
 
 @dataclass(frozen=True, eq=False)
 class StepSource:
-    """Makes the data of any step for process ``rank`` of ``world``.
+    """Makes the data of any step for process ``rank`` of ``world``, in so many ``parts``.
 
     Attributes:
         shape: of one sample's noise.
@@ -77,10 +77,11 @@ class StepSource:
     shape: tuple[int, ...]
     rank: int = 0
     world: int = 1
+    parts: int = 1
 
-    def of(self, step: int) -> StepData:
-        """The data of ``step`` >= 0, on the CPU."""
-        config, rank, world = self.config, self.rank, self.world
+    def of(self, step: int, part: int = 0) -> StepData:
+        """The data of a part of ``step`` >= 0, on the CPU."""
+        config, rank, world = self.config, self.rank * self.parts + part, self.world * self.parts
         x0, labels = self.batches.batch(step, rank, world)
         draw = Draw.of(config.batch_size, self.shape, self.drops, config.seed, step, config.drop_all).part(rank, world)
         condition = Condition(len(x0))
@@ -91,29 +92,32 @@ class StepSource:
         return StepData(x0, labels, draw, inputs)
 
 
-class Feed:
-    """The data of one step after another, on ``device``.
+class StepFeed:
+    """The data of one part of a step after another, on ``device``.
 
-    A thread makes those of the next ``AHEAD`` steps, up to step ``end``. It begins with the first step asked for, and
-    is gone after :meth:`close`, with the last reference to the feed, and when the process ends.
+    A thread makes the next ``AHEAD``, up to step ``end``. It begins with the first that is asked for, and is gone after
+    :meth:`close`, with the last reference to the feed, and when the process ends.
     """
 
     def __init__(self, source: StepSource, end: int, device: torch.device) -> None:
         self.source, self.end, self.device = source, end, device
         self._thread: ThreadPoolExecutor | None = None
-        self._coming: dict[int, Future[StepData]] = {}
+        self._coming: dict[tuple[int, int], Future[StepData]] = {}
 
-    def of(self, step: int) -> StepData:
-        """The data of ``step``; what went wrong as they were made is raised here."""
+    def of(self, step: int, part: int = 0) -> StepData:
+        """The data of a part of ``step``; what went wrong as they were made is raised here."""
         if self._thread is None:
             self._thread = _one_thread(self.device)
             # also where a process ends with a training in the middle, before what ending a thread takes is taken down
             self._end = weakref.finalize(self, self._thread.shutdown, cancel_futures=True)
-        last = max(step + 1, min(step + 1 + AHEAD, self.end))
-        coming = {
-            i: self._coming.get(i) or self._thread.submit(_made, self.source, i, self.device) for i in range(step, last)
-        }
-        data = coming.pop(step).result()
+        parts = self.source.parts
+        first = step * parts + part
+        last = max(first + 1, min(first + 1 + AHEAD, self.end * parts))
+        coming = {}
+        for place in (divmod(i, parts) for i in range(first, last)):
+            known = self._coming.get(place)
+            coming[place] = known or self._thread.submit(_made, self.source, *place, self.device)
+        data = coming.pop((step, part)).result()
         self._coming = coming
         return data.to(self.device)
 
@@ -124,8 +128,8 @@ class Feed:
         self._thread, self._coming = None, {}
 
 
-def _made(source: StepSource, step: int, device: torch.device) -> StepData:
-    data = source.of(step)
+def _made(source: StepSource, step: int, part: int, device: torch.device) -> StepData:
+    data = source.of(step, part)
     return data.pinned() if device.type == "cuda" else data
 
 
