@@ -1,8 +1,7 @@
-"""How weights move in the training loop: AdamW or Muon, the learning rate, the average of the weights."""
+"""How weights move in the training loop: AdamW or Muon, and the learning rate."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -127,6 +126,23 @@ def _factor(gram: Tensor) -> Tensor:
     return factor
 
 
+def stored_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser as tensors called "INDEX.NAME"."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
+
+
+def restore_state(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
+    """Let an optimiser go on from what :func:`stored_state` gave.
+
+    Raises:
+        ValueError: as :func:`optimizer_state`.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.load_state_dict({"state": optimizer_state(stored, parameters), "param_groups": groups})
+
+
 def optimizer_state(stored: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
     """The state that an optimiser of ``parameters`` goes on from, of tensors called "INDEX.NAME".
 
@@ -180,32 +196,3 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.lr
     progress = (step - warmup) / (config.steps - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-class Average:
-    """The exponential average of a network's parameters and buffers: ``module``, on ``device``, after so many
-    ``updates``. They are counted on the CPU, where reading the count waits for nothing."""
-
-    def __init__(self, network: nn.Module, decay: float, device: torch.device) -> None:
-        self.module = copy.deepcopy(network).to(device)
-        self.updates = 0
-        self._average = ema_average(decay)
-
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Take what the network is now into the average; the first is the average itself."""
-        averaged, current = ([*net.parameters(), *net.buffers()] for net in (self.module, network))
-        if self.updates:
-            self._average(averaged, current, self.updates)
-        else:
-            torch._foreach_copy_(averaged, current)
-        self.updates += 1
-
-
-def ema_average(decay: float) -> Callable[[list[Tensor], list[Tensor], int], None]:
-    """For :class:`Average`: decay min(decay, (1 + k) / (10 + k)) after k updates."""
-
-    def update(averaged: list[Tensor], current: list[Tensor], k: int) -> None:
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + k) / (10 + k)))
-
-    return update
