@@ -41,7 +41,7 @@ def optimised(step: GuidedStep, path: Sequence[Tensor], own: NullTokens, iterati
         iterations: of Adam in each step, at most.
     """
     x, tokens = path[0], dict(own)
-    found: list[Tokens] = []
+    found: list[NullTokens] = []
     highest = min(RATE, LENGTH / max(1, sum(token[0].numel() for token in own.values())) ** 0.5)
     for i, target in enumerate(path[1:]):
         x, tokens = _one(partial(step, i), x, target, tokens, iterations, highest * max(0.0, 1 - i / FALL))
