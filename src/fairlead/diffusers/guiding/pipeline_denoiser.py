@@ -288,8 +288,8 @@ class PipelineDenoiser:
             )
             for path in floating
         }
-        kept = dict.fromkeys(more, condition.keep["prompt"])
-        return replace(condition, values={**condition.values, **more}, keep={**condition.keep, **kept})
+        kept = dict.fromkeys(more, condition.keep["prompt"])  # those that it has may be changed already
+        return replace(condition, values={**more, **condition.values}, keep={**kept, **condition.keep})
 
     def _keep(self, raw: Tensor, condition: Condition) -> None:
         """What the output holds beside the prediction (a variance): that of the samples' own branch."""
