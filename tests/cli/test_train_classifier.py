@@ -36,7 +36,7 @@ def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_leaves_a_checkpoint_and_a_plot_of_its_accuracy(
     classifier: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sorted(path.name for path in classifier.iterdir()) == ["accuracy.png", "step-000006"]
+    assert sorted(path.name for path in classifier.iterdir()) == ["accuracy.png", "loss.csv", "step-000006"]
     files = sorted(path.name for path in (classifier / "step-000006").iterdir())
     assert files == ["ema.safetensors", "model.json", "raw.safetensors", "training.safetensors"]
     with Image.open(classifier / "accuracy.png") as picture:

@@ -145,6 +145,7 @@ def network_model(
         objective=objective,
         layers=network.layers(),
         embed=network.embed,
+        null_tokens=network.null_tokens,
     )
 
 

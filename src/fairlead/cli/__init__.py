@@ -15,6 +15,7 @@ import tyro
 from fairlead.cli.app import App
 from fairlead.cli.demo import Demo
 from fairlead.cli.doctor import Doctor
+from fairlead.cli.edit import Edit
 from fairlead.cli.explain import Explain
 from fairlead.cli.export import Export
 from fairlead.cli.helping import asked_for_help, check_names, first_paragraph, print_help
@@ -56,6 +57,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report", description=first_paragraph(Report))]
     | Annotated[Explain, tyro.conf.subcommand("explain", description=first_paragraph(Explain))]
     | Annotated[Interpolate, tyro.conf.subcommand("interpolate", description=first_paragraph(Interpolate))]
+    | Annotated[Edit, tyro.conf.subcommand("edit", description=first_paragraph(Edit))]
     | Annotated[App, tyro.conf.subcommand("app", description=first_paragraph(App))]
     | Annotated[Measure, tyro.conf.subcommand("measure", description=first_paragraph(Measure))]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", description=first_paragraph(Doctor))]

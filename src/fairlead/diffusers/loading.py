@@ -127,6 +127,7 @@ def load_pipeline(
         to_space=partial(latents_of, pipe),
         image_shape=(3, shape[1] * image_scale(pipe), shape[2] * image_scale(pipe)) if latent else shape,
         reachable=partial(check_reachable, network),
+        null_tokens=None if texts is None else texts.null_tokens,
     )
 
 
@@ -230,6 +231,10 @@ class PipelinePrompts:
     def named(self, spec: Given) -> str | None:
         return only_texts("takes prompts, write one as text", spec)
 
+    def null_tokens(self) -> dict[str, Tensor]:
+        """What stands for no prompt, of one sample."""
+        return {name: value[0] for name, value in self.row(None).items() if value.is_floating_point()}
+
     def row(self, spec: Spec) -> Mapping[str, Tensor]:
         """Name -> [1, ...] of one prompt."""
         found = self._known.get(spec)
@@ -287,7 +292,7 @@ class LoadedNetwork:
         arguments, text = told_with_negative(plain(self.network), condition, partial(self._arguments, len(x_t), own))
         with (
             evaluating(self.network),
-            gradients_of(x_t, *condition.values.values()),
+            gradients_of(x_t, *condition.values.values(), *condition.null.values()),
             perturbing(self.network, condition.perturb, tokens_of(self.network, size, self.wiring.packed), text),
         ):
             network_input = packed(x) if self.wiring.packed else x
@@ -317,5 +322,6 @@ class LoadedNetwork:
         if bool(keep.all()):
             return value
         assert self.texts is not None
-        null = self.texts([None]).values[name].to(value)
+        null = condition.null[name] if name in condition.null else self.texts([None]).values[name]
+        null = null.to(value)
         return torch.where(keep.to(value.device).reshape(-1, *([1] * (value.ndim - 1))), value, null)

@@ -242,4 +242,6 @@ def _like(times: Tensor, known: Any) -> Any:
 
 
 def _no_encoder(kind: str, images: Tensor) -> Tensor:
-    raise UsageError(f"how {kind} encodes images as latents is not known, so errors on real images are not measured")
+    raise UsageError(
+        f"how {kind} encodes images as latents is not known, so real images are neither measured nor edited"
+    )

@@ -188,7 +188,7 @@ def _compared(
     if blocks:
         unlike = [sum(not same(part.get(p), v) for p, v in base.items()) for part in blocks]
         if always == 1:
-            weights = weights_of(guided, output)
+            weights = answer_weights(guided, output)
             if weights is None and output is not None and len(blocks) == 2 and scale not in (None, 1.0):
                 settings, used = on, scale
             mine_at = min(range(len(blocks)), key=unlike.__getitem__)
@@ -250,7 +250,7 @@ def _prediction(found: Rehearsal) -> Any:
     return output[:, : sample.shape[1]] if wider else output
 
 
-def weights_of(guided: Rehearsal, output: Segment | None) -> list[float] | None:
+def answer_weights(guided: Rehearsal, output: Segment | None) -> list[float] | None:
     """The weight of each block's answer in what reached the scheduler, by least squares; None where that is no weighted
     sum of them."""
     if output is None:
