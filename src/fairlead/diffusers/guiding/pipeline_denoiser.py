@@ -63,7 +63,8 @@ class PipelineDenoiser:
         self._flat: dict[Path, Any] = {}
         self._null_flat: dict[Path, Any] = {}
         self._x_t: Tensor | None = None
-        self._packs, self._size = known and packs(pipe), None
+        self._packs = known and packs(pipe)
+        self._size: tuple[int, int] | None = None
         self._control: ControlCall | None = None
         self._controlled: Mapping[Path, int] = {}
         self._outputs: Tensor | None = None
