@@ -289,7 +289,7 @@ class Training:
         trained = {"raw": network.state_dict(), "training": stored_state(self.optimizer)}
         self._write({**averages(self.average), **trained})
         if self.accelerator.is_main_process:
-            prune(self.out, self.step, self.config.keep, self.config.snapshots_every, self._kept)
+            prune(self.out, self.step, self.config.snapshots_every, self._kept, self.config.keep)
         return step_folder(self.out, self.step)
 
     def _write(self, parts: dict[str, dict[str, Tensor]]) -> None:
