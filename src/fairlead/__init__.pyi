@@ -8,7 +8,7 @@ from fairlead.data.arrays import data as data
 from fairlead.data.hub import load_data as load_data
 from fairlead.data.toys import GaussianMixture as GaussianMixture
 from fairlead.diffusers.autoencoder import load_autoencoder as load_autoencoder
-from fairlead.diffusers.export import export as export
+from fairlead.diffusers.exported_pipeline import export as export
 from fairlead.diffusers.guiding.attach import Attachment as Attachment
 from fairlead.diffusers.guiding.attach import attach as attach
 from fairlead.diffusers.guiding.from_guider import from_guider as from_guider

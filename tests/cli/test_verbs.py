@@ -12,7 +12,7 @@ import pytest
 
 import fairlead as fl
 from fairlead.cli import COMMANDS, main
-from fairlead.cli.options import joined
+from fairlead.cli.typed_options import joined
 
 VERBS: dict[str, Callable[..., Any]] = {
     "measure": fl.measure, "sweep": fl.sweep, "tune": fl.tune, "report": fl.report, "explain": fl.explain,

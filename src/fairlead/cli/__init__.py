@@ -22,7 +22,6 @@ from fairlead.cli.helping import asked_for_help, check_names, first_paragraph, p
 from fairlead.cli.info import Info
 from fairlead.cli.interpolate import Interpolate
 from fairlead.cli.measure import Measure
-from fairlead.cli.options import joined
 from fairlead.cli.report import Report
 from fairlead.cli.sample import Sample
 from fairlead.cli.streams import WRITER_STOPPED, open_streams, parser_errors_in_one_line, silenced
@@ -31,6 +30,7 @@ from fairlead.cli.train import Train
 from fairlead.cli.train_autoencoder import TrainAutoencoder
 from fairlead.cli.train_classifier import TrainClassifier
 from fairlead.cli.tune import Tune
+from fairlead.cli.typed_options import joined
 from fairlead.core.errors import Note, Remark, UsageError
 from fairlead.core.launch import refuse_several
 from fairlead.core.places import unreadable

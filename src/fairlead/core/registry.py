@@ -30,7 +30,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     "net": {
         "unet": "fairlead.nets.unet:UNet",
         "dit": "fairlead.nets.dit:DiT",
-        "classifier": "fairlead.nets.classifier:NoisyClassifier",
+        "classifier": "fairlead.nets.noisy_classifier:NoisyClassifier",
         "autoencoder": "fairlead.diffusers.kl_autoencoder:KLAutoencoder",
         "diffusers": "fairlead.diffusers.networks:DiffusersNet",
         "lora": "fairlead.diffusers.lora:LoraNet",
@@ -158,7 +158,7 @@ PUBLIC: dict[str, str] = {
     "doctor": "fairlead.measure.examination:doctor",
     "edit": "fairlead.report.edits:edit",
     "explain": "fairlead.report.explanations:explain",
-    "export": "fairlead.diffusers.export:export",
+    "export": "fairlead.diffusers.exported_pipeline:export",
     "from_guider": "fairlead.diffusers.guiding.from_guider:from_guider",
     "interpolate": "fairlead.report.interpolations:interpolate",
     "invert": "fairlead.sample.edit.inversion:invert",

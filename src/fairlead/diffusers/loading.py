@@ -26,7 +26,8 @@ from fairlead.core.places import is_there
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import NoiseSchedule, as_time
 from fairlead.diffusers.caches import check_switched_off, check_uncached
-from fairlead.diffusers.files import check_pipeline
+from fairlead.diffusers.families import Wiring, known_wiring
+from fairlead.diffusers.foreign_files import check_pipeline
 from fairlead.diffusers.guiding.learned_model import learned_model
 from fairlead.diffusers.negative_text import told_with_negative
 from fairlead.diffusers.network_calls import (
@@ -42,21 +43,18 @@ from fairlead.diffusers.network_calls import (
     time_scale,
     tokens_of,
 )
+from fairlead.diffusers.packing import packed, unpacked
 from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing, plain, text_layers
 from fairlead.diffusers.pipelines import (
     EXAMPLES,
-    Wiring,
     check_pipeline_object,
     decoded,
     diffusers,
     encoded,
     has_text_encoder,
     image_scale,
-    known_wiring,
-    label_encoder,
+    label_encoder_of,
     latents_of,
-    packed,
-    unpacked,
 )
 from fairlead.diffusers.pretrained import setting, weight_hash
 from fairlead.diffusers.schedulers import is_flow, objective_of, schedule_of
@@ -98,7 +96,8 @@ def load_pipeline(
     check_uncached(network, f"pipe.{wiring.network}")
     shape = (latent_channels(network, wiring.packed), *_latent_size(pipe, wiring, network, size))
     schedule = schedule_of(scheduler, float(setting(scheduler, "shift", 1.0)) if is_flow(scheduler) else 1.0)
-    names = label_encoder(pipe, network).classes if wiring.labels else ()
+    labels = label_encoder_of(pipe, network) if wiring.labels else None
+    names = labels.classes if labels is not None else ()
     latent = getattr(pipe, "vae", None) is not None
     texts = PipelinePrompts(pipe, wiring) if wiring.texts else None
     fixed = _fixed(pipe, wiring, network, (shape[1], shape[2]))
@@ -169,7 +168,7 @@ def _check_kind(pipe: Any, wiring: Wiring, network: Any) -> None:
             "fl.sample has not; use fl.attach on it"
         )
     stacked = not wiring.packed and setting(network, "in_channels") != latent_channels(network, wiring.packed)
-    if wiring.control or stacked:
+    if pipe.components.get("controlnet") is not None or stacked:
         raise UsageError(f"{kind} needs an image beside the prompt, which fl.sample has not; use fl.attach on it")
     if wiring.texts and not has_text_encoder(pipe):
         raise UsageError(f"{kind} has no text encoder, so prompts cannot be encoded; load it with one")

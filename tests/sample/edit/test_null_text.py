@@ -14,7 +14,7 @@ from fairlead.guide.engine import GuidedDenoiser
 from fairlead.models.model import Model
 from fairlead.nets.unet import UNet
 from fairlead.sample.edit.inversion import invert
-from fairlead.sample.edit.null_text import Tokens, optimised
+from fairlead.sample.edit.null_text import NullTokens, optimised
 from fairlead.sample.grids import make_grid
 from fairlead.sample.run import sample
 from tests.guide.toy import NETWORK, ONLY_LABELS, images
@@ -92,7 +92,7 @@ def test_optimised_tokens_reach_the_path_where_they_can() -> None:
     """F(x; tokens) = x + tokens: the path is reached, for each image alone, with the tokens of its step."""
     path = [torch.zeros(2, 3), torch.tensor([[0.05, -0.03, 0.0], [0.0, 0.0, 0.0]]), torch.full((2, 3), 0.04)]
 
-    def step(i: int, x: Tensor, tokens: Tokens) -> Tensor:
+    def step(i: int, x: Tensor, tokens: NullTokens) -> Tensor:
         return x + tokens["a"]
 
     found = optimised(step, path, {"a": torch.zeros(2, 3)}, 200)

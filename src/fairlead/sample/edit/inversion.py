@@ -32,7 +32,7 @@ from fairlead.sample.ddim import DDIM
 from fairlead.sample.edit.given import images_of
 from fairlead.sample.edit.implicit import explicit, factors, fixed_point
 from fairlead.sample.edit.inverted import Inversion, signal_to_noise
-from fairlead.sample.edit.null_text import Tokens, optimised
+from fairlead.sample.edit.null_text import NullTokens, optimised
 from fairlead.sample.edit.start import ImageStart, as_strength, checked_images, in_space
 from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Frame, GridLevels
@@ -166,7 +166,7 @@ def _inverted(
     return {"x": x}, {name: torch.stack([each[name] for each in tokens], 1) for name in tokens[0]}, {}
 
 
-def _null_tokens(guided: Plan, batch: slice, path: Sequence[Tensor], rounds: int) -> list[Tokens]:
+def _null_tokens(guided: Plan, batch: slice, path: Sequence[Tensor], rounds: int) -> list[NullTokens]:
     """Of every step, for the images of a batch whose states are ``path``."""
     model, n = guided.model, len(path[0])
     assert model.null_tokens is not None
@@ -176,7 +176,7 @@ def _null_tokens(guided: Plan, batch: slice, path: Sequence[Tensor], rounds: int
     denoiser = guided.denoiser(batch, told)
     step = _step_of(guided, denoiser, GridLevels.of(model.schedule, guided.times, path[0]))
 
-    def stepped(i: int, x_t: Tensor, tokens: Tokens) -> Tensor:
+    def stepped(i: int, x_t: Tensor, tokens: NullTokens) -> Tensor:
         denoiser.conditions.nulls = (*told[:i], replace(null, null=tokens), *told[i + 1 :])
         return step(i, x_t)
 

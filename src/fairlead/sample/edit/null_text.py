@@ -19,9 +19,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-Tokens = Mapping[str, Tensor]
+NullTokens = Mapping[str, Tensor]
 """Name -> null tokens of every image, [n, ...]."""
-GuidedStep = Callable[[int, Tensor, Tokens], Tensor]
+GuidedStep = Callable[[int, Tensor, NullTokens], Tensor]
 """(step, x_t, tokens) -> the state after it, differentiable in the tokens."""
 
 LENGTH, RATE, FALL = 2.4, 0.1, 100
@@ -31,7 +31,7 @@ CLOSE = 1e-5
 _DECAYS = (0.9, 0.999)
 
 
-def optimised(step: GuidedStep, path: Sequence[Tensor], own: Tokens, iterations: int) -> list[Tokens]:
+def optimised(step: GuidedStep, path: Sequence[Tensor], own: NullTokens, iterations: int) -> list[NullTokens]:
     """The tokens of each step, [n, ...] each.
 
     Args:
@@ -41,7 +41,7 @@ def optimised(step: GuidedStep, path: Sequence[Tensor], own: Tokens, iterations:
         iterations: of Adam in each step, at most.
     """
     x, tokens = path[0], dict(own)
-    found: list[Tokens] = []
+    found: list[NullTokens] = []
     highest = min(RATE, LENGTH / max(1, sum(token[0].numel() for token in own.values())) ** 0.5)
     for i, target in enumerate(path[1:]):
         x, tokens = _one(partial(step, i), x, target, tokens, iterations, highest * max(0.0, 1 - i / FALL))
@@ -50,10 +50,10 @@ def optimised(step: GuidedStep, path: Sequence[Tensor], own: Tokens, iterations:
 
 
 def _one(
-    step: Callable[[Tensor, Tokens], Tensor],
+    step: Callable[[Tensor, NullTokens], Tensor],
     x: Tensor,
     target: Tensor,
-    tokens: Tokens,
+    tokens: NullTokens,
     iterations: int,
     rate: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
