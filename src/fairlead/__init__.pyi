@@ -31,6 +31,7 @@ from fairlead.guide.methods.cfg import CFG as cfg
 from fairlead.guide.methods.cfgpp import CFGpp as cfgpp
 from fairlead.guide.methods.classifier import Classifier as classifier
 from fairlead.guide.methods.compose import Compose as compose
+from fairlead.guide.methods.distilled import Distilled as distilled
 from fairlead.guide.methods.energy import Energy as energy
 from fairlead.guide.methods.fbg import FBG as fbg
 from fairlead.guide.methods.higs import HiGS as higs
@@ -61,6 +62,7 @@ from fairlead.models.model import Model as Model
 from fairlead.models.own import denoiser as denoiser
 from fairlead.models.toy import toy_model as toy
 from fairlead.report.comparisons import measure as measure
+from fairlead.report.distilling import distill as distill
 from fairlead.report.explanations import Explanation as Explanation
 from fairlead.report.explanations import explain as explain
 from fairlead.report.interpolations import Interpolation as Interpolation
@@ -113,6 +115,8 @@ __all__ = [
     "data",
     "denoiser",
     "diffusers_config",
+    "distill",
+    "distilled",
     "doctor",
     "energy",
     "explain",

@@ -14,6 +14,7 @@ import tyro
 
 from fairlead.cli.app import App
 from fairlead.cli.demo import Demo
+from fairlead.cli.distill import Distill
 from fairlead.cli.doctor import Doctor
 from fairlead.cli.explain import Explain
 from fairlead.cli.export import Export
@@ -47,6 +48,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[TrainClassifier, tyro.conf.subcommand("train-classifier")]
     | Annotated[TrainAutoencoder, tyro.conf.subcommand("train-autoencoder")]
+    | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Tune, tyro.conf.subcommand("tune")]

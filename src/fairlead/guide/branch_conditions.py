@@ -28,6 +28,8 @@ class BranchConditions:
 
     def __init__(self, guidance: Guidance, context: Context) -> None:
         self.context, own = context, context.condition
+        self._silent = own.is_null and context.model.scale_range is None
+        """Whether the run's own condition says nothing however it is altered: without a label a scale may be told."""
         self.plain: dict[Branch, Condition] = {NULL: own.drop(), COND: own}
         """By branches of ``spec``, ``null`` and ``drop`` alone; of equal ones the first is kept."""
         for _, spec in guidance.specs():
@@ -84,9 +86,9 @@ class BranchConditions:
     def _first(self, plain: Branch, altered: bool) -> Branch:
         """The first branch with an equal condition. The run's own, where it is altered, equals no other."""
         condition = self.of_plain(plain)
-        if altered and _own(plain) and not self.context.condition.is_null:
+        if altered and _own(plain) and not self._silent:
             return plain
-        candidates = [b for b in self.plain if not (altered and _own(b)) or self.context.condition.is_null]
+        candidates = [b for b in self.plain if not (altered and _own(b)) or self._silent]
         return next(b for b in candidates if b == plain or self.plain[b].equals(condition))
 
 

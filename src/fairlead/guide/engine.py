@@ -166,6 +166,11 @@ class GuidedDenoiser:
         other._calls = copy(self._calls)
         return other
 
+    @property
+    def remembers(self) -> bool:
+        """Whether any term has asked what it remembers of earlier steps, or kept something for later ones."""
+        return self._memory.used
+
     def at(self, step: int) -> Denoiser:
         """The guided denoiser of this step of the grid, wherever inside the step it is called."""
         if self.grid is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -88,7 +88,7 @@ class DiT(ConditionedNet):
         dim: token width, divisible by ``heads``.
         depth: number of blocks.
         patch: edge of the pixel patches that become tokens.
-        attributes, text, image: further conditions, see :class:`ConditionedNet`.
+        attributes, text, image, scale: further conditions, see :class:`ConditionedNet`.
         internal: whether the first half of the blocks is followed by a head of its own that guesses the whole output
             from there (2512.24176); it is asked by :func:`attention_mass`.
     """
@@ -109,8 +109,9 @@ class DiT(ConditionedNet):
         text: Mapping[str, Any] | None = None,
         image: Count = 0,
         internal: bool = False,
+        scale: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(embed, classes, None, attributes, text, image, shape=(channels_in, sides_of(size)))
+        super().__init__(embed, classes, None, attributes, text, image, scale, shape=(channels_in, sides_of(size)))
         height, width = sides_of(size)
         if height % patch or width % patch or dim % heads or dim % 4:
             raise UsageError(

@@ -59,6 +59,8 @@ class TrainConfig:
         latents: configuration of the autoencoder whose latents are denoised, from ``Autoencoder.config``; {}: pixels.
         internal: weight of the loss of the head in the middle of the network, beside that of its output (2512.24176:
             at most 0.5); 0: it has none.
+        distill: what a student is taught (``train.tasks.Lesson``): its teacher and under which guidance; {}: the
+            network is trained on the data.
         kl: weight of an autoencoder's KL divergence against the error summed over an image (2112.10752: 1e-6).
         ema: decay of the weight average at the end; it warms up as (1 + k) / (10 + k).
         clip: largest norm of the gradient.
@@ -87,6 +89,7 @@ class TrainConfig:
     image: str = ""
     latents: dict[str, Any] = field(default_factory=dict)
     internal: float = 0.0
+    distill: dict[str, Any] = field(default_factory=dict)
     kl: float = 0.0
     ema: float = 0.999
     clip: float = 1.0
@@ -100,7 +103,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         from fairlead.core.schedule import schedule_from_config
         from fairlead.nets.inputs import condition_names
-        from fairlead.train.tasks import DENOISE, RECONSTRUCT, check_net, task_of
+        from fairlead.train.tasks import DENOISE, RECONSTRUCT, check_lesson, check_net, task_of
 
         self._check_types()
         schedule = schedule_from_config(self.schedule)
@@ -109,6 +112,7 @@ class TrainConfig:
         if not 0 <= self.internal <= 1e6:
             raise UsageError(f"internal: expected 0 or more (at most 1e6), such as 0.5, got {shown(self.internal)}")
         task.check(self, schedule)
+        check_lesson(self)
         if not (self.kl >= 0 and (self.kl == 0 or task is RECONSTRUCT)):
             raise UsageError(f"kl: expected 0 or more for an autoencoder and 0 for other networks, got {self.kl}")
         check_training = getattr(lookup("net", kind), "check_training", None) if kind in names("net") else None
@@ -163,7 +167,7 @@ class TrainConfig:
         schedule: Any = self.schedule
         if not isinstance(schedule, dict):
             object.__setattr__(self, "schedule", as_schedule(schedule).config())
-        for name in ("net", "data", "drops", "text", "latents"):
+        for name in ("net", "data", "drops", "text", "latents", "distill"):
             object.__setattr__(self, name, as_mapping(name, getattr(self, name)))
         for name in ("objective", "image"):
             if not isinstance(getattr(self, name), str):

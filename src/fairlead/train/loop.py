@@ -46,7 +46,7 @@ from fairlead.train.objective import Draw, drop_condition
 from fairlead.train.optimizer import ema_average, learning_rate, optimizer_of, optimizer_state
 from fairlead.train.reading import prepare_text
 from fairlead.train.resume import differences, previous, setup
-from fairlead.train.tasks import task_of
+from fairlead.train.tasks import Distill, Teaches, scale_drawn, task_of
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Training:
         trackers: names of accelerate trackers, e.g. ["tensorboard"]; logs go to ``out``.
         progress: called with numbers of images as an autoencoder encodes them.
         reading: called with numbers of steps as a text encoder learns to read and to sketch.
+        teacher: whose answers a student is trained on; needed exactly where the configuration says ``distill``.
 
     Raises:
         UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
@@ -94,6 +95,7 @@ class Training:
         trackers: list[str] | None = None,
         progress: Callable[[int], object] | None = None,
         reading: Callable[[int], object] | None = None,
+        teacher: Teaches | None = None,
     ) -> None:
         if not isinstance(data, ImageData):
             raise UsageError(f"training: expected data from fl.load_data(...), got {shown(data)}")
@@ -109,7 +111,9 @@ class Training:
         if config.latents:
             self.autoencoder = codec_from_config(config.latents, "this run", self.out)
         check_fit(config.net, data, self.autoencoder)
-        self.task = task_of(config.objective)
+        if (teacher is None) != (not config.distill):
+            raise UsageError("training: a student and a teacher go together; train a student with fl.distill(...)")
+        self.task = task_of(config.objective) if teacher is None else Distill(teacher)
         names = self.task.conditions(config.net)
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
         self._hold: Hold | None = None
@@ -140,7 +144,7 @@ class Training:
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
         self.batches = self._batches(config.batch_size, progress)
-        if isinstance(text, TextInput) and checkpoint is None and self.conditions is not None:
+        if isinstance(text, TextInput) and checkpoint is None and self.conditions is not None and teacher is None:
             prepare_text(text, data, self.conditions, config, lambda size: self._batches(size, None), reading)
         self.parameters = parameter_count(network)
         self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
@@ -203,14 +207,14 @@ class Training:
         config, accelerator = self.config, self.accelerator
         rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
         x0, labels = self.batches.batch(self.step, rank, world)
-        draw = Draw.of(config.batch_size, self.noise_shape, self.drops, config.seed, self.step, config.drop_all).part(
-            rank, world
-        )
+        draws = config.seed, self.step, config.drop_all, self.task.levels
+        draw = Draw.of(config.batch_size, self.noise_shape, self.drops, *draws).part(rank, world)
         condition, index = Condition(len(x0)), self.batches.index(self.step, rank, world)
         if self.conditions is not None:
             condition = self.conditions.drawn(index, x0, config, self.step, rank, world)
         x0 = x0.to(device)
-        inputs = self.task.inputs(x0, draw, drop_condition(condition, draw.dropped), self.schedule)
+        condition = scale_drawn(drop_condition(condition, draw.dropped), draw, config)
+        inputs = self.task.inputs(x0, draw, condition, self.schedule)
         lr = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr

@@ -21,7 +21,8 @@ from fairlead.train.tasks import task_of
 
 FREE = ("data", "precision", "checkpoint_every", "snapshot_every")
 """Settings that a resumed run may have otherwise: data are compared by their contents, precision as resolved."""
-_PLACES = {"latents": ("source", "hash"), "text": ("source", "weights"), "net": ("pipeline", "base")}
+_PLACES = {"latents": ("source", "hash"), "text": ("source", "weights"), "net": ("pipeline", "base"),
+           "distill": ("teacher", "hash")}  # fmt: skip
 """Setting -> its part that says where something lies, and the hash that says what it is."""
 
 
