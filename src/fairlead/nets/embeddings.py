@@ -77,6 +77,10 @@ class ScaleEmbedding(nn.Module):
     All outputs are 0 at first, so that a network that is given one goes on as it was.
     """
 
+    ANGLE = 10.0
+    """Of the fastest feature over the range, in radians. A time has 1000: with that many, a scale between those that were
+    taught is a new one."""
+
     def __init__(self, low: float, high: float, dim: int) -> None:
         super().__init__()
         if not low < high:
@@ -91,7 +95,7 @@ class ScaleEmbedding(nn.Module):
         if "scale" not in condition.values:
             return self.null.expand(condition.n, -1)
         scale, keep = condition.values["scale"], condition.keep["scale"]
-        out = self.features(1000 * (scale - self.low) / (self.high - self.low))
+        out = self.features(self.ANGLE * (scale - self.low) / (self.high - self.low))
         return torch.where(keep[:, None], out, self.null.to(out.dtype))
 
     def embed(self, condition: Condition) -> Condition:
