@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -16,14 +17,15 @@ class Distill:
     """Train a student that answers in one row what a model answers under a guidance, and in fewer steps.
 
     The student starts from the model and is one like any other. One of a fixed guidance is sampled without any; one of
-    a range of scales with --guidance "distilled(3)". Ctrl-C or SIGTERM saves a checkpoint and stops; the same command
+    a range of scales with --guidance "distilled(3)". Of a pipeline of Stable Diffusion adapters are trained (--lora 16
+    --prompts FILE), which plain diffusers loads. Ctrl-C or SIGTERM saves a checkpoint and stops; the same command
     with --resume goes on.
 
     Example: fairlead distill runs/digits --guidance "cfg({scale})" --range scale=1:4 --out runs/student
     """
 
     model: Annotated[str, tyro.conf.Positional]
-    """A training run, RUN@step500, or a checkpoint folder."""
+    """A training run, RUN@step500, a checkpoint folder, or a diffusers pipeline."""
     out: OutFolder
     guidance: str = "none"
     """What the model is to answer under: any expression that remembers nothing from step to step, such as
@@ -59,6 +61,14 @@ class Distill:
     """Continue the run in OUT from its last checkpoint."""
     weights: str = "ema"
     """The model's weights: ema (averaged) or raw (as trained)."""
+    lora: int | None = None
+    """Rank of the adapters of a pipeline."""
+    prompts: Path | None = None
+    """A file of prompts, one a line, which a pipeline draws in turn under the guidance."""
+    n: int | None = None
+    """Paths of a pipeline, from noise to an image, on which its adapters are trained; by default 256."""
+    path_steps: int | None = None
+    """Steps of DDIM of each; by default 20."""
 
     def run(self) -> None:
         from fairlead.report.distilling import distill

@@ -183,7 +183,7 @@ def judged_student(model: Model, probe: CleanSamples) -> Finding | None:
     if taught.metadata.get("weights_hash") != lesson["hash"]:
         text = f"not judged: {lesson['teacher']} has other weights now than when the student was taught"
         return Finding("teacher", "WARN", text)
-    own = model.encode(probe.specs).to(model.device)
+    own, theirs = (each.encode(probe.specs).to(model.device) for each in (model, taught))
     x0, generator = probe.x0.to(model.device), torch.Generator().manual_seed(0)
     scales: list[float | None] = [None] if span is None else [span[0], (span[0] + span[1]) / 2, span[1]]
     times = model.schedule.t_of_log_snr(torch.tensor(LOG_SNR, dtype=torch.float64))
@@ -192,10 +192,10 @@ def judged_student(model: Model, probe: CleanSamples) -> Finding | None:
     for t in times:
         alpha, sigma = (expand_like(value, x0) for value in model.schedule.alpha_sigma(t))
         x_t = alpha * x0 + sigma * torch.randn(x0.shape, generator=generator).to(x0)
-        plain = taught.denoiser(x_t, t, own).x0
+        plain = taught.denoiser(x_t, t, theirs).x0
         errors, changes = [], []
         for scale in scales:
-            wanted = teacher.answer(x_t, t.expand(len(x0)), own if scale is None else told_scale(own, scale))
+            wanted = teacher.answer(x_t, t.expand(len(x0)), theirs if scale is None else told_scale(theirs, scale))
             run = GuidedDenoiser.of(model, None if scale is None else f"distilled({scale})", own)
             size = float(wanted.square().mean()) or 1.0
             errors.append(float((run(x_t, t, own).x0 - wanted).square().mean()) / size)

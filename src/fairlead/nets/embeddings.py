@@ -78,8 +78,8 @@ class ScaleEmbedding(nn.Module):
     """
 
     ANGLE = 10.0
-    """Of the fastest feature over the range, in radians. A time has 1000: with that many, a scale between those that were
-    taught is a new one."""
+    """Of the fastest feature over the range, in radians. A time has 1000; with as many, the scales between those that
+    were taught would have to be learnt one by one."""
 
     def __init__(self, low: float, high: float, dim: int) -> None:
         super().__init__()

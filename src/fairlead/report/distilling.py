@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ from fairlead.core.arguments import as_path, is_count, shown
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import shared_hold
 from fairlead.core.places import check_folder
-from fairlead.core.progress import Progress, silent
+from fairlead.core.progress import Progress, counting_bar, silent
 from fairlead.core.registry import lookup
 from fairlead.core.signals import saving_ignored
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
-from fairlead.models.load import load
+from fairlead.diffusers.adapter_lessons import adapter_lesson
+from fairlead.diffusers.export import export
+from fairlead.models.load import is_pipeline, load
+from fairlead.report.sweeps import read_asked
 from fairlead.report.training import Trained
 from fairlead.sample.teacher import SCALE, Teacher
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint
@@ -51,6 +54,10 @@ def distill(
     checkpoint_every: int | None = None,
     resume: bool = False,
     weights: str = "ema",
+    lora: int | None = None,
+    prompts: str | Path | Sequence[str] | None = None,
+    n: int | None = None,
+    path_steps: int | None = None,
     progress: Progress = silent,
 ) -> Trained:
     """Train a student that answers in one row what a model answers under a guidance (2210.03142), and, with
@@ -58,9 +65,11 @@ def distill(
 
     The student starts from the model's weights and is a model like any other; its ``model.json`` says what it was
     taught (``train.distill``). Without a scale it is sampled with no guidance; with one, ``distilled(3)`` says which.
+    Of a pipeline of Stable Diffusion adapters are trained instead, on the paths that it takes under the guidance
+    (2503.07274); ``pipe.load_lora_weights("OUT/adapters")`` of plain diffusers takes them, for ``guidance_scale=1``.
 
     Args:
-        model: a training run, RUN@step500, or a checkpoint folder.
+        model: a training run, RUN@step500, a checkpoint folder, or a pipeline.
         out: folder of the student.
         guidance: any expression that remembers nothing from step to step; "{scale}" in it is the scale that the student
             takes.
@@ -76,21 +85,39 @@ def distill(
         checkpoint_every: steps between checkpoints that can be resumed; default: the model's.
         resume: go on from the last checkpoint in ``out``.
         weights: "ema" or "raw" of the model.
+        lora: rank of the adapters of a pipeline.
+        prompts: what a pipeline draws: the path of a file, one a line, or a list, taken in turn.
+        n: number of paths; default 256. ``path_steps``: steps of DDIM of each; default 20.
 
     Raises:
         UsageError: for a guidance or steps that cannot be taught, a model that is no checkpoint, unfit data.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the step is finished and saved.
     """
     if not isinstance(model, str | Path):
-        raise UsageError(f"distill: expected the path of a training run, got {shown(model)}")
+        raise UsageError(f"distill: expected the path of a training run or pipeline, got {shown(model)}")
     folder, span = as_path("out", out), _span(range)
     counts = _counts(steps_to, steps_from)
     check_folder(folder)
+    of_pipeline = {"lora": lora, "prompts": prompts}
+    missing = [name for name, value in of_pipeline.items() if value is None]
+    extra = {**of_pipeline, "n": n, "path_steps": path_steps}
+    if not is_pipeline(model) and (odd := [name for name, value in extra.items() if value is not None]):
+        raise UsageError(f"--{odd[0].replace('_', '-')}: {model} is a training run; only pipelines have adapters")
+    if is_pipeline(model) and missing:
+        raise UsageError(f"--{missing[0]}: {model} is a pipeline, which is taught by adapters: give --lora RANK, "
+                         "--prompts FILE")  # fmt: skip
     given = {
         "steps": steps, "batch_size": batch_size, "lr": lr, "warmup": warmup, "drop": drop, "ema": ema,
         "precision": precision, "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     settings = {name: value for name, value in given.items() if value is not None} | {"seed": seed}
+    if lora is not None and prompts is not None:
+        refused = {"range": range, "steps_to": steps_to, "data": data, "drop": drop}
+        if odd := [name for name, value in refused.items() if value not in (None, "")]:
+            raise UsageError(f"--{odd[0].replace('_', '-')}: not of adapters of a pipeline; leave it out")
+        asked = read_asked("distill", prompts, None)
+        with saving_ignored(), shared_hold(folder):
+            return _adapters(str(model), guidance, lora, asked, n or 256, path_steps or 20, settings, folder, resume)
     teacher, expression = str(model), guidance
     with saving_ignored(), shared_hold(folder):
         for count in counts:
@@ -99,6 +126,35 @@ def distill(
             trained = round_.trained(place, resume, progress)
             teacher, weights, expression = str(place), "ema", f"distilled({SCALE})" if span else "none"
     return trained
+
+
+def _adapters(
+    pipeline: str,
+    guidance: str,
+    rank: int,
+    prompts: Sequence[str],
+    n: int,
+    path_steps: int,
+    settings: Mapping[str, Any],
+    out: Path,
+    resume: bool,
+) -> Trained:
+    """Adapters of a pipeline, and OUT/adapters for plain diffusers."""
+    with counting_bar("drawing paths", None, "step") as drawn:
+        data, config, paths = adapter_lesson(
+            pipeline, guidance, rank, prompts, n, path_steps, settings, training_device(), drawn
+        )
+    training = Training(data, config, out, resume, teacher=paths)
+    print(
+        f"adapters of rank {rank} for {pipeline} under {guidance}: {n:,} paths of {path_steps} steps, "
+        f"{training.parameters:,} parameters with those of the pipeline, {training.precision}; {out}"
+    )
+    loss = train_to_end(training)
+    written = out / "adapters"
+    if not written.exists():
+        export(out, written)
+    print(f"take them: pipe.load_lora_weights({str(written)!r}), then pipe(..., guidance_scale=1)")
+    return Trained(out, training.step, loss, tuple(training.notes))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
+from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
+from fairlead.core.schedule import NoiseSchedule
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance
@@ -28,6 +30,7 @@ from fairlead.models.resources import load_resources
 from fairlead.nets.inputs import ConditionedNet
 from fairlead.sample.ddim import DDIM
 from fairlead.sample.grids import make_grid
+from fairlead.train.objective import Draw
 
 SCALE = "{scale}"
 """Stands in an expression for the scale that the student takes."""
@@ -127,6 +130,16 @@ class Teacher:
             return t
         own = self._times[: -1 : self.each]
         return own[(own >= t.cpu()[:, None] - 1e-9).sum(1).clamp(min=1) - 1]
+
+    @property
+    def recorded(self) -> None:
+        """It is asked in every step."""
+
+    def noised(self, x0: Tensor, draw: Draw, schedule: NoiseSchedule) -> tuple[Tensor, Tensor, None]:
+        """x_t [n, ...] of the data x0 [n, ...], and its times [n]."""
+        t = self.times(draw.t)
+        alpha, sigma = (expand_like(value, x0) for value in schedule.alpha_sigma(t))
+        return alpha * x0 + sigma * draw.eps.to(x0.device), t, None
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """What the student is to answer, [n, ...].

@@ -30,7 +30,7 @@ from fairlead.core.hold import Hold
 from fairlead.core.launch import Launch
 from fairlead.core.places import check_folder
 from fairlead.core.schedule import schedule_from_config
-from fairlead.data.batches import Batches
+from fairlead.data.batches import Batches, RecordedBatches
 from fairlead.data.images import ImageData
 from fairlead.data.latents import LatentBatches, LatentCodec, Latents, codec_from_config
 from fairlead.data.text import encoder_from_config
@@ -161,8 +161,12 @@ class Training:
             self._restore(checkpoint)
         start_trackers(self.accelerator, trackers or [])
 
-    def _batches(self, size: int, progress: Callable[[int], object] | None) -> Batches | LatentBatches:
+    def _batches(
+        self, size: int, progress: Callable[[int], object] | None
+    ) -> Batches | LatentBatches | RecordedBatches:
         images = Batches(self.data, size, self.config.seed)
+        if isinstance(self.task, Distill) and self.task.teacher.recorded is not None:
+            return RecordedBatches(images, self.task.teacher.recorded)
         if self.autoencoder is None:
             return images
         if self._latents is None:

@@ -160,14 +160,19 @@ class Lesson(TypedDict):
 
 
 class Teaches(Protocol):
-    """What a student learns from; see :class:`fairlead.sample.teacher.Teacher`."""
+    """What a student learns from: a :class:`fairlead.sample.teacher.Teacher`, or recorded paths."""
 
-    def times(self, t: Tensor) -> Tensor:
-        """The times [n] that are taught in place of ``t`` [n], both in (0, 1] and float64."""
+    @property
+    def recorded(self) -> Tensor | None:
+        """What a batch has of each sample of the data in place of its image or latents, [n, ...]; None: those."""
+        ...
+
+    def noised(self, x0: Tensor, draw: Draw, schedule: NoiseSchedule) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x_t [b, ...], its times [b], float64, and the x0 that the student is to answer, None: :meth:`answer` says."""
         ...
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The x0 [n, ...] that the student is to answer, where the condition's "scale" is kept under that scale."""
+        """The x0 [b, ...] that the student is to answer, where the condition's "scale" is kept under that scale."""
         ...
 
     def begin(self, network: nn.Module) -> None:
@@ -187,17 +192,16 @@ class Distill(Denoise):
         self.teacher.begin(network)
 
     def inputs(self, x0: Tensor, draw: Draw, condition: Condition, schedule: NoiseSchedule) -> tuple[Any, ...]:
-        """Those of the network, then those of the teacher: x_t [n, ...] and its times [n]."""
-        draw = replace(draw, t=self.teacher.times(draw.t))
-        alpha, sigma = (expand_like(value, x0) for value in schedule.alpha_sigma(draw.t))
-        x_t = alpha * x0 + sigma * draw.eps.to(x0.device)
-        return *_noised(x0, draw, schedule), condition.to(x0.device), x_t, draw.t
+        """Those of the network, then x_t [n, ...], its times [n], and what the teacher answers if that is known."""
+        x_t, t, answer = self.teacher.noised(x0, draw, schedule)
+        return *_as_input(x_t, t, schedule), condition.to(x_t.device), x_t, t, answer
 
     def output(self, network: nn.Module, inputs: tuple[Any, ...], config: TrainConfig) -> Any:
         """What the network returns, what it should have, x_t and its times."""
-        x, time, condition, x_t, t = inputs
-        with torch.no_grad():
-            answer = self.teacher.answer(x_t, t, condition)
+        x, time, condition, x_t, t, answer = inputs
+        if answer is None:
+            with torch.no_grad():
+                answer = self.teacher.answer(x_t, t, condition)
         return network(x, time, condition), answer, x_t, t
 
     def loss(
@@ -267,6 +271,10 @@ def check_lesson(config: TrainConfig) -> None:
 def _noised(x0: Tensor, draw: Draw, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
     """x_t as the network reads it, and its time."""
     alpha, sigma = (expand_like(value, x0) for value in schedule.alpha_sigma(draw.t))
-    x_t = (alpha * x0 + sigma * draw.eps.to(x0.device)) * expand_like(schedule.input_scale(draw.t), x0)
-    time = schedule.network_time(draw.t).to(x0.device, torch.float32)
-    return x_t.contiguous(memory_format=torch.channels_last), time
+    return _as_input(alpha * x0 + sigma * draw.eps.to(x0.device), draw.t, schedule)
+
+
+def _as_input(x_t: Tensor, t: Tensor, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
+    scaled = x_t * expand_like(schedule.input_scale(t), x_t)
+    time = schedule.network_time(t).to(x_t.device, torch.float32)
+    return scaled.contiguous(memory_format=torch.channels_last), time
