@@ -28,7 +28,7 @@ TRAINING = {
     "network": "net net_config channels conditioning latents latent internal",
     "conditions": "conditions image text text_read text_sketch text_null text_tokens text_windows text_long "
     "drop drops drop_all",
-    "optimisation": "batch_size objective weighting schedule lr warmup optimizer ema kl precision",
+    "optimisation": "batch_size objective guided weighting schedule lr warmup optimizer ema kl precision",
     "saving": "checkpoint_every snapshot_every preview_every tracker",
     "adapters": "pipeline lora",
 }

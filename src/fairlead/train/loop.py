@@ -5,7 +5,7 @@
         ...
 
 Every random draw is a pure function of (seed, step): resuming needs no generator state, and the global batch does not
-depend on the number of processes.
+depend on the number of processes. Over 300 lines, as a step, its checkpoint and the way back to it belong together.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from fairlead.train.objective import Draw, drop_condition
 from fairlead.train.optimizer import ema_average, learning_rate, optimizer_of, optimizer_state
 from fairlead.train.reading import prepare_text
 from fairlead.train.resume import differences, previous, setup
-from fairlead.train.tasks import Distill, Teaches, scale_drawn, task_of
+from fairlead.train.tasks import Distillation, Guided, Teaches, scale_drawn, task_of
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ class Training:
         check_fit(config.net, data, self.autoencoder)
         if (teacher is None) != (not config.distill):
             raise UsageError("training: a student and a teacher go together; train a student with fl.distill(...)")
-        self.task = task_of(config.objective) if teacher is None else Distill(teacher)
+        self.task = Guided() if config.guided != 1 else task_of(config.objective)
+        self.task = self.task if teacher is None else Distillation(teacher)
         names = self.task.conditions(config.net)
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
         self._hold: Hold | None = None
@@ -165,7 +166,7 @@ class Training:
         self, size: int, progress: Callable[[int], object] | None
     ) -> Batches | LatentBatches | RecordedBatches:
         images = Batches(self.data, size, self.config.seed)
-        if isinstance(self.task, Distill) and self.task.teacher.recorded is not None:
+        if isinstance(self.task, Distillation) and self.task.teacher.recorded is not None:
             return RecordedBatches(images, self.task.teacher.recorded)
         if self.autoencoder is None:
             return images

@@ -138,6 +138,32 @@ class Reconstruct(_Unconditional):
         return reconstruction_loss(output, x0, error, config.kl)
 
 
+class Guided(Denoise):
+    """A denoiser that comes to answer as under ``cfg(scale)`` by itself, in one row: model guidance (2502.12154).
+
+        target' = target + (1 - 1 / scale) stop(D(x_t, c) - D(x_t, null))
+
+    D is the network as it is, and nothing is differentiated through the difference. A network that answers as under
+    ``cfg(scale)`` where its condition is kept, and is unconditional where not, is what this ends at; the paper calls
+    the factor w. The rule is affine, so it is the same for every objective.
+    """
+
+    def output(self, network: nn.Module, inputs: tuple[Any, ...], config: TrainConfig) -> Any:
+        """What the network returns, and what its target is moved by."""
+        x, time, condition = inputs
+        with torch.no_grad():
+            null = network(x, time, condition.drop())
+        output = network(x, time, condition)
+        return output, (1 - 1 / config.guided) * (output.detach() - null)
+
+    def loss(
+        self, output: Any, x0: Tensor, labels: Tensor, draw: Draw, config: TrainConfig, schedule: NoiseSchedule
+    ) -> Tensor:
+        objective: Any = config.objective
+        given, moved = output
+        return diffusion_loss(given - moved, x0, draw, schedule, objective, config.weighting)
+
+
 class Lesson(TypedDict):
     """What a student is taught, JSON-ready.
 
@@ -180,7 +206,7 @@ class Teaches(Protocol):
         ...
 
 
-class Distill(Denoise):
+class Distillation(Denoise):
     """A denoiser again, whose target is a teacher's answer in place of the data (2210.03142, 2202.00512)."""
 
     levels = 16  # a guidance is worked out for one time at once, and at one scale
@@ -245,6 +271,22 @@ def check_net(objective: str, kind: object) -> None:
         raise UsageError(
             f"objective {named.objectives} and a network of kind {named.net!r} go together, got objective "
             f"{objective!r} with kind {kind!r}"
+        )
+
+
+def check_guided(config: TrainConfig) -> None:
+    """Raise UsageError unless a network that is trained under its own guidance has a condition, and drops it too."""
+    if config.guided == 1:
+        return
+    if not 1 < config.guided <= 1e3:
+        raise UsageError(f"guided: expected a scale from 1, which is off, to 1000, such as 1.5, got {config.guided:g}")
+    if config.internal or config.distill or task_of(config.objective) is not DENOISE:
+        raise UsageError("guided: of a denoiser alone, without a head in its middle and without a teacher")
+    names = DENOISE.conditions(config.net)
+    if not names or not (config.drop_all or all(config.drops.get(name, config.drop) for name in names)):
+        raise UsageError(
+            "guided: the network is moved away from what it answers without conditions, which it has to be trained on "
+            "too; give it one, and drop 0.1"
         )
 
 
