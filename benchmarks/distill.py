@@ -22,7 +22,7 @@ from fairlead.measure.references import evaluator_for, shared_out
 from fairlead.measure.score import Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
-from fairlead.report.distilling import distill
+from fairlead.report.trainings.distilling import distill
 from fairlead.sample.run import sample
 
 SEED = 600_000

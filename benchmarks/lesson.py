@@ -26,7 +26,7 @@ from fairlead.measure.score import Score
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.nets.build import net_config
-from fairlead.report.distilling import distill
+from fairlead.report.trainings.distilling import distill
 from fairlead.sample.run import sample
 from fairlead.train.config import RECIPES, TrainConfig
 from fairlead.train.loop import Training

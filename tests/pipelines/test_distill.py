@@ -12,10 +12,10 @@ from torch import Tensor
 import fairlead as fl
 from fairlead.cli import main
 from fairlead.core.errors import UsageError
-from fairlead.diffusers.adapter_lessons import Paths, adapter_lesson
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.models.load import load
-from fairlead.report.distilling import distill
+from fairlead.report.trainings.adapter_lessons import Paths, adapter_lesson
+from fairlead.report.trainings.distilling import distill
 from fairlead.sample.noise import NoiseStream
 from fairlead.train.checkpoint import find_checkpoint
 from fairlead.train.objective import Draw

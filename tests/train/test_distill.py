@@ -22,7 +22,7 @@ from fairlead.guide.engine import GuidedDenoiser
 from fairlead.models.load import load, model_of
 from fairlead.models.model import Model
 from fairlead.models.toy import toy_model
-from fairlead.report.distilling import distill
+from fairlead.report.trainings.distilling import distill
 from fairlead.sample.teacher import Teacher
 from fairlead.train.checkpoint import find_checkpoint
 from fairlead.train.config import TrainConfig

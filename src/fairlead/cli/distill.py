@@ -71,6 +71,6 @@ class Distill:
     """Steps of DDIM of each; by default 20."""
 
     def run(self) -> None:
-        from fairlead.report.distilling import distill
+        from fairlead.report.trainings.distilling import distill
 
         distill(**vars(self), progress=bars)

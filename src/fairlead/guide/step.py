@@ -50,8 +50,11 @@ class Memory:
 
     def __init__(self) -> None:
         self._slots: dict[Hashable, tuple[int | None, Any, Any]] = {}
-        self.used = False
-        """Whether any term has read from it or written to it."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is remembered."""
+        return not self._slots
 
     def begin(self, step: int | None) -> None:
         """Called at every evaluation, before anything is read."""
@@ -60,12 +63,10 @@ class Memory:
 
     def read(self, key: Hashable, step: int | None) -> Any:
         """What was written under ``key`` in the steps before this one, None at first."""
-        self.used = True
         at, before, after = self._slots.get(key, (None, None, None))
         return before if step is not None and at == step else after
 
     def write(self, key: Hashable, step: int | None, value: Any) -> None:
-        self.used = True
         at, _, after = self._slots.get(key, (None, None, None))
         if step is None or at != step:
             self._slots[key] = (step, after, value)

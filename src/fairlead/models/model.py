@@ -52,6 +52,8 @@ class Model:
         scale_range: lowest and highest scale of the guidance that the denoiser itself answers for, told by the term
             ``distilled``; None: it takes none.
         reachable: raises UsageError for an attention layer that cannot be perturbed now; None: all can.
+        null_tokens: () -> the null token of each condition that may have another in its place (``Condition.null``), of
+            one sample, by name; None: that cannot be done.
     """
 
     denoiser: Denoiser
@@ -72,6 +74,7 @@ class Model:
     image_shape: tuple[int, ...] = ()
     reachable: Callable[[str], None] | None = None
     scale_range: tuple[float, float] | None = None
+    null_tokens: Callable[[], Mapping[str, Tensor]] | None = None
 
     __repr__ = brief
 

@@ -17,11 +17,11 @@ from fairlead.core.registry import lookup
 from fairlead.core.signals import saving_ignored
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
-from fairlead.diffusers.adapter_lessons import adapter_lesson
-from fairlead.diffusers.export import export
+from fairlead.diffusers.exported_pipeline import export
 from fairlead.models.load import is_pipeline, load
 from fairlead.report.sweeps import read_asked
 from fairlead.report.training import Trained
+from fairlead.report.trainings.adapter_lessons import adapter_lesson
 from fairlead.sample.teacher import SCALE, Teacher
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint
 from fairlead.train.config import TrainConfig
@@ -196,11 +196,15 @@ class _Round:
             net=self._net(checkpoint),
             data=spec,
             distill=lesson,
+            init={},
             internal=0.0,
+            guided=1.0,
             snapshot_every=0,
-            **{"steps": max(1, base.steps // 4 if first else base.steps), "lr": base.lr / 2 if first else base.lr}
-            | settings,
+            ema=0.999 if base.ema == "power" else base.ema,
+            steps=max(1, base.steps // 4 if first else base.steps),
+            lr=base.lr / 2 if first else base.lr,
         )
+        config = replace(config, **settings)
         training = Training(data, config, out, resume, teacher=teacher)
         if training.accelerator.is_main_process:
             taught = f"{self.guidance}, scale {self.span[0]:g} to {self.span[1]:g}" if self.span else self.guidance
