@@ -225,6 +225,7 @@ class Distillation(Denoise):
     def output(self, network: nn.Module, inputs: tuple[Any, ...], config: TrainConfig) -> Any:
         """What the network returns, what it should have, x_t and its times."""
         x, time, condition, x_t, t, answer = inputs
+        t = t.cpu()
         if answer is None:
             with torch.no_grad():
                 answer = self.teacher.answer(x_t, t, condition)
