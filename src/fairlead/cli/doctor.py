@@ -20,6 +20,7 @@ class Doctor:
     condition: does the output depend on it?  null: was the null token trained?  labels: is every class embedding
     trained, and its own?  guidance: does it do anything, and if not, why?  schedule: does it suit the objective and the
     sampler's grid?  network: are the weights finite, is nothing random active?  weights: does the average lag behind?
+    teacher: how far is a student from what it was taught, by noise level?
 
     Exit code 1 if any answer is FAIL, else 0; wrong options are 2.
 
