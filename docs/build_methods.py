@@ -167,7 +167,7 @@ def _default(field: Field[Any]) -> str:
 def _measured(result: dict[str, Any]) -> list[str]:
     shown = ("distance", "accuracy", "diversity", "saturation")
     heads = " | ".join(map(title_of, shown))
-    lines = [result["about"], "", f"| setting | rows an image | {heads} |", "| --- | --- |" + " --- |" * 4]
+    lines = [result["about"], "", f"| setting | rows per image | {heads} |", "| --- | --- |" + " --- |" * 4]
     for row in result["rows"]:
         cells = [f"{value:.3g} ± {error:.2g}" for value, error in (row["metrics"][name] for name in shown)]
         lines.append(f"| `{_cell(row['guidance'])}` | {row['rows']:.0f} | {' | '.join(cells)} |")

@@ -40,7 +40,7 @@ def search_section(
                 "with the 95 % interval; ring: recommended",
             )
         )
-    heads = ["guidance", "images", "rows an image", "front", *map(title_of, tuned.rows[0].metrics)]
+    heads = ["guidance", "images", "rows per image", "front", *map(title_of, tuned.rows[0].metrics)]
     rows = [
         [
             row.guidance,
@@ -84,7 +84,7 @@ def front_lines(tuned: Tuned) -> list[str]:
         [
             ("not beaten", [row.guidance for row in rows]),
             ("images", [f"{row.n:,}" for row in rows]),
-            ("rows an image", [f"{row.rows:.3g}" for row in rows]),
+            ("rows per image", [f"{row.rows:.3g}" for row in rows]),
             *((title_of(name), [str(row.metrics[name]) for row in rows]) for name in rows[0].metrics),
         ]
     )

@@ -108,8 +108,8 @@ def tune(
 ) -> SearchReport:
     """Find the guidance for a model: search a range on common noise, report what is on the front on fresh noise.
 
-    One open number is found by a grid that is refined only where settings cannot be told apart, with an interval of the
-    best place; several by halving (needs optuna). The same call goes on where an interrupted one was.
+    One open number is found by a grid that is refined only where settings are statistically indistinguishable, with an
+    interval of the best place; several by halving (needs optuna). The same call goes on where an interrupted one was.
 
     Args:
         model: path of a training run, ``RUN@step500``, a checkpoint folder, or a diffusers pipeline (with ``data`` or

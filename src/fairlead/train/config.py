@@ -1,4 +1,4 @@
-"""What a training run is made of, checked at the door, and the named recipes.
+"""What a training run is made of, checked before anything starts, and the named recipes.
 
 Importing this costs no torch: the command line's help is made from it.
 
@@ -188,7 +188,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A preset of the command line: which network on which data, told what, and how it is trained."""
+    """A preset of the command line: which network on which data, under which conditions, and how it is trained."""
 
     data: str
     net: str
@@ -228,7 +228,7 @@ RECIPES: dict[str, Recipe] = {
             "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 8000, "batch_size": 64,
             "checkpoint_every": 500,
         },
-        "28x28 captioned digits in colour, told by text; 25 minutes on two cores with AMX",
+        "28x28 captioned digits in colour, conditioned on text; 25 minutes on two cores with AMX",
         ("text",),
         {"read": 400, "sketch": 30_000},
     ),

@@ -16,7 +16,7 @@ form and ruins samples unless it is kept from high noise, ``.during(sigma=(0, 3)
 the product is finite only for a classifier that ignores pure noise exactly.
 
 The gradient is taken of a sum of per-sample log-probabilities by a network without batch statistics, outside of
-autocast and in float32 at least: elsewhere a mean over the batch divides it by the batch size, and half precision
+autocast and in float32 at least: in public codes a mean over the batch divides it by the batch size, and half precision
 rounds it to 0 at the noisy end.
 """
 
