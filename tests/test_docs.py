@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,18 @@ def test_links_and_pictures_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
     missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
     assert missing == []
+
+
+def test_what_the_methods_are_chosen_by_parses_and_names_pages() -> None:
+    """docs/methods/pages.toml: expressions of the table by goal, and a section for nothing but methods."""
+    written = tomllib.loads((ROOT / "docs" / "methods" / "pages.toml").read_text())
+    known = {name for kind in registry.EXPRESSIONS for name in registry.REGISTRY[kind]}
+    assert set(written) - {"goal"} <= known
+    assert len(written["goal"]) >= 10
+    for goal in written["goal"]:
+        assert set(goal["see"]) <= known, goal["want"]
+        for text in goal["take"]:
+            parse(text)
 
 
 def test_expressions_in_the_lessons_table_parse() -> None:
