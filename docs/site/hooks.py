@@ -7,15 +7,18 @@ Formulas are written as TeX in ``math`` fences or between dollars, as on GitHub.
 from __future__ import annotations
 
 import html
+import inspect
 import posixpath
 import re
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import griffe
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
-from fairlead.core.registry import EXPRESSIONS, PUBLIC, REGISTRY
+from fairlead.core.registry import EXPRESSIONS, PUBLIC, REGISTRY, imported
 
 ROOT = Path(__file__).parent.parent.parent
 TAKEN_IN = ("CONTRIBUTING.md", "CHANGELOG.md")
@@ -29,6 +32,12 @@ VERBS = {
     "Your own": ("denoiser", "toy", "GaussianMixture", "register", "diffusers_config", "from_guider", "Guider"),
 }
 """Verbs in the order of the reference; every other public name is an object that they return or take."""
+OPTIONS = {
+    "train": "fairlead.train.denoiser_options:DenoiserOptions",
+    "train_classifier": "fairlead.train.options:ClassifierOptions",
+    "train_autoencoder": "fairlead.train.options:AutoencoderOptions",
+}
+"""Verbs whose arguments are the fields of a class."""
 
 
 def on_config(config: Any) -> Any:
@@ -51,7 +60,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
-    """Links that leave docs/ lead to what was taken in, or to the repository."""
+    """Links that leave docs/ lead to what was taken in, or to the repository. (A `repo_url` would have pages ask GitHub for
+    its stars.)"""
     folder = posixpath.dirname(page.file.src_uri)
     beside = page.file.src_uri in TAKEN_IN
 
@@ -63,7 +73,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
             return posixpath.relpath(target, folder or ".")
         if target == "README.md":
             return posixpath.relpath("index.md", folder or ".")
-        return f"{config.repo_url}/blob/main/{target}" if (ROOT / target).exists() else found[1]
+        return f"{config.extra['repository']}/blob/main/{target}" if (ROOT / target).exists() else found[1]
 
     return LINK.sub(led, markdown)
 
@@ -80,8 +90,8 @@ def _mathml(found: re.Match[str]) -> str:
 
 def _reference() -> dict[str, str]:
     """Page -> its text, by which mkdocstrings puts the docstrings there."""
-    named = {name for names in VERBS.values() for name in names}
-    groups = {**VERBS, "Objects": tuple(name for name in PUBLIC if name not in named)}
+    placed = {name for names in VERBS.values() for name in names}
+    groups = {**VERBS, "Objects": tuple(name for name in PUBLIC if name not in placed)}
     pages = {
         f"reference/{title.lower().replace(' ', '-')}.md": (
             f"# {title}\n\n" + "".join(_entry(name, PUBLIC[name]) for name in names)
@@ -95,4 +105,25 @@ def _reference() -> dict[str, str]:
 
 
 def _entry(name: str, target: str) -> str:
+    if name in OPTIONS:
+        about = (inspect.getdoc(imported(target)) or "").split("\n\nRaises:")[0]
+        return f"## fl.{name}\n\n{about.replace('``', '`')}\n\n{_options(OPTIONS[name])}\n\n"
     return f"::: {target.replace(':', '.')}\n    options:\n      heading: fl.{name}\n\n"
+
+
+def _options(target: str) -> str:
+    """A table of the fields of a class: what a verb takes that is made when it is imported."""
+    cls, module = imported(target), griffe.load(target.split(":")[0], search_paths=[ROOT / "src"])
+    hints = get_type_hints(cls, include_extras=True)
+    written = module[target.split(":")[1]].all_members
+    lines = ["| argument | default | meaning |", "| --- | --- | --- |"]
+    for field in fields(cls):
+        doc = next((one.documentation for one in getattr(hints[field.name], "__metadata__", ()) if is_doc(one)), None)
+        text = doc or (written[field.name].docstring.value if written[field.name].docstring else "")
+        default = "" if field.default in (MISSING, None) else f"`{field.default!r}`"
+        lines.append(f"| `{field.name}` | {default} | {' '.join(text.split()).replace('``', '`').replace('|', chr(92) + '|')} |")
+    return "\n".join(lines)
+
+
+def is_doc(thing: Any) -> bool:
+    return isinstance(getattr(thing, "documentation", None), str)
