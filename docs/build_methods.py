@@ -140,8 +140,8 @@ def _gallery(measured: dict[str, Any]) -> str:
     lines = [
         "# Gallery",
         "",
-        "The same noise under every method, on the MNIST model of [the shoot-out](../results/shootout.md); a column is a",
-        "class, a row a setting.",
+        "The same noise under every method, on the MNIST model of [the shoot-out](../results/shootout.md); a column is",
+        "a class, a row a setting.",
     ]
     for kind in KINDS:
         for name in REGISTRY.get(kind, {}):

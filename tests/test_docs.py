@@ -51,12 +51,13 @@ def blocks(language: str, pages: list[Path] = PAGES) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder in which the README's commands have been run in their order, with few steps and images."""
+    """An empty folder in which the commands of docs/command-line.md have been run in their order, with few steps and
+    images."""
     folder = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("FAIRLEAD_CACHE", str(folder / "cache"))
-        for _, text in blocks("sh", [ROOT / "README.md"]):
+        for _, text in blocks("sh", [ROOT / "docs" / "command-line.md"]):
             for line in text.splitlines():
                 words = shlex.split(line, comments=True)
                 if words and words[0] == "fairlead" and words[1] != "app":  # which serves until it is interrupted
@@ -79,7 +80,7 @@ def test_python_blocks_run(page: str, code: str, workplace: Path, monkeypatch: p
     exec(compile(code, page, "exec"), {"__name__": "__main__"})
 
 
-def test_the_readme_commands_wrote_what_the_text_says(workplace: Path) -> None:
+def test_the_commands_wrote_what_the_text_says(workplace: Path) -> None:
     assert len(list((workplace / "sevens-and-threes").glob("0*.png"))) == 16
     assert (workplace / "runs" / "digits" / "sweep" / "report.html").is_file()
 

@@ -1,5 +1,5 @@
-"""How the reference reads docstrings: an entry for several arguments (``steps, grid: ...``) is one for each of them, and
-roles such as ``:func:`sample``` are the names that they stand for."""
+"""How the reference reads docstrings: an entry for several arguments (``steps, grid: ...``) is one for each of them,
+and roles such as ``:func:`sample``` are the names that they stand for."""
 
 from __future__ import annotations
 

@@ -1,22 +1,25 @@
-"""What MkDocs does beside its plugins (mkdocs.yml): formulas become MathML, CONTRIBUTING and CHANGELOG become pages, links
-to files outside of docs/ lead to the repository, every method and every public name gets its place.
+"""What MkDocs does beside its plugins (mkdocs.yml): formulas become MathML, CONTRIBUTING and CHANGELOG become pages,
+links to files outside of docs/ lead to the repository, every method and every public name gets its place.
 
 Formulas are written as TeX in ``math`` fences or between dollars, as on GitHub. MathML needs no script to be read.
 """
 
 from __future__ import annotations
 
+import ast
 import html
 import inspect
 import posixpath
 import re
+import textwrap
 from dataclasses import MISSING, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import griffe
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
+from typing_extensions import Doc
 
 from fairlead.core.registry import EXPRESSIONS, PUBLIC, REGISTRY, imported
 
@@ -47,7 +50,7 @@ def on_config(config: Any) -> Any:
     sections["Methods"] += [
         {titles[kind]: [{name: f"methods/{name}.md"} for name in REGISTRY[kind]]} for kind in EXPRESSIONS
     ]
-    sections["Reference"][2:2] = list(_reference())
+    sections["Reference"][3:3] = list(_reference())
     return config
 
 
@@ -60,8 +63,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
-    """Links that leave docs/ lead to what was taken in, or to the repository. (A `repo_url` would have pages ask GitHub for
-    its stars.)"""
+    """Links that leave docs/ lead to what was taken in, or to the repository. (A `repo_url` would have pages ask GitHub
+    for its stars.)"""
     folder = posixpath.dirname(page.file.src_uri)
     beside = page.file.src_uri in TAKEN_IN
 
@@ -113,17 +116,24 @@ def _entry(name: str, target: str) -> str:
 
 def _options(target: str) -> str:
     """A table of the fields of a class: what a verb takes that is made when it is imported."""
-    cls, module = imported(target), griffe.load(target.split(":")[0], search_paths=[ROOT / "src"])
-    hints = get_type_hints(cls, include_extras=True)
-    written = module[target.split(":")[1]].all_members
+    cls = imported(target)
+    hints, written = get_type_hints(cls, include_extras=True), _field_docs(cls)
     lines = ["| argument | default | meaning |", "| --- | --- | --- |"]
     for field in fields(cls):
-        doc = next((one.documentation for one in getattr(hints[field.name], "__metadata__", ()) if is_doc(one)), None)
-        text = doc or (written[field.name].docstring.value if written[field.name].docstring else "")
+        said = [one.documentation for one in getattr(hints[field.name], "__metadata__", ()) if isinstance(one, Doc)]
+        text = " ".join((said[0] if said else written.get(field.name, "")).split())
         default = "" if field.default in (MISSING, None) else f"`{field.default!r}`"
-        lines.append(f"| `{field.name}` | {default} | {' '.join(text.split()).replace('``', '`').replace('|', chr(92) + '|')} |")
+        text = text.replace("``", "`").replace("|", "\\|")
+        lines.append(f"| `{field.name}` | {default} | {text} |")
     return "\n".join(lines)
 
 
-def is_doc(thing: Any) -> bool:
-    return isinstance(getattr(thing, "documentation", None), str)
+def _field_docs(cls: type) -> dict[str, str]:
+    """The text below each field of a class and of those it derives from."""
+    found: dict[str, str] = {}
+    for owner in reversed(cls.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body  # type: ignore[attr-defined]
+        for field, text in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[ast.unparse(field.target)] = str(text.value.value)
+    return found

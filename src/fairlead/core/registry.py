@@ -163,6 +163,7 @@ PUBLIC: dict[str, str] = {
     "load_data": "fairlead.data.hub:load_data",
     "measure": "fairlead.report.comparisons:measure",
     "parse": "fairlead.guide.expression:parse",
+    "push": "fairlead.report.sharing:push",
     "register": "fairlead.core.registry:register",
     "report": "fairlead.report.sweeps:report",
     "sample": "fairlead.sample.run:sample",
