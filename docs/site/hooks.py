@@ -27,6 +27,8 @@ ROOT = Path(__file__).parent.parent.parent
 TAKEN_IN = ("CONTRIBUTING.md", "CHANGELOG.md")
 """Pages of the site that lie beside docs/, where readers of a repository look for them."""
 FORMULA = re.compile(r'<(span|div) class="arithmatex">(.*?)</\1>', re.S)
+CELL = re.compile(r"<td[^>]*>.*?</td>", re.S)
+NAME = re.compile(r"(<mi>(?:log|exp|min|max)</mi>)(?=<m(?:i|sub|sup)>)")
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
 VERBS = {
     "Sample and guide": ("load", "sample", "attach", "parse", "explain", "interpolate", "GuidedDenoiser"),
@@ -82,13 +84,16 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:
+    """TeX becomes MathML; code in a table loses the backslash before a bar, which GitHub wants there."""
+    content = CELL.sub(lambda found: found[0].replace("\\|", "|"), content)
     return FORMULA.sub(_mathml, content)
 
 
 def _mathml(found: re.Match[str]) -> str:
     tex = html.unescape(found[2]).strip()
     tex = re.sub(r"^\\[(\[]|\\[)\]]$", "", tex).strip()
-    return str(convert(tex, display="block" if found[1] == "div" else "inline"))
+    formula = convert(tex, display="block" if found[1] == "div" else "inline")
+    return NAME.sub(r'\1<mspace width="0.17em"/>', formula)
 
 
 def _reference() -> dict[str, str]:

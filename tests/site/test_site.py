@@ -30,7 +30,7 @@ TASKS = {
 """What readers come for -> the page that has it."""
 LOOKED_AT = (
     "index.html", "diffusers.html", "tune.html", "sweep.html", "measure.html", "python.html", "api.html",
-    "methods/README.html", "methods/cfg.html", "methods/energy.html", "methods/gallery.html", "results/shootout.html",
+    "methods/index.html", "methods/cfg.html", "methods/energy.html", "methods/gallery.html", "results/shootout.html",
     "results/pipelines.html", "course/guiding.html", "tutorials/guidance-by-hand.html", "explanations/statistics.html",
     "reference/sample-and-guide.html", "reference/train.html", "reference/terms.html", "CONTRIBUTING.html",
 )  # fmt: skip
