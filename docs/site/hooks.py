@@ -116,7 +116,7 @@ def _entry(name: str, target: str) -> str:
     if name in OPTIONS:
         about = (inspect.getdoc(imported(target)) or "").split("\n\nRaises:")[0]
         return f"## fl.{name}\n\n{about.replace('``', '`')}\n\n{_options(OPTIONS[name])}\n\n"
-    return f"::: {target.replace(':', '.')}\n    options:\n      heading: fl.{name}\n\n"
+    return f"::: {target.replace(':', '.')}\n    options:\n      heading: fl.{name}\n      toc_label: fl.{name}\n\n"
 
 
 def _options(target: str) -> str:
