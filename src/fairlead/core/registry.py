@@ -259,8 +259,8 @@ def added(kind: str) -> dict[str, Added]:
 
 
 def register(name: str, thing: Any, *, kind: str | None = None) -> None:
-    """Give a thing of your own a name, for the rest of this process: expressions, ``fl.NAME``, sweeps and reports know
-    it then. A package gives it to every process by an entry point (CONTRIBUTING).
+    """Register a method, a sampler, features or data of your own by name, for the rest of this process: expressions,
+    ``fl.NAME``, sweeps and reports then know it. A package gives it to every process by an entry point (CONTRIBUTING).
 
     Args:
         name: how it is written; a class says the same as its ``name``.

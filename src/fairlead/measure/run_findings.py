@@ -30,7 +30,7 @@ NOTHING = 1e-5
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer.
+    """One finding of the doctor: PASS, WARN or FAIL, with its numbers.
 
     Attributes:
         question: "condition", "null", "labels", "guidance", "schedule", "network" or "weights".

@@ -129,8 +129,8 @@ def card(name: str, checkpoint: Checkpoint, model: Model, answers: list[Answer])
         "",
         "## Limits",
         "",
-        "The best scale holds for these weights, this sampler and this number of steps. Distances compare settings"
-        " under the same features, and not with numbers of papers. The model shows what its data show, with their gaps.",
+        "The best scale holds for these weights, this sampler and this number of steps. Distances compare settings "
+        "under the same features, not with numbers of papers. The model shows what its data show, with their gaps.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -52,7 +52,7 @@ def sample(
     batching: Batching = "auto",
     resources: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Sample ``n`` images.
+    """Sample images from a model, under a guidance.
 
     Args:
         model: from ``fl.load`` or ``fl.toy``, or a path that ``fl.load`` takes.

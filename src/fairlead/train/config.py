@@ -29,7 +29,7 @@ Reconstruction = Literal["l1", "l2"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the bits of a training run, beside the data.
+    """The settings that, with the data, decide the result of a training to the bit.
 
     Attributes:
         net: the network's configuration, from ``nets.build.net_config``; of kind "classifier" exactly if the objective
