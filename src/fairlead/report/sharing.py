@@ -27,6 +27,8 @@ from fairlead.train.hub_runs import MARK, run_on_hub
 from fairlead.train.tasks import DENOISE, task_of
 from fairlead.tune.answers import Answer, question_of, read_answers
 
+AVERAGES = ("ema", "narrow")
+"""Parts of a checkpoint that go along: the averaged weights, of power averages both."""
 SENT = (".json", ".safetensors", ".txt")
 """Files of an autoencoder or a text encoder that a model is read with; never code or pickles."""
 
@@ -190,11 +192,14 @@ def _picture(model: Model, answers: list[Answer]) -> bytes:
 
 def _model_files(checkpoint: Checkpoint) -> dict[str, bytes | Path]:
     """The description, which then speaks of the averaged weights alone, and these."""
-    checkpoint.tensors("ema")  # refuses what is damaged
-    about = {**checkpoint.about, "files": {"ema": checkpoint.about["files"]["ema"]}}
+    kept = {part: digest for part, digest in checkpoint.about["files"].items() if part in AVERAGES}
+    for part in kept:
+        checkpoint.tensors(part)  # refuses what is damaged
     folder = f"step-{checkpoint.step:06d}"
-    weights = checkpoint.folder / "ema.safetensors"
-    return {f"{folder}/model.json": _json(sealed(about)), f"{folder}/ema.safetensors": weights}
+    weights: dict[str, bytes | Path] = {
+        f"{folder}/{part}.safetensors": checkpoint.folder / f"{part}.safetensors" for part in kept
+    }
+    return {f"{folder}/model.json": _json(sealed({**checkpoint.about, "files": kept})), **weights}
 
 
 def _parts(checkpoint: Checkpoint) -> dict[str, bytes | Path]:
