@@ -120,6 +120,18 @@ def test_a_damaged_file_of_the_hub_is_refused(run: Path, online: Hub) -> None:
         fl.load("me/digits")
 
 
+def test_half_of_a_run_is_one_line(run: Path, online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    fl.push(run, "me/digits")
+    run_on_hub("me/digits")
+    run_on_hub.cache_clear()
+    for path in Path(constants.HF_HUB_CACHE).rglob("ema.safetensors"):
+        path.unlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=r"damaged|cannot be (read|fetched)") as refused:
+        fl.load("me/digits")
+    assert "\n" not in str(refused.value)
+
+
 def test_the_autoencoder_of_a_model_of_latents_goes_along(online: Hub, tmp_path: Path) -> None:
     fl.train_autoencoder("runs/vae", recipe="digits", steps=2, channels=8, batch_size=16)
     fl.train("runs/latent", recipe="digits", latents="runs/vae", steps=2, channels=8, batch_size=16, warmup=1)

@@ -1,4 +1,4 @@
-"""Training runs on the hub, as ``fl.push`` puts them there: told from other repositories by a file, fetched once.
+"""Training runs on the hub, as ``fl.push`` puts them there: recognised by a file, fetched once.
 
 Only descriptions, safetensors and texts are fetched, never code or pickles; the hashes and the seal of a checkpoint are
 checked as those of any other.
@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fairlead.core.errors import UsageError
 from fairlead.core.places import is_there
 
 MARK = "fairlead.json"
@@ -30,7 +31,11 @@ def is_hub_name(spec: Any) -> bool:
 @cache
 def run_on_hub(name: str) -> Path | None:
     """The folder of the hub's cache that holds the run ``owner/name``; None if that is no run, or cannot be reached and
-    is not in the cache. One process sees one version."""
+    is not in the cache. One process sees one version.
+
+    Raises:
+        UsageError: if it is a run, but not all of it can be fetched.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
@@ -39,7 +44,13 @@ def run_on_hub(name: str) -> Path | None:
         hub.hf_hub_download(name, MARK)
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError):
         return None
-    return Path(hub.snapshot_download(name, allow_patterns=list(FILES)))
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=list(FILES)))
+    except (OSError, EntryNotFoundError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"run {name!r} of the hub cannot be fetched ({type(error).__name__}: {why}); try again"
+        ) from error
 
 
 def fetched(spec: str | Path) -> str:
