@@ -173,7 +173,7 @@ def front(results: Sequence[Result], floor: dict[str, Any], options: Options) ->
     axes.set_xscale("log")
     axes.set_xlabel(f"raw Fréchet distance of features, N = {floor['n']} (lower is better)")
     axes.set_ylabel("recognised by the judge, %")
-    axes.set_title(f"{options.title}: every method at its own best setting, equal rows an image")
+    axes.set_title(f"{options.title}: every method at its own best setting, equal rows per image")
     axes.legend(loc="lower left")
     figure.canvas.draw()
     taken: list[tuple[float, float, float, float]] = []

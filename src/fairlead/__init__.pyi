@@ -69,6 +69,7 @@ from fairlead.report.explanations import explain as explain
 from fairlead.report.interpolations import Interpolation as Interpolation
 from fairlead.report.interpolations import interpolate as interpolate
 from fairlead.report.searches import tune as tune
+from fairlead.report.sharing import push as push
 from fairlead.report.sweeps import report as report
 from fairlead.report.sweeps import sweep as sweep
 from fairlead.report.training import Trained as Trained
@@ -149,6 +150,7 @@ __all__ = [
     "parse",
     "perp_neg",
     "pixels",
+    "push",
     "ramp",
     "region",
     "register",

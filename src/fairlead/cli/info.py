@@ -89,7 +89,7 @@ class Info:
             "parts": ", ".join(f"{part} {digest}" for part, digest in about["files"].items()),
             "network": f"{about['net']} ({about['parameters']:,} parameters)",
             "objective": _objective(about),
-            "told": _told(about) if task is DENOISE else "",
+            "conditions": _conditions(about) if task is DENOISE else "",
             "latents": f"{latents['shape']} of {latents['source']} #{latents['hash']}, times {latents['scale']:.4g}"
             if latents
             else "",
@@ -111,7 +111,7 @@ def _objective(about: dict[str, Any]) -> str:
     return f"{'cross-entropy' if task is CLASSIFY else about['objective']} on {about['schedule']}"
 
 
-def _told(about: dict[str, Any]) -> str:
+def _conditions(about: dict[str, Any]) -> str:
     """The conditions with their probabilities of being dropped, and the text encoder."""
     from fairlead.nets.inputs import condition_names
 

@@ -169,6 +169,7 @@ PUBLIC: dict[str, str] = {
     "load_data": "fairlead.data.hub:load_data",
     "measure": "fairlead.report.comparisons:measure",
     "parse": "fairlead.guide.expression:parse",
+    "push": "fairlead.report.sharing:push",
     "register": "fairlead.core.registry:register",
     "report": "fairlead.report.sweeps:report",
     "sample": "fairlead.sample.run:sample",
@@ -264,8 +265,8 @@ def added(kind: str) -> dict[str, Added]:
 
 
 def register(name: str, thing: Any, *, kind: str | None = None) -> None:
-    """Give a thing of your own a name, for the rest of this process: expressions, ``fl.NAME``, sweeps and reports know
-    it then. A package gives it to every process by an entry point (CONTRIBUTING).
+    """Register a method, a sampler, features or data of your own by name, for the rest of this process: expressions,
+    ``fl.NAME``, sweeps and reports then know it. A package gives it to every process by an entry point (CONTRIBUTING).
 
     Args:
         name: how it is written; a class says the same as its ``name``.

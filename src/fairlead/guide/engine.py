@@ -43,7 +43,8 @@ MOST_PLANS = 4096
 
 
 class GuidedDenoiser:
-    """A denoiser again: ``(x_t, t, condition) -> Prediction``. Holds the state of one run; make a new one for each.
+    """A denoiser under a guidance, called as any other: ``(x_t, t, condition) -> Prediction``. It holds the state of
+    one run; make a new one for each.
 
     Args:
         denoiser: any function ``(x_t, t, condition) -> Prediction``.

@@ -24,7 +24,7 @@ _signature = lru_cache(inspect.signature)
 
 
 def parse(text: str) -> Term | Guidance:
-    """The guidance that ``text`` writes; ``str`` of it parses back to an equal one. "none" is no guidance.
+    """Read a guidance from its text; ``str`` of the result parses back to an equal one. "none" is no guidance.
 
     Raises:
         UsageError: for anything that is not in the grammar, naming what was read and what is known.

@@ -61,7 +61,7 @@ def sample(
     mask: Any = None,
     resample: int | None = None,
 ) -> Run:
-    """Sample ``n`` images, from noise or from images.
+    """Sample images from a model under a guidance, from noise or from images.
 
     Args:
         model: from ``fl.load`` or ``fl.toy``, or a path that ``fl.load`` takes.

@@ -31,6 +31,7 @@ from fairlead.core.files import replacing, settle, synced
 from fairlead.core.places import is_file, is_folder, is_there
 from fairlead.core.strict_json import SEAL, read_json, seal_of, sealed
 from fairlead.train.description import check_description, check_types, renamed
+from fairlead.train.hub_runs import fetched
 
 FORMAT, UNSEALED = 2, 1
 """Of what is written here, and of version 0.1.0, whose descriptions have no seal."""
@@ -153,8 +154,8 @@ def snapshots(run: Path) -> list[int]:
 
 
 def find_checkpoint(spec: str | Path) -> Checkpoint:
-    """``RUN`` (its last checkpoint), ``RUN@step500`` or the checkpoint folder itself, each also with ``@raw`` or
-    ``@ema:0.08`` behind it.
+    """``RUN`` (its last checkpoint), ``RUN@step500``, the checkpoint folder itself, or ``owner/name`` on the hub; each
+    also with ``@raw`` or ``@ema:0.08`` behind it.
 
     Raises:
         UsageError: with what was found instead, for anything that is not a checkpoint of fairlead, for a description
@@ -207,7 +208,7 @@ def checkpoint_folder(spec: str | Path) -> Path:
     Raises:
         UsageError: with what was found instead, if there is none.
     """
-    text = weights_of(spec)[0]
+    text = fetched(weights_of(spec)[0])
     name, at = text, ""
     if not is_there(text) and "@" in Path(text).name:
         name, _, at = text.rpartition("@")

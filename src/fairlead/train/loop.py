@@ -129,7 +129,7 @@ class Training:
         # of when there may have been more of them
         self._kept = [] if checkpoint is None or self.out is None else snapshots(self.out)
         self.notes: list[str] = []
-        """What a user has to be told: how a resumed run goes on otherwise than it began."""
+        """What a user has to know: how a resumed run goes on otherwise than it began."""
         self.conditions = DataConditions.of(data, config.net, config.text, config.image) if names else None
         self.schedule = schedule_from_config(config.schedule)
         with torch.random.fork_rng(devices=[]):

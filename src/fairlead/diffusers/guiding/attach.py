@@ -74,7 +74,7 @@ def attach(
     batching: Batching = "auto",
     observe: Callable[[Observation], object] | None = None,
 ) -> Iterator[Attachment]:
-    """Guide every call of a pipeline inside the block.
+    """Guide every call of a diffusers pipeline inside a ``with`` block.
 
     The pipeline's own ``guidance_scale`` changes nothing; embedded guidance (Flux) stays what it is, an argument of the
     network.
@@ -106,7 +106,7 @@ def attach(
 
 
 class Attachment:
-    """A guidance on a pipeline; made by :func:`attach`.
+    """A guidance attached to a pipeline, with what it cost; made by :func:`attach`.
 
     Attributes:
         guidance: what steers.

@@ -39,7 +39,7 @@ _Base: Any = diffusers().guiders.guider_utils.BaseGuidance
 
 
 class Guider(_Base):  # type: ignore[misc]
-    """A guider that follows a guidance:
+    """A guider for modular pipelines that follows a guidance of fairlead:
 
         pipe.update_components(guider=fl.Guider("cfg(5) + pag(2)", pipe.scheduler))
 

@@ -47,7 +47,7 @@ def initialise(network: nn.Module, config: TrainConfig, data: ImageData) -> tupl
     """Give a fresh network the weights of ``config.init`` that it has by name and shape.
 
     Returns:
-        what a user has to be told, and whether all that reads text is among them and was made for the same text.
+        what a user has to know, and whether all that reads text is among them and was made for the same text.
 
     Raises:
         UsageError: if they are gone or others by now, of another kind of training, or none of them fits.
