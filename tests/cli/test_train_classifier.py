@@ -123,7 +123,7 @@ def test_it_gives_an_unconditional_model_its_words(
 
 
 def test_the_last_step_is_the_trained_classifier(classifier: Path) -> None:
-    from fairlead.models.classifier import load_classifier
+    from fairlead.models.noisy_classifier_model import load_classifier
 
     model = load_classifier(classifier, device="cpu")
     raw = load_classifier(classifier, weights="raw", device="cpu")

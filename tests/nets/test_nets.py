@@ -10,8 +10,8 @@ from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
 from fairlead.nets.build import PRESETS, build_net, net_config, parameter_count
-from fairlead.nets.classifier import NoisyClassifier
 from fairlead.nets.inputs import condition_names
+from fairlead.nets.noisy_classifier import NoisyClassifier
 from tests.nets.tiny import CHANNELS, CLASSES, SIZE, TINY, inputs, labels, shaken, tiny
 
 every = pytest.mark.parametrize("name", TINY)

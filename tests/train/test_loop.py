@@ -21,7 +21,8 @@ from fairlead.train.checkpoint import steps_of
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
 from fairlead.train.objective import Draw, diffusion_loss
-from fairlead.train.optimizer import ema_average, learning_rate
+from fairlead.train.optimizer import learning_rate
+from fairlead.train.weights.averages import ema_average
 from tests.train.tiny import digits, tiny_config, tiny_net, trained
 
 

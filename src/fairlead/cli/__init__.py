@@ -15,13 +15,13 @@ import tyro
 from fairlead.cli.app import App
 from fairlead.cli.demo import Demo
 from fairlead.cli.doctor import Doctor
+from fairlead.cli.edit import Edit
 from fairlead.cli.explain import Explain
 from fairlead.cli.export import Export
 from fairlead.cli.helping import asked_for_help, check_names, first_paragraph, print_help
 from fairlead.cli.info import Info
 from fairlead.cli.interpolate import Interpolate
 from fairlead.cli.measure import Measure
-from fairlead.cli.options import joined
 from fairlead.cli.report import Report
 from fairlead.cli.sample import Sample
 from fairlead.cli.streams import WRITER_STOPPED, open_streams, parser_errors_in_one_line, silenced
@@ -30,6 +30,7 @@ from fairlead.cli.train import Train
 from fairlead.cli.train_autoencoder import TrainAutoencoder
 from fairlead.cli.train_classifier import TrainClassifier
 from fairlead.cli.tune import Tune
+from fairlead.cli.typed_options import joined
 from fairlead.core.errors import Note, Remark, UsageError
 from fairlead.core.launch import refuse_several
 from fairlead.core.places import unreadable
@@ -56,6 +57,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report", description=first_paragraph(Report))]
     | Annotated[Explain, tyro.conf.subcommand("explain", description=first_paragraph(Explain))]
     | Annotated[Interpolate, tyro.conf.subcommand("interpolate", description=first_paragraph(Interpolate))]
+    | Annotated[Edit, tyro.conf.subcommand("edit", description=first_paragraph(Edit))]
     | Annotated[App, tyro.conf.subcommand("app", description=first_paragraph(App))]
     | Annotated[Measure, tyro.conf.subcommand("measure", description=first_paragraph(Measure))]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", description=first_paragraph(Doctor))]

@@ -58,7 +58,7 @@ class Sample:
     precision: str = "fp32"
     """fp32 or bf16."""
     weights: str = "ema"
-    """ema (averaged) or raw (as trained)."""
+    """ema (averaged), raw (as trained), or ema:0.08, the average of that width of a run with --ema power."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
@@ -78,7 +78,7 @@ class Sample:
 
         check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
         with working(f"loading {self.model}"):
-            model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
+            model = load(self.model, self.weights, self.device)
         if self.cond == ("all",) and not model.classes:
             instead = f"give one, e.g. --cond {model.examples[0]!r}" if model.examples else "leave --cond out"
             raise UsageError(

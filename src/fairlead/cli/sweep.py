@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fairlead.cli.options import as_given
+from fairlead.cli.typed_options import as_given
 from fairlead.core.progress import Bar, bars, clock
 from fairlead.core.registry import names
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fairlead.cli.options import as_given
 from fairlead.cli.sweep import SweepBar
+from fairlead.cli.typed_options import as_given
 from fairlead.core.progress import bars
 from fairlead.core.registry import names
 

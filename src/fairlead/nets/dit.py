@@ -17,7 +17,7 @@ from fairlead.nets.blocks import INTERNAL, Perturb, perturbed_attention, record_
 from fairlead.nets.embeddings import sinusoidal
 from fairlead.nets.inputs import ConditionedNet
 from fairlead.nets.sizes import Sides, shown_sides, sides_of
-from fairlead.nets.text import TokenStates, read_tokens
+from fairlead.nets.text_attention import TokenStates, read_tokens
 
 Joined = Literal["adaptive", "fuse"]
 

@@ -13,7 +13,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.typed import check_arguments
 from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding, read
-from fairlead.nets.text import TextInput, TokenStates
+from fairlead.nets.text_attention import TextInput, TokenStates
 
 RESERVED = ("label", "text", "image")
 
@@ -128,6 +128,12 @@ class ConditionedNet(nn.Module):
         for part in labels:
             condition = part.embed(condition)
         return condition if self.text is None else self.text.embed(condition)
+
+    def null_tokens(self) -> dict[str, Tensor]:
+        """The network's own null token of each condition that may have another (``Condition.null``), of one sample."""
+        labels = [part for part in (self.label, *self.attributes.values()) if isinstance(part, LabelEmbedding)]
+        found: dict[str, Tensor] = {part.name: part.null.detach() for part in labels}
+        return found if self.text is None else {**found, "text": self.text.null_token()}
 
 
 def condition_names(net: Mapping[str, Any]) -> list[str]:

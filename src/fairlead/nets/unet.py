@@ -29,7 +29,7 @@ from fairlead.nets.blocks import (
 )
 from fairlead.nets.inputs import ConditionedNet
 from fairlead.nets.sizes import ATTENDED, Sides, shown_sides, sides_of
-from fairlead.nets.text import CrossAttention, TokenStates
+from fairlead.nets.text_attention import CrossAttention, TokenStates
 
 Conditioning = Literal["adaptive", "add", "concat", "fuse"]
 

@@ -22,8 +22,8 @@ from fairlead.data.images import ImageData
 from fairlead.diffusers.autoencoder import load_autoencoder
 from fairlead.diffusers.kl_autoencoder import finished_autoencoder, save_autoencoder
 from fairlead.measure.metrics import Estimate, check_classes
-from fairlead.models.classifier import classifier_of, load_classifier
 from fairlead.models.load import load, model_of
+from fairlead.models.noisy_classifier_model import classifier_of, load_classifier
 from fairlead.nets.build import AUTOENCODER_PRESETS, CLASSIFIER_PRESETS, PRESETS
 from fairlead.report.held_out import (
     NoiseBin,

@@ -29,6 +29,8 @@ from fairlead.guide.terms import Guidance, Term
 from fairlead.models.load import as_model
 from fairlead.models.model import Given, Model, Spec
 from fairlead.models.resources import load_resources
+from fairlead.sample.edit.inverted import start_of
+from fairlead.sample.edit.start import Start, times_from
 from fairlead.sample.grids import make_grid
 from fairlead.sample.noise import NoiseStream
 from fairlead.sample.result import Run
@@ -51,8 +53,12 @@ def sample(
     precision: Precision = "fp32",
     batching: Batching = "auto",
     resources: Mapping[str, Any] | None = None,
+    start: Any = None,
+    strength: float | None = None,
+    mask: Any = None,
+    resample: int | None = None,
 ) -> Run:
-    """Sample ``n`` images.
+    """Sample ``n`` images, from noise or from images.
 
     Args:
         model: from ``fl.load`` or ``fl.toy``, or a path that ``fl.load`` takes.
@@ -70,13 +76,22 @@ def sample(
         batching: how branches share network calls, see ``GuidedDenoiser``.
         resources: models and classifiers by the name that the guidance calls them; what is not given is loaded from
             the path that the name is.
+        start: images to begin with (SDEdit), one for all samples or one each: uint8 [n, c, h, w], or floating in
+            [-1, 1]; files, a folder or a data set; samples [n, *shape] of a model whose samples are no images. Or what
+            ``fl.invert`` gives, whose sampler, steps and grid have to be the run's.
+        strength: how much noise they get, the time in (0, 1] that sampling begins at; steps of the grid above it are
+            not taken. Default: 0.6, with a mask 1.
+        mask: bool or 0 and 1, [h, w] or [n, 1, h, w]: True where the images are made anew; or a file, transparent or
+            white there. The rest stays; in latents, what it is encoded to.
+        resample: how often each step is taken with a mask, so that both parts agree (RePaint); default 4.
 
     Raises:
         UsageError: for anything that cannot be sampled, before the first network call; and at the first step whose
             samples are not finite, naming it.
     """
-    sampling = Sampling(sampler, steps, grid, batch_size, precision, batching)
-    return Plan.of(model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources).run()
+    sampling, model = Sampling(sampler, steps, grid, batch_size, precision, batching), as_model(model)
+    begin = start_of(model, start, strength, mask, resample)
+    return Plan.of(model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources, start=begin).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +106,7 @@ class Plan:
     seeds: tuple[int, ...]
     times: Tensor
     resources: Mapping[str, Any]
+    start: Start | None = None
 
     __repr__ = brief
 
@@ -105,9 +121,10 @@ class Plan:
         n: int | None = None,
         seeds: int | Sequence[int] = 0,
         resources: Mapping[str, Any] | None = None,
+        start: Start | None = None,
     ) -> Plan:
         model, sampling = as_model(model), Sampling() if sampling is None else sampling
-        specs, all_seeds = samples_of(cond, n, seeds)
+        specs, all_seeds = samples_of(cond, n, seeds, None if start is None else start.n)
         guidance, resources = to_guidance(guidance), as_mapping("resources", resources)
         check_samples(guidance, len(specs))
         if guidance.renoising() and not sampling.sampler.renoises:
@@ -116,10 +133,13 @@ class Plan:
                 f"'{sampling.sampler}' cannot do: take ddim, ddim(eta=1) for ddpm, or dpmpp_2m"
             )
         times = make_grid(sampling.grid, model.schedule, sampling.steps)
+        if start is not None:
+            start.check(sampling)
+            start, times = start.of_n(len(specs)), times_from(times, start.strength, model.schedule)
         loaded = load_resources(guidance.resources(), model, resources)
         model = with_vocabulary(model, guidance, loaded)
         conds, guidance = named_specs(model, specs), guidance.by_name(model.named)
-        plan = cls(model, conds, guidance, sampling, all_seeds, times, loaded)
+        plan = cls(model, conds, guidance, sampling, all_seeds, times, loaded, start)
         NoiseStream(all_seeds, model.shape)
         check_condition(guidance, plan._condition)
         plan._checked.fresh()
@@ -139,11 +159,12 @@ class Plan:
         model, device = self.model, self.model.device
         lower = torch.bfloat16 if self.sampling.precision == "bf16" else None
         noise = NoiseStream(self.seeds[batch], model.shape, device)
-        _, sigma = model.schedule.alpha_sigma(self.times[0])
-        denoiser = self._checked.fresh(observe) if batch == self.batches[0] else self._guided(batch, observe)
-        frames = self.sampling.sampler.frames(
-            denoiser, noise.start() * float(sigma), self.times, model.schedule, denoiser.condition, noise
-        )
+        alpha, sigma = map(float, model.schedule.alpha_sigma(self.times[0]))
+        denoiser = self._checked.fresh(observe) if batch == self.batches[0] else self.denoiser(batch, observe=observe)
+        begin, sampler = self.start, self.sampling.sampler
+        x_t = noise.start() * sigma if begin is None else begin.x_t(batch, noise, alpha, sigma)
+        sampler = sampler if begin is None else begin.sampler(sampler, batch)
+        frames = sampler.frames(denoiser, x_t, self.times, model.schedule, denoiser.condition, noise)
         while True:
             if torch.is_grad_enabled() or lowered(device) != lower:
                 with torch.no_grad(), autocast(device, lower):
@@ -170,9 +191,15 @@ class Plan:
     @cached_property
     def _checked(self) -> GuidedDenoiser:
         """The guided denoiser of the first batch, which every run of this plan starts afresh."""
-        return self._guided(self.batches[0])
+        return self.denoiser(self.batches[0])
 
-    def _guided(self, batch: slice, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
+    def denoiser(
+        self,
+        batch: slice,
+        null: Sequence[Condition] | None = None,
+        observe: Callable[[Observation], object] | None = None,
+    ) -> GuidedDenoiser:
+        """The guided denoiser of a batch; ``null`` stands in the place of the null condition, one for each step."""
         model, whole = self.model, batch == slice(0, len(self.conds))
         return GuidedDenoiser.of(
             model,
@@ -184,6 +211,7 @@ class Plan:
             samples=range(batch.start, batch.stop),
             batching=self.sampling.batching,
             observe=observe,
+            null=null or (None if self.start is None else self.start.null(batch)),
         )
 
     def run(self, on_frame: Callable[[Frame], object] | None = None) -> Run:
@@ -211,6 +239,7 @@ class Plan:
         settings = {
             "guidance": str(self.guidance),
             **self.sampling.described(),
+            **({} if self.start is None else {"start": self.start.described()}),
             "model": dict(self.model.metadata),
             **self.named(),
             "fairlead": fairlead.__version__,

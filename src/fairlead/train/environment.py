@@ -125,7 +125,7 @@ def check_environment(
     if not same.get(asked.lower(), False):
         raise _contradiction("ACCELERATE_MIXED_PRECISION", asked, f"trains in {precision}", "--precision decides")
     for name, off, does in (
-        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", ("", "1"), "takes a step with every batch"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", ("", "1"), "takes a step with every batch; --accumulate parts it"),
         ("ACCELERATE_DYNAMO_BACKEND", ("", "no"), "does not compile the network"),
         ("ACCELERATE_DOWNCAST_BF16", ("", "no", "false", "0"), f"trains in {precision}"),
         ("ACCELERATE_TORCH_DEVICE", ("", device.type), f"computes on {device.type}"),

@@ -1,4 +1,4 @@
-"""How weights move in the training loop: AdamW or Muon, the learning rate, the average of the weights."""
+"""How weights move in the training loop: AdamW or Muon, and the learning rate."""
 
 from __future__ import annotations
 
@@ -104,6 +104,23 @@ def _factor(gram: Tensor) -> Tensor:
     return factor
 
 
+def stored_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser as tensors called "INDEX.NAME"."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
+
+
+def restore_state(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
+    """Let an optimiser go on from what :func:`stored_state` gave.
+
+    Raises:
+        ValueError: as :func:`optimizer_state`.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.load_state_dict({"state": optimizer_state(stored, parameters), "param_groups": groups})
+
+
 def optimizer_state(stored: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
     """The state that an optimiser of ``parameters`` goes on from, of tensors called "INDEX.NAME".
 
@@ -157,13 +174,3 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.lr
     progress = (step - warmup) / (config.steps - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def ema_average(decay: float) -> Any:
-    """For ``AveragedModel``: decay min(decay, (1 + k) / (10 + k)) after k updates."""
-
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        k = float(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + k) / (10 + k)))
-
-    return update

@@ -1,6 +1,8 @@
 """What a training is asked for: the options of the commands and of ``fl.train``, and the training that they make.
 
 Importing this costs no torch: the command line's help is made from it.
+
+Over 300 lines, as every option has its line of help.
 """
 
 from __future__ import annotations
@@ -80,22 +82,31 @@ class TrainOptions:
     """Optimiser steps."""
     batch_size: int | None = None
     """Samples a step, over all processes."""
+    accumulate: int | None = None
+    """Parts of a process's share of a batch, one after the other: less memory, the same step to rounding."""
     lr: float | None = None
     """Peak learning rate."""
     warmup: int | None = None
     """Steps over which the learning rate rises from 0; at most half of them all."""
-    ema: float | None = None
-    """Decay of the average of the weights."""
+    ema: float | Literal["power"] | None = None
+    """Decay of the average of the weights; or power: averages from which one of any width is rebuilt afterwards, with
+    `--weights ema:0.08` or RUN@ema:0.08."""
     precision: str | None = None
     """fp32, bf16, or auto (bf16 where the processor has matrix units for it)."""
     seed: int | None = None
     """Decides all random draws."""
     checkpoint_every: int | None = None
     """Steps between checkpoints that can be resumed; the last step is always saved."""
+    checkpoint_minutes: float | None = None
+    """Minutes after which one is saved too, by default 10; 0 for never."""
+    keep: int | None = None
+    """So many checkpoints that can be resumed stay, the last ones; by default 1."""
     tracker: str | None = None
     """A tracker of accelerate, such as tensorboard or wandb; its files go into OUT."""
+    init: str | Path | None = None
+    """Start from the averaged weights of another run (RUN, RUN@step500), as far as they fit; what does not is said."""
     resume: bool = False
-    """Continue the run in OUT from its last checkpoint."""
+    """Continue the run in OUT from its last checkpoint; more --steps than it was begun with go on further."""
 
     @contextmanager
     def started(
@@ -123,13 +134,15 @@ class TrainOptions:
         from fairlead.train.environment import check_environment, resolve_precision, training_device
         from fairlead.train.loop import Training
         from fairlead.train.tasks import DENOISE, task_of
+        from fairlead.train.weights.initial import initial_config
 
         recipe, device = self._recipe(recipes), training_device()
+        init = {} if self.init is None else initial_config(self.init, self.folder if self.resume else None)
         precision: Any = self.precision or recipe.train.get("precision", "auto")
         check_environment(resolve_precision(precision, device), device)
         changes = self._given([field.name for field in fields(TrainConfig)])
         check_folder(self.folder)
-        put_together = ("net", "data", "schedule", "text", "image", "latents")
+        put_together = ("net", "data", "schedule", "text", "image", "latents", "init")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
         first, _ = with_held_out(self.data)
@@ -157,6 +170,7 @@ class TrainOptions:
             text=text,
             latents=latents,
             image=image,
+            init=init,
             **{**recipe.train, **changes},
         )
         with (

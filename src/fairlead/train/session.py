@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 
@@ -17,7 +18,8 @@ LOSSES = ("step", "loss", "lr", "grad_norm")
 
 def train_to_end(training: Training, watch: Callable[[Training, StepRecord], object] | None = None) -> float | None:
     """Train to the end behind a progress bar, with a line a step in ``RUN/loss.csv``. Ctrl-C, SIGTERM and SIGHUP finish
-    the step, save, and raise ``EndSignal``; SIGUSR1 finishes the step, saves, and goes on.
+    the step, save, and raise ``EndSignal``; SIGUSR1 finishes the step, saves, and goes on, and so does the end of
+    ``checkpoint_minutes``.
 
     Args:
         watch: called after each step, in the main process.
@@ -25,8 +27,9 @@ def train_to_end(training: Training, watch: Callable[[Training, StepRecord], obj
     Returns:
         the loss, averaged over the last steps; None if nothing was left to train.
     """
-    main = training.accelerator.is_main_process
+    main, every = training.accelerator.is_main_process, 60 * training.config.checkpoint_minutes
     loss: float | None = None
+    last = time.monotonic()
     path = None if training.out is None or not main else training.out / "loss.csv"
     with (
         noting() as noted,
@@ -43,20 +46,24 @@ def train_to_end(training: Training, watch: Callable[[Training, StepRecord], obj
                 losses.add(record.step, record.loss, record.lr, record.grad_norm)
             if main and watch is not None:
                 watch(training, record)
-            asked = training.anywhere(_ASKED_END + noted.ended if noted.ended else int(noted.wants_save()))
+            if record.saved:
+                last = time.monotonic()
+            due = _DUE if every and time.monotonic() - last >= every else 0
+            asked = _ASKED_END + noted.ended if noted.ended else _ASKED_SAVE if noted.wants_save() else due
+            asked = training.anywhere(asked)
             if not asked:
                 continue
-            saved = record.saved or training.save()
+            saved, last = record.saved or training.save(), time.monotonic()
             if asked > _ASKED_END:
                 bar.close()
                 if main:
                     left = "trained to the end" if record.step == training.config.steps else "go on with --resume"
                     print(f"stopped after step {record.step}; saved {saved}; {left}", file=sys.stderr)
                 raise EndSignal(asked - _ASKED_END)
-            if main:
+            if main and asked == _ASKED_SAVE:
                 bar.write(f"saved {saved}", file=sys.stderr)
     return loss
 
 
-_ASKED_END = 1000
-"""More than that: the number of a signal that asks to end; 1: a save."""
+_DUE, _ASKED_SAVE, _ASKED_END = 1, 2, 1000
+"""A checkpoint is due, one was asked for; more than the last: the number of a signal that asks to end."""
