@@ -307,7 +307,7 @@ def main(options: Options) -> None:
     bench = Bench(options)
     for folder in (options.out, options.store.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    found = {}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for changed in CHANGED:
         for method in options.methods:
             setting = chosen(bench, changed, method)

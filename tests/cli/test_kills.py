@@ -31,7 +31,7 @@ TRAINING = [
 ]
 
 
-KILLS, PREPARED = 8, 1
+KILLS, PREPARED = 60, 8
 """Kills of trainings, and those that have to come while images are decoded, and while a checkpoint is written."""
 OF_TWO = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "--")
 Moment = Callable[[], bool]

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import fairlead as fl
+from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.report.edits import edit
 from fairlead.sample.edit.inversion import invert
@@ -111,7 +113,7 @@ def test_one_image_becomes_several() -> None:
     ],
 )
 def test_what_cannot_be_edited_is_one_line_before_any_work(given: dict[str, Any], message: str) -> None:
-    def never(*_: Any) -> Any:
+    def never(x_t: Tensor, t: Tensor, condition: Condition) -> Any:
         raise AssertionError("the network was called")
 
     given = {"images": IMAGES, "cond": "one", **given}

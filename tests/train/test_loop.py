@@ -74,7 +74,7 @@ def test_the_decay_warms_up_to_its_end():
     averaged = [torch.zeros(1, dtype=torch.float64)]
     for k, weight in ((1, 9 / 11), (8, 0.5), (10_000, 0.1)):
         averaged[0].zero_()
-        ema_average(0.9)(averaged, [torch.ones(1, dtype=torch.float64)], torch.tensor(k))
+        ema_average(0.9)(averaged, [torch.ones(1, dtype=torch.float64)], k)
         assert float(averaged[0]) == pytest.approx(weight, abs=1e-12)
 
 

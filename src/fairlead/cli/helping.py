@@ -28,13 +28,13 @@ TRAINING = {
     "network": "net net_config channels conditioning latents latent internal",
     "conditions": "conditions image text text_read text_sketch text_null text_tokens text_windows text_long "
     "drop drops drop_all",
-    "optimisation": "batch_size accumulate objective weighting schedule lr warmup optimizer ema kl precision",
+    "optimisation": "batch_size accumulate objective weighting schedule lr warmup optimizer ema kl precision compile",
     "saving": "checkpoint_every checkpoint_minutes keep snapshot_every validate_every preview_every tracker",
     "adapters": "pipeline lora",
 }
 """Groups of the trainings' options, each on a screen of its own."""
 OTHERS = {
-    "sampling": "sampler steps grid seed seeds batch_size precision weights device",
+    "sampling": "sampler steps grid seed seeds batch_size precision compile weights device",
     "measuring": "by_class data prompts features clip metrics k resize",
 }
 """Groups of the other commands' options."""
@@ -50,9 +50,8 @@ NAMES_ELSEWHERE: dict[str, tuple[str, ...]] = {
     "output-dir": ("out",), "outdir": ("out",), "output": ("out",), "save-dir": ("out",),
     "dataset": ("data",), "data-dir": ("data",), "train-data-dir": ("data",), "dataset-name": ("data",),
     "mixed-precision": ("precision",), "dtype": ("precision",), "resume-from-checkpoint": ("resume",),
-    "ema-decay": ("ema",), "checkpointing-steps": ("checkpoint-every",),
+    "ema-decay": ("ema",), "checkpointing-steps": ("checkpoint-every",), "validation-steps": ("validate-every",),
     "checkpoints-total-limit": ("keep",), "gradient-accumulation-steps": ("accumulate",), "init-from": ("init",),
-    "validation-steps": ("validate-every",),
     "report-to": ("tracker",),
     "logger": ("tracker",), "random-flip": ("flip",), "center-crop": ("fit: centre",),
     "cond-drop-prob": ("drop",), "uncond-prob": ("drop",), "dropout": ("drop",), "prediction-type": ("objective",),

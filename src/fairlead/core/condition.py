@@ -7,7 +7,7 @@ A network that receives ``keep[name][i] == False`` uses its own null token of th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -177,13 +177,17 @@ class Condition:
         return next((mask.device for mask in self.keep.values()), torch.device("cpu"))
 
     def to(self, device: torch.device | str) -> Condition:
+        return self.mapped(lambda value: value.to(device))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """The same condition with every tensor changed, to another device or memory."""
         return Condition(
             self.n,
-            {name: v.to(device) for name, v in self.values.items()},
-            {name: k.to(device) for name, k in self.keep.items()},
-            {name: mask.to(device) for name, mask in self.perturb.items()},
-            None if self.negative is None else self.negative.to(device),
-            {name: token.to(device) for name, token in self.null.items()},
+            {name: change(v) for name, v in self.values.items()},
+            {name: change(k) for name, k in self.keep.items()},
+            {name: change(mask) for name, mask in self.perturb.items()},
+            None if self.negative is None else self.negative.mapped(change),
+            {name: change(token) for name, token in self.null.items()},
         )
 
     def equals(self, other: Condition) -> bool:

@@ -238,8 +238,8 @@ class TextInput(nn.Module):
 
 
 def _trimmed(ids: Tensor) -> Tensor:
-    """Without the columns that are padding in every row: most prompts are half as long as the longest."""
-    return ids[:, : int((ids != PAD).sum(1).max())]
+    """Without columns that are padding in every row, half of most; compiled code, which no value splits, has them."""
+    return ids if torch.compiler.is_compiling() else ids[:, : int((ids != PAD).sum(1).max())]
 
 
 @dataclass(frozen=True, eq=False)

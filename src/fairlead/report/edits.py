@@ -30,7 +30,7 @@ from fairlead.sample.ddim import DDIM
 from fairlead.sample.edit.given import images_of
 from fairlead.sample.edit.inversion import each_batch, invert
 from fairlead.sample.edit.inverted import Inversion, start_of
-from fairlead.sample.edit.start import ImageStart, as_strength, checked_images
+from fairlead.sample.edit.start import ImageStart, Start, as_strength, checked_images
 from fairlead.sample.result import Run
 from fairlead.sample.run import Plan
 from fairlead.sample.sampler import Sampler
@@ -207,7 +207,8 @@ def edit(
         if out is not None and len(model.image_shape) != 3:
             raise UsageError(f"out={str(out)!r}: this model's samples are not images; leave it out and use run.x0")
         planned = partial(Plan.of, model, cond, guidance, sampling, seeds=seed)
-        inversion, start = known, None if known is None else known.start(model)
+        inversion = known
+        start: Start | None = None if known is None else known.start(model)
         if known is None:
             given = images_of(images, _size(model) if resize else None)
             given = checked_images(model, given[:n] if given.ndim else given)

@@ -59,7 +59,7 @@ def search_section(
     )
     body.append(Table(heads, rows, caption, chosen))
     if tuned.by_class is not None and tuned.by_class.apart:
-        body.append(by_class_table(tuned.by_class))
+        body.append(scales_table(tuned.by_class))
     return Section(title, body, folded)
 
 
@@ -85,10 +85,10 @@ def class_sections(found: ByClass | None) -> list[Section]:
     """Which scale suits each class, where that was asked for: the table where they are told apart, else one line."""
     if found is None:
         return []
-    return [Section("By class", [Text(found.text), *([by_class_table(found)] if found.apart else [])])]
+    return [Section("By class", [Text(found.text), *([scales_table(found)] if found.apart else [])])]
 
 
-def by_class_table(found: ByClass) -> Table:
+def scales_table(found: ByClass) -> Table:
     """A row for each class: the scale where the objective is best, where that may lie, what it gains there."""
     rows = [
         [
@@ -109,8 +109,8 @@ def by_class_table(found: ByClass) -> Table:
 
 
 def class_lines(found: ByClass) -> list[str]:
-    """:func:`by_class_table` for a terminal."""
-    table = by_class_table(found)
+    """:func:`scales_table` for a terminal."""
+    table = scales_table(found)
     return in_columns([(head, [row[i] for row in table.rows]) for i, head in enumerate(table.header)])
 
 

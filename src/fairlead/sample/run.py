@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from fairlead.core.arguments import as_mapping
 from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, autocast, counting, lowered
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import UsageError, remark
 from fairlead.data.images import to_uint8
 from fairlead.guide.batching import Batching
 from fairlead.guide.checks import check_condition, check_samples
@@ -26,9 +26,11 @@ from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance, Term
+from fairlead.models.compiled import compiled, compiled_resources
 from fairlead.models.load import as_model
 from fairlead.models.model import Given, Model, Spec
 from fairlead.models.resources import load_resources
+from fairlead.nets.compiling import no_compiler
 from fairlead.sample.edit.inverted import start_of
 from fairlead.sample.edit.start import Start, times_from
 from fairlead.sample.grids import make_grid
@@ -52,6 +54,7 @@ def sample(
     batch_size: int = 64,
     precision: Precision = "fp32",
     batching: Batching = "auto",
+    compile: bool = False,
     resources: Mapping[str, Any] | None = None,
     start: Any = None,
     strength: float | None = None,
@@ -74,6 +77,8 @@ def sample(
         batch_size: samples denoised together; does not change the result beyond rounding.
         precision: "bf16" autocasts the network.
         batching: how branches share network calls, see ``GuidedDenoiser``.
+        compile: compile the networks that were trained here: the first calls take as long as compiling does, the
+            samples differ by rounding. Where there is no compiler, one line says so and nothing is compiled.
         resources: models and classifiers by the name that the guidance calls them; what is not given is loaded from
             the path that the name is.
         start: images to begin with (SDEdit), one for all samples or one each: uint8 [n, c, h, w], or floating in
@@ -89,7 +94,7 @@ def sample(
         UsageError: for anything that cannot be sampled, before the first network call; and at the first step whose
             samples are not finite, naming it.
     """
-    sampling, model = Sampling(sampler, steps, grid, batch_size, precision, batching), as_model(model)
+    sampling, model = Sampling(sampler, steps, grid, batch_size, precision, batching, compile), as_model(model)
     begin = start_of(model, start, strength, mask, resample)
     return Plan.of(model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources, start=begin).run()
 
@@ -139,6 +144,13 @@ class Plan:
         loaded = load_resources(guidance.resources(), model, resources)
         model = with_vocabulary(model, guidance, loaded)
         conds, guidance = named_specs(model, specs), guidance.by_name(model.named)
+        if sampling.compile:
+            sampled, helpers = compiled(model), compiled_resources(loaded)
+            if reason := no_compiler(model.device.type):
+                remark(f"sampling runs uncompiled: {reason}")
+                sampling = replace(sampling, compile=False)
+            else:
+                model, loaded = sampled, helpers
         plan = cls(model, conds, guidance, sampling, all_seeds, times, loaded, start)
         NoiseStream(all_seeds, model.shape)
         check_condition(guidance, plan._condition)

@@ -13,12 +13,10 @@ Over 300 lines: what a run consists of, its steps and its checkpoints share one 
 from __future__ import annotations
 
 import copy
-import math
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from fairlead.core.arguments import as_path, shown
-from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 from fairlead.core.launch import Launch
@@ -37,6 +34,7 @@ from fairlead.data.images import ImageData
 from fairlead.data.latents import LatentBatches, LatentCodec, Latents, codec_from_config
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, load_weights, parameter_count
+from fairlead.nets.compiling import compile_in_place, no_compiler
 from fairlead.nets.text_attention import TextInput
 from fairlead.train.checkpoint import Checkpoint, prune, save_checkpoint, snapshots, step_folder
 from fairlead.train.conditions import DataConditions
@@ -44,27 +42,15 @@ from fairlead.train.config import TrainConfig
 from fairlead.train.description import check_fit, described
 from fairlead.train.environment import accelerator_for, start_trackers
 from fairlead.train.malloc import keep_freed_memory
-from fairlead.train.objective import Draw, drop_condition
 from fairlead.train.optimizer import learning_rate, optimizer_of, restore_state, stored_state
 from fairlead.train.reading import prepare_text
 from fairlead.train.resume import differences, plans_until, previous, replanned, setup
+from fairlead.train.steps.feed import StepFeed, StepSource
+from fairlead.train.steps.outcomes import EVERY, Outcomes
+from fairlead.train.steps.outcomes import StepRecord as StepRecord
 from fairlead.train.tasks import task_of
 from fairlead.train.weights.averages import average_of, averages, restore_averages
 from fairlead.train.weights.initial import initialise
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What happened in a step (1-based). ``loss`` and ``grad_norm`` are of this step, ``images_per_second`` since the
-    start of this process; ``saved`` is the checkpoint written after it from which the run can be resumed: a snapshot
-    is none."""
-
-    step: int
-    loss: float
-    lr: float
-    grad_norm: float
-    images_per_second: float
-    saved: Path | None = None
 
 
 class Training:
@@ -81,6 +67,7 @@ class Training:
         trackers: names of accelerate trackers, e.g. ["tensorboard"]; logs go to ``out``.
         progress: called with numbers of images as an autoencoder encodes them.
         reading: called with numbers of steps as a text encoder learns to read and to sketch.
+        compile: compile the network; where there is no compiler, a note says so.
 
     Raises:
         UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
@@ -98,6 +85,7 @@ class Training:
         trackers: list[str] | None = None,
         progress: Callable[[int], object] | None = None,
         reading: Callable[[int], object] | None = None,
+        compile: bool = False,
     ) -> None:
         if not isinstance(data, ImageData):
             raise UsageError(f"training: expected data from fl.load_data(...), got {shown(data)}")
@@ -113,6 +101,8 @@ class Training:
         if config.latents:
             self.autoencoder = codec_from_config(config.latents, "this run", self.out)
         check_fit(config.net, data, self.autoencoder)
+        if compile and config.internal:
+            raise UsageError("compile: the head in the middle (internal) runs uncompiled; train without one of them")
         self.task = task_of(config.objective)
         names = self.task.conditions(config.net)
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
@@ -157,10 +147,22 @@ class Training:
         if device.type == "cpu":
             keep_freed_memory()
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        problem = no_compiler(device.type) if compile else ""
+        if problem:
+            self.notes.append(f"trains uncompiled: {problem}")
+        self.compiled = compile and not problem
         self.average = average_of(network, config.ema).to(device)
         optimizer = optimizer_of(network, config)
+        if self.compiled:
+            compile_in_place(network)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.noise_shape: tuple[int, ...] = getattr(network, "latent_shape", self.batches.shape)
+        source = StepSource(
+            self.batches, self.conditions, self.task, config, self.schedule, self.drops, self.noise_shape,
+            self.accelerator.process_index, world, config.accumulate,
+        )  # fmt: skip
+        self.feed = StepFeed(source, config.steps, device)
+        self.outcomes = Outcomes(1 if device.type == "cpu" else EVERY, config.lr, self.accelerator.log)
         self.step, self._plans = 0, list[dict[str, int]]()
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -176,7 +178,7 @@ class Training:
         return LatentBatches(images, self._latents)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        here = {**setup(self.accelerator), "accumulate": self.config.accumulate}
+        here = {**setup(self.accelerator, self.compiled), "accumulate": self.config.accumulate}
         self.notes += differences(checkpoint, here, self._dropout)
         self.notes += replanned(checkpoint, self.config)
         raw = checkpoint.tensors("raw")
@@ -194,7 +196,7 @@ class Training:
     def about(self) -> dict[str, Any]:
         """The description that goes into the checkpoint: enough to rebuild the model and to know where it came from."""
         return {
-            **setup(self.accelerator),
+            **setup(self.accelerator, self.compiled),
             **described(self.config, self.data, self.schedule, list(self.drops)),
             "parameters": self.parameters,
             "precision": self.precision,
@@ -229,22 +231,13 @@ class Training:
         """That of one part of this process's share of the batch, divided by the number of parts; its loss."""
         config, accelerator, parts = self.config, self.accelerator, self.config.accumulate
         rank, world = accelerator.process_index * parts + part, accelerator.num_processes * parts
-        device = accelerator.device
-        x0, labels = self.batches.batch(self.step, rank, world)
-        draw = Draw.of(config.batch_size, self.noise_shape, self.drops, config.seed, self.step, config.drop_all).part(
-            rank, world
-        )
-        condition, index = Condition(len(x0)), self.batches.index(self.step, rank, world)
-        if self.conditions is not None:
-            condition = self.conditions.drawn(index, x0, config, self.step, rank, world)
-        x0 = x0.to(device)
-        inputs = self.task.inputs(x0, draw, drop_condition(condition, draw.dropped), self.schedule)
+        device, data = accelerator.device, self.feed.of(self.step, part)
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=self._dropout):
             if self._dropout:
                 torch.manual_seed(((config.seed * 1_000_003 + self.step) * world + rank) % 2**63)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                output = self.task.output(self.network, inputs, config)
-        loss = self.task.loss(output, x0, labels.to(device), draw, config, self.schedule)
+                output = self.task.output(self.network, data.inputs, config)
+        loss = self.task.loss(output, data.x0, data.labels, data.draw, config, self.schedule)
         accelerator.backward(loss / parts)
         return loss.detach()
 
@@ -252,11 +245,13 @@ class Training:
         """Steps until ``config.steps``; saves by the configuration and at the end.
 
         Raises:
-            UsageError: at the first loss that is not finite, naming the step; saved checkpoints stay.
+            UsageError: for the first loss or gradient that is not finite, naming its step, once it is read: at once on
+                a CPU, up to ``EVERY`` steps later on a GPU. Nothing is saved after it; saved checkpoints stay.
         """
         try:
             yield from self._steps()
         finally:
+            self.feed.close()
             if self._hold is not None:
                 self._hold.release()
 
@@ -264,17 +259,9 @@ class Training:
         config, began, first = self.config, time.perf_counter(), self.step
         while self.step < config.steps:
             loss, norm, lr = self.take_step()
-            value = float(self.accelerator.reduce(loss, "mean"))
-            # a gradient that is not finite has already spoiled the weights, even under a finite loss
-            for what, number in (("loss", value), ("gradient norm", float(norm))):
-                if not math.isfinite(number):
-                    raise UsageError(
-                        f"training: the {what} of step {self.step} is {number}; lower --lr ({config.lr:g}) or use "
-                        "--precision fp32, with another --out"
-                    )
+            outcome = self.outcomes.add(self.step, lr, self.accelerator.reduce(loss, "mean"), norm)
             speed = (self.step - first) * config.batch_size / (time.perf_counter() - began)
-            self.accelerator.log({"loss": value, "lr": lr, "grad_norm": float(norm)}, step=self.step)
-            yield StepRecord(self.step, value, lr, float(norm), speed, self._save_if_due())
+            yield StepRecord(self.step, lr, speed, self._save_if_due(), outcome)
         self.accelerator.end_training()
 
     def _save_if_due(self) -> Path | None:
@@ -283,6 +270,7 @@ class Training:
         if due:
             return self.save()
         if config.snapshots_every and self.step % config.snapshots_every == 0 and self.out is not None:
+            self.outcomes.read()
             self._write(averages(self.average))
         return None
 
@@ -290,7 +278,11 @@ class Training:
         """Write a checkpoint of this moment, from which the run can be resumed, and remove those that are not kept.
 
         Every process has to call it, and gets its folder.
+
+        Raises:
+            UsageError: if a step before was not finite, which is then not saved; if it cannot be written.
         """
+        self.outcomes.read()
         if self.out is None:
             return None
         network = self.accelerator.unwrap_model(self.network)

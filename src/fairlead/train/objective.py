@@ -100,7 +100,8 @@ def diffusion_loss(
     weighting: Weighting,
 ) -> Tensor:
     """Weighted mean squared error of the network's ``output`` [n, ...] against its target; scalar float32."""
-    weight = loss_weight(weighting, objective, schedule.log_snr(draw.t)).to(x0.device, torch.float32)
+    weight = loss_weight(weighting, objective, schedule.log_snr(draw.t))
+    weight = weight.to(x0.device, torch.float32, non_blocking=x0.is_cuda)
     return (squared_errors(output, x0, draw, schedule, objective) * weight).mean()
 
 

@@ -101,6 +101,8 @@ class TrainOptions:
     """Minutes after which one is saved too, by default 10; 0 for never."""
     keep: int | None = None
     """So many checkpoints that can be resumed stay, the last ones; by default 1."""
+    compile: bool = False
+    """Compile the network first: for long trainings; weights differ by rounding."""
     tracker: str | None = None
     """A tracker of accelerate, such as tensorboard or wandb; its files go into OUT."""
     init: str | Path | None = None
@@ -183,7 +185,7 @@ class TrainOptions:
         ):
             trackers = [self.tracker] if self.tracker else None
             with working("preparing the training"):
-                training = Training(data, config, self.folder, self.resume, trackers, encoded, read)
+                training = Training(data, config, self.folder, self.resume, trackers, encoded, read, self.compile)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if task_of(config.objective) is not DENOISE else f", told {told_names}"
@@ -193,7 +195,7 @@ class TrainOptions:
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
                 f"{told_text}; {network}{training.parameters:,} parameters, {config.objective} objective, "
-                f"{training.precision}; {self.folder}"
+                f"{training.precision}{', compiled' * training.compiled}; {self.folder}"
             )
             for note in data.notes:
                 print(f"  {note}")

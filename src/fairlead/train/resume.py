@@ -68,13 +68,14 @@ def previous(out: Path | None, resume: bool, data: ImageData, config: TrainConfi
     return checkpoint
 
 
-def setup(accelerator: Accelerator) -> dict[str, Any]:
+def setup(accelerator: Accelerator, compiled: bool) -> dict[str, Any]:
     """What the last digits of a training depend on beside its settings."""
     return {
         "fairlead": fairlead.__version__,
         "torch": torch.__version__,
         "device": accelerator.device.type,
         "processes": accelerator.num_processes,
+        "compiled": compiled,
     }
 
 
@@ -85,7 +86,7 @@ def differences(checkpoint: Checkpoint, here: dict[str, Any], dropout: bool) -> 
         here: the present ``setup`` and ``accumulate``.
         dropout: whether the network has some.
     """
-    about = {"accumulate": 1, **checkpoint.about["train"], **checkpoint.about}
+    about = {"accumulate": 1, "compiled": False, **checkpoint.about["train"], **checkpoint.about}
     there = {name: about.get(name, value) for name, value in here.items()}
     unlike = [name for name, value in here.items() if there[name] != value]
     if not unlike:

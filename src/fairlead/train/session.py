@@ -29,6 +29,7 @@ def train_to_end(training: Training, watch: Callable[[Training, StepRecord], obj
     """
     main, every = training.accelerator.is_main_process, 60 * training.config.checkpoint_minutes
     loss: float | None = None
+    unread: list[StepRecord] = []
     last = time.monotonic()
     path = None if training.out is None or not main else training.out / "loss.csv"
     with (
@@ -39,11 +40,12 @@ def train_to_end(training: Training, watch: Callable[[Training, StepRecord], obj
         if training.step == training.config.steps and main:
             print(f"{training.out} is trained already: step {training.step} of {training.config.steps}")
         for record in training.run():
-            loss = record.loss if loss is None else 0.98 * loss + 0.02 * record.loss
-            bar.note(f"loss {loss:.4f} lr {record.lr:.1e} {record.images_per_second:.0f} img/s")
+            unread.append(record)
+            if len(unread) >= training.outcomes.every or record.saved or record.step == training.config.steps:
+                loss = _read(unread, loss, losses)
+            said = "" if loss is None else f"loss {loss:.4f} "
+            bar.note(f"{said}lr {record.lr:.1e} {record.images_per_second:.0f} img/s")
             bar.update()
-            if losses is not None:
-                losses.add(record.step, record.loss, record.lr, record.grad_norm)
             if main and watch is not None:
                 watch(training, record)
             if record.saved:
@@ -53,6 +55,7 @@ def train_to_end(training: Training, watch: Callable[[Training, StepRecord], obj
             asked = training.anywhere(asked)
             if not asked:
                 continue
+            loss = _read(unread, loss, losses)
             saved, last = record.saved or training.save(), time.monotonic()
             if asked > _ASKED_END:
                 bar.close()
@@ -62,6 +65,16 @@ def train_to_end(training: Training, watch: Callable[[Training, StepRecord], obj
                 raise EndSignal(asked - _ASKED_END)
             if main and asked == _ASKED_SAVE:
                 bar.write(f"saved {saved}", file=sys.stderr)
+    return loss
+
+
+def _read(records: list[StepRecord], loss: float | None, losses: StepTable | None) -> float | None:
+    """Add the records to the table and to the average loss, and forget them."""
+    for record in records:
+        if losses is not None:
+            losses.add(record.step, record.loss, record.lr, record.grad_norm)
+        loss = record.loss if loss is None else 0.98 * loss + 0.02 * record.loss
+    records.clear()
     return loss
 
 

@@ -31,7 +31,7 @@ from tests.sample.edit.test_start import IMAGES
 GAUSSIAN = Gaussian(torch.tensor([0.5, -1.0]), 0.6)
 MIXTURE = GaussianMixture.ring()
 ONES = torch.ones(16, dtype=torch.int64)
-CASES = {
+CASES: dict[str, tuple[Gaussian | GaussianMixture, str | None, Tensor]] = {
     "gaussian": (GAUSSIAN, None, GAUSSIAN.sample(16, seed=1)),
     "mixture": (MIXTURE, "1", MIXTURE.sample(16, ONES, 1)),
 }
@@ -57,7 +57,7 @@ def test_the_noise_converges_to_that_of_the_exact_flow(schedule: str) -> None:
     errors = []
     for steps in (40, 80, 160):
         times = make_grid("trailing", model.schedule, steps)
-        exact = GAUSSIAN.flow(x0, (1.0, 0.0), tuple(model.schedule.alpha_sigma(times[0])))  # type: ignore[arg-type]
+        exact = GAUSSIAN.flow(x0, (1.0, 0.0), tuple(model.schedule.alpha_sigma(times[0])))
         errors.append(float((invert(model, x0, steps=steps).x_t - exact).abs().max()))
     assert orders(errors) == pytest.approx([1, 1], abs=0.12)
 

@@ -277,7 +277,7 @@ def test_a_multistep_sampler_resamples_from_the_memory_before_the_step() -> None
     ],
 )
 def test_what_cannot_be_started_is_one_line_before_any_work(given: dict[str, Any], message: str) -> None:
-    def never(*_: Any) -> Any:
+    def never(x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         raise AssertionError("the network was called")
 
     with pytest.raises(UsageError, match=message):

@@ -189,11 +189,11 @@ class Inversion:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             about = json.loads(told["about"])
             tokens = {name[6:]: each for name, each in tensors.items() if name.startswith("token.")}
-            costs = {name: Cost(**about.pop(name)) for name in ("cost", "back_cost")}
+            costs: dict[str, Any] = {name: Cost(**about.pop(name)) for name in ("cost", "back_cost")}
             about["conds"] = tuple(about["conds"])
-            whole = {name: tensors[name] for name in ("x_t", "x0", "back")}
-            more = {name: tensors.get(name) for name in ("psnr", "codec_psnr")}
-            return cls(**whole, **more, **about, **costs, tokens=tokens)
+            found: dict[str, Any] = {name: tensors[name] for name in ("x_t", "x0", "back")}
+            found |= {name: tensors.get(name) for name in ("psnr", "codec_psnr")}
+            return cls(**found, **about, **costs, tokens=tokens)
         except UsageError:
             raise
         except OSError as error:

@@ -40,7 +40,8 @@ def optimised(step: GuidedStep, path: Sequence[Tensor], own: NullTokens, iterati
         own: the network's own tokens.
         iterations: of Adam in each step, at most.
     """
-    x, tokens, found = path[0], dict(own), []
+    x, tokens = path[0], dict(own)
+    found: list[NullTokens] = []
     highest = min(RATE, LENGTH / max(1, sum(token[0].numel() for token in own.values())) ** 0.5)
     for i, target in enumerate(path[1:]):
         x, tokens = _one(partial(step, i), x, target, tokens, iterations, highest * max(0.0, 1 - i / FALL))
@@ -72,11 +73,9 @@ def _one(
         best = {name: torch.where(_like(better, token), token, best[name]) for name, token in now.items()}
         if k == iterations or not losses.requires_grad or bool((best_loss < CLOSE).all()):
             break
-        gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+        gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
         moving = best_loss >= CLOSE
         for (name, token), gradient in zip(now.items(), gradients, strict=True):
-            if gradient is None:
-                continue
             first[name] = _DECAYS[0] * first[name] + (1 - _DECAYS[0]) * gradient
             second[name] = _DECAYS[1] * second[name] + (1 - _DECAYS[1]) * gradient.square()
             mean, spread = first[name] / (1 - _DECAYS[0] ** (k + 1)), second[name] / (1 - _DECAYS[1] ** (k + 1))

@@ -7,6 +7,7 @@ that a weight which never moved comes out as it is.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -17,32 +18,55 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from fairlead.core.errors import UsageError, note, shortened, unknown
 from fairlead.nets.build import load_weights
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint, step_folder, steps_of
 
+Move = Callable[[list[Tensor], list[Tensor], int], None]
+"""How averaged tensors take in the present ones, after so many updates."""
 WIDE, NARROW = 0.10, 0.05
 """Widths of the two that are stored, as in the paper: standard deviations of their weights, in lengths of the run."""
 WORST = 0.1
 """Largest error of a sum that is taken for the average."""
 
 
-def average_of(network: nn.Module, ema: float | str) -> AveragedModel:
+class Average(nn.Module):
+    """An average of a network's parameters and buffers, ``module``, after so many ``updates``. They are counted on the
+    CPU, where reading the count waits for nothing.
+
+    Args:
+        move: called with the averaged tensors, the present ones and the number of updates before, from the second on:
+            the first copies.
+    """
+
+    def __init__(self, network: nn.Module, move: Move) -> None:
+        super().__init__()
+        self.module, self.updates, self._move = copy.deepcopy(network), 0, move
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take what the network is now into the average."""
+        averaged, current = ([*net.parameters(), *net.buffers()] for net in (self.module, model))
+        if self.updates:
+            self._move(averaged, current, self.updates)
+        else:
+            torch._foreach_copy_(averaged, current)
+        self.updates += 1
+
+
+def average_of(network: nn.Module, ema: float | str) -> Average:
     """The average of ``TrainConfig.ema``, in a copy of the network."""
-    if ema == "power":
-        return PowerAverages(network)
-    return AveragedModel(network, multi_avg_fn=ema_average(float(ema)), use_buffers=True)
+    return PowerAverages(network) if ema == "power" else Average(network, ema_average(float(ema)))
 
 
-def averages(average: AveragedModel) -> dict[str, dict[str, Tensor]]:
+def averages(average: Average) -> dict[str, dict[str, Tensor]]:
     """Its weights, as parts of a checkpoint."""
     narrow = {"narrow": average.narrow.module.state_dict()} if isinstance(average, PowerAverages) else {}
     return {"ema": average.module.state_dict(), **narrow}
 
 
-def restore_averages(average: AveragedModel, stored: Callable[[str], dict[str, Tensor]], step: int) -> None:
+def restore_averages(average: Average, stored: Callable[[str], dict[str, Tensor]], step: int) -> None:
     """Let an average go on after ``step`` steps from what :func:`averages` gave, by the name of the part.
 
     Raises:
@@ -51,10 +75,10 @@ def restore_averages(average: AveragedModel, stored: Callable[[str], dict[str, T
     both = {"ema": average} | ({"narrow": average.narrow} if isinstance(average, PowerAverages) else {})
     for part, each in both.items():
         load_weights(each.module, stored(part))
-        each.n_averaged.fill_(step)
+        each.updates = step
 
 
-class PowerAverages(AveragedModel):
+class PowerAverages(Average):
     """Two averages of the weights theta after steps 1 to n, whose weights grow with a power of the step (Karras 2024,
     2312.02696, section 3.1): (k / n)^(gamma + 1) - ((k - 1) / n)^(gamma + 1) for step k.
 
@@ -64,8 +88,8 @@ class PowerAverages(AveragedModel):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__(network, multi_avg_fn=power_average(WIDE), use_buffers=True)
-        self.narrow = AveragedModel(network, multi_avg_fn=power_average(NARROW), use_buffers=True)
+        super().__init__(network, power_average(WIDE))
+        self.narrow = Average(network, power_average(NARROW))
 
     def update_parameters(self, model: nn.Module) -> None:
         super().update_parameters(model)
@@ -85,22 +109,20 @@ def exponent_of(width: float) -> float:
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
 
 
-def power_average(width: float) -> Any:
-    """For ``AveragedModel``, whose first update copies: decay (k / (k + 1))^(gamma + 1) after k updates."""
+def power_average(width: float) -> Move:
+    """For :class:`Average`, whose first update copies: decay (k / (k + 1))^(gamma + 1) after k updates."""
     power = exponent_of(width) + 1
 
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        k = float(count)
+    def update(averaged: list[Tensor], current: list[Tensor], k: int) -> None:
         torch._foreach_lerp_(averaged, current, -math.expm1(power * math.log(k / (k + 1))))
 
     return update
 
 
-def ema_average(decay: float) -> Any:
-    """For ``AveragedModel``: decay min(decay, (1 + k) / (10 + k)) after k updates."""
+def ema_average(decay: float) -> Move:
+    """For :class:`Average`: decay min(decay, (1 + k) / (10 + k)) after k updates."""
 
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        k = float(count)
+    def update(averaged: list[Tensor], current: list[Tensor], k: int) -> None:
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + k) / (10 + k)))
 
     return update
