@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -62,11 +63,12 @@ def compile_in_place(network: nn.Module) -> None:
     inside = getattr(network, "network", None)
     module = inside if isinstance(inside, nn.Module) else network
     module.compile()
+    plain: Callable[..., Any] = module._call_impl
     compiled = module._compiled_call_impl
     assert compiled is not None
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (module._call_impl if recorded_layers() else compiled)(*args, **kwargs)
+        return (plain if recorded_layers() else compiled)(*args, **kwargs)
 
     module._compiled_call_impl = call
 
