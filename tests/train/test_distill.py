@@ -219,6 +219,8 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     command = ["distill", str(run), "--guidance", "cfg({scale})", "--range", "scale=1:4", "--out", str(tmp_path / "s")]
     assert main([*command, "--steps", "2", "--batch-size", "8"]) == 0
     assert "under cfg({scale}), scale 1 to 4" in capsys.readouterr().out
+    assert main(["info", str(tmp_path / "s")]) == 0
+    assert f"of {run} #{find_checkpoint(run).about['files']['ema']} under cfg({{scale}})" in capsys.readouterr().out
     sampled = [
         "sample",
         str(tmp_path / "s"),

@@ -93,6 +93,7 @@ class Info:
             "latents": f"{latents['shape']} of {latents['source']} #{latents['hash']}, times {latents['scale']:.4g}"
             if latents
             else "",
+            "student": _lesson(about["train"].get("distill") or {}),
             "data": f"{data['name']} {data['split']}: {data['n']:,} images {data['shape']}, #{data['fingerprint']}",
             "classes": ", ".join(data["classes"]),
             "made with": f"fairlead {about['fairlead']}, torch {about['torch']}, {about['precision']}",
@@ -100,6 +101,14 @@ class Info:
         for name, value in rows.items():
             if value:
                 print(f"{name:<12} {printable(str(value))}")
+
+
+def _lesson(lesson: dict[str, Any]) -> str:
+    """What a student was taught."""
+    if not lesson:
+        return ""
+    steps = f", {lesson['steps']} steps in place of {lesson['steps'] * lesson['each']}" if "steps" in lesson else ""
+    return f"of {lesson['teacher']} #{lesson['hash']} under {lesson['guidance']}{steps}"
 
 
 def _objective(about: dict[str, Any]) -> str:
