@@ -31,7 +31,7 @@ from fairlead.core.files import replacing, settle, synced
 from fairlead.core.places import is_file, is_folder, is_there
 from fairlead.core.strict_json import SEAL, read_json, seal_of, sealed
 from fairlead.train.description import check_description, check_types, renamed
-from fairlead.train.hub_runs import fetched
+from fairlead.train.hub_runs import local_spec
 
 FORMAT, UNSEALED = 2, 1
 """Of what is written here, and of version 0.1.0, whose descriptions have no seal."""
@@ -208,7 +208,7 @@ def checkpoint_folder(spec: str | Path) -> Path:
     Raises:
         UsageError: with what was found instead, if there is none.
     """
-    text = fetched(weights_of(spec)[0])
+    text = local_spec(weights_of(spec)[0])
     name, at = text, ""
     if not is_there(text) and "@" in Path(text).name:
         name, _, at = text.rpartition("@")

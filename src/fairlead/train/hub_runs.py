@@ -53,7 +53,7 @@ def run_on_hub(name: str) -> Path | None:
         ) from error
 
 
-def fetched(spec: str | Path) -> str:
+def local_spec(spec: str | Path) -> str:
     """The folder that holds a run of the hub; anything else as it is."""
     folder = run_on_hub(str(spec)) if is_hub_name(spec) else None
     return str(spec if folder is None else folder)
