@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ from fairlead.guide.checks import check_condition, check_samples
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.observation import Observation
+from fairlead.guide.rewards.reward import Fn, Reward
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.load import as_model
 from fairlead.models.model import Given, Model, Spec
 from fairlead.models.resources import load_resources
 from fairlead.sample.grids import make_grid
 from fairlead.sample.noise import NoiseStream
+from fairlead.sample.particles import Particles, Population, Steering, repeated
 from fairlead.sample.result import Run
 from fairlead.sample.sampler import Frame, Sampler
 from fairlead.sample.samples import named_specs, samples_of, with_vocabulary
@@ -51,6 +53,8 @@ def sample(
     precision: Precision = "fp32",
     batching: Batching = "auto",
     resources: Mapping[str, Any] | None = None,
+    particles: int | Particles | None = None,
+    reward: Reward | Fn | str | None = None,
 ) -> Run:
     """Sample ``n`` images.
 
@@ -70,13 +74,20 @@ def sample(
         batching: how branches share network calls, see ``GuidedDenoiser``.
         resources: models and classifiers by the name that the guidance calls them; what is not given is loaded from
             the path that the name is.
+        particles: streams of each sample that compete by the reward, or :class:`Particles` with more settings: they
+            need a sampler that draws noise, such as "ddpm". Each costs as many rows as a sample alone, and counts in
+            ``batch_size``.
+        reward: what they compete by, with a gradient or without: an expression such as '10 * judged("seven")', an
+            object, or a function (x0, t, condition) -> [n]. The samples follow p(x0) exp(reward).
 
     Raises:
         UsageError: for anything that cannot be sampled, before the first network call; and at the first step whose
             samples are not finite, naming it.
     """
     sampling = Sampling(sampler, steps, grid, batch_size, precision, batching)
-    return Plan.of(model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources).run()
+    return Plan.of(
+        model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources, particles=particles, reward=reward
+    ).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +102,7 @@ class Plan:
     seeds: tuple[int, ...]
     times: Tensor
     resources: Mapping[str, Any]
+    steering: Steering | None = None
 
     __repr__ = brief
 
@@ -105,6 +117,8 @@ class Plan:
         n: int | None = None,
         seeds: int | Sequence[int] = 0,
         resources: Mapping[str, Any] | None = None,
+        particles: int | Particles | None = None,
+        reward: Reward | Fn | str | None = None,
     ) -> Plan:
         model, sampling = as_model(model), Sampling() if sampling is None else sampling
         specs, all_seeds = samples_of(cond, n, seeds)
@@ -115,34 +129,56 @@ class Plan:
                 f"{guidance.renoising()[0]} re-noises with another prediction than it denoises with, which sampler "
                 f"'{sampling.sampler}' cannot do: take ddim, ddim(eta=1) for ddpm, or dpmpp_2m"
             )
+        steering = Steering.of(particles, reward, guidance, sampling.sampler)
         times = make_grid(sampling.grid, model.schedule, sampling.steps)
-        loaded = load_resources(guidance.resources(), model, resources)
-        model = with_vocabulary(model, guidance, loaded)
+        steered_by = None if steering is None else steering.reward
+        wanted = (*guidance.resources(), *(() if steered_by is None else steered_by.resources()))
+        loaded = load_resources(wanted, model, resources)
+        model = with_vocabulary(model, guidance, loaded, wanted)
         conds, guidance = named_specs(model, specs), guidance.by_name(model.named)
-        plan = cls(model, conds, guidance, sampling, all_seeds, times, loaded)
+        plan = cls(model, conds, guidance, sampling, all_seeds, times, loaded, steering)
         NoiseStream(all_seeds, model.shape)
         check_condition(guidance, plan._condition)
+        if steered_by is not None:
+            if steered_by.needs_condition() and plan._condition.is_null:
+                raise UsageError(f"reward {steered_by} is of the run's condition, but none was given; pass one")
+            steered_by.check(plan._checked.context)
         plan._checked.fresh()
         return plan
 
     @property
     def batches(self) -> list[slice]:
-        n, size = len(self.seeds), self.sampling.batch_size
+        n, size = len(self.seeds), max(1, self.sampling.batch_size // self._streams)
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
     def frames(self, batch: slice, observe: Callable[[Observation], object] | None = None) -> Iterator[Frame]:
         """Every step of the samples of ``batch``; ``observe`` sees every evaluation of the guidance.
+
+        Of several particles a frame holds the one of largest weight of each sample, in the end the one that is the
+        sample; ``observe`` sees all of them.
 
         Raises:
             UsageError: at the first step whose samples are not finite.
         """
         model, device = self.model, self.model.device
         lower = torch.bfloat16 if self.sampling.precision == "bf16" else None
-        noise = NoiseStream(self.seeds[batch], model.shape, device)
+        noise = NoiseStream(self.seeds[batch], model.shape, device, self._streams)
         _, sigma = model.schedule.alpha_sigma(self.times[0])
-        denoiser = self._checked.fresh(observe) if batch == self.batches[0] else self._guided(batch, observe)
+        denoiser = self._checked if batch == self.batches[0] else self._guided(batch)
+        population: Population | None = None
+        if self.steering is not None and self._streams > 1:
+            population = Population(self.steering, denoiser.context, noise, self.guidance)
+            watching = [population.observe] if population.weighing else []
+            observe = _both([*watching, *([] if observe is None else [observe])])
+        denoiser = denoiser.fresh(observe)
         frames = self.sampling.sampler.frames(
-            denoiser, noise.start() * float(sigma), self.times, model.schedule, denoiser.condition, noise
+            denoiser,
+            noise.start() * float(sigma),
+            self.times,
+            model.schedule,
+            denoiser.condition,
+            noise,
+            None if population is None else population.selecting(denoiser.select),
         )
         while True:
             if torch.is_grad_enabled() or lowered(device) != lower:
@@ -154,13 +190,24 @@ class Plan:
                 return
             suspicious = not math.isfinite(float(frame.x_t.sum()))  # cheap, and sums of finite values may overflow
             if suspicious and bool((broken := ~frame.x_t.isfinite().flatten(1).all(1)).any()):
-                bad = int(broken.nonzero()[0])
+                bad = int(broken.nonzero()[0]) // self._streams
                 hint = f"lower the scale of {self.guidance}" if self.guidance.terms else "the model itself gives them"
                 raise UsageError(
                     f"sampling: step {frame.step + 1} of {frame.steps} (to t = {frame.t:.3f}) gave values that are "
                     f"not finite, first for seed {self.seeds[batch][bad]}; {hint}"
                 )
-            yield frame
+            yield frame if population is None else self._one_each(frame, population)
+
+    def _one_each(self, frame: Frame, population: Population) -> Frame:
+        """The frame with one particle of each sample."""
+        last = frame.step == frame.steps - 1
+        rows = (population.final(frame.x_t) if last else population.heaviest()).to(frame.x_t.device)
+        return replace(frame, x_t=frame.x_t[rows], prediction=frame.prediction[rows])
+
+    @property
+    def _streams(self) -> int:
+        """Rows of a sample."""
+        return 1 if self.steering is None else self.steering.count
 
     @cached_property
     def _condition(self) -> Condition:
@@ -172,18 +219,19 @@ class Plan:
         """The guided denoiser of the first batch, which every run of this plan starts afresh."""
         return self._guided(self.batches[0])
 
-    def _guided(self, batch: slice, observe: Callable[[Observation], object] | None = None) -> GuidedDenoiser:
-        model, whole = self.model, batch == slice(0, len(self.conds))
+    def _guided(self, batch: slice) -> GuidedDenoiser:
+        model, k = self.model, self._streams
+        whole, specs = batch == slice(0, len(self.conds)) and k == 1, repeated(self.conds[batch], k)
         return GuidedDenoiser.of(
             model,
             self.guidance,
-            (self._condition if whole else model.encode(self.conds[batch])).to(model.device),
+            (self._condition if whole else model.encode(specs)).to(model.device),
             resources=self.resources,
-            draw=NoiseStream(self.seeds[batch], model.shape, model.device).extra,
+            draw=NoiseStream(self.seeds[batch], model.shape, model.device, k).extra,
             times=self.times,
-            samples=range(batch.start, batch.stop),
+            samples=repeated(range(batch.start, batch.stop), k),
             batching=self.sampling.batching,
-            observe=observe,
+            specs=specs,
         )
 
     def run(self, on_frame: Callable[[Frame], object] | None = None) -> Run:
@@ -211,6 +259,7 @@ class Plan:
         settings = {
             "guidance": str(self.guidance),
             **self.sampling.described(),
+            **({} if self.steering is None else self.steering.described()),
             "model": dict(self.model.metadata),
             **self.named(),
             "fairlead": fairlead.__version__,
@@ -218,3 +267,10 @@ class Plan:
         }
         shown = decoded if images is not None else None
         return Run(x0, images, self.conds, self._condition, self.seeds, cost, seconds, settings, self.guidance, shown)
+
+
+def _both(watchers: Sequence[Callable[[Observation], object]]) -> Callable[[Observation], object] | None:
+    """What tells all of them; None for nobody."""
+    if len(watchers) < 2:
+        return next(iter(watchers), None)
+    return lambda observation: [watch(observation) for watch in watchers]

@@ -43,7 +43,7 @@ from fairlead.diffusers.pipelines import (
 )
 from fairlead.diffusers.schedulers import objective_of, schedule_of
 from fairlead.guide.batching import Batching
-from fairlead.guide.checks import check_condition
+from fairlead.guide.checks import check_condition, check_unweighed
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.moment import Context
 from fairlead.guide.observation import Observation
@@ -88,6 +88,7 @@ def attach(
     negative = None if negative is None else expanded(negative)
     resources = as_mapping("resources", resources)
     check_pipeline_object(pipe)
+    check_unweighed(to_guidance(guidance))
     wiring, given = known_wiring(own_kind(pipe)), (to_guidance(guidance), negative, resources, batching, observe)
     attachment = LearnedAttachment(pipe, *given) if wiring is None else Attachment(pipe, wiring, *given)
     with attachment.in_place():
