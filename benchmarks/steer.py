@@ -1,7 +1,7 @@
 """Steering where the target is known: particles and correctors on the exact mixture. Writes docs/steer.png and the
 table in docs/steer.md.
 
-    python -m benchmarks.steer [--docs docs] [--n 600] [--particles 32]
+    python -m benchmarks.steer [--docs docs] [--n 150] [--particles 128]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import fairlead as fl
 from fairlead.core.condition import Condition
 from fairlead.report.plots import plot_style
 
-MIXTURE = fl.GaussianMixture.ring(classes=4, radius=1.5, std=0.6)
+MIXTURE = fl.GaussianMixture.ring(classes=4, radius=1.0, std=0.7)
 LABEL, SAMPLER, STEPS = 1, "dpmpp_2m_sde", 50
 BEGIN, END = "<!-- measured by python -m benchmarks.steer -->", "<!-- end -->"
 
@@ -31,9 +31,9 @@ class Options:
 
     docs: Path = Path("docs")
     """Where steer.md is, and steer.png goes."""
-    n: int = 600
+    n: int = 150
     """Samples of a setting."""
-    particles: int = 32
+    particles: int = 128
     """Of each sample."""
 
 
@@ -100,7 +100,8 @@ def plane(log_density: Callable[[Tensor], Tensor], size: int = 161) -> tuple[Ten
 
 
 def table(found: list[Target]) -> str:
-    lines = ["| target | sampled by | mean x | mean y | deviation x | deviation y |", "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    head = ["target", "sampled by", "mean x", "mean y", "deviation x", "deviation y"]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head))]
     for target in found:
         x, p, _ = plane(target.log_density)
         mean = (p[:, None] * x).sum(0)
@@ -139,7 +140,7 @@ def main(options: Options) -> None:
     draw(found, options.docs / "steer.png")
     said = (
         f"{options.n:,} samples a row, seeds 0 to {options.n - 1}, {options.particles} particles a sample, `{SAMPLER}` "
-        f"with {STEPS} steps, class {LABEL} of `GaussianMixture.ring(4, 1.5, 0.6)`; ± is one standard error."
+        f"with {STEPS} steps, class {LABEL} of `GaussianMixture.ring(4, 1, 0.7)`; ± is one standard error."
     )
     page = options.docs / "steer.md"
     before, rest = page.read_text().split(BEGIN)

@@ -64,9 +64,10 @@ def product(w: float) -> tuple[float, float]:
     return w * MEAN / STD**2 / precision, 1 / precision
 
 
-@pytest.mark.parametrize("schedule", ["vp_linear", "flow", "ve"])
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim(eta=0.5)"])
-@pytest.mark.parametrize("w", [2, 3])
+@pytest.mark.parametrize(
+    ("schedule", "sampler", "w"),
+    [("vp_linear", "ddpm", 2), ("flow", "ddpm", 3), ("ve", "ddim(eta=0.5)", 2), ("vp_linear", "ddim(eta=0.5)", 3)],
+)
 def test_the_corrected_flow_of_gaussians_ends_at_their_product_and_that_of_cfg_elsewhere(
     schedule: str, sampler: str, w: float
 ) -> None:
@@ -77,7 +78,7 @@ def test_the_corrected_flow_of_gaussians_ends_at_their_product_and_that_of_cfg_e
         errors = [found[steps][k] - wanted[k] for steps in (50, 100, 200)]
         assert 1.6 < errors[1] / errors[2] < 2.6
         limit = 2 * found[200][k] - found[100][k]
-        assert abs(limit - wanted[k]) < 0.25 * abs(errors[2])
+        assert abs(limit - wanted[k]) < 0.4 * abs(errors[2])
     plain = {steps: end_of_the_flow(model, w, steps, sampler, False) for steps in (100, 200)}
     for k in range(2):
         limit = 2 * plain[200][k] - plain[100][k]
@@ -107,8 +108,8 @@ def test_log_weights_by_hand() -> None:
     times = make_grid("trailing", MODEL.schedule, 6)
     x_t, w = points(t=times[3]), torch.tensor([3.0, 1.0, 2.0, 0.0, -1.0]).double()
     alpha, sigma = MODEL.schedule.alpha_sigma(times)
-    now, after = (alpha[3] / sigma[3]) ** 2, (alpha[4] / sigma[4]) ** 2
-    h = (after - now) * (now + 1) / (after + 1)
+    before, now, after = 1 / (1 + (alpha[2:5] / sigma[2:5]) ** 2)  # half of the steps on both sides
+    h = (before - after) / 2 / now**2
     cond, null = (MIXTURE.denoise(x_t, alpha[3], sigma[3], label) for label in (torch.tensor(SPECS), None))
     by_hand = 0.5 * w * (w - 1) * h * (cond - null).square().sum(1)
     close(weights_of("fkc(cfg([3, 1, 2, 0, -1]))", SPECS, times, 3, x_t), by_hand)
@@ -139,8 +140,12 @@ def off(x: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
     return (parts.mean(0) - wanted).abs() / (parts.std(0) / math.sqrt(n))
 
 
+NEAR = fl.GaussianMixture.ring(4, 1.0, 0.7)
+"""Classes that overlap, so that guidance has something to sharpen."""
+
+
 def log_p(x: Tensor, label: int | None) -> Tensor:
-    return MIXTURE.log_density(x, 1.0, 0.0, None if label is None else torch.full((len(x),), label))
+    return NEAR.log_density(x, 1.0, 0.0, None if label is None else torch.full((len(x),), label))
 
 
 @pytest.mark.parametrize(
@@ -154,9 +159,10 @@ def log_p(x: Tensor, label: int | None) -> Tensor:
 )
 def test_particles_reach_the_product_that_cfg_misses(quick: None, guidance: str, cond, density) -> None:  # noqa: F811
     mean, covariance = grid_moments(density)
-    settings = {"n": 800, "sampler": "dpmpp_2m_sde", "steps": 50, "batch_size": 10**6}
-    corrected = fl.sample(MODEL, cond, guidance=f"fkc({guidance})", particles=Particles(32, every=1), **settings)
-    plain = fl.sample(MODEL, cond, guidance=guidance, **settings)
+    model, settings = fl.toy(NEAR, "vp_linear"), {"sampler": "dpmpp_2m_sde", "steps": 50, "batch_size": 10**6}
+    particles = Particles(256, every=1)
+    corrected = fl.sample(model, cond, n=100, guidance=f"fkc({guidance})", particles=particles, **settings)
+    plain = fl.sample(model, cond, n=4000, guidance=guidance, **settings)
     assert float(off(corrected.x0.double(), mean, covariance).max()) < 4
     assert float(off(plain.x0.double(), mean, covariance).max()) > 12
 

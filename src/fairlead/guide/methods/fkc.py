@@ -12,8 +12,8 @@ leave the predictions as they are and weigh particles along the way, with S = al
 
 the paper's 1/2 g^2 w (w - 1) ||score_c - score_u||^2 dt, for g^2 dt = sigma^2 d log S and score = (alpha D - x) /
 sigma^2. Drawn by their weights, the particles follow prod_i p_i(x0)^c_i exactly in the limit of many particles and
-steps. One step from S to S' uses (S' - S)(S + 1) / (S' + 1) in place of S' - S: exact where ||D_i - D|| falls as the
-posterior variance of N(0, 1) data does, and finite in the step to sigma = 0.
+steps. The integral is a trapezoid sum in 1 / (S + 1), the posterior variance of N(0, 1) data: exact where ||D_i - D||
+falls as that does, of second order elsewhere, and finite in the step to sigma = 0, which counts with its beginning.
 
 Cost: no row beyond those of what is inside, for each of the particles: ``fl.sample(..., guidance="fkc(cfg(3))",
 particles=32)``. It stands by itself, for its weights know nothing of other terms and finishers, and its scales are
@@ -37,6 +37,7 @@ from fairlead.guide.methods.cfg import CFG
 from fairlead.guide.methods.compose import Compose
 from fairlead.guide.moment import Moment, Seen
 from fairlead.guide.pairs import Wrapper
+from fairlead.guide.step import Grid
 from fairlead.guide.terms import Ask, as_guidance, total_weights
 
 
@@ -84,7 +85,6 @@ class FKC(Wrapper):
         step = seen.step
         if step.grid is None or step.index is None:
             raise UsageError(f"{self} needs the sampler's grid: sample with fl.sample(..., particles=16)")
-        now, after = (_snr(step.grid.log_snr[i]) for i in (step.index, step.index + 1))
         weights = total_weights([self.term.ask(seen)])
         predictions = {branch: seen.x0(branch).double().flatten(1) for branch in weights}
         mean = torch.zeros_like(next(iter(predictions.values())))
@@ -93,11 +93,17 @@ class FKC(Wrapper):
         spread = torch.zeros_like(mean[:, 0])
         for branch, weight in weights.items():
             spread = spread + _column(weight, mean)[..., 0] * (predictions[branch] - mean).square().sum(1)
-        return -0.5 * (now + 1) * (1 - (now + 1) / (after + 1)) * spread
+        return -0.5 * _share_of_the_integral(step.grid, step.index) * spread
 
 
-def _snr(log_snr: float) -> float:
-    return float(torch.tensor(log_snr, dtype=torch.float64).exp())
+def _share_of_the_integral(grid: Grid, index: int) -> float:
+    """What a value at a time of the grid counts in the integral over S: half of the steps on both sides, all of the
+    last one."""
+    snr = torch.tensor(grid.log_snr, dtype=torch.float64).exp() + 1
+    steps = 1 / snr[:-1] - 1 / snr[1:]
+    before = float(steps[index - 1]) / 2 if index else 0.0
+    after = float(steps[index]) / (1 if index == grid.steps - 1 else 2)
+    return float(snr[index]) ** 2 * (before + after)
 
 
 def _column(weight: Weight, like: Tensor) -> Tensor:
