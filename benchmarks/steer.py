@@ -106,7 +106,8 @@ def table(found: list[Target]) -> str:
         x, p, _ = plane(target.log_density)
         mean = (p[:, None] * x).sum(0)
         deviation = (p[:, None] * (x - mean).square()).sum(0).sqrt()
-        lines.append(f"| `{target.name}` | exact | " + " | ".join(f"{v:.3f}" for v in (*mean, *deviation)) + " |")
+        name = target.name.replace("|", "\\|")
+        lines.append(f"| `{name}` | exact | " + " | ".join(f"{v:.3f}" for v in (*mean, *deviation)) + " |")
         for name, samples in (target.plain, target.steered):
             s = samples.double()
             n, spread = len(s), s.std(0)

@@ -122,7 +122,7 @@ def test_a_guidance_does_the_same_loaded_and_attached(text: str) -> None:
 
 
 def test_from_a_folder(tmp_path: Path) -> None:
-    _, model = loaded("sd")
+    pipe, model = loaded("sd")
     pipe.save_pretrained(tmp_path / "sd")
     again = fl.load(tmp_path / "sd", device="cpu")
     assert again.metadata["weights_hash"] == model.metadata["weights_hash"]
