@@ -23,9 +23,9 @@ from fairlead.core.prediction import Prediction
 from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.references import evaluator_for
 from fairlead.measure.score import Score
-from fairlead.models.classifier import NoisyClassifierModel, load_classifier
 from fairlead.models.load import load
 from fairlead.models.model import Model, encode_nothing
+from fairlead.models.noisy_classifier_model import NoisyClassifierModel, load_classifier
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from fairlead.data.text import encoder_from_config
 from fairlead.data.words import END, Words
 from fairlead.models.load import load
 from fairlead.nets.build import net_config
-from fairlead.nets.text import TextTransformer
+from fairlead.nets.text_attention import TextTransformer
 from fairlead.train.conditions import DataConditions, asked
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training

@@ -162,10 +162,19 @@ WRONG: list[Any] = [
     np.float32(2), np.array([[1, 2], [3, 4]]), torch.tensor([1.0, 2.0]), 10**400, noised, int, MODEL, CONDITION, "\0",
     1j, slice(2),
 ]  # fmt: skip
+X0 = torch.zeros(2, 2)
 RUN = {"sampler": "ddim", "steps": 2, "grid": "trailing"}
 CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "sample": (fl.sample, {"model": MODEL, "cond": "0", "guidance": "cfg(2)", "n": 2, "seeds": 0, "batch_size": 2,
-                           "precision": "fp32", "batching": "auto", "resources": None, **RUN}),
+                           "precision": "fp32", "batching": "auto", "resources": None, "start": None,
+                           "strength": None, "mask": None, "resample": None, **RUN}),
+    "sample from images": (fl.sample, {"model": MODEL, "cond": "0", "start": X0, "strength": 0.5,
+                                       "mask": [True, False], "resample": 2, **RUN}),
+    "invert": (fl.invert, {"model": MODEL, "images": X0, "cond": "0", "method": "fixed-point", "guidance": "cfg(2)",
+                           "strength": 0.5, "rounds": 2, "seeds": 0, "steps": 2, "grid": "trailing"}),
+    "edit": (fl.edit, {"model": MODEL, "images": X0, "cond": "0", "method": "inversion", "source": "1",
+                       "strength": 0.5, "mask": None, "resample": None, "rounds": None, "inverted": None,
+                       "guidance": "cfg(2)", "source_guidance": None, "n": 1, "resize": False, "seed": 0, "steps": 2}),
     "explain": (fl.explain, {"model": MODEL, "cond": "0", "guidance": "cfg(2)", "seeds": [0], **RUN}),
     "doctor": (fl.doctor, {"model": MODEL, "guidance": "none", "cond": "0", "data": None, "resources": None, **RUN}),
     "interpolate": (fl.interpolate, {"model": MODEL, "a": "0", "b": "1", "n": 1, "frames": 3, "seed": 0, **RUN}),

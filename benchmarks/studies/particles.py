@@ -76,7 +76,7 @@ def tasks() -> list[Task]:
 
     return [
         Task("argmax of a classifier, model not told the class", 4, False, wanted, recognised, ("% recognised", 100)),
-        Task("JPEG size", 0.3, True, lambda _: "short_jpeg()", lambda x, _: jpeg_bytes(x), ("bytes", 1)),
+        Task("JPEG size", 2, True, lambda _: "short_jpeg()", lambda x, _: jpeg_bytes(x), ("bytes", 1)),
     ]
 
 

@@ -8,7 +8,7 @@ from fairlead.data.arrays import data as data
 from fairlead.data.hub import load_data as load_data
 from fairlead.data.toys import GaussianMixture as GaussianMixture
 from fairlead.diffusers.autoencoder import load_autoencoder as load_autoencoder
-from fairlead.diffusers.export import export as export
+from fairlead.diffusers.exported_pipeline import export as export
 from fairlead.diffusers.guiding.attach import Attachment as Attachment
 from fairlead.diffusers.guiding.attach import attach as attach
 from fairlead.diffusers.guiding.from_guider import from_guider as from_guider
@@ -65,6 +65,8 @@ from fairlead.models.model import Model as Model
 from fairlead.models.own import denoiser as denoiser
 from fairlead.models.toy import toy_model as toy
 from fairlead.report.comparisons import measure as measure
+from fairlead.report.edits import Edited as Edited
+from fairlead.report.edits import edit as edit
 from fairlead.report.explanations import Explanation as Explanation
 from fairlead.report.explanations import explain as explain
 from fairlead.report.interpolations import Interpolation as Interpolation
@@ -76,6 +78,8 @@ from fairlead.report.training import Trained as Trained
 from fairlead.report.training import train as train
 from fairlead.report.training import train_autoencoder as train_autoencoder
 from fairlead.report.training import train_classifier as train_classifier
+from fairlead.sample.edit.inversion import invert as invert
+from fairlead.sample.edit.inverted import Inversion as Inversion
 from fairlead.sample.particles import Particles as Particles
 from fairlead.sample.result import Run as Run
 from fairlead.sample.run import sample as sample
@@ -86,12 +90,14 @@ __version__: str
 __all__ = [
     "Attachment",
     "Condition",
+    "Edited",
     "Explanation",
     "Finding",
     "GaussianMixture",
     "GuidedDenoiser",
     "Guider",
     "Interpolation",
+    "Inversion",
     "Model",
     "Particles",
     "Prediction",
@@ -120,6 +126,7 @@ __all__ = [
     "denoiser",
     "diffusers_config",
     "doctor",
+    "edit",
     "energy",
     "explain",
     "export",
@@ -131,6 +138,7 @@ __all__ = [
     "icg",
     "internal",
     "interpolate",
+    "invert",
     "judged",
     "label",
     "levels",

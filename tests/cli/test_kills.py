@@ -7,13 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fairlead.core.hold import NAME
 from fairlead.train.checkpoint import steps_of
-from tests.cli.test_sweep_processes import command, ended, same, script, start, whole
+from tests.cli.test_sweep_processes import SCRIPT, command, ended, same, script, start, whole
 from tests.train.tiny import same_bits, tensors_of
 from tests.tune.made import table
 
@@ -25,34 +31,77 @@ TRAINING = [
 ]
 
 
-def killed(words: list[str], out: Path, kind: signal.Signals, after: float) -> int | None:
-    """Start, and send a signal so many seconds after the folder is held; the exit code, None if it had ended before."""
-    process = start(words)
-    try:
-        while not (out / NAME).exists() and process.poll() is None:
-            time.sleep(0.005)
-        process.wait(timeout=after)
-    except subprocess.TimeoutExpired:
-        process.send_signal(kind)
-    else:
+KILLS, PREPARED = 60, 8
+"""Kills of trainings, and those that have to come while images are decoded, and while a checkpoint is written."""
+OF_TWO = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "--")
+Moment = Callable[[], bool]
+
+
+def later(seconds: float) -> Moment:
+    """So many seconds from now."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
+
+
+def killed(
+    words: list[str], out: Path, kind: signal.Signals, moment: Callable[[], Moment], rank: int | None = None
+) -> int | None:
+    """Start, and send a signal at a moment after the folder is held, to one of two processes if ``rank`` says which.
+
+    Returns:
+        the exit code, None if it had ended before.
+    """
+    process = start(words, () if rank is None else OF_TWO)
+    while not (out / NAME).exists() and process.poll() is None:
+        time.sleep(0.005)
+    now = moment()
+    while process.poll() is None and not now():
+        time.sleep(0.001)
+    if process.poll() is not None:
+        process.communicate()
         return None
+    hit = process.pid if rank is None else workers(process.pid)[rank:][:1]
+    for each in [hit] if isinstance(hit, int) else hit:
+        with suppress(ProcessLookupError):
+            os.kill(each, kind)
     printed, errors = process.communicate(timeout=300)
-    assert "Traceback" not in errors, errors[-2000:]
     code = process.returncode
-    # ended in order, killed, or just before it ended by itself or could handle signals
-    assert code in (128 + kind, -kind, 0), (code, printed, errors[-2000:])
+    if rank is None:
+        assert "Traceback" not in errors, errors[-2000:]
+        # ended in order, killed, or just before it ended by itself or could handle signals
+        assert code in (128 + kind, -kind, 0), (code, printed, errors[-2000:])
     return code
 
 
-def trained_under(script: Path, out: Path, kills: int, seed: int, longest: float) -> int:
-    """Kill a training so many times, then let it end; how many kills came before its end."""
-    chance, came = random.Random(seed), 0
+def workers(launcher: int) -> list[int]:
+    """The processes that a launcher has started."""
+    return list(map(int, Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()))
+
+
+def trained_under(
+    words: list[str], out: Path, cache: Path, kills: int, chance: random.Random, length: float, two: bool = False
+) -> Counter[str]:
+    """Kill a training so many times, then let it end; which kills came before its end, by what it was doing.
+
+    Every third kill waits for the journal of the decoded images, every third for a checkpoint that is being written,
+    the others come at random within ``length`` seconds.
+    """
+    came: Counter[str] = Counter()
     for i in range(kills):
-        words = [str(script), *TRAINING, "--out", str(out), "--resume"]
-        came += killed(words, out, KINDS[i % 3], chance.uniform(0, longest)) is not None
+        latest, stage = chance.uniform(0, length), ("anything", "preparing", "saving")[i % 3]
+        marks = {"preparing": (cache, "**/*.journal"), "saving": (out, ".step-*.partial")}
+
+        def moment(latest: float = latest, stage: str = stage, marks: dict[str, tuple[Path, str]] = marks) -> Moment:
+            late = later(latest if stage == "anything" else 2 * length)
+            folder, pattern = marks.get(stage, (out, ""))
+            return lambda: late() or (bool(pattern) and any(folder.glob(pattern)))
+
+        rank = chance.randrange(2) if two else None
+        if killed([*words, "--out", str(out), "--resume"], out, KINDS[chance.randrange(3)], moment, rank) is not None:
+            came[stage] += 1
         if steps_of(out)[-1:] == [30]:
             break
-    ended(start([str(script), *TRAINING, "--out", str(out), "--resume"]))
+    ended(start([*words, "--out", str(out), "--resume"], OF_TWO if two else ()))
     assert not (out / NAME).exists()
     return came
 
@@ -81,18 +130,51 @@ def test_sigterm_saves_and_nobody_else_trains_there_before(script: Path, tmp_pat
     assert [path.name for path in out.iterdir()] == [f"step-{last:06d}"]
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of very unequal size."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, count in (("a", 300), ("b", 90), ("c", 10)):
+        (folder / name).mkdir()
+        for i in range(count):
+            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command line with images decoded in pieces of a few, so that there is time to be killed between two."""
+    path = tmp_path_factory.mktemp("pieces") / "run.py"
+    small = "from fairlead.data.own import preparation\npreparation._CHUNK = 640\nfrom fairlead.__main__"
+    path.write_text(SCRIPT.replace("from fairlead.__main__", small))
+    return path
+
+
 @pytest.mark.slow
-def test_a_training_killed_thirty_times_has_the_bits_of_one_run(script: Path, tmp_path: Path) -> None:
-    ended(start([str(script), *TRAINING, "--out", str(tmp_path / "whole")]))
-    came = 0
+@pytest.mark.parametrize("two", [False, True], ids=["alone", "one-of-two"])
+def test_a_training_killed_at_any_moment_has_the_bits_of_one_run(
+    pieces: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two: bool
+) -> None:
+    """While its images are decoded, while it trains and while it writes a checkpoint; by KILL, TERM and INT; the only
+    process, or one of two: 60 kills in all."""
+    words, kills = [str(pieces), *TRAINING, "--data", str(pictures)], KILLS // 4 if two else KILLS - KILLS // 4
+    monkeypatch.setenv("FAIRLEAD_CACHE", str(tmp_path / "cache-whole"))
+    began = time.monotonic()
+    ended(start([*words, "--out", str(tmp_path / "whole")], OF_TWO if two else ()))
+    length, came = time.monotonic() - began, Counter[str]()
+    whole = tensors_of(tmp_path / "whole")
     for seed in range(100):
-        out = tmp_path / f"run-{seed}"
-        came += trained_under(script, out, min(4, 30 - came), seed, 6.0)
-        assert same_bits(tensors_of(out), tensors_of(tmp_path / "whole"))
+        out, cache = tmp_path / f"run-{seed}", tmp_path / f"cache-{seed}"
+        monkeypatch.setenv("FAIRLEAD_CACHE", str(cache))
+        missing = min(6, kills - came.total())
+        came += trained_under(words, out, cache, missing, random.Random(seed), length, two)
+        assert same_bits(tensors_of(out), whole)
         assert steps_of(out) == [10, 20, 30]
-        if came >= 30:
-            return
-    raise AssertionError(f"{came} kills came in time")
+        if came.total() >= kills:
+            break
+    assert came.total() >= kills
+    assert min(came["preparing"], came["saving"]) >= PREPARED // (4 if two else 1)
 
 
 @pytest.mark.slow
@@ -104,7 +186,7 @@ def test_a_sweep_killed_thirty_times_has_the_bits_of_one_run(
         out = tmp_path / f"s-{number}"
         for i in range(min(5, 30 - came)):
             words = [str(script), *command(tiny_run, out)]
-            came += killed(words, out, KINDS[i % 3], chance.uniform(0, 8)) is not None
+            came += killed(words, out, KINDS[i % 3], partial(later, chance.uniform(0, 8))) is not None
         ended(start([str(script), *command(tiny_run, out)]))
         same(out, whole)
         assert not (out / NAME).exists()
@@ -153,6 +235,7 @@ def test_what_is_not_shared_is_refused_under_torchrun(tiny_run: Path, tmp_path: 
         "measure": ["a", "b", "--out", str(tmp_path / "out")],
         "demo": ["--out", str(tmp_path / "out")],
         "interpolate": [str(tiny_run), "--cond", "1", "2", "--out", str(tmp_path / "out")],
+        "edit": [str(tiny_run), "--images", "digits", "--out", str(tmp_path / "out")],
         "export": [str(tiny_run), str(tmp_path / "out")],
         "report": [str(tmp_path)],
     }

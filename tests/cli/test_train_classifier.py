@@ -36,7 +36,7 @@ def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_leaves_a_checkpoint_and_a_plot_of_its_accuracy(
     classifier: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sorted(path.name for path in classifier.iterdir()) == ["accuracy.png", "step-000006"]
+    assert sorted(path.name for path in classifier.iterdir()) == ["accuracy.png", "loss.csv", "step-000006"]
     files = sorted(path.name for path in (classifier / "step-000006").iterdir())
     assert files == ["ema.safetensors", "model.json", "raw.safetensors", "training.safetensors"]
     with Image.open(classifier / "accuracy.png") as picture:
@@ -123,7 +123,7 @@ def test_it_gives_an_unconditional_model_its_words(
 
 
 def test_the_last_step_is_the_trained_classifier(classifier: Path) -> None:
-    from fairlead.models.classifier import load_classifier
+    from fairlead.models.noisy_classifier_model import load_classifier
 
     model = load_classifier(classifier, device="cpu")
     raw = load_classifier(classifier, weights="raw", device="cpu")

@@ -12,11 +12,11 @@ import pytest
 
 import fairlead as fl
 from fairlead.cli import COMMANDS, main
-from fairlead.cli.options import joined
+from fairlead.cli.typed_options import joined
 
 VERBS: dict[str, Callable[..., Any]] = {
     "measure": fl.measure, "sweep": fl.sweep, "tune": fl.tune, "report": fl.report, "explain": fl.explain,
-    "interpolate": fl.interpolate, "doctor": fl.doctor,
+    "interpolate": fl.interpolate, "doctor": fl.doctor, "edit": fl.edit,
 }  # fmt: skip
 RENAMED = {("interpolate", "cond"): ("a", "b")}
 

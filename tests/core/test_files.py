@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from fairlead.core import files
 from fairlead.core.files import replacing, settle
-from fairlead.diffusers.export import _whole
+from fairlead.diffusers.exported_pipeline import _whole
 from fairlead.train.checkpoint import prune, save_checkpoint
 from tests.train.test_checkpoint import ABOUT, weights
 

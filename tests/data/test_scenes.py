@@ -11,7 +11,16 @@ from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.data.scenes.captions import COLOURS, POSITIONS, VALUES, full_caption, read_caption
 from fairlead.data.scenes.glyphs import FRAME, INSIDE, draw_glyphs, frame_glyphs
-from fairlead.data.scenes.scene_set import COLOUR_JITTER, PLACES, RGB, held_out, held_out_prompts, load_scenes, possible
+from fairlead.data.scenes.scene_set import (
+    COLOUR_JITTER,
+    PLACES,
+    RGB,
+    held_out,
+    held_out_prompts,
+    load_scenes,
+    possible,
+    redrawn,
+)
 
 PALETTE = torch.tensor([RGB[name] for name in COLOURS], dtype=torch.float64)
 
@@ -66,6 +75,28 @@ def test_an_image_depends_on_seed_split_and_number_only(train):
     assert load_data(train.name).fingerprint == train.fingerprint
     others = [load_scenes(n=100, seed=1), load_scenes("test", n=500)]
     assert len({train.subset(slice(0, 100)).fingerprint, *(other.fingerprint for other in others)}) == 3
+
+
+def test_an_image_is_drawn_again_with_another_ink_or_digit(test):
+    """Nothing changed: the same bits. Another ink: the same cover, so that the background and the shape stay. Another
+    digit: the flat background stays wherever neither digit is."""
+    index = (test.attributes["count"].labels == 0).nonzero()[:40, 0]
+    call = {"split": "test", "n": 7500}
+    assert torch.equal(redrawn(index, {}, **call), test.images[index])
+    ink, ground = (test.attributes[name].labels[index] for name in ("ink", "background"))
+    other = torch.tensor(
+        [next(c for c in range(len(COLOURS)) if c not in pair) for pair in zip(ink, ground, strict=True)]
+    )
+    again = redrawn(index, {"ink": other}, **call)
+    away = again.int().sub(test.images[index].int()).abs().amax(1) > 0
+    inked = (test.images[index].int() - test.images[index][:, :, :1, :1].int()).abs().amax(1) > 0
+    assert not bool((away & ~inked).any())
+    assert torch.equal(again[:, :, 0, 0], test.images[index][:, :, 0, 0])
+    digit = (test.labels[index] + 1) % 10
+    again = redrawn(index, {"digit": digit}, **call)
+    corner = again[:, :, :1, :1].expand_as(again)
+    either = inked | (again.int() - corner.int()).abs().amax(1).gt(0)
+    assert torch.equal(again.masked_select(~either[:, None]), test.images[index].masked_select(~either[:, None]))
 
 
 def test_no_combination_of_a_test_image_is_in_train(train, test):

@@ -66,7 +66,7 @@ def product(w: float) -> tuple[float, float]:
 
 @pytest.mark.parametrize(
     ("schedule", "sampler", "w"),
-    [("vp_linear", "ddpm", 2), ("flow", "ddpm", 3), ("ve", "ddim(eta=0.5)", 2), ("vp_linear", "ddim(eta=0.5)", 3)],
+    [("vp_linear", "ddpm", 2), ("flow", "ddpm", 3), ("ve", "ddpm", 2), ("vp_linear", "ddim(eta=0.5)", 3)],
 )
 def test_the_corrected_flow_of_gaussians_ends_at_their_product_and_that_of_cfg_elsewhere(
     schedule: str, sampler: str, w: float

@@ -17,10 +17,10 @@ from fairlead.guide.expression import parse, to_guidance
 from fairlead.guide.moment import Moment, NoiseSource, Seen
 from fairlead.guide.step import Step
 from fairlead.guide.terms import Guidance, Term
-from fairlead.models.classifier import NoisyClassifierModel
 from fairlead.models.model import LabelEncoder, Model, Spec, identity
+from fairlead.models.noisy_classifier_model import NoisyClassifierModel
 from fairlead.models.toy import toy_model
-from fairlead.nets.classifier import NoisyClassifier
+from fairlead.nets.noisy_classifier import NoisyClassifier
 from fairlead.nets.unet import UNet
 from fairlead.sample.noise import NoiseStream
 
@@ -145,6 +145,7 @@ def network_model(
         objective=objective,
         layers=network.layers(),
         embed=network.embed,
+        null_tokens=network.null_tokens,
     )
 
 

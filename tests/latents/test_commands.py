@@ -30,7 +30,8 @@ def test_train_autoencoder_leaves_a_folder_for_diffusers_and_its_error(
     assert main(command) == 0
     files = sorted(path.name for path in out.iterdir())
     assert files == [
-        "autoencoder.json", "config.json", "diffusion_pytorch_model.safetensors", "reconstructions.png", "step-000004"
+        "autoencoder.json", "config.json", "diffusion_pytorch_model.safetensors", "loss.csv", "reconstructions.png",
+        "step-000004",
     ]  # fmt: skip
     described = json.loads((out / "autoencoder.json").read_text())
     printed = capsys.readouterr().out

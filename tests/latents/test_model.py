@@ -16,7 +16,7 @@ from fairlead.data.digits import load_digits
 from fairlead.data.images import to_float, to_uint8
 from fairlead.diffusers.autoencoder import load_autoencoder
 from fairlead.measure.prediction_errors import CleanSamples
-from fairlead.models.classifier import load_classifier
+from fairlead.models.noisy_classifier_model import load_classifier
 from fairlead.models.resources import load_resources
 from fairlead.train.checkpoint import find_checkpoint
 from fairlead.train.loop import Training

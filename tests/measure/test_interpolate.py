@@ -2,7 +2,7 @@
 in closed form."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -15,14 +15,14 @@ from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VPCosine
 from fairlead.measure.judge import Classifier, Recipe, TrainedOn
 from fairlead.models.model import LabelEncoder, Model, identity
-from fairlead.nets.unet import UNet
+from fairlead.nets.unet import Conditioning, UNet
 from fairlead.report.interpolations import interpolate, unevenness
 from fairlead.sample.run import sample
 
 NAMES = ("zero", "one", "two")
 
 
-def model_of(conditioning: Literal["adaptive", "add", "concat"] = "adaptive") -> Model:
+def model_of(conditioning: Conditioning = "adaptive") -> Model:
     """A small U-Net with random weights everywhere, also in the layers that start at zero."""
     torch.manual_seed(1)
     sizes: dict[str, Any] = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "embed": 16}
@@ -62,8 +62,8 @@ def test_the_ends_are_the_plain_conditions(guidance: str) -> None:
         close(found.x0[:, frame], sample(MODEL, end, guidance=guidance, seeds=(5, 6), **STEPS).x0)
 
 
-@pytest.mark.parametrize("conditioning", ["adaptive", "add", "concat"])
-def test_swapping_the_ends_turns_the_strip_round(conditioning: Literal["adaptive", "add", "concat"]) -> None:
+@pytest.mark.parametrize("conditioning", ["adaptive", "add", "concat", "fuse"])
+def test_swapping_the_ends_turns_the_strip_round(conditioning: Conditioning) -> None:
     there = interpolate(model_of(conditioning), "zero", 2, frames=5, n=2, guidance="cfg(2)", **STEPS)
     back = interpolate(model_of(conditioning), 2, "zero", frames=5, n=2, guidance="cfg(2)", **STEPS)
     close(there.x0, back.x0.flip(1))

@@ -9,11 +9,11 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VE, RectifiedFlow
-from fairlead.models.classifier import NoisyClassifierModel, load_classifier
 from fairlead.models.load import load
+from fairlead.models.noisy_classifier_model import NoisyClassifierModel, load_classifier
 from fairlead.models.resources import load_resources
 from fairlead.nets.build import CLASSIFIER_PRESETS, build_net, net_config
-from fairlead.nets.classifier import NoisyClassifier
+from fairlead.nets.noisy_classifier import NoisyClassifier
 from fairlead.train.config import CLASSIFIER_RECIPES, TrainConfig
 from tests.train.tiny import tiny_config, trained
 

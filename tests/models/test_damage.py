@@ -14,8 +14,8 @@ import fairlead as fl
 from fairlead.cli.info import Info
 from fairlead.core.errors import UsageError
 from fairlead.core.strict_json import seal_of
-from fairlead.models.classifier import load_classifier
 from fairlead.models.load import load, network_of
+from fairlead.models.noisy_classifier_model import load_classifier
 from fairlead.train.checkpoint import find_checkpoint, steps_of
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training

@@ -29,7 +29,7 @@ def start(pipe: Any, family: str, model: fl.Model) -> torch.Tensor:
     x = NoiseStream(SEEDS, model.shape).start()
     x = x * float(model.schedule.alpha_sigma(torch.ones((), dtype=torch.float64))[1])
     if family == "flux":
-        from fairlead.diffusers.pipelines import packed
+        from fairlead.diffusers.packing import packed
 
         return packed(x)
     return x

@@ -10,8 +10,8 @@ from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VE, NoiseSchedule, RectifiedFlow, VPCosine, vp_linear
 from fairlead.data.toys import GaussianMixture
 from fairlead.guide.methods.classifier import gradient_of
-from fairlead.models.classifier import NoisyClassifierModel
-from fairlead.nets.classifier import Moments, NoisyClassifier
+from fairlead.models.noisy_classifier_model import NoisyClassifierModel
+from fairlead.nets.noisy_classifier import Moments, NoisyClassifier
 from tests.nets.tiny import shaken
 
 SCHEDULES = {"vp": vp_linear(), "cosine": VPCosine(), "flow": RectifiedFlow(), "ve": VE()}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition, Perturbation
 from fairlead.core.errors import UsageError
-from fairlead.nets.text import CrossAttention, TokenStates, away_from
+from fairlead.nets.text_attention import CrossAttention, TokenStates, away_from
 from tests.nets.test_text import INSIDE, OUTSIDE, WIDTH, net, states
 from tests.nets.tiny import inputs, shaken
 

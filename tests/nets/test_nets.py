@@ -10,8 +10,8 @@ from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
 from fairlead.nets.build import PRESETS, build_net, net_config, parameter_count
-from fairlead.nets.classifier import NoisyClassifier
 from fairlead.nets.inputs import condition_names
+from fairlead.nets.noisy_classifier import NoisyClassifier
 from tests.nets.tiny import CHANNELS, CLASSES, SIZE, TINY, inputs, labels, shaken, tiny
 
 every = pytest.mark.parametrize("name", TINY)
@@ -108,6 +108,26 @@ def test_concat_appends_frozen_one_hot_planes_and_a_zero_null():
     assert network.label.null.requires_grad
 
 
+@pytest.mark.parametrize(("fused", "summed"), [("unet-fuse", "unet-adaptive"), ("dit-fuse", "dit")])
+def test_fuse_reads_time_and_label_side_by_side_and_their_sum_is_a_special_case(fused, summed):
+    """silu(z + 60) - 60 = z to rounding: an MLP of weights [1 1] and 1 adds the two halves of its input."""
+    plain, network = shaken(tiny(summed)), tiny(fused).double().eval()
+    found = network.load_state_dict(plain.state_dict(), strict=False)
+    assert set(found.missing_keys) == {f"fusion.mlp.{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")}
+    first, _, second = network.fusion.mlp
+    one = torch.eye(16, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter, value in (
+            (first.weight, torch.cat([one, one], dim=1)), (first.bias, torch.full((16,), 60.0)),
+            (second.weight, one), (second.bias, torch.full((16,), -60.0)),
+        ):  # fmt: skip
+            parameter.copy_(value)
+        (x, time), condition = inputs(3), labels(1, None, 4)
+        torch.testing.assert_close(network(x, time, condition), plain(x, time, condition), rtol=0, atol=1e-11)
+        first.weight[:, 16:] = 0  # the half of the label
+        torch.testing.assert_close(network(x, time, labels(1, 2, 3)), network(x, time, condition), rtol=0, atol=0)
+
+
 def test_unet_patches_fold_pixels_into_channels_and_back():
     """Channel 4 c + 2 i + j of the inside is pixel (i, j) of every 2x2 patch of channel c."""
     network = shaken(tiny("unet-adaptive", patch=2, attention=()))
@@ -198,8 +218,13 @@ def test_what_cannot_be_built_is_refused():
     for lesson in ("lesson-mnist", "lesson-cifar10"):
         with pytest.raises(UsageError, match="expected multiples of 4, got 30x30"):
             tiny(lesson, size=30)
-    with pytest.raises(UsageError, match=r"unknown conditioning 'film' \(known: adaptive, add, concat\)"):
+    with pytest.raises(UsageError, match=r"unknown conditioning 'film' \(known: adaptive, add, concat, fuse\)"):
         tiny("unet-adaptive", conditioning="film")
+    with pytest.raises(UsageError, match=r"unknown conditioning 'add' \(known: adaptive, fuse\)"):
+        tiny("dit", conditioning="add")
+    for name in ("unet-fuse", "dit-fuse"):
+        with pytest.raises(UsageError, match=r"conditioning 'fuse' .* is not told a label; add label"):
+            tiny(name, classes=0)
     with pytest.raises(
         UsageError, match=r"network \{'kind': 'unet', 'channels': -8, .* cannot be built: .* at least 1, got -8"
     ):

@@ -11,7 +11,7 @@ from fairlead.nets.blocks import ResidualBlock, SelfAttention
 from fairlead.nets.build import build_net
 from fairlead.nets.inputs import condition_names
 from fairlead.nets.packed_text import pack
-from fairlead.nets.text import CrossAttention, TextInput, TokenStates
+from fairlead.nets.text_attention import CrossAttention, TextInput, TokenStates
 from tests.nets.tiny import CHANNELS, CLASSES, SIZE, TINY, inputs, shaken
 
 WIDTH, LENGTH, VOCABULARY = 8, 6, 11

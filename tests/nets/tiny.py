@@ -15,8 +15,10 @@ TINY: dict[str, dict[str, Any]] = {
     "unet-adaptive": {**UNET, "conditioning": "adaptive"},
     "unet-add": {**UNET, "conditioning": "add"},
     "unet-concat": {**UNET, "conditioning": "concat", "patch": 2, "attention": ()},
+    "unet-fuse": {**UNET, "conditioning": "fuse"},
     "unet-narrow": {**UNET, "narrow": True},
     "dit": {"kind": "dit", "dim": 16, "depth": 2, "heads": 2, "embed": 16},
+    "dit-fuse": {"kind": "dit", "dim": 16, "depth": 2, "heads": 2, "embed": 16, "conditioning": "fuse"},
     "lesson-mnist": {"kind": "lesson-mnist", "channels": 8},
     "lesson-cifar10": {"kind": "lesson-cifar10", "channels": 8, "embed": 16},
 }

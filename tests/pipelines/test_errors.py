@@ -12,12 +12,12 @@ import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.diffusers import pipelines
 from tests.pipelines import made
-from tests.pipelines.families import FAMILIES, run
+from tests.pipelines.families import FAMILIES, apart, run
 
 
 def refused(pipe: Any, guidance: str, words: str, call: dict[str, Any] | None = None, **options: Any) -> None:
     """Refused at the door, or, where a ``call`` is given, in the call."""
-    arguments = None if call is None else {"output_type": "latent", "height": 8, "width": 8, **call}
+    arguments = None if call is None else {**SMALL, **call}
     with pytest.raises(UsageError, match=words) as caught:
         _attached(pipe, guidance, options, arguments)
     assert "\n" not in str(caught.value)
@@ -32,16 +32,25 @@ def _attached(pipe: Any, guidance: str, options: dict[str, Any], arguments: dict
 SD = {"prompt": "a cat"}
 
 
-def test_a_scale_of_the_pipeline_that_leaves_no_null_half() -> None:
+SMALL = {"output_type": "latent", "height": 8, "width": 8}
+
+
+def test_a_scale_of_the_pipeline_that_leaves_no_null_half_changes_nothing() -> None:
+    pipe = made.sd()
+    own = run(pipe, {**SD, **SMALL}, 2, guidance_scale=4.0)
     for scale in (1.0, 0.0, -2.0):
-        refused(made.sd(), "cfg(4)", f"guidance_scale={scale}.*pass anything above 1", {**SD, "guidance_scale": scale})
+        with fl.attach(pipe, "cfg(4)"):
+            assert apart(run(pipe, {**SD, **SMALL}, 2, guidance_scale=scale), own) < 1e-4
 
 
 def test_flux_without_a_negative() -> None:
+    """Refused where guidance is distilled into the network; else the empty prompt is null."""
     call = {"prompt": "a cat", "max_sequence_length": 8}
-    refused(made.flux(), "cfg(4)", r"no null condition of its own.*negative=''", call)
-    refused(made.flux(embedded=False), "cfg(4)", "no null condition of its own", call)
-    refused(made.flux(), "cfg(4)", "ip_adapter_image", {**call, "negative_prompt": "", "ip_adapter_image": 3})
+    refused(made.flux(), "cfg(4)", r"makes none of its own.*negative=''", call)
+    pipe = made.flux(embedded=False)
+    own = run(pipe, {**call, **SMALL, "negative_prompt": ""}, 2, true_cfg_scale=4.0)
+    with fl.attach(pipe, "cfg(4)"):
+        assert apart(run(pipe, {**call, **SMALL}, 2), own) < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["StableDiffusionPipeline", "LatentConsistencyModelPipeline"])
@@ -50,7 +59,7 @@ def test_networks_that_take_the_scale_as_an_input(kind: str) -> None:
     more = {"scheduler": diffusers.LCMScheduler(**made.BETAS)}
     pipe = made.sd(kind, network=made.unet(time_cond_proj_dim=8), **more)
     refused(pipe, "cfg(4)", "distilled.*time_cond_proj_dim", SD)
-    arguments = {"output_type": "latent", "height": 8, "width": 8, **SD}
+    arguments = {**SMALL, **SD}
     own = run(pipe, arguments)
     with fl.attach(pipe, "pag(0)"):
         assert torch.equal(run(pipe, arguments), own)
@@ -65,12 +74,23 @@ def test_no_text_encoder() -> None:
     refused(pipe, "cfg(4)", "no text encoder, so 'blurry'", negative="blurry")
     embeds = {"prompt_embeds": torch.randn(1, 16, 16), "negative_prompt_embeds": torch.randn(1, 16, 16)}
     with fl.attach(pipe, "cfg(4)"):
-        run(pipe, {"output_type": "latent", "height": 8, "width": 8, **embeds})
+        run(pipe, {**SMALL, **embeds})
 
 
 def test_embeddings_of_another_size_than_the_named_prompts() -> None:
-    embeds = {"prompt_embeds": torch.randn(1, 9, 16), "negative_prompt_embeds": torch.randn(1, 9, 16)}
-    refused(made.sd(), 'cfg(4) + cfg(2, negative="blurry")', r"passed embeddings \[9, 16\].*gave \[16, 16\]", embeds)
+    """They go into calls of their own."""
+    own, null = torch.randn(1, 9, 16), torch.randn(1, 9, 16)
+    pipe = made.sd()
+    with fl.attach(pipe, 'cfg(4) + cfg(2, negative="blurry")'):
+        found = run(pipe, {**SMALL, "prompt_embeds": own, "negative_prompt_embeds": null}, 2)
+    blurry = pipe.encode_prompt("blurry", "cpu", 1, False)[0]
+    x = torch.randn(1, 4, 8, 8, generator=made.seeded(3))
+    pipe.scheduler.set_timesteps(2)
+    with torch.no_grad():
+        for t in pipe.scheduler.timesteps:
+            c, u, b = (pipe.unet(x, t, encoder_hidden_states=states).sample for states in (own, null, blurry))
+            x = pipe.scheduler.step(c + 3 * (c - u) + (c - b), t, x).prev_sample
+    assert apart(found, x) < 1e-4
 
 
 def test_embeddings_of_the_wrong_batch() -> None:
@@ -86,18 +106,23 @@ def test_scales_for_another_number_of_samples() -> None:
 
 @pytest.mark.parametrize("scheduler", [diffusers.IPNDMScheduler(), diffusers.EDMEulerScheduler()])
 def test_schedulers_without_a_table(scheduler: Any) -> None:
-    refused(made.sd(scheduler=scheduler), "cfg(4)", "has no table of noise levels")
+    """What needs noise levels is refused, what does not is the pipeline's own guidance."""
+    pipe = made.sd(scheduler=scheduler)
+    refused(pipe, "cfg(4) | rescale(0.5)", "has no table of noise levels", SD)
+    own = run(pipe, {**SMALL, **SD}, guidance_scale=4.0)
+    with fl.attach(pipe, "cfg(4)"):
+        assert apart(run(pipe, {**SMALL, **SD}), own) < 1e-4
 
 
 def test_an_eps_network_on_a_table_that_ends_in_noise() -> None:
     scheduler = made.ddim(rescale_betas_zero_snr=True)
-    refused(made.sd(scheduler=scheduler), "cfg(4)", "objective 'eps' cannot be used")
+    refused(made.sd(scheduler=scheduler), "cfg(4) | rescale(0.5)", "objective 'eps' cannot be used", SD)
 
 
 def test_a_prediction_that_is_none_of_ours() -> None:
     scheduler = made.ddim()
     scheduler.register_to_config(prediction_type="noise")
-    refused(made.sd(scheduler=scheduler), "cfg(4)", "prediction_type 'noise' is none of epsilon")
+    refused(made.sd(scheduler=scheduler), "apg(cfg(4))", "prediction_type 'noise' is none of epsilon", SD)
 
 
 class Renamed(diffusers.StableDiffusionPipeline):  # type: ignore[misc]
@@ -108,7 +133,7 @@ def test_custom_pipelines() -> None:
     parts = made.sd().components
     guided = made.quiet(Renamed(**parts, requires_safety_checker=False))
     with fl.attach(guided, "cfg(4)") as attached:
-        run(guided, {"output_type": "latent", "height": 8, "width": 8, **SD})
+        run(guided, {**SMALL, **SD})
     assert attached.cost.rows == 8
     refused(made.unet(), "cfg(4)", "expected a diffusers pipeline, got UNet2DConditionModel")
 
@@ -180,4 +205,5 @@ def test_a_timestep_that_is_none_of_the_schedulers() -> None:
 
 def test_levels_beyond_the_table() -> None:
     scheduler = diffusers.EulerDiscreteScheduler(steps_offset=1, **made.BETAS)
-    refused(made.sd(scheduler=scheduler), "cfg(4)", "starts at sigma 80, beyond", {**SD, "sigmas": [80.0, 5.0, 1.0]})
+    call = {**SD, "sigmas": [80.0, 5.0, 1.0]}
+    refused(made.sd(scheduler=scheduler), "cfg(4).during(sigma=(1, 5))", "starts at sigma 80, beyond", call)

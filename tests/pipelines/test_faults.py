@@ -100,7 +100,7 @@ def test_the_null_label_is_the_networks_own() -> None:
     network.forward = listening
     with fl.attach(pipe, "cfg(3)"):
         run(pipe, {"class_labels": [9, 4], "output_type": "pt"}, 1)
-    assert given == [[9, 4, 10, 10]]
+    assert given == [[9, 4], [9, 4, 10, 10]]  # the rehearsal's, then the step's
 
 
 def test_all_channels_are_guided_and_by_the_scale_that_is_written() -> None:

@@ -20,7 +20,7 @@ import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.core.places import place_of
 from fairlead.diffusers.autoencoder import load_autoencoder
-from fairlead.diffusers.files import variant_of
+from fairlead.diffusers.foreign_files import variant_of
 from fairlead.diffusers.lora import Base
 from fairlead.diffusers.pretrained import files_of
 from fairlead.diffusers.text_encoders import PretrainedText

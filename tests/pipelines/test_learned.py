@@ -1,4 +1,4 @@
-"""Pipelines of any class: how they call their network is learned at the first call in the block."""
+"""Pipelines of other classes and of one's own: how they call their network is learned at each call in the block."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
+from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 from torch import Tensor
 
 import fairlead as fl
@@ -14,14 +16,6 @@ from fairlead.core.errors import UsageError
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, SMALL, apart, picture, run
 from tests.pipelines.test_block import traces
-
-OWN = [name for name, case in FAMILIES.items() if name not in ("sd controlnet, guess mode",)]
-
-
-@pytest.fixture
-def learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No class is in the table."""
-    monkeypatch.setattr("fairlead.diffusers.guiding.attach.known_wiring", lambda kind: None)
 
 
 def vectors(seed: int, *shape: int) -> Tensor:
@@ -98,16 +92,6 @@ def told(name: str, n: int = 2) -> tuple[Any, dict[str, Any], str]:
     masks = {"prompt_attention_mask": ones, "negative_prompt_attention_mask": ones}
     call = {"prompt_embeds": text, "negative_prompt_embeds": null, **masks, "height": 16, "width": 16}
     return aura(), {**call, "output_type": "latent"}, "guidance_scale"
-
-
-@pytest.mark.parametrize("name", OWN)
-@pytest.mark.usefixtures("learned")
-def test_cfg_is_the_own_guidance_of_every_family_without_the_table(name: str) -> None:
-    case = FAMILIES[name]
-    pipe, arguments = case.make(), case.arguments(2, negatives=case.text)
-    own = run(pipe, arguments, **{case.scale: 5.0})
-    with fl.attach(pipe, "cfg(5)"):
-        assert apart(run(pipe, arguments, **{case.scale: 5.0}), own) < 1e-5
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -315,12 +299,10 @@ def test_a_prompt_is_encoded_once_for_rehearsals_and_the_call() -> None:
     for name in ("text_encoder", "text_encoder_2"):
         getattr(pipe, name).register_forward_pre_hook(lambda *_, name=name: asked.append(name))
     run(pipe, arguments, guidance_scale=5.0)
-    alone, known = asked.copy(), pytest.MonkeyPatch()
+    alone = asked.copy()
     asked.clear()
-    with known.context() as patch:
-        patch.setattr("fairlead.diffusers.guiding.attach.known_wiring", lambda kind: None)
-        with fl.attach(pipe, "cfg(5)"):
-            assert apart(run(pipe, arguments), own) < 1e-5
+    with fl.attach(pipe, "cfg(5)"):
+        assert apart(run(pipe, arguments), own) < 1e-5
     assert sorted(asked) == sorted(alone)
 
 
@@ -346,44 +328,6 @@ def test_the_first_call_of_a_block_asks_the_network_once_more_and_later_ones_nev
     assert counts == [2, 0]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "energy(brightness(0.7), 3)",
-        "energy(color(1, 0, 0), 2, through=False, draws=2, spread=0.5) + cfg(3)",
-        'auto(2, weak="weak")',
-        "cfg(region(5, 1, [0, 0, 0.5, 0.5])) + bands([2, 4])",
-        "cfg(3) + sag(0.7) + seg(1)",
-        "cfgpp(0.6)",
-    ],
-)
-def test_methods_do_what_they_do_with_the_table(text: str) -> None:
-    case = FAMILIES["sd"]
-    pipe, arguments = case.make(), case.arguments(2)
-    resources = {"weak": made.sd(network=made.unet(seed=9))} if "weak" in text else {}
-    with fl.attach(pipe, text, resources=resources) as attached:
-        known = run(pipe, arguments)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fairlead.diffusers.guiding.attach.known_wiring", lambda kind: None)
-        with fl.attach(pipe, text, resources=resources) as learned_too:
-            assert apart(run(pipe, arguments), known) < 1e-4
-    assert learned_too.cost.rows == attached.cost.rows
-
-
-@pytest.mark.usefixtures("learned")
-def test_a_callback_that_switches_the_pipelines_guidance_off_is_told_how_to_say_it() -> None:
-    pipe, arguments = made.sd(), FAMILIES["sd"].arguments(1)
-
-    def off(pipe: Any, i: int, t: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-        if i == 1:
-            pipe._guidance_scale = 0.0
-            inputs["prompt_embeds"] = inputs["prompt_embeds"].chunk(2)[-1]
-        return inputs
-
-    with pytest.raises(UsageError, match=r"went from 2 rows to 1 within one run.*during"), fl.attach(pipe, "cfg(4)"):
-        run(pipe, arguments, callback_on_step_end=off, callback_on_step_end_tensor_inputs=["prompt_embeds"])
-
-
 def test_scores_of_images_are_refused_where_the_decoder_is_not_one_of_images() -> None:
     pipe, arguments, _ = told("wan")
     with (
@@ -406,3 +350,22 @@ def test_a_guidance_takes_the_place_of_the_text_scale_where_the_image_has_one_to
                 assert apart(run(pipe, arguments, guidance_scale=given), result) < 1e-4
     with fl.attach(pipe, "cfg(5).during(sigma=(0.5, 5)) + pag(1) | rescale(0.7)"):
         assert bool(run(pipe, arguments).isfinite().all())
+
+
+def test_an_image_prompt_of_the_null_call_of_its_own() -> None:
+    """Flux's IP-Adapter: the pipeline writes both image prompts into one dictionary, one after the other."""
+    pipe = made.flux()
+    projection = ImageProjection(image_embed_dim=8, cross_attention_dim=32, num_image_text_embeds=2)
+    pipe.transformer.encoder_hid_proj = made.spread(MultiIPAdapterImageProjection([projection]), 21)
+    parts = {
+        name: made.spread(FluxIPAdapterAttnProcessor(32, 32, num_tokens=(2,)), 22) if "single" not in name else part
+        for name, part in pipe.transformer.attn_processors.items()
+    }
+    pipe.transformer.set_attn_processor(parts)
+    arguments = {**FAMILIES["flux"].arguments(2, negatives=True), "ip_adapter_image_embeds": [vectors(3, 2, 1, 8)]}
+    arguments["negative_ip_adapter_image_embeds"] = [vectors(4, 2, 1, 8)]
+    own = run(pipe, arguments, true_cfg_scale=5.0)
+    other = {**arguments, "negative_ip_adapter_image_embeds": arguments["ip_adapter_image_embeds"]}
+    assert apart(run(pipe, other, true_cfg_scale=5.0), own) > 1e-3
+    with fl.attach(pipe, "cfg(5)"):
+        assert apart(run(pipe, arguments), own) < 1e-5

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
+from fairlead.diffusers.packing import unpacked
 from tests.pipelines.families import FAMILIES, apart, run
 from tests.pipelines.made import seeded
 from tests.pipelines.test_learned import told
 from tests.pipelines.test_learned_model import learned
+from tests.small_pipelines.build import arguments, make
+from tests.small_pipelines.build import run as run_small
+from tests.small_pipelines.table import SMALL
 
 
 @pytest.mark.parametrize(("name", "layer"), [("qwen", "transformer_blocks.0.attn"), ("wan", "blocks.0.attn1")])
@@ -26,8 +32,35 @@ def test_attention_of_the_image_is_perturbed_where_its_size_is_not_known(name: s
         assert apart(found, plain) > 1e-4
         assert attached.cost.rows == 2 * 2 * 3
     blurred = f"cfg(2) + seg(2, blur=1, layers='{layer}')"
-    with pytest.raises(UsageError, match="height and width is not known"), fl.attach(pipe, blurred):
-        run(pipe, arguments, 1)
+    if name == "wan":
+        with pytest.raises(UsageError, match="height and width is not known"), fl.attach(pipe, blurred):
+            run(pipe, arguments, 1)
+        return
+    results = []
+    for blur in ("inf", "1000", "0"):  # a wide blur is the mean, one of no width is none
+        with fl.attach(pipe, f"cfg(2) + seg(2, blur={blur}, layers='{layer}')"):
+            results.append(run(pipe, arguments, 2))
+    assert apart(results[1], results[0]) < 1e-4
+    assert apart(results[2], plain) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["FluxPipeline", "ChromaPipeline", "BriaPipeline"])
+def test_patches_in_a_row_are_a_picture(name: str) -> None:
+    """A scale in a quarter of the picture: there the one guidance, elsewhere the other."""
+    pipe, call = make(name, SMALL[name]), {**arguments(name, SMALL[name]), "num_inference_steps": 1}
+    results = []
+    for text in ("cfg(region(5, 2, [0, 0, 0.5, 0.5]))", "cfg(5)", "cfg(2)"):
+        with fl.attach(pipe, text):
+            patches = run_small(pipe, call)
+        rows = patches.reshape(1, -1, pipe.transformer.config.in_channels)
+        edge = 2 * math.isqrt(rows.shape[1])
+        results.append(unpacked(rows, (edge, edge)))
+    found, inside, outside = results
+    half = found.shape[-1] // 2
+    assert apart(inside, outside) > 1e-3
+    expected = outside.clone()
+    expected[..., :half, :half] = inside[..., :half, :half]
+    assert apart(found, expected) < 1e-5
 
 
 @pytest.mark.parametrize(("name", "layer"), [("qwen", "transformer_blocks.0"), ("wan", "blocks.0")])

@@ -13,7 +13,7 @@ import torch
 import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.loading import load_pipeline
-from fairlead.diffusers.pipelines import packed
+from fairlead.diffusers.packing import packed
 from fairlead.guide.branch import COND, NULL
 from fairlead.models.model import identity
 from tests.pipelines import made

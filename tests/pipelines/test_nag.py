@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
-from fairlead.diffusers.pipelines import encoded, known_wiring
+from fairlead.diffusers.families import known_wiring
+from fairlead.diffusers.pipelines import encoded
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, apart, run
 from tests.pipelines.test_learned import told as other_classes
@@ -103,24 +104,6 @@ def side_by_side(
         yield
     finally:
         del network.forward
-
-
-SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("sdxl", "sd3", "sana")]
-
-
-@pytest.mark.parametrize("family", ["sd", "flux", *SLOW])
-def test_pipelines_that_are_learned_read_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe, arguments, _ = told(family)
-    found: dict[Any, Any] = {}
-    for way in ("table", "learned"):
-        if way == "learned":
-            monkeypatch.setattr("fairlead.diffusers.guiding.attach.known_wiring", lambda kind: None)
-        for text in (TEXT, f'{TEXT} + cfg(2, negative="a")', TEXT.replace("nag(5", "nag([1, 3]")):
-            with fl.attach(pipe, text) as attached:
-                found[way, text] = run(pipe, arguments, 2)
-            rows = attached.cost.rows
-            assert rows == found.setdefault(("rows", text), rows)
-            assert apart(found[way, text], found["table", text]) < CLOSE
 
 
 @pytest.mark.parametrize("n", [1, 2])

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -16,10 +17,10 @@ from torch.nn import functional as F
 
 from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError
-from fairlead.diffusers.network_calls import CALLED, tokens_of
+from fairlead.diffusers.network_calls import CALLED, text_tokens, tokens_of
 from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing
 from tests.pipelines.families import apart
-from tests.pipelines.networks import ALL, FIRST, LAST, NETWORKS, NONE, ONE_SEQUENCE, OTHERS, Net
+from tests.pipelines.networks import ALL, FIRST, LAST, NETWORKS, NONE, OTHERS, Net
 
 ROWS = torch.tensor([True, False])
 """Of the two samples the one that is perturbed."""
@@ -37,7 +38,7 @@ def answer(network: nn.Module, net: Net, perturbation: Perturbation | None = Non
     name = type(network).__name__
     tokens = tokens_of(network, (8, 8)) if name in CALLED else None
     perturb = {} if perturbation is None else {perturbation: ROWS}
-    with torch.no_grad(), perturbing(network, perturb, tokens):
+    with torch.no_grad(), perturbing(network, perturb, tokens, None, text_tokens(net.call)):
         output = network(**net.call, return_dict=False)[0]
     return torch.stack(output) if isinstance(output, list) else output
 
@@ -184,18 +185,32 @@ def test_or_refused_in_a_line(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_layers_that_see_text_and_image_as_one_are_refused_before_sampling_starts() -> None:
-    for name in ("ChromaTransformer2DModel", "AuraFlowTransformer2DModel", "OvisImageTransformer2DModel"):
-        network = NETWORKS[name].make(name)
-        with pytest.raises(UsageError, match=f"'single_transformer_blocks.0.attn'.*{ONE_SEQUENCE}.*slg"):
-            check_reachable(network, "single_transformer_blocks.0.attn")
-    network = NETWORKS["FluxTransformer2DModel"].make("FluxTransformer2DModel")
-    with pytest.raises(UsageError, match="which of them are of the image is not known"):
-        answer(
-            network,
-            NETWORKS["FluxTransformer2DModel"],
-            Perturbation("identity_attention", ("single_transformer_blocks.0.attn",)),
-        )
+SINGLE = "single_transformer_blocks.0.attn"
+JOINED = ("Chroma", "AuraFlow", "Flux", "OvisImage", "Bria")
+"""Networks whose last blocks get text and image as one sequence, in this order."""
+
+
+@pytest.mark.parametrize("name", JOINED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_over_text_and_image_as_one_sequence(name: str, kind: str) -> None:
+    name, (perturbation, worse) = f"{name}Transformer2DModel", KINDS[kind]
+    net = NETWORKS[name]
+    network = net.make(name)
+    check_reachable(network, SINGLE)
+    plain = answer(network, net)
+    found = answer(network, net, Perturbation(perturbation.kind, (SINGLE,), perturbation.amount))
+    with attention_by_hand(network.get_submodule(SINGLE), worse(replace(net, image=LAST))):
+        is_perturbed(found, plain, answer(network, net))
+
+
+def test_where_the_number_of_text_positions_is_not_known_the_layer_is_refused() -> None:
+    net = NETWORKS["ChromaTransformer2DModel"]
+    network, worse = net.make("ChromaTransformer2DModel"), Perturbation("identity_attention", (SINGLE,))
+    with (
+        pytest.raises(UsageError, match="which of them are of the image is not known"),
+        perturbing(network, {worse: ROWS}, None),
+    ):
+        network(**net.call)
 
 
 def test_a_finite_blur_needs_height_and_width() -> None:

@@ -48,6 +48,22 @@ def test_data_in_memory_are_trained_on_and_resumed(tmp_path: Path) -> None:
         fl.train(tmp_path / "run", data=DATA, **QUICK)
 
 
+@pytest.mark.parametrize("net", [{}, {"net": "dit-small"}], ids=["unet", "dit"])
+def test_a_fused_label_is_recorded_loads_resumes_and_is_not_exported(net: dict[str, Any], tmp_path: Path) -> None:
+    quick = {"steps": 1, "batch_size": 4, **(net or {"channels": 8}), "conditioning": "fuse"}
+    trained = fl.train(tmp_path / "run", **quick)
+    assert find_checkpoint(str(tmp_path / "run")).about["net"]["conditioning"] == "fuse"
+    assert any(name.startswith("fusion.") for name in find_checkpoint(str(tmp_path / "run")).tensors("ema"))
+    assert fl.load(tmp_path / "run").classes == trained.model.classes
+    assert fl.train(tmp_path / "run", resume=True, **quick).loss is None
+    with pytest.raises(fl.UsageError, match="'conditioning': 'fuse'}, now"):
+        fl.train(tmp_path / "run", resume=True, **{**quick, "conditioning": "adaptive"})
+    with pytest.raises(fl.UsageError, match="which diffusers does not know"):
+        fl.export(tmp_path / "run", tmp_path / "pipeline")
+    with pytest.raises(fl.UsageError, match=r"conditioning 'fuse' .* add label to its conditions"):
+        fl.train(tmp_path / "none", conditions=("none",), **quick)
+
+
 def test_a_classifier(tmp_path: Path) -> None:
     trained = fl.train_classifier(tmp_path / "run", **QUICK)
     assert trained.accuracy

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
-from fairlead.diffusers.guiding.learned import denoisers_of
+from fairlead.diffusers.guiding.rehearsal import denoisers_of
 from tests.pipelines.families import apart
 from tests.pipelines.test_block import traces
 from tests.small_pipelines.build import arguments, make, run, scale_of

@@ -194,3 +194,19 @@ def test_two_networks_in_one_step_are_refused() -> None:
     text = "Ideogram4Pipeline asks two networks for the predictions of a step"
     with pytest.raises(fl.UsageError, match=text), fl.attach(pipe, "cfg(5)"):
         run(pipe, call)
+
+
+@pytest.mark.parametrize("name", ["FluxControlNetPipeline", "SanaControlNetPipeline", "HunyuanDiTControlNetPipeline"])
+def test_a_prompt_of_the_guidance_goes_through_the_control_network(name: str) -> None:
+    """After one step, away from a prompt at scale 2 is twice the one answer without guidance less the other's."""
+    pipe = make(name, SMALL[name])
+    call = {**arguments(name, SMALL[name]), "num_inference_steps": 1}
+    call.pop("negative_prompt", None)
+    plain = {}
+    with fl.attach(pipe, "cfg(1)"):
+        for prompt in ("a cat", "blurry red"):
+            plain[prompt] = run(pipe, {**call, "prompt": prompt})
+    with fl.attach(pipe, 'cfg(2, negative="blurry red")'):
+        found = run(pipe, {**call, "prompt": "a cat"})
+    assert apart(plain["blurry red"], plain["a cat"]) > 1e-3
+    assert apart(found, 2 * plain["a cat"] - plain["blurry red"]) < 1e-4

@@ -9,7 +9,7 @@ from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData, to_float, to_uint8
 from fairlead.data.toys import GaussianMixture
 from fairlead.guide.methods.classifier import gradient_of
-from fairlead.models.classifier import NoisyClassifierModel
+from fairlead.models.noisy_classifier_model import NoisyClassifierModel
 from fairlead.nets.build import CLASSIFIER_PRESETS, net_config
 from fairlead.train.config import CLASSIFIER_RECIPES, TrainConfig
 from fairlead.train.loop import Training

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 from fairlead.core.errors import UsageError
 from fairlead.train import environment
 from fairlead.train.checkpoint import find_checkpoint
-from fairlead.train.environment import accelerator_for, check_environment, training_device
+from fairlead.train.environment import accelerator_for, check_environment, start_trackers, training_device
 from fairlead.train.loop import Training
 from tests.train.tiny import digits, tiny_config, trained
 
@@ -116,3 +118,17 @@ def test_a_checkpoint_says_what_it_was_trained_on(tmp_path):
     trained(tiny_config(), tmp_path)
     about = find_checkpoint(tmp_path).about
     assert (about["device"], about["processes"], about["precision"]) == (training_device().type, 1, "fp32")
+
+
+def test_the_files_of_every_tracker_go_into_the_runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights & Biases takes its folder and the name of the run apart from the others."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(
+        Accelerator,
+        "init_trackers",
+        lambda self, name, config=None, init_kwargs=None: asked.append((name, init_kwargs)),
+    )
+    accelerator, _ = accelerator_for("fp32", [], tmp_path / "mine")
+    start_trackers(accelerator, ["wandb"])
+    start_trackers(accelerator, [])
+    assert asked == [("train", {"wandb": {"dir": str(tmp_path / "mine"), "name": "mine"}})]

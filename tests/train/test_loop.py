@@ -21,7 +21,8 @@ from fairlead.train.checkpoint import steps_of
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
 from fairlead.train.objective import Draw, diffusion_loss
-from fairlead.train.optimizer import ema_average, learning_rate
+from fairlead.train.optimizer import learning_rate
+from fairlead.train.weights.averages import ema_average
 from tests.train.tiny import digits, tiny_config, tiny_net, trained
 
 
@@ -73,7 +74,7 @@ def test_the_decay_warms_up_to_its_end():
     averaged = [torch.zeros(1, dtype=torch.float64)]
     for k, weight in ((1, 9 / 11), (8, 0.5), (10_000, 0.1)):
         averaged[0].zero_()
-        ema_average(0.9)(averaged, [torch.ones(1, dtype=torch.float64)], torch.tensor(k))
+        ema_average(0.9)(averaged, [torch.ones(1, dtype=torch.float64)], k)
         assert float(averaged[0]) == pytest.approx(weight, abs=1e-12)
 
 

@@ -4,7 +4,7 @@ import torch
 
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData, to_float
-from fairlead.nets.classifier import FLOOR
+from fairlead.nets.noisy_classifier import FLOOR
 from fairlead.train.moments import class_moments
 
 

@@ -53,6 +53,29 @@ def test_a_kernel_is_the_matrix_of_its_outputs_and_all_else_is_adamw():
     assert torch.equal(bias, alone)
 
 
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_matrices_of_one_shape_turn_at_once_as_each_would_alone(format):
+    """Wide, tall and kernels, in any memory, whatever that of their gradients; the same state as before."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(24, 40), (40, 24), (24, 40), (24, 10, 2, 2), (16, 4, 3, 3), (16, 18)]
+    given = [torch.randn(shape, generator=generator) for shape in shapes]
+    together = [nn.Parameter(v.contiguous(memory_format=format) if v.ndim == 4 else v.clone()) for v in given]
+    alone = [nn.Parameter(v.flatten(1).clone()) for v in given]
+    optimizers = [
+        Muon(together, [], lr=0.1, weight_decay=0.1),
+        *(Muon([p], [], lr=0.1, weight_decay=0.1) for p in alone),
+    ]
+    for _ in range(2):
+        for one, other in zip(together, alone, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.flatten(1)
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.flatten(1), other, rtol=0, atol=2e-6)
+        assert optimizers[0].state[one].keys() == {"step", "momentum"}
+
+
 def test_matrices_are_the_weights_of_layers_large_enough():
     network = build_net(tiny_net(channels=16, text={"width": 16, "length": 5, "vocabulary": 9, "heads": 4}))
     names = {id(parameter): name for name, parameter in network.named_parameters()}

@@ -2,9 +2,11 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
+from fairlead.train import session
 from fairlead.train.checkpoint import find_checkpoint, steps_of
 from fairlead.train.loop import Training
 from fairlead.train.session import train_to_end
@@ -62,3 +64,21 @@ def test_the_loss_shown_after_resuming_starts_at_the_first_loss(tmp_path, capsys
     train_to_end(training)
     assert len(losses) == 1
     assert f"loss {losses[0]:.4f} " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("minutes", "steps"), [(10.0, [3, 6]), (0.0, [6])])
+def test_a_checkpoint_comes_every_so_many_minutes(tmp_path, monkeypatch, minutes, steps):
+    """With steps of four minutes, the first of at least ten is the third. It changes no bit."""
+    training, saved = Training(digits(), tiny_config(checkpoint_minutes=minutes), tmp_path / "run"), []
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 240.0 * training.step))
+    save = training.save
+
+    def watched():
+        saved.append(training.step)
+        return save()
+
+    training.save = watched  # type: ignore[method-assign]
+    train_to_end(training)
+    assert saved == steps
+    trained(tiny_config(), tmp_path / "plain")
+    assert same_bits(tensors_of(tmp_path / "run"), tensors_of(tmp_path / "plain"))

@@ -15,7 +15,7 @@ from fairlead.data.images import Attribute, ImageData
 from fairlead.data.words import END, Words
 from fairlead.nets.build import build_net, net_config
 from fairlead.nets.sketch import Sketch
-from fairlead.nets.text import TextInput, TextTransformer
+from fairlead.nets.text_attention import TextInput, TextTransformer
 from fairlead.train.conditions import asked
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from fairlead.core.errors import UsageError
 from fairlead.core.hold import NAME
 from fairlead.core.strict_json import sealed
 from fairlead.data.images import ImageData
-from fairlead.train.checkpoint import find_checkpoint, steps_of
+from fairlead.train.checkpoint import find_checkpoint, resumable_steps, steps_of
 from fairlead.train.loop import Training
-from fairlead.train.resume import _compared
+from fairlead.train.resume import compared
 from tests.train.tiny import digits, same_bits, tensors_of, tiny_config, tiny_net, trained
 
 HOLDER = """
@@ -117,8 +118,11 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 12}, r"cannot resume .*: steps was 6, now 12; pass what it was started with"),
-        ({"lr": 0.5}, r"lr was 0.002, now 0.5"),
+        ({"lr": 0.5}, r"cannot resume .*: lr was 0.002, now 0.5; pass what it was started with"),
+        (
+            {"steps": 5},
+            r"planned for 6 steps and is at step 6, got --steps 5; give more than 6 to go on further",
+        ),
         ({"seed": 3}, r"seed was 0, now 3"),
         ({"drop": 0.2}, r"drop was 0.1, now 0.2"),
         ({"batch_size": 16, "ema": 0.5}, r"batch_size was 8, now 16; ema was 0.999, now 0.5"),
@@ -153,6 +157,39 @@ def test_changed_data_are_named(tmp_path):
         Training(other, tiny_config(), tmp_path, resume=True)
 
 
+def test_more_steps_at_a_constant_rate_are_the_longer_run_to_the_bit(tmp_path):
+    trained(tiny_config(decay="constant"), tmp_path / "run")
+    training, records = trained(tiny_config(decay="constant", steps=12), tmp_path / "run", resume=True)
+    assert [record.step for record in records] == [7, 8, 9, 10, 11, 12]
+    assert training.notes == [
+        "goes on from step 6 to 12, planned for 6 before: the learning rate of step 7 is 0.002 (constant over 12 "
+        "steps), where the old plan was at its end"
+    ]
+    assert find_checkpoint(tmp_path / "run").about["plans"] == [{"until": 6, "steps": 6}]
+    trained(tiny_config(decay="constant", steps=12), tmp_path / "straight")
+    assert same_bits(tensors_of(tmp_path / "run"), tensors_of(tmp_path / "straight"))
+
+
+def test_a_cosine_goes_on_as_the_new_plan_has_it(tmp_path):
+    """16 steps, 2 of warm-up: 1 + cos(4 pi / 14) in step 7, where the plan of 8 steps had 1 + cos(2 pi / 3)."""
+    trained(tiny_config(steps=8, checkpoint_every=6), tmp_path / "run", until=6)
+    config = tiny_config(steps=16, checkpoint_every=9)
+    training, records = trained(config, tmp_path / "run", until=9, resume=True)
+    assert [record.lr for record in records] == pytest.approx(
+        [1e-3 * (1 + math.cos(math.pi * k / 14)) for k in (4, 5, 6)]
+    )
+    rate = f"{1e-3 * (1 + math.cos(4 * math.pi / 14)):.2g}"
+    assert training.notes[0].endswith(f"7 is {rate} (cosine over 16 steps), where the old plan was at 0.0005")
+    _, again = trained(config, tmp_path / "run", resume=True)  # the new plan is the run's own by now
+    assert (again[0].step, again[0].lr) == (10, pytest.approx(1e-3 * (1 + math.cos(math.pi / 2))))
+    assert find_checkpoint(tmp_path / "run").about["plans"] == [{"until": 6, "steps": 8}]
+
+
+def test_so_many_checkpoints_are_kept_as_asked_beside_the_snapshots(tmp_path):
+    trained(tiny_config(checkpoint_every=2, keep=2, snapshot_every=3, steps=8), tmp_path)
+    assert (steps_of(tmp_path), resumable_steps(tmp_path)) == ([3, 6, 8], [6, 8])
+
+
 def test_resuming_in_an_empty_folder_is_starting(tmp_path):
     _, records = trained(tiny_config(), tmp_path / "new", resume=True)
     assert [record.step for record in records] == [1, 2, 3, 4, 5, 6]
@@ -176,12 +213,13 @@ def test_resumed_state_has_the_layout_of_a_fresh_one(tmp_path):
     "change",
     [
         {"checkpoint_every": 2},
+        {"checkpoint_minutes": 0.0, "keep": 3},
         {"snapshot_every": 5},
         {"precision": "auto"},
         {"data": {"spec": "digits"}},
         {"drop": 0.7, "drops": {"label": 0.1}},
     ],
-    ids=["checkpoints", "snapshots", "auto", "data", "drops"],
+    ids=["checkpoints", "kept", "snapshots", "auto", "data", "drops"],
 )
 def test_what_changes_no_bit_may_be_another(tmp_path, monkeypatch, change):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
@@ -237,9 +275,9 @@ def test_what_is_known_by_its_contents_may_lie_elsewhere():
         ("latents", "source", "hash"), ("text", "source", "weights"), ("net", "pipeline", "base")
     ):  # fmt: skip
         here, there = ({place: where, contents: "a", "width": 3} for where in ("here", "there"))
-        assert _compared(name, here) == _compared(name, there)
-        assert _compared(name, here) != _compared(name, {**here, contents: "b"})
-    assert _compared("text", {"source": "here"}) != _compared("text", {"source": "there"})  # nothing says what it is
+        assert compared(name, here) == compared(name, there)
+        assert compared(name, here) != compared(name, {**here, contents: "b"})
+    assert compared("text", {"source": "here"}) != compared("text", {"source": "there"})  # nothing says what it is
 
 
 def test_a_run_holds_its_folder_until_its_end(tmp_path):

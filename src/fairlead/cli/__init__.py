@@ -15,12 +15,13 @@ import tyro
 from fairlead.cli.app import App
 from fairlead.cli.demo import Demo
 from fairlead.cli.doctor import Doctor
+from fairlead.cli.edit import Edit
 from fairlead.cli.explain import Explain
 from fairlead.cli.export import Export
+from fairlead.cli.helping import asked_for_help, check_names, first_paragraph, print_help
 from fairlead.cli.info import Info
 from fairlead.cli.interpolate import Interpolate
 from fairlead.cli.measure import Measure
-from fairlead.cli.options import joined
 from fairlead.cli.report import Report
 from fairlead.cli.sample import Sample
 from fairlead.cli.streams import WRITER_STOPPED, open_streams, parser_errors_in_one_line, silenced
@@ -29,6 +30,7 @@ from fairlead.cli.train import Train
 from fairlead.cli.train_autoencoder import TrainAutoencoder
 from fairlead.cli.train_classifier import TrainClassifier
 from fairlead.cli.tune import Tune
+from fairlead.cli.typed_options import joined
 from fairlead.core.errors import Note, Remark, UsageError
 from fairlead.core.launch import refuse_several
 from fairlead.core.places import unreadable
@@ -43,21 +45,24 @@ sweeps the guidance scale, measures every setting and writes a report, in a few 
 """
 
 Command = (
-    Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[TrainClassifier, tyro.conf.subcommand("train-classifier")]
-    | Annotated[TrainAutoencoder, tyro.conf.subcommand("train-autoencoder")]
-    | Annotated[Sample, tyro.conf.subcommand("sample")]
-    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-    | Annotated[Tune, tyro.conf.subcommand("tune")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Explain, tyro.conf.subcommand("explain")]
-    | Annotated[Interpolate, tyro.conf.subcommand("interpolate")]
-    | Annotated[App, tyro.conf.subcommand("app")]
-    | Annotated[Measure, tyro.conf.subcommand("measure")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Info, tyro.conf.subcommand("info")]
+    Annotated[Demo, tyro.conf.subcommand("demo", description=first_paragraph(Demo))]
+    | Annotated[Train, tyro.conf.subcommand("train", description=first_paragraph(Train))]
+    | Annotated[TrainClassifier, tyro.conf.subcommand("train-classifier", description=first_paragraph(TrainClassifier))]
+    | Annotated[
+        TrainAutoencoder, tyro.conf.subcommand("train-autoencoder", description=first_paragraph(TrainAutoencoder))
+    ]
+    | Annotated[Sample, tyro.conf.subcommand("sample", description=first_paragraph(Sample))]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep", description=first_paragraph(Sweep))]
+    | Annotated[Tune, tyro.conf.subcommand("tune", description=first_paragraph(Tune))]
+    | Annotated[Report, tyro.conf.subcommand("report", description=first_paragraph(Report))]
+    | Annotated[Explain, tyro.conf.subcommand("explain", description=first_paragraph(Explain))]
+    | Annotated[Interpolate, tyro.conf.subcommand("interpolate", description=first_paragraph(Interpolate))]
+    | Annotated[Edit, tyro.conf.subcommand("edit", description=first_paragraph(Edit))]
+    | Annotated[App, tyro.conf.subcommand("app", description=first_paragraph(App))]
+    | Annotated[Measure, tyro.conf.subcommand("measure", description=first_paragraph(Measure))]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor", description=first_paragraph(Doctor))]
+    | Annotated[Export, tyro.conf.subcommand("export", description=first_paragraph(Export))]
+    | Annotated[Info, tyro.conf.subcommand("info", description=first_paragraph(Info))]
 )
 
 COMMANDS: dict[str, Any] = {get_args(entry)[1].name: get_args(entry)[0] for entry in get_args(Command)}
@@ -116,6 +121,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         print(_version())
         return 0
     try:
+        if given and (known := COMMANDS.get(given[0])) is not None:
+            if asked_for_help(given[1:]):
+                print_help(given[0], known, given[1:])
+            check_names(given[0], known, given[1:])
         with parser_errors_in_one_line(given):
             command: Any = tyro.cli(
                 Command,

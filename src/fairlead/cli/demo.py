@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairlead.cli.options import as_given
+from fairlead.cli.typed_options import as_given
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import NAME, Hold
 from fairlead.core.places import check_folder, is_folder

@@ -43,7 +43,7 @@ class Doctor:
     json: Path | None = None
     """Also write the findings with all their numbers to this file."""
     weights: str = "ema"
-    """ema (averaged) or raw (as trained)."""
+    """ema (averaged), raw (as trained), or ema:0.08, see `fairlead sample`."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 

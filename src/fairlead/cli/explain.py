@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from fairlead.cli.options import as_given
+from fairlead.cli.typed_options import as_given
 from fairlead.core.progress import bars
 from fairlead.core.registry import names
 
@@ -53,7 +53,7 @@ class Explain:
     precision: str = "fp32"
     """fp32 or bf16."""
     weights: str = "ema"
-    """ema (averaged) or raw (as trained)."""
+    """ema (averaged), raw (as trained), or ema:0.08, see `fairlead sample`."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -21,13 +21,13 @@ class Export:
     """A training run, RUN@step500, or a checkpoint folder."""
     folder: Annotated[Path, tyro.conf.Positional]
     """Folder of the pipeline; not there yet."""
-    weights: Literal["ema", "raw"] = "ema"
-    """The averaged weights, or those the optimiser holds."""
+    weights: str = "ema"
+    """ema (averaged), raw (as trained), or ema:0.08, see `fairlead sample`."""
     autoencoder: str | None = None
     """Where the autoencoder of a model of latents is, if not where it was in training."""
 
     def run(self) -> None:
-        from fairlead.diffusers.export import export, how_to_load
+        from fairlead.diffusers.exported_pipeline import export, how_to_load
 
         written = export(self.model, self.folder, self.weights, autoencoder=self.autoencoder)
         parts = ", ".join(sorted(path.name for path in written.iterdir()))

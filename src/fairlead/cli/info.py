@@ -85,6 +85,7 @@ class Info:
             "kind": task.about + (", p(class | x_t, t)" if task is CLASSIFY else ""),
             "checkpoint": f"{checkpoint.folder} (step {checkpoint.step} of {about['train']['steps']})",
             "steps kept": ", ".join(map(str, steps)),
+            "weights": checkpoint.weights,
             "parts": ", ".join(f"{part} {digest}" for part, digest in about["files"].items()),
             "network": f"{about['net']} ({about['parameters']:,} parameters)",
             "objective": _objective(about),

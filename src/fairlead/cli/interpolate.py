@@ -48,7 +48,7 @@ class Interpolate:
     precision: str = "fp32"
     """fp32 or bf16."""
     weights: str = "ema"
-    """ema (averaged) or raw (as trained)."""
+    """ema (averaged), raw (as trained), or ema:0.08, see `fairlead sample`."""
     data: str | None = None
     """Where the images are that judge and features are trained on, if not where they were in training."""
     device: str = "auto"

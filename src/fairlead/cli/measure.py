@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from fairlead.cli.options import as_given
+from fairlead.cli.typed_options import as_given
 from fairlead.core.progress import bars
 from fairlead.core.registry import names
 

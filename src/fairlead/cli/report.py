@@ -21,7 +21,8 @@ class Report:
     """Folder of a sweep."""
 
     def run(self) -> None:
+        from fairlead.cli.sweep import said_by_class
         from fairlead.report.sweeps import report
 
         found = report(self.sweep)
-        print(f"{found.choice.text}\nreport: {found.path}")
+        print("\n".join([found.choice.text, *said_by_class(found.by_class), f"report: {found.path}"]))

@@ -66,8 +66,10 @@ class Sample:
     """Images denoised together; does not change them beyond rounding."""
     precision: str = "fp32"
     """fp32 or bf16."""
+    compile: bool = False
+    """Compile the network first: worth it for many images; they differ by rounding."""
     weights: str = "ema"
-    """ema (averaged) or raw (as trained)."""
+    """ema (averaged), raw (as trained), or ema:0.08, the average of that width of a run with --ema power."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
@@ -90,7 +92,7 @@ class Sample:
 
         check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
         with working(f"loading {self.model}"):
-            model = load(self.model, self.weights, self.device)  # type: ignore[arg-type]
+            model = load(self.model, self.weights, self.device)
         if self.cond == ("all",) and not model.classes:
             instead = f"give one, e.g. --cond {model.examples[0]!r}" if model.examples else "leave --cond out"
             raise UsageError(
@@ -102,7 +104,14 @@ class Sample:
         guidance, chosen = tuned_guidance(
             self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
         )
-        sampling = Sampling(self.sampler, self.steps, self.grid, self.batch_size, self.precision)  # type: ignore[arg-type]
+        sampling = Sampling(
+            self.sampler,
+            self.steps,
+            self.grid,
+            self.batch_size,
+            self.precision,
+            compile=self.compile,  # type: ignore[arg-type]
+        )
         plan = Plan.of(
             model,
             [cond for cond in wanted for _ in range(self.n)],

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fairlead.cli.options import as_given
+from fairlead.cli.typed_options import as_given
 from fairlead.core.progress import Bar, bars, clock
 from fairlead.core.registry import names
 
 if TYPE_CHECKING:
     from fairlead.measure.metrics import Estimate
     from fairlead.tune.budget import Outlook
+    from fairlead.tune.class_scales import ByClass
     from fairlead.tune.sweep_run import Event
 
 
@@ -74,6 +75,8 @@ class Sweep:
     """What this start may spend: '20000 images', '4e6 rows' or '30 minutes'. No setting is begun that does not fit."""
     keep_images: bool = False
     """Keep all images of every setting, not only the examples."""
+    by_class: bool = False
+    """Say which scale has the smallest distance in each class, with an interval, or that n does not tell them apart."""
     data: str | None = None
     """Where the images are, if not where they were in training; with --prompts any folder of real images, for the
     distance."""
@@ -96,7 +99,14 @@ class Sweep:
         with SweepBar(self.keep_images) as bar:
             found = sweep(**vars(self), progress=bars, on_event=bar, command=as_given())
         if found is not None:
-            print(f"{found.choice.text}\nreport: {found.path}")
+            print("\n".join([found.choice.text, *said_by_class(found.by_class), f"report: {found.path}"]))
+
+
+def said_by_class(found: ByClass | None) -> list[str]:
+    """A sentence, and a table where the classes are told apart."""
+    from fairlead.report.search_page import class_lines
+
+    return [] if found is None else [found.text, *(class_lines(found) if found.apart else [])]
 
 
 class SweepBar:

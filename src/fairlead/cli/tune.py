@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fairlead.cli.options import as_given
 from fairlead.cli.sweep import SweepBar
+from fairlead.cli.typed_options import as_given
 from fairlead.core.progress import bars
 from fairlead.core.registry import names
 
@@ -50,6 +50,8 @@ class Tune:
     "distance_debiased <= 3", "rows_per_step <= 1.5"."""
     report: int = 1000
     """Images of each reported setting, on seeds that the search has not seen; 0 for no report."""
+    by_class: bool = False
+    """Say which scale suits each class too, with an interval, or that the images do not tell them apart."""
     sampler: Annotated[
         str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
     ] = "ddim"
@@ -89,7 +91,9 @@ class Tune:
 
 
 def _say(found: SearchReport) -> None:
-    from fairlead.report.search_page import front_lines, summary
+    from fairlead.report.search_page import class_lines, front_lines, summary
 
     lines = front_lines(found.tuned)
+    own = found.tuned.by_class
+    lines += ["", *class_lines(own)] if own is not None and own.apart else []
     print("\n".join([summary(found.tuned, found.template, found.objective), "", *lines, ""]))

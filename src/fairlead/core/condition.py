@@ -7,7 +7,7 @@ A network that receives ``keep[name][i] == False`` uses its own null token of th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -54,6 +54,8 @@ class Condition:
         perturb: perturbation -> bool [n], the samples for which the network applies it.
         negative: of n samples too, whose text those of a perturbation "negative_text" move away from; None where there
             is no such perturbation.
+        null: name -> floating [n, ...]: what stands in the place of the network's own null token, in its form; of
+            names without it the network's own. See ``Model.null_tokens``.
     """
 
     n: int
@@ -61,6 +63,7 @@ class Condition:
     keep: Mapping[str, Tensor] = field(default_factory=dict)
     perturb: Mapping[Perturbation, Tensor] = field(default_factory=dict)
     negative: Condition | None = None
+    null: Mapping[str, Tensor] = field(default_factory=dict)
 
     __repr__ = brief
 
@@ -93,6 +96,12 @@ class Condition:
             )
         if self.negative is not None and self.negative.n != self.n:
             raise UsageError(f"condition: expected a negative of {self.n} samples, got one of {self.negative.n}")
+        for name, token in self.null.items():
+            if name not in self.values or len(token) != self.n:
+                raise UsageError(
+                    f"condition: expected null tokens of {self.n} samples for {sorted(self.values)}, got {name!r} of "
+                    f"{len(token)}"
+                )
 
     @classmethod
     def of(cls, **values: Any) -> Condition:
@@ -150,7 +159,8 @@ class Condition:
         on_mask = index if isinstance(index, slice) else index.to(self.device)
         perturb = {name: mask[on_mask] for name, mask in self.perturb.items()}
         n = len(range(self.n)[index]) if isinstance(index, slice) else _count(index)
-        return Condition(n, values, keep, perturb, None if self.negative is None else self.negative[index])
+        null = {name: token[index] for name, token in self.null.items()}
+        return Condition(n, values, keep, perturb, None if self.negative is None else self.negative[index], null)
 
     def _index(self, index: Any) -> Tensor | slice:
         index = plain_list(index)
@@ -167,16 +177,21 @@ class Condition:
         return next((mask.device for mask in self.keep.values()), torch.device("cpu"))
 
     def to(self, device: torch.device | str) -> Condition:
+        return self.mapped(lambda value: value.to(device))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """The same condition with every tensor changed, to another device or memory."""
         return Condition(
             self.n,
-            {name: v.to(device) for name, v in self.values.items()},
-            {name: k.to(device) for name, k in self.keep.items()},
-            {name: mask.to(device) for name, mask in self.perturb.items()},
-            None if self.negative is None else self.negative.to(device),
+            {name: change(v) for name, v in self.values.items()},
+            {name: change(k) for name, k in self.keep.items()},
+            {name: change(mask) for name, mask in self.perturb.items()},
+            None if self.negative is None else self.negative.mapped(change),
+            {name: change(token) for name, token in self.null.items()},
         )
 
     def equals(self, other: Condition) -> bool:
-        """Same samples for the network: equal keep masks, and equal values where kept."""
+        """Same samples for the network: equal keep masks, equal values where kept, equal null tokens where not."""
         if not isinstance(other, Condition):
             raise UsageError(f"condition: expected another one to compare with, got {shown(other)}")
         if self.n != other.n or set(self.values) != set(other.values) or set(self.perturb) != set(other.perturb):
@@ -185,6 +200,14 @@ class Condition:
             return False
         if self.negative is not None and other.negative is not None and not self.negative.equals(other.negative):
             return False
+        for name in {*self.null, *other.null}:
+            dropped = ~self.keep[name]
+            if bool(dropped.any()) and not (
+                name in self.null
+                and name in other.null
+                and torch.equal(self.null[name][dropped], other.null[name][dropped])
+            ):
+                return False
         return all(torch.equal(mask, other.perturb[name]) for name, mask in self.perturb.items()) and all(
             torch.equal(self.keep[name], other.keep[name])
             and torch.equal(self.values[name][self.keep[name]], other.values[name][other.keep[name]])
@@ -200,6 +223,10 @@ class Condition:
         names = parts[0].values.keys()
         if any(part.values.keys() != names for part in parts):
             raise UsageError(f"conditions to join have different names: {[sorted(p.values) for p in parts]}")
+        if any(part.null.keys() != parts[0].null.keys() for part in parts):
+            raise UsageError(
+                f"conditions to join: some have null tokens of their own, {[sorted(p.null) for p in parts]}; give all"
+            )
         n = sum(part.n for part in parts)
         perturb: dict[Perturbation, Tensor] = {}
         start = 0
@@ -211,7 +238,7 @@ class Condition:
             start += part.n
         negative = None
         if any(part.negative is not None for part in parts):  # the others move away from nothing
-            alone = [part.negative or Condition(part.n, part.values, part.keep) for part in parts]
+            alone = [part.negative or Condition(part.n, part.values, part.keep, null=part.null) for part in parts]
             negative = Condition.cat(alone)
         return Condition(
             n,
@@ -219,6 +246,7 @@ class Condition:
             {name: torch.cat([part.keep[name] for part in parts]) for name in names},
             perturb,
             negative,
+            {name: torch.cat([part.null[name] for part in parts]) for name in parts[0].null},
         )
 
 

@@ -129,7 +129,7 @@ def lowered(device: torch.device) -> torch.dtype | None:
 
 def expand_like(value: Tensor, x: Tensor) -> Tensor:
     """A per-sample [n] or scalar [] value as [n, 1, ...] or [1, ...], in the dtype and on the device of x [n, ...]."""
-    value = value.to(device=x.device, dtype=x.dtype)
+    value = value.to(device=x.device, dtype=x.dtype, non_blocking=x.is_cuda)  # a GPU is not waited for
     return value.reshape(-1, *([1] * (x.ndim - 1)))
 
 

@@ -1,4 +1,4 @@
-"""A training set of images that are in memory already: tensors or arrays."""
+"""A training set of images that are at hand already: tensors, arrays, or the items of a torch data set."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from fairlead.core.arguments import as_mapping, as_names, plain_list, shown
 from fairlead.core.errors import UsageError, note, unknown
 from fairlead.data.images import Attribute, ImageData, to_uint8
+from fairlead.data.items import is_items, read_items
 
 _CHANNELS = (1, 3)
 
@@ -31,11 +32,13 @@ def data(
 
     Args:
         images: a tensor or array of n images, [n, c, h, w], [n, h, w, c] or grey [n, h, w], with 1 or 3 channels:
-            uint8 0 to 255, or float -1 to 1, which is rounded to uint8.
+            uint8 0 to 255, or float -1 to 1, which is rounded to uint8. Or a data set of torch (of `datasets`, anything
+            with a length and items by number), whose items are images, pairs of image and label, or dictionaries of
+            image, label and caption; each is read once, see :func:`fairlead.data.items.read_items`.
         labels: n indices into ``classes``, or n names of classes; without them there is one class.
         captions: n sentences, or n lists of sentences, of which training draws one at every visit.
-        classes: names of the classes in the order of their indices; by default the names among the labels, sorted, or
-            "0", "1", ... up to the largest index.
+        classes: names of the classes in the order of their indices; by default those that a data set has as
+            ``classes``, or the names among the labels, sorted, or "0", "1", ... up to the largest index.
         attributes: what else is known of each image, by name: n texts, None where it does not apply.
         name: of the set, for messages and protocols.
         split: "train", "test", ...
@@ -45,6 +48,14 @@ def data(
         UsageError: for images of another type, shape or range, labels that are no classes, or another number of labels,
             captions or values than of images.
     """
+    if is_items(images):
+        if labels is not None or captions is not None:
+            raise UsageError("data: labels and captions are those of the data set's items; leave them out")
+        found = read_items(images)
+        own_names = getattr(images, "classes", None)
+        by_index = found.labels is not None and all(isinstance(label, int) for label in found.labels)
+        classes = own_names if classes is None and by_index and own_names else classes
+        images, labels, captions = found.images, found.labels, found.captions
     stored = _images(images if isinstance(images, Tensor) else _tensor(images))
     n = len(stored)
     numbers, names = _labels(labels, n, classes)
@@ -55,6 +66,19 @@ def data(
         places = [-1 if value is None else values.index(str(value)) for value in given]
         own[attribute] = Attribute(values, torch.tensor(places, dtype=torch.int64))
     return ImageData(stored, numbers, names, name, split, flip, first, own, more)
+
+
+def with_held_out(given: Any) -> tuple[Any, ImageData | None]:
+    """What a training is given as data: (what to train on, what to hold out, where two sets in memory are given).
+
+    Raises:
+        UsageError: for a list of anything but two sets.
+    """
+    if not isinstance(given, list | tuple):
+        return given, None
+    if len(given) != 2 or not all(isinstance(one, ImageData) for one in given):
+        raise UsageError(f"data: expected one set, or two of fl.data, to train on and to hold out, got {shown(given)}")
+    return given[0], given[1]
 
 
 def _tensor(images: Any) -> Tensor:

@@ -94,7 +94,8 @@ class Batches:
         return torch.cat(parts)
 
     def _permutation(self, epoch: int) -> Tensor:
-        if self._cached is None or self._cached[0] != epoch:
+        cached = self._cached
+        if cached is None or cached[0] != epoch:
             order = torch.randperm(len(self.data), generator=stream("shuffle", self.seed, epoch))
-            self._cached = epoch, order
-        return self._cached[1]
+            cached = self._cached = epoch, order
+        return cached[1]

@@ -215,6 +215,15 @@ def size_of(source: str | bytes | NDArray[np.uint8]) -> tuple[int, int]:
         raise BrokenImageError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
+def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
+    """Those of a picture that is decoded already, uint8 [h, w] or [h, w, 3].
+
+    Raises:
+        UsageError: if it has pixels that are not read; the text follows its name.
+    """
+    return np.asarray(_plain(image))
+
+
 def _plain(image: Image.Image) -> Image.Image:
     """In mode L or RGB."""
     if image.mode not in ("L", "RGB") and image.mode.startswith(("I", "F")):

@@ -22,7 +22,7 @@ from fairlead.core.modules import weightless
 from fairlead.core.places import expanded, is_folder
 from fairlead.core.strict_json import opened, read_json
 from fairlead.data.images import to_float
-from fairlead.diffusers.files import how_to_convert, pickles_of, variant_of
+from fairlead.diffusers.foreign_files import how_to_convert, pickles_of, variant_of
 from fairlead.diffusers.pretrained import files_of, library, weight_hash
 
 _WHAT = "autoencoders"

@@ -11,11 +11,13 @@ import textwrap
 from functools import lru_cache
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fairlead.diffusers.negative_text import READERS, reading_layers
 from fairlead.diffusers.network_calls import CALLED
-from fairlead.diffusers.pretrained import plain
+from fairlead.diffusers.packing import PATCH
+from fairlead.diffusers.positions import Tokens
+from fairlead.diffusers.pretrained import plain, setting
 
 _LISTS = "transformer_blocks|(?:single|joint)_transformer_blocks"
 _STACKS = f"{_LISTS}|blocks|layers|(?:single|double)(?:_stream)?_blocks"
@@ -111,14 +113,35 @@ def beside_cross_attention(network: nn.Module, layer: str) -> bool:
 def joined_before(network: nn.Module, layer: str) -> bool:
     """Whether text and image come to a layer of a transformer as one sequence, which does not tell where the image
     is."""
-    if type(network).__name__ in (*CALLED, *READERS) or "UNet" in type(network).__name__:
-        return False  # known beforehand, or text is never among the positions
+    if "UNet" in type(network).__name__:
+        return False  # text is never among the positions
     block, _, part = layer.rpartition(".")
     arguments = inspect.signature(type(network).forward).parameters
     words = "encoder_hidden_states", "cap_feats", "text", "input_ids"
     reads = any(word in name for name in arguments for word in words)
     kind: Any = type(network.get_submodule(block))
     return reads and not beside_cross_attention(network, layer) and not shown_text(kind, part)
+
+
+def text_before(network: nn.Module, layer: str, told: int) -> int | None:
+    """How many positions of text come before those of the image in a layer that :func:`joined_before` is about; None
+    where that is not known, and for other layers.
+
+    Args:
+        told: how many tokens of text the network is given.
+    """
+    block: Any = type(network.get_submodule(layer.rpartition(".")[0]))
+    if not joined_before(network, layer) or not (_text_first(block) or _text_first(type(network))):
+        return None
+    registers = getattr(network, "register_tokens", None)  # AuraFlow's, before its text
+    return told + (registers.shape[1] if isinstance(registers, Tensor) else 0)
+
+
+@lru_cache(maxsize=256)
+def _text_first(kind: Any) -> bool:
+    """Whether a class joins text and image as one sequence, in this order."""
+    wanted = "torch.cat([encoder_hidden_states, hidden_states], dim=1)"
+    return any(isinstance(node, ast.Call) and ast.unparse(node) == wanted for node in _source_of(kind))
 
 
 def processor_of(part: Any) -> str:
@@ -146,3 +169,23 @@ def _active_backend() -> Any:
     dispatch = sys.modules.get("diffusers.models.attention_dispatch")
     active = getattr(getattr(dispatch, "_AttentionBackendRegistry", None), "get_active_backend", None)
     return None if active is None else active()[0]
+
+
+def well_known(network: Any) -> bool:
+    """Whether a network is of a class whose call is written down here: all its arguments with as many rows as samples
+    are of the samples, and it is known which positions of its attention layers are of the image."""
+    return type(plain(network)).__name__ in (*CALLED, *READERS)
+
+
+def image_tokens(network: Any, x_t: Tensor, patches: bool = False) -> Tokens | None:
+    """Where the positions of a picture are among those of an attention layer; None: not known.
+
+    Args:
+        patches: whether the network takes patches of the picture in a row.
+    """
+    patch = PATCH if patches else setting(network, "patch_size", 0)
+    if x_t.ndim != 4 or not isinstance(patch, int):
+        return None
+    reader = READERS.get(type(plain(network)).__name__)
+    text_first = reader is not None and reader.text_first
+    return Tokens((x_t.shape[-2], x_t.shape[-1]), patch, text_first, alone=not well_known(network))

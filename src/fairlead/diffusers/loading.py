@@ -26,7 +26,8 @@ from fairlead.core.places import is_there
 from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import NoiseSchedule, as_time
 from fairlead.diffusers.caches import check_switched_off, check_uncached
-from fairlead.diffusers.files import check_pipeline
+from fairlead.diffusers.families import Wiring, known_wiring
+from fairlead.diffusers.foreign_files import check_pipeline
 from fairlead.diffusers.guiding.learned_model import learned_model
 from fairlead.diffusers.negative_text import told_with_negative
 from fairlead.diffusers.network_calls import (
@@ -42,21 +43,18 @@ from fairlead.diffusers.network_calls import (
     time_scale,
     tokens_of,
 )
+from fairlead.diffusers.packing import packed, unpacked
 from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing, plain, text_layers
 from fairlead.diffusers.pipelines import (
     EXAMPLES,
-    Wiring,
     check_pipeline_object,
     decoded,
     diffusers,
     encoded,
     has_text_encoder,
     image_scale,
-    known_wiring,
-    label_encoder,
+    label_encoder_of,
     latents_of,
-    packed,
-    unpacked,
 )
 from fairlead.diffusers.pretrained import setting, weight_hash
 from fairlead.diffusers.schedulers import is_flow, objective_of, schedule_of
@@ -98,7 +96,8 @@ def load_pipeline(
     check_uncached(network, f"pipe.{wiring.network}")
     shape = (latent_channels(network, wiring.packed), *_latent_size(pipe, wiring, network, size))
     schedule = schedule_of(scheduler, float(setting(scheduler, "shift", 1.0)) if is_flow(scheduler) else 1.0)
-    names = label_encoder(pipe, network).classes if wiring.labels else ()
+    labels = label_encoder_of(pipe, network) if wiring.labels else None
+    names = labels.classes if labels is not None else ()
     latent = getattr(pipe, "vae", None) is not None
     texts = PipelinePrompts(pipe, wiring) if wiring.texts else None
     fixed = _fixed(pipe, wiring, network, (shape[1], shape[2]))
@@ -128,6 +127,7 @@ def load_pipeline(
         to_space=partial(latents_of, pipe),
         image_shape=(3, shape[1] * image_scale(pipe), shape[2] * image_scale(pipe)) if latent else shape,
         reachable=partial(check_reachable, network),
+        null_tokens=None if texts is None else texts.null_tokens,
     )
 
 
@@ -168,7 +168,7 @@ def _check_kind(pipe: Any, wiring: Wiring, network: Any) -> None:
             "fl.sample has not; use fl.attach on it"
         )
     stacked = not wiring.packed and setting(network, "in_channels") != latent_channels(network, wiring.packed)
-    if wiring.control or stacked:
+    if pipe.components.get("controlnet") is not None or stacked:
         raise UsageError(f"{kind} needs an image beside the prompt, which fl.sample has not; use fl.attach on it")
     if wiring.texts and not has_text_encoder(pipe):
         raise UsageError(f"{kind} has no text encoder, so prompts cannot be encoded; load it with one")
@@ -231,6 +231,10 @@ class PipelinePrompts:
     def named(self, spec: Given) -> str | None:
         return only_texts("takes prompts, write one as text", spec)
 
+    def null_tokens(self) -> dict[str, Tensor]:
+        """What stands for no prompt, of one sample."""
+        return {name: value[0] for name, value in self.row(None).items() if value.is_floating_point()}
+
     def row(self, spec: Spec) -> Mapping[str, Tensor]:
         """Name -> [1, ...] of one prompt."""
         found = self._known.get(spec)
@@ -288,7 +292,7 @@ class LoadedNetwork:
         arguments, text = told_with_negative(plain(self.network), condition, partial(self._arguments, len(x_t), own))
         with (
             evaluating(self.network),
-            gradients_of(x_t, *condition.values.values()),
+            gradients_of(x_t, *condition.values.values(), *condition.null.values()),
             perturbing(self.network, condition.perturb, tokens_of(self.network, size, self.wiring.packed), text),
         ):
             network_input = packed(x) if self.wiring.packed else x
@@ -318,5 +322,6 @@ class LoadedNetwork:
         if bool(keep.all()):
             return value
         assert self.texts is not None
-        null = self.texts([None]).values[name].to(value)
+        null = condition.null[name] if name in condition.null else self.texts([None]).values[name]
+        null = null.to(value)
         return torch.where(keep.to(value.device).reshape(-1, *([1] * (value.ndim - 1))), value, null)

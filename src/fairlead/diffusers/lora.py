@@ -17,7 +17,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.places import place_of
 from fairlead.core.strict_json import read_json
 from fairlead.core.typed import Count, Size
-from fairlead.diffusers.files import check_pipeline, variant_of
+from fairlead.diffusers.foreign_files import check_pipeline, variant_of
 from fairlead.diffusers.network_calls import called, latent_channels
 from fairlead.diffusers.networks import DiffusersNet, EncodedShape, EncodedText
 from fairlead.diffusers.pipelines import diffusers as _library

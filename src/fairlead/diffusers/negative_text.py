@@ -26,7 +26,7 @@ from fairlead.diffusers.network_calls import MASK, STATES
 from fairlead.diffusers.positions import TextTokens
 from fairlead.diffusers.pretrained import setting
 from fairlead.nets.blocks import Perturb, where_masked
-from fairlead.nets.text import away_from
+from fairlead.nets.text_attention import away_from
 
 NOT_KNOWN = (
     "the negative of nag cannot be shown to this network: how its text reaches it is not known here; use a pipeline of "

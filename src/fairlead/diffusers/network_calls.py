@@ -14,9 +14,9 @@ from fairlead.core.errors import UsageError, unknown
 from fairlead.diffusers.positions import Tokens
 from fairlead.diffusers.pretrained import plain, setting
 
-STATES, MASK = "encoder_hidden_states", "encoder_attention_mask"
+STATES, MASK, LABELS = "encoder_hidden_states", "encoder_attention_mask", "class_labels"
 POOLED, POOLED_XL = "pooled_projections", "added_cond_kwargs.text_embeds"
-"""Arguments for text; those inside another one behind a dot."""
+"""Arguments for text and labels; those inside another one behind a dot."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,12 @@ def tokens_of(network: Any, size: tuple[int, int], packed: bool = False) -> Toke
     """Where its attention layers have the positions of latents of this height and width."""
     patch = 2 if packed else int(setting(network, "patch_size", 0))
     return Tokens(size, patch, text_first=packed)
+
+
+def text_tokens(arguments: Mapping[str, Any]) -> int | None:
+    """How many tokens of text a network is given in a call; None where it is given none, or in another form."""
+    states = arguments.get(STATES)
+    return states.shape[1] if isinstance(states, Tensor) and states.ndim == 3 else None
 
 
 def settings_of(network: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.attention import ReachedAttention, check_by_running
-from fairlead.diffusers.layers import beside_cross_attention, joined_before, passed_on, unreachable
+from fairlead.diffusers.layers import beside_cross_attention, joined_before, passed_on, text_before, unreachable
 from fairlead.diffusers.layers import layers_of as layers_of
 from fairlead.diffusers.layers import text_layers as text_layers
 from fairlead.diffusers.negative_text import NOT_KNOWN, JointReading, TextReading, away_rows, reader_of, reading_layers
@@ -36,12 +36,19 @@ _CALL: ContextVar[object | None] = ContextVar("fairlead_perturbed_call", default
 
 
 @contextmanager
-def perturbing(network: Any, perturb: Perturb, tokens: Tokens | None, text: TextTokens | None = None) -> Iterator[None]:
+def perturbing(
+    network: Any,
+    perturb: Perturb,
+    tokens: Tokens | None,
+    text: TextTokens | None = None,
+    told: int | None = None,
+) -> Iterator[None]:
     """The call of the network inside the block applies ``perturb`` and records what :func:`attention_mass` asks for.
 
     Args:
         tokens: where the positions of the image are in an attention layer; None: not known.
         text: of a call with a negative text behind the own one, how many tokens both have.
+        told: how many tokens of text the network is given; None: not known.
 
     Raises:
         UsageError: if the attention of a layer cannot be reached, or the call did not use a layer.
@@ -72,7 +79,11 @@ def perturbing(network: Any, perturb: Perturb, tokens: Tokens | None, text: Text
                 else:
                     checks.append(_reading(hooks, TextReading(layer, module.get_submodule(layer), text, mine)))
         for layer in sorted({*reached, *recorded, *beside}):
-            checks.append(_reaching(hooks, network, layer, reached.get(layer, {}), tokens, beside.get(layer)))
+            before = None if told is None else text_before(module, layer, told)
+            part = module.get_submodule(layer)
+            behind = 0 if layer not in beside else beside[layer].text.negative
+            given = LayerInput(part, tokens, beside_cross_attention(module, layer), behind, before)
+            checks.append(_reaching(hooks, part, layer, reached.get(layer, {}), given, beside.get(layer)))
         yield
         for check in checks:
             check()
@@ -130,13 +141,9 @@ def _reading(hooks: _Hooks, reading: TextReading) -> Callable[[], None]:
 
 
 def _reaching(
-    hooks: _Hooks, network: Any, layer: str, perturb: Perturb, tokens: Tokens | None, negative: JointReading | None
+    hooks: _Hooks, part: nn.Module, layer: str, perturb: Perturb, given: LayerInput, negative: JointReading | None
 ) -> Callable[[], None]:
-    module = plain(network)
-    part = module.get_submodule(layer)
     _check_processor(layer, part)
-    behind = 0 if negative is None else negative.text.negative
-    given = LayerInput(part, tokens, beside_cross_attention(module, layer), behind)
     mode = ReachedAttention(layer, part, perturb, given, negative)
     for name in ("to_v", "to_qkv"):
         if isinstance(getattr(part, name, None), nn.Module):
@@ -159,7 +166,7 @@ def check_reachable(network: Any, layer: str) -> None:
     if getattr(part, "is_cross_attention", False):
         return
     _check_processor(layer, part)
-    if joined_before(plain(network), layer):
+    if joined_before(plain(network), layer) and text_before(plain(network), layer, 0) is None:
         raise UsageError(
             f"layer {layer!r} cannot be perturbed or watched: text and image come to it as one sequence, so which "
             "positions are of the image is not known; name a layer that is given both, or slg, which skips whole blocks"

@@ -1,14 +1,10 @@
-"""How diffusers' pipelines call their networks: a table of families, and the facts it cannot hold, read from configs.
-
-A pipeline that guides by itself assembles a batch of two halves, null and conditional, and combines the two answers.
-``Wiring`` says which half is which and which arguments carry the text; everything else is read off the call itself.
-"""
+"""Pipelines of diffusers: what their text encoders and autoencoders make of prompts and images, and what their configs
+say of both."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -19,82 +15,15 @@ from torch.func import functional_call
 
 from fairlead.core.errors import UsageError
 from fairlead.core.modules import evaluating, gradients_of
-from fairlead.diffusers.network_calls import MASK, POOLED, POOLED_XL, STATES, check_differentiable, computes_in
-from fairlead.diffusers.pretrained import setting
+from fairlead.diffusers.network_calls import (
+    CALLED,
+    check_differentiable,
+    computes_in,
+    null_label,
+)
+from fairlead.diffusers.pretrained import plain, setting
 from fairlead.models.model import LabelEncoder
 from fairlead.models.negatives import expanded
-
-Texts = Mapping[str, tuple[int, int | None]]
-"""Argument of the network -> where ``encode_prompt`` returns it for the prompt and for the negative prompt (None: it
-encodes one at a time)."""
-
-
-@dataclass(frozen=True)
-class Wiring:
-    """How one family of pipelines calls its network.
-
-    Attributes:
-        network: name of the component that denoises.
-        null_half: which half of a guided batch is the null one, 0 or 1; None if the pipeline never doubles its batch.
-        texts: arguments made from the prompt; empty where there are none.
-        labels: whether ``class_labels`` is an argument.
-        packed: whether latents are patches in a row, [n, h w / 4, 4 c] (Flux).
-        distilled: whether the network may be one without a null condition, so that guidance has to be given a negative.
-        control: arguments that a ``controlnet`` component makes.
-    """
-
-    network: str
-    null_half: int | None = None
-    texts: Texts | None = None
-    labels: bool = False
-    packed: bool = False
-    distilled: bool = False
-    control: tuple[str, ...] = ()
-
-
-_SD = Wiring("unet", 0, {STATES: (0, 1)})
-_XL = Wiring("unet", 0, {STATES: (0, 1), POOLED_XL: (2, 3)})
-_SD3 = Wiring("transformer", 0, {STATES: (0, 1), POOLED: (2, 3)})
-_MASKED = Wiring("transformer", 0, {STATES: (0, 2), MASK: (1, 3)})
-_FLUX = Wiring(
-    "transformer",
-    None,
-    {STATES: (0, None), POOLED: (1, None)},
-    packed=True,
-    distilled=True,
-)
-_RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual")
-
-FAMILIES: dict[str, Wiring] = {
-    "StableDiffusionPipeline": _SD,
-    "StableDiffusionImg2ImgPipeline": _SD,
-    "StableDiffusionInpaintPipeline": _SD,
-    "StableDiffusionControlNetPipeline": replace(_SD, control=_RESIDUALS),
-    "StableDiffusionControlNetImg2ImgPipeline": replace(_SD, control=_RESIDUALS),
-    "StableDiffusionControlNetInpaintPipeline": replace(_SD, control=_RESIDUALS),
-    "StableDiffusionXLPipeline": _XL,
-    "StableDiffusionXLImg2ImgPipeline": _XL,
-    "StableDiffusionXLInpaintPipeline": _XL,
-    "StableDiffusionXLControlNetPipeline": replace(_XL, control=_RESIDUALS),
-    "StableDiffusionXLControlNetImg2ImgPipeline": replace(_XL, control=_RESIDUALS),
-    "StableDiffusionXLControlNetInpaintPipeline": replace(_XL, control=_RESIDUALS),
-    "StableDiffusion3Pipeline": _SD3,
-    "StableDiffusion3Img2ImgPipeline": _SD3,
-    "StableDiffusion3InpaintPipeline": _SD3,
-    "StableDiffusion3ControlNetPipeline": replace(_SD3, control=("block_controlnet_hidden_states",)),
-    "PixArtAlphaPipeline": _MASKED,
-    "PixArtSigmaPipeline": _MASKED,
-    "SanaPipeline": _MASKED,
-    "FluxPipeline": _FLUX,
-    "FluxImg2ImgPipeline": _FLUX,
-    "FluxInpaintPipeline": _FLUX,
-    "DiTPipeline": Wiring("transformer", 1, labels=True),
-    "DDPMPipeline": Wiring("unet"),
-    "DDIMPipeline": Wiring("unet"),
-    "LatentConsistencyModelPipeline": replace(_SD, null_half=None, distilled=True),
-    "LatentConsistencyModelImg2ImgPipeline": replace(_SD, null_half=None, distilled=True),
-}
-
 
 EXAMPLES = ("a photograph of a red cat", "a drawing of a house", "a green square on a white background", "two dogs")
 """Prompts that any pipeline of text can be asked for."""
@@ -122,31 +51,14 @@ def check_pipeline_object(pipe: Any) -> None:
                          "fl.GuidedDenoiser")  # fmt: skip
 
 
-def known_wiring(kind: Any) -> Wiring | None:
-    """The wiring of pipelines of class ``kind``; None if it is in no table, or has a ``__call__`` of its own."""
-    for base in kind.__mro__:
-        if base.__name__ in FAMILIES and base.__module__.startswith("diffusers."):
-            return FAMILIES[base.__name__] if kind.__call__ is base.__call__ else None
-    return None
-
-
-def unpacked(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Flux's [n, h w / 4, 4 c] -> [n, c, h, w]."""
-    h, w = size
-    return x.reshape(len(x), h // 2, w // 2, -1, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(len(x), -1, h, w)
-
-
-def packed(x: Tensor) -> Tensor:
-    """The inverse of :func:`unpacked`."""
-    n, c, h, w = x.shape
-    return x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(n, h * w // 4, 4 * c)
-
-
-def label_encoder(pipe: Any, network: Any) -> LabelEncoder:
-    """Class names or indices of a class-conditional pipeline; its names are those that it has, else the indices."""
-    count = int(setting(network, "num_embeds_ada_norm"))
+def label_encoder_of(pipe: Any, network: Any) -> LabelEncoder | None:
+    """Class names or indices of a class-conditional pipeline; its names are those that it has, else the indices. None
+    where its network is of a class that is not known to take any."""
+    called = CALLED.get(type(plain(network)).__name__)
+    if called is None or not setting(network, called.labels):
+        return None
     known = {index: name for name, index in reversed(list((getattr(pipe, "labels", None) or {}).items()))}
-    return LabelEncoder(tuple(known.get(i, str(i)) for i in range(count)))
+    return LabelEncoder(tuple(known.get(i, str(i)) for i in range(null_label(plain(network)))))
 
 
 def has_text_encoder(pipe: Any) -> bool:
@@ -226,6 +138,24 @@ def decoded(pipe: Any, x0: Tensor) -> Tensor:
     with evaluating(vae), gradients_of(x0):
         images: Tensor = _called(vae, "decode", latents.to(computes_in(vae)), raised=_upcasts(pipe)).sample
     return images.to(x0.dtype)
+
+
+def decoders_of(pipe: Any) -> list[Any]:
+    """Parts of a pipeline that decode its latents; none where it makes pixels."""
+    return [part for part in pipe.components.values() if hasattr(part, "decode") and isinstance(part, nn.Module)]
+
+
+def decoded_picture(pipe: Any, kind: str, x0: Tensor) -> Tensor:
+    """:func:`decoded` of samples [n, c, h, w], where the pipeline has an autoencoder of images, or makes pixels.
+
+    Raises:
+        UsageError: for others; ``kind`` is the name of its class.
+    """
+    if x0.ndim == 4 and (not decoders_of(pipe) or type(getattr(pipe, "vae", None)).__name__ in IMAGE_AUTOENCODERS):
+        return decoded(pipe, x0)
+    raise UsageError(
+        f"how {kind} decodes its latents is not known, so scores of images cannot guide it; use other terms"
+    )
 
 
 def _upcasts(pipe: Any) -> bool:

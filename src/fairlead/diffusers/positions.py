@@ -70,10 +70,14 @@ class LayerInput:
         tokens: what is known of the latents; None: nothing.
         alone: whether the layer sees the image alone where it is given nothing else.
         negative: tokens of a negative text behind those of the text, which are not among the positions.
+        before: how many positions of text come before the image in what a layer is given as one sequence; None: it is
+            given none, or that is not known.
     """
 
-    def __init__(self, part: nn.Module, tokens: Tokens | None, alone: bool, negative: int = 0) -> None:
-        self.part, self.tokens, self.alone, self.negative = part, tokens, alone, negative
+    def __init__(
+        self, part: nn.Module, tokens: Tokens | None, alone: bool, negative: int = 0, before: int | None = None
+    ) -> None:
+        self.part, self.tokens, self.alone, self.negative, self.before = part, tokens, alone, negative, before
         self.given: Mapping[str, Any] = {}
         self._values: tuple[Tensor, Tensor] | None = None
 
@@ -100,7 +104,11 @@ class LayerInput:
         if tokens is not None and not tokens.alone:
             return tokens.image(length)
         if not isinstance(text, Tensor) or text.shape[1] == 0 or text is self.given["hidden_states"]:
-            if tokens is not None and tokens.fit(length):
+            if self.before is not None and 0 < self.before < length:
+                size = None if tokens is None else tokens.size_of(length - self.before)
+                if size is not None or tokens is None:
+                    return size, slice(self.before, length)
+            elif tokens is not None and tokens.fit(length):
                 return tokens.image(length)
             if self.alone:
                 return None, slice(0, length)
@@ -117,7 +125,7 @@ class LayerInput:
 
     def fit(self, length: int) -> bool:
         """Whether attention over so many positions may be that of the layer."""
-        return self.tokens is None or self.tokens.alone or self.tokens.fit(length)
+        return self.tokens is None or self.before is not None or self.tokens.alone or self.tokens.fit(length)
 
     def _text_first(self, count: int, values: Tensor | None) -> bool | None:
         """Found out by where the values of the image have got to, or what they are made of; None if nowhere."""

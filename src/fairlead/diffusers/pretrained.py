@@ -16,7 +16,7 @@ from torch import nn
 
 from fairlead.core.errors import UsageError
 from fairlead.core.places import expanded, is_folder
-from fairlead.diffusers.files import pickles_of, variant_of
+from fairlead.diffusers.foreign_files import pickles_of, variant_of
 
 _WAIT = 5.0
 """Seconds in which the hub must answer at all."""

@@ -21,14 +21,20 @@ class BranchConditions:
     Args:
         guidance: whose branches they are; the conditions it names are encoded now.
         context: the run's condition, and the model that encodes and embeds.
+        null: what stands in the place of null: one condition for the run, or one for each step, which then have null
+            tokens of their own.
 
     Raises:
         UsageError: for a spec that the model does not know.
     """
 
-    def __init__(self, guidance: Guidance, context: Context) -> None:
+    def __init__(
+        self, guidance: Guidance, context: Context, null: Condition | Sequence[Condition] | None = None
+    ) -> None:
         self.context, own = context, context.condition
-        self.plain: dict[Branch, Condition] = {NULL: own.drop(), COND: own}
+        self.nulls = () if null is None or isinstance(null, Condition) else tuple(null)
+        first = null if isinstance(null, Condition) else self.nulls[0] if self.nulls else own.drop()
+        self.plain: dict[Branch, Condition] = {NULL: first, COND: own}
         """By branches of ``spec``, ``null`` and ``drop`` alone; of equal ones the first is kept."""
         for _, spec in guidance.specs():
             if Branch(spec) not in self.plain:
@@ -62,6 +68,14 @@ class BranchConditions:
             negative = None if branch.away is None else self.of_plain(branch.away)
             found = self._fixed[branch] = _perturbed(self.of_plain(_plain(branch)), branch, negative)
         return found
+
+    def told(self, condition: Condition) -> Condition:
+        """The condition with the network's own null tokens, to ride in one call with those that have others."""
+        if condition.null:
+            return condition
+        assert self.context.model.null_tokens is not None
+        own = self.context.model.null_tokens()
+        return replace(condition, null={name: token.expand(condition.n, *token.shape) for name, token in own.items()})
 
     def joined(self, branches: tuple[Branch, ...], parts: list[Condition]) -> Condition:
         """``parts``, the conditions of ``branches``, in one; kept for as long as each is the same object."""
@@ -104,15 +118,20 @@ class StepConditions:
     def of(self, branch: Branch) -> Condition:
         """The condition of all samples for this branch at this step."""
         altered = bool(self.alters) and branch.model is None
-        if branch.make is None and not altered:
+        nulls = self.run.nulls if branch.model is None else ()
+        if branch.make is None and not altered and not nulls:
             return self.run.fixed(branch)
         plain = _plain(branch)
         own = altered and _own(plain)
         condition = self._altered().drop(names=plain.drop) if own else self.run.of_plain(plain)
+        if nulls and plain == NULL:
+            assert self.moment.step.index is not None
+            condition = nulls[self.moment.step.index]
         if branch.make is not None:
             condition = branch.make(self.moment, condition)
         if altered:  # what rides in one call with an altered condition must be embeddings too
             condition = self._embedded(condition)
+        condition = self.run.told(condition) if nulls else condition
         return _perturbed(condition, branch, None if branch.away is None else self.of(branch.away))
 
     def together(self, branches: tuple[Branch, ...]) -> Condition:

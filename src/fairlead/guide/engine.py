@@ -106,6 +106,7 @@ class GuidedDenoiser:
         batching: Batching = "auto",
         observe: Callable[[Observation], object] | None = None,
         specs: Sequence[Spec] = (),
+        null: Condition | Sequence[Condition] | None = None,
     ) -> GuidedDenoiser:
         """A model under guidance.
 
@@ -113,10 +114,11 @@ class GuidedDenoiser:
             resources: what ``guidance.resources()`` names, loaded.
             draw: the samples' own noise, for methods that draw some.
             specs: what the condition was encoded from, for rewards that read it.
+            null: see :class:`BranchConditions`; one for each step needs ``times``.
         """
         self = cls.__new__(cls)
         given = as_mapping("resources", resources)
-        self._begin(as_model(model), guidance, condition, given, draw, times, samples, batching, observe, specs)
+        self._begin(as_model(model), guidance, condition, given, draw, times, samples, batching, observe, specs, null)
         return self
 
     def _begin(
@@ -131,6 +133,7 @@ class GuidedDenoiser:
         batching: Batching,
         observe: Callable[[Observation], object] | None,
         specs: Sequence[Spec] = (),
+        null: Condition | Sequence[Condition] | None = None,
     ) -> None:
         if not isinstance(condition, Condition):
             raise UsageError(
@@ -150,7 +153,7 @@ class GuidedDenoiser:
         elif len(self.samples) != condition.n:
             raise UsageError(f"samples: expected the indices of {condition.n} samples, got {len(self.samples)}")
         self.guidance.check(self.context)
-        self.conditions = BranchConditions(self.guidance, self.context)
+        self.conditions = BranchConditions(self.guidance, self.context, null)
         self._calls = Calls(self.context, batching)
         self._memory = Memory()
         self._steps: dict[int, Step] = {}
@@ -212,6 +215,11 @@ class GuidedDenoiser:
         this run."""
         plans = [self._plan(self._step(i)) for i in range(self.grid.steps)] if self.grid is not None else []
         return any(conditions.kept(branch) == branch and branch in plan.read for plan, _, conditions in plans)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a term has kept something for later steps."""
+        return not self._memory.empty
 
     def _step(self, index: int) -> Step:
         found = self._steps.get(index)

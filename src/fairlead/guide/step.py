@@ -51,6 +51,11 @@ class Memory:
     def __init__(self) -> None:
         self._slots: dict[Hashable, tuple[int | None, Any, Any]] = {}
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is remembered."""
+        return not self._slots
+
     def begin(self, step: int | None) -> None:
         """Called at every evaluation, before anything is read."""
         if step is not None and self._slots and any(at is not None and step < at for at, _, _ in self._slots.values()):

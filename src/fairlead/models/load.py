@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fairlead.core.arguments import chosen, shown
+from fairlead.core.arguments import shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import UsageError, unknown
 from fairlead.core.places import is_there
 from fairlead.core.registry import lookup
 from fairlead.core.schedule import schedule_from_config
@@ -32,8 +32,10 @@ from fairlead.nets.inputs import ConditionedNet, condition_names
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint, seal_checkpoint, unsealed_checkpoint
 from fairlead.train.malloc import keep_freed_memory
 from fairlead.train.tasks import CLASSIFY, DENOISE, task_of
+from fairlead.train.weights.averages import read_weights, width_in
 
-Weights = Literal["ema", "raw"]
+Weights = str
+"""``ema`` (averaged), ``raw`` (as trained), or ``ema:0.08``: the average of that width of a run with power averages."""
 
 
 def load(
@@ -48,7 +50,9 @@ def load(
 
     Args:
         spec: where the checkpoint is; or a folder with ``model_index.json``, a name on the hub, or the pipeline itself.
-        weights: "ema" for the averaged weights, "raw" for those the optimiser holds; pipelines have one kind only.
+        weights: "ema" for the averaged weights, "raw" for those the optimiser holds, "ema:0.08" for the average of
+            width 0.08 of a run trained with ``--ema power`` (between 0 and 0.288; how far it is off is said); spec may
+            name them too: RUN@ema:0.08, RUN@step500@raw. Pipelines have one kind only.
         device: "auto" takes a GPU when there is one; a pipeline that is given stays where it is.
         autoencoder: where that of a model of latents is, if not where it was in training; pipelines bring their own.
         size: height and width of a pipeline's latents, or one number for both; None: those of its images by default.
@@ -150,7 +154,10 @@ def as_model(model: Any, weights: Weights | None = None, device: str | torch.dev
 def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a checkpoint, and what the provenance of an image says of it."""
     _check_weights(weights)
-    tensors = checkpoint.tensors(weights)
+    if checkpoint.weights and weights not in ("ema", checkpoint.weights):
+        raise UsageError(f"weights {weights}: {spec} names {checkpoint.weights} itself; leave one of them out")
+    weights = checkpoint.weights or weights
+    tensors, digest = read_weights(checkpoint, weights)
     try:
         network = build_for(_relocated(checkpoint)["net"], tensors)
         count = parameter_count(network)
@@ -164,7 +171,7 @@ def network_of(checkpoint: Checkpoint, spec: str | Path, weights: Weights) -> tu
         "checkpoint": str(spec),
         "step": checkpoint.step,
         "weights": weights,
-        "weights_hash": checkpoint.about["files"][weights],
+        "weights_hash": digest,
         "fairlead": checkpoint.about["fairlead"],
     }
     return network, metadata
@@ -228,6 +235,7 @@ def model_of(
         device=device,
         to_space=identity if autoencoder is None else autoencoder.encode,
         image_shape=images,
+        null_tokens=getattr(network, "null_tokens", None) if names else None,
     )
 
 
@@ -292,8 +300,11 @@ def _states_of(network: nn.Module, encoder: TextEncoder, device: torch.device) -
     return encode
 
 
-def _check_weights(weights: str) -> None:
-    chosen("weights", weights, get_args(Weights))
+def _check_weights(weights: object) -> None:
+    if not isinstance(weights, str):
+        raise unknown("weights", shown(weights), ("ema", "raw", "ema:0.08"))
+    if weights not in ("ema", "raw"):
+        width_in(weights)
 
 
 def usable_device(device: str | torch.device) -> torch.device:

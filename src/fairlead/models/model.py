@@ -50,6 +50,8 @@ class Model:
         to_space: images [n, c, h, w] in [-1, 1] -> x0 [n, *shape], the other way; the identity for pixel models.
         image_shape: of what ``decode`` returns for one sample; default: ``shape``.
         reachable: raises UsageError for an attention layer that cannot be perturbed now; None: all can.
+        null_tokens: () -> the null token of each condition that may have another in its place (``Condition.null``), of
+            one sample, by name; None: that cannot be done.
     """
 
     denoiser: Denoiser
@@ -69,6 +71,7 @@ class Model:
     to_space: Callable[[Tensor], Tensor] = identity
     image_shape: tuple[int, ...] = ()
     reachable: Callable[[str], None] | None = None
+    null_tokens: Callable[[], Mapping[str, Tensor]] | None = None
 
     __repr__ = brief
 

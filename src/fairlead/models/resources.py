@@ -10,9 +10,9 @@ from fairlead.core.errors import UsageError
 from fairlead.data.decode import decode_images
 from fairlead.data.images import to_float
 from fairlead.data.names import same_names
-from fairlead.models.classifier import load_classifier
 from fairlead.models.load import load
 from fairlead.models.model import Model
+from fairlead.models.noisy_classifier_model import load_classifier
 
 
 class Named(Protocol):

@@ -183,7 +183,7 @@ def recorded_layers() -> tuple[str, ...]:
 
 def record_attention(layer: str, q: Tensor, k: Tensor, size: tuple[int, int]) -> None:
     """Called by a layer with its queries and keys [n, heads, h * w, c]; nothing unless :func:`attention_mass` asks."""
-    store = _MASS.get()
+    store = _asked()
     if store is not None and layer in store:
         exact = torch.promote_types(q.dtype, torch.float32)
         with autocast(q.device, None):
@@ -193,16 +193,22 @@ def record_attention(layer: str, q: Tensor, k: Tensor, size: tuple[int, int]) ->
 
 def record_mass(layer: str, mass: Tensor, size: tuple[int, int]) -> None:
     """:func:`record_attention` of what a layer has worked out itself, [n, h * w]."""
-    store = _MASS.get()
+    store = _asked()
     if store is not None and layer in store:
         store[layer] = mass.reshape(len(mass), *size)
 
 
 def record_internal(head: Callable[[], Tensor]) -> None:
     """Called by a network in its middle with a function that evaluates its head there; nothing unless asked for."""
-    store = _MASS.get()
+    store = _asked()
     if store is not None and INTERNAL in store:
         store[INTERNAL] = head()
+
+
+def _asked() -> dict[str, Tensor | None] | None:
+    """What the block around this call records. Compiled code records nothing, and is not called
+    where something is asked for, see :func:`fairlead.nets.compiling.compile_in_place`."""
+    return None if torch.compiler.is_compiling() else _MASS.get()
 
 
 class SelfAttention(nn.Module):

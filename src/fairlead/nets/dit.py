@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairlead.core.condition import Condition
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import UsageError, unknown
 from fairlead.core.typed import Count, Depth, Size
 from fairlead.nets.blocks import INTERNAL, Perturb, perturbed_attention, record_internal, where_masked, zeroed
 from fairlead.nets.embeddings import sinusoidal
 from fairlead.nets.inputs import ConditionedNet
 from fairlead.nets.sizes import Sides, shown_sides, sides_of
-from fairlead.nets.text import TokenStates, read_tokens
+from fairlead.nets.text_attention import TokenStates, read_tokens
+
+Joined = Literal["adaptive", "fuse"]
 
 
 class DiTBlock(nn.Module):
@@ -80,14 +82,16 @@ class _Head(nn.Module):
 
 
 class DiT(ConditionedNet):
-    """``(x [n, c, h, w], time [n], condition) -> [n, c, h, w]``; label, attributes and pooled text are added to the
-    time embedding, the tokens of a text are read by cross-attention in every block.
+    """``(x [n, c, h, w], time [n], condition) -> [n, c, h, w]``; label, attributes and pooled text join the time
+    embedding, the tokens of a text are read by cross-attention in every block.
 
     Args:
         channels_in, size, classes: as for the U-Net; ``size`` divisible by ``patch``.
         dim: token width, divisible by ``heads``.
         depth: number of blocks.
         patch: edge of the pixel patches that become tokens.
+        conditioning: how the label joins the time embedding. "adaptive": added; "fuse": concatenated, both fused by an
+            MLP. It reaches the blocks through adaptive layer normalisation.
         attributes, text, image: further conditions, see :class:`ConditionedNet`.
         internal: whether the first half of the blocks is followed by a head of its own that guesses the whole output
             from there (2512.24176); it is asked by :func:`attention_mass`.
@@ -105,12 +109,16 @@ class DiT(ConditionedNet):
         heads: Size = 4,
         patch: Size = 2,
         embed: int = 256,
+        conditioning: Joined = "adaptive",
         attributes: Mapping[str, Size] | None = None,
         text: Mapping[str, Any] | None = None,
         image: Count = 0,
         internal: bool = False,
     ) -> None:
-        super().__init__(embed, classes, None, attributes, text, image, shape=(channels_in, sides_of(size)))
+        if conditioning not in get_args(Joined):
+            raise unknown("conditioning", conditioning, get_args(Joined))
+        shape, fuse = (channels_in, sides_of(size)), conditioning == "fuse"
+        super().__init__(embed, classes, None, attributes, text, image, shape=shape, fuse=fuse)
         height, width = sides_of(size)
         if height % patch or width % patch or dim % heads or dim % 4:
             raise UsageError(
@@ -141,7 +149,7 @@ class DiT(ConditionedNet):
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embedding = self.time(time)
         if self.label is not None:
-            embedding = embedding + self.label(condition)
+            embedding = self.joint(embedding, self.label(condition))
         noisy, vectors, text = self.told(condition, x)
         for vector in vectors:
             embedding = embedding + vector

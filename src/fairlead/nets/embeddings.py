@@ -55,7 +55,7 @@ class LabelEmbedding(nn.Module):
     def forward(self, condition: Condition) -> Tensor:
         label, keep = read(condition, self.name)
         picked = label.to(self.table.dtype) if label.is_floating_point() else self.table[torch.where(keep, label, 0)]
-        return torch.where(keep[:, None], picked, self.null.to(picked.dtype))
+        return torch.where(keep[:, None], picked, condition.null.get(self.name, self.null).to(picked.dtype))
 
     def embed(self, condition: Condition) -> Condition:
         """The condition with its labels replaced by their embeddings."""

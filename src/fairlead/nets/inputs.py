@@ -13,7 +13,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.typed import check_arguments
 from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding, read
-from fairlead.nets.text import TextInput, TokenStates
+from fairlead.nets.text_attention import TextInput, TokenStates
 
 RESERVED = ("label", "text", "image")
 
@@ -35,6 +35,19 @@ class ImageInput(nn.Module):
         return torch.cat([x, torch.where(keep[:, None, None, None], value.to(x.dtype), null)], dim=1)
 
 
+class Fusion(nn.Module):
+    """([n, embed] of the time, [n, embed] of the label) -> [n, embed]: both concatenated, through a two-layer MLP, of
+    which their sum is a special case."""
+
+    def __init__(self, embed: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * embed, embed), nn.SiLU(), nn.Linear(embed, embed))
+
+    def forward(self, time: Tensor, label: Tensor) -> Tensor:
+        out: Tensor = self.mlp(torch.cat([time, label.to(time.dtype)], dim=1))
+        return out
+
+
 class ConditionedNet(nn.Module):
     """A network of noisy images, told the time and the conditions that its arguments ask for.
 
@@ -46,6 +59,7 @@ class ConditionedNet(nn.Module):
         text: arguments of :class:`TextInput`, "sketch" true or false; None: no text.
         image: channels of the condition "image"; 0: not a condition.
         shape: (channels, (height, width)) of the noisy images.
+        fuse: whether the label's embedding is fused with that of the time by an MLP, in place of added.
     """
 
     def __init__(
@@ -58,11 +72,18 @@ class ConditionedNet(nn.Module):
         image: int = 0,
         *,
         shape: tuple[int, tuple[int, int]],
+        fuse: bool = False,
     ) -> None:
         super().__init__()
         self.time = TimeEmbedding(embed)
         one_hot = label_width is not None
         self.label = LabelEmbedding(classes, label_width or embed, one_hot=one_hot) if classes else None
+        if fuse and not classes:
+            raise UsageError(
+                "conditioning 'fuse' joins a label's embedding to that of the time, and the network is not told a "
+                "label; add label to its conditions, or take another conditioning"
+            )
+        self.fusion = Fusion(embed) if fuse else None
         taken = set(attributes or {}) & set(RESERVED)
         if taken:
             raise UsageError(f"attributes: {sorted(taken)[0]!r} is the name of another condition; rename it")
@@ -81,6 +102,10 @@ class ConditionedNet(nn.Module):
             self.text = TextInput(**settings)
         self.image = ImageInput(image) if image else None
         self.joined = image + (shape[0] if sketched else 0)
+
+    def joint(self, time: Tensor, label: Tensor) -> Tensor:
+        """One embedding [n, embed] of both: fused where there is a ``fusion``, else their sum."""
+        return time + label if self.fusion is None else self.fusion(time, label)
 
     def told(self, condition: Condition, x: Tensor) -> tuple[Tensor, list[Tensor], TokenStates | None]:
         """(x with the ``joined`` channels of its conditions; what attributes and text add to the embedding, each
@@ -103,6 +128,12 @@ class ConditionedNet(nn.Module):
         for part in labels:
             condition = part.embed(condition)
         return condition if self.text is None else self.text.embed(condition)
+
+    def null_tokens(self) -> dict[str, Tensor]:
+        """The network's own null token of each condition that may have another (``Condition.null``), of one sample."""
+        labels = [part for part in (self.label, *self.attributes.values()) if isinstance(part, LabelEmbedding)]
+        found: dict[str, Tensor] = {part.name: part.null.detach() for part in labels}
+        return found if self.text is None else {**found, "text": self.text.null_token()}
 
 
 def condition_names(net: Mapping[str, Any]) -> list[str]:

@@ -29,9 +29,9 @@ from fairlead.nets.blocks import (
 )
 from fairlead.nets.inputs import ConditionedNet
 from fairlead.nets.sizes import ATTENDED, Sides, shown_sides, sides_of
-from fairlead.nets.text import CrossAttention, TokenStates
+from fairlead.nets.text_attention import CrossAttention, TokenStates
 
-Conditioning = Literal["adaptive", "add", "concat"]
+Conditioning = Literal["adaptive", "add", "concat", "fuse"]
 
 
 class _Stage(nn.ModuleList):
@@ -69,7 +69,8 @@ class UNet(ConditionedNet):
         embed: width of the embedding of time and label.
         conditioning: how the label enters. "adaptive": with the time embedding, through adaptive group normalisation;
             "add": with the time embedding, added after the first convolution of a block; "concat": as one-hot planes
-            concatenated to the input, time through adaptive group normalisation.
+            concatenated to the input, time through adaptive group normalisation; "fuse": concatenated to the time
+            embedding, both fused by an MLP and then as "adaptive".
         dropout: of the residual branches while training.
         attributes, text, image: further conditions, see :class:`ConditionedNet`. Attributes and the pooled text are
             added to the embedding; the image and a sketch of the text are joined to the input.
@@ -111,7 +112,8 @@ class UNet(ConditionedNet):
                 f"{patch}: expected a multiple of {smallest}; pass another size or fewer multipliers"
             )
         one_hot = classes if conditioning == "concat" and classes else None
-        super().__init__(embed, classes, one_hot, attributes, text, image, shape=(channels_in, sides))
+        fuse = conditioning == "fuse"
+        super().__init__(embed, classes, one_hot, attributes, text, image, shape=(channels_in, sides), fuse=fuse)
         self.patch, self.conditioning = patch, conditioning
         inputs = (channels_in + self.joined) * patch**2 + (one_hot or 0)
 
@@ -180,7 +182,7 @@ class UNet(ConditionedNet):
             if self.conditioning == "concat":
                 h = torch.cat([h, label.to(h.dtype)[:, :, None, None].expand(-1, -1, *h.shape[2:])], dim=1)
             else:
-                embedding = embedding + label
+                embedding = self.joint(embedding, label)
         for vector in vectors:
             embedding = embedding + vector
         embedding = F.silu(embedding)

@@ -18,7 +18,7 @@ from fairlead.data.images import ImageData, stratified_order, to_float, to_uint8
 from fairlead.data.names import same_names
 from fairlead.diffusers.autoencoder import Autoencoder
 from fairlead.measure.metrics import Estimate, mean_estimate, proportion_estimate
-from fairlead.models.classifier import NoisyClassifierModel
+from fairlead.models.noisy_classifier_model import NoisyClassifierModel
 from fairlead.report.image_grid import image_grid
 from fairlead.report.plots import BLUE, GREY, plot_style
 

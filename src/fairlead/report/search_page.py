@@ -12,6 +12,7 @@ from fairlead.report.page import Block, Section, Svg, Table, Text
 from fairlead.report.plots import GREY, plot_style, to_svg
 from fairlead.report.text_table import in_columns
 from fairlead.tune.answers import Answer, question_of, template_of
+from fairlead.tune.class_scales import ByClass
 from fairlead.tune.recommend import Tuned
 from fairlead.tune.template import Template
 
@@ -57,6 +58,8 @@ def search_section(
         "compare on the seeds that both have"
     )
     body.append(Table(heads, rows, caption, chosen))
+    if tuned.by_class is not None and tuned.by_class.apart:
+        body.append(scales_table(tuned.by_class))
     return Section(title, body, folded)
 
 
@@ -74,7 +77,41 @@ def summary(tuned: Tuned, template: Template, metric: str) -> str:
         parts.append(f"{where}, 95 % interval of that place {low:.3g} to {high:.3g}.")
     parts += [f"{note[0].upper()}{note[1:]}." for note in tuned.notes]
     parts.append(tuned.recommendation)
+    parts += [] if tuned.by_class is None else [tuned.by_class.text]
     return " ".join(parts)
+
+
+def class_sections(found: ByClass | None) -> list[Section]:
+    """Which scale suits each class, where that was asked for: the table where they are told apart, else one line."""
+    if found is None:
+        return []
+    return [Section("By class", [Text(found.text), *([scales_table(found)] if found.apart else [])])]
+
+
+def scales_table(found: ByClass) -> Table:
+    """A row for each class: the scale where the objective is best, where that may lie, what it gains there."""
+    rows = [
+        [
+            one.name, f"{one.n:,}", f"{one.scale:g}", f"{one.low:g} to {one.high:g}",
+            "can be" if one.common else "surely not", f"{'+' if one.gain.value > 0 else ''}{one.gain}",
+        ]
+        for one in found.classes
+    ]  # fmt: skip
+    heads = [
+        "class", "images", "best scale", f"{found.level:.0%} interval", f"{found.scale:g} the best",
+        f"{title_of(found.metric)} against {found.scale:g}",
+    ]  # fmt: skip
+    caption = (
+        f"intervals hold for all classes at once ({found.comparisons} comparisons, Bonferroni), among the measured "
+        "scales; differences paired image by image, ± one standard error"
+    )
+    return Table(heads, rows, caption)
+
+
+def class_lines(found: ByClass) -> list[str]:
+    """:func:`scales_table` for a terminal."""
+    table = scales_table(found)
+    return in_columns([(head, [row[i] for row in table.rows]) for i, head in enumerate(table.header)])
 
 
 def front_lines(tuned: Tuned) -> list[str]:

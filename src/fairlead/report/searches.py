@@ -29,6 +29,7 @@ from fairlead.models.load import is_pipeline, load
 from fairlead.models.model import Model
 from fairlead.report.sweeps import SweepReport, by_prompts, carry_out, path_of, read_asked
 from fairlead.report.sweeps import report as write_report
+from fairlead.report.swept_classes import classes_of
 from fairlead.sample.sampler import Sampler, parse_sampler
 from fairlead.sample.sampling import Precision
 from fairlead.tune.answers import folder_of, read_answers, save_answer
@@ -90,6 +91,7 @@ def tune(
     objective: str | None = None,
     constraint: str | Sequence[str] = (),
     report: int = 1000,
+    by_class: bool = False,
     sampler: str | Sampler = "ddim",
     steps: int = 20,
     grid: str = "trailing",
@@ -124,6 +126,7 @@ def tune(
             distance_debiased; with prompts but without ``data`` cosine.
         constraint: what a recommended setting must satisfy: "accuracy >= 0.99", "rows_per_step <= 1.5", ...
         report: images of each reported setting, on seeds that the search has not seen; 0 for no report.
+        by_class: say which scale suits each class too, with an interval, or that the images do not tell them apart.
         sampler, steps, grid, batch_size, precision: as for ``sample``.
         seed: first seed of the search; the report begins at 1,000,000 more.
         data, prompts, features, clip: as for ``sweep``.
@@ -147,6 +150,9 @@ def tune(
         if budget < 1 or report < 0:
             raise UsageError(f"budget and report: expected numbers of images, got {budget} and {report}")
         template = Template.of(guidance, ranges)
+        if by_class and (asked or len(template.knobs) > 1):
+            why = "prompts are no classes" if asked else f"{len(template.knobs)} numbers are open, expected one"
+            raise UsageError(f"tune: by class: {why}; leave it out")
         check_search(template, budget)
         constraints = parse_constraints(rules, steps, metrics)
         beside = _kept(spec, out)
@@ -191,6 +197,7 @@ def tune(
         else:
             evaluator = evaluator_for(spec, data, (), loaded, sizes, progress, features=features, device=device)
             _check_judged(wanted, evaluator)
+        classes = classes_of(evaluator) if by_class else None
         shared = Shared(budget, seed, (), grid, batch_size, precision, asked)
         with progress("", budget, "image") as advance:
             searched = out / "searched" / _question(spec, loaded, evaluator, shared, drawn, steps)
@@ -198,6 +205,7 @@ def tune(
             tuned = find_guidance(
                 measurer, evaluator.moments, template, budget=budget,
                 objective=Objective(objective, maximised(objective)), constraints=constraints, seed=seed,
+                classes=classes,
             )  # fmt: skip
         if asked:
             tuned = replace(tuned, notes=(*tuned.notes, PAIRED.format(count=len(set(asked)))))

@@ -24,12 +24,14 @@ from fairlead.measure.scoring import Scoring
 from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.report.page import Section
-from fairlead.report.search_page import search_sections
+from fairlead.report.search_page import class_sections, search_sections
 from fairlead.report.sweep_page import sweep_page, sweep_plot
+from fairlead.report.swept_classes import check_by_class, read_by_class, write_by_class
 from fairlead.sample.sampler import Sampler
 from fairlead.sample.sampling import Precision
 from fairlead.tune.answers import read_answers
 from fairlead.tune.budget import Budget
+from fairlead.tune.class_scales import ByClass
 from fairlead.tune.front import sweep_front
 from fairlead.tune.recommend import Choice, choice_for
 from fairlead.tune.setting import Point, all_settings, expand
@@ -49,11 +51,13 @@ class SweepReport:
         points: a measured setting each, in the order of the table.
         choice: what is recommended; its ``text`` says it in a sentence.
         path: of report.html.
+        by_class: which scale suits each class, where that was asked for.
     """
 
     points: list[Point]
     choice: Choice
     path: Path
+    by_class: ByClass | None = None
 
 
 def sweep(
@@ -72,6 +76,7 @@ def sweep(
     precision: Precision = "fp32",
     budget: str | None = None,
     keep_images: bool = False,
+    by_class: bool = False,
     data: str | None = None,
     prompts: str | Path | Sequence[str] | None = None,
     features: str | None = None,
@@ -99,6 +104,7 @@ def sweep(
         sampler, steps, grid, batch_size, precision: as for ``sample``.
         budget: what this call may spend: "20000 images", "4e6 rows" or "30 minutes".
         keep_images: keep all images of every setting, not only the examples.
+        by_class: say which scale has the smallest distance in each class, with an interval, or that n is too small.
         data: where the images are, if not where they were in training; with prompts any real images, for the distance.
         prompts: the path of a file of prompts, one a line, or a list of them, taken in turn: no real images are needed
             and no judge is trained. Measured are the cosine of image and prompt, diversity, saturation, cost, and with
@@ -130,6 +136,7 @@ def sweep(
         workers = Workers.launched(device)
         shared = Shared(n, seed, tuple(conds), grid, batch_size, precision, asked)
         measuring = Sweep(settings, shared, partial(load, device=workers.device))
+        check_by_class(by_class, measuring)
         folder = SweepFolder(out)
         folder.check(measuring.described())
         evaluator: Scoring | None = None
@@ -145,6 +152,7 @@ def sweep(
                         f"{models[0]}"
                     )
         carry_out(measuring, folder, evaluator, on_event, spend, keep_images, workers, command)
+        write_by_class(folder, evaluator, by_class, progress)
         return report(out) if workers.main else None
 
 
@@ -231,7 +239,8 @@ def report(sweep: str | Path, extra: Sequence[Section] = ()) -> SweepReport:
     choice = choice_for(points, answers)
     path = folder / "report.html"
     try:
-        sections = (*search_sections(answers), *extra)
+        by_class = read_by_class(folder)
+        sections = (*search_sections(answers), *class_sections(by_class), *extra)
         far = all(DEBIASED in point.score.metrics for point in points)
         beaten, reference = sweep_front(stored, points) if far else None, stored.reference
         features = 0 if reference is None else reference.d
@@ -242,7 +251,7 @@ def report(sweep: str | Path, extra: Sequence[Section] = ()) -> SweepReport:
                 figure.savefig(partial_file, format="png", dpi=110)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error}; the sweep itself is whole") from error
-    return SweepReport(points, choice, path)
+    return SweepReport(points, choice, path, by_class)
 
 
 def carry_out(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,14 @@ from fairlead.core.errors import UsageError
 from fairlead.core.files import replacing
 from fairlead.core.signals import unbroken
 from fairlead.core.typed import check_arguments
+from fairlead.data.arrays import with_held_out
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.diffusers.autoencoder import load_autoencoder
 from fairlead.diffusers.kl_autoencoder import finished_autoencoder, save_autoencoder
 from fairlead.measure.metrics import Estimate, check_classes
-from fairlead.models.classifier import classifier_of, load_classifier
 from fairlead.models.load import load, model_of
+from fairlead.models.noisy_classifier_model import classifier_of, load_classifier
 from fairlead.nets.build import AUTOENCODER_PRESETS, CLASSIFIER_PRESETS, PRESETS
 from fairlead.report.held_out import (
     NoiseBin,
@@ -32,6 +33,10 @@ from fairlead.report.held_out import (
     reconstruction_grid,
 )
 from fairlead.report.pictures import class_grid
+from fairlead.report.trainings.next_steps import made, next_commands
+from fairlead.report.trainings.training_page import write_training_page
+from fairlead.report.trainings.validation import HeldOutLoss, held_out_lines
+from fairlead.report.trainings.watch import Watch
 from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, RECIPES
 from fairlead.train.denoiser_options import DenoiserOptions
 from fairlead.train.loop import Training
@@ -52,6 +57,7 @@ class Trained:
         notes: what was said of the data, and of a run that goes on otherwise than it began.
         accuracy: of a classifier on the test images, by noise level.
         errors: of an autoencoder on the test images, "l1" and "psnr".
+        held_out: of a denoiser, its loss on held-out images after the last step, by noise level.
     """
 
     folder: Path
@@ -60,6 +66,7 @@ class Trained:
     notes: tuple[str, ...]
     accuracy: tuple[NoiseBin, ...] = ()
     errors: Mapping[str, Estimate] = field(default_factory=dict)
+    held_out: tuple[HeldOutLoss, ...] = ()
     _load: Callable[[str], Any] = field(default=load, kw_only=True)
 
     __repr__ = brief
@@ -72,14 +79,29 @@ class Trained:
 
 def denoiser_trained(options: DenoiserOptions) -> Trained:
     """``fairlead train``"""
+    if options.validate_every is not None and options.validate_every < 0:
+        raise UsageError(f"validate_every: expected 0 or more steps, got {options.validate_every}")
     with options.started(RECIPES, PRESETS, ("conditioning", "channels")) as training:
-        return _trained(training, train_to_end(training, options.preview_every, write_preview))
+        main = training.accelerator.is_main_process
+        with closing(
+            Watch(
+                training, options.preview_every, write_preview, with_held_out(options.data)[1], options.validate_every
+            )
+        ) as watch:
+            loss = train_to_end(training, watch)
+        if main:
+            with _finishing(options.folder):
+                page = write_training_page(training, loss)
+            if watch.held_out:
+                print("\n".join(held_out_lines(watch.held_out)))
+            print(f"{made(training, loss)}; report: {page}; next: {'; '.join(next_commands(training))}")
+        return _trained(training, loss, held_out=watch.held_out)
 
 
 def classifier_trained(options: ClassifierOptions) -> Trained:
     """``fairlead train-classifier``"""
     with options.started(CLASSIFIER_RECIPES, CLASSIFIER_PRESETS) as training:
-        held_out, main = _test_images(training), training.accelerator.is_main_process
+        held_out, main = _test_images(training, with_held_out(options.data)[1]), training.accelerator.is_main_process
         for note in check_classes(training.data, held_out) if main and held_out is not None else ():
             print(note, file=sys.stderr)
         loss = train_to_end(training)
@@ -97,7 +119,7 @@ def autoencoder_trained(options: AutoencoderOptions) -> Trained:
         errors: Mapping[str, Estimate] = {}
         if training.accelerator.is_main_process:
             with _finishing(options.folder):
-                errors = _finish(training)
+                errors = _finish(training, with_held_out(options.data)[1])
         return _trained(training, loss, errors=errors, _load=load_autoencoder)
 
 
@@ -132,10 +154,10 @@ train_classifier = _verb(ClassifierOptions, classifier_trained, "train_classifie
 train_autoencoder = _verb(AutoencoderOptions, autoencoder_trained, "train_autoencoder")
 
 
-def _test_images(training: Training) -> ImageData | None:
-    """None for data in memory, which have no test split."""
+def _test_images(training: Training, held_out: ImageData | None) -> ImageData | None:
+    """None for data in memory without any."""
     given = training.config.data
-    return load_data(**given, split="test") if given else None
+    return load_data(**given, split="test") if given else held_out
 
 
 @contextmanager
@@ -167,11 +189,11 @@ def _measure(training: Training, data: ImageData) -> tuple[NoiseBin, ...]:
     return tuple(bins)
 
 
-def _finish(training: Training) -> Mapping[str, Estimate]:
+def _finish(training: Training, held_out: ImageData | None) -> Mapping[str, Estimate]:
     assert training.out is not None
     autoencoder = finished_autoencoder(training)
     given = {name: value for name, value in training.config.data.items() if name != "limit"}
-    data = load_data(**given, split="test") if given else training.data
+    data = load_data(**given, split="test") if given else held_out or training.data
     errors = reconstruction_error(autoencoder, data)
     measured = {"data": data.name, "split": data.split, "fingerprint": data.fingerprint}
     with unbroken():

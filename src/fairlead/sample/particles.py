@@ -160,7 +160,15 @@ class Population:
         self._rewarded = torch.zeros(self.n, self.k, dtype=torch.float64)
         self._observed: int | None = None
 
-    def observe(self, observation: Observation) -> None:
+    def watching(self, other: Callable[[Observation], object] | None) -> Callable[[Observation], object] | None:
+        """What observes the run, for itself where terms weigh particles and for ``other``; None for nobody."""
+        if not self.weighing:
+            return other
+        if other is None:
+            return self._observe
+        return lambda observation: (self._observe(observation), other(observation))
+
+    def _observe(self, observation: Observation) -> None:
         """The weights that terms give in a step, at its first evaluation."""
         seen = observation.seen
         if seen.step.index != self._observed:

@@ -1,4 +1,7 @@
-"""Sampling: a model, conditions, a guidance and seeds -> frames, and a run that knows how to be repeated."""
+"""Sampling: a model, conditions, a guidance and seeds -> frames, and a run that knows how to be repeated.
+
+Over 300 lines, as what is checked before sampling starts stands beside the sampling itself.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from fairlead.core.arguments import as_mapping
 from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, autocast, counting, lowered
-from fairlead.core.errors import UsageError
+from fairlead.core.errors import UsageError, remark
 from fairlead.data.images import to_uint8
 from fairlead.guide.batching import Batching
 from fairlead.guide.checks import check_condition, check_samples
@@ -27,9 +30,13 @@ from fairlead.guide.expression import to_guidance
 from fairlead.guide.observation import Observation
 from fairlead.guide.rewards.reward import Fn, Reward
 from fairlead.guide.terms import Guidance, Term
+from fairlead.models.compiled import compiled, compiled_resources
 from fairlead.models.load import as_model
 from fairlead.models.model import Given, Model, Spec
 from fairlead.models.resources import load_resources
+from fairlead.nets.compiling import no_compiler
+from fairlead.sample.edit.inverted import start_of
+from fairlead.sample.edit.start import Start, times_from
 from fairlead.sample.grids import make_grid
 from fairlead.sample.noise import NoiseStream
 from fairlead.sample.particles import Particles, Population, Steering, repeated
@@ -52,11 +59,16 @@ def sample(
     batch_size: int = 64,
     precision: Precision = "fp32",
     batching: Batching = "auto",
+    compile: bool = False,
     resources: Mapping[str, Any] | None = None,
     particles: int | Particles | None = None,
     reward: Reward | Fn | str | None = None,
+    start: Any = None,
+    strength: float | None = None,
+    mask: Any = None,
+    resample: int | None = None,
 ) -> Run:
-    """Sample ``n`` images.
+    """Sample ``n`` images, from noise or from images.
 
     Args:
         model: from ``fl.load`` or ``fl.toy``, or a path that ``fl.load`` takes.
@@ -72,6 +84,8 @@ def sample(
         batch_size: samples denoised together; does not change the result beyond rounding.
         precision: "bf16" autocasts the network.
         batching: how branches share network calls, see ``GuidedDenoiser``.
+        compile: compile the networks that were trained here: the first calls take as long as compiling does, the
+            samples differ by rounding. Where there is no compiler, one line says so and nothing is compiled.
         resources: models and classifiers by the name that the guidance calls them; what is not given is loaded from
             the path that the name is.
         particles: streams of each sample that compete by the reward, or :class:`Particles` with more settings: they
@@ -79,15 +93,22 @@ def sample(
             ``batch_size``.
         reward: what they compete by, with a gradient or without: an expression such as '10 * judged("seven")', an
             object, or a function (x0, t, condition) -> [n]. The samples follow p(x0) exp(reward).
+        start: images to begin with (SDEdit), one for all samples or one each: uint8 [n, c, h, w], or floating in
+            [-1, 1]; files, a folder or a data set; samples [n, *shape] of a model whose samples are no images. Or what
+            ``fl.invert`` gives, whose sampler, steps and grid have to be the run's.
+        strength: how much noise they get, the time in (0, 1] that sampling begins at; steps of the grid above it are
+            not taken. Default: 0.6, with a mask 1.
+        mask: bool or 0 and 1, [h, w] or [n, 1, h, w]: True where the images are made anew; or a file, transparent or
+            white there. The rest stays; in latents, what it is encoded to.
+        resample: how often each step is taken with a mask, so that both parts agree (RePaint); default 4.
 
     Raises:
         UsageError: for anything that cannot be sampled, before the first network call; and at the first step whose
             samples are not finite, naming it.
     """
-    sampling = Sampling(sampler, steps, grid, batch_size, precision, batching)
-    return Plan.of(
-        model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources, particles=particles, reward=reward
-    ).run()
+    sampling, model = Sampling(sampler, steps, grid, batch_size, precision, batching, compile), as_model(model)
+    begin, given = start_of(model, start, strength, mask, resample), {"particles": particles, "reward": reward}
+    return Plan.of(model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources, start=begin, **given).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +123,7 @@ class Plan:
     seeds: tuple[int, ...]
     times: Tensor
     resources: Mapping[str, Any]
+    start: Start | None = None
     steering: Steering | None = None
 
     __repr__ = brief
@@ -117,11 +139,12 @@ class Plan:
         n: int | None = None,
         seeds: int | Sequence[int] = 0,
         resources: Mapping[str, Any] | None = None,
+        start: Start | None = None,
         particles: int | Particles | None = None,
         reward: Reward | Fn | str | None = None,
     ) -> Plan:
         model, sampling = as_model(model), Sampling() if sampling is None else sampling
-        specs, all_seeds = samples_of(cond, n, seeds)
+        specs, all_seeds = samples_of(cond, n, seeds, None if start is None else start.n)
         guidance, resources = to_guidance(guidance), as_mapping("resources", resources)
         check_samples(guidance, len(specs))
         if guidance.renoising() and not sampling.sampler.renoises:
@@ -131,12 +154,24 @@ class Plan:
             )
         steering = Steering.of(particles, reward, guidance, sampling.sampler)
         times = make_grid(sampling.grid, model.schedule, sampling.steps)
+        if start is not None:
+            if steering is not None:
+                raise UsageError("particles begin from noise, and a start was given; leave one of the two out")
+            start.check(sampling)
+            start, times = start.of_n(len(specs)), times_from(times, start.strength, model.schedule)
         steered_by = None if steering is None else steering.reward
         wanted = (*guidance.resources(), *(() if steered_by is None else steered_by.resources()))
         loaded = load_resources(wanted, model, resources)
         model = with_vocabulary(model, guidance, loaded, wanted)
         conds, guidance = named_specs(model, specs), guidance.by_name(model.named)
-        plan = cls(model, conds, guidance, sampling, all_seeds, times, loaded, steering)
+        if sampling.compile:
+            sampled, helpers = compiled(model), compiled_resources(loaded)
+            if reason := no_compiler(model.device.type):
+                remark(f"sampling runs uncompiled: {reason}")
+                sampling = replace(sampling, compile=False)
+            else:
+                model, loaded = sampled, helpers
+        plan = cls(model, conds, guidance, sampling, all_seeds, times, loaded, start, steering)
         NoiseStream(all_seeds, model.shape)
         check_condition(guidance, plan._condition)
         if steered_by is not None:
@@ -163,23 +198,19 @@ class Plan:
         model, device = self.model, self.model.device
         lower = torch.bfloat16 if self.sampling.precision == "bf16" else None
         noise = NoiseStream(self.seeds[batch], model.shape, device, self._streams)
-        _, sigma = model.schedule.alpha_sigma(self.times[0])
-        denoiser = self._checked if batch == self.batches[0] else self._guided(batch)
+        alpha, sigma = map(float, model.schedule.alpha_sigma(self.times[0]))
+        denoiser, select = self._checked if batch == self.batches[0] else self.denoiser(batch), None
         population: Population | None = None
         if self.steering is not None and self._streams > 1:
             population = Population(self.steering, denoiser.context, noise, self.guidance)
-            watching = [population.observe] if population.weighing else []
-            observe = _both([*watching, *([] if observe is None else [observe])])
+            observe = population.watching(observe)
         denoiser = denoiser.fresh(observe)
-        frames = self.sampling.sampler.frames(
-            denoiser,
-            noise.start() * float(sigma),
-            self.times,
-            model.schedule,
-            denoiser.condition,
-            noise,
-            None if population is None else population.selecting(denoiser.select),
-        )
+        if population is not None:
+            select = population.selecting(denoiser.select)
+        begin, sampler = self.start, self.sampling.sampler
+        x_t = noise.start() * sigma if begin is None else begin.x_t(batch, noise, alpha, sigma)
+        sampler = sampler if begin is None else begin.sampler(sampler, batch)
+        frames = sampler.frames(denoiser, x_t, self.times, model.schedule, denoiser.condition, noise, select)
         while True:
             if torch.is_grad_enabled() or lowered(device) != lower:
                 with torch.no_grad(), autocast(device, lower):
@@ -217,9 +248,15 @@ class Plan:
     @cached_property
     def _checked(self) -> GuidedDenoiser:
         """The guided denoiser of the first batch, which every run of this plan starts afresh."""
-        return self._guided(self.batches[0])
+        return self.denoiser(self.batches[0])
 
-    def _guided(self, batch: slice) -> GuidedDenoiser:
+    def denoiser(
+        self,
+        batch: slice,
+        null: Sequence[Condition] | None = None,
+        observe: Callable[[Observation], object] | None = None,
+    ) -> GuidedDenoiser:
+        """The guided denoiser of a batch; ``null`` stands in the place of the null condition, one for each step."""
         model, k = self.model, self._streams
         whole, specs = batch == slice(0, len(self.conds)) and k == 1, repeated(self.conds[batch], k)
         return GuidedDenoiser.of(
@@ -231,6 +268,8 @@ class Plan:
             times=self.times,
             samples=repeated(range(batch.start, batch.stop), k),
             batching=self.sampling.batching,
+            observe=observe,
+            null=null or (None if self.start is None else self.start.null(batch)),
             specs=specs,
         )
 
@@ -260,6 +299,7 @@ class Plan:
             "guidance": str(self.guidance),
             **self.sampling.described(),
             **({} if self.steering is None else self.steering.described()),
+            **({} if self.start is None else {"start": self.start.described()}),
             "model": dict(self.model.metadata),
             **self.named(),
             "fairlead": fairlead.__version__,
@@ -267,10 +307,3 @@ class Plan:
         }
         shown = decoded if images is not None else None
         return Run(x0, images, self.conds, self._condition, self.seeds, cost, seconds, settings, self.guidance, shown)
-
-
-def _both(watchers: Sequence[Callable[[Observation], object]]) -> Callable[[Observation], object] | None:
-    """What tells all of them; None for nobody."""
-    if len(watchers) < 2:
-        return next(iter(watchers), None)
-    return lambda observation: [watch(observation) for watch in watchers]

@@ -50,8 +50,9 @@ def named_specs(model: Model, specs: Sequence[Given]) -> tuple[Spec, ...]:
     return tuple(named)
 
 
-def samples_of(cond: Any, n: Any, seeds: Any) -> tuple[list[Given], tuple[int, ...]]:
-    """One spec and one seed per sample, from what was given for one or for all."""
+def samples_of(cond: Any, n: Any, seeds: Any, start: int | None = None) -> tuple[list[Given], tuple[int, ...]]:
+    """One spec and one seed per sample, from what was given for one or for all; ``start`` is how many images a run
+    begins with, one of them for all."""
     cond, n, seeds = plain_list(cond), plain(n), plain_list(seeds)
     if n is not None and not is_count(n):
         raise UsageError(f"n: expected an integer of at least 1, got {shown(n)}")
@@ -66,6 +67,7 @@ def samples_of(cond: Any, n: Any, seeds: Any) -> tuple[list[Given], tuple[int, .
         "cond": None if one else len(cond),
         "seeds": None if isinstance(seeds, int) else len(seeds),
         "n": n,
+        "start": None if start == 1 else start,
     }
     counts = {name: count for name, count in given.items() if count is not None}
     if len(set(counts.values())) > 1:

@@ -25,6 +25,7 @@ class Sampling:
         batch_size: samples denoised together; does not change the result beyond rounding.
         precision: "bf16" autocasts the network.
         batching: how branches share network calls, see ``GuidedDenoiser``.
+        compile: networks trained here run compiled, see :mod:`fairlead.nets.compiling`.
 
     Raises:
         UsageError: for a name that is not known, or a number that is no count.
@@ -36,6 +37,7 @@ class Sampling:
     batch_size: int
     precision: Precision
     batching: Batching
+    compile: bool
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class Sampling:
         batch_size: int = 64,
         precision: Precision = "fp32",
         batching: Batching = "auto",
+        compile: bool = False,
     ) -> None:
         steps, batch_size = plain(steps), plain(batch_size)
         if not is_count(batch_size):
@@ -53,6 +56,8 @@ class Sampling:
             raise UsageError(f"steps {shown(steps)}: expected an integer of at least 1")
         chosen("precision", precision, get_args(Precision))
         chosen("batching", batching, get_args(Batching))
+        if not isinstance(compile, bool):
+            raise UsageError(f"compile: expected True or False, got {shown(compile)}")
         sampler = parse_sampler(sampler) if isinstance(sampler, str) else sampler
         if not isinstance(sampler, Sampler):
             raise UsageError(
@@ -66,12 +71,14 @@ class Sampling:
             ("batch_size", batch_size),
             ("precision", precision),
             ("batching", batching),
+            ("compile", compile),
         ):
             object.__setattr__(self, name, value)
 
     def described(self) -> dict[str, str | int]:
         """What decides the samples, JSON-ready."""
         return {
+            **({"compile": True} if self.compile else {}),
             "sampler": str(self.sampler),
             "steps": self.steps,
             "grid": self.grid,

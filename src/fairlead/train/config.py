@@ -43,6 +43,7 @@ class TrainConfig:
             min(SNR, 5) in x0 units (2303.09556), "capped_v" min(1 + SNR, 5): v's error, less of it at low noise.
         steps: optimiser steps in all; the learning rate is planned over them.
         batch_size: samples a step, over all processes.
+        accumulate: parts of a process's share of the batch, one after the other: less memory, the same step.
         lr: peak learning rate.
         warmup: steps over which the learning rate rises from 0, at most half of ``steps``: a short run has a peak too.
         decay: of the learning rate after the warm-up. "cosine" reaches 0 at the end.
@@ -57,14 +58,18 @@ class TrainConfig:
         text: configuration of the text encoder, from ``TextEncoder.config``; {} if the network reads no text.
         image: what the condition "image" shows of an image, see :mod:`fairlead.data.degrade`; "" if there is none.
         latents: configuration of the autoencoder whose latents are denoised, from ``Autoencoder.config``; {}: pixels.
+        init: weights to start from, from ``train.weights.initial.initial_config``; {}: random ones.
         internal: weight of the loss of the head in the middle of the network, beside that of its output (2512.24176:
             at most 0.5); 0: it has none.
         kl: weight of an autoencoder's KL divergence against the error summed over an image (2112.10752: 1e-6).
-        ema: decay of the weight average at the end; it warms up as (1 + k) / (10 + k).
+        ema: decay of the weight average at the end; it warms up as (1 + k) / (10 + k). "power": two averages by powers
+            of the step, from whose snapshots one of any width is rebuilt (:mod:`fairlead.train.weights.averages`).
         clip: largest norm of the gradient.
         precision: "bf16" autocasts the network; "auto" does so where the processor has bf16 matrix units.
         snapshot_every: keep the averaged weights of every so many steps (0: none), as weak models for autoguidance.
         checkpoint_every: steps between checkpoints that can be resumed (0: only the last).
+        checkpoint_minutes: minutes after which ``fairlead train`` and ``fl.train`` save one too (0: never).
+        keep: so many of them stay, the last ones.
     """
 
     net: dict[str, Any]
@@ -74,6 +79,7 @@ class TrainConfig:
     weighting: Weighting = "uniform"
     steps: int = 2000
     batch_size: int = 128
+    accumulate: int = 1
     lr: float = 2e-3
     warmup: int = 100
     decay: Decay = "cosine"
@@ -86,14 +92,17 @@ class TrainConfig:
     text: dict[str, Any] = field(default_factory=dict)
     image: str = ""
     latents: dict[str, Any] = field(default_factory=dict)
+    init: dict[str, Any] = field(default_factory=dict)
     internal: float = 0.0
     kl: float = 0.0
-    ema: float = 0.999
+    ema: float | Literal["power"] = 0.999
     clip: float = 1.0
     precision: Precision = "auto"
     seed: int = 0
     snapshot_every: int = 0
     checkpoint_every: int = 0
+    checkpoint_minutes: float = 10.0
+    keep: int = 1
 
     __repr__ = brief
 
@@ -118,13 +127,15 @@ class TrainConfig:
         for name, known in choices.items():
             chosen(name, getattr(self, name), get_args(known))
         for name, low in (
-            ("steps", 1), ("batch_size", 1), ("warmup", 0), ("snapshot_every", 0), ("checkpoint_every", 0), ("seed", 0)
+            ("steps", 1), ("batch_size", 1), ("warmup", 0), ("snapshot_every", 0), ("checkpoint_every", 0), ("seed", 0),
+            ("checkpoint_minutes", 0), ("keep", 1), ("accumulate", 1),
         ):  # fmt: skip
-            if getattr(self, name) < low:
+            if not getattr(self, name) >= low:
                 raise UsageError(f"{name}: expected at least {low}, got {getattr(self, name)}")
         if self.seed >= 2**63:
             raise UsageError(f"seed: expected a number below 2**63, got {self.seed}")
-        for name, share in (("drop", self.drop), ("drop_all", self.drop_all), ("ema", self.ema), *self.drops.items()):
+        shares = {"drop": self.drop, "drop_all": self.drop_all, **self.drops}
+        for name, share in {**shares, **({} if self.ema == "power" else {"ema": self.ema})}.items():
             if not 0 <= share <= 1:
                 raise UsageError(f"{name}: expected a number from 0 to 1, got {share}")
         read = condition_names(self.net)
@@ -163,17 +174,22 @@ class TrainConfig:
         schedule: Any = self.schedule
         if not isinstance(schedule, dict):
             object.__setattr__(self, "schedule", as_schedule(schedule).config())
-        for name in ("net", "data", "drops", "text", "latents"):
+        for name in ("net", "data", "drops", "text", "latents", "init"):
             object.__setattr__(self, name, as_mapping(name, getattr(self, name)))
+        if self.init and not all(isinstance(self.init.get(name), str) for name in ("source", "weights")):
+            raise UsageError(f"init: expected what initial_config(RUN) gives, got {shown(self.init)}")
         for name in ("objective", "image"):
             if not isinstance(getattr(self, name), str):
                 raise UsageError(f"{name}: expected a name, got {shown(getattr(self, name))}")
-        for name in ("steps", "batch_size", "warmup", "snapshot_every", "checkpoint_every", "seed"):
+        counts = ("steps", "batch_size", "warmup", "snapshot_every", "checkpoint_every", "keep", "accumulate", "seed")
+        for name in counts:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UsageError(f"{name}: expected an integer, got {shown(value)}")
-        for name in ("lr", "weight_decay", "drop", "drop_all", "internal", "kl", "ema", "clip"):
+        for name in ("lr", "weight_decay", "drop", "drop_all", "internal", "kl", "ema", "clip", "checkpoint_minutes"):
             value = getattr(self, name)
+            if (name, value) == ("ema", "power"):
+                continue
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise UsageError(f"{name}: expected a number, got {shown(value)}")
         for name, value in self.drops.items():
@@ -181,6 +197,12 @@ class TrainConfig:
                 raise UsageError(f"drops: expected a number for {name!r}, got {shown(value)}")
         if not isinstance(self.betas, list | tuple) or not all(isinstance(beta, int | float) for beta in self.betas):
             raise UsageError(f"betas: expected two numbers, got {shown(self.betas)}")
+
+    @property
+    def snapshots_every(self) -> int:
+        """Steps between snapshots of averaged weights, 0 for none; of power averages a sixteenth of the run by
+        default."""
+        return self.snapshot_every or (-(-self.steps // 16) if self.ema == "power" else 0)
 
     def to_json(self) -> dict[str, Any]:
         return {**{f.name: getattr(self, f.name) for f in fields(self)}, "betas": list(self.betas)}

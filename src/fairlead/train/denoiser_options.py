@@ -47,7 +47,8 @@ class DenoiserOptions(TrainOptions):
     name."""
     schedule: ScheduleName = None
     conditioning: str | None = None
-    """How the class enters the U-Net: adaptive (group normalisation), add (to the time embedding), concat (one-hot)."""
+    """How the class enters the network: adaptive (normalisation), add (to the time embedding), concat (one-hot), fuse
+    (concatenated to the time embedding, through an MLP; a DiT takes this or adaptive)."""
     objective: str | None = None
     """What the network predicts: eps, v, x0, flow."""
     weighting: Annotated[str | None, Doc(f"Loss weight over noise levels: {', '.join(get_args(Weighting))}.")] = None
@@ -93,6 +94,9 @@ class DenoiserOptions(TrainOptions):
     """adamw, or muon: matrices by orthogonal updates, all else by adamw; fewer steps for as much, each dearer."""
     snapshot_every: int | None = None
     """Keep the averaged weights of every so many steps, as weak models for autoguidance."""
+    validate_every: int | None = None
+    """Steps between two measurements of the loss on held-out images, by noise level, in OUT/validation.csv; the last
+    step is always measured. Default: ten times in a run, at most every 100 steps; 0 for never."""
     preview_every: int = 0
     """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
 

@@ -30,7 +30,7 @@ EXAMPLES = 8
 """Conditions of the data that a checkpoint names."""
 MOST_VALUES = 2**26
 """Of one image: 8192 x 8192."""
-PARTS = ("ema", "raw", "training")
+PARTS = ("ema", "narrow", "raw", "training")
 
 
 class DataDescription(TypedDict):
@@ -50,6 +50,7 @@ class WeightFiles(TypedDict):
     """Hash of each file of tensors."""
 
     ema: str
+    narrow: NotRequired[str]
     raw: NotRequired[str]
     training: NotRequired[str]
 

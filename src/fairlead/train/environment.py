@@ -83,7 +83,9 @@ def start_trackers(accelerator: Accelerator, trackers: list[str]) -> None:
     """
     try:
         if trackers:
-            accelerator.init_trackers("train")
+            out = accelerator.project_dir
+            own = {} if out is None else {"wandb": {"dir": str(out), "name": Path(out).name}}
+            accelerator.init_trackers("train", init_kwargs=own)
     except (ImportError, ValueError) as error:
         raise UsageError(
             f"cannot log with {', '.join(trackers)}: {error}; choose another or drop the option"
@@ -123,7 +125,7 @@ def check_environment(
     if not same.get(asked.lower(), False):
         raise _contradiction("ACCELERATE_MIXED_PRECISION", asked, f"trains in {precision}", "--precision decides")
     for name, off, does in (
-        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", ("", "1"), "takes a step with every batch"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", ("", "1"), "takes a step with every batch; --accumulate parts it"),
         ("ACCELERATE_DYNAMO_BACKEND", ("", "no"), "does not compile the network"),
         ("ACCELERATE_DOWNCAST_BF16", ("", "no", "false", "0"), f"trains in {precision}"),
         ("ACCELERATE_TORCH_DEVICE", ("", device.type), f"computes on {device.type}"),

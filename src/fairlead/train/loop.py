@@ -6,25 +6,24 @@
 
 Every random draw is a pure function of (seed, step): resuming needs no generator state, and the global batch does not
 depend on the number of processes.
+
+Over 300 lines: what a run consists of, its steps and its checkpoints share one state.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from fairlead.core.arguments import as_path, shown
-from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 from fairlead.core.launch import Launch
@@ -35,32 +34,23 @@ from fairlead.data.images import ImageData
 from fairlead.data.latents import LatentBatches, LatentCodec, Latents, codec_from_config
 from fairlead.data.text import encoder_from_config
 from fairlead.nets.build import build_net, load_weights, parameter_count
-from fairlead.nets.text import TextInput
+from fairlead.nets.compiling import compile_in_place, no_compiler
+from fairlead.nets.text_attention import TextInput
 from fairlead.train.checkpoint import Checkpoint, prune, save_checkpoint, snapshots, step_folder
 from fairlead.train.conditions import DataConditions
 from fairlead.train.config import TrainConfig
 from fairlead.train.description import check_fit, described
 from fairlead.train.environment import accelerator_for, start_trackers
 from fairlead.train.malloc import keep_freed_memory
-from fairlead.train.objective import Draw, drop_condition
-from fairlead.train.optimizer import ema_average, learning_rate, optimizer_of, optimizer_state
+from fairlead.train.optimizer import learning_rate, optimizer_of, restore_state, stored_state
 from fairlead.train.reading import prepare_text
-from fairlead.train.resume import differences, previous, setup
+from fairlead.train.resume import differences, plans_until, previous, replanned, setup
+from fairlead.train.steps.feed import StepFeed, StepSource
+from fairlead.train.steps.outcomes import EVERY, Outcomes
+from fairlead.train.steps.outcomes import StepRecord as StepRecord
 from fairlead.train.tasks import task_of
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What happened in a step (1-based). ``loss`` and ``grad_norm`` are of this step, ``images_per_second`` since the
-    start of this process; ``saved`` is the checkpoint written after it from which the run can be resumed: a snapshot
-    is none."""
-
-    step: int
-    loss: float
-    lr: float
-    grad_norm: float
-    images_per_second: float
-    saved: Path | None = None
+from fairlead.train.weights.averages import average_of, averages, restore_averages
+from fairlead.train.weights.initial import initialise
 
 
 class Training:
@@ -77,6 +67,7 @@ class Training:
         trackers: names of accelerate trackers, e.g. ["tensorboard"]; logs go to ``out``.
         progress: called with numbers of images as an autoencoder encodes them.
         reading: called with numbers of steps as a text encoder learns to read and to sketch.
+        compile: compile the network; where there is no compiler, a note says so.
 
     Raises:
         UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
@@ -94,6 +85,7 @@ class Training:
         trackers: list[str] | None = None,
         progress: Callable[[int], object] | None = None,
         reading: Callable[[int], object] | None = None,
+        compile: bool = False,
     ) -> None:
         if not isinstance(data, ImageData):
             raise UsageError(f"training: expected data from fl.load_data(...), got {shown(data)}")
@@ -109,6 +101,8 @@ class Training:
         if config.latents:
             self.autoencoder = codec_from_config(config.latents, "this run", self.out)
         check_fit(config.net, data, self.autoencoder)
+        if compile and config.internal:
+            raise UsageError("compile: the head in the middle (internal) runs uncompiled; train without one of them")
         self.task = task_of(config.objective)
         names = self.task.conditions(config.net)
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
@@ -119,10 +113,12 @@ class Training:
             weakref.finalize(self, self._hold.release)
         self.accelerator, self.precision = accelerator_for(config.precision, trackers or [], self.out)
         world = self.accelerator.num_processes
-        if config.batch_size % world:
+        parts = world * config.accumulate
+        if config.batch_size % parts:
+            each = f" in {config.accumulate} parts each" if config.accumulate > 1 else ""
             raise UsageError(
-                f"batch size {config.batch_size} cannot be shared evenly by {world} processes; expected a multiple of "
-                f"{world}"
+                f"batch size {config.batch_size} cannot be shared evenly by {world} processes{each}; expected a "
+                f"multiple of {parts}"
             )
         checkpoint = previous(self.out, resume, data, config, self.precision)
         # of when there may have been more of them
@@ -134,13 +130,16 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_net(config.net)
+        knows_text = False
         if checkpoint is None:
+            if config.init:
+                self.notes, knows_text = initialise(network, config, data)
             self.task.prepare(network, data)
         text = getattr(network, "text", None)
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
         self.batches = self._batches(config.batch_size, progress)
-        if isinstance(text, TextInput) and checkpoint is None and self.conditions is not None:
+        if isinstance(text, TextInput) and checkpoint is None and self.conditions is not None and not knows_text:
             prepare_text(text, data, self.conditions, config, lambda size: self._batches(size, None), reading)
         self.parameters = parameter_count(network)
         self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
@@ -148,11 +147,23 @@ class Training:
         if device.type == "cpu":
             keep_freed_memory()
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = AveragedModel(network, multi_avg_fn=ema_average(config.ema), use_buffers=True).to(device)
+        problem = no_compiler(device.type) if compile else ""
+        if problem:
+            self.notes.append(f"trains uncompiled: {problem}")
+        self.compiled = compile and not problem
+        self.average = average_of(network, config.ema).to(device)
         optimizer = optimizer_of(network, config)
+        if self.compiled:
+            compile_in_place(network)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.noise_shape: tuple[int, ...] = getattr(network, "latent_shape", self.batches.shape)
-        self.step = 0
+        source = StepSource(
+            self.batches, self.conditions, self.task, config, self.schedule, self.drops, self.noise_shape,
+            self.accelerator.process_index, world, config.accumulate,
+        )  # fmt: skip
+        self.feed = StepFeed(source, config.steps, device)
+        self.outcomes = Outcomes(1 if device.type == "cpu" else EVERY, config.lr, self.accelerator.log)
+        self.step, self._plans = 0, list[dict[str, int]]()
         if checkpoint is not None:
             self._restore(checkpoint)
         start_trackers(self.accelerator, trackers or [])
@@ -167,30 +178,29 @@ class Training:
         return LatentBatches(images, self._latents)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        self.notes += differences(checkpoint, setup(self.accelerator), self._dropout)
-        raw, average = checkpoint.tensors("raw"), checkpoint.tensors("ema")
+        here = {**setup(self.accelerator, self.compiled), "accumulate": self.config.accumulate}
+        self.notes += differences(checkpoint, here, self._dropout)
+        self.notes += replanned(checkpoint, self.config)
+        raw = checkpoint.tensors("raw")
         try:
             load_weights(self.accelerator.unwrap_model(self.network), raw)
-            load_weights(self.average.module, average)
+            restore_averages(self.average, checkpoint.tensors, checkpoint.step)
         except UsageError as error:
             raise UsageError(f"cannot resume {self.out}: {error}; resume another checkpoint") from error
-        self.average.n_averaged.fill_(checkpoint.step)
-        groups = self.optimizer.state_dict()["param_groups"]
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         try:
-            state = optimizer_state(checkpoint.tensors("training"), parameters)
+            restore_state(self.optimizer, checkpoint.tensors("training"))
         except ValueError as error:
             raise UsageError(f"cannot resume {self.out}: its training.safetensors is damaged ({error})") from error
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.step = checkpoint.step
+        self.step, self._plans = checkpoint.step, plans_until(checkpoint, self.config)
 
     def about(self) -> dict[str, Any]:
         """The description that goes into the checkpoint: enough to rebuild the model and to know where it came from."""
         return {
-            **setup(self.accelerator),
+            **setup(self.accelerator, self.compiled),
             **described(self.config, self.data, self.schedule, list(self.drops)),
             "parameters": self.parameters,
             "precision": self.precision,
+            **({"plans": self._plans} if self._plans else {}),
         }
 
     def averaged_network(self) -> nn.Module:
@@ -201,43 +211,47 @@ class Training:
     def take_step(self) -> tuple[Tensor, Tensor, float]:
         """One optimiser step: (loss, gradient norm, learning rate); the two tensors are scalars on the device."""
         config, accelerator = self.config, self.accelerator
-        rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-        x0, labels = self.batches.batch(self.step, rank, world)
-        draw = Draw.of(config.batch_size, self.noise_shape, self.drops, config.seed, self.step, config.drop_all).part(
-            rank, world
-        )
-        condition, index = Condition(len(x0)), self.batches.index(self.step, rank, world)
-        if self.conditions is not None:
-            condition = self.conditions.drawn(index, x0, config, self.step, rank, world)
-        x0 = x0.to(device)
-        inputs = self.task.inputs(x0, draw, drop_condition(condition, draw.dropped), self.schedule)
         lr = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.network.train()
-        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=self._dropout):
-            if self._dropout:
-                torch.manual_seed(((config.seed * 1_000_003 + self.step) * world + rank) % 2**63)
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                output = self.task.output(self.network, inputs, config)
-        loss = self.task.loss(output, x0, labels.to(device), draw, config, self.schedule)
-        accelerator.backward(loss)
+        losses = []
+        for part in range(config.accumulate):
+            last = part == config.accumulate - 1
+            with nullcontext() if last else accelerator.no_sync(self.network):
+                losses.append(self._add_gradient(part))
         norm = accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update_parameters(accelerator.unwrap_model(self.network))
         self.step += 1
-        return loss.detach(), norm, lr
+        return torch.stack(losses).mean(), norm, lr
+
+    def _add_gradient(self, part: int) -> Tensor:
+        """That of one part of this process's share of the batch, divided by the number of parts; its loss."""
+        config, accelerator, parts = self.config, self.accelerator, self.config.accumulate
+        rank, world = accelerator.process_index * parts + part, accelerator.num_processes * parts
+        device, data = accelerator.device, self.feed.of(self.step, part)
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=self._dropout):
+            if self._dropout:
+                torch.manual_seed(((config.seed * 1_000_003 + self.step) * world + rank) % 2**63)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                output = self.task.output(self.network, data.inputs, config)
+        loss = self.task.loss(output, data.x0, data.labels, data.draw, config, self.schedule)
+        accelerator.backward(loss / parts)
+        return loss.detach()
 
     def run(self) -> Iterator[StepRecord]:
         """Steps until ``config.steps``; saves by the configuration and at the end.
 
         Raises:
-            UsageError: at the first loss that is not finite, naming the step; saved checkpoints stay.
+            UsageError: for the first loss or gradient that is not finite, naming its step, once it is read: at once on
+                a CPU, up to ``EVERY`` steps later on a GPU. Nothing is saved after it; saved checkpoints stay.
         """
         try:
             yield from self._steps()
         finally:
+            self.feed.close()
             if self._hold is not None:
                 self._hold.release()
 
@@ -245,17 +259,9 @@ class Training:
         config, began, first = self.config, time.perf_counter(), self.step
         while self.step < config.steps:
             loss, norm, lr = self.take_step()
-            value = float(self.accelerator.reduce(loss, "mean"))
-            # a gradient that is not finite has already spoiled the weights, even under a finite loss
-            for what, number in (("loss", value), ("gradient norm", float(norm))):
-                if not math.isfinite(number):
-                    raise UsageError(
-                        f"training: the {what} of step {self.step} is {number}; lower --lr ({config.lr:g}) or use "
-                        "--precision fp32, with another --out"
-                    )
+            outcome = self.outcomes.add(self.step, lr, self.accelerator.reduce(loss, "mean"), norm)
             speed = (self.step - first) * config.batch_size / (time.perf_counter() - began)
-            self.accelerator.log({"loss": value, "lr": lr, "grad_norm": float(norm)}, step=self.step)
-            yield StepRecord(self.step, value, lr, float(norm), speed, self._save_if_due())
+            yield StepRecord(self.step, lr, speed, self._save_if_due(), outcome)
         self.accelerator.end_training()
 
     def _save_if_due(self) -> Path | None:
@@ -263,24 +269,27 @@ class Training:
         due = self.step == config.steps or (config.checkpoint_every and self.step % config.checkpoint_every == 0)
         if due:
             return self.save()
-        if config.snapshot_every and self.step % config.snapshot_every == 0 and self.out is not None:
-            self._write({"ema": self.average.module.state_dict()})
+        if config.snapshots_every and self.step % config.snapshots_every == 0 and self.out is not None:
+            self.outcomes.read()
+            self._write(averages(self.average))
         return None
 
     def save(self) -> Path | None:
-        """Write a checkpoint of this moment, from which the run can be resumed, and remove the one before.
+        """Write a checkpoint of this moment, from which the run can be resumed, and remove those that are not kept.
 
         Every process has to call it, and gets its folder.
+
+        Raises:
+            UsageError: if a step before was not finite, which is then not saved; if it cannot be written.
         """
+        self.outcomes.read()
         if self.out is None:
             return None
-        state = self.optimizer.state_dict()
-        training = {f"{index}.{key}": value for index, entry in state["state"].items() for key, value in entry.items()}
         network = self.accelerator.unwrap_model(self.network)
-        parts = {"ema": self.average.module.state_dict(), "raw": network.state_dict(), "training": training}
-        self._write(parts)
+        trained = {"raw": network.state_dict(), "training": stored_state(self.optimizer)}
+        self._write({**averages(self.average), **trained})
         if self.accelerator.is_main_process:
-            prune(self.out, self.step, self.config.snapshot_every, self._kept)
+            prune(self.out, self.step, self.config.keep, self.config.snapshots_every, self._kept)
         return step_folder(self.out, self.step)
 
     def _write(self, parts: dict[str, dict[str, Tensor]]) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fairlead.data.images import ImageData, stratified_order, stream, to_float
-from fairlead.nets.classifier import FLOOR, Moments
+from fairlead.nets.noisy_classifier import FLOOR, Moments
 
 MOST = 4096
 """Images of a class that are looked at."""

@@ -84,6 +84,13 @@ def loss_weight(weighting: Weighting, objective: Objective, log_snr: Tensor) -> 
     return capped
 
 
+def squared_errors(output: Tensor, x0: Tensor, draw: Draw, schedule: NoiseSchedule, objective: Objective) -> Tensor:
+    """Mean squared error of the network's ``output`` [n, ...] against its target, of each sample: float32 [n]."""
+    alpha, sigma = (expand_like(value, x0) for value in schedule.alpha_sigma(draw.t))
+    error = (output.float() - target(x0, draw.eps.to(x0.device), objective, alpha, sigma)).square()
+    return error.flatten(1).mean(1)
+
+
 def diffusion_loss(
     output: Tensor,
     x0: Tensor,
@@ -93,10 +100,9 @@ def diffusion_loss(
     weighting: Weighting,
 ) -> Tensor:
     """Weighted mean squared error of the network's ``output`` [n, ...] against its target; scalar float32."""
-    alpha, sigma = (expand_like(value, x0) for value in schedule.alpha_sigma(draw.t))
-    error = (output.float() - target(x0, draw.eps.to(x0.device), objective, alpha, sigma)).square()
-    weight = loss_weight(weighting, objective, schedule.log_snr(draw.t)).to(x0.device, torch.float32)
-    return (error.flatten(1).mean(1) * weight).mean()
+    weight = loss_weight(weighting, objective, schedule.log_snr(draw.t))
+    weight = weight.to(x0.device, torch.float32, non_blocking=x0.is_cuda)
+    return (squared_errors(output, x0, draw, schedule, objective) * weight).mean()
 
 
 def reconstruction_loss(output: tuple[Tensor, Tensor], x: Tensor, error: Reconstruction, kl: float) -> Tensor:

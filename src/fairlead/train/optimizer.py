@@ -1,4 +1,4 @@
-"""How weights move in the training loop: AdamW or Muon, the learning rate, the average of the weights."""
+"""How weights move in the training loop: AdamW or Muon, and the learning rate."""
 
 from __future__ import annotations
 
@@ -58,50 +58,89 @@ class Muon(torch.optim.AdamW):
             self.param_groups = groups
         for group in groups:
             if group["orthogonal"]:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self._turn(parameter, group["lr"], group["weight_decay"])
+                given = [parameter for parameter in group["params"] if parameter.grad is not None]
+                self._turn(given, group["lr"], group["weight_decay"])
         return loss
 
-    def _turn(self, parameter: Tensor, lr: float, weight_decay: float) -> None:
-        assert parameter.grad is not None
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros(())  # every state of AdamW has one
-            state["momentum"] = torch.zeros_like(parameter)
-        state["step"] += 1
-        mean = state["momentum"].lerp_(parameter.grad, 1 - self.momentum)
-        ahead = parameter.grad.lerp(mean, self.momentum).flatten(1)
-        update = orthogonalised(ahead).to(parameter.dtype).reshape(parameter.shape)
-        parameter.mul_(1 - lr * weight_decay).add_(update, alpha=-0.2 * max(ahead.shape) ** 0.5 * lr)
+    def _turn(self, parameters: list[Tensor], lr: float, weight_decay: float) -> None:
+        """All matrices of one shape at once: most are small, and one product of many takes less than many of one."""
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.zeros(())  # every state of AdamW has one
+                state["momentum"] = torch.zeros_like(parameter)
+            state["step"] += 1
+        means = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(means, grads, 1 - self.momentum)
+        alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        for parameter, ahead in zip(parameters, torch._foreach_lerp(grads, means, self.momentum), strict=True):
+            weight, step = _wide(parameter, parameter), _wide(ahead, parameter)
+            alike.setdefault((step.shape[0], step.shape[1]), []).append((weight, step))
+        if weight_decay:
+            torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        for (_, longer), pairs in alike.items():
+            updates = orthogonalised(torch.stack([step for _, step in pairs]))
+            torch._foreach_add_([weight for weight, _ in pairs], updates.unbind(), alpha=-0.2 * longer**0.5 * lr)
+
+
+def _wide(value: Tensor, parameter: Tensor) -> Tensor:
+    """A parameter, as a view, or what belongs to one, as a matrix with no more rows than columns. The columns of a
+    kernel in channels-last memory are in the order of that memory, which changes nothing for their directions."""
+    flat = torch.Tensor.view if value is parameter else torch.Tensor.reshape  # never a copy of the parameter
+    if parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
+        value = value.permute(0, 2, 3, 1)
+    shape = value.shape[0], value[0].numel()
+    matrix = flat(value, shape)
+    return matrix.T if shape[0] > shape[1] else matrix
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About U V^T of matrix = U S V^T [m, n]: singular values between about 0.7 and 1.2 in place of S.
+    """About U V^T of matrix = U S V^T [..., m, n]: singular values between about 0.7 and 1.2 in place of S.
 
     A quintic iteration of Newton and Schulz, x <- (a + b x x^T + c (x x^T)^2) x from x = matrix / norm, with the
     coefficients of Jordan 2024, which are steep at zero.
     """
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
-    if 2 * x.shape[0] > x.shape[1]:
+    x = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
+    x = x.reshape(-1, *x.shape[-2:])
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
+    if 3 * x.shape[1] > 2 * x.shape[2]:
         for _ in range(steps):
-            x = _factor(x @ x.T) @ x
+            x = _factor(x @ x.mT) @ x
     else:  # all factors are polynomials in the first x x^T: work on that small square, meet the long side twice only
-        gram = x @ x.T
-        total = torch.eye(len(x), dtype=x.dtype, device=x.device)
-        for _ in range(steps):
+        gram = x @ x.mT
+        total = factor = _factor(gram)
+        for _ in range(steps - 1):
+            gram = factor @ gram @ factor
             factor = _factor(gram)
-            total, gram = factor @ total, factor @ gram @ factor
+            total = factor @ total
         x = total @ x
-    out: Tensor = x.T if matrix.shape[0] > matrix.shape[1] else x
-    return out
+    out: Tensor = x.mT if matrix.shape[-2] > matrix.shape[-1] else x
+    return out.reshape(matrix.shape)
 
 
 def _factor(gram: Tensor) -> Tensor:
-    factor: Tensor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
-    factor.diagonal().add_(3.4445)
+    """[k, m, m]"""
+    factor: Tensor = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+    factor.diagonal(dim1=1, dim2=2).add_(3.4445)
     return factor
+
+
+def stored_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser as tensors called "INDEX.NAME"."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
+
+
+def restore_state(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
+    """Let an optimiser go on from what :func:`stored_state` gave.
+
+    Raises:
+        ValueError: as :func:`optimizer_state`.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.load_state_dict({"state": optimizer_state(stored, parameters), "param_groups": groups})
 
 
 def optimizer_state(stored: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
@@ -157,13 +196,3 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.lr
     progress = (step - warmup) / (config.steps - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def ema_average(decay: float) -> Any:
-    """For ``AveragedModel``: decay min(decay, (1 + k) / (10 + k)) after k updates."""
-
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        k = float(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + k) / (10 + k)))
-
-    return update

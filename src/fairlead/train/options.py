@@ -1,6 +1,8 @@
 """What a training is asked for: the options of the commands and of ``fl.train``, and the training that they make.
 
 Importing this costs no torch: the command line's help is made from it.
+
+Over 300 lines, as every option has its line of help.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class TrainOptions:
     recipe: str = "digits"
     """Preset of all below."""
     data: Any = None
-    """A name, a folder or a hub name as ``fl.load_data`` takes it, or a set in memory, as ``fl.data`` makes it."""
+    """A name, a folder or a hub name as ``fl.load_data`` takes it; or a set in memory, as ``fl.data`` makes it, or two,
+    to train on and to hold out."""
     size: int | str | None = None
     """Bring images to this size: a side in pixels, or height x width such as 64x96."""
     fit: Literal["centre", "random", "resize", "pad"] | None = None
@@ -79,22 +82,33 @@ class TrainOptions:
     """Optimiser steps."""
     batch_size: int | None = None
     """Samples a step, over all processes."""
+    accumulate: int | None = None
+    """Parts of a process's share of a batch, one after the other: less memory, the same step to rounding."""
     lr: float | None = None
     """Peak learning rate."""
     warmup: int | None = None
     """Steps over which the learning rate rises from 0; at most half of them all."""
-    ema: float | None = None
-    """Decay of the average of the weights."""
+    ema: float | Literal["power"] | None = None
+    """Decay of the average of the weights; or power: averages from which one of any width is rebuilt afterwards, with
+    `--weights ema:0.08` or RUN@ema:0.08."""
     precision: str | None = None
     """fp32, bf16, or auto (bf16 where the processor has matrix units for it)."""
     seed: int | None = None
     """Decides all random draws."""
     checkpoint_every: int | None = None
     """Steps between checkpoints that can be resumed; the last step is always saved."""
+    checkpoint_minutes: float | None = None
+    """Minutes after which one is saved too, by default 10; 0 for never."""
+    keep: int | None = None
+    """So many checkpoints that can be resumed stay, the last ones; by default 1."""
+    compile: bool = False
+    """Compile the network first: for long trainings; weights differ by rounding."""
     tracker: str | None = None
-    """An accelerate tracker such as tensorboard; its files go into OUT."""
+    """A tracker of accelerate, such as tensorboard or wandb; its files go into OUT."""
+    init: str | Path | None = None
+    """Start from the averaged weights of another run (RUN, RUN@step500), as far as they fit; what does not is said."""
     resume: bool = False
-    """Continue the run in OUT from its last checkpoint."""
+    """Continue the run in OUT from its last checkpoint; more --steps than it was begun with go on further."""
 
     @contextmanager
     def started(
@@ -114,6 +128,7 @@ class TrainOptions:
     ) -> Training:
         """Load the data, put the configuration together and say what will be trained; ``net``: options that are
         arguments of the network."""
+        from fairlead.data.arrays import with_held_out
         from fairlead.data.hub import load_data
         from fairlead.data.images import ImageData
         from fairlead.data.own.fitting import as_size, size_text
@@ -121,21 +136,24 @@ class TrainOptions:
         from fairlead.train.environment import check_environment, resolve_precision, training_device
         from fairlead.train.loop import Training
         from fairlead.train.tasks import DENOISE, task_of
+        from fairlead.train.weights.initial import initial_config
 
         recipe, device = self._recipe(recipes), training_device()
+        init = {} if self.init is None else initial_config(self.init, self.folder if self.resume else None)
         precision: Any = self.precision or recipe.train.get("precision", "auto")
         check_environment(resolve_precision(precision, device), device)
         changes = self._given([field.name for field in fields(TrainConfig)])
         check_folder(self.folder)
-        put_together = ("net", "data", "schedule", "text", "image", "latents")
+        put_together = ("net", "data", "schedule", "text", "image", "latents", "init")
         changes = {name: value for name, value in changes.items() if name not in put_together}
         changes |= self._process(recipe)
-        given = {"spec": self.data or recipe.data, **self._given(DATA_OPTIONS)}
+        first, _ = with_held_out(self.data)
+        given = {"spec": recipe.data if first is None else first, **self._given(DATA_OPTIONS)}
         given |= {"skip_broken": True} if self.skip_broken else {}
         if (sides := as_size(self.size, "--size")) is not None:
             given["size"] = sides[0] if sides[0] == sides[1] else size_text(sides)
         self._check_size(recipe, sides, presets)
-        if isinstance(self.data, ImageData):
+        if isinstance(first, ImageData):
             data = given.pop("spec")
             if given:
                 raise UsageError(f"--{next(iter(given))}: the data are in memory already; leave it out")
@@ -154,6 +172,7 @@ class TrainOptions:
             text=text,
             latents=latents,
             image=image,
+            init=init,
             **{**recipe.train, **changes},
         )
         with (
@@ -166,7 +185,7 @@ class TrainOptions:
         ):
             trackers = [self.tracker] if self.tracker else None
             with working("preparing the training"):
-                training = Training(data, config, self.folder, self.resume, trackers, encoded, read)
+                training = Training(data, config, self.folder, self.resume, trackers, encoded, read, self.compile)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
             told_text = "" if task_of(config.objective) is not DENOISE else f", told {told_names}"
@@ -176,7 +195,7 @@ class TrainOptions:
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
                 f"{told_text}; {network}{training.parameters:,} parameters, {config.objective} objective, "
-                f"{training.precision}; {self.folder}"
+                f"{training.precision}{', compiled' * training.compiled}; {self.folder}"
             )
             for note in data.notes:
                 print(f"  {note}")

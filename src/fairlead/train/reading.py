@@ -14,7 +14,7 @@ from fairlead.data.images import Attribute, ImageData, stream
 from fairlead.data.latents import LatentBatches
 from fairlead.nets.packed_text import pooled_at_end
 from fairlead.nets.sketch import Sketch
-from fairlead.nets.text import END, PAD, TextInput, TextTransformer
+from fairlead.nets.text_attention import END, PAD, TextInput, TextTransformer
 from fairlead.train.config import TrainConfig
 from fairlead.train.optimizer import Muon, matrices_of
 

@@ -1,11 +1,13 @@
 """Which run a folder holds, and whether a training may go on with it: only where that changes no bit.
 
 What no bit of the weights depends on may be another: how often is saved and kept, where data and encoders lie. The
-machine may be another too, as far as it computes in the same precision; what then differs by rounding is said.
+machine may be another too, as far as it computes in the same precision; what then differs by rounding is said. Of the
+rest, only the number of steps may be another, and what the learning rate makes of it is said.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,17 @@ from fairlead.core.errors import UsageError
 from fairlead.data.images import ImageData
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint, resumable_steps, step_folder, steps_of
 from fairlead.train.config import TrainConfig
+from fairlead.train.optimizer import learning_rate
 from fairlead.train.tasks import task_of
 
-FREE = ("data", "precision", "checkpoint_every", "snapshot_every")
+FREE = ("data", "precision", "steps", "accumulate", "checkpoint_every", "checkpoint_minutes", "keep", "snapshot_every")
 """Settings that a resumed run may have otherwise: data are compared by their contents, precision as resolved."""
-_PLACES = {"latents": ("source", "hash"), "text": ("source", "weights"), "net": ("pipeline", "base")}
+_PLACES = {
+    "latents": ("source", "hash"),
+    "text": ("source", "weights"),
+    "net": ("pipeline", "base"),
+    "init": ("source", "weights"),
+}
 """Setting -> its part that says where something lies, and the hash that says what it is."""
 
 
@@ -46,6 +54,12 @@ def previous(out: Path | None, resume: bool, data: ImageData, config: TrainConfi
     if changed:
         what = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise UsageError(f"cannot resume {out}: {what}; pass what it was started with, or choose another --out")
+    planned = checkpoint.about["train"]["steps"]
+    if config.steps != planned and config.steps <= checkpoint.step:
+        raise UsageError(
+            f"cannot resume {out}: it was planned for {planned} steps and is at step {checkpoint.step}, got --steps "
+            f"{config.steps}; give more than {checkpoint.step} to go on further"
+        )
     if checkpoint.about["precision"] != precision:
         was = checkpoint.about["precision"]
         raise UsageError(
@@ -54,13 +68,14 @@ def previous(out: Path | None, resume: bool, data: ImageData, config: TrainConfi
     return checkpoint
 
 
-def setup(accelerator: Accelerator) -> dict[str, Any]:
+def setup(accelerator: Accelerator, compiled: bool) -> dict[str, Any]:
     """What the last digits of a training depend on beside its settings."""
     return {
         "fairlead": fairlead.__version__,
         "torch": torch.__version__,
         "device": accelerator.device.type,
         "processes": accelerator.num_processes,
+        "compiled": compiled,
     }
 
 
@@ -68,16 +83,38 @@ def differences(checkpoint: Checkpoint, here: dict[str, Any], dropout: bool) -> 
     """In words, how a run goes on otherwise than it was trained so far.
 
     Args:
-        here: the present ``setup``.
+        here: the present ``setup`` and ``accumulate``.
         dropout: whether the network has some.
     """
-    there = {name: checkpoint.about.get(name, value) for name, value in here.items()}
+    about = {"accumulate": 1, "compiled": False, **checkpoint.about["train"], **checkpoint.about}
+    there = {name: about.get(name, value) for name, value in here.items()}
     unlike = [name for name, value in here.items() if there[name] != value]
     if not unlike:
         return []
     what = "; ".join(f"{name} was {there[name]}, now {here[name]}" for name in unlike)
-    masks = " but for dropout, whose masks depend on the processes" if dropout and "processes" in unlike else ""
+    parted = dropout and {"processes", "accumulate"} & set(unlike)
+    masks = " but for dropout, whose masks depend on the parts of a batch" if parted else ""
     return [f"goes on from step {checkpoint.step} in another setup ({what}): equal to rounding{masks}, not to the bit"]
+
+
+def replanned(checkpoint: Checkpoint, config: TrainConfig) -> list[str]:
+    """In words, what another number of steps than the run was planned for makes of the learning rate."""
+    step, before = checkpoint.step, checkpoint.about["train"]["steps"]
+    if config.steps == before:
+        return []
+    rate, old = (learning_rate(replace(config, steps=steps), step) for steps in (config.steps, before))
+    went = f"{old:.2g}" if step < before else "its end"
+    return [
+        f"goes on from step {step} to {config.steps}, planned for {before} before: the learning rate of step "
+        f"{step + 1} is {rate:.2g} ({config.decay} over {config.steps} steps), where the old plan was at {went}"
+    ]
+
+
+def plans_until(checkpoint: Checkpoint, config: TrainConfig) -> list[dict[str, int]]:
+    """The numbers of steps that a run was planned for before the present one, each with the step up to which."""
+    before: list[dict[str, int]] = checkpoint.about.get("plans", [])
+    steps = checkpoint.about["train"]["steps"]
+    return [*before, {"until": checkpoint.step, "steps": steps}] if steps != config.steps else before
 
 
 def _changed(checkpoint: Checkpoint, data: ImageData, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
@@ -88,7 +125,7 @@ def _changed(checkpoint: Checkpoint, data: ImageData, config: TrainConfig) -> di
     changed = {
         name: (old, now.get(name))
         for name, old in was.items()
-        if name not in FREE and _compared(name, old) != _compared(name, now.get(name))
+        if name not in FREE and compared(name, old) != compared(name, now.get(name))
     }
     if there["fingerprint"] != data.fingerprint:
         changed["data"] = (there["fingerprint"], data.fingerprint)
@@ -103,7 +140,7 @@ def _dropping(train: dict[str, Any]) -> dict[str, float]:
     return {name: train.get("drops", {}).get(name, train["drop"]) for name in names}
 
 
-def _compared(name: str, value: Any) -> Any:
+def compared(name: str, value: Any) -> Any:
     """A setting as a resumed run must have it again: what is known by its contents may lie elsewhere by now."""
     place, contents = _PLACES.get(name, ("", ""))
     if isinstance(value, dict) and value.get(contents):

@@ -15,8 +15,8 @@ from fairlead.core.errors import UsageError
 from fairlead.core.prediction import check_pair
 from fairlead.core.schedule import NoiseSchedule
 from fairlead.nets.blocks import INTERNAL, attention_mass
-from fairlead.nets.classifier import NoisyClassifier
 from fairlead.nets.inputs import condition_names
+from fairlead.nets.noisy_classifier import NoisyClassifier
 from fairlead.train.moments import class_moments
 from fairlead.train.objective import Draw, diffusion_loss, level_of, reconstruction_loss
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fairlead.core.errors import UsageError
 from fairlead.measure.agreement import adherence_of
 from fairlead.measure.metrics import Estimate
-from fairlead.tune.measurements import DISTANCE, ROWS, Batch, Measurement, Objective
+from fairlead.tune.measurements import DISTANCE, ROWS, Batch, Measurement, Objective, Values
 from fairlead.tune.setting import Point, Setting
 from fairlead.tune.sweep_folder import SweepFolder
 
@@ -66,17 +66,24 @@ def sweep_front(folder: SweepFolder, points: Sequence[Point]) -> dict[Setting, t
     Raises:
         UsageError: if stored samples are missing or damaged.
     """
-    measured = []
-    for point in points:
-        samples = folder.samples(folder.key(point.setting))
-        n = len(samples.labels)
-        batch = Batch(samples.features, samples.values, point.rows_per_image * n, samples.labels)
-        measured.append(Measurement((), range(n), batch, samples.reference))
+    measured = [stored_measurement(folder, point) for point in points]
     objectives = swept(set.intersection(*(set(point.score.metrics) for point in points)))
     return {
         point.setting: tuple(points[i].setting for i in standing.dominated_by)
         for point, standing in zip(points, front(measured, objectives), strict=True)
     }
+
+
+def stored_measurement(folder: SweepFolder, point: Point, setting: Values = ()) -> Measurement:
+    """What a sweep keeps of one setting.
+
+    Raises:
+        UsageError: if it is missing or damaged.
+    """
+    samples = folder.samples(folder.key(point.setting))
+    n = len(samples.labels)
+    batch = Batch(samples.features, samples.values, point.rows_per_image * n, samples.labels)
+    return Measurement(setting, range(n), batch, samples.reference)
 
 
 def _beats(a: Measurement, b: Measurement, objectives: Sequence[Objective], z: float) -> bool:

@@ -10,6 +10,7 @@ from fairlead.core.errors import UsageError
 from fairlead.measure.agreement import adherence_of
 from fairlead.measure.metrics import DEBIASED, Estimate, maximised, title_of
 from fairlead.sample.sampler import parse_sampler
+from fairlead.tune.class_scales import ByClass
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.measurements import Measurement, Objective
 from fairlead.tune.setting import Point, labels_of
@@ -106,6 +107,7 @@ class Tuned:
         rows: everything measured, in the order of the knobs.
         images: drawn in all.
         notes: what the reader has to be told.
+        by_class: the best scale of each class, where that was asked for.
     """
 
     guidance: str
@@ -114,6 +116,7 @@ class Tuned:
     rows: tuple[Row, ...]
     images: int
     notes: tuple[str, ...]
+    by_class: ByClass | None = None
 
     @property
     def recommendation(self) -> str:
@@ -137,6 +140,7 @@ class Tuned:
             "best": None if self.best is None else dict(zip(("value", "low", "high"), self.best, strict=True)),
             "notes": list(self.notes),
             "images": self.images,
+            **({} if self.by_class is None else {"by_class": self.by_class.as_dict()}),
             "settings": [
                 {
                     "guidance": row.guidance,
@@ -170,7 +174,10 @@ class Tuned:
                 for row in stored["settings"]
             )
             best = stored["best"] and (stored["best"]["value"], stored["best"]["low"], stored["best"]["high"])
-            return cls(stored["guidance"], stored["why"], best, rows, stored["images"], tuple(stored["notes"]))
+            by_class = ByClass.from_dict(stored["by_class"]) if "by_class" in stored else None
+            return cls(
+                stored["guidance"], stored["why"], best, rows, stored["images"], tuple(stored["notes"]), by_class
+            )
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"an answer of `fairlead tune` is damaged ({error!r}); run it again") from error
 

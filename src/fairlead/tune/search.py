@@ -9,6 +9,7 @@ from fairlead.core.errors import UsageError
 from fairlead.measure.agreement import adherence_of
 from fairlead.measure.frechet import Moments
 from fairlead.measure.metrics import PER_FEATURE, check_distance, few_for_features, maximised
+from fairlead.tune.by_class import Classes, scales_by_class
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.front import front
 from fairlead.tune.measurements import DISTANCE, Measure, Measurement, Objective, z_of
@@ -34,9 +35,13 @@ def find_guidance(
     constraints: Sequence[Constraint] = (),
     first: int | None = None,
     seed: int = 0,
+    classes: Classes | None = None,
 ) -> Tuned:
     """Search the knobs of ``template`` with at most ``budget`` images; see ``one_knob.search`` and
     ``several_knobs.halving``.
+
+    Args:
+        classes: names and real images, to say which scale suits each class; with one knob only.
 
     Raises:
         UsageError: if the budget is too small, or no measured setting satisfies the constraints.
@@ -80,7 +85,13 @@ def find_guidance(
             f"tune: no setting of {template.text!r} satisfies {rules}; nearest is {template.filled(nearest.setting)} "
             f"with {reached}; widen a range or relax a constraint"
         )
-    return Tuned(template.filled(recommended.one.setting), recommended.why, best, rows, images, notes)
+    found_by_class = None
+    if classes is not None:
+        try:
+            found_by_class = scales_by_class(points, recommended.one, classes, objective, constraints, LEVEL)
+        except UsageError as error:
+            notes = (*notes, str(error))
+    return Tuned(template.filled(recommended.one.setting), recommended.why, best, rows, images, notes, found_by_class)
 
 
 def check_search(template: Template, budget: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,13 +100,13 @@ class ArrayRows:
     """ImageRows of an array.
 
     Args:
-        pixels: uint8 [n, h, w] or [n, h, w, 3], may be mapped.
+        pixels: opens it: [n, h, w] or [n, h, w, 3], uint8 or float -1 to 1, may be mapped.
         file: that they are from.
         index: int64 [n], the rows that are meant.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], file: Path, key: str, index: Tensor) -> None:
-        self._pixels, self._file, self._key, self._numbers = pixels, file, key, index.tolist()
+    def __init__(self, pixels: Callable[[], NDArray[Any]], file: Path, key: str, index: Tensor) -> None:
+        self._open, self._file, self._key, self._numbers = cache(pixels), file, key, index.tolist()
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -114,7 +115,15 @@ class ArrayRows:
         return [stamps([self._file], str(self._file)), self._key, self._numbers]
 
     def read(self, start: int, stop: int) -> Sequence[tuple[str, Encoded]]:
-        return [(f"{self._file.name}, {self._key} {i}", self._pixels[i]) for i in self._numbers[start:stop]]
+        pixels = self._open()
+        return [(f"{self._file.name}, {self._key} {i}", _bytes(pixels[i])) for i in self._numbers[start:stop]]
+
+
+def _bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint8 0 to 255 of uint8 or float -1 to 1."""
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels)
+    return np.round((pixels.astype(np.float32) + 1) * 127.5).astype(np.uint8)
 
 
 def stamps(paths: Sequence[Path], what: str) -> list[list[Any]]:

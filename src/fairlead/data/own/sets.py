@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from fairlead.data.own.fitting import Fit, size_text
 from fairlead.data.own.folders import ANY_COLUMNS
 from fairlead.data.own.found import Pictures
 from fairlead.data.own.listing import SPLITS
-from fairlead.data.own.npz import Arrays
+from fairlead.data.own.npz import Arrays, pixels_of_member
 from fairlead.data.own.preparation import prepared_images
 from fairlead.data.own.rows import ArrayRows, ArrowRows, FileRows, ImageRows
 
@@ -134,7 +135,7 @@ def of_arrays(sets: Mapping[str, Arrays], name: str, wanted: Wanted, notes: Sequ
     classes = next(iter(sets.values())).classes
     chosen = _choose(labels, wanted, lambda split, row: f"{split} row {row}")
     arrays = sets[chosen.source]
-    rows = ArrayRows(arrays.pixels, arrays.file, arrays.key, chosen.index)
+    rows = ArrayRows(partial(pixels_of_member, arrays.pixels), arrays.file, arrays.key, chosen.index)
     said = [*notes, f"{printable(name)}: {arrays.told}", *chosen.notes]
     return _stored(rows, arrays.labels[chosen.index], classes, [], name, wanted, said)
 

@@ -97,11 +97,8 @@ def load_scenes(
         raise unknown("split", split, ("train", "test"))
     _check(source, size, n, two, seed)
     check_memory(n, (size, size, 3), "data 'scenes'")
-    glyphs = load_data(source, split)
-    frames = frame_glyphs(glyphs)
-    count = n if split == "train" else n // TEST_SHARE
-    draws = _draws(f"scenes {split}", seed, count)
-    labels = _assign(draws, held_out() if split == "test" else ~held_out() & possible(), two)
+    glyphs, labels, draws = _parts(split, source, n, two, seed)
+    frames, count = frame_glyphs(glyphs), len(labels["digit"])
     images = torch.empty(count, 3, size, size, dtype=torch.uint8)
     for start in range(0, count, _BLOCK):
         part = slice(start, start + _BLOCK)
@@ -111,6 +108,38 @@ def load_scenes(
     name = written_call("scenes", {"source": source, "size": size, "n": n, "two": two, "seed": seed})
     attributes = {name: Attribute(VALUES[name], values) for name, values in labels.items()}
     return ImageData(images, labels["digit"], DIGIT_NAMES, name, split, False, captions, attributes)
+
+
+def redrawn(
+    index: Tensor,
+    changed: Mapping[str, Tensor],
+    split: str = "train",
+    source: str = "digits",
+    size: int = 28,
+    n: int = 20_000,
+    two: float = 0.2,
+    seed: int = 0,
+) -> Tensor:
+    """Images of :func:`load_scenes` with other attributes, and all else as it was: the handwriting, where the digit
+    stays, places, leans and shades. uint8 [k, 3, size, size].
+
+    Args:
+        index: int64 [k], which images.
+        changed: attribute -> its labels, int64 [k].
+        split, source, size, n, two, seed: of the set.
+    """
+    glyphs, labels, draws = _parts(split, source, n, two, seed)
+    own = {name: values[index] for name, values in labels.items()} | dict(changed)
+    return _draw(frame_glyphs(glyphs), glyphs.labels, own, {name: draw[index] for name, draw in draws.items()}, size)
+
+
+def _parts(
+    split: str, source: str, n: int, two: float, seed: int
+) -> tuple[ImageData, dict[str, Tensor], dict[str, Tensor]]:
+    """The digits, and the labels and draws of every image of a split."""
+    draws = _draws(f"scenes {split}", seed, n if split == "train" else n // TEST_SHARE)
+    labels = _assign(draws, held_out() if split == "test" else ~held_out() & possible(), two)
+    return load_data(source, split), labels, draws
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
+from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
-from fairlead.diffusers.guiding.branch_calls import Weak
+from fairlead.core.prediction import Prediction
 from fairlead.diffusers.guiding.stand_in import behind
 from fairlead.diffusers.schedulers import objective_of, schedule_of
 from fairlead.guide.terms import Guidance
 from fairlead.models.resources import load_resources
+
+
+class BranchPredictor(Protocol):
+    """A denoiser of a pipeline's calls that can ask another network of the same kind."""
+
+    def predict(self, network: Any, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Weak:
+    """Another network of the same kind, named by a guidance; it sees the arguments of the pipeline's own."""
+
+    network: Callable[..., Any]
+    beside: BranchPredictor | None = None
+
+    def denoiser(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        assert self.beside is not None
+        return self.beside.predict(self.network, x_t, t, condition)
 
 
 def attached_resources(pipe: Any, network: str, guidance: Guidance, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -167,11 +167,12 @@ def scaled_lists(plain: Any, guided: Any, count: int, path: Path = ()) -> set[Pa
 
 
 def sample_lists(arguments: Mapping[str, Any], n: int) -> set[Path]:
-    """Top-level lists of tensors with one entry for each sample."""
+    """Top-level lists of tensors with one entry for each sample, and not for each layer with all samples in each."""
     return {
         (name,)
         for name, value in arguments.items()
         if isinstance(value, list) and len(value) == n and all(isinstance(v, Tensor) for v in value)
+        if not all(row_count(v) == n for v in value)
     }
 
 

@@ -18,13 +18,15 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.caches import check_uncached
-from fairlead.diffusers.guiding.branch_calls import unasked
 from fairlead.diffusers.guiding.call_arguments import leaves, row_count, sample_lists, stacked
-from fairlead.diffusers.guiding.learned import check_affine
-from fairlead.diffusers.guiding.learned_run import LearnedRun
-from fairlead.diffusers.guiding.pattern import Pattern, segment_of, shaped
+from fairlead.diffusers.guiding.call_conditions import PromptSpecs
+from fairlead.diffusers.guiding.pattern import Pattern
+from fairlead.diffusers.guiding.pipeline_denoiser import unasked
+from fairlead.diffusers.guiding.pipeline_run import PipelineRun
 from fairlead.diffusers.guiding.recorder import RecordedCall, output_of
-from fairlead.diffusers.network_calls import CALLED
+from fairlead.diffusers.guiding.request import check_affine
+from fairlead.diffusers.guiding.segments import segment_of, shaped
+from fairlead.diffusers.layers import well_known
 from fairlead.diffusers.perturbation import check_reachable, layers_of, plain, text_layers
 from fairlead.diffusers.pipelines import diffusers
 from fairlead.diffusers.schedulers import objective_of, schedule_of
@@ -78,7 +80,7 @@ class Guider(_Base):  # type: ignore[misc]
         if self.guidance.renoising():
             raise UsageError(f"{self.guidance} has to know where a step leads, which guiders do not; take cfg, {_ELSE}")
         objective_of(scheduler)
-        self._run: LearnedRun | None = None
+        self._run: PipelineRun | None = None
         self._template: Any = None
         self._calls: list[RecordedCall] = []
         self._held: tuple[Any, Any] | None = None
@@ -165,7 +167,7 @@ class Guider(_Base):  # type: ignore[misc]
         own = output if denoiser.own is None else denoiser.own  # some scale the guided prediction to its norm
         return diffusers().guiders.guider_utils.GuiderOutput(pred=seen(output), pred_cond=seen(own), pred_uncond=None)
 
-    def _begin(self, call: RecordedCall, null: RecordedCall, stored: Any) -> LearnedRun:
+    def _begin(self, call: RecordedCall, null: RecordedCall, stored: Any) -> PipelineRun:
         network, answer = call.network, stacked(output_of(self._template))
         check_uncached(network, "the network")
         n, x = call.rows, stacked(call.x)
@@ -173,7 +175,7 @@ class Guider(_Base):  # type: ignore[misc]
             sample_lists(call.arguments, n)
         )
         flat, kind = leaves(call.arguments, listed), type(plain(network)).__name__
-        rows = {p: 0 for p, v in flat.items() if row_count(v) == n} if kind in CALLED or n > 1 else None
+        rows = {p: 0 for p, v in flat.items() if row_count(v) == n} if n > 1 or well_known(network) else None
         output = segment_of(stacked(stored), answer)
         latents = None if output is None else shaped(answer if output.dim is None else output.of(answer), x)
         pattern = Pattern(n, (call,), self._template, call.arguments, listed, rows, {}, {}, latents, output)
@@ -188,10 +190,10 @@ class Guider(_Base):  # type: ignore[misc]
             objective=objective_of(self.scheduler),
             layers=found,
             reachable=partial(check_reachable, network),
-            metadata={"levels": True},
+            metadata={"unknown": ""},
         )
         parts = SimpleNamespace(scheduler=self.scheduler)
-        run = LearnedRun(parts, pattern, {}, self.guidance, model, {}, None, True, False, "", "auto", None)
-        if not run.known:
+        run = PipelineRun(parts, pattern, {}, self.guidance, model, {}, None, PromptSpecs(()), False, "", "auto", None)
+        if run.unknown:
             check_affine(self.guidance, f"how {kind} sees its samples is not known")
         return run

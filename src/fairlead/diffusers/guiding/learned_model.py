@@ -28,11 +28,11 @@ from fairlead.diffusers.guiding.call_arguments import (
     same,
     stacked,
 )
-from fairlead.diffusers.guiding.learned_denoiser import image_tokens
 from fairlead.diffusers.guiding.pipeline_calls import PipelineCalls
 from fairlead.diffusers.guiding.recorder import Path, output_of
+from fairlead.diffusers.layers import image_tokens
 from fairlead.diffusers.negative_text import told_with_negative
-from fairlead.diffusers.network_calls import check_differentiable
+from fairlead.diffusers.network_calls import check_differentiable, text_tokens
 from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing, plain, text_layers
 from fairlead.diffusers.pipelines import EXAMPLES, diffusers
 from fairlead.diffusers.pretrained import setting, weight_hash
@@ -220,7 +220,8 @@ class RehearsedNetwork:
             return asked if of is condition else self._texts(of, x_t)
 
         arguments, text = told_with_negative(plain(self.network), condition, told)
-        with perturbing(self.network, condition.perturb, image_tokens(self.network, x_t), text):
+        tokens = image_tokens(self.network, x_t)
+        with perturbing(self.network, condition.perturb, tokens, text, text_tokens(arguments)):
             answer = self.network(**arguments, return_dict=not self.calls.own.as_tuple)
         output: Tensor = stacked(output_of(answer))
         return output
@@ -241,4 +242,6 @@ def _like(times: Tensor, known: Any) -> Any:
 
 
 def _no_encoder(kind: str, images: Tensor) -> Tensor:
-    raise UsageError(f"how {kind} encodes images as latents is not known, so errors on real images are not measured")
+    raise UsageError(
+        f"how {kind} encodes images as latents is not known, so real images are neither measured nor edited"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,60 +32,8 @@ from fairlead.diffusers.guiding.recorder import (
     output_of,
 )
 from fairlead.diffusers.guiding.rehearsal import Rehearsals
-
-_CLOSE = 1e-5
-
-
-@dataclass(frozen=True, eq=False)
-class Segment:
-    """Where one tensor lies in another: the first ``size`` along ``dim``, times ``factor``; ``dim`` None: the whole."""
-
-    dim: int | None
-    size: int
-    factor: float
-
-    def of(self, value: Tensor) -> Tensor:
-        found = value if self.dim is None else value.narrow(self.dim, 0, self.size)
-        return found if self.factor == 1 else found * self.factor
-
-    def put(self, value: Tensor, into: Tensor) -> Tensor:
-        """``value``, what :meth:`of` returns, in its place in ``into``."""
-        value = value if self.factor == 1 else value / self.factor
-        if self.dim is None:
-            return value
-        rest = into.narrow(self.dim, self.size, into.shape[self.dim] - self.size)
-        return torch.cat([value.to(rest), rest], self.dim)
-
-
-def segment_of(inner: Any, outer: Any, factors: Sequence[float] | None = (1.0, -1.0)) -> Segment | None:
-    """Where ``inner`` lies in ``outer``, up to its form and a factor; None if it is not to be seen there.
-
-    Args:
-        factors: that may be; None: any, found by least squares.
-    """
-    if not isinstance(inner, Tensor) or not isinstance(outer, Tensor):
-        return None
-    if inner.ndim != outer.ndim and inner.numel() == outer.numel():  # with or without a dimension of one
-        inner = inner.reshape(outer.shape)
-    place = shaped(inner, outer)
-    if place is None:
-        return None
-    mine, theirs = inner.double(), place.of(outer).double()
-    norm = float((theirs**2).sum())
-    for factor in factors or ((float((mine * theirs).sum()) / norm,) if norm else ()):
-        if float((mine - factor * theirs).abs().amax()) <= _CLOSE * max(1e-12, float(mine.abs().amax())):
-            return replace(place, factor=float(factor))
-    return None
-
-
-def shaped(inner: Tensor, outer: Any) -> Segment | None:
-    """Where something of the shape of ``inner`` lies in ``outer``, at its beginning; None if it does not fit."""
-    if not isinstance(outer, Tensor) or inner.ndim != outer.ndim:
-        return None
-    unlike = [i for i, (a, b) in enumerate(zip(inner.shape, outer.shape, strict=True)) if a != b]
-    if len(unlike) > 1 or any(inner.shape[i] > outer.shape[i] for i in unlike):
-        return None
-    return Segment(unlike[0] if unlike else None, inner.shape[unlike[0]] if unlike else 0, 1.0)
+from fairlead.diffusers.guiding.segments import Segment, segment_of
+from fairlead.diffusers.layers import well_known
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +59,9 @@ class Pattern:
         count: blocks of rows in a call of the guided run.
         weight: of the conditional block in what reaches the scheduler, where a third block beside these two has a
             scale of its own (the image's of InstructPix2Pix): the guided run keeps that scale.
+        controls: calls of the control network of one step, of the conditional prediction.
+        control_null: where the null prediction has a call of the control network of its own, what its arguments are,
+            where they differ.
     """
 
     n: int
@@ -130,6 +81,23 @@ class Pattern:
     null_at: int = 0
     count: int = 1
     weight: float | None = None
+    controls: tuple[RecordedCall, ...] = ()
+    control_null: Mapping[Path, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class PromptCall:
+    """A call of the network with another prompt.
+
+    Attributes:
+        arguments: all of them.
+        unlike: those that differ from the call's own, by path.
+        control: those of the control network that do.
+    """
+
+    arguments: Mapping[str, Any]
+    unlike: Mapping[Path, Any]
+    control: Mapping[Path, Any] = field(default_factory=dict)
 
 
 def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mapping[str, Any]) -> Pattern:
@@ -160,7 +128,7 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
         )
 
     def again(changes: Mapping[str, Any]) -> Rehearsal:
-        return rehearsals.first_step(bound, Recorder(plain.answer, plain.calls[0].rows), changes)
+        return rehearsals.first_step(bound, Recorder(plain.answer, plain.calls[0].rows, rehearsals.answers), changes)
 
     guided = again({**forced, **rehearsals.guider()})
     if _size(guided) == _size(plain) and rehearsals.scales(bound):
@@ -172,6 +140,9 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
         else:
             on = {**rehearsals.on(bound), **forced}
             guided = again(on)
+            if _size(guided) == _size(plain) and _always(plain) == 1:  # its scale is its network's business
+                off, on = {}, dict(forced)
+                plain = guided = rehearsals.first_step(bound, Recorder(answers=rehearsals.answers), forced)
     return _compared(plain, guided, off, on, rehearsals.scale(bound, on, more))
 
 
@@ -201,7 +172,7 @@ def _compared(
         lists |= sample_lists(first.arguments, n)
         if len(guided.calls) > len(plain.calls):
             blocks = [leaves(call.arguments, frozenset(lists)) for call in guided.calls]
-        if n > 1:
+        if n > 1 or well_known(first.network):
             rows = {p: 0 for p, v in leaves(first.arguments, frozenset(lists)).items() if row_count(v) == n}
     listed, prediction = frozenset(lists), _prediction(plain)
     x = stacked(first.x)
@@ -217,7 +188,7 @@ def _compared(
     if blocks:
         unlike = [sum(not same(part.get(p), v) for p, v in base.items()) for part in blocks]
         if always == 1:
-            weights = weights_of(guided, output)
+            weights = answer_weights(guided, output)
             if weights is None and output is not None and len(blocks) == 2 and scale not in (None, 1.0):
                 settings, used = on, scale
             mine_at = min(range(len(blocks)), key=unlike.__getitem__)
@@ -235,11 +206,30 @@ def _compared(
             if not same(v, blocks[other].get(p)) or (p != (first.sample,) and not same(v, base.get(p)))
         ]
         own = {} if count > 1 else {p: blocks[mine_at][p] for p in paths}
-        null = {} if count > 1 else {p: blocks[other][p] for p in paths if p in blocks[other]}
+        null = {} if count > 1 else {p: _for_all(blocks[other][p], v, n) for p, v in own.items() if p in blocks[other]}
+    apart = blocks and count == 1 and len(guided.controls) == len(guided.calls) > len(plain.controls)
+    control_null = other_text(guided.controls[mine_at], guided.controls[other]) if apart else {}
     return Pattern(
         n, tuple(plain.calls), plain.answer, (guided if blocks else plain).calls[0].arguments, listed, rows, own, null,
         segment_of(stacked(plain.sample), x, None), output, off, settings, used, mine_at, other, count, weight,
+        tuple(plain.controls), control_null,
     )  # fmt: skip
+
+
+def other_text(own: RecordedCall, other: RecordedCall) -> dict[Path, Any]:
+    """The arguments of a call of a control network that differ from those of the own one."""
+    mine = leaves(own.arguments, frozenset())
+    return {p: v for p, v in leaves(other.arguments, frozenset()).items() if p in mine and not same(v, mine[p])}
+
+
+def _for_all(null: Any, own: Any, n: int) -> Any:
+    """Null rows for every sample, of as many or of one."""
+    rows, alike = row_count(null), isinstance(null, Tensor) and isinstance(own, Tensor) and null.ndim == own.ndim > 2
+    if not alike or row_count(own) != n or rows == n:
+        return null
+    if rows != 1:
+        raise UsageError(f"the negative gave {rows} null rows for {n} samples; give one, or one a sample")
+    return null.expand(n, *null.shape[1:])
 
 
 def _always(plain: Rehearsal) -> int:
@@ -260,7 +250,7 @@ def _prediction(found: Rehearsal) -> Any:
     return output[:, : sample.shape[1]] if wider else output
 
 
-def weights_of(guided: Rehearsal, output: Segment | None) -> list[float] | None:
+def answer_weights(guided: Rehearsal, output: Segment | None) -> list[float] | None:
     """The weight of each block's answer in what reached the scheduler, by least squares; None where that is no weighted
     sum of them."""
     if output is None:

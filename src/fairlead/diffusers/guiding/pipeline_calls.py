@@ -30,10 +30,10 @@ from fairlead.diffusers.guiding.call_arguments import (
     stacked,
 )
 from fairlead.diffusers.guiding.encoder_memory import EncoderMemory
-from fairlead.diffusers.guiding.learned import denoisers_of
-from fairlead.diffusers.guiding.pattern import Pattern, Segment, block_of, learned
+from fairlead.diffusers.guiding.pattern import Pattern, block_of, learned
 from fairlead.diffusers.guiding.recorder import Path, RecordedCall, Recorder, Rehearsal
-from fairlead.diffusers.guiding.rehearsal import OWN_PERTURBATION, Rehearsals
+from fairlead.diffusers.guiding.rehearsal import OWN_PERTURBATION, Rehearsals, denoisers_of
+from fairlead.diffusers.guiding.segments import Segment
 from fairlead.diffusers.guiding.stand_in import standing_in
 from fairlead.diffusers.pipelines import EXAMPLES, has_text_encoder
 from fairlead.diffusers.pretrained import setting

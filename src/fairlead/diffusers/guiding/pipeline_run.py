@@ -1,4 +1,4 @@
-"""One call of a pipeline under guidance: its network calls, answered by the executor."""
+"""One call of a pipeline under guidance: every call of its network is answered with the guided prediction."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead.core.denoiser import level_at, remember_levels
+from fairlead.core.denoiser import level_at, remember_levels, tally
 from fairlead.core.errors import UsageError
-from fairlead.core.prediction import Prediction
 from fairlead.diffusers.caches import check_switched_off
-from fairlead.diffusers.guiding.branch_calls import Control, Network, NetworkCall, PipelineDenoiser, Weak
-from fairlead.diffusers.guiding.call_conditions import Feed, Halves, LabelSpecs, NoSpecs, PromptSpecs, Specs
-from fairlead.diffusers.guiding.request import Request
-from fairlead.diffusers.network_calls import time_scale
-from fairlead.diffusers.pipelines import Wiring, image_scale
-from fairlead.diffusers.schedulers import Levels, level_after, objective_of, position_of
+from fairlead.diffusers.guiding.attached_resources import Weak
+from fairlead.diffusers.guiding.call_arguments import join_rows
+from fairlead.diffusers.guiding.call_conditions import PromptSpecs, Specs
+from fairlead.diffusers.guiding.control_calls import ControlCall
+from fairlead.diffusers.guiding.pattern import Pattern, PromptCall, block_of
+from fairlead.diffusers.guiding.pipeline_denoiser import NULL_KIND, PipelineDenoiser
+from fairlead.diffusers.guiding.pipeline_levels import tied, unknown_levels
+from fairlead.diffusers.guiding.recorder import CONTROL, Path, RecordedCall, output_of, with_output
+from fairlead.diffusers.network_calls import LABELS
+from fairlead.diffusers.pipelines import IMAGE_AUTOENCODERS, decoders_of, image_scale
+from fairlead.diffusers.pretrained import setting
+from fairlead.diffusers.schedulers import Levels, level_after, position_of
 from fairlead.guide.batching import Batching
 from fairlead.guide.branch import NULL
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance
-from fairlead.models.model import LabelEncoder, Model
+from fairlead.models.model import Model
 from fairlead.sample.noise import NoiseStream
 
 
@@ -33,157 +38,207 @@ class PipelineRun:
 
     Args:
         pipe: the pipeline.
-        wiring: how it calls its network.
+        pattern: how it calls its network.
+        named: prompt that the guidance names -> the call with it.
         guidance: what to do.
         model: what is known of the pipeline before the call.
         resources: what the guidance names, by name.
-        request: what this call asked for.
-        batching: as of :class:`GuidedDenoiser`.
-        observe: likewise.
+        generator: of the call, one or a list.
+        specs: conditions of the pipeline, by prompt or by label.
+        empty: whether the call is one without a condition.
+        negative: how a negative was given, "" if none was.
     """
 
     def __init__(
         self,
         pipe: Any,
-        wiring: Wiring,
+        pattern: Pattern,
+        named: Mapping[str, PromptCall],
         guidance: Guidance,
         model: Model,
         resources: Mapping[str, Any],
-        request: Request,
+        generator: Any,
+        specs: Specs,
+        empty: bool,
+        negative: str,
         batching: Batching,
         observe: Callable[[Observation], object] | None,
     ) -> None:
-        self.pipe, self.wiring, self.guidance, self.request = pipe, wiring, guidance, request
-        self.model, self.resources = model, resources
+        self.pipe, self.pattern, self.guidance, self.model = pipe, pattern, guidance, model
+        self.empty, self.resources, self.negative = empty, resources, negative
         self.batching, self.observe = batching, observe
-        self._guided: tuple[GuidedDenoiser, PipelineDenoiser, Levels, int] | None = None
-        self._control: NetworkCall | None = None
+        self.named, self.specs = named, specs
+        self.seeds = seeds_of(generator, pattern.n)
+        self.unknown = unknown_levels(pipe, pattern, model)
+        """Why the samples' noise levels are not known; "" if they are."""
+        texts = enumerate([pattern.control_null, {}, *(call.control for call in named.values())], NULL_KIND)
+        self._control_texts: dict[int, Mapping[Path, Any]] = dict(texts)
+        self._control: ControlCall | None = None
+        self._guided: tuple[GuidedDenoiser, PipelineDenoiser, Levels | None, int] | None = None
+        self._count = 0
+        self._second: Any = None
 
-    def answer(self, name: str, network: Network, *args: Any, **kwargs: Any) -> Any:
-        """What a part of the pipeline returns to it, by name: the network, or its control network, which is watched."""
-        if name == self.wiring.network:
-            return self.guided(network, *args, **kwargs)
-        self._control = NetworkCall.of(network, args, kwargs)
-        return network(*args, **kwargs)
+    def answer(self, name: str, network: Any, *args: Any, **kwargs: Any) -> Any:
+        """What a part of the pipeline returns to it: of its network the guided prediction, in the form of the network's
+        answer; its control network is watched."""
+        pattern, call = self.pattern, RecordedCall.of(name, network, args, kwargs)
+        if name == CONTROL:
+            answer = network(*args, **kwargs)
+            self._control = ControlCall(call, answer, pattern, self._control_texts)
+            return answer
+        check_switched_off(network, f"pipe.{name}")
+        apart = pattern.scale is not None and pattern.count == 1
+        if apart and self._count % 2:
+            self._count += 1
+            return with_output(pattern.answer, self._second, call)
+        null = None
+        if call.rows != pattern.count * pattern.n:
+            raise UsageError(
+                f"the pipeline's batch went from {pattern.count * pattern.n} rows to {call.rows} within one run (a "
+                "callback that switches its guidance?); say when to guide in the guidance: cfg(7).during(sigma=(low, "
+                "high))"
+            )
+        whole = call
+        if pattern.count > 1:
+            call, null = block_of(call, pattern, pattern.own_at), block_of(call, pattern, pattern.null_at)
+        output, denoiser = self.guided(call, null)
+        if pattern.weight is not None:
+            return with_output(pattern.answer, join_rows(self._three(whole, output, pattern.weight)), call)
+        if pattern.scale is None:
+            return with_output(pattern.answer, join_rows([output] * pattern.count), call)
+        both = denoiser.parted(output, pattern.scale)
+        both = both if pattern.own_at == 0 else both[::-1]
+        if pattern.count == 2:
+            return with_output(pattern.answer, join_rows(both), call)
+        self._count, self._second = self._count + 1, both[1]
+        return with_output(pattern.answer, both[0], call)
 
-    def guided(self, network: Network, *args: Any, **kwargs: Any) -> Any:
-        """The guided prediction, in every half of the pipeline's batch, in the form of the network's answer."""
-        check_switched_off(network, f"pipe.{self.wiring.network}")
-        call = NetworkCall.of(network, args, kwargs)
-        position = position_of(self.pipe.scheduler, call.timestep, time_scale(network, self.wiring.packed))
+    def _three(self, whole: RecordedCall, guided: Tensor, weight: float) -> list[Tensor]:
+        """The answers for three blocks that the pipeline combines as ours in the place of its own text guidance: the
+        other two are what the network returns for them, so that the scale of the third one stays the pipeline's."""
+        pattern = self.pattern
+        answers: list[Tensor] = []
+        for place in range(pattern.count):
+            if place == pattern.own_at:
+                answers.append(guided)
+                continue
+            call = block_of(whole, pattern, place)
+            with torch.no_grad():
+                answers.append(output_of(call.network(**call.arguments, return_dict=not call.as_tuple)))
+            tally(call.rows)
+        null = answers[pattern.null_at]
+        answers[pattern.own_at] = (null.double() + (guided.double() - null.double()) / weight).to(guided)
+        return answers
+
+    def guided(self, call: RecordedCall, null: RecordedCall | None) -> tuple[Any, PipelineDenoiser]:
+        """The output that the network would have for the guided prediction.
+
+        Args:
+            call: the conditional call of this step.
+            null: the null call, where it is not that with the arguments of the pattern.
+        """
+        position = self._position(call)
         if self._guided is None:
-            self._guided = self._begin(call, position)
+            self._guided = self._begin(call, null, position)
         guided, denoiser, levels, start = self._guided
-        t = self._entries[position]
-        x_t = denoiser.receive(call, self._controlled())
-        prediction = guided.at((position - start) // levels.stages)(x_t, t, guided.condition)
+        x_t = denoiser.receive(call, null, self._control)
+        t = self._times[min(position, len(self._times) - 2)] if levels is None else self._entries[position]
+        stages = 1 if levels is None else levels.stages
+        prediction = guided.at(min((position - start) // stages, len(self._times) - 2))(x_t, t, guided.condition)
         if self.guidance.renoising():
+            assert levels is not None
             after = level_after(self.pipe.scheduler, levels, position)
             mixing = level_at(self.model.schedule, t, x_t).mixing
             prediction = tied(prediction, x_t, mixing.alpha, mixing.sigma, after)
-        output = denoiser.output(prediction, x_t, t)
-        return call.answered(torch.cat([output, output]) if self.request.doubled else output)
+        return denoiser.answered(prediction, x_t, t), denoiser
 
-    def _begin(self, call: NetworkCall, position: int) -> tuple[GuidedDenoiser, PipelineDenoiser, Levels, int]:
-        scheduler, schedule, wiring = self.pipe.scheduler, self.model.schedule, self.wiring
-        halves = self._halves(len(call.x))
-        denoiser = PipelineDenoiser(call.network, wiring, schedule, objective_of(scheduler), self._feed(halves))
-        x_t = denoiser.receive(call, None)
-        specs = self._specs()
-        labels = call.arguments.get("class_labels") if wiring.labels else None
-        own = None if labels is None else labels[halves.own : halves.own + halves.n]
+    def _without_null(self, call: RecordedCall) -> str:
+        kind = type(self.pipe).__name__
+        if setting(call.network, "time_cond_proj_dim") is not None:
+            return (
+                f"{kind}'s network is distilled: it takes the guidance scale as an input (time_cond_proj_dim) and has "
+                "no null prediction; use the call's guidance_scale, or methods without one such as pag"
+            )
+        return (
+            f"{kind} makes none of its own (its guidance is distilled into its network, or off for good); give a "
+            "negative: attach(..., negative='')"
+        )
+
+    def _image_shape(self, x_t: Tensor) -> tuple[int, ...]:
+        """Of an image; () where it is not known."""
+        vae = getattr(self.pipe, "vae", None)
+        if hasattr(self.pipe, "components") and not decoders_of(self.pipe):
+            return tuple(x_t.shape[1:])
+        if x_t.ndim != 4 or type(vae).__name__ not in IMAGE_AUTOENCODERS:
+            return ()
+        scale = image_scale(self.pipe)
+        return 3, x_t.shape[2] * scale, x_t.shape[3] * scale
+
+    def _position(self, call: RecordedCall) -> int:
+        apart = self.pattern.scale is not None and self.pattern.count == 1
+        here = self._count // (2 if apart else max(1, len(self.pattern.calls)))
+        self._count += not apart
+        if self.unknown:
+            return here
+        scheduler = self.pipe.scheduler
+        for name in ("step_index", "begin_index"):
+            known = getattr(scheduler, name, None)
+            if known is not None:
+                return int(known)
+        if here:
+            return self._guided[3] + here if self._guided is not None else here
+        told = call.arguments.get("timestep")
+        try:
+            return 0 if told is None or type(scheduler).__name__.startswith("Flow") else position_of(scheduler, told)
+        except UsageError:
+            return 0
+
+    def _begin(
+        self, call: RecordedCall, null: RecordedCall | None, position: int
+    ) -> tuple[GuidedDenoiser, PipelineDenoiser, Levels | None, int]:
+        pattern, model, scheduler = self.pattern, self.model, self.pipe.scheduler
+        denoiser = PipelineDenoiser(self.pipe, pattern, list(self.named.values()), model, not self.unknown)
+        x_t, prompts = denoiser.receive(call, null), isinstance(self.specs, PromptSpecs)
+        levels = None
+        if not self.unknown:
+            levels = Levels.of(scheduler)
+            times = levels.times(model.schedule, position)
+            self._entries = levels.entries(model.schedule)
+            remember_levels(model.schedule, self._entries, x_t)
+        else:  # only affine guidance gets here, which does the same at any level
+            steps = len(scheduler.timesteps)
+            times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        self._times = times
         resources = {
             name: replace(thing, beside=denoiser) if isinstance(thing, Weak) else thing
             for name, thing in self.resources.items()
         }
-        seeds = seeds_of(self.request.generator, halves.n)
-        model = replace(
-            self.model,
-            denoiser=denoiser,
-            shape=tuple(x_t.shape[1:]),
-            image_shape=self._image_shape(x_t),
-            encode=specs,
-            embed=denoiser.embedded if wiring.texts else None,
-        )
-        levels = Levels.of(scheduler)
-        self._entries = levels.entries(schedule)
-        remember_levels(schedule, self._entries, x_t)
         guided = GuidedDenoiser.of(
-            model,
+            replace(
+                model,
+                denoiser=denoiser,
+                shape=tuple(x_t.shape[1:]),
+                image_shape=self._image_shape(x_t),
+                encode=self.specs,
+                embed=denoiser.embedded if prompts else None,
+            ),
             self.guidance,
-            specs.own(halves.n, own, self.request.empty),
+            self.specs.own(pattern.n, call.arguments.get(LABELS), self.empty),
             resources=resources,
-            draw=lambda number, shape: NoiseStream(seeds, shape).extra(number),
-            times=levels.times(schedule, position),
+            draw=lambda number, shape: NoiseStream(self.seeds, shape).extra(number),
+            times=times,
             batching=self.batching,
             observe=self.observe,
         )
-        self._check_null(guided, halves)
-        return guided, denoiser, levels, position
-
-    def _image_shape(self, x_t: Tensor) -> tuple[int, ...]:
-        if getattr(self.pipe, "vae", None) is None:
-            return tuple(x_t.shape[1:])
-        scale = image_scale(self.pipe)
-        return 3, x_t.shape[2] * scale, x_t.shape[3] * scale
-
-    def _halves(self, rows: int) -> Halves:
-        half = self.wiring.null_half
-        if not self.request.doubled or half is None:
-            return Halves(rows)
-        if rows % 2:
-            raise UsageError(f"{type(self.pipe).__name__} called its network with {rows} rows, expected two halves")
-        n = rows // 2
-        return Halves(n, own=n * (1 - half), null=n * half)
-
-    def _feed(self, halves: Halves) -> Feed:
-        texts, given = tuple(self.wiring.texts or ()), self.request.null
-        wrong = {len(value) for value in given.values()} - {1, halves.n}
-        if wrong:
-            raise UsageError(
-                f"the negative gave {max(wrong)} null rows for {halves.n} samples; give one, or one a sample"
-            )
-        named = {path: [rows[path] for rows in self.request.named.values()] for path in texts}
-        return Feed(halves, given, named, texts)
-
-    def _controlled(self) -> Control | None:
-        """The control network's call of this step; in guess mode it saw the conditional half alone."""
-        if self._control is None:
-            return None
-        assert self._guided is not None
-        halves = self._guided[1].feed.halves
-        mine = halves if len(self._control.x) == halves.rows else Halves(halves.n)
-        return Control(self._control, self._feed(mine), self.wiring.control)
-
-    def _specs(self) -> Specs:
-        if self.wiring.labels:
-            return LabelSpecs(LabelEncoder(self.model.classes))
-        return PromptSpecs(tuple(self.request.named)) if self.wiring.texts else NoSpecs()
-
-    def _check_null(self, guided: GuidedDenoiser, halves: Halves) -> None:
-        """Null rows that a later step wants must be there, and a negative that was given must be wanted."""
         wanted = guided.looks_at(NULL)
-        if self.wiring.texts and wanted and halves.null is None and not self.request.null:
-            raise UsageError(f"{self.guidance} asks for the null prediction, but {self.request.without_null}")
-        if self.request.negative and not wanted:
+        if wanted and prompts and pattern.null is None:
+            raise UsageError(f"{self.guidance} asks for the null prediction, and {self._without_null(call)}")
+        if self.negative and not wanted:
             raise UsageError(
-                f"{self.request.negative} was given, but {self.guidance} never looks at it in the steps of this run; "
-                "leave it out"
+                f"{self.negative} was given, but {self.guidance} never looks at it in the steps of this run; leave it "
+                "out"
             )
-
-
-def tied(prediction: Prediction, x_t: Tensor, alpha: Tensor, sigma: Tensor, after: float) -> Prediction:
-    """The prediction with eps = (x_t - alpha x0) / sigma whose first-order step leads to the same x.
-
-    The step x' = alpha' x0 + sigma' eps, with eps free, is that of x0 + gain (eps - eps of x0), where
-    gain = r' / (1 - alpha r' / sigma).
-
-    Args:
-        after: r' = sigma' / alpha', the level that the step leads to.
-    """
-    gain = after / (1 - after * alpha / sigma)
-    own = Prediction.from_x0(prediction.x0, x_t, alpha, sigma)
-    return Prediction.from_x0(prediction.x0 + gain * (prediction.eps - own.eps), x_t, alpha, sigma)
+        return guided, denoiser, levels, position
 
 
 def seeds_of(generator: Any, n: int) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ from torch import Tensor
 from fairlead.diffusers.perturbation import plain
 
 Path = tuple[str | int, ...]
+CONTROL = "controlnet"
+"""The component that is a control network, which a pipeline calls before its own and whose answers it passes on."""
 
 
 class LastStep(BaseException):
@@ -43,7 +45,7 @@ class RecordedCall:
         parameters = _parameters(kind)
         named = dict(zip(parameters, args, strict=False)) | dict(kwargs)
         as_tuple = not named.pop("return_dict", True)
-        return cls(name, network, parameters[0], named, as_tuple)
+        return cls(name, network, parameters[0], _copied(named), as_tuple)
 
     @property
     def x(self) -> Any:
@@ -53,6 +55,13 @@ class RecordedCall:
     @property
     def rows(self) -> int:
         return len(self.x)
+
+
+def _copied(value: Any) -> Any:
+    """Nested arguments as they are now: pipelines write into those of an earlier call."""
+    if type(value) is dict:
+        return {name: _copied(part) for name, part in value.items()}
+    return [_copied(part) for part in value] if type(value) is list else value
 
 
 @lru_cache(maxsize=64)
@@ -71,6 +80,7 @@ class Rehearsal:
         output: what reached the scheduler last.
         sample: the samples that the scheduler was to step then.
         made: the made-up answers, one for each block of rows, in order.
+        controls: calls of its control network, in order.
     """
 
     calls: list[RecordedCall] = field(default_factory=list)
@@ -79,6 +89,7 @@ class Rehearsal:
     output: Any = None
     sample: Any = None
     made: list[Any] = field(default_factory=list)
+    controls: list[RecordedCall] = field(default_factory=list)
 
 
 class Recorder:
@@ -95,13 +106,12 @@ class Recorder:
 
     def answer(self, name: str, network: Any, *args: Any, **kwargs: Any) -> Any:
         call = RecordedCall.of(name, network, args, kwargs)
+        if name == CONTROL:
+            self.found.controls.append(call)
+            return self._known(call, args, kwargs)
         self.found.calls.append(call)
         if self.found.answer is None:
-            key = id(network), call.as_tuple, _shapes(call.x)
-            if key not in self.answers:
-                with torch.no_grad():
-                    self.answers[key] = network.forward(*args, **kwargs)
-            self.found.answer, self.rows = self.answers[key], call.rows
+            self.found.answer, self.rows = self._known(call, args, kwargs), call.rows
             if not answers_alone(self.found.answer):
                 raise LastStep
             return self.found.answer
@@ -109,6 +119,13 @@ class Recorder:
         output, made = output_of(self.found.answer), self.found.made
         made += [_made_up(output, len(made) + j) for j in range(blocks)]
         return with_output(self.found.answer, _together(made[-blocks:]), call)
+
+    def _known(self, call: RecordedCall, args: Any, kwargs: Any) -> Any:
+        key = id(call.network), call.as_tuple, _shapes(call.x)
+        if key not in self.answers:
+            with torch.no_grad():
+                self.answers[key] = call.network.forward(*args, **kwargs)
+        return self.answers[key]
 
 
 def _shapes(x: Any) -> Hashable:

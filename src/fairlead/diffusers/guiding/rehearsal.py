@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import inspect
 import random
+import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.guiding.encoder_memory import EncoderMemory
 from fairlead.diffusers.guiding.recorder import LastStep, Recorder, Rehearsal
-from fairlead.diffusers.guiding.stand_in import running
-from fairlead.diffusers.pretrained import library
+from fairlead.diffusers.guiding.stand_in import behind, running
+from fairlead.diffusers.pretrained import library, plain, setting
 
 _TRUE_SCALES = ("true_cfg_scale", "true_guidance_scale")
 _SCALES = (
@@ -35,6 +37,15 @@ GUIDER = "fairlead guider"
 """In the place of an argument: the scale of the pipeline's component ``guider``."""
 FORCED = 5.0
 """The scale of a rehearsal where the call's own would not guide."""
+
+
+_DENOISERS = re.compile(r"(unconditional_)?(transformer|unet|prior|decoder|dit|denoiser|network|model)(_\d+)?")
+
+
+def denoisers_of(pipe: Any) -> dict[str, Any]:
+    """Name -> network, of the components of a pipeline that may denoise."""
+    parts = {name: behind(part) for name, part in pipe.components.items() if _DENOISERS.fullmatch(name)}
+    return {name: part for name, part in parts.items() if isinstance(plain(part), nn.Module)}
 
 
 def scales_of(parameters: Mapping[str, Any]) -> tuple[str, ...]:
@@ -105,6 +116,7 @@ class Rehearsals:
         except RuntimeError as error:
             if not calls:  # for the pipeline's own reasons, in its own words
                 raise
+            self.run(bound, Recorder(answers=self.answers))  # likewise, if it fails by itself
             reason = str(error).splitlines()[0][:80]
             raise UsageError(
                 f"{kind} fails in a rehearsal at other scales, from which its calls are learned ({reason}); make one "
@@ -165,7 +177,8 @@ class Rehearsals:
         given = bound.arguments
         changes: dict[str, Any] = dict.fromkeys(self.scales(bound), FORCED)
         none = all(given.get(name) is None for name in ("negative_prompt", "negative_prompt_embeds"))
-        if "negative_prompt" in self.signature.parameters and none:
+        distilled = any(setting(part, "guidance_embeds") for part in denoisers_of(self.pipe).values())
+        if "negative_prompt" in self.signature.parameters and none and not distilled:  # which has no null of its own
             prompt = given.get("prompt")
             changes["negative_prompt"] = [""] * len(prompt) if isinstance(prompt, list) else ""
             if given.get("prompt_embeds") is not None:
@@ -194,14 +207,17 @@ class Rehearsals:
         def own(model_output: Any, timestep: Any = None, sample: Any = None, *_: Any, **__: Any) -> Any:
             return Stepped((step(model_output, timestep, sample),))
 
-        schedulers = [part for part in self.pipe.components.values() if hasattr(part, "set_timesteps")]
-        for scheduler in schedulers:
-            vars(scheduler)["step"] = own
+        parts = [vars(part) for part in self.pipe.components.values() if hasattr(part, "set_timesteps")]
+        schedulers = [(part, part.get("step")) for part in parts]
+        for part, _ in schedulers:
+            part["step"] = own
         try:
             yield
         finally:
-            for scheduler in schedulers:
-                vars(scheduler).pop("step", None)
+            for part, was in schedulers:
+                del part["step"]
+                if was is not None:  # somebody has put one there
+                    part["step"] = was
 
 
 @contextmanager

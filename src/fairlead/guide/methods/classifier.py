@@ -10,10 +10,10 @@ its class names from the classifier: ``fairlead sample RUN --cond seven --guidan
 
 Cost: one row a sample of the classifier, forward and backward; none where the scale is 0 or the sample has no label.
 Adds to every other method. The classifier must know the model's noise schedule, shape and classes. Its gradient must
-fall with alpha as the exact one does, see ``nets/classifier.py``; a classifier trained by fairlead 0.1 has another
-form and ruins samples unless it is kept from high noise, ``.during(sigma=(0, 3))``: train it anew. Where alpha is 0
-(the first step of a flow model) the term is off: there x_t tells nothing of the class, sigma^2 / alpha is infinite, and
-the product is finite only for a classifier that ignores pure noise exactly.
+fall with alpha as the exact one does, see ``nets/noisy_classifier.py``; a classifier trained by fairlead 0.1 has
+another form and ruins samples unless it is kept from high noise, ``.during(sigma=(0, 3))``: train it anew. Where alpha
+is 0 (the first step of a flow model) the term is off: there x_t tells nothing of the class, sigma^2 / alpha is
+infinite, and the product is finite only for a classifier that ignores pure noise exactly.
 
 The gradient is taken of a sum of per-sample log-probabilities by a network without batch statistics, outside of
 autocast and in float32 at least: elsewhere a mean over the batch divides it by the batch size, and half precision

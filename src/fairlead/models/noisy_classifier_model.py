@@ -15,7 +15,7 @@ from fairlead.core.denoiser import autocast, expand_like
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule, as_time, schedule_from_config
 from fairlead.models.load import Weights, network_of, usable_device
-from fairlead.nets.classifier import NoisyClassifier
+from fairlead.nets.noisy_classifier import NoisyClassifier
 from fairlead.train.checkpoint import find_checkpoint
 from fairlead.train.objective import level_of
 from fairlead.train.tasks import CLASSIFY, DENOISE, task_of

@@ -1,4 +1,7 @@
-"""Text in a network: cross-attention to token states, which come from outside or from a small transformer in here."""
+"""Text in a network: cross-attention to token states, which come from outside or from a small transformer in here.
+
+Over 300 lines, as all that is read of a text, and what stands for none, share one packed value.
+"""
 
 from __future__ import annotations
 
@@ -182,9 +185,12 @@ class TextInput(nn.Module):
         if value.is_floating_point():
             packed = value.to(self.project.weight.dtype)
             if self.null_kind == "empty":
-                packed = torch.where(keep[:, None, None], packed, self._empty().to(packed.dtype))
+                packed = torch.where(keep[:, None, None], packed, condition.null.get("text", self._empty()).to(packed))
         else:  # the row of a sample without text is that of the empty string; a learned null replaces it below
-            packed = self._states(_trimmed(torch.where(keep[:, None], value, self._empty_ids(value.device))))
+            ids = torch.where(keep[:, None], value, self._empty_ids(value.device))
+            other = condition.null.get("text") if self.null_kind == "empty" else None
+            packed = self._states(_trimmed(ids) if other is None else ids)
+            packed = packed if other is None else torch.where(keep[:, None, None], packed, other.to(packed))
         states, real, pooled = unpack(packed)
         pooled = (pooled - self.mean.to(pooled.dtype)) / self.std.to(pooled.dtype)
         sketch = None if self.sketch is None else self.sketch(pooled)
@@ -193,11 +199,16 @@ class TextInput(nn.Module):
                 of_none = self.no_sketch.to(sketch.dtype)[:, None, None]
                 sketch = torch.where(keep[:, None, None, None], sketch, of_none)
             first = torch.arange(states.shape[1], device=real.device) == 0
-            null = self.null.to(states.dtype)
-            states = torch.where(keep[:, None, None], states, first[:, None] * null[0])
+            null = condition.null.get("text", self.null[None]).to(states.dtype)
+            states = torch.where(keep[:, None, None], states, first[:, None] * null[:, :1])
             real = torch.where(keep[:, None], real, first)
-            pooled = torch.where(keep[:, None], pooled, null[1])
+            pooled = torch.where(keep[:, None], pooled, null[:, 1])
         return Told(states, real, self.project(pooled), sketch)
+
+    def null_token(self) -> Tensor:
+        """What stands for no text: [2, width], a token and a pooled vector; or the empty string [1 + l, width + 1]."""
+        with torch.no_grad():
+            return self.null.detach() if self.null_kind == "learned" else self._empty()
 
     def _value(self, condition: Condition) -> tuple[Tensor, Tensor]:
         value, keep = read(condition, "text")
@@ -227,8 +238,8 @@ class TextInput(nn.Module):
 
 
 def _trimmed(ids: Tensor) -> Tensor:
-    """Without the columns that are padding in every row: most prompts are half as long as the longest."""
-    return ids[:, : int((ids != PAD).sum(1).max())]
+    """Without columns that are padding in every row, half of most; compiled code, which no value splits, has them."""
+    return ids if torch.compiler.is_compiling() else ids[:, : int((ids != PAD).sum(1).max())]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,7 @@
-"""The network of a pipeline whose pattern was learned as a denoiser, with the arguments of the call at hand."""
+"""The network of a pipeline as a denoiser, with the arguments of the call that the pipeline makes now.
+
+Over 300 lines, as one class turns samples and conditions into a call, and its answer into a prediction and back.
+"""
 
 from __future__ import annotations
 
@@ -21,50 +24,81 @@ from fairlead.diffusers.guiding.call_arguments import (
     same,
     stacked,
 )
-from fairlead.diffusers.guiding.pattern import Pattern
+from fairlead.diffusers.guiding.control_calls import ControlCall
+from fairlead.diffusers.guiding.pattern import Pattern, PromptCall
 from fairlead.diffusers.guiding.recorder import Path, RecordedCall, output_of
+from fairlead.diffusers.layers import image_tokens
 from fairlead.diffusers.negative_text import told_with_negative
-from fairlead.diffusers.network_calls import CALLED, check_differentiable, tokens_of
+from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label, text_tokens
+from fairlead.diffusers.packing import packed, packs, picture_size, unpacked
 from fairlead.diffusers.perturbation import perturbing, plain
-from fairlead.diffusers.positions import Tokens
-from fairlead.diffusers.pretrained import setting
 from fairlead.models.model import Model
 
-_NULL = -1
-PromptArguments = tuple[Mapping[str, Any], Mapping[Path, Any]]
-"""The arguments of a call with another prompt, and those of them that differ from those of the call."""
+NULL_KIND = -1
+"""Of rows that are null; 0 is a sample's own condition, i the i-th prompt that the guidance names."""
 
 
-class LearnedDenoiser:
-    """A pipeline's network as a denoiser, with the arguments of the call that the pipeline makes now."""
+def unasked(x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+    """The denoiser of a pipeline between its calls."""
+    raise AssertionError("a pipeline denoises inside its calls only")
+
+
+class PipelineDenoiser:
+    """A pipeline's network as a denoiser of conditions by :mod:`~fairlead.diffusers.guiding.call_conditions`.
+
+    Args:
+        pipe: the pipeline.
+        pattern: how it calls its network.
+        named: calls with the prompts that the guidance names.
+        model: what is known of the pipeline before the call.
+        known: whether samples and noise levels are; else predictions are the network's outputs.
+    """
 
     counts = True
 
-    def __init__(
-        self, pipe: Any, pattern: Pattern, named: Sequence[PromptArguments], model: Model, known: bool, texts: bool
-    ) -> None:
-        self.pipe, self.pattern, self.named, self.known, self.texts = pipe, pattern, named, known, texts
+    def __init__(self, pipe: Any, pattern: Pattern, named: Sequence[PromptCall], model: Model, known: bool) -> None:
+        self.pattern, self.named, self.known = pattern, named, known
         self.schedule, self.objective = model.schedule, model.objective
         self._call: RecordedCall | None = None
         self._flat: dict[Path, Any] = {}
         self._null_flat: dict[Path, Any] = {}
+        self._x_t: Tensor | None = None
+        self._packs, self._size = known and packs(pipe), None
+        self._control: ControlCall | None = None
+        self._controlled: Mapping[Path, int] = {}
         self._outputs: Tensor | None = None
         self.own: Tensor | None = None
         """What the network returned for the samples' own condition in this step, [n, ...]; None if it was not asked."""
         self._last: tuple[Prediction, Tensor] | None = None
 
-    def receive(self, call: RecordedCall, null: RecordedCall | None) -> Tensor:
-        """Take over a call of the pipeline, and its null rows where it has some; its noisy samples [n, ...] in
-        float64."""
+    def receive(self, call: RecordedCall, null: RecordedCall | None, control: ControlCall | None = None) -> Tensor:
+        """Take over a call of the pipeline, its null rows where it has some, and the call of its control network; its
+        noisy samples [n, ...] in float64, [n, c, h, w] where they are patches of a picture."""
         self._call, self._last, self._outputs, self.own = call, None, None, None
         self._flat = leaves(call.arguments, self.pattern.listed)
         self._null_flat = self._flat if null is None else leaves(null.arguments, self.pattern.listed)
+        if control is not None and (self._control is None or not self._controlled):
+            self._controlled = control.places(self._flat)
+        self._control = control
         x = stacked(call.x)
         if not self.known:
             out: Tensor = stacked(output_of(self.pattern.answer))
             return out.new_zeros(out.shape, dtype=torch.float64)
         part = self._latents(x)
-        return part.to(torch.float32 if part.device.type == "mps" else torch.float64)
+        if self._packs and part.ndim == 3:
+            self._size = picture_size(call.arguments, part.shape[1])
+            part = part if self._size is None else unpacked(part, self._size)
+        # at low noise eps is a small difference of large numbers; one kind of device has no float64
+        self._x_t = part.to(torch.float32 if part.device.type == "mps" else torch.float64)
+        return self._x_t
+
+    def _native(self, x: Tensor) -> Tensor:
+        """Samples, or a prediction, in the form that the network has them in."""
+        return x if self._size is None else packed(x)
+
+    def _picture(self, x: Tensor) -> Tensor:
+        """The inverse of :meth:`_native`."""
+        return x if self._size is None else unpacked(x, self._size)
 
     def _latents(self, x: Tensor) -> Tensor:
         region = self.pattern.latents
@@ -92,6 +126,7 @@ class LearnedDenoiser:
         output = output.to(x_t.dtype)
         if not self.known:
             return Prediction(output, output)
+        output = self._picture(output)
         mixing: Mixing = level_at(self.schedule, t, x_t).mixing
         prediction = Prediction(mixing.x0_of(output, self.objective, x_t), mixing.eps_of(output, self.objective, x_t))
         self._last = prediction, output
@@ -118,33 +153,60 @@ class LearnedDenoiser:
         return {(self.call.sample,): 0, **(self.pattern.rows or {})}
 
     def _kinds(self, condition: Condition) -> list[int]:
-        if not self.texts:
+        if "prompt" not in condition.values:
             return [0] * condition.n
         keep, prompt = condition.keep["prompt"].tolist(), condition.values["prompt"].tolist()
-        return [int(p) if k else _NULL for k, p in zip(keep, prompt, strict=True)]
+        return [int(p) if k else NULL_KIND for k, p in zip(keep, prompt, strict=True)]
 
     def _arguments(
-        self, kind: int, samples: Sequence[int], rows: Sequence[int], x_t: Tensor, condition: Condition
+        self,
+        kind: int,
+        samples: Sequence[int],
+        rows: Sequence[int],
+        x_t: Tensor,
+        condition: Condition,
+        controlled: bool = True,
     ) -> dict[Path, Any]:
-        """The arguments of these samples under one condition."""
+        """The arguments of these samples under one condition.
+
+        Args:
+            controlled: whether what a control network tells is wanted.
+        """
         pattern, n = self.pattern, self.pattern.n
-        instead: Mapping[Path, Any] = pattern.own if kind == 0 else {}
-        if kind == _NULL:
-            instead = pattern.null or {}
-        elif kind > 0:
-            instead = self.named[kind - 1][1]
+        flat = self._of_kind(kind)
         sample = (self.call.sample,)
-        flat = {**(self._null_flat if kind == _NULL else self._flat), **instead}
         flat[sample] = self._samples(flat[sample], samples, x_t[list(rows)])
         whole = list(samples) == list(range(n))
         for path, value in flat.items():
             if path == sample:
                 continue
-            if len(path) == 1 and path[0] in condition.values:  # embeddings that guidance has changed
-                flat[path] = condition.values[str(path[0])][list(rows)].to(value)
+            if value_name(path) in condition.values:  # embeddings that guidance has changed
+                flat[path] = condition.values[value_name(path)][list(rows)].to(value)
             elif not whole and path in (pattern.rows or {}):
                 flat[path] = picked(value, samples, n, self._rows[path])
+        if "label" in condition.values:
+            label, keep = (of["label"][list(rows)] for of in (condition.values, condition.keep))
+            flat[(LABELS,)] = torch.where(keep, label, null_label(plain(self.call.network))).to(flat[(LABELS,)])
+        if controlled and self._asks_control(kind, samples, x_t[list(rows)]):
+            assert self._control is not None
+            x, place = stacked(flat[sample]), pattern.null_at if kind == NULL_KIND else pattern.own_at
+            made = self._control.answers(kind, place, samples, x if pattern.latents is None else self._latents(x))
+            flat |= {path: made[j].to(flat[path]) for path, j in self._controlled.items()}
         return flat
+
+    def _of_kind(self, kind: int) -> dict[Path, Any]:
+        """The arguments of all samples under one condition, with the noisy samples of the call."""
+        if kind == NULL_KIND:
+            return {**self._null_flat, **(self.pattern.null or {})}
+        return {**self._flat, **(self.pattern.own if kind == 0 else self.named[kind - 1].unlike)}
+
+    def _asks_control(self, kind: int, samples: Sequence[int], x_t: Tensor) -> bool:
+        """Whether what the control network has told is not for these rows."""
+        control = self._control
+        if control is None or not self._controlled or (kind == NULL_KIND and not control.sees_null()):
+            return False
+        moved = self._x_t is not None and (x_t.requires_grad or not torch.equal(self._x_t[list(samples)], x_t))
+        return moved or bool(control.texts.get(kind))
 
     def _samples(self, x: Any, samples: Sequence[int], x_t: Tensor) -> Any:
         """The argument for the noisy samples, with ``x_t`` [rows, ...] in the place of the latents."""
@@ -154,18 +216,21 @@ class LearnedDenoiser:
         assert self.pattern.latents is not None
         stacked = torch.stack(own) if isinstance(own, list) else own
         region = self.pattern.latents
-        made = replace(region, factor=1.0).put(x_t.to(stacked.dtype), stacked)
+        made = replace(region, factor=1.0).put(self._native(x_t).to(stacked.dtype), stacked)
         return list(made) if isinstance(own, list) else made
 
     def _asked(self, network: Any, kind: int, flat: Mapping[Path, Any], x_t: Tensor, condition: Condition) -> Tensor:
-        form = self.named[kind - 1][0] if kind > 0 else self.pattern.form
+        form = self.named[kind - 1].arguments if kind > 0 else self.pattern.form
         asked = nested_again(form, self.pattern.listed, flat)
 
         def told(of: Condition) -> dict[str, Any]:
             return asked if of is condition else self._texts(of, x_t)
 
         arguments, text = told_with_negative(plain(network), condition, told)
-        with perturbing(network, condition.perturb, image_tokens(network, x_t), text):
+        region, patches = self.pattern.latents, self._size is not None
+        beside = patches and region is not None and region.dim == 1  # other images follow in the row
+        tokens = None if beside else image_tokens(network, x_t, patches)
+        with perturbing(network, condition.perturb, tokens, text, text_tokens(arguments)):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
         output: Tensor = stacked(output_of(answer))
         return output
@@ -173,7 +238,7 @@ class LearnedDenoiser:
     def _texts(self, condition: Condition, x_t: Tensor) -> dict[str, Any]:
         """The arguments for the rows of a condition, of which those of its text count."""
         pairs = enumerate(zip(self._kinds(condition), condition.values["sample"].tolist(), strict=True))
-        parts = [self._arguments(kind, [int(sample)], [row], x_t, condition) for row, (kind, sample) in pairs]
+        parts = [self._arguments(kind, [int(sample)], [row], x_t, condition, False) for row, (kind, sample) in pairs]
         return rows_joined(parts, self._rows)
 
     def parted(self, output: Any, scale: float) -> list[Any]:
@@ -196,7 +261,7 @@ class LearnedDenoiser:
             output = level_at(self.schedule, t, x_t).mixing.target(prediction.x0, prediction.eps, self.objective)
         form = stacked(output_of(self.pattern.answer))
         base = self._outputs if self._outputs is not None else torch.zeros_like(form)
-        output = output.detach().to(form.dtype)
+        output = self._native(output.detach()).to(form.dtype)
         region = self.pattern.output
         whole = output if region is None else region.put(output, base)
         listed = isinstance(output_of(self.pattern.answer), list)
@@ -204,46 +269,51 @@ class LearnedDenoiser:
 
     def embedded(self, condition: Condition) -> Condition:
         """The condition with its text arguments as values, for guidance that changes them."""
-        own, null = {**self._flat, **self.pattern.own}, {**self._null_flat, **(self.pattern.null or {})}
+        own, null = self._of_kind(0), self._of_kind(NULL_KIND)
         floating = [
             p
             for p, v in own.items()
-            if len(p) == 1 and isinstance(v, Tensor) and v.is_floating_point() and len(v) == self.pattern.n
-            if p != (self.call.sample,) and not same(v, null.get(p))
+            if isinstance(v, Tensor) and v.is_floating_point() and v.ndim and len(v) == self.pattern.n
+            if p != (self.call.sample,) and p not in self._controlled and not same(v, null.get(p))
+            if not any(isinstance(part, int) or "mask" in part or "ids" in part for part in p)
         ]
-        if any(p not in null or null[p].shape != own[p].shape for p in floating):
+        kinds = self._kinds(condition)
+        sources = {kind: self._of_kind(kind) for kind in {0, NULL_KIND, *kinds}}
+        if any(p not in of or of[p].shape != own[p].shape for p in floating for of in sources.values()):
             floating = []
         samples = [int(i) for i in condition.values["sample"].tolist()]
-        more: dict[str, Tensor] = {}
-        for path in floating:
-            rows = []
-            for sample, kind in zip(samples, self._kinds(condition), strict=True):
-                source = own if kind == 0 else null if kind == _NULL else self.named[kind - 1][1]
-                rows.append(source[path][sample : sample + 1])
-            more[str(path[0])] = torch.cat(rows)
+        more = {
+            value_name(path): torch.cat(
+                [sources[kind][path][sample : sample + 1] for sample, kind in zip(samples, kinds, strict=True)]
+            )
+            for path in floating
+        }
         kept = dict.fromkeys(more, condition.keep["prompt"])
         return replace(condition, values={**condition.values, **more}, keep={**condition.keep, **kept})
 
     def _keep(self, raw: Tensor, condition: Condition) -> None:
         """What the output holds beside the prediction (a variance): that of the samples' own branch."""
-        kinds = self._kinds(condition)
-        clean = [True] * len(kinds)
-        for mask in condition.perturb.values():
-            clean = [ok and not worse for ok, worse in zip(clean, mask.tolist(), strict=True)]
-        mine = [row for row, kind in enumerate(kinds) if kind == 0 and clean[row]]
+        samples = [int(i) for i in condition.values["sample"].tolist()]
+        mine = [row for row, own in enumerate(self._own_rows(condition, samples)) if own]
         if len(mine) == self.pattern.n:
             self.own = raw[mine]
-        mine = mine or list(range(len(kinds)))
+        mine = mine or list(range(condition.n))
         if self._outputs is None:
             self._outputs = raw.new_zeros(self.pattern.n, *raw.shape[1:])
-        places = [int(condition.values["sample"][row]) for row in mine]
-        self._outputs = self._outputs.index_copy(0, torch.tensor(places, device=raw.device), raw[mine])
+        places = torch.tensor([samples[row] for row in mine], device=raw.device)
+        self._outputs = self._outputs.index_copy(0, places, raw[mine])
+
+    def _own_rows(self, condition: Condition, samples: Sequence[int]) -> list[bool]:
+        """Which rows are under the samples' own condition, and not perturbed."""
+        own = torch.tensor([kind == 0 for kind in self._kinds(condition)])
+        if "label" in condition.values:
+            own &= condition.keep["label"].cpu()
+            own &= condition.values["label"].cpu() == self._flat[(LABELS,)].cpu()[list(samples)]
+        for mask in condition.perturb.values():
+            own &= ~mask.cpu()
+        return list(own.tolist())
 
 
-def image_tokens(network: Any, x_t: Tensor) -> Tokens | None:
-    """Where the positions of a picture are among those of an attention layer; None: not known."""
-    patch = setting(network, "patch_size", 0)
-    if x_t.ndim != 4 or not isinstance(patch, int):
-        return None
-    alone = type(plain(network)).__name__ not in CALLED
-    return replace(tokens_of(network, (x_t.shape[-2], x_t.shape[-1])), alone=alone)
+def value_name(path: Path) -> str:
+    """Of an argument, in a condition."""
+    return ".".join(map(str, path))
