@@ -33,7 +33,7 @@ from fairlead.report.image_grid import image_grid
 from fairlead.sample.run import sample
 
 DOCS = Path(__file__).parent.parent / "docs"
-REGISTERED = {name for kind in ("term", "finisher", "scale", "score") for name in names(kind)}
+REGISTERED = {name for kind in ("term", "finisher", "scale", "reward") for name in names(kind)}
 
 DEMOS: dict[str, tuple[tuple[str, ...], str]] = {
     "cfg": (("none", "cfg(1.5)", "cfg(4)", "cfg(8)"), "Strokes become heavier and alike long before they break."),

@@ -1,5 +1,5 @@
-"""Writes what follows from the registry: docs/methods/, a page for every guidance method, finisher, scale and score and
-their index; src/fairlead/__init__.pyi, the names of the package for type checkers and editors; and docs/api.md, the
+"""Writes what follows from the registry: docs/methods/, a page for every guidance method, finisher, scale and reward,
+and their index; src/fairlead/__init__.pyi, the names of the package for type checkers and editors; and docs/api.md, the
 public names with their arguments.
 
     python docs/build_methods.py
@@ -32,7 +32,7 @@ KINDS = {
     "term": "Methods",
     "finisher": "Finishers: after `|`, on the guided x0",
     "scale": "Scales: in place of a number",
-    "score": "Scores: inside `energy(...)`",
+    "reward": "Rewards: inside `energy(...)`, or for particles",
 }
 
 

@@ -57,7 +57,7 @@ class Info:
         from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, RECIPES
 
         print(f"fairlead {fairlead.__version__}, torch {torch.__version__}, GPU: {torch.cuda.is_available()}")
-        titles = {"term": "guidance", "finisher": "finishers", "scale": "scale schedules", "score": "energy scores",
+        titles = {"term": "guidance", "finisher": "finishers", "scale": "scale schedules", "reward": "rewards",
                   "sampler": "samplers", "extractor": "features", "grid": "time grids", "schedule": "noise schedules",
                   "data": "data sets"}  # fmt: skip
         for kind, title in titles.items():

@@ -57,6 +57,7 @@ from fairlead.diffusers.pipelines import (
     label_encoder_of,
 )
 from fairlead.guide.batching import Batching
+from fairlead.guide.checks import check_unweighed
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance, Term
@@ -100,6 +101,7 @@ def attach(
     negative = None if negative is None else expanded(negative)
     resources = as_mapping("resources", resources)
     check_pipeline_object(pipe)
+    check_unweighed(to_guidance(guidance))
     attachment = Attachment(pipe, to_guidance(guidance), negative, resources, batching, observe)
     with attachment.in_place():
         yield attachment

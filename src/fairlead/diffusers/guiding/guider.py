@@ -30,6 +30,7 @@ from fairlead.diffusers.layers import well_known
 from fairlead.diffusers.perturbation import check_reachable, layers_of, plain, text_layers
 from fairlead.diffusers.pipelines import diffusers
 from fairlead.diffusers.schedulers import objective_of, schedule_of
+from fairlead.guide.checks import check_unweighed
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.model import Model, encode_nothing, identity
@@ -63,6 +64,7 @@ class Guider(_Base):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.guidance, self.scheduler, self.layers = to_guidance(guidance), scheduler, layers
+        check_unweighed(self.guidance)
         self.register_to_config(guidance=str(self.guidance))
         named = [spec for term in self.guidance.terms for spec in term.specs()]
         if named:
