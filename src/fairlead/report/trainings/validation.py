@@ -162,9 +162,8 @@ class Validation:
 
 def read_losses(run: Path) -> list[HeldOutLoss]:
     """What ``RUN/validation.csv`` holds, in the order of the steps."""
-    kinds = [int if each.type == "int" else float for each in fields(HeldOutLoss)]
-    rows = read_table(run / "validation.csv", COLUMNS)
-    return [HeldOutLoss(*(kind(float(cell)) for kind, cell in zip(kinds, row, strict=True))) for row in rows]
+    rows = [[float(cell) for cell in row] for row in read_table(run / "validation.csv", COLUMNS)]
+    return [HeldOutLoss(int(step), low, high, int(n), *rest) for step, low, high, n, *rest in rows]
 
 
 def held_out_lines(rows: Sequence[HeldOutLoss]) -> list[str]:
