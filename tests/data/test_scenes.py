@@ -84,13 +84,13 @@ def test_an_image_is_drawn_again_with_another_ink_or_digit(test):
     call = {"split": "test", "n": 7500}
     assert torch.equal(redrawn(index, {}, **call), test.images[index])
     ink, ground = (test.attributes[name].labels[index] for name in ("ink", "background"))
-    other = torch.tensor(
-        [next(c for c in range(len(COLOURS)) if c not in pair) for pair in zip(ink, ground, strict=True)]
-    )
+    pairs = zip(ink.tolist(), ground.tolist(), strict=True)
+    other = torch.tensor([next(c for c in range(len(COLOURS)) if c not in pair) for pair in pairs])
     again = redrawn(index, {"ink": other}, **call)
-    away = again.int().sub(test.images[index].int()).abs().amax(1) > 0
+    away = again.int().sub(test.images[index].int()).abs().amax(1)
     inked = (test.images[index].int() - test.images[index][:, :, :1, :1].int()).abs().amax(1) > 0
-    assert not bool((away & ~inked).any())
+    assert int(away[~inked].max()) <= 2  # a cover that rounding hid in the one ink
+    assert bool((away[inked] > 0).float().mean() > 0.9)
     assert torch.equal(again[:, :, 0, 0], test.images[index][:, :, 0, 0])
     digit = (test.labels[index] + 1) % 10
     again = redrawn(index, {"digit": digit}, **call)
