@@ -154,7 +154,6 @@ def log_p(x: Tensor, label: int | None) -> Tensor:
         ("cfg(2)", "1", lambda x: 2 * log_p(x, 1) - log_p(x, None)),
         ("cfg(3)", "1", lambda x: 3 * log_p(x, 1) - 2 * log_p(x, None)),
         ("cfg(5)", "1", lambda x: 5 * log_p(x, 1) - 4 * log_p(x, None)),
-        ("compose({0: 1, 1: 1})", None, lambda x: log_p(x, 0) + log_p(x, 1) - log_p(x, None)),
     ],
 )
 def test_particles_reach_the_product_that_cfg_misses(quick: None, guidance: str, cond, density) -> None:  # noqa: F811
