@@ -27,6 +27,7 @@ QUICK = {
     "train": ["--steps", "3", "--channels", "8", "--batch-size", "32"],
     "train-autoencoder": ["--steps", "3", "--channels", "8", "--batch-size", "32"],
     "train-classifier": ["--steps", "3", "--channels", "8", "--batch-size", "32"],
+    "distill": ["--steps", "2", "--batch-size", "16"],
     "sample": ["--steps", "2"],
     "edit": ["--steps", "3"],
     "sweep": ["--n", "60", "--steps", "2"],
@@ -108,7 +109,7 @@ def test_every_command_line_parses(page: str, line: str, monkeypatch: pytest.Mon
     registry.register("signs", Signs)  # CONTRIBUTING installs the package that brings it
     words = shlex.split(line, comments=True)[1:]
     needs_out = (
-        words[0] in ("train", "train-classifier", "train-autoencoder", "sample", "edit", "sweep", "tune")
+        words[0] in ("train", "train-classifier", "train-autoencoder", "distill", "sample", "edit", "sweep", "tune")
         and "--out" not in words
     )
     command = tyro.cli(

@@ -31,6 +31,7 @@ from fairlead.guide.methods.cfg import CFG as cfg
 from fairlead.guide.methods.cfgpp import CFGpp as cfgpp
 from fairlead.guide.methods.classifier import Classifier as classifier
 from fairlead.guide.methods.compose import Compose as compose
+from fairlead.guide.methods.distilled import Distilled as distilled
 from fairlead.guide.methods.energy import Energy as energy
 from fairlead.guide.methods.fbg import FBG as fbg
 from fairlead.guide.methods.higs import HiGS as higs
@@ -75,6 +76,7 @@ from fairlead.report.training import Trained as Trained
 from fairlead.report.training import train as train
 from fairlead.report.training import train_autoencoder as train_autoencoder
 from fairlead.report.training import train_classifier as train_classifier
+from fairlead.report.trainings.distilling import distill as distill
 from fairlead.sample.edit.inversion import invert as invert
 from fairlead.sample.edit.inverted import Inversion as Inversion
 from fairlead.sample.result import Run as Run
@@ -120,6 +122,8 @@ __all__ = [
     "data",
     "denoiser",
     "diffusers_config",
+    "distill",
+    "distilled",
     "doctor",
     "edit",
     "energy",

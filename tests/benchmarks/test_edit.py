@@ -15,7 +15,7 @@ from fairlead.report.edits import Edited
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("edit") / "text"
-    fl.train("scenes(n=200)", out, recipe="scenes", steps=2, channels=8, batch_size=8, text_read=2, text_sketch=2)
+    fl.train(out, data="scenes(n=200)", recipe="scenes", steps=2, channels=8, batch_size=8, text_read=2, text_sketch=2)
     return out
 
 

@@ -17,6 +17,7 @@ from fairlead.cli.typed_options import joined
 VERBS: dict[str, Callable[..., Any]] = {
     "measure": fl.measure, "sweep": fl.sweep, "tune": fl.tune, "report": fl.report, "explain": fl.explain,
     "interpolate": fl.interpolate, "doctor": fl.doctor, "edit": fl.edit,
+    "distill": fl.distill,
 }  # fmt: skip
 RENAMED = {("interpolate", "cond"): ("a", "b")}
 

@@ -47,6 +47,7 @@ OWN: dict[str, Example] = {
     "sag": ("sag([2, 0, 1, -1, 3], blur=1.5)", "sag(0)", UNLABELLED),
     "s2": ("s2([2, 0, 1, -1, 3], share=0.4)", "s2(0)", UNLABELLED),
     "internal": ("internal([3, 1, 2, 0, -1])", "internal(1)", UNLABELLED),
+    "distilled": ("distilled([3, 1, 2, 0, -1])", None, UNLABELLED),
     "fbg": ("fbg(0.8, temperature=0.5, offset=-2, most=6, sure=1.5)", "fbg(1)", LABELLED),
     "nag": ("nag([3, 1, 2, 0, -1], negative=1, limit=1.1, blend=0.7)", "nag(1, negative=1)", [2, 0, None, 2, 1]),
     "cads": ("cads(0.3, low=0.2, high=0.9, mix=0.7)", "cads(0)", LABELLED),

@@ -102,7 +102,7 @@ def _network(seed: int, reads: bool) -> UNet:
         torch.manual_seed(seed)
         shape: dict[str, Any] = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (8, 4), "embed": 16}
         text = {"width": 8, "length": 3, "vocabulary": 8, "depth": 1, "heads": 2}
-        network: UNet = UNet(1, 8, 4, **shape, text=text if reads else None, internal=True).double()
+        network: UNet = UNet(1, 8, 4, **shape, text=text if reads else None, internal=True, scale=(-1, 8)).double()
         for parameter in network.parameters():
             if not bool(parameter.any()):
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -145,6 +145,7 @@ def network_model(
         objective=objective,
         layers=network.layers(),
         embed=network.embed,
+        scale_range=(-1, 8),
         null_tokens=network.null_tokens,
     )
 

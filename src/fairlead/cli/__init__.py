@@ -14,6 +14,7 @@ import tyro
 
 from fairlead.cli.app import App
 from fairlead.cli.demo import Demo
+from fairlead.cli.distill import Distill
 from fairlead.cli.doctor import Doctor
 from fairlead.cli.edit import Edit
 from fairlead.cli.explain import Explain
@@ -52,6 +53,7 @@ Command = (
     | Annotated[
         TrainAutoencoder, tyro.conf.subcommand("train-autoencoder", description=first_paragraph(TrainAutoencoder))
     ]
+    | Annotated[Distill, tyro.conf.subcommand("distill", description=first_paragraph(Distill))]
     | Annotated[Sample, tyro.conf.subcommand("sample", description=first_paragraph(Sample))]
     | Annotated[Sweep, tyro.conf.subcommand("sweep", description=first_paragraph(Sweep))]
     | Annotated[Tune, tyro.conf.subcommand("tune", description=first_paragraph(Tune))]

@@ -28,7 +28,8 @@ TRAINING = {
     "network": "net net_config channels conditioning latents latent internal",
     "conditions": "conditions image text text_read text_sketch text_null text_tokens text_windows text_long "
     "drop drops drop_all",
-    "optimisation": "batch_size accumulate objective weighting schedule lr warmup optimizer ema kl precision compile",
+    "optimisation": "batch_size accumulate objective guided weighting schedule lr warmup optimizer ema kl precision "
+    "compile",
     "saving": "checkpoint_every checkpoint_minutes keep snapshot_every validate_every preview_every tracker",
     "adapters": "pipeline lora",
 }

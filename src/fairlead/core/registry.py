@@ -62,6 +62,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "nag": "fairlead.guide.methods.nag:NAG",
         "internal": "fairlead.guide.methods.internal:Internal",
         "fbg": "fairlead.guide.methods.fbg:FBG",
+        "distilled": "fairlead.guide.methods.distilled:Distilled",
     },
     "score": {
         "brightness": "fairlead.guide.image_scores:Brightness",
@@ -155,6 +156,7 @@ PUBLIC: dict[str, str] = {
     "data": "fairlead.data.arrays:data",
     "denoiser": "fairlead.models.own:denoiser",
     "diffusers_config": "fairlead.diffusers.networks:diffusers_config",
+    "distill": "fairlead.report.trainings.distilling:distill",
     "doctor": "fairlead.measure.examination:doctor",
     "edit": "fairlead.report.edits:edit",
     "explain": "fairlead.report.explanations:explain",

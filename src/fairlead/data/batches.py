@@ -99,3 +99,27 @@ class Batches:
             order = torch.randperm(len(self.data), generator=stream("shuffle", self.seed, epoch))
             cached = self._cached = epoch, order
         return cached[1]
+
+
+class RecordedBatches:
+    """:class:`Batches` of what was recorded of each sample, in the same order.
+
+    Args:
+        values: [n, ..., c, h, w], one for each sample of the data.
+    """
+
+    def __init__(self, batches: Batches, values: Tensor) -> None:
+        self.images, self.values = batches, values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(c, h, w) of one sample."""
+        return tuple(self.values.shape[-3:])
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
+        """The values [b, ...] and labels int64 [b]; as :meth:`Batches.batch`."""
+        index = self.index(step, rank, world)
+        return self.values[index], self.images.data.labels[index]
+
+    def index(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
+        return self.images.index(step, rank, world)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TypeVar
 
 from fairlead.core.condition import Condition
@@ -98,9 +99,9 @@ class BranchConditions:
     def _first(self, plain: Branch, altered: bool) -> Branch:
         """The first branch with an equal condition. The run's own, where it is altered, equals no other."""
         condition = self.of_plain(plain)
-        if altered and _own(plain) and not self.context.condition.is_null:
+        if altered and _own(plain):
             return plain
-        candidates = [b for b in self.plain if not (altered and _own(b)) or self.context.condition.is_null]
+        candidates = [b for b in self.plain if not (altered and _own(b))]
         return next(b for b in candidates if b == plain or self.plain[b].equals(condition))
 
 
@@ -113,7 +114,7 @@ class StepConditions:
 
     def kept(self, branch: Branch) -> Branch:
         """The branch that is evaluated in the place of this one, equal to it in this step."""
-        return self.run.kept(branch, bool(self.alters))
+        return self.run.kept(branch, self._changed)
 
     def of(self, branch: Branch) -> Condition:
         """The condition of all samples for this branch at this step."""
@@ -137,6 +138,15 @@ class StepConditions:
     def together(self, branches: tuple[Branch, ...]) -> Condition:
         """The conditions of several branches for all samples, one after the other."""
         return self.run.joined(branches, [self.of(branch) for branch in branches])
+
+    @cached_property
+    def _changed(self) -> bool:
+        """Whether the run's own condition is another one in this step. One that is null says nothing however it is
+        altered, unless it is given a scale."""
+        context = self.run.context
+        if not self.alters or not context.condition.is_null:
+            return bool(self.alters)
+        return context.model.scale_range is not None and not self._altered().is_null
 
     def _altered(self) -> Condition:
         """The run's own condition as the terms alter it at this step."""

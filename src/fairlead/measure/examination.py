@@ -3,7 +3,7 @@ was the null token trained, does this guidance do anything, does the schedule su
 
 Predictions are compared at fixed noise levels on real images where the checkpoint's data can be loaded, else on samples
 of the model itself. An answer is PASS, WARN (a flaw worth knowing) or FAIL (it cannot do what was asked).
-Over 300 lines, as there are seven questions.
+Over 300 lines, as there are eight questions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fairlead.data.images import ImageData
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance, Term
 from fairlead.measure.prediction_errors import CleanSamples, PredictionErrors, compare_predictions, surely_above
-from fairlead.measure.run_findings import Finding, judged_guidance, judged_schedule
+from fairlead.measure.run_findings import Finding, judged_guidance, judged_schedule, judged_student
 from fairlead.models.load import Weights, as_model, is_pipeline, load
 from fairlead.models.model import Given, Model
 from fairlead.models.resources import load_resources
@@ -122,7 +122,7 @@ def _examined(
     whole = _network(network, seen)
     if whole.level == "FAIL":
         return [whole, schedule]
-    condition = _condition(model, seen, probe)
+    condition, student = _condition(model, seen, probe), judged_student(model, probe)
     return [
         condition,
         _null(model, network, checkpoint, seen, probe, used=condition.level != "FAIL"),
@@ -131,6 +131,7 @@ def _examined(
         schedule,
         whole,
         _weights(model, checkpoint, seen, probe),
+        *([] if student is None else [student]),
     ]
 
 

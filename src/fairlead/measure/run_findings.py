@@ -1,4 +1,5 @@
-"""What a doctor finds of a run: does its guidance do anything, does its schedule suit the objective?"""
+"""What a doctor finds of a run: does its guidance do anything, does its schedule suit the objective, does a student
+answer as its teacher?"""
 
 from __future__ import annotations
 
@@ -7,15 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
+from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
+from fairlead.guide.engine import GuidedDenoiser
+from fairlead.guide.methods.distilled import told_scale
 from fairlead.guide.pairs import LimitedTerm, Wrapper
 from fairlead.guide.terms import Guidance, Term
-from fairlead.measure.prediction_errors import CleanSamples
+from fairlead.measure.prediction_errors import LOG_SNR, CleanSamples
+from fairlead.models.load import load
 from fairlead.models.model import Model, Spec
 from fairlead.sample.run import Plan
 from fairlead.sample.sampling import Sampling
+from fairlead.sample.teacher import Teacher
 from fairlead.sample.trace import Trace
 
 Level = Literal["PASS", "WARN", "FAIL"]
@@ -27,13 +34,17 @@ Diffusion's schedule)."""
 NOTHING = 1e-5
 """A guidance that adds less than this share of the conditional prediction adds rounding."""
 
+STUDENT = 0.5
+"""A student has learnt its lesson if it is closer to it than this share of what there was to learn."""
+
 
 @dataclass(frozen=True)
 class Finding:
     """One finding of the doctor: PASS, WARN or FAIL, with its numbers.
 
     Attributes:
-        question: "condition", "null", "labels", "guidance", "schedule", "network" or "weights".
+        question: "condition", "null", "labels", "guidance", "schedule", "network", "weights" or, of a student,
+            "teacher".
         level: PASS, WARN or FAIL.
         text: one sentence.
         numbers: what it rests on, JSON-ready.
@@ -154,6 +165,54 @@ def judged_schedule(model: Model, times: Tensor, grid: str) -> Finding:
         f"from {told[0]:.0f} to {told[-1]:.0f}, inside of its training"
     )
     return Finding("schedule", "PASS", text, numbers)
+
+
+@torch.no_grad()
+def judged_student(model: Model, probe: CleanSamples) -> Finding | None:
+    """How far a student is from its teacher, by noise level, beside what the guidance or the fewer steps change: the
+    distance of the teacher's own answer. None for a model that is no student."""
+    lesson = model.metadata.get("distilled")
+    if not lesson:
+        return None
+    span, steps, each = model.scale_range, lesson.get("steps", 0), lesson.get("each", 1)
+    try:
+        taught = load(lesson["teacher"], lesson["weights"], model.device)
+        teacher = Teacher.of(taught, lesson["guidance"], span, steps, each)
+    except UsageError as error:
+        return Finding("teacher", "WARN", f"not judged: its teacher cannot be asked ({error})")
+    if taught.metadata.get("weights_hash") != lesson["hash"]:
+        text = f"not judged: {lesson['teacher']} has other weights now than when the student was taught"
+        return Finding("teacher", "WARN", text)
+    own, theirs = (each.encode(probe.specs).to(model.device) for each in (model, taught))
+    x0, generator = probe.x0.to(model.device), torch.Generator().manual_seed(0)
+    scales: list[float | None] = [None] if span is None else [span[0], (span[0] + span[1]) / 2, span[1]]
+    times = model.schedule.t_of_log_snr(torch.tensor(LOG_SNR, dtype=torch.float64))
+    times = teacher.times(times[(times > 0) & (times < 1)]).unique()
+    apart, moved = [], []
+    for t in times:
+        alpha, sigma = (expand_like(value, x0) for value in model.schedule.alpha_sigma(t))
+        x_t = alpha * x0 + sigma * torch.randn(x0.shape, generator=generator).to(x0)
+        plain = taught.denoiser(x_t, t, theirs).x0
+        errors, changes = [], []
+        for scale in scales:
+            wanted = teacher.answer(x_t, t.expand(len(x0)), theirs if scale is None else told_scale(theirs, scale))
+            run = GuidedDenoiser.of(model, None if scale is None else f"distilled({scale})", own)
+            size = float(wanted.square().mean()) or 1.0
+            errors.append(float((run(x_t, t, own).x0 - wanted).square().mean()) / size)
+            changes.append(float((plain - wanted).square().mean()) / size)
+        apart.append(math.sqrt(sum(errors) / len(errors)))
+        moved.append(math.sqrt(sum(changes) / len(changes)))
+    levels = model.schedule.log_snr(times).tolist()
+    numbers = {"log_snr": levels, "relative_error": apart, "relative_change": moved, "scales": scales}
+    listed = ", ".join(f"{error:.1%} at {level:.0f}" for error, level in zip(apart, levels, strict=True))
+    text = (
+        f"its predictions differ from what it was taught by {listed} (of their size, by log-SNR), and those of its "
+        f"teacher alone by up to {max(moved):.1%}"
+    )
+    learnt = sum(error**2 for error in apart) < STUDENT**2 * sum(change**2 for change in moved)
+    if learnt or max(apart) < NOTHING:
+        return Finding("teacher", "PASS", text, numbers)
+    return Finding("teacher", "WARN", f"{text}: it has learnt little of it, train longer", numbers)
 
 
 def _largest(values: Tensor) -> float | None:

@@ -203,8 +203,9 @@ def model_of(
     names = condition_names(about["net"])
     classes = tuple(about["data"]["classes"]) if "label" in names else ()
     conditioned = network if isinstance(network, ConditionedNet) else getattr(network, "label", None)
-    embed = conditioned.embed if conditioned is not None and names else None
-    if getattr(getattr(network, "text", None), "keeps_empty", False):
+    scale = about["net"].get("scale")
+    embed = conditioned.embed if conditioned is not None and (names or scale) else None
+    if scale is None and getattr(getattr(network, "text", None), "keeps_empty", False):
         embed = _embedded
     encode = _encoder(network, names, about, device, near)
     images = tuple(about["data"]["shape"])
@@ -231,10 +232,12 @@ def model_of(
             "objective": about["objective"],
             "schedule": about["schedule"],
             "drop": about["train"]["drop"],
+            **({"distilled": distilled} if (distilled := about["train"].get("distill")) else {}),
         },
         device=device,
         to_space=identity if autoencoder is None else autoencoder.encode,
         image_shape=images,
+        scale_range=None if scale is None else (scale[0], scale[1]),
         null_tokens=getattr(network, "null_tokens", None) if names else None,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -92,7 +92,7 @@ class DiT(ConditionedNet):
         patch: edge of the pixel patches that become tokens.
         conditioning: how the label joins the time embedding. "adaptive": added; "fuse": concatenated, both fused by an
             MLP. It reaches the blocks through adaptive layer normalisation.
-        attributes, text, image: further conditions, see :class:`ConditionedNet`.
+        attributes, text, image, scale: further conditions, see :class:`ConditionedNet`.
         internal: whether the first half of the blocks is followed by a head of its own that guesses the whole output
             from there (2512.24176); it is asked by :func:`attention_mass`.
     """
@@ -114,11 +114,12 @@ class DiT(ConditionedNet):
         text: Mapping[str, Any] | None = None,
         image: Count = 0,
         internal: bool = False,
+        scale: Sequence[float] | None = None,
     ) -> None:
         if conditioning not in get_args(Joined):
             raise unknown("conditioning", conditioning, get_args(Joined))
         shape, fuse = (channels_in, sides_of(size)), conditioning == "fuse"
-        super().__init__(embed, classes, None, attributes, text, image, shape=shape, fuse=fuse)
+        super().__init__(embed, classes, None, attributes, text, image, scale, shape=shape, fuse=fuse)
         height, width = sides_of(size)
         if height % patch or width % patch or dim % heads or dim % 4:
             raise UsageError(

@@ -66,6 +66,47 @@ class LabelEmbedding(nn.Module):
         return replace(condition, values={**condition.values, self.name: embedded})
 
 
+class ScaleEmbedding(nn.Module):
+    """The condition "scale", float [n] -> [n, dim]: the scale of a guidance that the network itself answers for, as
+    Fourier features beside those of the time (2210.03142, section 3.1). Where it is not kept, or the condition has
+    none, a learned null: no guidance.
+
+    Args:
+        low, high: the range of the scale, low < high.
+
+    All outputs are 0 at first, so that a network that is given one goes on as it was.
+    """
+
+    ANGLE = 10.0
+    """Of the fastest feature over the range, in radians. A time has 1000; with as many, the scales between those that
+    were taught would have to be learnt one by one."""
+
+    def __init__(self, low: float, high: float, dim: int) -> None:
+        super().__init__()
+        if not low < high:
+            raise UsageError(f"scale: expected a range (low, high) with low < high, got ({low:g}, {high:g})")
+        self.low, self.high = low, high
+        self.features = TimeEmbedding(dim)
+        for parameter in self.features.mlp[-1].parameters():
+            nn.init.zeros_(parameter)
+        self.null = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, condition: Condition) -> Tensor:
+        if "scale" not in condition.values:
+            return self.null.expand(condition.n, -1)
+        scale, keep = condition.values["scale"], condition.keep["scale"]
+        out = self.features(self.ANGLE * (scale - self.low) / (self.high - self.low))
+        return torch.where(keep[:, None], out, self.null.to(out.dtype))
+
+    def embed(self, condition: Condition) -> Condition:
+        """The condition with a scale that is not kept, where it has none."""
+        if "scale" in condition.values:
+            return condition
+        scale = torch.full((condition.n,), self.low, device=self.null.device)
+        keep = torch.zeros(condition.n, dtype=torch.bool, device=scale.device)
+        return replace(condition, values={**condition.values, "scale": scale}, keep={**condition.keep, "scale": keep})
+
+
 def read(condition: Condition, name: str) -> tuple[Tensor, Tensor]:
     """(values, keep) of a condition the network was built for."""
     if name not in condition.values:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +12,10 @@ from fairlead.core.arguments import shown
 from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.typed import check_arguments
-from fairlead.nets.embeddings import LabelEmbedding, TimeEmbedding, read
+from fairlead.nets.embeddings import LabelEmbedding, ScaleEmbedding, TimeEmbedding, read
 from fairlead.nets.text_attention import TextInput, TokenStates
 
-RESERVED = ("label", "text", "image")
+RESERVED = ("label", "text", "image", "scale")
 
 
 class ImageInput(nn.Module):
@@ -58,6 +58,7 @@ class ConditionedNet(nn.Module):
         attributes: name -> number of values, for further conditions like a label.
         text: arguments of :class:`TextInput`, "sketch" true or false; None: no text.
         image: channels of the condition "image"; 0: not a condition.
+        scale: lowest and highest value of the condition "scale", see :class:`ScaleEmbedding`; None: not a condition.
         shape: (channels, (height, width)) of the noisy images.
         fuse: whether the label's embedding is fused with that of the time by an MLP, in place of added.
     """
@@ -70,6 +71,7 @@ class ConditionedNet(nn.Module):
         attributes: Mapping[str, int] | None = None,
         text: Mapping[str, Any] | None = None,
         image: int = 0,
+        scale: Sequence[float] | None = None,
         *,
         shape: tuple[int, tuple[int, int]],
         fuse: bool = False,
@@ -101,6 +103,9 @@ class ConditionedNet(nn.Module):
             check_arguments(TextInput, settings, "text")
             self.text = TextInput(**settings)
         self.image = ImageInput(image) if image else None
+        if scale is not None and len(scale) != 2:
+            raise UsageError(f"scale: expected its lowest and highest value, got {shown(scale)}")
+        self.scale = ScaleEmbedding(scale[0], scale[1], embed) if scale is not None else None
         self.joined = image + (shape[0] if sketched else 0)
 
     def joint(self, time: Tensor, label: Tensor) -> Tensor:
@@ -108,9 +113,11 @@ class ConditionedNet(nn.Module):
         return time + label if self.fusion is None else self.fusion(time, label)
 
     def told(self, condition: Condition, x: Tensor) -> tuple[Tensor, list[Tensor], TokenStates | None]:
-        """(x with the ``joined`` channels of its conditions; what attributes and text add to the embedding, each
-        [n, embed]; states for cross-attention)."""
+        """(x with the ``joined`` channels of its conditions; what attributes, scale and text add to the embedding,
+        each [n, embed]; states for cross-attention)."""
         vectors = [embedding(condition) for embedding in self.attributes.values()]
+        if self.scale is not None:
+            vectors.append(self.scale(condition))
         if self.image is not None:
             x = self.image(condition, x)
         if self.text is None:
@@ -123,7 +130,8 @@ class ConditionedNet(nn.Module):
         return x, [*vectors, told.vector], TokenStates(told.states, told.real, away)
 
     def embed(self, condition: Condition) -> Condition:
-        """The condition with labels and token ids replaced by their embeddings."""
+        """The condition with labels and token ids replaced by their embeddings, and with a scale where there is one."""
+        condition = condition if self.scale is None else self.scale.embed(condition)
         labels = [part for part in (self.label, *self.attributes.values()) if isinstance(part, LabelEmbedding)]
         for part in labels:
             condition = part.embed(condition)
@@ -137,7 +145,8 @@ class ConditionedNet(nn.Module):
 
 
 def condition_names(net: Mapping[str, Any]) -> list[str]:
-    """The conditions that a network of this configuration reads."""
+    """The conditions that a network of this configuration reads of the data. (The scale of a guidance is none of them:
+    the term ``distilled`` gives it.)"""
     found = [
         name for name, argument in (("label", "classes"), ("text", "text"), ("image", "image")) if net.get(argument)
     ]

@@ -72,8 +72,8 @@ class UNet(ConditionedNet):
             concatenated to the input, time through adaptive group normalisation; "fuse": concatenated to the time
             embedding, both fused by an MLP and then as "adaptive".
         dropout: of the residual branches while training.
-        attributes, text, image: further conditions, see :class:`ConditionedNet`. Attributes and the pooled text are
-            added to the embedding; the image and a sketch of the text are joined to the input.
+        attributes, text, image, scale: further conditions, see :class:`ConditionedNet`. Attributes, the scale and the
+            pooled text are added to the embedding; the image and a sketch of the text are joined to the input.
         cross: longer sides (after patching) at which blocks are followed by cross-attention to the text; the middle
             always has it. None is all up to 16.
         internal: whether the middle has a head of its own, one convolution that guesses the whole output from there
@@ -101,6 +101,7 @@ class UNet(ConditionedNet):
         cross: Sequence[int] | None = None,
         narrow: bool = False,
         internal: bool = False,
+        scale: Sequence[float] | None = None,
     ) -> None:
         if conditioning not in get_args(Conditioning):
             raise unknown("conditioning", conditioning, get_args(Conditioning))
@@ -113,7 +114,7 @@ class UNet(ConditionedNet):
             )
         one_hot = classes if conditioning == "concat" and classes else None
         fuse = conditioning == "fuse"
-        super().__init__(embed, classes, one_hot, attributes, text, image, shape=(channels_in, sides), fuse=fuse)
+        super().__init__(embed, classes, one_hot, attributes, text, image, scale, shape=(channels_in, sides), fuse=fuse)
         self.patch, self.conditioning = patch, conditioning
         inputs = (channels_in + self.joined) * patch**2 + (one_hot or 0)
 

@@ -18,7 +18,7 @@ from fairlead.core.arguments import as_mapping
 from fairlead.core.brief import brief
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import Cost, autocast, counting, lowered
-from fairlead.core.errors import UsageError, remark
+from fairlead.core.errors import UsageError, note, remark
 from fairlead.data.images import to_uint8
 from fairlead.guide.batching import Batching
 from fairlead.guide.checks import check_condition, check_samples
@@ -138,6 +138,7 @@ class Plan:
                 f"'{sampling.sampler}' cannot do: take ddim, ddim(eta=1) for ddpm, or dpmpp_2m"
             )
         times = make_grid(sampling.grid, model.schedule, sampling.steps)
+        _check_steps(model, sampling)
         if start is not None:
             start.check(sampling)
             start, times = start.of_n(len(specs)), times_from(times, start.strength, model.schedule)
@@ -259,3 +260,14 @@ class Plan:
         }
         shown = decoded if images is not None else None
         return Run(x0, images, self.conds, self._condition, self.seeds, cost, seconds, settings, self.guidance, shown)
+
+
+def _check_steps(model: Model, sampling: Sampling) -> None:
+    """Say so where a student of few steps is asked for others than it was taught."""
+    taught = (model.metadata.get("distilled") or {}).get("steps")
+    asked = str(sampling.sampler), sampling.steps, sampling.grid
+    if taught and asked != ("ddim", taught, "trailing"):
+        note(
+            f"this student was taught {taught} steps of ddim on grid trailing, the run takes {asked[1]} of {asked[0]} "
+            f"on grid {asked[2]}: at other times it guesses"
+        )

@@ -286,12 +286,12 @@ def _check(path: Path, described: Mapping[str, Any]) -> None:
         )
 
 
-def prune(run: Path, last: int, count: int, snapshot_every: int, kept: Collection[int] = ()) -> None:
-    """Remove all checkpoints but the ``count`` last resumable ones up to step ``last``, the snapshots, of which only
+def prune(run: Path, keep: int, snapshot_every: int, kept: Collection[int] = (), count: int = 1) -> None:
+    """Remove all checkpoints but the ``count`` last resumable ones up to step ``keep``, the snapshots, of which only
     averaged weights stay, and ``kept``. What cannot be removed now stays for the next save to remove: a disk that is
     really full stops the run there.
     """
-    whole = [last] if count == 1 else [step for step in resumable_steps(run) if step <= last][-count:]
+    whole = [keep] if count == 1 else [step for step in resumable_steps(run) if step <= keep][-count:]
     for step in steps_of(run):
         if step in whole or step in kept:
             continue

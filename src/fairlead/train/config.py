@@ -61,6 +61,10 @@ class TrainConfig:
         init: weights to start from, from ``train.weights.initial.initial_config``; {}: random ones.
         internal: weight of the loss of the head in the middle of the network, beside that of its output (2512.24176:
             at most 0.5); 0: it has none.
+        guided: scale of the guidance that the network is trained to answer under by itself (2502.12154): what it is
+            trained for is moved away from its own null prediction; 1: not at all.
+        distill: what a student is taught (``train.tasks.Lesson``): its teacher and under which guidance; {}: the
+            network is trained on the data.
         kl: weight of an autoencoder's KL divergence against the error summed over an image (2112.10752: 1e-6).
         ema: decay of the weight average at the end; it warms up as (1 + k) / (10 + k). "power": two averages by powers
             of the step, from whose snapshots one of any width is rebuilt (:mod:`fairlead.train.weights.averages`).
@@ -94,6 +98,8 @@ class TrainConfig:
     latents: dict[str, Any] = field(default_factory=dict)
     init: dict[str, Any] = field(default_factory=dict)
     internal: float = 0.0
+    guided: float = 1.0
+    distill: dict[str, Any] = field(default_factory=dict)
     kl: float = 0.0
     ema: float | Literal["power"] = 0.999
     clip: float = 1.0
@@ -109,7 +115,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         from fairlead.core.schedule import schedule_from_config
         from fairlead.nets.inputs import condition_names
-        from fairlead.train.tasks import DENOISE, RECONSTRUCT, check_net, task_of
+        from fairlead.train.tasks import DENOISE, RECONSTRUCT, check_guided, check_lesson, check_net, task_of
 
         self._check_types()
         schedule = schedule_from_config(self.schedule)
@@ -118,6 +124,8 @@ class TrainConfig:
         if not 0 <= self.internal <= 1e6:
             raise UsageError(f"internal: expected 0 or more (at most 1e6), such as 0.5, got {shown(self.internal)}")
         task.check(self, schedule)
+        check_lesson(self)
+        check_guided(self)
         if not (self.kl >= 0 and (self.kl == 0 or task is RECONSTRUCT)):
             raise UsageError(f"kl: expected 0 or more for an autoencoder and 0 for other networks, got {self.kl}")
         check_training = getattr(lookup("net", kind), "check_training", None) if kind in names("net") else None
@@ -174,7 +182,7 @@ class TrainConfig:
         schedule: Any = self.schedule
         if not isinstance(schedule, dict):
             object.__setattr__(self, "schedule", as_schedule(schedule).config())
-        for name in ("net", "data", "drops", "text", "latents", "init"):
+        for name in ("net", "data", "drops", "text", "latents", "init", "distill"):
             object.__setattr__(self, name, as_mapping(name, getattr(self, name)))
         if self.init and not all(isinstance(self.init.get(name), str) for name in ("source", "weights")):
             raise UsageError(f"init: expected what initial_config(RUN) gives, got {shown(self.init)}")
@@ -186,7 +194,18 @@ class TrainConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UsageError(f"{name}: expected an integer, got {shown(value)}")
-        for name in ("lr", "weight_decay", "drop", "drop_all", "internal", "kl", "ema", "clip", "checkpoint_minutes"):
+        for name in (
+            "lr",
+            "weight_decay",
+            "drop",
+            "drop_all",
+            "internal",
+            "guided",
+            "kl",
+            "ema",
+            "clip",
+            "checkpoint_minutes",
+        ):
             value = getattr(self, name)
             if (name, value) == ("ema", "power"):
                 continue

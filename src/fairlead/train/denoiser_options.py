@@ -55,6 +55,9 @@ class DenoiserOptions(TrainOptions):
     internal: float | None = None
     """Give the network a head in its middle, for guidance away from it (`internal(1.5)`), and its loss this weight,
     such as 0.5."""
+    guided: float | None = None
+    """Train the network to answer as under cfg at this scale, such as 1.5, by itself: one row at sampling, half a step
+    more in training (2502.12154)."""
     pipeline: str | None = None
     """Train adapters for this pipeline of Stable Diffusion, a folder or a hub name, on captioned images; `fairlead
     export` writes what its load_lora_weights reads."""

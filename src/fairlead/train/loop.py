@@ -29,7 +29,7 @@ from fairlead.core.hold import Hold
 from fairlead.core.launch import Launch
 from fairlead.core.places import check_folder
 from fairlead.core.schedule import schedule_from_config
-from fairlead.data.batches import Batches
+from fairlead.data.batches import Batches, RecordedBatches
 from fairlead.data.images import ImageData
 from fairlead.data.latents import LatentBatches, LatentCodec, Latents, codec_from_config
 from fairlead.data.text import encoder_from_config
@@ -48,7 +48,7 @@ from fairlead.train.resume import differences, plans_until, previous, replanned,
 from fairlead.train.steps.feed import StepFeed, StepSource
 from fairlead.train.steps.outcomes import EVERY, Outcomes
 from fairlead.train.steps.outcomes import StepRecord as StepRecord
-from fairlead.train.tasks import task_of
+from fairlead.train.tasks import Distillation, Guided, Teaches, task_of
 from fairlead.train.weights.averages import average_of, averages, restore_averages
 from fairlead.train.weights.initial import initialise
 
@@ -68,6 +68,7 @@ class Training:
         progress: called with numbers of images as an autoencoder encodes them.
         reading: called with numbers of steps as a text encoder learns to read and to sketch.
         compile: compile the network; where there is no compiler, a note says so.
+        teacher: whose answers a student is trained on; needed exactly where the configuration says ``distill``.
 
     Raises:
         UsageError: if ``out`` already holds a run and ``resume`` is False, or holds another configuration and it is
@@ -86,6 +87,7 @@ class Training:
         progress: Callable[[int], object] | None = None,
         reading: Callable[[int], object] | None = None,
         compile: bool = False,
+        teacher: Teaches | None = None,
     ) -> None:
         if not isinstance(data, ImageData):
             raise UsageError(f"training: expected data from fl.load_data(...), got {shown(data)}")
@@ -103,7 +105,10 @@ class Training:
         check_fit(config.net, data, self.autoencoder)
         if compile and config.internal:
             raise UsageError("compile: the head in the middle (internal) runs uncompiled; train without one of them")
-        self.task = task_of(config.objective)
+        if (teacher is None) != (not config.distill):
+            raise UsageError("training: a student and a teacher go together; train a student with fl.distill(...)")
+        self.task = Guided() if config.guided != 1 else task_of(config.objective)
+        self.task = self.task if teacher is None else Distillation(teacher)
         names = self.task.conditions(config.net)
         self.drops = {name: config.drops.get(name, config.drop) for name in names}
         self._hold: Hold | None = None
@@ -139,7 +144,8 @@ class Training:
         if text is not None and text.keeps_empty:
             text.set_empty(encoder_from_config(config.text)([""])[0])
         self.batches = self._batches(config.batch_size, progress)
-        if isinstance(text, TextInput) and checkpoint is None and self.conditions is not None and not knows_text:
+        known = teacher is not None or knows_text
+        if isinstance(text, TextInput) and checkpoint is None and self.conditions is not None and not known:
             prepare_text(text, data, self.conditions, config, lambda size: self._batches(size, None), reading)
         self.parameters = parameter_count(network)
         self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
@@ -168,8 +174,12 @@ class Training:
             self._restore(checkpoint)
         start_trackers(self.accelerator, trackers or [])
 
-    def _batches(self, size: int, progress: Callable[[int], object] | None) -> Batches | LatentBatches:
+    def _batches(
+        self, size: int, progress: Callable[[int], object] | None
+    ) -> Batches | LatentBatches | RecordedBatches:
         images = Batches(self.data, size, self.config.seed)
+        if isinstance(self.task, Distillation) and self.task.teacher.recorded is not None:
+            return RecordedBatches(images, self.task.teacher.recorded)
         if self.autoencoder is None:
             return images
         if self._latents is None:
@@ -289,7 +299,7 @@ class Training:
         trained = {"raw": network.state_dict(), "training": stored_state(self.optimizer)}
         self._write({**averages(self.average), **trained})
         if self.accelerator.is_main_process:
-            prune(self.out, self.step, self.config.keep, self.config.snapshots_every, self._kept)
+            prune(self.out, self.step, self.config.snapshots_every, self._kept, self.config.keep)
         return step_folder(self.out, self.step)
 
     def _write(self, parts: dict[str, dict[str, Tensor]]) -> None:

@@ -22,38 +22,54 @@ def level_of(schedule: NoiseSchedule, t: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """The random part of one global batch: times [n] float64, noise [n, ...], and who loses the condition [n]."""
+    """The random part of one global batch: times [n] float64, noise [n, ...], and who loses the condition [n].
+
+    ``level`` is one more number in [0, 1) for each different time, float64 [n]; None where samples share no times.
+    """
 
     t: Tensor
     eps: Tensor
     dropped: dict[str, Tensor]
+    level: Tensor | None = None
 
     @classmethod
     def of(
-        cls, n: int, shape: tuple[int, ...], drops: Mapping[str, float], seed: int, step: int, drop_all: float = 0.0
+        cls,
+        n: int,
+        shape: tuple[int, ...],
+        drops: Mapping[str, float],
+        seed: int,
+        step: int,
+        drop_all: float = 0.0,
+        levels: int = 0,
     ) -> Draw:
         """Times are stratified, one in each of n equal parts of (0, 1], which lowers the variance of the loss.
 
         Args:
             drops: name of a condition -> probability of losing it.
             drop_all: probability of losing all of them.
+            levels: at most so many different times, one in each of as many equal parts; 0: n of them.
         """
         generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9) % 2**63)
-        offset = torch.rand(n, generator=generator, dtype=torch.float64)
-        t = 1 - (torch.arange(n) + offset) / n
-        t = t[torch.randperm(n, generator=generator)]
+        parts = min(levels, n) or n
+        offset = torch.rand(parts, generator=generator, dtype=torch.float64)
+        place = torch.arange(n) * parts // n
+        order = torch.randperm(n, generator=generator)
+        t = (1 - (place + offset[place]) / parts)[order]
         eps = torch.randn((n, *shape), generator=generator)
         dropped = {name: torch.rand(n, generator=generator) < drop for name, drop in drops.items()}
         if drop_all:
             everything = torch.rand(n, generator=generator) < drop_all
             dropped = {name: mask | everything for name, mask in dropped.items()}
-        return cls(t, eps, dropped)
+        level = torch.rand(parts, generator=generator, dtype=torch.float64)[place][order] if levels else None
+        return cls(t, eps, dropped, level)
 
     def part(self, rank: int, world: int) -> Draw:
         """The contiguous share of one process."""
         each = len(self.t) // world
         mine = slice(rank * each, (rank + 1) * each)
-        return Draw(self.t[mine], self.eps[mine], {name: mask[mine] for name, mask in self.dropped.items()})
+        dropped = {name: mask[mine] for name, mask in self.dropped.items()}
+        return Draw(self.t[mine], self.eps[mine], dropped, None if self.level is None else self.level[mine])
 
 
 def drop_condition(condition: Condition, dropped: dict[str, Tensor]) -> Condition:

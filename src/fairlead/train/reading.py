@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairlead.data.batches import Batches
+from fairlead.data.batches import Batches, RecordedBatches
 from fairlead.data.images import Attribute, ImageData, stream
 from fairlead.data.latents import LatentBatches
 from fairlead.nets.packed_text import pooled_at_end
@@ -36,7 +36,7 @@ def prepare_text(
     data: ImageData,
     conditions: DataConditions,
     config: TrainConfig,
-    batches_of: Callable[[int], Batches | LatentBatches],
+    batches_of: Callable[[int], Batches | LatentBatches | RecordedBatches],
     progress: Callable[[int], object] | None,
 ) -> None:
     """Let the text encoder in a fresh network learn to read, measure what it makes of captions, and learn to sketch

@@ -29,6 +29,7 @@ _PLACES = {
     "text": ("source", "weights"),
     "net": ("pipeline", "base"),
     "init": ("source", "weights"),
+    "distill": ("teacher", "hash"),
 }
 """Setting -> its part that says where something lies, and the hash that says what it is."""
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from fairlead.core.condition import Condition
 from fairlead.train.objective import Draw, drop_condition
+from fairlead.train.tasks import scale_drawn
 
 if TYPE_CHECKING:
     from fairlead.core.schedule import NoiseSchedule
-    from fairlead.data.batches import Batches
+    from fairlead.data.batches import Batches, RecordedBatches
     from fairlead.data.latents import LatentBatches
     from fairlead.train.conditions import DataConditions
     from fairlead.train.config import TrainConfig
@@ -37,7 +38,7 @@ class StepData:
         x0: float32 [b, ...], images in [-1, 1] or latents.
         labels: int64 [b].
         draw: times, noise and dropped conditions of these samples; times and masks stay on the CPU.
-        inputs: what the network is called with.
+        inputs: what the network is called with; of a student also what its teacher is asked, see ``train.tasks``.
     """
 
     x0: Tensor
@@ -54,7 +55,9 @@ class StepData:
         return self._changed(lambda value: value.to(device, non_blocking=device.type == "cuda"))
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> StepData:
-        inputs = [v.mapped(change) if isinstance(v, Condition) else change(v) for v in self.inputs]
+        inputs = [
+            v.mapped(change) if isinstance(v, Condition) else None if v is None else change(v) for v in self.inputs
+        ]
         draw = replace(self.draw, eps=change(self.draw.eps))
         return StepData(change(self.x0), change(self.labels), draw, tuple(inputs))
 
@@ -68,7 +71,7 @@ class StepSource:
         drops: name of a condition -> probability of losing it.
     """
 
-    batches: Batches | LatentBatches
+    batches: Batches | LatentBatches | RecordedBatches
     conditions: DataConditions | None
     task: Denoise
     config: TrainConfig
@@ -83,12 +86,14 @@ class StepSource:
         """The data of a part of ``step`` >= 0, on the CPU."""
         config, rank, world = self.config, self.rank * self.parts + part, self.world * self.parts
         x0, labels = self.batches.batch(step, rank, world)
-        draw = Draw.of(config.batch_size, self.shape, self.drops, config.seed, step, config.drop_all).part(rank, world)
+        draws = config.seed, step, config.drop_all, self.task.levels
+        draw = Draw.of(config.batch_size, self.shape, self.drops, *draws).part(rank, world)
         condition = Condition(len(x0))
         if self.conditions is not None:
             index = self.batches.index(step, rank, world)
             condition = self.conditions.drawn(index, x0, config, step, rank, world)
-        inputs = self.task.inputs(x0, draw, drop_condition(condition, draw.dropped), self.schedule)
+        condition = scale_drawn(drop_condition(condition, draw.dropped), draw, config)
+        inputs = self.task.inputs(x0, draw, condition, self.schedule)
         return StepData(x0, labels, draw, inputs)
 
 

@@ -110,7 +110,7 @@ def _unlike(about: Mapping[str, Any], config: TrainConfig, data: ImageData) -> l
     pairs["objective"] = about["objective"], config.objective
     pairs["noise schedule"] = about["schedule"], schedule_from_config(config.schedule).config()
     pairs["image condition"] = was.get("image", ""), config.image
-    pairs["latents"] = tuple(compared("latents", each) for each in (was.get("latents") or {}, config.latents))  # type: ignore[assignment]
+    pairs["latents"] = tuple(compared("latents", each) for each in (was.get("latents") or {}, config.latents))
     found = [f"{name} ({_short(a)}; here {_short(b)})" for name, (a, b) in pairs.items() if a != b]
     if "text" in there and "text" in here and _text(was) != _text(config.to_json()):
         found.append("text encoder or words")
