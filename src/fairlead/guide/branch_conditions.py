@@ -142,7 +142,7 @@ class StepConditions:
     @cached_property
     def _changed(self) -> bool:
         """Whether the run's own condition is another one in this step. One that is null says nothing however it is
-        altered, unless it is told a scale."""
+        altered, unless it is given a scale."""
         context = self.run.context
         if not self.alters or not context.condition.is_null:
             return bool(self.alters)

@@ -49,7 +49,7 @@ class Model:
         device: where x_t must live.
         to_space: images [n, c, h, w] in [-1, 1] -> x0 [n, *shape], the other way; the identity for pixel models.
         image_shape: of what ``decode`` returns for one sample; default: ``shape``.
-        scale_range: lowest and highest scale of the guidance that the denoiser itself answers for, told by the term
+        scale_range: lowest and highest scale of the guidance that the denoiser itself answers for, given by the term
             ``distilled``; None: it takes none.
         reachable: raises UsageError for an attention layer that cannot be perturbed now; None: all can.
         null_tokens: () -> the null token of each condition that may have another in its place (``Condition.null``), of

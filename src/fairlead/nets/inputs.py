@@ -146,7 +146,7 @@ class ConditionedNet(nn.Module):
 
 def condition_names(net: Mapping[str, Any]) -> list[str]:
     """The conditions that a network of this configuration reads of the data. (The scale of a guidance is none of them:
-    it is told by the term ``distilled``.)"""
+    the term ``distilled`` gives it.)"""
     found = [
         name for name, argument in (("label", "classes"), ("text", "text"), ("image", "image")) if net.get(argument)
     ]

@@ -4,7 +4,7 @@
 
 ``fairlead distill RUN --guidance "cfg({scale})" --range scale=1:8 --out STUDENT`` trains a network that takes the scale
 as an input and answers in one row what RUN answers under ``cfg(scale)``, or under whatever expression it was; this term
-says which scale. It is told to the run's own condition only: null and negative conditions are answered as RUN answers
+says which scale. It goes to the run's own condition only: null and negative conditions are answered as RUN answers
 them, without guidance, and so is a step outside of an interval. What is added to it (``distilled(3) + pag(1)``) counts
 from the guided prediction.
 
