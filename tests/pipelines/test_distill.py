@@ -58,6 +58,7 @@ def test_the_paths_are_those_of_the_pipeline_under_the_guidance(pipeline: Path) 
         guided = GuidedDenoiser.of(model, guidance, condition)(x_t[:, k], t, condition).x0
         assert apart(answers[:, k], guided) < 1e-4
     assert data.captions == tuple(conds)
+    assert run.images is not None
     assert torch.equal(data.images, run.images)
     assert config.drop == 0
 

@@ -239,7 +239,8 @@ class Distillation(Denoise):
         mixing = Mixing(*(expand_like(value, x_t) for value in schedule.alpha_sigma(t)))
         error = (given.float() - mixing.output(answer, x_t, objective)).square()
         weight = loss_weight(config.weighting, objective, schedule.log_snr(t)).to(x_t.device, torch.float32)
-        return (error.flatten(1).mean(1) * weight).mean()
+        total: Tensor = (error.flatten(1).mean(1) * weight).mean()
+        return total
 
 
 def scale_drawn(condition: Condition, draw: Draw, config: TrainConfig) -> Condition:

@@ -104,12 +104,13 @@ def adapter_lesson(
     sides = (len(prompts), 3, latents[1] * factor, latents[2] * factor)
     blank = data(torch.zeros(sides, dtype=torch.uint8), captions=list(prompts), name=base.source)
     _, told, text = asked(blank, ["text"], base.text, settings={"masked": False})
+    objective: Any = base.objective
     config = TrainConfig(
         base.net(latents[0], latents[1], rank, told["text"]),
         text=text,
         latents=codec.config(blank.shape),
         schedule=base.schedule,
-        objective=base.objective,
+        objective=objective,
         distill={"teacher": base.source, "weights": "ema", "hash": base.base, "guidance": guidance},
         drop=0.0,
         **{"steps": STEPS, "batch_size": BATCH, "lr": RATE, **settings},
@@ -146,6 +147,7 @@ def _untaught(config: TrainConfig, images: ImageData, codec: Autoencoder, device
     """The pipeline with adapters that change nothing, conditioned as these will be."""
     network = build_net(config.net)
     assert isinstance(network, LoraNet)
+    assert network.text is not None
     network.text.set_empty(encoder_from_config(config.text)([""])[0])
     about = described(config, images, schedule_from_config(config.schedule), ["text"])
     return model_of(network, about, {}, device, codec)

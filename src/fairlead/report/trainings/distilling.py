@@ -178,7 +178,7 @@ class _Round:
         base = TrainConfig.from_json(checkpoint.about["train"])
         check_environment(resolve_precision(settings.get("precision", base.precision), device), device)
         with progress(f"loading {self.teacher}"):
-            model = load(self.teacher, self.weights, device)  # type: ignore[arg-type]
+            model = load(self.teacher, self.weights, device)
         with progress(f"trying {self.guidance}"):
             teacher = Teacher.of(model, self.guidance, self.span, self.steps, 2 if self.steps else 1)
         spec, data = self._data(base, progress)
