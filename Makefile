@@ -3,10 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser lint format bench dist oldest clean
+.PHONY: demo docs test test-slow test-browser lint format bench dist oldest clean
 
 demo: .venv/base
 	$(BIN)/fairlead demo
+
+# build/site: open build/site/index.html, or serve the folder; it needs no network
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: .venv/dev
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile -rs

@@ -329,7 +329,7 @@ def lesson(repeats: int, batch: int = 16) -> None:
     The lesson's time is that of 10 steps times 100: every step costs the same.
     """
     print(
-        "| data | precision | our ms an image | lesson ms an image | lesson / ours |\n| --- | --- | --- | --- | --- |"
+        "| data | precision | our ms per image | lesson ms per image | lesson / ours |\n| --- | --- | --- | --- | --- |"
     )
     table = vp_linear()
     for preset, size in (("8x8", 8), ("28x28", 28)):

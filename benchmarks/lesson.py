@@ -95,7 +95,7 @@ def main(options: Options) -> None:
         print(
             f"{name:<28} {guidance:<9} raw distance {score.metrics['distance']}  "
             f"accuracy {score.metrics['accuracy']}  "
-            f"{run.cost.rows / options.n:5.0f} rows  {each:8.2f} ms an image",
+            f"{run.cost.rows / options.n:5.0f} rows  {each:8.2f} ms per image",
             flush=True,
         )
         return score, each

@@ -33,7 +33,7 @@ from fairlead.report.image_grid import image_grid
 from fairlead.sample.run import sample
 
 DOCS = Path(__file__).parent.parent / "docs"
-REGISTERED = {name for kind in ("term", "finisher", "scale", "score") for name in names(kind)}
+REGISTERED = {name for kind in ("term", "finisher", "scale", "reward") for name in names(kind)}
 
 DEMOS: dict[str, tuple[tuple[str, ...], str]] = {
     "cfg": (("none", "cfg(1.5)", "cfg(4)", "cfg(8)"), "Strokes become heavier and alike long before they break."),
@@ -173,7 +173,7 @@ def front(results: Sequence[Result], floor: dict[str, Any], options: Options) ->
     axes.set_xscale("log")
     axes.set_xlabel(f"raw Fréchet distance of features, N = {floor['n']} (lower is better)")
     axes.set_ylabel("recognised by the judge, %")
-    axes.set_title(f"{options.title}: every method at its own best setting, equal rows an image")
+    axes.set_title(f"{options.title}: every method at its own best setting, equal rows per image")
     axes.legend(loc="lower left")
     figure.canvas.draw()
     taken: list[tuple[float, float, float, float]] = []

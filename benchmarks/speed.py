@@ -1,6 +1,6 @@
 """How fast training and guided sampling are, as shares of what this machine can do, measured in one run.
 
-    python -m benchmarks.speed                    one table, under 5 minutes on two cores, most of them compiling
+    python -m benchmarks.speed                    one table; a few minutes on two cores, most of them compiling
     python -m benchmarks.speed --only training    no compiler needed
 
 Training: multiplications and additions of the network's layers a second (forward and backward, counted by torch), over

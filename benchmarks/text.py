@@ -85,7 +85,7 @@ class Follow(Common):
     varied: bool = False
     """Prompts in varied English, which leave attributes out, instead of full ones."""
     label: bool = False
-    """Name the digit as the label, too, to a run that is told both."""
+    """Name the digit as the label, too, to a run that is conditioned on both."""
     text: bool = True
     """Give the prompt; --no-text with --label: the label alone."""
 
@@ -95,7 +95,7 @@ class Follow(Common):
         evaluator = AttributeEvaluator(judge, held_out)
         prompts = held_out_prompts(self.n, self.seed, self.two, full=not self.varied)
         names = [name for name in SHOWN if name in evaluator.real]
-        print(f"| guidance | {' | '.join(names)} | ms an image |\n|{' --- |' * (len(names) + 2)}")
+        print(f"| guidance | {' | '.join(names)} | ms per image |\n|{' --- |' * (len(names) + 2)}")
         print(f"| real held-out images | {' | '.join(percent(evaluator.real[name]) for name in names)} | |", flush=True)
         for scale in self.scales:
             guidance = self.guidance.replace("{scale}", f"{scale:g}")

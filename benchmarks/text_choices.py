@@ -113,8 +113,8 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Knows:
-    """Error of x0 on held-out scenes of one digit, told by full captions, and how much more of it there is when the
-    caption names another value of an attribute: 0 where the network does not use it."""
+    """Error of x0 on held-out scenes of one digit, conditioned on full captions, and how much more of it there is when
+    the caption names another value of an attribute: 0 where the network does not use it."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     levels: tuple[float, ...] = (-5.0, -3.0, -1.0)

@@ -106,7 +106,7 @@ def vertex(scales: list[float], settings: list[Measurement]) -> tuple[float, flo
 
 
 def alike(scales: list[float], settings: list[Measurement]) -> list[float]:
-    """The scales whose distance cannot be told from the lowest one, paired."""
+    """The scales whose distance is statistically indistinguishable from the lowest one, paired."""
     found = together(settings, DISTANCE)
     lowest = int(found.values.argmin())
     differences = [found.difference(i, lowest) for i in range(len(scales))]
@@ -130,7 +130,8 @@ def main(options: Options) -> None:
     value, start, end = tuned.best
     print(
         f"sweep: {options.scales} scales x {options.n:,} images = {images:,}; lowest at {compared.scales[lowest]:g} "
-        f"({losses.estimate(lowest)}), not told from it: {min(same):g} to {max(same):g}; parabola: best at {best:.3g}, "
+        f"({losses.estimate(lowest)}), statistically indistinguishable from it: "
+        f"{min(same):g} to {max(same):g}; parabola: best at {best:.3g}, "
         f"95 % interval {low:.3g} to {high:.3g}\n"
         f"tune: {tuned.images:,} images; best at {value:.3g}, 95 % interval {start:.3g} to {end:.3g}; recommended "
         f"{tuned.guidance}\n"

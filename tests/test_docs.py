@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,13 @@ def blocks(language: str, pages: list[Path] = PAGES) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder in which the README's commands have been run in their order, with few steps and images."""
+    """An empty folder in which the commands of docs/command-line.md have been run in their order, with few steps and
+    images."""
     folder = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("FAIRLEAD_CACHE", str(folder / "cache"))
-        for _, text in blocks("sh", [ROOT / "README.md"]):
+        for _, text in blocks("sh", [ROOT / "docs" / "command-line.md"]):
             for line in text.splitlines():
                 words = shlex.split(line, comments=True)
                 if words and words[0] == "fairlead" and words[1] != "app":  # which serves until it is interrupted
@@ -80,7 +82,7 @@ def test_python_blocks_run(page: str, code: str, workplace: Path, monkeypatch: p
     exec(compile(code, page, "exec"), {"__name__": "__main__"})
 
 
-def test_the_readme_commands_wrote_what_the_text_says(workplace: Path) -> None:
+def test_the_commands_wrote_what_the_text_says(workplace: Path) -> None:
     assert len(list((workplace / "sevens-and-threes").glob("0*.png"))) == 16
     assert (workplace / "runs" / "digits" / "sweep" / "report.html").is_file()
 
@@ -127,6 +129,18 @@ def test_links_and_pictures_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
     missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
     assert missing == []
+
+
+def test_what_the_methods_are_chosen_by_parses_and_names_pages() -> None:
+    """docs/methods/pages.toml: expressions of the table by goal, and a section for nothing but methods."""
+    written = tomllib.loads((ROOT / "docs" / "methods" / "pages.toml").read_text())
+    known = {name for kind in registry.EXPRESSIONS for name in registry.REGISTRY[kind]}
+    assert set(written) - {"goal"} <= known
+    assert len(written["goal"]) >= 10
+    for goal in written["goal"]:
+        assert set(goal["see"]) <= known, goal["want"]
+        for text in goal["take"]:
+            parse(text)
 
 
 def test_expressions_in_the_lessons_table_parse() -> None:

@@ -215,10 +215,11 @@ CALLS |= {
 PARTS: dict[str, Any] = {
     "compose": fl.compose({"1": 2}), "classifier": fl.classifier(1, "x"), "energy": fl.energy(fl.brightness(0.5)),
     "bands": fl.bands([1, 2]), "perp_neg": fl.perp_neg(2, "1"), "auto": fl.auto(2, weak="x"), "color": fl.color("red"),
-    "match": fl.match("x"), "label": fl.label("x"), "clamp": fl.clamp(fl.ramp(1, 2), low=1),
-    "levels": fl.levels({2: 1}), "pixels": fl.pixels([[1, 2]]), "region": fl.region(1, 2, [0, 0, 1, 1]),
+    "match": fl.match("x"), "label": fl.label("x"), "preference": fl.preference("x"),
+    "clamp": fl.clamp(fl.ramp(1, 2), low=1), "levels": fl.levels({2: 1}),
+    "pixels": fl.pixels([[1, 2]]), "region": fl.region(1, 2, [0, 0, 1, 1]),
 }  # fmt: skip
-for registered in (name for kind in ("term", "finisher", "scale", "score") for name in REGISTRY[kind]):
+for registered in (name for kind in ("term", "finisher", "scale", "reward") for name in REGISTRY[kind]):
     part = getattr(fl, registered)
     made = PARTS.get(registered) or part(
         **{

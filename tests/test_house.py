@@ -112,7 +112,7 @@ def test_the_checker_refuses_relative_imports() -> None:
 
 
 def test_images_and_rows_are_read_in_one_place_each() -> None:
-    """Pillow opens what starts programs unless it is told formats, and `splitlines` breaks lines within texts."""
+    """Pillow opens what starts programs unless it is given formats, and `splitlines` breaks lines within texts."""
     sources = {name: path.read_text() for name, path in modules().items()}
     assert [name for name, source in sources.items() if "Image.open(" in source] == ["fairlead.data.decode"]
     rows = [name for name, source in sources.items() if re.search(r"read_text\([^)]*\)\.splitlines", source)]

@@ -17,7 +17,7 @@ from fairlead.core.places import check_folder
 
 NAMES = (
     "evaluation", "tradeoff", "dropout", "schedules", "intervals", "steps", "thresholds", "conditioning", "classifier",
-    "one_row",
+    "one_row", "particles",
 )  # fmt: skip
 
 

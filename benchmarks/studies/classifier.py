@@ -36,7 +36,7 @@ def case(name: str, variant: Variant, template: str, w: float) -> Case:
 
 
 def seconds(bench: Bench, one: Case, images: int = 128) -> float:
-    """Processor milliseconds an image."""
+    """Processor milliseconds per image."""
     model = bench.load(one.variant, bench.trainings[0])
     text = one.guidance.replace("{classifier}", str(bench.run(CLASSIFIER, bench.trainings[0])))
     labels = [i % len(model.classes) for i in range(images)]

@@ -149,7 +149,7 @@ class Found:
         return min(cases, key=lambda case: self.estimate(case, metric).value)
 
     def rows(self, case: Case) -> float:
-        """Network rows an image."""
+        """Network rows per image."""
         return self.of(case)[0].rows_per_image
 
     def point(self, case: Case, checkpoint: str | None = None) -> Point:
@@ -241,7 +241,7 @@ def scores(
     one."""
     against = against or {}
     paired = any(against.get(case, case) != case for case in cases)
-    head = ["setting", "debiased distance", "accuracy", "diversity", *(["rows an image"] if cost else [])]
+    head = ["setting", "debiased distance", "accuracy", "diversity", *(["rows per image"] if cost else [])]
     head += ["debiased distance against", "difference", "of accuracy"] if paired else []
     rows = []
     for case in cases:

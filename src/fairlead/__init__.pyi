@@ -16,10 +16,6 @@ from fairlead.diffusers.guiding.guider import Guider as Guider
 from fairlead.diffusers.networks import diffusers_config as diffusers_config
 from fairlead.guide.engine import GuidedDenoiser as GuidedDenoiser
 from fairlead.guide.expression import parse as parse
-from fairlead.guide.image_scores import Brightness as brightness
-from fairlead.guide.image_scores import Color as color
-from fairlead.guide.image_scores import Label as label
-from fairlead.guide.image_scores import Match as match
 from fairlead.guide.levels import AtLevels as levels
 from fairlead.guide.methods.adaptive import Adaptive as adaptive
 from fairlead.guide.methods.apg import APG as apg
@@ -34,6 +30,7 @@ from fairlead.guide.methods.compose import Compose as compose
 from fairlead.guide.methods.distilled import Distilled as distilled
 from fairlead.guide.methods.energy import Energy as energy
 from fairlead.guide.methods.fbg import FBG as fbg
+from fairlead.guide.methods.fkc import FKC as fkc
 from fairlead.guide.methods.higs import HiGS as higs
 from fairlead.guide.methods.history import History as history
 from fairlead.guide.methods.icg import ICG as icg
@@ -52,10 +49,17 @@ from fairlead.guide.methods.threshold import Clip as clip
 from fairlead.guide.methods.threshold import Threshold as threshold
 from fairlead.guide.methods.zero_star import ZeroStar as zero_star
 from fairlead.guide.region import Region as region
+from fairlead.guide.rewards.appearance import Brightness as brightness
+from fairlead.guide.rewards.appearance import Color as color
+from fairlead.guide.rewards.appearance import Match as match
+from fairlead.guide.rewards.label import Label as label
 from fairlead.guide.scales import Clamp as clamp
 from fairlead.guide.scales import Pixels as pixels
 from fairlead.guide.scales import Ramp as ramp
 from fairlead.measure.examination import doctor as doctor
+from fairlead.measure.rewards.judged import Judged as judged
+from fairlead.measure.rewards.text_image import Preference as preference
+from fairlead.measure.rewards.text_image import Similarity as similarity
 from fairlead.measure.run_findings import Finding as Finding
 from fairlead.models.load import load as load
 from fairlead.models.model import Model as Model
@@ -69,6 +73,7 @@ from fairlead.report.explanations import explain as explain
 from fairlead.report.interpolations import Interpolation as Interpolation
 from fairlead.report.interpolations import interpolate as interpolate
 from fairlead.report.searches import tune as tune
+from fairlead.report.sharing import push as push
 from fairlead.report.sweeps import report as report
 from fairlead.report.sweeps import sweep as sweep
 from fairlead.report.training import Trained as Trained
@@ -78,6 +83,7 @@ from fairlead.report.training import train_classifier as train_classifier
 from fairlead.report.trainings.distilling import distill as distill
 from fairlead.sample.edit.inversion import invert as invert
 from fairlead.sample.edit.inverted import Inversion as Inversion
+from fairlead.sample.particles import Particles as Particles
 from fairlead.sample.result import Run as Run
 from fairlead.sample.run import sample as sample
 from fairlead.train.config import TrainConfig as TrainConfig
@@ -96,6 +102,7 @@ __all__ = [
     "Interpolation",
     "Inversion",
     "Model",
+    "Particles",
     "Prediction",
     "Run",
     "TrainConfig",
@@ -129,6 +136,7 @@ __all__ = [
     "explain",
     "export",
     "fbg",
+    "fkc",
     "from_guider",
     "higs",
     "history",
@@ -136,6 +144,7 @@ __all__ = [
     "internal",
     "interpolate",
     "invert",
+    "judged",
     "label",
     "levels",
     "load",
@@ -149,6 +158,8 @@ __all__ = [
     "parse",
     "perp_neg",
     "pixels",
+    "preference",
+    "push",
     "ramp",
     "region",
     "register",
@@ -158,6 +169,7 @@ __all__ = [
     "sag",
     "sample",
     "seg",
+    "similarity",
     "slg",
     "sweep",
     "tcfg",

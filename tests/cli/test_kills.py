@@ -37,6 +37,12 @@ OF_TWO = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"
 Moment = Callable[[], bool]
 
 
+def held(out: Path, process: "subprocess.Popen[str]") -> None:
+    """Wait until it holds its folder, or has ended."""
+    while not (out / NAME).exists() and process.poll() is None:
+        time.sleep(0.005)
+
+
 def later(seconds: float) -> Moment:
     """So many seconds from now."""
     end = time.monotonic() + seconds
@@ -52,8 +58,7 @@ def killed(
         the exit code, None if it had ended before.
     """
     process = start(words, () if rank is None else OF_TWO)
-    while not (out / NAME).exists() and process.poll() is None:
-        time.sleep(0.005)
+    held(out, process)
     now = moment()
     while process.poll() is None and not now():
         time.sleep(0.001)
@@ -160,8 +165,10 @@ def test_a_training_killed_at_any_moment_has_the_bits_of_one_run(
     process, or one of two: 60 kills in all."""
     words, kills = [str(pieces), *TRAINING, "--data", str(pictures)], KILLS // 4 if two else KILLS - KILLS // 4
     monkeypatch.setenv("FAIRLEAD_CACHE", str(tmp_path / "cache-whole"))
+    undisturbed = start([*words, "--out", str(tmp_path / "whole")], OF_TWO if two else ())
+    held(tmp_path / "whole", undisturbed)
     began = time.monotonic()
-    ended(start([*words, "--out", str(tmp_path / "whole")], OF_TWO if two else ()))
+    ended(undisturbed)
     length, came = time.monotonic() - began, Counter[str]()
     whole = tensors_of(tmp_path / "whole")
     for seed in range(100):

@@ -160,7 +160,7 @@ def test_an_empty_prompt_is_no_condition(runs, tmp_path):
         (["--recipe", "digits", "--conditions", "ink"], "unknown condition of data 'digits' 'ink'"),
         (
             ["--recipe", "digits", "--text", "words"],
-            "--text: the network is not told any text; add text",
+            "--text: the network is not conditioned on text; add text",
         ),
         (["--recipe", "digits", "--image", "inpaint"], "--image: the network is not shown any image"),
         (["--recipe", "digits", "--drops", "text", "0.1"], "unknown condition to drop 'text' (known: label)"),

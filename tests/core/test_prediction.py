@@ -76,7 +76,7 @@ def test_v_on_a_variance_exploding_schedule_is_edm_preconditioning() -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_network_denoiser(objective) -> None:
-    """Rows are counted once per call, one time serves the batch, and the network is told the table index."""
+    """Rows are counted once per call, one time serves the batch, and the network is given the table index."""
     schedule, x_t = vp_linear(), torch.randn(3, 2, dtype=torch.float64)
     output, times = torch.randn(3, 2, dtype=torch.float64), []
 

@@ -76,7 +76,7 @@ def check_image(way: str, name: str, folder: Path) -> None:
     if expected != EITHER:
         assert found == expected, (name, said)
     if found == READ:
-        # the oracle: Pillow itself, told the same formats
+        # the oracle: Pillow itself, given the same formats
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             assert picture.format in (*GOOD, "MPO")
         assert said.shape[1:] == (SIDE, SIDE)

@@ -68,7 +68,7 @@ def test_a_flat_folder_is_a_set_without_classes_and_trains_unconditionally(tmp_p
     assert "held out: a fixed tenth of every class, 4 of 40 images" in train.notes
     assert main(["train", "--data", str(folder), *QUICK, "--out", str(tmp_path / "run")]) == 0
     header = capsys.readouterr().out
-    assert "36 images 1x8x8 of bildér, 1 classes, told nothing" in header
+    assert "36 images 1x8x8 of bildér, 1 classes, conditioned on nothing" in header
     assert "never mirrored: the images are grey; --flip True if they may be" in header
     assert json.loads((tmp_path / "run/step-000001/model.json").read_text())["net"]["classes"] == 0
 

@@ -20,8 +20,8 @@ from fairlead.core import registry
 from fairlead.core.errors import Note
 from fairlead.core.registry import EXPRESSIONS, GROUPS, PUBLIC, REGISTRY, kind_of, names
 from fairlead.data.images import ImageData
-from fairlead.guide.image_scores import ImageScore
 from fairlead.guide.moment import Seen
+from fairlead.guide.rewards.reward import Reward
 from fairlead.guide.scales import ScaleSchedule
 from fairlead.guide.step import Step
 from fairlead.guide.terms import Finisher, as_guidance
@@ -159,7 +159,7 @@ class Shrink(Finisher):
 
 
 @dataclass(frozen=True)
-class Contrast(ImageScore):
+class Contrast(Reward):
     name: ClassVar[str] = "contrast"
 
 

@@ -1,4 +1,4 @@
-"""Guidance by each of several conditions: hand-computed on a denoiser that adds up what it is told."""
+"""Guidance by each of several conditions: hand-computed on a denoiser that adds up its conditions."""
 
 import pytest
 import torch

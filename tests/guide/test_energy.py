@@ -14,7 +14,7 @@ from fairlead.core.schedule import VE, RectifiedFlow, VPCosine, vp_linear
 from fairlead.data.toys import Gaussian
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import parse, to_guidance
-from fairlead.guide.image_scores import fit_image
+from fairlead.guide.rewards.appearance import fit_image
 from fairlead.guide.terms import Term
 from fairlead.models.model import Model, encode_nothing, identity
 from fairlead.models.resources import load_resources
@@ -329,8 +329,8 @@ def test_expressions_print_and_read_back(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("energy(0.8)", "expected a score such as brightness"),
-        ("energy(cfg(3))", "expected a score such as brightness"),
+        ("energy(0.8)", "expected a reward such as brightness"),
+        ("energy(cfg(3))", "expected a reward such as brightness"),
         ("energy(brightness(1.2))", "expected target to be a number from 0 to 1, got 1.2"),
         ('energy(color("reed"))', "unknown colour 'reed'"),
         ("energy(color(1, 0))", "expected blue to be a number from 0 to 1, got None"),
@@ -360,7 +360,7 @@ def test_what_does_not_suit_the_model_is_refused_before_the_first_step() -> None
     grey = replace(network_model(), denoiser=NetworkDenoiser(asked, RectifiedFlow(), "v"))
     with pytest.raises(UsageError, match=r"needs RGB images, this model's are \[1, 8, 8\]; try brightness"):
         sample(grey, 1, guidance='energy(color("red"))')
-    with pytest.raises(UsageError, match=r"is a score of images, this model's samples are \[3\]"):
+    with pytest.raises(UsageError, match=r"is a reward of images, this model's samples are \[3\]"):
         sample(gaussian(), guidance="energy(brightness(0.5))")
     with pytest.raises(UsageError, match="steers towards the run's condition, but none was given"):
         sample(grey, guidance='energy(label("clf"))', resources={"clf": RESOURCES["clf"]})

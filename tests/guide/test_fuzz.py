@@ -11,7 +11,7 @@ from fairlead.guide.expression import parse, to_guidance
 from tests.guide.examples import FINISHERS, SCALES, TERMS
 from tests.guide.fuzzed import Fuzz
 
-KINDS = ("term", "finisher", "scale", "score")
+KINDS = ("term", "finisher", "scale", "reward")
 NAMES = [name for kind in KINDS for name in names(kind)]
 SETTINGS = sorted({p for k in KINDS for n in names(k) for p in inspect.signature(lookup(k, n)).parameters})
 READ = [

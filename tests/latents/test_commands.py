@@ -67,9 +67,8 @@ def test_train_takes_a_network_for_latents_and_says_their_size(
     vae: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "--latents", str(vae), "--out", str(tmp_path / "a"), *TINY]) == 0
-    assert "1,438 images 1x8x8 of digits, 10 classes, as latents 4x4x4 of standard deviation 1.00, told label" in (
-        capsys.readouterr().out
-    )
+    seen = "1,438 images 1x8x8 of digits, 10 classes, as latents 4x4x4 of standard deviation 1.00, conditioned on label"
+    assert seen in capsys.readouterr().out
     assert same_bits(tensors_of(model), tensors_of(tmp_path / "a"))
     assert find_checkpoint(model).about["net"]["multipliers"] == [1, 2]
     assert main(["info", model]) == 0

@@ -91,7 +91,7 @@ def test_kl_is_for_autoencoders_only() -> None:
 def test_sizes_that_the_factor_does_not_divide_are_refused() -> None:
     with pytest.raises(UsageError, match=r"image size 9x9 cannot be encoded by a factor of 4: .* pass --size 8x8"):
         KLAutoencoder(1, 9)
-    with pytest.raises(UsageError, match="an autoencoder is told nothing, got 3 classes"):
+    with pytest.raises(UsageError, match="an autoencoder has no conditions, got 3 classes"):
         KLAutoencoder(1, 8, 3)
 
 

@@ -149,7 +149,7 @@ def test_error_is_the_spread_over_fakes():
 
 
 def test_so_many_of_each_label_are_no_distance():
-    """Ten far classes, thirty of each: truth 0; pairs of one class are too few by 1 / n unless the labels are told."""
+    """Ten far classes, thirty of each: truth 0; pairs of one class are too few by 1 / n unless the labels are known."""
     centres, labels = 4 * torch.randn(10, 8, dtype=torch.float64), torch.arange(300) % 10
     reference = KernelReference.of(centres[torch.arange(3000) % 10] + torch.randn(3000, 8), Gaussian(3.0))
     found: dict[str, list[Estimate]] = {"told": [], "not told": []}

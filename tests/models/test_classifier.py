@@ -41,7 +41,7 @@ def test_training_minimises_cross_entropy(tmp_path: Path) -> None:
 
 
 def test_an_anchored_one_starts_from_the_gaussians_and_learns() -> None:
-    """64 digits of at most 10 a class are told apart by their moments alone."""
+    """64 digits of at most 10 a class are distinguished by their moments alone."""
     _, records = trained(classifier_config(steps=60, lr=1e-2, batch_size=32), None)
     assert records[0].loss < 1.5
     assert sum(record.loss for record in records[-10:]) / 10 < 1.0

@@ -1,4 +1,4 @@
-"""Odd prompts, told to models with each kind of text encoder: what is read, what is no text, what is refused."""
+"""Odd prompts, given to models with each kind of text encoder: what is read, what is no text, what is refused."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What cannot be done is said in one line, at the door or at the first network call."""
+"""What cannot be done is said in one line, before sampling starts or at the first network call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.pipelines.families import FAMILIES, apart, run
 
 
 def refused(pipe: Any, guidance: str, words: str, call: dict[str, Any] | None = None, **options: Any) -> None:
-    """Refused at the door, or, where a ``call`` is given, in the call."""
+    """Refused before sampling starts, or, where a ``call`` is given, in the call."""
     arguments = None if call is None else {**SMALL, **call}
     with pytest.raises(UsageError, match=words) as caught:
         _attached(pipe, guidance, options, arguments)

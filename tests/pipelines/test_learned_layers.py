@@ -77,6 +77,18 @@ def test_a_perturbed_branch_of_one_image_is_that_of_one_of_two(name: str, layer:
     assert attached.cost.rows == 6
 
 
+def test_a_learned_model_noises_embeddings_as_the_table_has_it() -> None:
+    pipe = FAMILIES["sd"].make()
+    known = fl.load(pipe)
+    models = known, learned(pipe, known.shape[-1])
+    plain, first, second = (
+        fl.sample(model, "a cat", guidance=text, seeds=(5,), steps=3).x0
+        for model, text in ((known, "cfg(4)"), *((model, "cfg(4) + cads(0.3)") for model in models))
+    )
+    assert apart(second, first) < 1e-4
+    assert apart(plain, first) > 1e-2
+
+
 @pytest.mark.parametrize("text", ['nag(5, negative="blurry")', 'nag([5, 1]) + cfg(3, negative="a")'])
 def test_a_learned_model_reads_a_negative_as_the_table_has_it(text: str) -> None:
     pipe = FAMILIES["sd"].make()

@@ -97,7 +97,7 @@ SETTINGS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_perturbation_is_the_same_whatever_computes_attention(setting: str) -> None:
-    """Two samples, so that heads, rows and slices are told apart; all layers and the middle."""
+    """Two samples, so that heads, rows and slices are distinguished; all layers and the middle."""
     case = FAMILIES["sd"]
     pipe, arguments = case.make(), case.arguments(2)
     plain = run(pipe, arguments, 1)

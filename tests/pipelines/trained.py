@@ -82,7 +82,7 @@ def config_of(
     settings: dict[str, Any] | None = None,
     **changes: Any,
 ) -> TrainConfig:
-    """A short training of a class of networks as it is told in its pipeline."""
+    """A short training of a class of networks, conditioned as in its pipeline."""
     config, told, kind = NETWORKS[network]
     given: dict[str, Any] = {"masked": kind == "t5", **({"tokens": 12} if kind == "t5" else {})}
     latents = {} if vae is None else load_autoencoder(vae).config(data.shape)

@@ -73,7 +73,7 @@ def test_findings_say_the_ratio_to_real_images_and_the_rule() -> None:
     assert best.guidance == "cfg(2)"
     assert "99.5 ± 1.0 %" in text
     assert "1.50 times that of held-out real images" in text
-    assert "at 20 instead of 40 network rows an image" in text
+    assert "at 20 instead of 40 network rows per image" in text
     assert "at least 99%" in text
     _, text = said([point("cfg(1)", 4, 0.95)], floor())
     assert "No setting reaches" in text

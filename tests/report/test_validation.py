@@ -117,7 +117,9 @@ def test_the_last_line_says_what_was_made_and_what_to_do_next(
     run = tmp_path / "run"
     fl.train(run, **QUICK)
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last.startswith(f"{run}: diffusion model, told label, of 1,438 images of digits, step 4 of 4, loss 0.")
+    assert last.startswith(
+        f"{run}: diffusion model, conditioned on label, of 1,438 images of digits, step 4 of 4, loss 0."
+    )
     assert f"report: {run}/report.html; next: fairlead sample {run} --cond all --guidance 'cfg(2)' --out" in last
     page = (run / "report.html").read_text()
     assert "averaged minus raw" in page

@@ -1,5 +1,5 @@
 """A run: image i depends on its own seed and condition only, costs what the formula says, and can be repeated from its
-PNG; everything that cannot be sampled is refused at the door."""
+PNG; everything that cannot be sampled is refused before sampling starts."""
 
 import json
 from dataclasses import replace

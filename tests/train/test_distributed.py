@@ -113,7 +113,8 @@ def test_a_batch_in_parts_trains_the_network_of_the_whole(one, tmp_path, parts):
 def gradient(accumulate: int, precision: str) -> torch.Tensor:
     """Of a batch, in float64; the weights are moved from where they start, at which most gradients are 0."""
     config = tiny_config(net=tiny_net(channels=16), batch_size=32, clip=1e9, accumulate=accumulate, precision=precision)
-    training, seen = Training(digits(), config, None), []
+    training = Training(digits(), config, None)
+    seen: list[torch.Tensor] = []
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in training.network.parameters():

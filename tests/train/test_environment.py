@@ -51,7 +51,7 @@ def _forget() -> None:
         ("ACCELERATE_MIXED_PRECISION", "fp8", "'fp8', and this run trains in fp32"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "'4', and this run takes a step with every batch"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "many", "'many', and this run takes a step with every batch"),
-        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "'INDUCTOR', and this run does not compile the network"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "'INDUCTOR', and this run compiles only where --compile asks"),
         ("ACCELERATE_USE_FSDP", "true", "'true', and this run trains whole networks side by side"),
         ("ACCELERATE_USE_DEEPSPEED", "1", "'1', and this run trains whole networks side by side"),
         ("ACCELERATE_USE_MEGATRON_LM", "yes", "'yes', and this run trains whole networks"),

@@ -129,7 +129,7 @@ def test_a_sketch_draws_each_glyph_wherever_its_map_says(size):
 
 
 def test_what_is_less_than_sure_is_mixed():
-    """A vector half way between two values: the sketch is told half of each."""
+    """A vector half way between two values: the sketch gets half of each."""
     torch.manual_seed(0)
     sketch = Sketch(4, 1, 6, says=[2, 3])
     assert sketch.read is not None

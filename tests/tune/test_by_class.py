@@ -102,7 +102,7 @@ def test_few_images_tell_nothing_apart_and_say_so_in_one_line() -> None:
     by_class = found(Spreads((1.5, 1.5, 1.6)), 60)
     assert not by_class.apart
     assert 1.5 in by_class.alike
-    assert by_class.text.startswith("By class: the classes are not told apart, 1")
+    assert by_class.text.startswith("By class: the classes are not distinguished, 1")
     assert "3 classes of 20 images, 5 scales, 12 paired comparisons, Bonferroni" in by_class.text
     assert "\n" not in by_class.text
 

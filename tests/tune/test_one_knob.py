@@ -292,7 +292,7 @@ def test_the_ends_of_an_edge_are_sure_and_the_next_place_is_the_one_that_promise
 
 
 def test_an_edge_without_noise_is_found_to_a_thousandth():
-    # the toy costs 16 rows an image at every scale; here an image costs as many rows as the scale says
+    # the toy costs 16 rows per image at every scale; here an image costs as many rows as the scale says
     def measure(setting, seeds):
         batch = Logistic(1.0, 0.0, -0.1, 0)(setting, seeds)
         return Batch(batch.features, batch.values, setting[0] * len(seeds))

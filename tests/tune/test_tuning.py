@@ -62,7 +62,7 @@ def test_the_best_place_itself_is_measured_and_may_be_recommended():
 
 def test_a_confirmed_place_that_is_the_best_is_the_recommended_one():
     measure = Counted(1.7)
-    # rows an image are the scale, and noise is common: no setting below 1.7 equals the one at 1.7
+    # rows per image are the scale, and noise is common: no setting below 1.7 equals the one at 1.7
     tuned = find_guidance(measure, REFERENCE, SCALE, budget=4000, objective=LOSS)
     assert tuned.best is not None
     value = float(f"{tuned.best[0]:.3g}")
@@ -82,7 +82,7 @@ def test_a_constraint_bounds_what_is_recommended():
     assert rules == [Constraint("rows", 2.0, False), Constraint("accuracy", 0.85, True)]
     tuned = find_guidance(Counted(3.0), REFERENCE, SCALE, budget=3000, objective=LOSS, constraints=rules)
     chosen = next(row for row in tuned.rows if row.guidance == tuned.guidance)
-    assert 1.9 < chosen.rows <= 2  # the loss falls until 3, rows an image are the scale
+    assert 1.9 < chosen.rows <= 2  # the loss falls until 3, rows per image are the scale
     assert tuned.best is not None
     assert tuned.best[1] <= 2 <= tuned.best[2]
     assert tuned.best[2] / tuned.best[1] < 1.01  # rows have no error

@@ -23,6 +23,7 @@ from fairlead.cli.helping import asked_for_help, check_names, first_paragraph, p
 from fairlead.cli.info import Info
 from fairlead.cli.interpolate import Interpolate
 from fairlead.cli.measure import Measure
+from fairlead.cli.push import Push
 from fairlead.cli.report import Report
 from fairlead.cli.sample import Sample
 from fairlead.cli.streams import WRITER_STOPPED, open_streams, parser_errors_in_one_line, silenced
@@ -64,6 +65,7 @@ Command = (
     | Annotated[Measure, tyro.conf.subcommand("measure", description=first_paragraph(Measure))]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", description=first_paragraph(Doctor))]
     | Annotated[Export, tyro.conf.subcommand("export", description=first_paragraph(Export))]
+    | Annotated[Push, tyro.conf.subcommand("push", description=first_paragraph(Push))]
     | Annotated[Info, tyro.conf.subcommand("info", description=first_paragraph(Info))]
 )
 

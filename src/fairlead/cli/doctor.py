@@ -15,14 +15,14 @@ from fairlead.core.registry import names
 
 @dataclass(frozen=True)
 class Doctor:
-    """Examine a model, and a guidance on it: plain answers, each PASS, WARN or FAIL with its numbers.
+    """Examine a model and a guidance: every finding is PASS, WARN or FAIL, with its numbers.
 
     condition: does the output depend on it?  null: was the null token trained?  labels: is every class embedding
-    trained, and its own?  guidance: does it do anything, and if not, why?  schedule: does it suit the objective and the
-    sampler's grid?  network: are the weights finite, is nothing random active?  weights: does the average lag behind?
-    teacher: how far is a student from what it was taught, by noise level?
+    trained and distinct?  guidance: does it have an effect, and if not, why?  schedule: does it suit the objective and
+    the sampler's grid?  network: are the weights finite, are random layers off?  weights: does the average lag?
+    teacher: how far is a student from its teacher, by noise level?
 
-    Exit code 1 if any answer is FAIL, else 0; wrong options are 2.
+    The exit code is 1 if any finding is FAIL, else 0; 2 for wrong options.
 
     Example: fairlead doctor runs/digits --guidance "cfg(3).during(sigma=(0.3, 2))"
     """

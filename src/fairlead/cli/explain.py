@@ -23,8 +23,8 @@ class Explain:
     range before and after finishers, and the network rows. A value that is not finite is traced to the term that made
     it. The images are those of fairlead sample with the same seeds, to the bit.
 
-    A table is printed; OUT gets explain.json (every number, a seed each), explain.png (plots over the noise level),
-    film.png (the conditional and the guided prediction, a column a step) and explain.html with all of it.
+    The command prints a table. OUT gets explain.json (every number, for each seed), explain.png (plots over the noise
+    level), film.png (the conditional and the guided prediction, one column per step) and explain.html with all of it.
 
     Example: fairlead explain runs/digits --cond seven --guidance "cfg(4) | clip()" --out why
     """

@@ -57,7 +57,7 @@ class Info:
         from fairlead.train.config import AUTOENCODER_RECIPES, CLASSIFIER_RECIPES, RECIPES
 
         print(f"fairlead {fairlead.__version__}, torch {torch.__version__}, GPU: {torch.cuda.is_available()}")
-        titles = {"term": "guidance", "finisher": "finishers", "scale": "scale schedules", "score": "energy scores",
+        titles = {"term": "guidance", "finisher": "finishers", "scale": "scale schedules", "reward": "rewards",
                   "sampler": "samplers", "extractor": "features", "grid": "time grids", "schedule": "noise schedules",
                   "data": "data sets"}  # fmt: skip
         for kind, title in titles.items():
@@ -89,7 +89,7 @@ class Info:
             "parts": ", ".join(f"{part} {digest}" for part, digest in about["files"].items()),
             "network": f"{about['net']} ({about['parameters']:,} parameters)",
             "objective": _objective(about),
-            "told": _told(about) if task is DENOISE else "",
+            "conditions": _conditions(about) if task is DENOISE else "",
             "latents": f"{latents['shape']} of {latents['source']} #{latents['hash']}, times {latents['scale']:.4g}"
             if latents
             else "",
@@ -120,7 +120,7 @@ def _objective(about: dict[str, Any]) -> str:
     return f"{'cross-entropy' if task is CLASSIFY else about['objective']} on {about['schedule']}"
 
 
-def _told(about: dict[str, Any]) -> str:
+def _conditions(about: dict[str, Any]) -> str:
     """The conditions with their probabilities of being dropped, and the text encoder."""
     from fairlead.nets.inputs import condition_names
 

@@ -16,9 +16,10 @@ from fairlead.core.registry import names
 class Interpolate:
     """Sample the way from one condition to another: the same noise, mixed embeddings.
 
-    OUT gets strip.png (a row a seed, a column a frame) and interpolation.json. Printed is how evenly the images change
-    (the largest change from a frame to the next over the mean one: 1 is perfectly even, frames - 1 is one jump), in
-    features and in pixels, and, between two classes, what a judge sees in each frame.
+    OUT gets strip.png (one row per seed, one column per frame) and interpolation.json. The command prints how evenly
+    the images change, in features and in pixels: the largest change between neighbouring frames over the mean one, so
+    that 1 is perfectly even and frames - 1 is a single jump. Between two classes it also prints what a judge sees in
+    each frame.
 
     Example: fairlead interpolate runs/digits --cond seven one --guidance "cfg(2)" --out seven-to-one
     """

@@ -17,8 +17,9 @@ from fairlead.core.registry import names
 class Measure:
     """Compare two folders of images: how far are the fakes from the real ones, and is it more than chance?
 
-    Prints distance, precision, recall and variety of FAKE with error bars, the same for real images as far as they are
-    from each other, and what can be concluded. With one sub-folder a class in both also the accuracy of a judge.
+    Prints distance, precision, recall and variety of FAKE with error bars, beside the noise floor: the scores that
+    held-out real images get under the same protocol. Then it states what can be concluded. If both folders have one
+    sub-folder per class, the accuracy of a judge is measured too.
 
     Example: fairlead measure real-images generated-images --out measured
     """

@@ -18,6 +18,7 @@ from fairlead.core.registry import names
 from fairlead.core.signals import unbroken
 
 if TYPE_CHECKING:
+    from fairlead.sample.particles import Particles
     from fairlead.sample.result import Run
 
 GLANCE = 20
@@ -45,6 +46,14 @@ class Sample:
     guidance: str = "none"
     """An expression: cfg(3), cfg(ramp(1, 7)).during(sigma=(0.3, 2)), compose({"seven": 4, "one": -2}) | clip(), ...;
     "tuned" for what fairlead tune found for this run."""
+    particles: int | None = None
+    """Streams of each image that compete by --reward, or in fkc(...); they need a --sampler that draws noise: ddpm."""
+    reward: str | None = None
+    """What they compete by: '10 * judged("seven")', 'label("runs/clf")', 'similarity("a red seven")', or a sum."""
+    every: int | None = None
+    """Steps from one choice among the particles to the next (4); 0 chooses at the end only."""
+    pick: str | None = None
+    """Which of the particles is the image: draw (by its weight, the default) or best."""
     sampler: Annotated[
         str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
     ] = "ddim"
@@ -67,6 +76,9 @@ class Sample:
     def run(self) -> None:
         if self.n < 1:
             raise UsageError(f"--n: expected at least 1 image, got {self.n}")
+        for name in ("every", "pick"):
+            if self.particles is None and getattr(self, name) is not None:
+                raise UsageError(f"--{name} is of particles, and none were given; pass --particles 8")
         check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
         with Hold(self.out):
             self._run()
@@ -106,6 +118,8 @@ class Sample:
             guidance,
             sampling,
             seeds=[self.seed + i for _ in wanted for i in range(self.n)],
+            particles=self._particles(),
+            reward=self.reward,
         )
         with Bar(len(plan.batches) * self.steps, "step") as bar:
             run = plan.run(on_frame=lambda _: bar.update())
@@ -118,6 +132,14 @@ class Sample:
             f"{n} images in {self.out} "
             f"({run.cost.rows / n:g} network rows and {1000 * run.seconds / n:.1f} ms per image); at a glance: {glance}"
         )
+
+    def _particles(self) -> Particles | None:
+        from fairlead.sample.particles import Particles
+
+        if self.particles is None:
+            return None
+        given = {"every": self.every, "pick": self.pick}
+        return Particles(self.particles, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
     def _save_grid(self, run: Run, wanted: Sequence[str | None]) -> Path:
         """OUT/grid.png: a column a condition, a row a seed, the first of each."""

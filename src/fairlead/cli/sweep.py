@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Measure settings side by side, from the same noise: every checkpoint with every guidance, sampler and number of
-    steps that are given.
+    """Measure settings side by side, from the same noise: every combination of the given checkpoints, guidances,
+    samplers and numbers of steps.
 
-    Distance is the Fréchet distance of features to the training images; the floor is that of held-out real images at
-    the same number. Adherence is judged by a classifier that neither guides nor gives the features. Both classifiers
-    are trained by a fixed recipe on first use and cached. Of models that are conditioned on text or attributes of
-    scenes, agreement with what they were asked for is judged too, attribute by attribute. A model that reads text can
-    be measured by --prompts instead, without real images and judges.
+    Distance is the Fréchet distance of features to the training images. Noise floor: the distance that held-out real
+    images get under the same protocol. Accuracy is judged by a classifier that neither guides nor supplies the
+    features; both classifiers are trained by a fixed recipe on first use and cached. For models conditioned on text or
+    attributes of scenes, agreement with the prompt is judged attribute by attribute. --prompts measures a model that
+    reads text without real images and judges.
 
-    Finished batches are stored: after a kill, Ctrl-C or the end of the budget, the same command goes on with nothing
-    made twice, and a command with more guidances, scales, samplers, steps or checkpoints adds to what is there.
+    Finished batches are stored. After a kill, Ctrl-C or the end of the budget the same command continues without
+    repeating work; a command with more guidances, scales, samplers, steps or checkpoints adds to the results.
     `torchrun --nproc_per_node 2 -- $(which fairlead) sweep ...` shares the work, as `accelerate launch` does on GPUs;
     the table is the same.
 
@@ -103,7 +103,7 @@ class Sweep:
 
 
 def said_by_class(found: ByClass | None) -> list[str]:
-    """A sentence, and a table where the classes are told apart."""
+    """A sentence, and a table where the classes differ surely."""
     from fairlead.report.search_page import class_lines
 
     return [] if found is None else [found.text, *(class_lines(found) if found.apart else [])]

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Tune:
     """Find the guidance for this model: search a range on common noise, report what is on the front on fresh noise.
 
-    One open number is found by a grid that is refined only where settings cannot be told apart, with an interval of the
-    best place; several by halving (pip install 'fairlead[tune]'). Recommended is the best setting that satisfies the
-    constraints, and of those that cannot be told from it the cheapest. The same command goes on where it was stopped.
+    One open number is found by a grid that is refined only where settings are statistically indistinguishable, with an
+    interval of the best place; several by halving (pip install 'fairlead[tune]'). Recommends the cheapest setting that
+    is statistically indistinguishable from the best feasible one. The same command goes on where it was stopped.
 
     Example: fairlead tune runs/digits --budget 10000 --constraint "accuracy >= 0.99" --out runs/digits/tune
     """

@@ -45,7 +45,7 @@ class Perturbation:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What n samples are conditioned on.
+    """The conditions of n samples: named tensors, each with a keep mask.
 
     Attributes:
         n: number of samples.

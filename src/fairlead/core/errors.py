@@ -16,8 +16,9 @@ _BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
 class UsageError(ValueError):
-    """Wrong input. The command line prints the message and exits with code 2, without a traceback.
+    """Raised for wrong input, with one line that says what to do.
 
+    The command line prints the message and exits with code 2, without a traceback.
     The message is one line of at most 2,000 characters, whatever was given: line breaks become spaces, and the middle
     of a longer one is left out.
     """

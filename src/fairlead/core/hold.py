@@ -3,8 +3,8 @@
 FOLDER/.held    JSON: which process on which host, when it started. Touched every BEAT seconds, gone at the end.
 
 The file is made with O_EXCL, so one of many that start at once gets the folder. A holder on this host counts as dead
-when its process is (a number that was given to another process since is told by its start). A holder on another host,
-or in another container, counts as dead when its file was not touched for STALE seconds by the clock of the disk.
+when its process is (a number that was given to another process since is recognised by its start). A holder on another
+host, or in another container, counts as dead when its file was not touched for STALE seconds by the clock of the disk.
 Nothing here relies on locks of the file system; where there are some, they order those who find a dead holder.
 
 Over 300 lines: taking a folder, the signs of life and giving it back are one protocol, to be read together.

@@ -140,6 +140,10 @@ class Prediction:
         mixing = Mixing(alpha, sigma)
         return cls(mixing.x0_of(output, objective, x_t), mixing.eps_of(output, objective, x_t))
 
+    def __getitem__(self, rows: Tensor) -> Prediction:
+        """Of the samples at ``rows``, int64 [k]."""
+        return Prediction(self.x0[rows], self.eps[rows])
+
     def output(self, objective: Objective, alpha: Tensor, sigma: Tensor) -> Tensor:
         """What a network trained for ``objective`` would have returned: the inverse of :meth:`from_output`."""
         return target(self.x0, self.eps, objective, alpha, sigma)
@@ -150,6 +154,9 @@ class TiedPrediction(Prediction):
 
     def __init__(self, x0: Tensor, x_t: Tensor, mixing: Mixing) -> None:
         self.x0, self.x_t, self.mixing = x0, x_t, mixing
+
+    def __getitem__(self, rows: Tensor) -> Prediction:
+        return TiedPrediction(self.x0[rows], self.x_t[rows], self.mixing)
 
     @cached_property
     def eps(self) -> Tensor:  # type: ignore[override]

@@ -63,12 +63,16 @@ REGISTRY: dict[str, dict[str, str]] = {
         "internal": "fairlead.guide.methods.internal:Internal",
         "fbg": "fairlead.guide.methods.fbg:FBG",
         "distilled": "fairlead.guide.methods.distilled:Distilled",
+        "fkc": "fairlead.guide.methods.fkc:FKC",
     },
-    "score": {
-        "brightness": "fairlead.guide.image_scores:Brightness",
-        "color": "fairlead.guide.image_scores:Color",
-        "label": "fairlead.guide.image_scores:Label",
-        "match": "fairlead.guide.image_scores:Match",
+    "reward": {
+        "brightness": "fairlead.guide.rewards.appearance:Brightness",
+        "color": "fairlead.guide.rewards.appearance:Color",
+        "label": "fairlead.guide.rewards.label:Label",
+        "match": "fairlead.guide.rewards.appearance:Match",
+        "judged": "fairlead.measure.rewards.judged:Judged",
+        "similarity": "fairlead.measure.rewards.text_image:Similarity",
+        "preference": "fairlead.measure.rewards.text_image:Preference",
     },
     "finisher": {
         "clip": "fairlead.guide.methods.threshold:Clip",
@@ -146,6 +150,7 @@ PUBLIC: dict[str, str] = {
     "Interpolation": "fairlead.report.interpolations:Interpolation",
     "Inversion": "fairlead.sample.edit.inverted:Inversion",
     "Model": "fairlead.models.model:Model",
+    "Particles": "fairlead.sample.particles:Particles",
     "Prediction": "fairlead.core.prediction:Prediction",
     "Run": "fairlead.sample.result:Run",
     "TrainConfig": "fairlead.train.config:TrainConfig",
@@ -169,6 +174,7 @@ PUBLIC: dict[str, str] = {
     "load_data": "fairlead.data.hub:load_data",
     "measure": "fairlead.report.comparisons:measure",
     "parse": "fairlead.guide.expression:parse",
+    "push": "fairlead.report.sharing:push",
     "register": "fairlead.core.registry:register",
     "report": "fairlead.report.sweeps:report",
     "sample": "fairlead.sample.run:sample",
@@ -181,13 +187,13 @@ PUBLIC: dict[str, str] = {
 }
 """Names of ``fl.`` beside those of expressions."""
 
-EXPRESSIONS = ("term", "finisher", "scale", "score")
+EXPRESSIONS = ("term", "finisher", "scale", "reward")
 """Kinds whose names share the expression language and ``fl.``."""
 GROUPS = {
     "term": "fairlead.terms",
     "finisher": "fairlead.finishers",
     "scale": "fairlead.scales",
-    "score": "fairlead.scores",
+    "reward": "fairlead.rewards",
     "sampler": "fairlead.samplers",
     "extractor": "fairlead.extractors",
     "data": "fairlead.data",
@@ -197,10 +203,10 @@ _BASES = {
     "term": "fairlead.guide.terms:Term",
     "finisher": "fairlead.guide.terms:Finisher",
     "scale": "fairlead.guide.scales:ScaleSchedule",
-    "score": "fairlead.guide.image_scores:ImageScore",
+    "reward": "fairlead.guide.rewards.reward:Reward",
     "sampler": "fairlead.sample.sampler:Sampler",
 }
-_TAKES = {"extractor": ("argument", "data", "device"), "data": ("split",)}
+_TAKES = {"extractor": ("argument", "data", "device"), "data": ("split",), "reward": ("x0", "t", "condition")}
 """What the functions of a kind are called with."""
 
 
@@ -264,15 +270,15 @@ def added(kind: str) -> dict[str, Added]:
 
 
 def register(name: str, thing: Any, *, kind: str | None = None) -> None:
-    """Give a thing of your own a name, for the rest of this process: expressions, ``fl.NAME``, sweeps and reports know
-    it then. A package gives it to every process by an entry point (CONTRIBUTING).
+    """Register a method, a sampler, features or data of your own by name, for the rest of this process: expressions,
+    ``fl.NAME``, sweeps and reports then know it. A package gives it to every process by an entry point (CONTRIBUTING).
 
     Args:
         name: how it is written; a class says the same as its ``name``.
-        thing: a frozen dataclass that derives from ``Term``, ``Finisher``, ``ScaleSchedule``, ``ImageScore`` or
-            ``Sampler``; a function ``(argument, data, device) -> Extractor`` or ``(split, ...) -> ImageData``; or
-            ``"module:attribute"``, imported on first use.
-        kind: "term", "finisher", "scale", "score", "sampler", "extractor" or "data"; needed unless a class says it.
+        thing: a frozen dataclass that derives from ``Term``, ``Finisher``, ``ScaleSchedule``, ``Reward`` or
+            ``Sampler``; a function ``(argument, data, device) -> Extractor``, ``(split, ...) -> ImageData`` or, for a
+            reward, ``(x0, t, condition) -> [n]``; or ``"module:attribute"``, imported on first use.
+        kind: "term", "finisher", "scale", "reward", "sampler", "extractor" or "data"; needed unless a class says it.
 
     Raises:
         UsageError: if it is no name or somebody has it, an earlier version of the same thing excepted; if the thing is
@@ -309,7 +315,7 @@ def imported(target: str) -> Any:
 
 def _problem(kind: str, name: str, thing: Any) -> str:
     """Why it cannot be a thing of that kind and name; "" if it can."""
-    if kind in _TAKES:
+    if kind in _TAKES and not (kind in _BASES and inspect.isclass(thing)):
         try:
             inspect.signature(thing).bind(*_TAKES[kind])
         except (TypeError, ValueError):

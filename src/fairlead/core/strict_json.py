@@ -1,6 +1,6 @@
 """JSON as files hold it. Every JSON file that is read is read here: with limits, and with one meaning.
 
-The seal of a description is a hash of all that it says, kept in it: who changes one by hand is told so.
+The seal of a description is a hash of all that it says, kept in it: who changes one by hand hears of it.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def load_data(
     skip_broken: bool = False,
     progress: Progress = silent,
 ) -> ImageData:
-    """Labelled or captioned images by name or path, decoded once and mapped from a file from then on.
+    """Load labelled or captioned images by name or path; they are decoded once and then read from a mapped file.
 
     Args:
         spec: tried in this order: a registered short name (`digits`, `mnist`, `cifar10`, `scenes`), with arguments

@@ -44,7 +44,7 @@ def data_specs(conditions: Sequence[str], data: ImageData, index: Tensor) -> lis
                 "doctor, sweep and tune need a model without"
             )
         else:
-            raise UsageError(f"data {data.name!r} does not say {name!r} of its images, which the model is told")
+            raise UsageError(f"data {data.name!r} lacks {name!r}, which the model is conditioned on")
     if len(said) == 1:
         ((name, values),) = said.items()
         return [value if name == "label" or value is None else alone(name, value) for value in values]

@@ -166,7 +166,8 @@ def _target(net: Mapping[str, Any], latents: bool) -> Target:
         space = "latents" if target.latents else "pixels"
         has = " and ".join(told) or "nothing"
         raise UsageError(
-            f"{target.pipeline} tells its network {wants} and denoises {space}, this one is told {has} and denoises "
+            f"{target.pipeline} conditions its network on {wants} and denoises {space}, this one is "
+            f"conditioned on {has} and denoises "
             f"{'latents' if latents else 'pixels'}; {alone}"
         )
     return target
@@ -240,7 +241,7 @@ def _text(config: Mapping[str, Any], target: Target, near: Path) -> dict[str, An
 
 
 def _silent(width: int, words: int) -> nn.Module:
-    """A T5 whose states are all 0, in the place of one that the network has not been told of: ``from_pretrained`` wants
+    """A T5 whose states are all 0, in the place of one that the network has never seen: ``from_pretrained`` wants
     some third text encoder."""
     transformers = library("the pipeline's third text encoder")
     settings = {"vocab_size": words, "d_model": width, "d_kv": 1, "d_ff": 1, "num_layers": 1, "num_heads": 1}

@@ -35,7 +35,7 @@ class KLAutoencoder(nn.Module):
     Args:
         channels_in: channels of an image.
         size: height and width of an image, or one number for both; divisible by the factor.
-        classes: 0; an autoencoder is told nothing.
+        classes: 0; an autoencoder has no conditions.
         channels: width of the first level.
         multipliers: width of each level, in units of ``channels``; each level halves the size of the one before.
         blocks: residual blocks a level.
@@ -65,7 +65,7 @@ class KLAutoencoder(nn.Module):
                 f"pass --size {fitting} or another --net"
             )
         if classes:
-            raise UsageError(f"an autoencoder is told nothing, got {classes} classes; make it for 0")
+            raise UsageError(f"an autoencoder has no conditions, got {classes} classes; make it for 0")
         levels = len(multipliers)
         self.kl = library("autoencoders", "diffusers").AutoencoderKL(
             in_channels=channels_in,

@@ -131,7 +131,8 @@ def text_before(network: nn.Module, layer: str, told: int) -> int | None:
         told: how many tokens of text the network is given.
     """
     block: Any = type(network.get_submodule(layer.rpartition(".")[0]))
-    if not joined_before(network, layer) or not (_text_first(block) or _text_first(type(network))):
+    kind: Any = type(network)
+    if not joined_before(network, layer) or not (_text_first(block) or _text_first(kind)):
         return None
     registers = getattr(network, "register_tokens", None)  # AuraFlow's, before its text
     return told + (registers.shape[1] if isinstance(registers, Tensor) else 0)

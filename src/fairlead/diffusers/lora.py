@@ -145,7 +145,8 @@ def base_network(pipeline: str) -> Any:
     for name in ("time_cond_proj_dim", "addition_embed_type", "class_embed_type"):
         if setting(network, name):
             raise UsageError(
-                f"pipeline {pipeline!r}: its network is told {name} {setting(network, name)!r}, which no training here "
+                f"pipeline {pipeline!r}: its network is conditioned on {name} "
+                f"{setting(network, name)!r}, which no training here "
                 "has; take a pipeline of Stable Diffusion 1 or 2"
             )
     network = network.float().requires_grad_(False)

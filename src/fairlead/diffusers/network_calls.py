@@ -21,7 +21,7 @@ POOLED, POOLED_XL = "pooled_projections", "added_cond_kwargs.text_embeds"
 
 @dataclass(frozen=True)
 class Called:
-    """What a class of networks is told beside the sample and the time.
+    """What a class of networks is given beside the sample and the time.
 
     Attributes:
         states: setting with the width of the text states it attends to; "" if it reads no text.
@@ -122,7 +122,7 @@ def latent_channels(network: Any, packed: bool = False) -> int:
 
 
 def time_scale(network: Any, packed: bool = False) -> float:
-    """What the network is told, over the scheduler's timestep."""
+    """What the network is given, over the scheduler's timestep."""
     return 1e-3 if packed else float(setting(network, "timestep_scale", 1.0))
 
 

@@ -43,7 +43,8 @@ _WHAT = "networks of diffusers"
 
 
 class EncodedShape(TypedDict):
-    """Of the text that a network is told: ``length`` tokens of ``width``, and ``zeros`` tokens of zeros behind them."""
+    """Of the text that a network is conditioned on: ``length`` tokens of ``width``, and ``zeros`` tokens of zeros
+    behind them."""
 
     width: Size
     length: Size
@@ -94,7 +95,7 @@ class DiffusersNet(nn.Module):
         network: name of its class.
         config: its settings, from :func:`diffusers_config`.
         text: "width" and "length" of the encoder's states, and "zeros", how many tokens of zeros follow them; None: it
-            is told no text.
+            is not conditioned on text.
     """
 
     def __init__(
@@ -190,12 +191,12 @@ def diffusers_config(
         network: name of its class, one of ``diffusers.network_calls.CALLED``.
         config: its settings, as in a ``config.json`` of diffusers. What follows from the data may be left out: sizes
             and channels, the number of class embeddings, widths of the text.
-        classes: number of labels it is told; 0: none.
-        text: what ``asked`` returned of the text; None: it is told none.
+        classes: number of labels it is conditioned on; 0: none.
+        text: what ``asked`` returned of the text; None: it is conditioned on none.
 
     Raises:
         UsageError: for an unknown class or setting, one that contradicts the data, a condition that the network does
-            not read, and ways to be told something that are not trained here.
+            not read, and ways of conditioning that are not trained here.
     """
     channels_in, size, classes = plain(channels_in), plain(size), plain(classes)
     for what, value, least in (("channels_in", channels_in, 1), ("size", size, 1), ("classes", classes, 0)):
@@ -213,7 +214,7 @@ def diffusers_config(
     for name, value in wanted.items():
         if name in settings and settings[name] != value:
             raise UsageError(
-                f"{network}: setting {name} is {settings[name]!r}, the data and what it is told ask for {value!r}; "
+                f"{network}: setting {name} is {settings[name]!r}, the data and its conditions ask for {value!r}; "
                 "leave it out"
             )
     settings |= wanted

@@ -35,7 +35,7 @@ def packs(pipe: Any) -> bool:
 
 def picture_size(arguments: Mapping[str, Any], length: int) -> tuple[int, int] | None:
     """Height and width of the latents in a call of a network that takes ``length`` patches for each sample, from what
-    it is told of their positions; None if it is not told.
+    it gets their positions; None if it does not get them.
 
     Args:
         arguments: ``img_ids`` [..., length or more, 3], of which the last two count, or ``img_shapes``, for each sample

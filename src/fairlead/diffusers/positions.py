@@ -98,7 +98,7 @@ class LayerInput:
             values: of all positions, [n, heads, length, c]; None: not known.
 
         Raises:
-            UsageError: if it cannot be told.
+            UsageError: if it is not known.
         """
         text, tokens = self.given.get("encoder_hidden_states"), self.tokens
         if tokens is not None and not tokens.alone:

@@ -123,7 +123,7 @@ def position_of(scheduler: Any, timestep: Tensor | float, scale: float = 1.0) ->
     """The entry of ``scheduler.timesteps`` at which the network is called now.
 
     Args:
-        timestep: what the network is told; all entries equal.
+        timestep: what the network is given; all entries equal.
         scale: of that number beside the scheduler's.
 
     Raises:

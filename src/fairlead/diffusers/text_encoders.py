@@ -238,7 +238,7 @@ class PretrainedText:
 class SD3Text(PretrainedText):
     """What ``StableDiffusion3Pipeline`` makes of a prompt with one CLIP in the place of both of its own and no T5: the
     states before the last layer twice side by side, and twice the projection of the end token's last state. The
-    network is told the zeros that stand where a T5's states would beside, see ``diffusers.networks``.
+    network gets the zeros that stand where a T5's states would beside, see ``diffusers.networks``.
 
     Args:
         source: a ``CLIPTextModelWithProjection`` whose projection is as wide as its states.

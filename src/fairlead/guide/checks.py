@@ -31,3 +31,11 @@ def check_samples(guidance: Guidance, n: int) -> None:
             raise UsageError(
                 f"{term} has scales for {term.samples()} samples, the run has {n}; give one scale per sample"
             )
+
+
+def check_unweighed(guidance: Guidance) -> None:
+    """Raise UsageError when a method weighs particles, and there are none."""
+    for term in guidance.terms:
+        weighing = next((inner for inner in term.nested() if inner.weighs), None)
+        if weighing is not None:
+            raise UsageError(f"{weighing} weighs particles, and a pipeline has none; load it with fl.load and sample")

@@ -35,7 +35,7 @@ from fairlead.guide.plan import StepPlan, check_renoising, plan_key
 from fairlead.guide.step import Grid, Memory, Step
 from fairlead.guide.terms import Ask, Guidance, Term, as_guidance
 from fairlead.models.load import as_model
-from fairlead.models.model import Model, identity
+from fairlead.models.model import Model, Spec, identity
 
 Encode = Callable[[Sequence[Any]], Condition]
 MOST_PLANS = 4096
@@ -43,7 +43,8 @@ MOST_PLANS = 4096
 
 
 class GuidedDenoiser:
-    """A denoiser again: ``(x_t, t, condition) -> Prediction``. Holds the state of one run; make a new one for each.
+    """A denoiser under a guidance, called as any other: ``(x_t, t, condition) -> Prediction``. It holds the state of
+    one run; make a new one for each.
 
     Args:
         denoiser: any function ``(x_t, t, condition) -> Prediction``.
@@ -105,6 +106,7 @@ class GuidedDenoiser:
         samples: Sequence[int] | None = None,
         batching: Batching = "auto",
         observe: Callable[[Observation], object] | None = None,
+        specs: Sequence[Spec] = (),
         null: Condition | Sequence[Condition] | None = None,
     ) -> GuidedDenoiser:
         """A model under guidance.
@@ -112,11 +114,12 @@ class GuidedDenoiser:
         Args:
             resources: what ``guidance.resources()`` names, loaded.
             draw: the samples' own noise, for methods that draw some.
+            specs: what the condition was encoded from, for rewards that read it.
             null: see :class:`BranchConditions`; one for each step needs ``times``.
         """
         self = cls.__new__(cls)
         given = as_mapping("resources", resources)
-        self._begin(as_model(model), guidance, condition, given, draw, times, samples, batching, observe, null)
+        self._begin(as_model(model), guidance, condition, given, draw, times, samples, batching, observe, specs, null)
         return self
 
     def _begin(
@@ -130,6 +133,7 @@ class GuidedDenoiser:
         samples: Sequence[int] | None,
         batching: Batching,
         observe: Callable[[Observation], object] | None,
+        specs: Sequence[Spec] = (),
         null: Condition | Sequence[Condition] | None = None,
     ) -> None:
         if not isinstance(condition, Condition):
@@ -140,7 +144,7 @@ class GuidedDenoiser:
         if samples is not None and not isinstance(samples, Sequence):
             raise UsageError(f"samples: expected the indices of {condition.n} samples, got {shown(samples)}")
         self.guidance, self.observe = as_guidance(guidance), observe
-        self.context = Context(model=model, condition=condition, resources=resources, draws=draw)
+        self.context = Context(model=model, condition=condition, resources=resources, draws=draw, specs=tuple(specs))
         self.schedule, self.condition = model.schedule, condition
         self.grid = None if times is None else Grid.of(times, self.schedule)
         self.samples = tuple(range(condition.n)) if samples is None else tuple(samples)
@@ -169,6 +173,10 @@ class GuidedDenoiser:
         other._calls = copy(self._calls)
         return other
 
+    def select(self, rows: Tensor) -> None:
+        """Go on with samples ``rows`` (int64 [n]) in the place of all: what was remembered of them moves along."""
+        self._memory.select(rows)
+
     def at(self, step: int) -> Denoiser:
         """The guided denoiser of this step of the grid, wherever inside the step it is called."""
         if self.grid is None:
@@ -190,6 +198,7 @@ class GuidedDenoiser:
             condition=context.condition,
             resources=context.resources,
             draws=context.draws,
+            specs=context.specs,
             step=step,
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,22 +18,19 @@ from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.core.registry import EXPRESSIONS, kind_of, lookup, names
 from fairlead.core.syntax import keywords, number, parsed, quoted, shown, source
 from fairlead.guide.notation import is_number
+from fairlead.guide.rewards.reward import FunctionReward, Reward
 from fairlead.guide.terms import Finisher, Guidance, Term, as_guidance
 
 _signature = lru_cache(inspect.signature)
 
 
 def parse(text: str) -> Term | Guidance:
-    """The guidance that ``text`` writes; ``str`` of it parses back to an equal one. "none" is no guidance.
+    """Read a guidance from its text; ``str`` of the result parses back to an equal one. "none" is no guidance.
 
     Raises:
         UsageError: for anything that is not in the grammar, naming what was read and what is known.
     """
-    node = parsed(text, "guidance", "write e.g. cfg(4)")
-    try:
-        value = _read(node, text)
-    except RecursionError as error:  # the caller's own stack is almost full
-        raise UsageError(f"guidance {quoted(text)} is nested too deeply to be read; write e.g. cfg(4)") from error
+    value = _value(text, "guidance", "write e.g. cfg(4)")
     if isinstance(value, Finisher):
         raise UsageError(
             f"guidance {quoted(text)} is a finisher alone; write none | {_describe(value)} to finish without guiding"
@@ -43,9 +40,30 @@ def parse(text: str) -> Term | Guidance:
     return value
 
 
+def parse_reward(text: str) -> Reward:
+    """The reward that ``text`` writes, such as ``2 * label("runs/clf", "seven") + color("red")``.
+
+    Raises:
+        UsageError: for anything that is not in the grammar or is no reward.
+    """
+    known = f"write one of {', '.join(names('reward'))}, such as brightness(0.8)"
+    value = _value(text, "reward", known)
+    if not isinstance(value, Reward):
+        raise UsageError(f"reward {quoted(text)} is {_describe(value)}, not a reward; {known}")
+    return value
+
+
 def to_guidance(value: Guidance | Term | str | None) -> Guidance:
     """What the public functions accept as ``guidance``: an object, an expression, or None for none."""
     return as_guidance(value)
+
+
+def _value(text: str, what: str, instead: str) -> Any:
+    node = parsed(text, what, instead)
+    try:
+        return _read(node, text)
+    except RecursionError as error:  # the caller's own stack is almost full
+        raise UsageError(f"{what} {quoted(text)} is nested too deeply to be read; {instead}") from error
 
 
 def _read(node: ast.expr, text: str) -> Any:
@@ -63,6 +81,12 @@ def _read(node: ast.expr, text: str) -> Any:
             return _dict(keys, values, text)
         case ast.BinOp(op=ast.Add() | ast.BitOr()):
             return _chain(node, text)
+        case ast.BinOp(op=ast.Mult(), left=left, right=right):
+            weight, reward = _read(left, text), _read(right, text)
+            if is_number(weight) and isinstance(reward, Reward):
+                return weight * reward
+            if isinstance(weight, Reward) and is_number(reward):
+                return weight * reward
         case ast.Call(func=ast.Attribute(value=owner, attr=method)):
             value = _read(owner, text)
             if method != "during" or not isinstance(value, Term | Guidance):
@@ -97,9 +121,10 @@ def _chain(node: ast.expr, text: str) -> Any:
     for part in reversed(parts):
         other = _read(part.right, text)
         if isinstance(part.op, ast.Add):
-            if not isinstance(value, Term | Guidance) or not isinstance(other, Term | Guidance):
+            if not any(isinstance(value, k) and isinstance(other, k) for k in (Term | Guidance, Reward)):
                 raise UsageError(
-                    f"guidance {quoted(text)}: '+' adds guidance terms, got {_describe(value)} + {_describe(other)}"
+                    f"guidance {quoted(text)}: '+' adds guidance terms or rewards, got {_describe(value)} + "
+                    f"{_describe(other)}"
                 )
             value = value + other
         else:
@@ -116,7 +141,13 @@ def _named(name: str) -> Any:
     kind = kind_of(name)
     if kind is None:
         raise unknown("guidance", name, [known for kind in EXPRESSIONS for known in names(kind)])
-    return lookup(kind, name)
+    thing = lookup(kind, name)
+    return thing if kind != "reward" or isinstance(thing, type) else _reward_of(thing, name)
+
+
+def _reward_of(function: Any, name: str) -> Callable[[], Reward]:
+    """What writes a function that was registered as a reward."""
+    return lambda: FunctionReward(function, name)
 
 
 def _call(function: Any, name: str, call: ast.Call, text: str) -> Any:
@@ -152,4 +183,4 @@ def _dict(keys: Sequence[ast.expr | None], values: Sequence[ast.expr], text: str
 
 
 def _describe(value: Any) -> str:
-    return shortened(str(value), 160)[1:-1] if isinstance(value, Term | Guidance | Finisher) else shown(value)
+    return shortened(str(value), 160)[1:-1] if isinstance(value, Term | Guidance | Finisher | Reward) else shown(value)

@@ -21,7 +21,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Mixing, Objective
 from fairlead.guide.branch import Branch
 from fairlead.guide.step import Step
-from fairlead.models.model import Model
+from fairlead.models.model import Model, Spec
 
 Space = Literal["x0", "eps", "v", "flow", "output"]
 """Where a norm, a projection or a deviation is taken; "output" is what the network was trained to return."""
@@ -33,10 +33,10 @@ _NUMBERS = {"energy": 0, "icg": 610, "cads": 620}
 
 @dataclass(frozen=True)
 class Resource:
-    """Something a term needs beside the model, by the name it is loaded from; a "clean-classifier" is only asked at
-    t = 0."""
+    """Something a term or a reward needs beside the model, by the name it is loaded from. A "clean-classifier" is only
+    asked at t = 0; an "any-classifier" too, and of classes of its own."""
 
-    kind: Literal["model", "classifier", "clean-classifier", "image"]
+    kind: Literal["model", "classifier", "clean-classifier", "any-classifier", "image"]
     name: str
 
 
@@ -49,14 +49,21 @@ class Context:
         condition: of the run, for the samples of this batch.
         resources: loaded weak models and classifiers: a ``Model`` or a ``NoisyClassifierModel`` for each name.
         draws: noise of the samples for terms that draw some; None where the caller gave no seeds.
+        specs: what the condition was encoded from, one for each sample, by name; () where the caller gave none.
     """
 
     model: Model
     condition: Condition
     resources: Mapping[str, Any] = field(default_factory=dict)
     draws: NoiseSource | None = None
+    specs: tuple[Spec, ...] = ()
 
     __repr__ = brief
+
+    def of_rows(self, rows: Tensor) -> Context:
+        """The same for some of the samples, int64 [k]; without draws."""
+        specs = tuple(self.specs[i] for i in rows.tolist()) if self.specs else ()
+        return Context(model=self.model, condition=self.condition[rows], resources=self.resources, specs=specs)
 
     def resource(self, name: str) -> Any:
         if name not in self.resources:

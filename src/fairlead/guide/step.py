@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -70,6 +70,22 @@ class Memory:
         at, _, after = self._slots.get(key, (None, None, None))
         if step is None or at != step:
             self._slots[key] = (step, after, value)
+
+    def select(self, rows: Tensor) -> None:
+        """Of n samples go on with ``rows`` (int64 [n]): every tensor [n, ...] in what is remembered is taken there."""
+        self._slots = {key: (at, _taken(before, rows), _taken(after, rows)) for key, (at, before, after) in
+                       self._slots.items()}  # fmt: skip
+
+
+def _taken(value: Any, rows: Tensor) -> Any:
+    """``value[rows]`` for a tensor of as many samples, also inside of tuples and dataclasses."""
+    if isinstance(value, Tensor):
+        return value[rows.to(value.device)] if value.ndim and len(value) == len(rows) else value
+    if isinstance(value, tuple):
+        return tuple(_taken(entry, rows) for entry in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: _taken(getattr(value, each.name), rows) for each in fields(value)})
+    return value
 
 
 @dataclass(frozen=True)

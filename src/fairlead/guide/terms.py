@@ -67,6 +67,8 @@ class Term:
     """True if ``ask`` may name a branch to re-noise with, so that the sampler has to use ``Prediction.eps``."""
     replaces_condition: ClassVar[bool] = False
     """True if the run's own condition never enters, so that supplying one is an error."""
+    weighs: ClassVar[bool] = False
+    """True if it has ``log_weight(seen)``, weights of particles, and is exact only with some."""
 
     # the two questions
 

@@ -37,8 +37,8 @@ AGREEMENT: Mapping[str, str] = {
     metric_of(ALL): "share that the judge of attributes sees as asked for in everything that the condition says",
     **{metric_of(name): f"the same of the {name} alone, over the images that were asked for one" for name in VALUES},
 }
-"""Metrics beside ``METRICS`` and what they mean, of models that are told more than a label, on data whose attributes
-can be judged (scenes). Errors: Wilson score interval."""
+"""Metrics beside ``METRICS`` and what they mean, of models that are conditioned on more than a label, on data whose
+attributes can be judged (scenes). Errors: Wilson score interval."""
 
 
 def adherence_of(metrics: Collection[str]) -> str:
@@ -147,10 +147,11 @@ class AttributeEvaluator:
 
 
 def asked_for(conditions: Sequence[str], data: ImageData) -> dict[str, Attribute]:
-    """What the samples of scenes ``data`` are asked to show, if they are told ``conditions`` as ``data`` has them.
+    """What the samples of scenes ``data`` are asked to show, if they are conditioned on ``conditions`` as ``data`` has
+    them.
 
     A caption asks for what :func:`read_caption` finds in it, the label for the digit, an attribute for itself; -1 where
-    nothing that is told says. What nobody is asked for is left out.
+    no condition says. What nobody is asked for is left out.
     """
     asked = {name: torch.full((len(data),), -1) for name in VALUES}
     for name, attribute in data.attributes.items():

@@ -4,7 +4,7 @@ Small networks of its own, which share nothing with the network behind Fréchet 
 at the whole image, with a head for each of ink, background, size, position and count. Three others look at the digits,
 cut out where the image differs from its border, and so know nothing of colours and places; each tells the 30 pairs of
 digit and slant apart, and their probabilities are multiplied. All are trained on images whose attributes are known,
-with the training and the cache of ``judge``.
+with the training and the cache of ``judge``. The judge that rewards (``judged``) is another one, of other seeds.
 """
 
 from __future__ import annotations
@@ -144,6 +144,12 @@ RECIPE = JudgeRecipe(
 """The stated recipe; docs/scenes.md has its accuracy on held-out images and its time."""
 
 
+REWARD_RECIPE = replace(
+    RECIPE, whole=replace(RECIPE.whole, seed=90_609), digits=replace(RECIPE.digits, seed=100_711), members=1
+)
+"""Of the judge that rewards, which must not be the one that measures."""
+
+
 class AttributeJudge(nn.Module):
     """What it sees in scenes; :meth:`judge` and :meth:`logits` take uint8 images and run without gradients on the CPU.
 
@@ -240,7 +246,10 @@ def train_attribute_judge(
 
 
 def cached_attribute_judge(
-    data: ImageData, folder: Path | None = None, progress: Callable[[int, float], object] | None = None
+    data: ImageData,
+    folder: Path | None = None,
+    progress: Callable[[int, float], object] | None = None,
+    recipe: JudgeRecipe = RECIPE,
 ) -> AttributeJudge:
     """The judge for ``data``: read from ``folder`` if it is there, else trained and stored, as ``cached_classifier``.
 
@@ -251,11 +260,11 @@ def cached_attribute_judge(
     seen = trained_on(data)
     return stored_network(
         "attributes",
-        {"recipe": asdict(RECIPE), "data": asdict(seen), "values": list(VALUES.items()), "noise": NOISE},
+        {"recipe": asdict(recipe), "data": asdict(seen), "values": list(VALUES.items()), "noise": NOISE},
         data.name,
         folder,
-        lambda: AttributeJudge(RECIPE, seen),
-        lambda: train_attribute_judge(data, RECIPE, progress),
+        lambda: AttributeJudge(recipe, seen),
+        lambda: train_attribute_judge(data, recipe, progress),
     )
 
 

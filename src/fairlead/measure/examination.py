@@ -58,7 +58,7 @@ def doctor(
     device: str | None = None,
     progress: Progress = silent,
 ) -> list[Finding]:
-    """Examine a model, and a guidance on it.
+    """Examine a model and a guidance: is the null trained, does the condition matter, does the guidance do anything?
 
     Args:
         guidance: whether it does anything is found by sampling four images with it.

@@ -1,8 +1,9 @@
-"""Two small seeded classifiers that look at generated images: the judge of adherence, and the extractor of features.
+"""Small seeded classifiers that look at generated images: the judge of adherence, the extractor of features, and the
+one that rewards (``judged``).
 
-They differ in seed and width, and neither may guide: a network that guides would mark its own work. Their scores are
-comparable only under the same weights, so the hash of the weights is part of every protocol. Training repeats bit for
-bit on one machine with one number of threads; elsewhere the hash may differ, and the protocol shows it.
+They differ in seed and width, and only the last may guide: a network that guides would mark its own work. Their scores
+are comparable only under the same weights, so the hash of the weights is part of every protocol. Training repeats bit
+for bit on one machine with one number of threads; elsewhere the hash may differ, and the protocol shows it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from fairlead.data.images import ImageData, to_float
 from fairlead.data.tensor_cache import cache_folder, store_tensors, stored_tensors
 from fairlead.diffusers.pretrained import weight_hash
 
-Role = Literal["judge", "features"]
+Role = Literal["judge", "features", "reward"]
 N = TypeVar("N", bound=nn.Module)
 
 RECIPE_VERSION = 1
@@ -173,7 +174,9 @@ def recipe_for(data: ImageData, role: Role) -> Recipe:
     if role not in get_args(Role):
         raise unknown("classifier role", role, get_args(Role))
     small = data.shape[1] < 16
-    seed, width = (20_101, 32 if small else 16) if role == "judge" else (40_202, 24 if small else 12)
+    seeds = {"judge": (20_101, 32), "features": (40_202, 24), "reward": (80_508, 28)}
+    seed, width = seeds[role]
+    width = width if small else width // 2
     shift = 1 if small else 2
     return Recipe(seed=seed, steps=400 if small else 1500, width=width, shift=shift)
 

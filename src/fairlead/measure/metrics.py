@@ -99,7 +99,7 @@ _KNOWN: Mapping[str, Metric] = {
     "cosine": Metric("CLIP cosine"),
     "diversity": Metric("diversity", lower=None),
     "saturation": Metric("saturation", lower=True, unit="share"),
-    "rows": Metric("network rows an image", lower=True, unit="rows"),
+    "rows": Metric("network rows per image", lower=True, unit="rows"),
 }
 
 

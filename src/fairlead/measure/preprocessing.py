@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,12 +43,19 @@ class Preparation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """float32 [n, 3, H, W] of ``images`` uint8 [n, 3, h, w]."""
+        return self._seen(images, resized)
+
+    def unrounded(self, images: Tensor) -> Tensor:
+        """The same of float ``images`` [n, 3, h, w] in [-1, 1], differentiable: nothing is rounded to whole levels."""
+        return self._seen((images.float() + 1) * 127.5, _interpolated)
+
+    def _seen(self, images: Tensor, resize: Callable[[Tensor, tuple[int, int], str], Tensor]) -> Tensor:
         height, width = images.shape[2:]
         target = self.size or (height, width)
         if self.shortest is not None:
             short = min(height, width)
             target = (int(self.shortest * height / short), int(self.shortest * width / short))
-        x = resized(images, target, self.mode)
+        x = resize(images, target, self.mode)
         if self.crop is not None:
             top, left = ((whole - part) // 2 for whole, part in zip(target, self.crop, strict=True))
             if top < 0 or left < 0:
@@ -74,6 +81,11 @@ def resized(images: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Ten
         if step != tuple(x.shape[2:]):
             x = F.interpolate(x, step, mode=mode, antialias=True).add(0.5).floor().clamp(0, 255)
     return x
+
+
+def _interpolated(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """Float images [n, c, h, w] as [n, c, *size], antialiased."""
+    return images if tuple(images.shape[2:]) == size else F.interpolate(images, size, mode=mode, antialias=True)
 
 
 def prepared(settings: Mapping[str, Any], what: str) -> Preparation:

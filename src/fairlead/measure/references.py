@@ -97,7 +97,7 @@ def _moments(features: Extractor, reference: ImageData, progress: Progress) -> M
 
 
 def check_prompted(model: Model) -> None:
-    """Raise UsageError unless prompts are all that the model needs to be told."""
+    """Raise UsageError unless prompts are all that the model is conditioned on."""
     if "text" not in model.conditions:
         reads = f"is conditioned on {', '.join(model.conditions) or 'nothing'}"
         instead = "; leave them out, its classes need none" if model.classes else "; leave them out"
@@ -141,8 +141,8 @@ def prompt_evaluator_for(
         device: of the features.
 
     Raises:
-        UsageError: if the model is not told text alone, features embed no text, weights cannot be had, or images cannot
-            be read or are too few.
+        UsageError: if the model is not conditioned on text alone, features embed no text, weights cannot be had, or
+            images cannot be read or are too few.
     """
     check_prompted(model)
     texts = [text_of(model, spec) for spec in prompts]

@@ -40,7 +40,7 @@ STUDENT = 0.5
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer.
+    """One finding of the doctor: PASS, WARN or FAIL, with its numbers.
 
     Attributes:
         question: "condition", "null", "labels", "guidance", "schedule", "network", "weights" or, of a student,
@@ -161,7 +161,7 @@ def judged_schedule(model: Model, times: Tensor, grid: str) -> Finding:
         )
         return Finding("schedule", "WARN", text, numbers)
     text = (
-        f"{objective} on {name!r}: {shares[0]:.2%} signal at the start of grid {grid!r}, and the network is told times "
+        f"{objective} on {name!r}: {shares[0]:.2%} signal at the start of grid {grid!r}, and the network gets times "
         f"from {told[0]:.0f} to {told[-1]:.0f}, inside of its training"
     )
     return Finding("schedule", "PASS", text, numbers)

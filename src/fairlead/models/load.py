@@ -5,7 +5,6 @@ Over 300 lines, as every kind of checkpoint is recognised in one place.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from fairlead.models.model import LabelEncoder, Model, Spec, encode_nothing, ide
 from fairlead.nets.build import build_for, parameter_count
 from fairlead.nets.inputs import ConditionedNet, condition_names
 from fairlead.train.checkpoint import Checkpoint, find_checkpoint, seal_checkpoint, unsealed_checkpoint
+from fairlead.train.hub_runs import is_hub_name, run_on_hub
 from fairlead.train.malloc import keep_freed_memory
 from fairlead.train.tasks import CLASSIFY, DENOISE, task_of
 from fairlead.train.weights.averages import read_weights, width_in
@@ -46,10 +46,11 @@ def load(
     autoencoder: str | Path | None = None,
     size: int | tuple[int, int] | None = None,
 ) -> Model:
-    """Load a training run, ``RUN@step500``, one checkpoint folder, or a diffusers pipeline.
+    """Load a training run, ``RUN@step500``, one checkpoint folder, a run on the hub, or a diffusers pipeline.
 
     Args:
-        spec: where the checkpoint is; or a folder with ``model_index.json``, a name on the hub, or the pipeline itself.
+        spec: where the checkpoint is; ``owner/name`` of a run that ``fl.push`` put on the hub, or of a pipeline there;
+            a folder with ``model_index.json``, or the pipeline itself.
         weights: "ema" for the averaged weights, "raw" for those the optimiser holds, "ema:0.08" for the average of
             width 0.08 of a run trained with ``--ema power`` (between 0 and 0.288; how far it is off is said); spec may
             name them too: RUN@ema:0.08, RUN@step500@raw. Pipelines have one kind only.
@@ -104,14 +105,13 @@ def load(
 
 
 def is_pipeline(spec: Any) -> bool:
-    """Whether ``spec`` is a pipeline, a folder that holds one, or looks like its name on the hub (owner/name)."""
+    """Whether ``spec`` is a pipeline, a folder that holds one, or looks like its name on the hub (owner/name) and is no
+    run there."""
     if not isinstance(spec, str | Path):
         return True
-    path = Path(spec)
-    if is_there(path):
-        return (path / "model_index.json").is_file()
-    local = is_there(path.parent) or path.parent.is_symlink()
-    return isinstance(spec, str) and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", spec)) and not local
+    if is_there(spec):
+        return (Path(spec) / "model_index.json").is_file()
+    return is_hub_name(spec) and run_on_hub(str(spec)) is None
 
 
 def seal(spec: str | Path) -> Checkpoint:

@@ -29,7 +29,7 @@ def identity(x0: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A denoiser and what surrounds it.
+    """A model to sample from: denoiser, schedule, the encoder of conditions, the decoder of samples.
 
     Attributes:
         denoiser: called as (x_t, t, condition).

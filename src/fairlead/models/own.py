@@ -51,7 +51,7 @@ def denoiser(
     decode: Callable[[Tensor], Tensor] = identity,
     device: str | torch.device = "cpu",
 ) -> Model:
-    """A function that predicts, as a Model for ``fl.sample``, guidance and measuring.
+    """Make a Model of any function that predicts, for sampling, guidance and measuring.
 
     Args:
         predict: called with x = alpha x0 + sigma eps [n, *shape], sigma [n] of the schedule at that time, in the dtype

@@ -16,7 +16,8 @@ from fairlead.models.noisy_classifier_model import load_classifier
 
 
 class Named(Protocol):
-    """One thing to load: ``kind`` is "model", "classifier", "clean-classifier" (asked at t = 0 only) or "image"."""
+    """One thing to load: ``kind`` is "model", "classifier", "clean-classifier" (asked at t = 0 only),
+    "any-classifier" (likewise, and its classes need not be the model's) or "image"."""
 
     @property
     def kind(self) -> str: ...
@@ -64,8 +65,9 @@ def _check_fit(resource: Named, other: Any, model: Model) -> None:
         )
     if resource.kind == "model" and not isinstance(other, Model):
         raise UsageError(f"resources: expected {resource.name!r} to be a model from fl.load(...), got {other!r}")
-    clean = resource.kind == "clean-classifier"  # sees decoded images, at no noise
-    for what in ("classes",) if clean else ("shape", "classes"):
+    clean = resource.kind in ("clean-classifier", "any-classifier")  # sees decoded images, at no noise
+    agreeing = {"clean-classifier": ("classes",), "any-classifier": ()}.get(resource.kind, ("shape", "classes"))
+    for what in agreeing:
         mine, theirs = getattr(model, what), getattr(other, what)
         alike = same_names(mine, theirs) if what == "classes" else mine == theirs
         if not alike and not (what == "classes" and not mine and resource.kind != "model"):

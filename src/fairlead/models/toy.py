@@ -34,8 +34,8 @@ class ToyDenoiser:
 
 
 def toy_model(toy: Gaussian | GaussianMixture, schedule: NoiseSchedule | str) -> Model:
-    """A toy distribution on a schedule, given by its name or as an object, to be sampled and guided like a network: a
-    mixture with classes "0", "1", ..., or one Gaussian, unconditional."""
+    """Make a Model of a toy distribution on a schedule (a name or an object), sampled and guided like a network: a
+    mixture with classes "0", "1", ..., or one Gaussian without conditions."""
     if not isinstance(toy, Gaussian | GaussianMixture):
         raise UsageError(f"toy: expected a distribution such as fl.GaussianMixture.random(3, 2, 8), got {shown(toy)}")
     schedule = as_schedule(schedule)

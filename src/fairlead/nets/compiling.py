@@ -7,13 +7,14 @@ sampling are compiled when they come first; a number of rows that changes again 
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
 import torch
-import torch._inductor.config
 from torch import Tensor, nn
 
 from fairlead.nets.blocks import recorded_layers
@@ -28,16 +29,26 @@ def no_compiler(device: str) -> str:
 
     On a CPU that takes a C++ compiler and the headers of Python, on a GPU a C compiler and Triton.
     """
+    from torch._inductor import config  # only here: it takes its time
+
+    logger = logging.getLogger("torch._inductor.utils")
     try:
-        with warnings.catch_warnings(), torch.no_grad(), torch._inductor.config.patch(force_disable_caches=True):
-            warnings.simplefilter("ignore")  # about the caches
+        with warnings.catch_warnings(), torch.no_grad(), config.patch(force_disable_caches=True):
+            warnings.simplefilter("ignore")  # about the caches, as the logger below
+            logger.addFilter(_nothing)
             torch.compile(_tried)(torch.ones(8, device=device))
     except Exception as error:  # all that can go wrong in a compiler means the same here
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    finally:
+        logger.removeFilter(_nothing)
     return ""
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _tried(x: Tensor) -> Tensor:
@@ -52,11 +63,12 @@ def compile_in_place(network: nn.Module) -> None:
     inside = getattr(network, "network", None)
     module = inside if isinstance(inside, nn.Module) else network
     module.compile()
+    plain: Callable[..., Any] = module._call_impl
     compiled = module._compiled_call_impl
     assert compiled is not None
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (module._call_impl if recorded_layers() else compiled)(*args, **kwargs)
+        return (plain if recorded_layers() else compiled)(*args, **kwargs)
 
     module._compiled_call_impl = call
 

@@ -49,7 +49,7 @@ class Fusion(nn.Module):
 
 
 class ConditionedNet(nn.Module):
-    """A network of noisy images, told the time and the conditions that its arguments ask for.
+    """A network of noisy images, given the time and the conditions that its arguments ask for.
 
     Args:
         embed: width of the time embedding, to which label, attributes and pooled text are added.

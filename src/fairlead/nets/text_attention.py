@@ -52,7 +52,7 @@ class TextTransformer(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """What a network is told by a text.
+    """What a network gets of a text.
 
     Attributes:
         states: of the tokens, [n, l, width]; ``real``, bool [n, l], tells them from padding.
@@ -134,7 +134,7 @@ class TextInput(nn.Module):
 
     @property
     def keeps_empty(self) -> bool:
-        """Whether it has to be told what the empty string is, see :meth:`set_empty`."""
+        """Whether it needs the empty string, see :meth:`set_empty`."""
         return self.null_kind == "empty" and self.encoder is None
 
     def set_empty(self, value: Tensor) -> None:

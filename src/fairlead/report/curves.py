@@ -33,7 +33,7 @@ _PANELS = {
     "diversity": "diversity",
     "saturation": "share at the data limits",
 }
-_NAMES = {**_PANELS, "rows": "network rows an image"}
+_NAMES = {**_PANELS, "rows": "network rows per image"}
 _NUMBER = re.compile(r"(?<![\w.\"'])-?\d+(?:\.\d+)?(?:e-?\d+)?")
 
 

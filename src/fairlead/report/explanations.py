@@ -71,7 +71,7 @@ def explain(
     progress: Progress = silent,
     command: str = "",
 ) -> Explanation:
-    """Sample as :func:`fairlead.sample` does and say what the guidance did in every step.
+    """Sample as :func:`fairlead.sample` does, and report what the guidance did at every step.
 
     Args:
         seeds: a sample each; means are over them.

@@ -57,7 +57,7 @@ from fairlead.tune.answers import loaded_with
 
 @dataclass(frozen=True, eq=False)
 class Interpolation:
-    """A strip of images for each seed.
+    """The result of an interpolation: a strip of images for each seed, and how evenly they change.
 
     Attributes:
         ends: what the first and the last frame are conditioned on, by name.

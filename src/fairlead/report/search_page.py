@@ -41,7 +41,7 @@ def search_section(
                 "with the 95 % interval; ring: recommended",
             )
         )
-    heads = ["guidance", "images", "rows an image", "front", *map(title_of, tuned.rows[0].metrics)]
+    heads = ["guidance", "images", "rows per image", "front", *map(title_of, tuned.rows[0].metrics)]
     rows = [
         [
             row.guidance,
@@ -82,7 +82,7 @@ def summary(tuned: Tuned, template: Template, metric: str) -> str:
 
 
 def class_sections(found: ByClass | None) -> list[Section]:
-    """Which scale suits each class, where that was asked for: the table where they are told apart, else one line."""
+    """Which scale suits each class, where that was asked for: the table where they differ surely, else one line."""
     if found is None:
         return []
     return [Section("By class", [Text(found.text), *([scales_table(found)] if found.apart else [])])]
@@ -121,7 +121,7 @@ def front_lines(tuned: Tuned) -> list[str]:
         [
             ("not beaten", [row.guidance for row in rows]),
             ("images", [f"{row.n:,}" for row in rows]),
-            ("rows an image", [f"{row.rows:.3g}" for row in rows]),
+            ("rows per image", [f"{row.rows:.3g}" for row in rows]),
             *((title_of(name), [str(row.metrics[name]) for row in rows]) for name in rows[0].metrics),
         ]
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 from fairlead.core.errors import UsageError, remark
 from fairlead.core.hold import Hold
-from fairlead.core.places import check_folder, is_folder
+from fairlead.core.places import check_folder
 from fairlead.core.progress import Progress, silent
 from fairlead.core.signals import unbroken
 from fairlead.measure.agreement import AGREEMENT, metric_of
@@ -25,13 +25,14 @@ from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.metrics import DEBIASED, check_distance, maximised
 from fairlead.measure.references import by_name, check_prompted, evaluator_for
 from fairlead.measure.scoring import Scoring
-from fairlead.models.load import is_pipeline, load
+from fairlead.models.load import load
 from fairlead.models.model import Model
 from fairlead.report.sweeps import SweepReport, by_prompts, carry_out, path_of, read_asked
 from fairlead.report.sweeps import report as write_report
 from fairlead.report.swept_classes import classes_of
 from fairlead.sample.sampler import Sampler, parse_sampler
 from fairlead.sample.sampling import Precision
+from fairlead.train.hub_runs import is_hub_name
 from fairlead.tune.answers import folder_of, read_answers, save_answer
 from fairlead.tune.measurements import Objective
 from fairlead.tune.measurer import Measurer
@@ -110,8 +111,8 @@ def tune(
 ) -> SearchReport:
     """Find the guidance for a model: search a range on common noise, report what is on the front on fresh noise.
 
-    One open number is found by a grid that is refined only where settings cannot be told apart, with an interval of the
-    best place; several by halving (needs optuna). The same call goes on where an interrupted one was.
+    One open number is found by a grid that is refined only where settings are statistically indistinguishable, with an
+    interval of the best place; several by halving (needs optuna). The same call goes on where an interrupted one was.
 
     Args:
         model: path of a training run, ``RUN@step500``, a checkpoint folder, or a diffusers pipeline (with ``data`` or
@@ -255,7 +256,7 @@ def _kept_is_said(out: Path) -> Iterator[None]:
 
 def _kept(spec: str, out: Path) -> Path | None:
     """The folder where the answer is kept for ``guidance="tuned"``: the model's own; None where it cannot be."""
-    if is_pipeline(spec) and not is_folder(spec):
+    if is_hub_name(spec):  # what is fetched from the hub is not written to
         return None
     folder = folder_of(spec)
     try:

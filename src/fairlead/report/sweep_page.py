@@ -58,7 +58,7 @@ def findings(points: Sequence[Point], floor: Floor, choice: Choice) -> str:
         before = plain.score.metrics
         text += (
             f"Without guidance: {percent(before[name])} and a {raw} of {before[RAW]}, "
-            f"at {plain.rows_per_image:g} instead of {best.rows_per_image:g} network rows an image. "
+            f"at {plain.rows_per_image:g} instead of {best.rows_per_image:g} network rows per image. "
         )
         if best.baseline == plain.setting and best.differences is not None:
             change = best.differences[RAW]
@@ -246,7 +246,7 @@ def _numbers(
     )
     named = dict(zip((point.setting for point in points), names, strict=True))
     costs = Table(
-        ["setting", "network rows an image", "ms an image", *([] if beaten is None else ["front"])],
+        ["setting", "network rows per image", "ms per image", *([] if beaten is None else ["front"])],
         [
             [
                 name,

@@ -48,7 +48,7 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A training that has come to its end.
+    """The result of a finished training.
 
     Attributes:
         folder: of the run.

@@ -18,6 +18,8 @@ from fairlead.core.errors import UsageError
 
 _EXTRA = 2**48
 """Blocks from here on are not the sampler's."""
+_CHOICES = 2**47
+"""Blocks from here to there choose among particles."""
 
 
 class _Philox(threading.local):
@@ -27,8 +29,9 @@ class _Philox(threading.local):
         self.bits = np.random.Philox(key=0)
         self.generator, self.beginning = np.random.Generator(self.bits), self.bits.state
 
-    def at(self, seed: int, block: int) -> np.random.Generator:
+    def at(self, seed: int, block: int, particle: int) -> np.random.Generator:
         self.beginning["state"]["key"][:] = seed, block
+        self.beginning["state"]["counter"][3] = particle  # so far ahead that no two streams meet
         self.bits.state = self.beginning
         return self.generator
 
@@ -47,11 +50,14 @@ class NoiseStream:
         seeds: one integer in [0, 2**63) for each sample.
         shape: of one sample, without the batch axis.
         device: where the noise is moved to.
+        particles: streams of each seed. Rows i * particles to (i + 1) * particles - 1 are those of seed i; the first of
+            them is the stream that the seed has alone.
     """
 
     seeds: tuple[int, ...]
     shape: tuple[int, ...]
     device: torch.device | str = "cpu"
+    particles: int = 1
 
     def __post_init__(self) -> None:
         for seed in self.seeds:
@@ -73,13 +79,20 @@ class NoiseStream:
         start or of a step."""
         return self._draw(_EXTRA + number, shape)
 
+    def uniform(self, number: int) -> Tensor:
+        """One number in [0, 1) for each seed, float64 [seeds] on the CPU; independent of all noise, of each ``number``
+        from 0."""
+        drawn = [_PHILOX.at(seed, _CHOICES + number, 0).random() for seed in self.seeds]
+        return torch.tensor(drawn, dtype=torch.float64)
+
     def __getitem__(self, index: slice) -> NoiseStream:
-        """The streams of some of the samples."""
-        return NoiseStream(self.seeds[index], self.shape, self.device)
+        """The streams of some of the seeds."""
+        return NoiseStream(self.seeds[index], self.shape, self.device, self.particles)
 
     def _draw(self, block: int, shape: tuple[int, ...] | None = None) -> Tensor:
         shape = self.shape if shape is None else shape
-        noise = np.empty((len(self.seeds), *shape), dtype=np.float32)
-        for row, seed in zip(noise, self.seeds, strict=True):
-            row[...] = _PHILOX.at(seed, block).standard_normal(shape, dtype=np.float32)
+        noise = np.empty((len(self.seeds) * self.particles, *shape), dtype=np.float32)
+        owners = [(seed, particle) for seed in self.seeds for particle in range(self.particles)]
+        for row, (seed, particle) in zip(noise, owners, strict=True):
+            row[...] = _PHILOX.at(seed, block, particle).standard_normal(shape, dtype=np.float32)
         return torch.from_numpy(noise).to(self.device)

@@ -1,4 +1,7 @@
-"""Sampling: a model, conditions, a guidance and seeds -> frames, and a run that knows how to be repeated."""
+"""Sampling: a model, conditions, a guidance and seeds -> frames, and a run that knows how to be repeated.
+
+Over 300 lines, as what is checked before sampling starts stands beside the sampling itself.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from fairlead.guide.checks import check_condition, check_samples
 from fairlead.guide.engine import GuidedDenoiser
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.observation import Observation
+from fairlead.guide.rewards.reward import Fn, Reward
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.compiled import compiled, compiled_resources
 from fairlead.models.load import as_model
@@ -35,6 +39,7 @@ from fairlead.sample.edit.inverted import start_of
 from fairlead.sample.edit.start import Start, times_from
 from fairlead.sample.grids import make_grid
 from fairlead.sample.noise import NoiseStream
+from fairlead.sample.particles import Particles, Population, Steering, repeated
 from fairlead.sample.result import Run
 from fairlead.sample.sampler import Frame, Sampler
 from fairlead.sample.samples import named_specs, samples_of, with_vocabulary
@@ -56,12 +61,14 @@ def sample(
     batching: Batching = "auto",
     compile: bool = False,
     resources: Mapping[str, Any] | None = None,
+    particles: int | Particles | None = None,
+    reward: Reward | Fn | str | None = None,
     start: Any = None,
     strength: float | None = None,
     mask: Any = None,
     resample: int | None = None,
 ) -> Run:
-    """Sample ``n`` images, from noise or from images.
+    """Sample images from a model under a guidance, from noise or from images.
 
     Args:
         model: from ``fl.load`` or ``fl.toy``, or a path that ``fl.load`` takes.
@@ -81,6 +88,11 @@ def sample(
             samples differ by rounding. Where there is no compiler, one line says so and nothing is compiled.
         resources: models and classifiers by the name that the guidance calls them; what is not given is loaded from
             the path that the name is.
+        particles: streams of each sample that compete by the reward, or :class:`Particles` with more settings: they
+            need a sampler that draws noise, such as "ddpm". Each costs as many rows as a sample alone, and counts in
+            ``batch_size``.
+        reward: what they compete by, with a gradient or without: an expression such as '10 * judged("seven")', an
+            object, or a function (x0, t, condition) -> [n]. The samples follow p(x0) exp(reward).
         start: images to begin with (SDEdit), one for all samples or one each: uint8 [n, c, h, w], or floating in
             [-1, 1]; files, a folder or a data set; samples [n, *shape] of a model whose samples are no images. Or what
             ``fl.invert`` gives, whose sampler, steps and grid have to be the run's.
@@ -95,8 +107,8 @@ def sample(
             samples are not finite, naming it.
     """
     sampling, model = Sampling(sampler, steps, grid, batch_size, precision, batching, compile), as_model(model)
-    begin = start_of(model, start, strength, mask, resample)
-    return Plan.of(model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources, start=begin).run()
+    begin, given = start_of(model, start, strength, mask, resample), {"particles": particles, "reward": reward}
+    return Plan.of(model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources, start=begin, **given).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +124,7 @@ class Plan:
     times: Tensor
     resources: Mapping[str, Any]
     start: Start | None = None
+    steering: Steering | None = None
 
     __repr__ = brief
 
@@ -127,6 +140,8 @@ class Plan:
         seeds: int | Sequence[int] = 0,
         resources: Mapping[str, Any] | None = None,
         start: Start | None = None,
+        particles: int | Particles | None = None,
+        reward: Reward | Fn | str | None = None,
     ) -> Plan:
         model, sampling = as_model(model), Sampling() if sampling is None else sampling
         specs, all_seeds = samples_of(cond, n, seeds, None if start is None else start.n)
@@ -137,13 +152,18 @@ class Plan:
                 f"{guidance.renoising()[0]} re-noises with another prediction than it denoises with, which sampler "
                 f"'{sampling.sampler}' cannot do: take ddim, ddim(eta=1) for ddpm, or dpmpp_2m"
             )
+        steering = Steering.of(particles, reward, guidance, sampling.sampler)
         times = make_grid(sampling.grid, model.schedule, sampling.steps)
         _check_steps(model, sampling)
         if start is not None:
+            if steering is not None:
+                raise UsageError("particles begin from noise, and a start was given; leave one of the two out")
             start.check(sampling)
             start, times = start.of_n(len(specs)), times_from(times, start.strength, model.schedule)
-        loaded = load_resources(guidance.resources(), model, resources)
-        model = with_vocabulary(model, guidance, loaded)
+        steered_by = None if steering is None else steering.reward
+        wanted = (*guidance.resources(), *(() if steered_by is None else steered_by.resources()))
+        loaded = load_resources(wanted, model, resources)
+        model = with_vocabulary(model, guidance, loaded, wanted)
         conds, guidance = named_specs(model, specs), guidance.by_name(model.named)
         if sampling.compile:
             sampled, helpers = compiled(model), compiled_resources(loaded)
@@ -152,32 +172,46 @@ class Plan:
                 sampling = replace(sampling, compile=False)
             else:
                 model, loaded = sampled, helpers
-        plan = cls(model, conds, guidance, sampling, all_seeds, times, loaded, start)
+        plan = cls(model, conds, guidance, sampling, all_seeds, times, loaded, start, steering)
         NoiseStream(all_seeds, model.shape)
         check_condition(guidance, plan._condition)
+        if steered_by is not None:
+            if steered_by.needs_condition() and plan._condition.is_null:
+                raise UsageError(f"reward {steered_by} is of the run's condition, but none was given; pass one")
+            steered_by.check(plan._checked.context)
         plan._checked.fresh()
         return plan
 
     @property
     def batches(self) -> list[slice]:
-        n, size = len(self.seeds), self.sampling.batch_size
+        n, size = len(self.seeds), max(1, self.sampling.batch_size // self._streams)
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
     def frames(self, batch: slice, observe: Callable[[Observation], object] | None = None) -> Iterator[Frame]:
         """Every step of the samples of ``batch``; ``observe`` sees every evaluation of the guidance.
+
+        Of several particles a frame holds the one of largest weight of each sample, in the end the one that is the
+        sample; ``observe`` sees all of them.
 
         Raises:
             UsageError: at the first step whose samples are not finite.
         """
         model, device = self.model, self.model.device
         lower = torch.bfloat16 if self.sampling.precision == "bf16" else None
-        noise = NoiseStream(self.seeds[batch], model.shape, device)
+        noise = NoiseStream(self.seeds[batch], model.shape, device, self._streams)
         alpha, sigma = map(float, model.schedule.alpha_sigma(self.times[0]))
-        denoiser = self._checked.fresh(observe) if batch == self.batches[0] else self.denoiser(batch, observe=observe)
+        denoiser, select = self._checked if batch == self.batches[0] else self.denoiser(batch), None
+        population: Population | None = None
+        if self.steering is not None and self._streams > 1:
+            population = Population(self.steering, denoiser.context, noise, self.guidance)
+            observe = population.watching(observe)
+        denoiser = denoiser.fresh(observe)
+        if population is not None:
+            select = population.selecting(denoiser.select)
         begin, sampler = self.start, self.sampling.sampler
         x_t = noise.start() * sigma if begin is None else begin.x_t(batch, noise, alpha, sigma)
         sampler = sampler if begin is None else begin.sampler(sampler, batch)
-        frames = sampler.frames(denoiser, x_t, self.times, model.schedule, denoiser.condition, noise)
+        frames = sampler.frames(denoiser, x_t, self.times, model.schedule, denoiser.condition, noise, select)
         while True:
             if torch.is_grad_enabled() or lowered(device) != lower:
                 with torch.no_grad(), autocast(device, lower):
@@ -188,13 +222,24 @@ class Plan:
                 return
             suspicious = not math.isfinite(float(frame.x_t.sum()))  # cheap, and sums of finite values may overflow
             if suspicious and bool((broken := ~frame.x_t.isfinite().flatten(1).all(1)).any()):
-                bad = int(broken.nonzero()[0])
+                bad = int(broken.nonzero()[0]) // self._streams
                 hint = f"lower the scale of {self.guidance}" if self.guidance.terms else "the model itself gives them"
                 raise UsageError(
                     f"sampling: step {frame.step + 1} of {frame.steps} (to t = {frame.t:.3f}) gave values that are "
                     f"not finite, first for seed {self.seeds[batch][bad]}; {hint}"
                 )
-            yield frame
+            yield frame if population is None else self._one_each(frame, population)
+
+    def _one_each(self, frame: Frame, population: Population) -> Frame:
+        """The frame with one particle of each sample."""
+        last = frame.step == frame.steps - 1
+        rows = (population.final(frame.x_t) if last else population.heaviest()).to(frame.x_t.device)
+        return replace(frame, x_t=frame.x_t[rows], prediction=frame.prediction[rows])
+
+    @property
+    def _streams(self) -> int:
+        """Rows of a sample."""
+        return 1 if self.steering is None else self.steering.count
 
     @cached_property
     def _condition(self) -> Condition:
@@ -213,18 +258,20 @@ class Plan:
         observe: Callable[[Observation], object] | None = None,
     ) -> GuidedDenoiser:
         """The guided denoiser of a batch; ``null`` stands in the place of the null condition, one for each step."""
-        model, whole = self.model, batch == slice(0, len(self.conds))
+        model, k = self.model, self._streams
+        whole, specs = batch == slice(0, len(self.conds)) and k == 1, repeated(self.conds[batch], k)
         return GuidedDenoiser.of(
             model,
             self.guidance,
-            (self._condition if whole else model.encode(self.conds[batch])).to(model.device),
+            (self._condition if whole else model.encode(specs)).to(model.device),
             resources=self.resources,
-            draw=NoiseStream(self.seeds[batch], model.shape, model.device).extra,
+            draw=NoiseStream(self.seeds[batch], model.shape, model.device, k).extra,
             times=self.times,
-            samples=range(batch.start, batch.stop),
+            samples=repeated(range(batch.start, batch.stop), k),
             batching=self.sampling.batching,
             observe=observe,
             null=null or (None if self.start is None else self.start.null(batch)),
+            specs=specs,
         )
 
     def run(self, on_frame: Callable[[Frame], object] | None = None) -> Run:
@@ -252,6 +299,7 @@ class Plan:
         settings = {
             "guidance": str(self.guidance),
             **self.sampling.described(),
+            **({} if self.steering is None else self.steering.described()),
             **({} if self.start is None else {"start": self.start.described()}),
             "model": dict(self.model.metadata),
             **self.named(),

@@ -28,6 +28,8 @@ Noise = Callable[[int], Tensor]
 """number >= 0 -> fresh unit noise [n, ...] like x_t; a :class:`fairlead.sample.noise.NoiseStream` is one."""
 StepDenoiser = Callable[[Tensor, int], Prediction]
 """(x_t, place) -> the prediction at that time of the grid."""
+Select = Callable[[int, Tensor, Prediction], Tensor | None]
+"""(step, x_t, its prediction) -> the samples to go on with, int64 [n], None for all as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +125,7 @@ class Sampler(ABC):
         schedule: NoiseSchedule,
         condition: Condition,
         noise: Noise,
+        select: Select | None = None,
     ) -> Iterator[Frame]:
         """The loop of every sampler: one frame a step.
 
@@ -133,11 +136,15 @@ class Sampler(ABC):
             schedule: of the denoiser.
             condition: of n samples.
             noise: see :meth:`step`.
+            select: chooses among the samples before each step, see :data:`Select`. The prediction that it sees is the
+                first of the step, and costs nothing more.
         """
         memory = self.begin(GridLevels.of(schedule, times, x_t))
         at, after, steps = times.unbind(), times[1:].tolist(), len(times) - 1
         for i in range(steps):
             denoise = _denoise(at_step(denoiser, i), at, condition)
+            if select is not None:
+                x_t, denoise = _selected(i, x_t, denoise, memory, select)
             x_t, prediction = self.step(i, x_t, denoise, noise, memory)
             yield Frame(i, steps, after[i], x_t, prediction)
 
@@ -148,6 +155,25 @@ class Sampler(ABC):
 
 def _denoise(denoiser: Denoiser, times: Sequence[Tensor], condition: Condition) -> StepDenoiser:
     return lambda x_t, place: denoiser(x_t, times[place], condition)
+
+
+def _selected(
+    i: int, x_t: Tensor, denoise: StepDenoiser, memory: SimpleNamespace, select: Select
+) -> tuple[Tensor, StepDenoiser]:
+    """The samples to go on with, and their denoiser, which knows the first prediction already."""
+    first = denoise(x_t, i)
+    rows = select(i, x_t, first)
+    if rows is not None:
+        x_t, first = x_t[rows], first[rows]
+        for name, value in vars(memory).items():
+            if isinstance(value, Tensor) and value.ndim and len(value) == len(rows):  # what it keeps of the samples
+                setattr(memory, name, value[rows])
+    known = x_t
+
+    def once(x: Tensor, place: int) -> Prediction:
+        return first if x is known and place == i else denoise(x, place)
+
+    return x_t, once
 
 
 def parse_sampler(text: str) -> Sampler:

@@ -9,13 +9,21 @@ from typing import Any
 from fairlead.core.arguments import is_count, plain, plain_list, shown
 from fairlead.core.errors import UsageError
 from fairlead.data.names import same_names
+from fairlead.guide.moment import Resource
 from fairlead.guide.terms import Guidance
 from fairlead.models.model import Given, LabelEncoder, Model, Spec
 
 
-def with_vocabulary(model: Model, guidance: Guidance, resources: Mapping[str, Any]) -> Model:
-    """An unconditional model that a classifier steers takes conditions in the classifier's words."""
-    steering = [resources[r.name] for r in guidance.resources() if r.kind in ("classifier", "clean-classifier")]
+def with_vocabulary(
+    model: Model, guidance: Guidance, resources: Mapping[str, Any], wanted: Sequence[Resource] | None = None
+) -> Model:
+    """An unconditional model that a classifier steers takes conditions in the classifier's words.
+
+    Args:
+        wanted: what is named by the guidance and what else steers; default: by the guidance.
+    """
+    wanted = guidance.resources() if wanted is None else wanted
+    steering = [resources[r.name] for r in wanted if r.kind in ("classifier", "clean-classifier")]
     if model.classes or not steering:
         return model
     for term in guidance.terms:

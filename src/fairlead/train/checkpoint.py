@@ -31,6 +31,7 @@ from fairlead.core.files import replacing, settle, synced
 from fairlead.core.places import is_file, is_folder, is_there
 from fairlead.core.strict_json import SEAL, read_json, seal_of, sealed
 from fairlead.train.description import check_description, check_types, renamed
+from fairlead.train.hub_runs import local_spec
 
 FORMAT, UNSEALED = 2, 1
 """Of what is written here, and of version 0.1.0, whose descriptions have no seal."""
@@ -153,8 +154,8 @@ def snapshots(run: Path) -> list[int]:
 
 
 def find_checkpoint(spec: str | Path) -> Checkpoint:
-    """``RUN`` (its last checkpoint), ``RUN@step500`` or the checkpoint folder itself, each also with ``@raw`` or
-    ``@ema:0.08`` behind it.
+    """``RUN`` (its last checkpoint), ``RUN@step500``, the checkpoint folder itself, or ``owner/name`` on the hub; each
+    also with ``@raw`` or ``@ema:0.08`` behind it.
 
     Raises:
         UsageError: with what was found instead, for anything that is not a checkpoint of fairlead, for a description
@@ -207,7 +208,7 @@ def checkpoint_folder(spec: str | Path) -> Path:
     Raises:
         UsageError: with what was found instead, if there is none.
     """
-    text = weights_of(spec)[0]
+    text = local_spec(weights_of(spec)[0])
     name, at = text, ""
     if not is_there(text) and "@" in Path(text).name:
         name, _, at = text.rpartition("@")
@@ -285,12 +286,12 @@ def _check(path: Path, described: Mapping[str, Any]) -> None:
         )
 
 
-def prune(run: Path, last: int, count: int, snapshot_every: int, kept: Collection[int] = ()) -> None:
-    """Remove all checkpoints but the ``count`` last resumable ones up to step ``last``, the snapshots, of which only
+def prune(run: Path, keep: int, snapshot_every: int, kept: Collection[int] = (), count: int = 1) -> None:
+    """Remove all checkpoints but the ``count`` last resumable ones up to step ``keep``, the snapshots, of which only
     averaged weights stay, and ``kept``. What cannot be removed now stays for the next save to remove: a disk that is
     really full stops the run there.
     """
-    whole = [last] if count == 1 else [step for step in resumable_steps(run) if step <= last][-count:]
+    whole = [keep] if count == 1 else [step for step in resumable_steps(run) if step <= keep][-count:]
     for step in steps_of(run):
         if step in whole or step in kept:
             continue

@@ -175,7 +175,8 @@ def asked(
     settings: Mapping[str, Any] | None = None,
     image: str = "superres",
 ) -> tuple[int, dict[str, Any], dict[str, Any]]:
-    """What a network on ``data`` needs to be told ``names`` ("label", "text", "image", attributes of the data).
+    """What a network on ``data`` needs to be conditioned on ``names`` ("label", "text", "image", attributes of the
+    data).
 
     Args:
         text: spec of the text encoder, see :func:`fairlead.data.text.make_encoder`; ``settings`` are its settings.
@@ -222,7 +223,7 @@ def rule_of_words(run: Path) -> dict[str, Any]:
 
 
 def _text_net(encoder: TextEncoder, data: ImageData) -> dict[str, Any]:
-    """Arguments of the network's ``TextInput``: the encoder's own, and what a sketch is told of the data."""
+    """Arguments of the network's ``TextInput``: the encoder's own, and what a sketch knows of the data."""
     net = encoder.net()
     says = [values_told(attribute) for attribute in data.attributes.values()] if net.get("sketch") else []
     return net | ({"says": says} if says else {})

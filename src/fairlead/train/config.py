@@ -1,4 +1,4 @@
-"""What a training run is made of, checked at the door, and the named recipes.
+"""What a training run is made of, checked before anything starts, and the named recipes.
 
 Importing this costs no torch: the command line's help is made from it.
 
@@ -29,7 +29,7 @@ Reconstruction = Literal["l1", "l2"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the bits of a training run, beside the data.
+    """The settings that, with the data, decide the result of a training to the bit.
 
     Attributes:
         net: the network's configuration, from ``nets.build.net_config``; of kind "classifier" exactly if the objective
@@ -229,7 +229,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A preset of the command line: which network on which data, told what, and how it is trained."""
+    """A preset of the command line: which network on which data, under which conditions, and how it is trained."""
 
     data: str
     net: str
@@ -269,7 +269,7 @@ RECIPES: dict[str, Recipe] = {
             "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 8000, "batch_size": 64,
             "checkpoint_every": 500,
         },
-        "28x28 captioned digits in colour, told by text; 25 minutes on two cores with AMX",
+        "28x28 captioned digits in colour, conditioned on text; 25 minutes on two cores with AMX",
         ("text",),
         {"read": 400, "sketch": 30_000},
     ),

@@ -64,8 +64,8 @@ class DenoiserOptions(TrainOptions):
     lora: int | None = None
     """Rank of the adapters of --pipeline, e.g. 8."""
     conditions: tuple[str, ...] = ()
-    """What the network is told: label, text, image, attributes of the data such as ink; none for nothing. By default as
-    the recipe says."""
+    """What the network is conditioned on: label, text, image, attributes of the data such as ink; none for nothing. By
+    default as the recipe says."""
     image: Annotated[
         str | None,
         Doc(f"What the condition image shows: {', '.join(names('degradation'))}, as in inpaint(low=0.2)."),
@@ -94,7 +94,8 @@ class DenoiserOptions(TrainOptions):
     drop_all: float | None = None
     """Probability of dropping all conditions of a sample at once, beside."""
     optimizer: str | None = None
-    """adamw, or muon: matrices by orthogonal updates, all else by adamw; fewer steps for as much, each dearer."""
+    """adamw, or muon: matrices by orthogonal updates, all else by adamw; fewer steps for as much, each more
+    expensive."""
     snapshot_every: int | None = None
     """Keep the averaged weights of every so many steps, as weak models for autoguidance."""
     validate_every: int | None = None
@@ -126,7 +127,7 @@ class DenoiserOptions(TrainOptions):
             unused += [f"text_{name}" for name in given]
             if unused:
                 raise UsageError(
-                    f"--{unused[0].replace('_', '-')}: the network is not told any text; add text to --conditions"
+                    f"--{unused[0].replace('_', '-')}: the network is not conditioned on text; add text to --conditions"
                 )
             return "words", "learned", {}
         if self.net_config is None:

@@ -126,7 +126,7 @@ def check_environment(
         raise _contradiction("ACCELERATE_MIXED_PRECISION", asked, f"trains in {precision}", "--precision decides")
     for name, off, does in (
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", ("", "1"), "takes a step with every batch; --accumulate parts it"),
-        ("ACCELERATE_DYNAMO_BACKEND", ("", "no"), "does not compile the network"),
+        ("ACCELERATE_DYNAMO_BACKEND", ("", "no"), "compiles only where --compile asks for it"),
         ("ACCELERATE_DOWNCAST_BF16", ("", "no", "false", "0"), f"trains in {precision}"),
         ("ACCELERATE_TORCH_DEVICE", ("", device.type), f"computes on {device.type}"),
         *((name, ("", "strict"), "multiplies float32 as it is") for name in _ONEDNN if device.type == "cpu"),

@@ -129,7 +129,7 @@ class Training:
         # of when there may have been more of them
         self._kept = [] if checkpoint is None or self.out is None else snapshots(self.out)
         self.notes: list[str] = []
-        """What a user has to be told: how a resumed run goes on otherwise than it began."""
+        """What a user has to know: how a resumed run goes on otherwise than it began."""
         self.conditions = DataConditions.of(data, config.net, config.text, config.image) if names else None
         self.schedule = schedule_from_config(config.schedule)
         with torch.random.fork_rng(devices=[]):
@@ -299,7 +299,7 @@ class Training:
         trained = {"raw": network.state_dict(), "training": stored_state(self.optimizer)}
         self._write({**averages(self.average), **trained})
         if self.accelerator.is_main_process:
-            prune(self.out, self.step, self.config.keep, self.config.snapshots_every, self._kept)
+            prune(self.out, self.step, self.config.snapshots_every, self._kept, self.config.keep)
         return step_folder(self.out, self.step)
 
     def _write(self, parts: dict[str, dict[str, Tensor]]) -> None:

@@ -188,7 +188,7 @@ class TrainOptions:
                 training = Training(data, config, self.folder, self.resume, trackers, encoded, read, self.compile)
         if training.accelerator.is_main_process:
             told_names = " and ".join(training.drops) or "nothing"
-            told_text = "" if task_of(config.objective) is not DENOISE else f", told {told_names}"
+            told_text = "" if task_of(config.objective) is not DENOISE else f", conditioned on {told_names}"
             told_text = _as_latents(training) + told_text
             kind = config.net["kind"]
             network = "" if kind in ("diffusers", "lora") else f"network {self._net(recipe, seen, presets)}, "
@@ -304,7 +304,7 @@ class AutoencoderOptions(TrainOptions):
     """Error of the reconstruction: l1, absolute, or l2, squared."""
     optimizer: str | None = None
     """adamw, or muon: matrices by orthogonal updates, all else by adamw; small shapes come earlier, each step is
-    dearer."""
+    more expensive."""
     kl: float | None = None
     """Weight of the KL divergence to N(0, 1) against the error summed over an image."""
 

@@ -10,7 +10,7 @@ Which measured scales can be the best of a class is found as in multiple compari
 that are not worse than the lowest by more than so many paired standard errors as hold for all comparisons of all
 classes together (Bonferroni, one-sided, Student's t for the images of the class). If the classes had one best scale in
 common, it would be among those of every class with at least the probability ``level``; where no scale is, the classes
-are told apart. A constraint takes a scale from a class where the class surely breaks it, and is a reason against others
+differ surely. A constraint takes a scale from a class where the class surely breaks it, and is a reason against others
 where it surely holds.
 """
 

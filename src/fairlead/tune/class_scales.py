@@ -44,7 +44,7 @@ class ByClass:
         scale: the common one: that of the recommended setting.
         metric: the objective.
         classes: those with enough images.
-        alike: the measured scales that can be the best of every one of them; none where they are told apart.
+        alike: the measured scales that can be the best of every one of them; none where they differ surely.
         settings, comparisons: how many scales were compared, and how many pairs of them, over all classes.
         level: of all intervals together.
         left_out: names of the classes with too few images.
@@ -80,7 +80,7 @@ class ByClass:
             text += f" Better elsewhere than at {self.scale:g}: {named}." if own else ""
         else:
             places = f"{self.alike[0]:g}" + (f" to {self.alike[-1]:g}" if len(self.alike) > 1 else "")
-            text = f"By class: the classes are not told apart, {places} can be the best of every one ({known})."
+            text = f"By class: the classes are not distinguished, {places} can be the best of every one ({known})."
         if self.left_out:
             text += f" Left out, with fewer than {LEAST} images: {', '.join(self.left_out[:_NAMED])}"
             text += f" and {len(self.left_out) - _NAMED} more." if len(self.left_out) > _NAMED else "."

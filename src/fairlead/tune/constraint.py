@@ -82,7 +82,7 @@ class Constraint:
 
 
 FINEST = 2**-10
-"""Settings closer than this, in steps of the first grid, are not told apart."""
+"""Settings closer than this, in steps of the first grid, are not distinguished."""
 
 
 @dataclass(frozen=True)

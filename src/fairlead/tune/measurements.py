@@ -89,7 +89,7 @@ class Measurement:
 
     @property
     def rows(self) -> float:
-        """Network rows an image."""
+        """Network rows per image."""
         return self.batch.rows / self.n
 
     def more(self, measure: Measure, n: int) -> Measurement:
@@ -218,7 +218,7 @@ def together(settings: Sequence[Measurement], metric: str) -> Together:
     """``metric`` of all ``settings`` on the seeds they have in common, which are the first of each.
 
     ``distance_debiased`` is the jackknifed Fréchet distance, its covariance that of the influence values; where for a
-    setting most of the distance is sampling bias, that of the jackknife of 60 blocks. ``rows`` (network rows an image)
+    setting most of the distance is sampling bias, that of the jackknife of 60 blocks. ``rows`` (network rows per image)
     has no error. Any other metric is the mean of its values, over the seeds it applies to. With labels all variances
     are those within a label, but for metrics that do not apply to every seed: their seeds are too few of some labels.
 

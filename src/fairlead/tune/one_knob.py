@@ -51,7 +51,7 @@ class Found:
         images: drawn in all.
         vertex: of the last parabola; None where the best lies at an end of the range or of what a constraint allows.
         recommended: None if no measured setting is feasible.
-        notes: what the reader has to be told, a sentence each.
+        notes: what the reader has to know, a sentence each.
     """
 
     value: float
@@ -339,8 +339,8 @@ class _Search:
         places = [self.knob.place(one.setting[0]) for one in near]
         if vertex.flat:
             self.notes.append(
-                f"flat: the curvature {vertex.curvature} cannot be told from 0; the interval holds all measured "
-                "settings that cannot be told from the best"
+                f"flat: the curvature {vertex.curvature} is statistically indistinguishable from 0; the interval "
+                "holds all measured settings that are statistically indistinguishable from the best"
             )
         else:
             self.notes.append(

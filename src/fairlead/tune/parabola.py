@@ -44,7 +44,7 @@ class Vertex:
 
     @property
     def flat(self) -> bool:
-        """Whether the curvature cannot be told from 0."""
+        """Whether the curvature is statistically indistinguishable from 0."""
         return not math.isfinite(self.low)
 
 

@@ -52,7 +52,8 @@ class Recommended:
 def recommend(
     points: Sequence[Measurement], objective: Objective, constraints: Sequence[Constraint] = (), z: float = 1.96
 ) -> Recommended | None:
-    """Of all feasible ``points`` the one of lowest loss; the cheapest of those that cannot be told from it.
+    """Of all feasible ``points`` the one of lowest loss; the cheapest of those that are statistically indistinguishable
+    from it.
 
     Feasible is what satisfies every constraint by its estimate; the sentence says whether it also does by its interval.
     See :func:`lowest` and :func:`alike` for how losses are compared.
@@ -68,7 +69,7 @@ def recommend(
     chosen = min(equals, key=lambda one: one.rows)  # the first of equals: the best
     why = f"{'highest' if objective.maximise else 'lowest'} {objective.metric}"
     if chosen is not best:
-        why = f"cheapest of {len(equals)} settings that cannot be told from the {why}"
+        why = f"cheapest of {len(equals)} settings that are statistically indistinguishable from the {why}"
     if constraints:
         sure = [str(constraint) for constraint in constraints if constraint.surely(chosen, z)]
         unsure = [str(constraint) for constraint in constraints if not constraint.surely(chosen, z)]
@@ -86,7 +87,7 @@ def sentence(name: str, why: str) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A measured setting: values of the knobs, expression, images, estimates by metric, network rows an image."""
+    """A measured setting: values of the knobs, expression, images, estimates by metric, network rows per image."""
 
     setting: tuple[float, ...]
     guidance: str
@@ -106,7 +107,7 @@ class Tuned:
         best: with one knob, (value, low, high): where the objective is best and the 95 % interval of that place.
         rows: everything measured, in the order of the knobs.
         images: drawn in all.
-        notes: what the reader has to be told.
+        notes: what the reader has to know.
         by_class: the best scale of each class, where that was asked for.
     """
 

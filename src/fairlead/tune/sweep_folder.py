@@ -5,7 +5,7 @@ Over 300 lines, as one class knows all of these files:
 FOLDER/sweep.json             what all settings share, models, settings in their order, floor of real images, commands
        sweep.jsonl            one line a measured setting: score, differences to its baseline, cost
        reference.safetensors  moments of the real images
-       settings/KEY/rows.json               network rows an image, counted on a few images before the start
+       settings/KEY/rows.json               network rows per image, counted on a few images before the start
                     batch-0003.safetensors  finished images of a setting that is not measured yet
                     samples.safetensors     of a measured one: features, labels, values a sample, example images
                     images.safetensors      all its images, if they are to be kept
@@ -77,11 +77,11 @@ class SweepFolder:
             models: checkpoint -> its metadata.
             settings: key -> setting, in the order of the table.
             classes: names of those that are swept.
-            prompts: what the example images were asked for, of models that are told more than a class.
+            prompts: what the example images were asked for, of models that are conditioned on more than a class.
             reference: moments of the real images; None where there are none.
             floor: real images measured like generated ones.
             command: that started it.
-            notes: what the reader has to be told of all settings, a sentence each.
+            notes: what the reader has to know of all settings, a sentence each.
 
         Raises:
             UsageError: if the sweep that is here was measured in another way, or nothing can be written.
@@ -154,7 +154,7 @@ class SweepFolder:
             raise self._damaged(error) from error
 
     def rows(self, key: str) -> float | None:
-        """Network rows an image, as counted before the start; None if they were not."""
+        """Network rows per image, as counted before the start; None if they were not."""
         try:
             return float(read_json(self._of(key) / "rows.json"))
         except (OSError, ValueError, TypeError):

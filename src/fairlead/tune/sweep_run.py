@@ -164,7 +164,7 @@ class Sweep:
         if first is None:
             raise UsageError("sweep: nothing to measure; give at least one setting")
         self.first = first
-        """The model of the first checkpoint; all others are told the same and give images of the same shape."""
+        """The model of the first checkpoint; all others have the same conditions and give images of the same shape."""
         self._asked: Targets | None = None
         self.labels: list[int] = []
         """Of the conditions that were chosen, to compare with real images of these; empty for all."""

@@ -27,7 +27,7 @@ class Targets:
         attributes: what each sample should show beside, where the evaluator can judge it.
         names: the classes of the real images, or the different prompts.
         left_out: the labels that diversity leaves out, for want of samples or of real images.
-        notes: what the reader has to be told, a sentence each.
+        notes: what the reader has to know, a sentence each.
     """
 
     conds: tuple[Spec, ...]

@@ -72,7 +72,7 @@ class ArrowRows:
 
     def contents(self) -> Any:
         files = [Path(file["filename"]) for file in self._whole.cache_files]
-        # a set in memory has no file, and is told by nothing but itself
+        # a set in memory has no file, and is identified by its contents alone
         return [stamps(files, self._what) or id(self._whole), self._column, self._numbers]
 
     def read(self, start: int, stop: int) -> Sequence[tuple[str, Encoded]]:

@@ -57,6 +57,7 @@ from fairlead.diffusers.pipelines import (
     label_encoder_of,
 )
 from fairlead.guide.batching import Batching
+from fairlead.guide.checks import check_unweighed
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.observation import Observation
 from fairlead.guide.terms import Guidance, Term
@@ -74,7 +75,7 @@ def attach(
     batching: Batching = "auto",
     observe: Callable[[Observation], object] | None = None,
 ) -> Iterator[Attachment]:
-    """Guide every call of a pipeline inside the block.
+    """Guide every call of a diffusers pipeline inside a ``with`` block.
 
     The pipeline's own ``guidance_scale`` changes nothing; embedded guidance (Flux) stays what it is, an argument of the
     network.
@@ -100,13 +101,14 @@ def attach(
     negative = None if negative is None else expanded(negative)
     resources = as_mapping("resources", resources)
     check_pipeline_object(pipe)
+    check_unweighed(to_guidance(guidance))
     attachment = Attachment(pipe, to_guidance(guidance), negative, resources, batching, observe)
     with attachment.in_place():
         yield attachment
 
 
 class Attachment:
-    """A guidance on a pipeline; made by :func:`attach`.
+    """A guidance attached to a pipeline, with what it cost; made by :func:`attach`.
 
     Attributes:
         guidance: what steers.

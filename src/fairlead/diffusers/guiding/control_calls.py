@@ -75,7 +75,9 @@ class ControlCall:
         flat = {p: picked(v, samples, n) if row_count(v) == n else v for p, v in flat.items()}
         flat[sample] = x.to(flat[sample].dtype)
         arguments = nested_again(self.call.arguments, _WHOLE, flat)
-        return list(_tensors(self.call.network(**arguments, return_dict=not self.call.as_tuple)))
+        if self.call.as_tuple:
+            arguments["return_dict"] = False
+        return list(_tensors(self.call.network(**arguments)))
 
     def _rows(self, value: Any, place: int) -> Any:
         """Those of one prediction, of what has rows for all."""

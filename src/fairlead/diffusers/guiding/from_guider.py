@@ -93,7 +93,7 @@ def from_guider(
     sigmas: Sequence[float] | None = None,
     layers: Mapping[str, Sequence[str]] | None = None,
 ) -> Guidance:
-    """The guidance that a guider of diffusers is configured for; ``str`` of it is the expression.
+    """Convert a guider of diffusers to the guidance that it is configured for; ``str`` of the result is the expression.
 
     Args:
         guider: e.g. ``ClassifierFreeGuidance(guidance_scale=5)``.

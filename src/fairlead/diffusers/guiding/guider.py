@@ -30,6 +30,7 @@ from fairlead.diffusers.layers import well_known
 from fairlead.diffusers.perturbation import check_reachable, layers_of, plain, text_layers
 from fairlead.diffusers.pipelines import diffusers
 from fairlead.diffusers.schedulers import objective_of, schedule_of
+from fairlead.guide.checks import check_unweighed
 from fairlead.guide.expression import to_guidance
 from fairlead.guide.terms import Guidance, Term
 from fairlead.models.model import Model, encode_nothing, identity
@@ -39,7 +40,7 @@ _Base: Any = diffusers().guiders.guider_utils.BaseGuidance
 
 
 class Guider(_Base):  # type: ignore[misc]
-    """A guider that follows a guidance:
+    """A guider for modular pipelines that follows a guidance of fairlead:
 
         pipe.update_components(guider=fl.Guider("cfg(5) + pag(2)", pipe.scheduler))
 
@@ -63,6 +64,7 @@ class Guider(_Base):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.guidance, self.scheduler, self.layers = to_guidance(guidance), scheduler, layers
+        check_unweighed(self.guidance)
         self.register_to_config(guidance=str(self.guidance))
         named = [spec for term in self.guidance.terms for spec in term.specs()]
         if named:

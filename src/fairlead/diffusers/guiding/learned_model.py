@@ -146,8 +146,8 @@ class RehearsedPrompts:
             alike = len(tensors) == len(parts) and all(row.shape == tensors[0].shape for row in tensors)
             if len(path) == 1 and alike and tensors:
                 values[str(path[0])] = torch.cat(tensors)
-        kept = dict.fromkeys(values, condition.keep["prompt"])
-        return replace(condition, values={**condition.values, **values}, keep={**condition.keep, **kept})
+        kept = dict.fromkeys(values, condition.keep["prompt"])  # those that it has may be changed already
+        return replace(condition, values={**values, **condition.values}, keep={**kept, **condition.keep})
 
 
 class RehearsedNetwork:

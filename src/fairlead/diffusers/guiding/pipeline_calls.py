@@ -52,7 +52,7 @@ class PipelineCalls:
         pattern: of a call for one sample.
         own: the network's call for the conditional prediction.
         sample: the samples of one image as the scheduler has them.
-        times: argument -> (factor, offset) from the scheduler's time to what the network is told.
+        times: argument -> (factor, offset) from the scheduler's time to what the network is given.
         rows: arguments with rows for each sample; None: not known, samples are evaluated one by one.
     """
 
@@ -280,7 +280,7 @@ def _two(again: Callable[..., Rehearsal], pattern: Pattern, bound: inspect.Bound
 
 
 def _times(pipe: Any, steps: Rehearsal, pattern: Pattern, kind: str) -> dict[Path, tuple[float, float]]:
-    """Argument -> (factor, offset) from the scheduler's timestep to what the network is told, from the first steps."""
+    """Argument -> (factor, offset) from the scheduler's timestep to what the network is given, from the first steps."""
     calls = [_conditional(steps, pattern, step) for step in range(len(steps.ends))]
     flats = [leaves(call.arguments, pattern.listed) for call in calls]
     told = [float(t) for t in pipe.scheduler.timesteps[: len(flats)]]

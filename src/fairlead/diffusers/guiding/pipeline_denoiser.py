@@ -63,7 +63,8 @@ class PipelineDenoiser:
         self._flat: dict[Path, Any] = {}
         self._null_flat: dict[Path, Any] = {}
         self._x_t: Tensor | None = None
-        self._packs, self._size = known and packs(pipe), None
+        self._packs = known and packs(pipe)
+        self._size: tuple[int, int] | None = None
         self._control: ControlCall | None = None
         self._controlled: Mapping[Path, int] = {}
         self._outputs: Tensor | None = None
@@ -288,8 +289,8 @@ class PipelineDenoiser:
             )
             for path in floating
         }
-        kept = dict.fromkeys(more, condition.keep["prompt"])
-        return replace(condition, values={**condition.values, **more}, keep={**condition.keep, **kept})
+        kept = dict.fromkeys(more, condition.keep["prompt"])  # those that it has may be changed already
+        return replace(condition, values={**more, **condition.values}, keep={**kept, **condition.keep})
 
     def _keep(self, raw: Tensor, condition: Condition) -> None:
         """What the output holds beside the prediction (a variance): that of the samples' own branch."""

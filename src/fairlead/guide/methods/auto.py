@@ -9,8 +9,8 @@ the run's own condition, so it guides unconditional runs too.
 Cost: one row a sample of the weak model beside the row of the model, in a network call of its own; nothing at scale 1.
 Adds to any other term; with ``cads`` the weak model sees the condition without noise, for its embeddings are its own.
 
-Elsewhere the "weak model" is the model itself with dropout, shown the negative prompt; here it is any checkpoint, shown
-the same condition as the model.
+In diffusers the "weak model" is the model itself with dropout, shown the negative prompt; here it is any checkpoint,
+shown the same condition as the model.
 """
 
 from __future__ import annotations

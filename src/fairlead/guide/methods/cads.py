@@ -12,8 +12,8 @@ changed; null, negative and composed conditions, and weak models, see theirs unt
 Cost: no rows. Adds to any other term and does nothing by itself to the direction: ``cfg(4) + cads(0.25)``. Refused for
 models that cannot turn their labels into embeddings, and for runs without a condition.
 
-Elsewhere the mean and the deviation are taken over the whole batch, so that samples change each other; here they are
-those of one sample's embedding. Of a text they are those of its real tokens; padding stays padding.
+In public codes the mean and the deviation are taken over the whole batch, so that samples change each other; here they
+are those of one sample's embedding. Of a text they are those of its real tokens; padding stays padding.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ is 0 (the first step of a flow model) the term is off: there x_t tells nothing o
 infinite, and the product is finite only for a classifier that ignores pure noise exactly.
 
 The gradient is taken of a sum of per-sample log-probabilities by a network without batch statistics, outside of
-autocast and in float32 at least: elsewhere a mean over the batch divides it by the batch size, and half precision
+autocast and in float32 at least: in public codes a mean over the batch divides it by the batch size, and half precision
 rounds it to 0 at the noisy end.
 """
 

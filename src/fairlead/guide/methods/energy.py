@@ -1,22 +1,24 @@
-"""Guidance by any differentiable log-score of the denoised estimate: universal guidance and its family.
+"""Guidance by any differentiable reward of the denoised estimate: universal guidance and its family.
 
     through the network   D + scale (sigma^2 / alpha) grad_{x_t} f(D(x_t))       DPS 2209.14687; FreeDoM 2303.09833;
                                                                                  universal guidance 2302.07121
     through=False         D + scale c_t grad_{x0} f(D),                          MPGD 2311.16424
                           c_t = sigma^2 / (alpha^2 + sigma^2)
 
-f(x0, t, condition) -> [n] is a log-score, D the conditional prediction. sigma^2 / alpha is Tweedie's factor: where f is
-log p(y | x_t) as a function of D, scale 1 is the posterior mean given y. c_t is the posterior variance of data N(0, 1):
-it is what (sigma^2 / alpha) dD/dx_t would be for such data, so both forms agree on them.
+f(x0, t, condition) -> [n] is a log-probability or another reward, D the conditional prediction. sigma^2 / alpha is
+Tweedie's factor: where f is log p(y | x_t) as a function of D, scale 1 is the posterior mean given y. c_t is the
+posterior variance of data N(0, 1): it is what (sigma^2 / alpha) dD/dx_t would be for such data, so both forms agree on
+them.
 
 Options: ``clip`` bounds the length of each sample's shift at scale 1; ``draws`` and ``spread`` smooth f over
 x0 ~ N(D, spread^2 c_t), as log mean exp f (LGD-MC, Song et al. 2023, whose r_t is spread = 1). Repeating each step
-(FreeDoM's time travel, universal guidance's recurrence) belongs to the sampler: ``ddim(recur=3)``. Scores by name are
-in ``scores``; in Python any function will do: ``fl.energy(my_function, 2)``. Built-in scores see decoded images; a
-function sees the model's own space unless it has an attribute ``pixels`` = True.
+(FreeDoM's time travel, universal guidance's recurrence) belongs to the sampler: ``ddim(recur=3)``. Rewards are written
+by name; in Python any function will do: ``fl.energy(my_function, 2)``. Built-in rewards see decoded images; a
+function sees the model's own space unless it has an attribute ``pixels`` = True. A reward without a gradient is
+refused: particles take those.
 
 Cost: no row beyond the conditional one; through the network a backward pass and its memory. ``label`` adds a row of its
-classifier for each of ``draws``. Adds to every other method; with ``cfg`` the score still sees the conditional
+classifier for each of ``draws``. Adds to every other method; with ``cfg`` the reward still sees the conditional
 prediction. Through the network it is off where alpha is 0.
 
 In the terms of TFG (2409.15761, algorithm 1), with its rho, mu, gamma-bar, N_recur and N_iter: through=True is rho with
@@ -37,10 +39,10 @@ from torch import Tensor
 
 from fairlead.core.errors import UsageError
 from fairlead.guide.branch import COND, Weight, is_zero, nonzero_rows, weighted
-from fairlead.guide.image_scores import Fn, ImageScore, as_score
 from fairlead.guide.moment import Context, Moment, Resource, Seen
 from fairlead.guide.notation import is_number, plain_fields
 from fairlead.guide.per_sample import length
+from fairlead.guide.rewards.reward import Fn, Reward, as_reward
 from fairlead.guide.scales import Scale, as_scale, scale_at
 from fairlead.guide.terms import NOTHING, Ask, Term
 
@@ -52,7 +54,7 @@ class Energy(Term):
     """``energy(brightness(0.8), 2)``, ``energy(label("runs/clf"), 4, through=False)``, ``fl.energy(my_function)``.
 
     Attributes:
-        score: a score by name, or a function (x0, t, condition) -> [n].
+        score: a reward by name, or a function (x0, t, condition) -> [n]; it needs a gradient.
         scale: 0 is off.
         through: differentiate through the network.
         clip: longest shift of a sample at scale 1 (Euclidean), > 0.
@@ -60,7 +62,7 @@ class Energy(Term):
         spread: standard deviation of the draws in units of that of the posterior of N(0, 1) data; 0 is no smoothing.
     """
 
-    score: ImageScore | Fn
+    score: Reward | Fn
     scale: Scale | Sequence[float] | Tensor = 1.0
     through: bool = field(default=True, kw_only=True)
     clip: float | None = field(default=None, kw_only=True)
@@ -70,7 +72,12 @@ class Energy(Term):
 
     def __post_init__(self) -> None:
         plain_fields(self)
-        object.__setattr__(self, "score", as_score(self.score))
+        object.__setattr__(self, "score", as_reward(self.name, self.score))
+        if not self.named.differentiable:
+            raise UsageError(
+                f"energy: {self.named} has no gradient; steer by it with particles: fl.sample(..., particles=8, "
+                "reward=...) or fairlead sample --particles 8 --reward ..."
+            )
         object.__setattr__(self, "scale", as_scale(self.name, self.scale))
         if not isinstance(self.through, bool):
             raise UsageError(f"energy: expected through to be True or False, got {self.through!r}")
@@ -86,8 +93,8 @@ class Energy(Term):
             )
 
     @property
-    def named(self) -> ImageScore:
-        assert isinstance(self.score, ImageScore)
+    def named(self) -> Reward:
+        assert isinstance(self.score, Reward)
         return self.score
 
     def omega(self, at: Moment) -> Weight:
@@ -122,7 +129,7 @@ class Energy(Term):
         return weighted(omega, shift)
 
     def _smoothed(self, x0: Tensor, seen: Seen, rows: Tensor) -> Tensor:
-        """The score [k] of x0 [k, ...], the samples ``rows`` of the batch; over draws log mean exp."""
+        """The reward [k] of x0 [k, ...], the samples ``rows`` of the batch; over draws log mean exp."""
         if not self.spread:
             return self._value(x0, seen, rows)
         spread = self.spread * seen.noise_share.sqrt().to(x0.dtype)
@@ -133,13 +140,12 @@ class Energy(Term):
         return torch.stack([self._value(one, seen, rows) for one in around]).logsumexp(0) - math.log(self.draws)
 
     def _value(self, x0: Tensor, seen: Seen, rows: Tensor) -> Tensor:
-        score, decode = self.named, seen.model.decode
-        seen_by_it = decode(x0) if score.pixels else x0
-        value = score.of(seen)(seen_by_it, seen.t, seen.condition[rows.to("cpu")])
+        own = seen.of_rows(rows.to("cpu"))
+        value = self.named.of_samples(own)(x0, seen.t, own.condition)
         if not isinstance(value, Tensor) or value.shape != (len(x0),) or not value.requires_grad:
             given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise UsageError(
-                f"{self}: expected one number a sample of its score, [{len(x0)}], differentiable in x0, got {given}"
+                f"{self}: expected one number a sample of its reward, [{len(x0)}], differentiable in x0, got {given}"
                 + (" without a gradient" if isinstance(value, Tensor) and not value.requires_grad else "")
             )
         return value

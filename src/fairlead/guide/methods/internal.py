@@ -10,9 +10,9 @@ follows the first half of the blocks (the paper: heads after that do harm).
 On the 8x8 digits (half the recipe's width, the head's loss at 0.5, 10 steps of ``dpmpp_2m``, N = 300, paired, ``python
 -m benchmarks.studies one_row --out runs/studies --n 300 --trainings 0``) it brings images closer to the real ones, but
 does not help them to be what they were asked for. The debiased distance falls from 2.8 at scale 1 by 1.40 ± 0.41 at 1.5
-and by 2.04 ± 0.74 at 2, at 10 rows an image; ``cfg(1.25)`` on the same network, at 20, is closer by another 0.88 ± 0.59
-and 0.23 ± 0.50. The judge recognises 98.7 ± 0.7, 98.0 ± 0.8 and 97.3 ± 0.9 % of the images at 1, 1.5 and 2, and all of
-those under ``cfg``. Training the head along made the network without guidance worse by 0.90 ± 0.39.
+and by 2.04 ± 0.74 at 2, at 10 rows per image; ``cfg(1.25)`` on the same network, at 20, is closer by another 0.88 ±
+0.59 and 0.23 ± 0.50. The judge recognises 98.7 ± 0.7, 98.0 ± 0.8 and 97.3 ± 0.9 % of the images at 1, 1.5 and 2, and
+all of those under ``cfg``. Training the head along made the network without guidance worse by 0.90 ± 0.39.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ and its output the values. Works without a condition. The paper takes the middle
 Cost: one row per sample, in the same network call as the other branches; nothing at scale 0. Adds to any other term:
 ``cfg(3) + pag(2)``. Refused for models that name no attention layers.
 
-Elsewhere, once classifier-free guidance is off, the "perturbed" branch is the *negative* prompt with nothing perturbed,
-and the scale counts from the perturbed prediction rather than from the conditional one. Here the perturbation belongs
-to the branch, and scale 0 is off whatever else is on.
+In diffusers, once classifier-free guidance is off, the "perturbed" branch is the *negative* prompt with nothing
+perturbed, and the scale counts from the perturbed prediction rather than from the conditional one. Here the
+perturbation belongs to the branch, and scale 0 is off whatever else is on.
 """
 
 from __future__ import annotations

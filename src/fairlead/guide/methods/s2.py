@@ -8,7 +8,7 @@ shortcut alone. Works without a condition. The paper drops about a tenth of the 
 ``cfg``.
 
 Cost: one row per sample, in the same network call as the other branches; nothing at scale 0. Adds to any other term.
-Refused for models that name no blocks. Unlike ``slg`` it does not have to be told which blocks matter.
+Refused for models that name no blocks. Unlike ``slg`` it does not need to know which blocks matter.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ reflection).
 Cost: one row per sample, in the same network call as the other branches; nothing at scale 0 or blur 0. Adds to any
 other term. Refused for models that name no attention layers.
 
-Elsewhere the blur is never switched on, or a finite one is the mean and an infinite one a window of the map.
+In diffusers the blur is never switched on, or a finite one is the mean and an infinite one a window of the map.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ alone. Works without a condition. Usually limited to an early stretch: ``slg(2.8
 Cost: one row per sample, in the same network call as the other branches; nothing at scale 0. Adds to any other term.
 Refused for models that name no blocks.
 
-Elsewhere, once classifier-free guidance is off, the "skipped" branch is the *negative* prompt with nothing skipped.
+In diffusers, once classifier-free guidance is off, the "skipped" branch is the *negative* prompt with nothing skipped.
 """
 
 from __future__ import annotations

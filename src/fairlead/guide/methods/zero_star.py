@@ -6,7 +6,8 @@
 
 v = eps - x0 is the velocity of a flow model. Every schedule is a rescaled flow (see ``euler``), so others are converted
 and not refused: a is that of the same flow, and where v is 0, x / (alpha + sigma) stands still. The paper's reason for
-that, a velocity badly learned near pure noise, and its measurements are about flow models; use ``zero=0`` elsewhere.
+that, a velocity badly learned near pure noise, and its measurements are about flow models; use ``zero=0`` for other
+models.
 
 No rows in the steps of v = 0, those of the method inside in the others. K of N steps are zeroed, K = ceil(zero N): the
 paper's 4 % are at least one step, and ``zero=0`` is none. This needs the sampler's grid. Where the method inside is off

@@ -75,7 +75,7 @@ def write_training_page(training: Training, loss: float | None = None) -> Path:
 
 
 def weights_compared(training: Training, loss: float | None, last: Sequence[HeldOutLoss]) -> str:
-    """What is there, and in which ranges of noise averaged and raw weights can be told apart."""
+    """What is there, and in which ranges of noise averaged and raw weights can be distinguished."""
     text = f"{made(training, loss)}."
     if not last:
         return text
@@ -89,7 +89,7 @@ def weights_compared(training: Training, loss: float | None, last: Sequence[Held
                 "beyond 1.96 paired standard errors)."
             )
     if not better and not worse:
-        text += f" On {last[0].n:,} held-out images averaged and raw weights cannot be told apart."
+        text += f" On {last[0].n:,} held-out images averaged and raw weights are statistically indistinguishable."
     return text
 
 

@@ -24,7 +24,8 @@ class Outcome:
     """Loss and gradient norm of one step."""
 
     def __init__(self, outcomes: Outcomes, step: int, lr: float, loss: Tensor, norm: Tensor) -> None:
-        self.step, self.lr, self.values = step, lr, (loss, norm)
+        self.step, self.lr = step, lr
+        self.values: tuple[Tensor, ...] = (loss, norm)
         self._outcomes, self._read = outcomes, (math.nan, math.nan)
 
     def set(self, loss: float, norm: float) -> None:

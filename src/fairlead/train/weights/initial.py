@@ -47,7 +47,7 @@ def initialise(network: nn.Module, config: TrainConfig, data: ImageData) -> tupl
     """Give a fresh network the weights of ``config.init`` that it has by name and shape.
 
     Returns:
-        what a user has to be told, and whether all that reads text is among them and was made for the same text.
+        what a user has to know, and whether all that reads text is among them and was made for the same text.
 
     Raises:
         UsageError: if they are gone or others by now, of another kind of training, or none of them fits.
@@ -110,7 +110,7 @@ def _unlike(about: Mapping[str, Any], config: TrainConfig, data: ImageData) -> l
     pairs["objective"] = about["objective"], config.objective
     pairs["noise schedule"] = about["schedule"], schedule_from_config(config.schedule).config()
     pairs["image condition"] = was.get("image", ""), config.image
-    pairs["latents"] = tuple(compared("latents", each) for each in (was.get("latents") or {}, config.latents))  # type: ignore[assignment]
+    pairs["latents"] = tuple(compared("latents", each) for each in (was.get("latents") or {}, config.latents))
     found = [f"{name} ({_short(a)}; here {_short(b)})" for name, (a, b) in pairs.items() if a != b]
     if "text" in there and "text" in here and _text(was) != _text(config.to_json()):
         found.append("text encoder or words")

@@ -1,18 +1,15 @@
-"""What ``energy`` can pull an image towards: log-scores of the denoised image.
+"""Rewards of how an image looks: its brightness, its colour, its likeness to another image.
 
     energy(brightness(0.8), 2)    energy(color("red"))    energy(match("cat.png", [0, 0, 0.5, 1]))
-    energy(label("runs/clf"), 4)
 
-``brightness``, ``color`` and ``match`` are - distance^2 / 2 from the image to the nearest one that has the property, in
-units where images are in [-1, 1]: log N(x0; nearest, 1). Scale s stands for a standard deviation of 1 / sqrt(s) a
-pixel, and the gradient is the vector to the nearest image. They see decoded images. ``label`` is log p(y | x0) of a
-classifier for the run's condition, evaluated at t = 0; any ``fairlead train-classifier`` run will do, whatever noise
-schedule it was trained on.
+They are - distance^2 / 2 from the image to the nearest one that has the property, in units where images are in
+[-1, 1]: log N(x0; nearest, 1). Scale s of ``energy`` stands for a standard deviation of 1 / sqrt(s) a pixel, and the
+gradient is the vector to the nearest image. They see decoded images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,52 +20,14 @@ from torch.nn import functional as F
 
 from fairlead.core.arguments import plain, plain_list, shown
 from fairlead.core.condition import Condition
-from fairlead.core.denoiser import tally
 from fairlead.core.errors import UsageError
-from fairlead.guide.methods.classifier import class_labels
 from fairlead.guide.moment import Context, Resource
-from fairlead.guide.notation import call_text, is_number
-
-Fn = Callable[[Tensor, Tensor, Condition], Tensor]
-"""(x0 [n, ...], t [], condition of n samples) -> log-score [n], differentiable in x0."""
+from fairlead.guide.notation import is_number
+from fairlead.guide.rewards.reward import Fn, Reward
 
 
 @dataclass(frozen=True)
-class ImageScore:
-    """A log-score with a name."""
-
-    name: ClassVar[str]
-
-    @property
-    def pixels(self) -> bool:
-        """Whether it wants images [n, c, h, w], decoded if the model has latents."""
-        return True
-
-    def of(self, on: Context) -> Fn:
-        """The function, for one model."""
-        raise NotImplementedError
-
-    def check(self, on: Context) -> None:
-        """Raise UsageError if it does not suit the model."""
-        if on.model.image_shape and len(on.model.image_shape) != 3:
-            raise UsageError(f"{self} is a score of images, this model's samples are {list(on.model.image_shape)}")
-
-    def resources(self) -> tuple[Resource, ...]:
-        return ()
-
-    def needs_condition(self) -> bool:
-        return False
-
-    def rows(self) -> int:
-        """Network rows of one evaluation."""
-        return 0
-
-    def __str__(self) -> str:
-        return call_text(self.name, self)
-
-
-@dataclass(frozen=True)
-class Brightness(ImageScore):
+class Brightness(Reward):
     """``brightness(0.8)``: the mean over all pixels and channels, 0 black, 1 white."""
 
     target: float
@@ -86,7 +45,7 @@ class Brightness(ImageScore):
 
 
 @dataclass(frozen=True)
-class Color(ImageScore):
+class Color(Reward):
     """``color("red")`` (any CSS name or "#ff8800") or ``color(1, 0.5, 0)``: the mean of each channel of an RGB image,
     0 to 1."""
 
@@ -135,7 +94,7 @@ class Color(ImageScore):
 
 
 @dataclass(frozen=True)
-class Match(ImageScore):
+class Match(Reward):
     """``match("cat.png", [top, left, bottom, right])``: equal to an image inside a box.
 
     Attributes:
@@ -184,82 +143,6 @@ class Match(ImageScore):
 
     def resources(self) -> tuple[Resource, ...]:
         return (Resource("image", self.image),)
-
-
-@dataclass(frozen=True)
-class Label(ImageScore):
-    """``label("runs/clf")``: log p(y | x0) of the run's condition y by a classifier, at t = 0.
-
-    Attributes:
-        classifier: a run of ``fairlead train-classifier``, or a name in ``resources=``, as for ``classifier``.
-    """
-
-    classifier: str
-    name: ClassVar[str] = "label"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.classifier, str):
-            raise UsageError(f'label: expected the path of a classifier such as "runs/clf", got {self.classifier!r}')
-
-    def of(self, on: Context) -> Fn:
-        model = on.resource(self.classifier)
-
-        def score(x0: Tensor, t: Tensor, condition: Condition) -> Tensor:
-            if tuple(x0.shape[1:]) != tuple(model.shape):
-                raise UsageError(
-                    f"{self}: the classifier knows {list(model.shape)}, the images are {list(x0.shape[1:])}"
-                )
-            label, keep = class_labels(condition, str(self))
-            log_p: Tensor = model.log_prob(x0, torch.zeros((), dtype=torch.float64))
-            tally(len(x0))
-            return log_p.gather(1, label[:, None].to(log_p.device))[:, 0] * keep.to(log_p)
-
-        return score
-
-    def check(self, on: Context) -> None:
-        if not hasattr(on.resource(self.classifier), "log_prob"):
-            raise UsageError(f"{self}: {self.classifier!r} is no classifier, it has no log_prob(x_t, t)")
-
-    def resources(self) -> tuple[Resource, ...]:
-        return (Resource("clean-classifier", self.classifier),)
-
-    def needs_condition(self) -> bool:
-        return True
-
-    def rows(self) -> int:
-        return 1
-
-
-@dataclass(frozen=True)
-class FunctionScore(ImageScore):
-    """Any function (x0, t, condition) -> [n], of the model's own space unless it has an attribute ``pixels`` = True.
-    It prints as ``<its name>``, which cannot be read back."""
-
-    function: Fn
-
-    def of(self, on: Context) -> Fn:
-        return self.function
-
-    def check(self, on: Context) -> None:
-        """It is the caller's."""
-
-    @property
-    def pixels(self) -> bool:
-        return bool(getattr(self.function, "pixels", False))
-
-    def __str__(self) -> str:
-        name: str = getattr(self.function, "__name__", type(self.function).__name__)
-        return f"<{name.strip('<>')}>"
-
-
-def as_score(value: Any) -> ImageScore:
-    if isinstance(value, ImageScore):
-        return value
-    if callable(value) and not isinstance(value, type):
-        return FunctionScore(value)
-    raise UsageError(
-        f"energy: expected a score such as brightness(0.8), or a function (x0, t, condition), got {value!r}"
-    )
 
 
 def fit_image(image: Tensor, x0: Tensor) -> Tensor:

@@ -1,0 +1,34 @@
+"""``fairlead push``"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from fairlead.core.progress import bars
+
+
+@dataclass(frozen=True)
+class Push:
+    """Put a training run on the hub, with what was tuned for it and a card: data, null, schedule, best scale, limits.
+
+    fl.load("owner/name") and every command that takes a run read it from there. The account is that of `hf auth login`
+    or HF_TOKEN; nothing is sent where HF_HUB_OFFLINE is set.
+
+    Example: fairlead push runs/digits me/digits
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A training run, RUN@step500, or a checkpoint folder."""
+    name: Annotated[str, tyro.conf.Positional]
+    """Repository, owner/name; one that is there gets a new version."""
+    private: bool = False
+    """Make a new repository private."""
+
+    def run(self) -> None:
+        from fairlead.report.sharing import push
+
+        address = push(self.model, self.name, private=self.private, progress=bars)
+        print(f"{address}; load it with fl.load({self.name!r})")

@@ -1,0 +1,185 @@
+"""Feynman-Kac correctors: in closed form on Gaussians, by particles on the mixture, where cfg alone is off."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import fairlead as fl
+from fairlead.core.errors import UsageError
+from fairlead.guide.engine import GuidedDenoiser
+from fairlead.models.model import Model
+from fairlead.sample.grids import make_grid
+from fairlead.sample.particles import Particles
+from fairlead.sample.sampler import GridLevels, parse_sampler
+from tests.guide.toy import MIXTURE, MODEL, SPECS, call, close, guided, points
+from tests.sample.test_particles import quick  # noqa: F401
+
+MEAN, STD, WIDE = 0.7, 0.6, 1.1
+
+
+def two_gaussians(schedule: str) -> Model:
+    """In one dimension p(x | a) = N(MEAN, STD^2) and p(x) = N(0, WIDE^2)."""
+
+    def predict(x: Tensor, sigma: Tensor, condition) -> Tensor:
+        keep, s = condition.keep["label"][:, None], sigma[:, None].double()
+        alpha = {"vp_linear": (1 - s**2).clamp(min=0).sqrt(), "flow": 1 - s, "ve": torch.ones_like(s)}[schedule]
+        mean, variance = torch.where(keep, MEAN, 0.0), torch.where(keep, STD**2, WIDE**2)
+        return mean + alpha * variance / (alpha**2 * variance + s**2) * (x - alpha * mean)
+
+    return fl.denoiser(predict, schedule, shape=(1,), classes=("a",))
+
+
+def end_of_the_flow(model: Model, w: float, steps: int, sampler: str, corrected: bool) -> tuple[float, float]:
+    """Mean and variance at t = 0 of infinitely many particles: a Gaussian that every step multiplies by
+    exp(log-weight), which is a quadratic, and moves by an affine map plus noise."""
+    times, condition, term, weights = make_grid("log_snr", model.schedule, steps), model.encode(["a"] * 3), None, []
+    term = fl.fkc(fl.cfg(w))
+    denoiser = GuidedDenoiser.of(
+        model, term, condition, times=times, observe=lambda seen: weights.append(term.log_weight(seen.seen))
+    )
+    x, way = torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64), parse_sampler(sampler)
+    memory = way.begin(GridLevels.of(model.schedule, times, x))
+    mean, variance = 0.0, float(model.schedule.alpha_sigma(times[0])[1]) ** 2
+    for i in range(steps):
+
+        def denoise(x_t: Tensor, place: int, i: int = i):
+            return denoiser.at(i)(x_t, times[place], condition)
+
+        still, noisy = (way.step(i, x, denoise, lambda _, z=z: torch.full_like(x, z), memory)[0] for z in (0.0, 1.0))
+        if corrected:
+            low, at, high = weights[-1].tolist()
+            bend, slope = (low + high - 2 * at) / 2, (high - low) / 2
+            precision = 1 / variance - 2 * bend
+            mean, variance = (mean / variance + slope) / precision, 1 / precision
+        slope, drawn = float(still[2] - still[0]) / 2, float(noisy[1] - still[1])
+        mean, variance = slope * mean + float(still[1]), slope**2 * variance + drawn**2
+    return mean, variance
+
+
+def product(w: float) -> tuple[float, float]:
+    """Mean and variance of N(MEAN, STD^2)^w N(0, WIDE^2)^(1 - w)."""
+    precision = w / STD**2 + (1 - w) / WIDE**2
+    return w * MEAN / STD**2 / precision, 1 / precision
+
+
+@pytest.mark.parametrize(
+    ("schedule", "sampler", "w"),
+    [("vp_linear", "ddpm", 2), ("flow", "ddpm", 3), ("ve", "ddpm", 2), ("vp_linear", "ddim(eta=0.5)", 3)],
+)
+def test_the_corrected_flow_of_gaussians_ends_at_their_product_and_that_of_cfg_elsewhere(
+    schedule: str, sampler: str, w: float
+) -> None:
+    """First order in the steps: twice the steps, half the error, down to the product at no error."""
+    model, wanted = two_gaussians(schedule), product(w)
+    found = {steps: end_of_the_flow(model, w, steps, sampler, True) for steps in (50, 100, 200)}
+    for k in range(2):
+        errors = [found[steps][k] - wanted[k] for steps in (50, 100, 200)]
+        assert 1.6 < errors[1] / errors[2] < 2.6
+        limit = 2 * found[200][k] - found[100][k]
+        assert abs(limit - wanted[k]) < 0.4 * abs(errors[2])
+    plain = {steps: end_of_the_flow(model, w, steps, sampler, False) for steps in (100, 200)}
+    for k in range(2):
+        limit = 2 * plain[200][k] - plain[100][k]
+        assert abs(limit - wanted[k]) > 0.08 * wanted[k]
+
+
+@pytest.mark.parametrize("guidance", ["cfg([3, 1, 2, 0, -1])", "compose({2: 1.5, 0: 1})"])
+def test_the_predictions_are_those_of_what_is_inside(guidance: str) -> None:
+    specs = None if guidance.startswith("cfg") else [None] * len(SPECS)
+    x_t = points()
+    (inside, cost), (around, same) = (call(guided(text, specs), x_t) for text in (guidance, f"fkc({guidance})"))
+    assert torch.equal(inside.x0, around.x0)
+    assert cost == same
+
+
+def weights_of(text: str, specs: list, times: Tensor, step: int, x_t: Tensor) -> Tensor:
+    found, term = [], fl.parse(text)
+    condition = MODEL.encode(specs)
+    denoiser = GuidedDenoiser.of(MODEL, term, condition, times=times, observe=lambda o: found.append(o.seen))
+    denoiser.at(step)(x_t, times[step], condition)
+    return term.log_weight(found[0])
+
+
+def test_log_weights_by_hand() -> None:
+    """1/2 w (w - 1) h ||D_c - D_u||^2 for cfg, - 1/2 h sum_i c_i ||D_i - D||^2 for a product; 0 where nothing is
+    guided."""
+    times = make_grid("trailing", MODEL.schedule, 6)
+    x_t, w = points(t=times[3]), torch.tensor([3.0, 1.0, 2.0, 0.0, -1.0]).double()
+    alpha, sigma = MODEL.schedule.alpha_sigma(times)
+    before, now, after = 1 / (1 + (alpha[2:5] / sigma[2:5]) ** 2)  # half of the steps on both sides
+    h = (before - after) / 2 / now**2
+    cond, null = (MIXTURE.denoise(x_t, alpha[3], sigma[3], label) for label in (torch.tensor(SPECS), None))
+    by_hand = 0.5 * w * (w - 1) * h * (cond - null).square().sum(1)
+    close(weights_of("fkc(cfg([3, 1, 2, 0, -1]))", SPECS, times, 3, x_t), by_hand)
+    two, zero = (MIXTURE.denoise(x_t, alpha[3], sigma[3], torch.full((len(x_t),), label)) for label in (2, 0))
+    total = null + 1.5 * (two - null) + (zero - null)
+    parts = [(1.5, two), (1.0, zero), (-1.5, null)]
+    spread = sum(c * (d - total).square().sum(1) for c, d in parts)
+    close(weights_of("fkc(compose({2: 1.5, 0: 1}))", [None] * 5, times, 3, x_t), -0.5 * h * spread)
+    last = weights_of("fkc(cfg(2))", SPECS, times, 5, points(t=times[5]))
+    assert bool(last.isfinite().all())
+
+
+def grid_moments(density) -> tuple[Tensor, Tensor]:
+    """Mean [2] and covariance [2, 2] of a density on the plane, by quadrature."""
+    axis = torch.linspace(-6, 6, 241, dtype=torch.float64)
+    x = torch.cartesian_prod(axis, axis)
+    p = density(x).exp()
+    p = p / p.sum()
+    mean = (p[:, None] * x).sum(0)
+    return mean, torch.einsum("n,ni,nj->ij", p, x - mean, x - mean)
+
+
+def off(x: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
+    """How many standard errors mean and covariance of samples [n, 2] are off."""
+    n, centred = len(x), x - mean
+    parts = torch.cat([centred, torch.stack([centred[:, 0] ** 2, centred[:, 1] ** 2, centred.prod(1)], 1)], 1)
+    wanted = torch.cat([torch.zeros(2).double(), covariance[[0, 1, 0], [0, 1, 1]]])
+    return (parts.mean(0) - wanted).abs() / (parts.std(0) / math.sqrt(n))
+
+
+NEAR = fl.GaussianMixture.ring(4, 1.0, 0.7)
+"""Classes that overlap, so that guidance has something to sharpen."""
+
+
+def log_p(x: Tensor, label: int | None) -> Tensor:
+    return NEAR.log_density(x, 1.0, 0.0, None if label is None else torch.full((len(x),), label))
+
+
+@pytest.mark.parametrize(
+    ("guidance", "cond", "density"),
+    [
+        ("cfg(2)", "1", lambda x: 2 * log_p(x, 1) - log_p(x, None)),
+        ("cfg(3)", "1", lambda x: 3 * log_p(x, 1) - 2 * log_p(x, None)),
+        ("cfg(5)", "1", lambda x: 5 * log_p(x, 1) - 4 * log_p(x, None)),
+        ("compose({0: 1, 1: 1})", None, lambda x: log_p(x, 0) + log_p(x, 1) - log_p(x, None)),
+    ],
+)
+def test_particles_reach_the_product_that_cfg_misses(quick: None, guidance: str, cond, density) -> None:  # noqa: F811
+    mean, covariance = grid_moments(density)
+    model, settings = fl.toy(NEAR, "vp_linear"), {"sampler": "dpmpp_2m_sde", "steps": 50, "batch_size": 10**6}
+    particles = Particles(256, every=1)
+    corrected = fl.sample(model, cond, n=100, guidance=f"fkc({guidance})", particles=particles, **settings)
+    plain = fl.sample(model, cond, n=4000, guidance=guidance, **settings)
+    assert float(off(corrected.x0.double(), mean, covariance).max()) < 4
+    assert float(off(plain.x0.double(), mean, covariance).max()) > 12
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fkc(pag(2))", "goes around cfg, compose or auto"),
+        ("fkc(adaptive(cfg(3)))", "goes around cfg, compose or auto"),
+        ("fkc(cfg(ramp(1, 3)))", "expected numbers for scales"),
+        ('fkc(compose({"1": ramp(1, 3)}))', "expected numbers for scales"),
+        ("fkc(cfg(3).during(t=(0, 0.5)))", "goes around cfg, compose or auto"),
+        ("apg(fkc(cfg(3)))", "weighs particles for exactly what is inside of it"),
+    ],
+)
+def test_what_has_no_known_product_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        fl.parse(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
