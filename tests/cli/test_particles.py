@@ -25,6 +25,7 @@ def test_particles_on_the_command_line_are_those_of_python(tiny_run: Path, tmp_p
         reward=2 * fl.brightness(0.6),
     )  # fmt: skip
     stored = [decode_images([(str(tmp_path / "out" / f"0000{i}.png"), None)], None, "x")[0] for i in range(2)]
+    assert run.images is not None
     assert torch.equal(run.images, torch.stack(stored))
 
 

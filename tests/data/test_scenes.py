@@ -1,6 +1,7 @@
 """Scenes: what the truth says is what the pixels show; the splits share no combination; one spec, the same bits."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_an_image_is_drawn_again_with_another_ink_or_digit(test):
     """Nothing changed: the same bits. Another ink: the same cover, so that the background and the shape stay. Another
     digit: the flat background stays wherever neither digit is."""
     index = (test.attributes["count"].labels == 0).nonzero()[:40, 0]
-    call = {"split": "test", "n": 7500}
+    call: dict[str, Any] = {"split": "test", "n": 7500}
     assert torch.equal(redrawn(index, {}, **call), test.images[index])
     ink, ground = (test.attributes[name].labels[index] for name in ("ink", "background"))
     pairs = zip(ink.tolist(), ground.tolist(), strict=True)

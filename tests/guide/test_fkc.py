@@ -1,6 +1,8 @@
 """Feynman-Kac correctors: in closed form on Gaussians, by particles on the mixture, where cfg alone is off."""
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,10 @@ from tests.guide.toy import MIXTURE, MODEL, SPECS, call, close, guided, points
 from tests.sample.test_particles import quick  # noqa: F401
 
 MEAN, STD, WIDE = 0.7, 0.6, 1.1
+
+
+def _same(noise: Tensor, _: int) -> Tensor:
+    return noise
 
 
 def two_gaussians(schedule: str) -> Model:
@@ -42,12 +48,13 @@ def end_of_the_flow(model: Model, w: float, steps: int, sampler: str, corrected:
     x, way = torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64), parse_sampler(sampler)
     memory = way.begin(GridLevels.of(model.schedule, times, x))
     mean, variance = 0.0, float(model.schedule.alpha_sigma(times[0])[1]) ** 2
+    noises = torch.zeros_like(x), torch.ones_like(x)
     for i in range(steps):
 
         def denoise(x_t: Tensor, place: int, i: int = i):
             return denoiser.at(i)(x_t, times[place], condition)
 
-        still, noisy = (way.step(i, x, denoise, lambda _, z=z: torch.full_like(x, z), memory)[0] for z in (0.0, 1.0))
+        still, noisy = (way.step(i, x, denoise, partial(_same, value), memory)[0] for value in noises)
         if corrected:
             low, at, high = weights[-1].tolist()
             bend, slope = (low + high - 2 * at) / 2, (high - low) / 2
@@ -95,11 +102,13 @@ def test_the_predictions_are_those_of_what_is_inside(guidance: str) -> None:
 
 
 def weights_of(text: str, specs: list, times: Tensor, step: int, x_t: Tensor) -> Tensor:
-    found, term = [], fl.parse(text)
+    term: Any = fl.parse(text)
+    found: list[Any] = []
     condition = MODEL.encode(specs)
     denoiser = GuidedDenoiser.of(MODEL, term, condition, times=times, observe=lambda o: found.append(o.seen))
     denoiser.at(step)(x_t, times[step], condition)
-    return term.log_weight(found[0])
+    weight: Tensor = term.log_weight(found[0])
+    return weight
 
 
 def test_log_weights_by_hand() -> None:
@@ -158,7 +167,8 @@ def log_p(x: Tensor, label: int | None) -> Tensor:
 )
 def test_particles_reach_the_product_that_cfg_misses(quick: None, guidance: str, cond, density) -> None:  # noqa: F811
     mean, covariance = grid_moments(density)
-    model, settings = fl.toy(NEAR, "vp_linear"), {"sampler": "dpmpp_2m_sde", "steps": 50, "batch_size": 10**6}
+    model = fl.toy(NEAR, "vp_linear")
+    settings: dict[str, Any] = {"sampler": "dpmpp_2m_sde", "steps": 50, "batch_size": 10**6}
     particles = Particles(256, every=1)
     corrected = fl.sample(model, cond, n=100, guidance=f"fkc({guidance})", particles=particles, **settings)
     plain = fl.sample(model, cond, n=4000, guidance=guidance, **settings)

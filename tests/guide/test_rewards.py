@@ -51,7 +51,12 @@ def test_label_is_the_classifiers_log_probability_of_the_runs_condition_or_of_a_
 
 def test_a_weighted_sum_is_the_sum_of_its_weighted_parts_and_decodes_once() -> None:
     model, decoded = network_model(), []
-    object.__setattr__(model, "decode", lambda x0: decoded.append(len(x0)) or x0 / 2)
+
+    def decode(x0: Tensor) -> Tensor:
+        decoded.append(len(x0))
+        return x0 / 2
+
+    object.__setattr__(model, "decode", decode)
     x0 = torch.rand(3, 1, 8, 8) * 2 - 1
 
     def own(x0: Tensor, t: Tensor, condition) -> Tensor:
@@ -108,9 +113,9 @@ def test_a_function_of_ones_own_has_a_name(monkeypatch) -> None:
     def sharp(x0: Tensor, t: Tensor, condition) -> Tensor:
         return x0.round().flatten(1).sum(1)
 
-    sharp.differentiable = False
+    sharp.differentiable = False  # type: ignore[attr-defined]
     fl.register("sharp", sharp, kind="reward")
-    assert fl.sharp is sharp
+    assert fl.sharp is sharp  # type: ignore[attr-defined]
     assert str(parse_reward("2 * sharp()")) == "2 * sharp()"
     close(value("2 * sharp()", torch.tensor([[0.6, 0.3], [1.2, 2.9]])), torch.tensor([2.0, 8.0]))
     with pytest.raises(UsageError, match="has no gradient"):

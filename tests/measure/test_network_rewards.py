@@ -70,6 +70,7 @@ def test_similarity_is_the_cosine_of_clip_and_has_a_gradient(tmp_path: Path) -> 
     folder, model = tiny_clip(tmp_path / "clip", SETTINGS), network_model()
     x0 = to_float(torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8))
     network = extractor(f"clip:{folder}")
+    assert network.texts is not None
     texts = network.texts(["a red square"])
     wanted = torch.cosine_similarity(network.features(to_uint8(x0)), texts.values, dim=1)
     leaf = x0.clone().requires_grad_()

@@ -215,7 +215,7 @@ def test_weights_that_do_not_fit_the_description_are_refused(run, tmp_path, chan
 
 def test_weights_and_device_are_checked_at_the_door():
     with pytest.raises(UsageError, match=r"^unknown weights 'best' \(known: ema, raw, ema:0.08\)$"):
-        load("nowhere", "best")  # type: ignore[arg-type]
+        load("nowhere", "best")
     with pytest.raises(UsageError, match=r"^device 'tpu9' cannot be used: .*tpu9"):
         load("nowhere", device="tpu9")
     with pytest.raises(UsageError, match=r"^device 'cuda:99' cannot be used: "):

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def right(x0: Tensor, t: Tensor, condition) -> Tensor:
     return 3.0 * (x0[:, 0] > 0)
 
 
-right.differentiable = False
+right.differentiable = False  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def quick(monkeypatch) -> None:
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m_sde", "ddim", "ddim(eta=0.5, recur=2)"])
 @pytest.mark.parametrize("guidance", [None, "apg(cfg(3), momentum=-0.5)"])
 def test_one_particle_is_plain_sampling_to_the_bit(sampler: str, guidance: str | None) -> None:
-    settings = {"sampler": sampler, "guidance": guidance, "n": 4}
+    settings: dict[str, Any] = {"sampler": sampler, "guidance": guidance, "n": 4}
     plain, one = sampled("1", **settings), sampled("1", particles=1, reward=right, **settings)
     assert torch.equal(plain.x0, one.x0)
     assert (plain.cost.rows, plain.cost.calls) == (one.cost.rows, one.cost.calls)
@@ -81,7 +82,7 @@ def test_best_of_k_is_the_best_of_the_k_samples_one_by_one() -> None:
 @pytest.mark.parametrize("guidance", [None, "apg(cfg(3), momentum=-0.5)", "cfg([1, 2, 0, 3, 4, 5])", "fkc(cfg(2))"])
 def test_a_sample_is_the_same_in_any_batch_and_order(guidance: str | None) -> None:
     conds, seeds, order = ["0", "1", "2", "3", "1", "0"], [5, 3, 8, 1, 9, 2], [4, 0, 5, 2, 1, 3]
-    settings = {"particles": Particles(5, every=2), "reward": right, "sampler": "dpmpp_2m_sde"}
+    settings: dict[str, Any] = {"particles": Particles(5, every=2), "reward": right, "sampler": "dpmpp_2m_sde"}
     whole = sampled(conds, seeds=seeds, guidance=guidance, **settings)
     parted = sampled(conds, seeds=seeds, guidance=guidance, batch_size=12, **settings)
     assert torch.equal(whole.x0, parted.x0)
@@ -93,7 +94,7 @@ def test_a_sample_is_the_same_in_any_batch_and_order(guidance: str | None) -> No
 def test_rows_are_counted_exactly() -> None:
     model, clf = network_model(), {"clf": noisy_classifier()}
     n, k, steps = 3, 4, 8
-    settings = {"sampler": "ddpm", "steps": steps, "guidance": "cfg(3)", "resources": clf}
+    settings: dict[str, Any] = {"sampler": "ddpm", "steps": steps, "guidance": "cfg(3)", "resources": clf}
     run = fl.sample(model, 1, n=n, particles=Particles(k, every=3), reward='2 * label("clf")', **settings)
     rewards = len([i for i in range(1, steps) if i % 3 == 0]) + 1
     assert run.cost.rows == n * k * (2 * steps + rewards)
@@ -107,7 +108,7 @@ def test_rows_are_counted_exactly() -> None:
 def tilted(n: int = 200_000) -> tuple[Tensor, Tensor]:
     """Mean and covariance of p(x) exp(reward), by weighting exact samples."""
     x = MIXTURE.sample(n, seed=11)
-    return x, right(x, None, None).double().exp()
+    return x, right(x, torch.ones(n), None).double().exp()
 
 
 @pytest.mark.parametrize("every", [1, 4])
@@ -157,7 +158,8 @@ def test_weights_multiply_to_exp_of_the_reward_and_systematic_resampling_keeps_t
     torch.testing.assert_close(population.log_weight, rewards)
     wanted = k * rewards.softmax(1)
     rows = population._resampled(1)
-    copies = torch.stack([(rows == i).sum() for i in range(2 * k)]).reshape(2, k)
+    assert rows is not None
+    copies = torch.stack([rows.eq(i).sum() for i in range(2 * k)]).reshape(2, k)
     assert bool(((copies - wanted).abs() < 1).all())
     assert population.log_weight.abs().max() == 0
     population._reweigh(x0[rows], 2)  # the same rewards again: their ratio is 1
@@ -195,7 +197,9 @@ def test_memory_moves_with_the_samples() -> None:
     ],
 )
 def test_bad_input_is_one_line(settings: dict, message: str) -> None:
-    given = {"resources": {"exact": Exact(MIXTURE, MODEL.classes)}} if "exact" in str(settings.get("reward")) else {}
+    given: dict[str, Any] = (
+        {"resources": {"exact": Exact(MIXTURE, MODEL.classes)}} if "exact" in str(settings.get("reward")) else {}
+    )
     with pytest.raises(UsageError) as caught:
         sampled(**{"cond": "1", "n": 2, **settings, **given})
     assert message in str(caught.value)

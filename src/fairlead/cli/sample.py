@@ -109,8 +109,8 @@ class Sample:
             self.steps,
             self.grid,
             self.batch_size,
-            self.precision,
-            compile=self.compile,  # type: ignore[arg-type]
+            self.precision,  # type: ignore[arg-type]
+            compile=self.compile,
         )
         plan = Plan.of(
             model,

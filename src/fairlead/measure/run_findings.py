@@ -187,7 +187,7 @@ def judged_student(model: Model, probe: CleanSamples) -> Finding | None:
     x0, generator = probe.x0.to(model.device), torch.Generator().manual_seed(0)
     scales: list[float | None] = [None] if span is None else [span[0], (span[0] + span[1]) / 2, span[1]]
     times = model.schedule.t_of_log_snr(torch.tensor(LOG_SNR, dtype=torch.float64))
-    times = torch.unique(teacher.times(times[(times > 0) & (times < 1)]))
+    times = teacher.times(times[(times > 0) & (times < 1)]).unique()  # type: ignore[no-untyped-call]
     apart, moved = [], []
     for t in times:
         alpha, sigma = (expand_like(value, x0) for value in model.schedule.alpha_sigma(t))

@@ -166,7 +166,12 @@ class Population:
             return other
         if other is None:
             return self._observe
-        return lambda observation: (self._observe(observation), other(observation))
+
+        def both(observation: Observation) -> None:
+            self._observe(observation)
+            other(observation)
+
+        return both
 
     def _observe(self, observation: Observation) -> None:
         """The weights that terms give in a step, at its first evaluation."""

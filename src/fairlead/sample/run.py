@@ -107,8 +107,11 @@ def sample(
             samples are not finite, naming it.
     """
     sampling, model = Sampling(sampler, steps, grid, batch_size, precision, batching, compile), as_model(model)
-    begin, given = start_of(model, start, strength, mask, resample), {"particles": particles, "reward": reward}
-    return Plan.of(model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources, start=begin, **given).run()
+    begin = start_of(model, start, strength, mask, resample)
+    return Plan.of(
+        model, cond, guidance, sampling, n=n, seeds=seeds, resources=resources, start=begin, particles=particles,
+        reward=reward,
+    ).run()  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

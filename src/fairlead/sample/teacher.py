@@ -156,7 +156,7 @@ class Teacher:
             scale = torch.where(kept, told.double(), torch.inf).cpu()
         own = self._as_specs(replace(condition, values=values, keep=keep))
         answers = torch.empty_like(x_t)
-        different, member = torch.unique(torch.stack([t.cpu(), scale], 1), dim=0, return_inverse=True)
+        different, member = torch.stack([t.cpu(), scale], 1).unique(dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
         for i, (time, at) in enumerate(different):
             rows = (member == i).nonzero()[:, 0].to(x_t.device)
             if self.span is None:

@@ -54,8 +54,9 @@ class FKC(Wrapper):
     outermost: ClassVar[str] = "weighs particles for exactly what is inside of it"
 
     def __post_init__(self) -> None:
-        if isinstance(self.term, str):
-            parts = as_guidance(self.term)
+        given: object = self.term
+        if isinstance(given, str):
+            parts = as_guidance(given)
             if len(parts.terms) == 1 and not parts.finishers:
                 object.__setattr__(self, "term", parts.terms[0])
         if not isinstance(self.term, CFG | Compose | Auto):

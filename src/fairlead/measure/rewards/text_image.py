@@ -68,7 +68,8 @@ class TextAndImage:
             raise UsageError(
                 f"{what}: the tokens of {self.folder} cannot be loaded ({one_line(error)[:160]})"
             ) from error
-        limit = int(self.network.config.text_config.max_position_embeddings)  # type: ignore[union-attr]
+        settings: Any = self.network.config
+        limit = int(settings.text_config.max_position_embeddings)
         with quiet():
             long = next((text for text in texts if len(tokens(text)["input_ids"]) > limit), None)
         if long is not None:
@@ -82,7 +83,7 @@ class TextAndImage:
     def scale(self) -> tuple[Tensor, Tensor | float]:
         """What makes a logit of a cosine: factor and bias."""
         bias: Any = getattr(self.network, "logit_bias", 0.0)
-        return self.network.logit_scale.exp(), bias  # type: ignore[union-attr, operator]
+        return self.network.logit_scale.exp(), bias  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -205,9 +206,10 @@ def _classifies(source: str, what: str) -> bool:
 
 def _settings(folder: Path, file: str, what: str) -> dict[str, Any]:
     try:
-        return read_json(folder / file)
+        found: dict[str, Any] = read_json(folder / file)
     except (OSError, ValueError) as error:
         raise UsageError(f"{what}: {folder / file} cannot be read ({error})") from error
+    return found
 
 
 def _tensor(found: Any) -> Tensor:
