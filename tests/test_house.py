@@ -151,25 +151,6 @@ SHARED_NAMES = {
     "Classifier": {"guide.methods.classifier", "measure.judge"},
     # registered under one name in two kinds
     "clip": {"diffusers.text_encoders", "measure.extractors"},
-    # still to be renamed
-    "Block": {"diffusers.guiding.stand_in", "report.page"},
-    "Gaussian": {"data.toys", "measure.two_samples"},
-    "Level": {"data.toys", "measure.run_findings"},
-    "Moments": {"measure.frechet", "nets.noisy_classifier"},
-    "Objective": {"core.prediction", "tune.measurements"},
-    "Precision": {"sample.sampling", "train.config"},
-    "Recipe": {"measure.judge", "train.config"},
-    "Run": {"diffusers.guiding.stand_in", "sample.result"},
-    "Unit": {"measure.metrics", "tune.budget"},
-    "check_net": {"nets.build", "train.tasks"},
-    "encoded": {"diffusers.pipelines", "train.conditions"},
-    "expanded": {"core.places", "models.negatives"},
-    "findings": {"report.comparisons", "report.sweep_page"},
-    "key_of": {"tune.answers", "tune.setting"},
-    "labels_of": {"data.own.columns", "tune.setting"},
-    "listed": {"data.text", "measure.metrics", "models.model"},
-    "plain": {"core.arguments", "diffusers.pretrained"},
-    "sentence": {"diffusers.text_encoders", "tune.recommend"},
 }
 """Public names that mean two things -> where. It may only get shorter."""
 

@@ -17,7 +17,7 @@ from fairlead.data.scenes.captions import VALUES, read_caption
 from fairlead.data.scenes.scene_set import load_scenes
 from fairlead.measure.agreement import AGREEMENT, asked_for, metric_of
 from fairlead.measure.attributes import JudgeRecipe, cached_attribute_judge
-from fairlead.measure.judge import Recipe
+from fairlead.measure.judge import ClassifierRecipe
 from fairlead.measure.references import spread
 from fairlead.tune.sweep_folder import SweepFolder
 from tests.pipelines import made
@@ -25,8 +25,8 @@ from tests.pipelines import made
 DATA = "scenes(n=1000)"
 N = 48
 QUICK = JudgeRecipe(
-    whole=Recipe(seed=1, steps=60, width=8, features=16, batch=32, shift=0),
-    digits=Recipe(seed=2, steps=5, width=4, features=8, batch=32, shift=1),
+    whole=ClassifierRecipe(seed=1, steps=60, width=8, features=16, batch=32, shift=0),
+    digits=ClassifierRecipe(seed=2, steps=5, width=4, features=8, batch=32, shift=1),
     members=1,
 )
 TUNE = ["--budget", "240", "--steps", "1", "--report", "0"]
@@ -34,7 +34,7 @@ TUNE = ["--budget", "240", "--steps", "1", "--report", "0"]
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    few = Recipe(seed=4, steps=20, width=4, features=6, batch=32)
+    few = ClassifierRecipe(seed=4, steps=20, width=4, features=6, batch=32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: replace(few, seed=len(role))

@@ -99,7 +99,7 @@ def test_the_help_of_train_lists_exactly_the_known_names_and_imports_no_torch() 
     from fairlead.core.prediction import Objective
     from fairlead.nets.build import PRESETS
     from fairlead.nets.unet import Conditioning
-    from fairlead.train.config import RECIPES, Precision, Weighting
+    from fairlead.train.config import RECIPES, TrainPrecision, Weighting
 
     code = "import sys; from fairlead.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
     done = subprocess.run(
@@ -108,7 +108,7 @@ def test_the_help_of_train_lists_exactly_the_known_names_and_imports_no_torch() 
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", done.stdout).split())
     expected: dict[str, Iterable[str]] = {
         "recipe": RECIPES, "net": PRESETS, "objective": get_args(Objective), "weighting": get_args(Weighting),
-        "precision": get_args(Precision), "conditioning": get_args(Conditioning),
+        "precision": get_args(TrainPrecision), "conditioning": get_args(Conditioning),
     }  # fmt: skip
     for option, known in expected.items():
         described = re.split(r"--[a-z]", text.split(f" --{option} ")[-1])[0].split("(default")[0]

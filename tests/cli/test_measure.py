@@ -12,7 +12,7 @@ from PIL import Image
 
 from fairlead.cli import main
 from fairlead.data.digits import load_digits
-from fairlead.measure.judge import Recipe
+from fairlead.measure.judge import ClassifierRecipe
 from tests.measure.test_extractors import CLIP
 from tests.measure.tiny_clip import tiny_clip
 
@@ -34,7 +34,9 @@ def test_two_folders_with_classes(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: Recipe(seed=1, steps=60, width=8)
+        import_module("fairlead.measure.judge"),
+        "recipe_for",
+        lambda data, role: ClassifierRecipe(seed=1, steps=60, width=8),
     )
     command = ["measure", str(folders / "real"), str(folders / "fake"), "--features", "random"]
     assert main([*command, "--out", str(tmp_path / "out"), "--json", str(tmp_path / "numbers.json")]) == 0

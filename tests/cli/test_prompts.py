@@ -303,7 +303,9 @@ def test_features_are_those_that_are_named_also_beside_a_judge(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge = import_module("fairlead.measure.judge")
-    monkeypatch.setattr(judge, "recipe_for", lambda data, role: judge.Recipe(seed=len(role), steps=2, width=4))
+    monkeypatch.setattr(
+        judge, "recipe_for", lambda data, role: judge.ClassifierRecipe(seed=len(role), steps=2, width=4)
+    )
     monkeypatch.setenv("FAIRLEAD_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "o"
     given = ["--features", "random", "--scales", "1", "2", "--n", "30", "--steps", "1", "--out", str(out)]

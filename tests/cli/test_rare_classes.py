@@ -16,7 +16,7 @@ from fairlead.cli import main
 from fairlead.core.errors import Remark, UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
-from fairlead.measure.judge import Recipe
+from fairlead.measure.judge import ClassifierRecipe
 from fairlead.measure.references import evaluator_for
 from fairlead.models.load import load
 from fairlead.tune.sweep_folder import SweepFolder
@@ -42,7 +42,7 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             monkeypatch.setattr(
                 import_module(module), "load_data", lambda split="train", **_: train if split == "train" else test
             )
-        quick = Recipe(seed=4, steps=2, width=4, features=6)
+        quick = ClassifierRecipe(seed=4, steps=2, width=4, features=6)
         monkeypatch.setattr(
             import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: replace(quick, seed=len(role))
         )

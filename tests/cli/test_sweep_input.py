@@ -17,7 +17,7 @@ from fairlead.core.strict_json import sealed
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
 from fairlead.measure.frechet import Moments
-from fairlead.measure.judge import Recipe
+from fairlead.measure.judge import ClassifierRecipe
 from fairlead.measure.references import evaluator_for
 from fairlead.report.sweeps import DEFAULT_SCALES
 
@@ -110,8 +110,8 @@ def _given(monkeypatch: pytest.MonkeyPatch, cache: Path, **changes: Any) -> None
     monkeypatch.setenv("FAIRLEAD_CACHE", str(cache))
 
 
-def _quick(data: ImageData, role: str) -> Recipe:
-    return Recipe(seed=len(role), steps=2, width=4)
+def _quick(data: ImageData, role: str) -> ClassifierRecipe:
+    return ClassifierRecipe(seed=len(role), steps=2, width=4)
 
 
 def test_other_classes_or_another_shape_than_the_models(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fairlead.cli import main
-from fairlead.measure.judge import Recipe
+from fairlead.measure.judge import ClassifierRecipe
 from fairlead.measure.metrics import Estimate
 from fairlead.sample.run import Plan
 from fairlead.tune.answers import read_answers
@@ -23,7 +23,7 @@ QUICK = ["--budget", "480", "--report", "40", "--steps", "2"]
 @pytest.fixture(scope="module")
 def quick_classifiers(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        quick = Recipe(seed=4, steps=30, width=4, features=6)
+        quick = ClassifierRecipe(seed=4, steps=30, width=4, features=6)
         patch.setattr(
             import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: replace(quick, seed=len(role))
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fairlead.core.errors import UsageError
-from fairlead.core.places import check_file, check_folder, expanded, is_folder, is_there, read_text, unreadable
+from fairlead.core.places import check_file, check_folder, home_expanded, is_folder, is_there, read_text, unreadable
 
 LONG = "n" * 300
 
@@ -80,7 +80,7 @@ def test_looking_never_raises_for_what_is_not_there(tmp_path: Path) -> None:
     assert is_folder(tmp_path)
     assert not is_folder(tmp_path / "file")
     assert is_there(tmp_path / "file")
-    assert expanded("~no-such-user/x") == Path("~no-such-user/x")
+    assert home_expanded("~no-such-user/x") == Path("~no-such-user/x")
 
 
 def test_text_is_read_from_files_and_pipes_of_the_shell_only(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ from fairlead.measure.attributes import (
     digit_crops,
     train_attribute_judge,
 )
-from fairlead.measure.judge import Recipe
+from fairlead.measure.judge import ClassifierRecipe
 from fairlead.measure.metrics import proportion_estimate
 
 QUICK = JudgeRecipe(
-    whole=Recipe(seed=1, steps=20, width=8, features=32, batch=32, shift=0),
-    digits=Recipe(seed=2, steps=10, width=8, features=32, batch=32, shift=1),
+    whole=ClassifierRecipe(seed=1, steps=20, width=8, features=32, batch=32, shift=0),
+    digits=ClassifierRecipe(seed=2, steps=10, width=8, features=32, batch=32, shift=1),
 )
 
 

@@ -17,7 +17,7 @@ from fairlead.measure.compare import compare, nearest_pairs
 from fairlead.measure.comparison import CHOICES, METRICS, clear, read_prompts, text_score
 from fairlead.measure.extractors import Extractor, extractor
 from fairlead.measure.image_sets import ImageSet, common_labels, read_images
-from fairlead.measure.judge import Recipe
+from fairlead.measure.judge import ClassifierRecipe
 from fairlead.measure.metrics import Estimate
 from fairlead.report.comparisons import findings, measure_table
 from tests.measure.test_extractors import CLIP
@@ -228,7 +228,9 @@ def test_asking_for_some_metrics_gives_these(monkeypatch):
 def test_the_judge_sees_wrong_classes(monkeypatch):
     """Two classes that differ in brightness; the fakes of one are wrong in 30 of 40."""
     monkeypatch.setattr(
-        import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: Recipe(seed=1, steps=60, width=8)
+        import_module("fairlead.measure.judge"),
+        "recipe_for",
+        lambda data, role: ClassifierRecipe(seed=1, steps=60, width=8),
     )
     dark, bright = (torch.randint(low, low + 60, (60, 1, 8, 8)).byte() for low in (20, 170))
     real = image_set(torch.cat([dark, bright]), torch.arange(2).repeat_interleave(60), ("dark", "bright"))
@@ -248,7 +250,9 @@ def test_the_judge_sees_wrong_classes(monkeypatch):
 def test_the_inception_style_score_counts_the_classes_at_equal_n(monkeypatch):
     """Of 80 fakes all are dark: one class; the 24 held-out real images are of two. Without classes there is none."""
     monkeypatch.setattr(
-        import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: Recipe(seed=1, steps=60, width=8)
+        import_module("fairlead.measure.judge"),
+        "recipe_for",
+        lambda data, role: ClassifierRecipe(seed=1, steps=60, width=8),
     )
     dark, bright = (torch.randint(low, low + 60, (60, 1, 8, 8)).byte() for low in (20, 170))
     real = image_set(torch.cat([dark, bright]), torch.arange(2).repeat_interleave(60), ("dark", "bright"))

@@ -13,7 +13,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import NetworkDenoiser
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import VPCosine
-from fairlead.measure.judge import Classifier, Recipe, TrainedOn
+from fairlead.measure.judge import Classifier, ClassifierRecipe, TrainedOn
 from fairlead.models.model import LabelEncoder, Model, identity
 from fairlead.nets.unet import Conditioning, UNet
 from fairlead.report.interpolations import interpolate, unevenness
@@ -102,7 +102,7 @@ class Brightness(Classifier):
     """Its feature is the mean pixel; it sees class 0 below 1/3, 2 above 2/3, else 1."""
 
     def __init__(self) -> None:
-        super().__init__(Recipe(0, 1, 8, 1), TrainedOn("d", "train", "f", (1, 8, 8), NAMES, False))
+        super().__init__(ClassifierRecipe(0, 1, 8, 1), TrainedOn("d", "train", "f", (1, 8, 8), NAMES, False))
 
     def features(self, images: Tensor) -> Tensor:
         return images.float().mean((1, 2, 3))[:, None] / 255

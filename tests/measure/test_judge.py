@@ -79,7 +79,7 @@ def test_second_call_reads_the_cache_and_gives_the_same_weights(judge, cache, mo
 
 
 def test_a_damaged_cache_is_trained_anew(tmp_path, monkeypatch):
-    quick = judge_module.Recipe(seed=1, steps=2, width=4)
+    quick = judge_module.ClassifierRecipe(seed=1, steps=2, width=4)
     monkeypatch.setattr(judge_module, "recipe_for", lambda data, role: quick)
     data = load_digits("train")
     fresh = cached_classifier(data, "features", tmp_path)
@@ -93,7 +93,7 @@ def test_a_damaged_cache_is_trained_anew(tmp_path, monkeypatch):
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(tmp_path, monkeypatch):
-    quick = judge_module.Recipe(seed=1, steps=2, width=4)
+    quick = judge_module.ClassifierRecipe(seed=1, steps=2, width=4)
     monkeypatch.setattr(judge_module, "recipe_for", lambda data, role: quick)
     data = load_digits("train")
     stored = cached_classifier(data, "judge", tmp_path)
@@ -117,7 +117,9 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(tmp_path, monkeypat
 
 
 def test_progress_is_told_of_every_step_and_only_when_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(judge_module, "recipe_for", lambda data, role: judge_module.Recipe(seed=1, steps=3, width=4))
+    monkeypatch.setattr(
+        judge_module, "recipe_for", lambda data, role: judge_module.ClassifierRecipe(seed=1, steps=3, width=4)
+    )
     steps: list[int] = []
     for _ in range(2):
         cached_classifier(load_digits("train"), "judge", tmp_path, lambda step, loss: steps.append(step))
@@ -128,7 +130,7 @@ def test_other_data_or_another_recipe_is_another_file(tmp_path, monkeypatch):
     data = load_digits("train")
     for steps in (1, 2):
         monkeypatch.setattr(
-            judge_module, "recipe_for", lambda _, role, s=steps: judge_module.Recipe(seed=1, steps=s, width=4)
+            judge_module, "recipe_for", lambda _, role, s=steps: judge_module.ClassifierRecipe(seed=1, steps=s, width=4)
         )
         cached_classifier(data, "judge", tmp_path)
         cached_classifier(data.subset(slice(0, 500)), "judge", tmp_path)

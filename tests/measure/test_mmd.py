@@ -10,7 +10,7 @@ from fairlead.measure.metrics import Estimate
 from fairlead.measure.two_samples import (
     CMMD,
     KID,
-    Gaussian,
+    FittedGaussian,
     KernelReference,
     Polynomial,
     cmmd,
@@ -113,7 +113,7 @@ def test_gaussian_kernel_between_gaussians_has_the_closed_form():
         + _gaussian_mean(sigma, zero, 2 * 0.8**2)
         - 2 * _gaussian_mean(sigma, mean, 1.0 + 0.8**2)
     )
-    reference = KernelReference.of(torch.randn(6000, 3), Gaussian(sigma))
+    reference = KernelReference.of(torch.randn(6000, 3), FittedGaussian(sigma))
     found = reference.against(mean + 0.8 * torch.randn(6000, 3))
     assert found.value == pytest.approx(truth, abs=4 * math.sqrt(2) * found.error)  # the real side varies as much
     assert found.error < 0.06 * truth
@@ -122,7 +122,7 @@ def test_gaussian_kernel_between_gaussians_has_the_closed_form():
 def test_interval_of_a_paired_difference_covers_the_truth():
     """The truth for fixed real samples x_r is exact: E k(x_r, y) and E k(y, y') are known for Gaussian y."""
     sigma, n, draws = 1.5, 100, 200
-    reference = KernelReference.of(torch.randn(150, 3), Gaussian(sigma))
+    reference = KernelReference.of(torch.randn(150, 3), FittedGaussian(sigma))
     mean_a, mean_b, a, b = torch.full((3,), 0.5), torch.full((3,), 0.35), 1.2, 1.1
 
     def truth(mean, scale):
@@ -151,7 +151,7 @@ def test_error_is_the_spread_over_fakes():
 def test_so_many_of_each_label_are_no_distance():
     """Ten far classes, thirty of each: truth 0; pairs of one class are too few by 1 / n unless the labels are known."""
     centres, labels = 4 * torch.randn(10, 8, dtype=torch.float64), torch.arange(300) % 10
-    reference = KernelReference.of(centres[torch.arange(3000) % 10] + torch.randn(3000, 8), Gaussian(3.0))
+    reference = KernelReference.of(centres[torch.arange(3000) % 10] + torch.randn(3000, 8), FittedGaussian(3.0))
     found: dict[str, list[Estimate]] = {"told": [], "not told": []}
     for _ in range(30):
         fake = centres[labels] + torch.randn(300, 8)

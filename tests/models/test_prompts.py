@@ -89,7 +89,7 @@ def test_a_network_of_another_width_or_length_is_refused_before_captions_are_enc
     def too_late(*_: Any) -> None:
         raise AssertionError("captions would be encoded")
 
-    monkeypatch.setattr(conditions, "encoded", too_late)
+    monkeypatch.setattr(conditions, "encoded_prompts", too_late)
     for changes, made in (({"width": 24}, "8 tokens of width 24"), ({"length": 5}, "5 tokens of width 16")):
         net = net_config("8x8", 3, 8, 0, channels=8, text={**told["text"], **changes})
         with pytest.raises(UsageError, match=f"gives 8 tokens of width 16, the network is made for {made}; make it"):

@@ -11,7 +11,7 @@ from fairlead.core.schedule import VE, NoiseSchedule, RectifiedFlow, VPCosine, v
 from fairlead.data.toys import GaussianMixture
 from fairlead.guide.methods.classifier import gradient_of
 from fairlead.models.noisy_classifier_model import NoisyClassifierModel
-from fairlead.nets.noisy_classifier import Moments, NoisyClassifier
+from fairlead.nets.noisy_classifier import ClassMoments, NoisyClassifier
 from tests.nets.tiny import shaken
 
 SCHEDULES = {"vp": vp_linear(), "cosine": VPCosine(), "flow": RectifiedFlow(), "ve": VE()}
@@ -19,16 +19,16 @@ CLASSES, SIZE, RANK = 4, 8, 3
 VALUES = SIZE**2
 
 
-def moments(isotropic: bool = True) -> Moments:
+def moments(isotropic: bool = True) -> ClassMoments:
     torch.manual_seed(0)
     share = torch.tensor([0.1, 0.2, 0.3, 0.4])
     axes = torch.linalg.qr(torch.randn(CLASSES, VALUES, RANK, dtype=torch.float64)).Q.mT
     rest = torch.tensor([0.1, 0.3, 0.2, 0.4], dtype=torch.float64)
     variance = rest[:, None].expand(-1, RANK) if isotropic else torch.rand(CLASSES, RANK, dtype=torch.float64) + 0.5
-    return Moments(share, torch.randn(CLASSES, VALUES, dtype=torch.float64), axes, variance, rest)
+    return ClassMoments(share, torch.randn(CLASSES, VALUES, dtype=torch.float64), axes, variance, rest)
 
 
-def anchored(given: Moments, fresh: bool = True) -> NoisyClassifier:
+def anchored(given: ClassMoments, fresh: bool = True) -> NoisyClassifier:
     torch.manual_seed(1)
     network = NoisyClassifier(1, SIZE, CLASSES, channels=8, embed=16, anchor=RANK)
     network = network.double().eval() if fresh else shaken(network)

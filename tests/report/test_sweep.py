@@ -13,9 +13,9 @@ from fairlead.measure.metrics import Estimate, title_of
 from fairlead.measure.score import METRICS, Difference, Floor
 from fairlead.report.curves import curves_of, curves_plot, form_of, front_plot
 from fairlead.report.page import Table, difference_tables
-from fairlead.report.sweep_page import findings, sweep_page, sweep_plot
+from fairlead.report.sweep_page import sweep_findings, sweep_page, sweep_plot
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.recommend import Choice, choice_for, recommend_swept, sentence
+from fairlead.tune.recommend import Choice, choice_for, recommend_swept, recommendation_text
 from fairlead.tune.setting import Point
 from tests.tune.made import floor, point
 
@@ -27,7 +27,7 @@ def chosen(points: list[Point]) -> Point:
 
 
 def said(points: list[Point], real: Floor) -> tuple[Point, str]:
-    return chosen(points), findings(points, real, recommend_swept(points))
+    return chosen(points), sweep_findings(points, real, recommend_swept(points))
 
 
 def places(line: Line2D) -> list[tuple[float, float]]:
@@ -262,8 +262,8 @@ def test_what_a_search_recommends_is_the_only_recommendation_of_its_page(tmp_pat
     by_rule = said(points, floor())[1]
     assert by_rule.startswith("Recommended: cfg(2), the smallest debiased distance among settings with an accuracy")
     rules = (Constraint.parse("accuracy >= 0.99"),)
-    choice = Choice(sentence("cfg(1.5)", "cheapest of 2 settings"), points[1], True, rules)
-    text = findings(points, floor(), choice)
+    choice = Choice(recommendation_text("cfg(1.5)", "cheapest of 2 settings"), points[1], True, rules)
+    text = sweep_findings(points, floor(), choice)
     assert text.startswith(
         "Recommended: cfg(1.5), the cheapest of 2 settings. It was chosen on the seeds of the search"
     )

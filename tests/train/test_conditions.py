@@ -9,7 +9,7 @@ from fairlead.data.text import encoder_from_config
 from fairlead.models.load import model_of
 from fairlead.nets.build import net_config
 from fairlead.train import conditions
-from fairlead.train.conditions import DataConditions, asked, encoded
+from fairlead.train.conditions import DataConditions, asked, encoded_prompts
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
 from fairlead.train.objective import Draw
@@ -112,16 +112,18 @@ def test_a_pretrained_encoder_is_asked_once_and_then_read(tmp_path, monkeypatch)
         config, net = encoder.config, encoder.net
 
     counting = Counting()
-    first = encoded(counting, CAPTIONS[:2], folder=tmp_path / "cache")
+    first = encoded_prompts(counting, CAPTIONS[:2], folder=tmp_path / "cache")
     torch.testing.assert_close(first.float(), encoder(CAPTIONS[:2]), rtol=1e-3, atol=1e-3)
-    again = encoded(counting, CAPTIONS[:2], folder=tmp_path / "cache")
+    again = encoded_prompts(counting, CAPTIONS[:2], folder=tmp_path / "cache")
     assert asked_for == list(CAPTIONS[:2])
     assert torch.equal(first, again)
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(file.read_bytes()[:100])
-    assert torch.equal(encoded(counting, CAPTIONS[:2], folder=tmp_path / "cache"), first)
+    assert torch.equal(encoded_prompts(counting, CAPTIONS[:2], folder=tmp_path / "cache"), first)
     monkeypatch.setattr(conditions, "_CHUNK", 1)
-    torch.testing.assert_close(encoded(counting, CAPTIONS[:2], folder=tmp_path / "other"), first, rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        encoded_prompts(counting, CAPTIONS[:2], folder=tmp_path / "other"), first, rtol=0, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("null", ["learned", "empty"])

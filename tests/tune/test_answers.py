@@ -11,7 +11,7 @@ import pytest
 
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
-from fairlead.tune.answers import choose, key_of, question_of, read_answers, save_answer, template_of
+from fairlead.tune.answers import answer_key, choose, question_of, read_answers, save_answer, template_of
 from fairlead.tune.recommend import Tuned
 from fairlead.tune.template import Template
 from tests.tune.test_tuning import row
@@ -28,16 +28,16 @@ def answer(guidance: str, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_question_is_objective_constraints_expression_and_protocol() -> None:
-    key = key_of(answer("cfg(1)"))
-    assert key == key_of(answer("cfg(2)", seeds=[7], ranges={"scale": [1, 3]}, images=9))
-    assert key == key_of(answer("cfg(1)", constraints=["accuracy>=0.99"]))
+    key = answer_key(answer("cfg(1)"))
+    assert key == answer_key(answer("cfg(2)", seeds=[7], ranges={"scale": [1, 3]}, images=9))
+    assert key == answer_key(answer("cfg(1)", constraints=["accuracy>=0.99"]))
     before = {name: value for name, value in answer("cfg(1)").items() if name != "precision"}
-    assert key == key_of(before)  # of a version that did not say it
+    assert key == answer_key(before)  # of a version that did not say it
     others: dict[str, Any] = {
         "objective": "accuracy", "constraints": [], "template": "pag({scale})", "sampler": "heun", "steps": 10,
         "grid": "karras", "precision": "bf16", "weights": "v", "judge": "k",
     }  # fmt: skip
-    keys = {key_of(answer("cfg(1)", **{name: value})) for name, value in others.items()}
+    keys = {answer_key(answer("cfg(1)", **{name: value})) for name, value in others.items()}
     assert len(keys) == len(others)
     assert key not in keys
 
@@ -93,13 +93,13 @@ def test_the_one_that_is_meant_is_chosen_or_all_are_listed(tmp_path: Path) -> No
     strict = answer("cfg(1)")
     assert choose(answers[1:2], "", path, "heun", 7, "x")["guidance"] == "cfg(2)"  # the only one
     assert choose(answers, "", path, **{**here, "sampler": "heun"})["guidance"] == "cfg(3)"
-    assert choose(answers, key_of(strict), path, **here)["guidance"] == "cfg(1)"
+    assert choose(answers, answer_key(strict), path, **here)["guidance"] == "cfg(1)"
     with pytest.raises(UsageError) as refused:
         choose(answers, "", path, **here)
     line = str(refused.value)
     assert "\n" not in line
     assert line.startswith("guidance 'tuned': runs/a/tuned.json answers 2 questions; write which is meant: tuned:")
-    assert f"tuned:{key_of(strict)} is cfg(1) ({question_of(strict)})" in line
+    assert f"tuned:{answer_key(strict)} is cfg(1) ({question_of(strict)})" in line
     assert "cfg(3)" not in line
     with pytest.raises(UsageError, match="holds no such answer; take one of tuned:"):
         choose(answers, "zzz", path, **here)

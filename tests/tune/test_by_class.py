@@ -13,7 +13,7 @@ from fairlead.report.search_page import class_lines, summary
 from fairlead.tune.by_class import Classes, _of_class, errors_for, scales_by_class
 from fairlead.tune.class_scales import ByClass
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.measurements import Batch, Measurement, Objective
+from fairlead.tune.measurements import Batch, Goal, Measurement
 from fairlead.tune.recommend import Tuned
 from fairlead.tune.search import find_guidance
 from fairlead.tune.template import Template
@@ -58,7 +58,7 @@ class Spreads:
 
 def found(toy: Spreads, n: int) -> ByClass:
     points = toy.measured(n)
-    return scales_by_class(points, points[2], toy.classes, Objective())
+    return scales_by_class(points, points[2], toy.classes, Goal())
 
 
 def test_each_class_finds_its_own_scale() -> None:
@@ -123,7 +123,7 @@ def test_classes_that_are_alike_are_told_apart_in_at_most_five_of_a_hundred() ->
             )
             for one in points
         ]
-        draws.append(scales_by_class(valued, valued[2], Classes(NAMES), Objective("height", maximise=True)))
+        draws.append(scales_by_class(valued, valued[2], Classes(NAMES), Goal("height", maximise=True)))
     assert sum(one.apart for one in draws) <= 5
     assert sum(all(one.low <= 1.5 <= one.high for one in draw.classes) for draw in draws) >= 90  # 95 and two errors
 
@@ -139,7 +139,7 @@ def test_with_a_share_of_hits_only_its_own_images_count() -> None:
     """Accuracy 1 - (scale - best)^2 / 10."""
     toy = Spreads((1.0, 2.0, 3.0), miss=0.1)
     points = toy.measured(6000)
-    by_class = scales_by_class(points, points[3], Classes(NAMES), Objective("accuracy", maximise=True))
+    by_class = scales_by_class(points, points[3], Classes(NAMES), Goal("accuracy", maximise=True))
     assert [one.scale for one in by_class.classes] == [1.0, 2.0, 3.0]
     for one, best in zip(by_class.classes, toy.best, strict=True):
         assert abs(one.gain.value - 0.1 * (2 - best) ** 2) <= 4 * one.gain.error + 1e-12
@@ -157,7 +157,7 @@ def test_a_constraint_takes_the_scales_at_which_a_class_surely_breaks_it() -> No
             values, labels = one.batch.values["accuracy"], one.batch.labels
             assert labels is not None
             values[(labels == 2) & (torch.arange(n) % 2 == 0) & (one.setting[0] > 2)] = 0.0
-        return scales_by_class(points, points[2], toy.classes, Objective(), rule)
+        return scales_by_class(points, points[2], toy.classes, Goal(), rule)
 
     many, few = bound(3000).classes[2], bound(60)
     assert (many.scale, many.low, many.high) == (2.0, 2.0, 2.0)
@@ -173,15 +173,15 @@ def test_it_survives_json_and_what_cannot_be_said_is_refused() -> None:
     assert stored["text"] == by_class.text
     points = Spreads((1.0, 2.0, 3.0)).measured(15)
     with pytest.raises(UsageError, match="0 of 3 classes have 8 images or more a setting"):
-        scales_by_class(points, points[0], Classes(NAMES), Objective())
+        scales_by_class(points, points[0], Classes(NAMES), Goal())
     with pytest.raises(UsageError, match="expected at least two scales"):
-        scales_by_class(points[:1], points[0], Classes(NAMES), Objective())
+        scales_by_class(points[:1], points[0], Classes(NAMES), Goal())
     toy = Spreads((1.0, 2.0, 3.0))
     rare = toy.measured(90)
     for one in rare:
         assert one.batch.labels is not None
         one.batch.labels[torch.arange(90) % 3 == 2] = torch.where(torch.arange(30) < 5, 2, 0)
-    left = scales_by_class(rare, rare[0], toy.classes, Objective())
+    left = scales_by_class(rare, rare[0], toy.classes, Goal())
     assert left.left_out == ("cat",)
     assert "Left out, with fewer than 8 images: cat." in left.text
 
@@ -191,7 +191,7 @@ def test_settings_of_different_numbers_of_images_compare_on_the_seeds_of_both() 
     toy = Spreads((1.5, 1.5, 3.0))
     many = toy.measured(3000)
     points = [one.first(600) if one.setting[0] in (1.0, 2.0) else one for one in many]
-    uneven, even = (scales_by_class(own, own[2], toy.classes, Objective()) for own in (points, many))
+    uneven, even = (scales_by_class(own, own[2], toy.classes, Goal()) for own in (points, many))
     assert uneven.classes[2].scale == even.classes[2].scale == 3.0
     assert uneven.classes[2].gain == even.classes[2].gain
 
@@ -206,7 +206,7 @@ def test_a_search_says_it_of_what_it_has_measured_and_the_answer_keeps_it() -> N
         loss = (setting[0] / best).log() ** 2 + noise * (1 + 0.1 * math.log(setting[0]))
         return Batch(noise[:, None], {"loss": loss, "accuracy": torch.ones_like(loss)}, len(seeds), labels)
 
-    template, loss = Template.of("cfg({scale})", []), Objective("loss")
+    template, loss = Template.of("cfg({scale})", []), Goal("loss")
     tuned = find_guidance(measure, None, template, budget=3000, objective=loss, classes=Classes(("ant", "bee")))
     assert tuned.by_class is not None
     assert tuned.by_class.apart

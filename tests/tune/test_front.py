@@ -5,7 +5,7 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.tune.front import front, sweep_front
-from fairlead.tune.measurements import DISTANCE, ROWS, Batch, Measurement, Objective
+from fairlead.tune.measurements import DISTANCE, ROWS, Batch, Goal, Measurement
 from fairlead.tune.setting import Setting, all_settings
 from fairlead.tune.sweep_folder import SweepFolder
 from fairlead.tune.sweep_run import Shared, Sweep
@@ -15,7 +15,7 @@ from tests.tune.made import evaluator, model
 N = 100
 NOISE = torch.linspace(-1, 1, N, dtype=torch.float64) * 10
 OTHER = NOISE.flip(0)
-LOW, HIGH = Objective("low"), Objective("high", maximise=True)
+LOW, HIGH = Goal("low"), Goal("high", maximise=True)
 
 
 def point(low, high, noise=NOISE, rows=1.0):
@@ -50,7 +50,7 @@ def test_what_noise_could_have_done_keeps_a_setting_on_the_front():
 
 
 def test_of_equal_settings_the_cheaper_one_dominates_and_of_equal_cost_the_better_one():
-    objectives = (LOW, Objective(ROWS))
+    objectives = (LOW, Goal(ROWS))
     assert dominated(point(1, 0, rows=2), point(1, 0, rows=1), objectives=objectives) == [(1,), ()]
     assert dominated(point(1, 0, rows=2), point(2, 0, rows=2), objectives=objectives) == [(), (0,)]
     assert dominated(point(1, 0, rows=2), point(2, 0, rows=1), objectives=objectives) == [(), ()]
@@ -80,7 +80,7 @@ def test_the_front_of_a_sweep_is_that_of_its_stored_samples(tmp_path):
                 Measurement((), range(30), Batch(s.features, s.values, labels=s.labels), s.reference)
                 for s in (folder.samples(folder.key(point.setting)) for point in (other, one))
             ]
-            distance = Objective(DISTANCE).of(moments).difference(0, 1)
+            distance = Goal(DISTANCE).of(moments).difference(0, 1)
             nearer = distance.value < -1.96 * distance.error
             assert (other.setting in beaten[one.setting]) == (other is not one and sure and nearer and cheaper)
     with pytest.raises(UsageError, match="not among its settings"):

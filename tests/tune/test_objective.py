@@ -6,7 +6,7 @@ import torch
 from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import Moments, frechet_jackknife, paired_difference
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.measurements import DISTANCE, ROWS, Batch, Measurement, Objective, Together, together, z_of
+from fairlead.tune.measurements import DISTANCE, ROWS, Batch, Goal, Measurement, Together, together, z_of
 from tests.tune.exact import REFERENCE, Linear, Toy
 
 
@@ -144,7 +144,7 @@ def test_labels_of_one_sample_share_a_stratum():
 def test_rows_are_exact_and_a_maximised_metric_is_a_loss():
     one = hits(0.8, 10)
     assert (one.estimate(ROWS).value, one.estimate(ROWS).error) == (1.0, 0.0)
-    assert float(Objective("accuracy", maximise=True).of([one]).values) == -0.8
+    assert float(Goal("accuracy", maximise=True).of([one]).values) == -0.8
     with pytest.raises(UsageError, match="unknown metric 'acuracy'; did you mean 'accuracy'"):
         one.estimate("acuracy")
 

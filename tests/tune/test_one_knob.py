@@ -10,7 +10,7 @@ import torch
 from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import Moments, frechet_distance
 from fairlead.tune.constraint import Constraint, Edge
-from fairlead.tune.measurements import DISTANCE, Batch, Measurement, Objective, Together
+from fairlead.tune.measurements import DISTANCE, Batch, Goal, Measurement, Together
 from fairlead.tune.one_knob import search
 from fairlead.tune.parabola import parabola
 from fairlead.tune.recommend import recommend
@@ -172,7 +172,7 @@ class Hits:
         return Batch(features, {"accuracy": hits}, float(len(seeds)))
 
 
-ACCURACY = Objective("accuracy", maximise=True)
+ACCURACY = Goal("accuracy", maximise=True)
 
 
 def test_any_metric_can_be_searched_even_one_of_0_and_1():
@@ -358,7 +358,7 @@ def taken(*arguments):
 
 
 def test_the_cheapest_of_those_that_cannot_be_told_apart_is_recommended():
-    objective = Objective("loss")
+    objective = Goal("loss")
     dear, cheap, worse = made(1.0, 2), made(1.0, 1), made(1.1, 0.5)
     assert taken([dear, cheap, worse], objective).one is cheap  # differences of paired noise are exact
     strict = taken([dear, cheap, worse], objective, [Constraint("accuracy", 0.9, True)])
@@ -376,7 +376,7 @@ def test_a_point_of_few_seeds_does_not_win_by_the_luck_of_its_seeds():
     few = Measurement((1.0,), range(100), Batch(torch.zeros(100, 1), {"loss": 0.2 + trend[:100]}), REFERENCE)
     many = Measurement((2.0,), range(400), Batch(torch.zeros(400, 1), {"loss": trend}), REFERENCE)
     assert few.estimate("loss").value < many.estimate("loss").value
-    assert taken([few, many], Objective("loss")).one is many
+    assert taken([few, many], Goal("loss")).one is many
 
 
 def test_wrong_knobs_and_budgets_are_one_line():
@@ -388,5 +388,5 @@ def test_wrong_knobs_and_budgets_are_one_line():
     with pytest.raises(UsageError, match="7 settings of 100 images and a budget of 600"):
         search(Linear(0.3), REFERENCE, KNOB, budget=600, first=100)
     with pytest.raises(UsageError, match="unknown metric 'fid'"):
-        search(Linear(0.3), REFERENCE, KNOB, budget=1500, objective=Objective("fid"))
-    assert Objective().metric == DISTANCE
+        search(Linear(0.3), REFERENCE, KNOB, budget=1500, objective=Goal("fid"))
+    assert Goal().metric == DISTANCE

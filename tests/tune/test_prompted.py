@@ -7,12 +7,12 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.measurements import Batch, Measurement, Objective, together
+from fairlead.tune.measurements import Batch, Goal, Measurement, together
 from fairlead.tune.search import find_guidance
 from fairlead.tune.template import Template
 
 SCALE = Template.of("cfg({scale})", ["scale=1:8"])
-COSINE = Objective("cosine", maximise=True)
+COSINE = Goal("cosine", maximise=True)
 PROMPTS = 6
 
 
@@ -65,7 +65,7 @@ def test_settings_have_no_distance_without_real_images():
 def test_a_bound_on_the_cosine_is_kept():
     rule = Constraint("cosine", 0.295, at_least=True)
     tuned = find_guidance(
-        Prompted(3.1, 0.0), None, SCALE, budget=3000, objective=Objective("rows"), constraints=[rule]
+        Prompted(3.1, 0.0), None, SCALE, budget=3000, objective=Goal("rows"), constraints=[rule]
     )  # fmt: skip
     (chosen,) = [row for row in tuned.rows if row.guidance == tuned.guidance]
     assert chosen.metrics["cosine"].value >= 0.295

@@ -3,7 +3,7 @@
 import pytest
 
 from fairlead.core.errors import UsageError
-from fairlead.tune.setting import Setting, all_settings, baselines, expand, labels_of, scale_of
+from fairlead.tune.setting import Setting, all_settings, baselines, expand, scale_of, setting_labels
 
 
 def test_templates_are_filled_in_order_and_normalised() -> None:
@@ -69,9 +69,9 @@ def test_an_axis_is_refused(axes: tuple[list[str], list[str], list[str], list[in
 
 
 def test_a_setting_is_called_by_what_varies() -> None:
-    assert labels_of([Setting("a", "cfg(1)")]) == ["cfg(1)"]
-    assert labels_of([Setting("a", "cfg(1)"), Setting("a", "cfg(2)")]) == ["cfg(1)", "cfg(2)"]
-    assert labels_of(all_settings(["a"], ["cfg(1)"], ["ddim", "heun"], [5, 9])) == [
+    assert setting_labels([Setting("a", "cfg(1)")]) == ["cfg(1)"]
+    assert setting_labels([Setting("a", "cfg(1)"), Setting("a", "cfg(2)")]) == ["cfg(1)", "cfg(2)"]
+    assert setting_labels(all_settings(["a"], ["cfg(1)"], ["ddim", "heun"], [5, 9])) == [
         "ddim, 5 steps",
         "ddim, 9 steps",
         "heun, 5 steps",

@@ -8,13 +8,13 @@ import torch
 
 from fairlead.core.errors import UsageError
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.measurements import Batch, Objective
+from fairlead.tune.measurements import Batch, Goal
 from fairlead.tune.several_knobs import candidates_for, halving
 from fairlead.tune.template import Knob
 from tests.tune.exact import REFERENCE
 
 KNOBS = (Knob(1.0, 8.0), Knob(0.0, 1.0, log=False))
-LOSS = Objective("loss")
+LOSS = Goal("loss")
 
 
 def bowl(setting, seeds):

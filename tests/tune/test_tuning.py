@@ -10,7 +10,7 @@ from fairlead.core.errors import UsageError
 from fairlead.measure.metrics import Estimate
 from fairlead.tune.answers import read_answers, save_answer
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.measurements import Batch, Objective
+from fairlead.tune.measurements import Batch, Goal
 from fairlead.tune.measurer import Measurer
 from fairlead.tune.recommend import Row, Tuned
 from fairlead.tune.search import find_guidance, parse_constraints
@@ -20,7 +20,7 @@ from tests.tune.exact import REFERENCE, Linear
 from tests.tune.made import evaluator, files, model
 
 SCALE = Template.of("cfg({scale})", ["scale=1:4"])
-LOSS = Objective("loss")
+LOSS = Goal("loss")
 
 
 class Counted:
@@ -197,7 +197,7 @@ def measurer(folder: Path) -> Measurer:
 
 
 def test_a_second_search_reads_all_it_needs_and_says_the_same(tmp_path: Path):
-    objective = Objective("saturation")
+    objective = Goal("saturation")
 
     def search(folder):
         measure = measurer(folder)

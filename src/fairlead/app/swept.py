@@ -19,11 +19,11 @@ from fairlead.report.curves import curves_of, front_plot
 from fairlead.report.page import Table, Text
 from fairlead.report.plots import plot_style, to_svg
 from fairlead.report.search_page import search_plot, summary
-from fairlead.report.sweep_page import findings, front_said, sweep_plot
+from fairlead.report.sweep_page import front_said, sweep_findings, sweep_plot
 from fairlead.tune.answers import read_answers, template_of
 from fairlead.tune.front import sweep_front
 from fairlead.tune.recommend import Choice, Tuned, adherence, choice_for
-from fairlead.tune.setting import Point, Setting, labels_of
+from fairlead.tune.setting import Point, Setting, setting_labels
 from fairlead.tune.sweep_folder import SweepFolder
 
 _DPI = 110
@@ -55,7 +55,7 @@ class Swept:
         about, points = stored.read()
         path = Path(place) / "tuned.json"
         answers = read_answers(path) if path.is_file() else []
-        names = labels_of([point.setting for point in points])
+        names = setting_labels([point.setting for point in points])
         shown = about.get("prompts") or about["classes"]
         return cls(
             stored,
@@ -75,7 +75,7 @@ class Swept:
     def findings(self) -> str:
         """HTML: what was found; of a search, what was searched."""
         points = list(self.points.values())
-        said = [findings(points, self.floor, self.choice)]
+        said = [sweep_findings(points, self.floor, self.choice)]
         said += [front_said(points, self.beaten)] if len(points) > 1 else []
         for answer in self.answers[:1]:
             said.append(summary(Tuned.from_dict(answer), template_of(answer), str(answer["objective"])))

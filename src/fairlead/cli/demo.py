@@ -56,7 +56,7 @@ class Demo:
         from fairlead.models.load import load
         from fairlead.report.page import Png, Section
         from fairlead.report.pictures import class_grid, negative_rows
-        from fairlead.report.sweep_page import findings
+        from fairlead.report.sweep_page import sweep_findings
         from fairlead.report.sweeps import carry_out, report
         from fairlead.train.session import train_to_end
         from fairlead.tune.recommend import recommend_swept
@@ -85,7 +85,7 @@ class Demo:
         points = folder.read()[1]
         print("3/3 drawing pictures")
         choice = recommend_swept(points)
-        best, text = choice.point, findings(points, evaluator.floor(self.n), choice)
+        best, text = choice.point, sweep_findings(points, evaluator.floor(self.n), choice)
         assert best is not None
         extra = (
             Section(

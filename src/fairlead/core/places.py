@@ -18,7 +18,7 @@ _PROBE = 4096
 """Bytes that a place must take to count as writable: one block."""
 
 
-def expanded(path: str | Path) -> Path:
+def home_expanded(path: str | Path) -> Path:
     """``path`` with ``~`` replaced by the home folder; as it is where nobody's home is meant or known."""
     return Path(os.path.expanduser(path))
 
@@ -29,7 +29,7 @@ def is_folder(path: str | Path) -> bool:
     Raises:
         UsageError: if that cannot be seen, for lack of permission or because the disk fails.
     """
-    return stat.S_ISDIR(_mode(expanded(path)))
+    return stat.S_ISDIR(_mode(home_expanded(path)))
 
 
 def is_file(path: str | Path) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from fairlead.core.arguments import as_path, chosen, is_count, plain, shown
 from fairlead.core.errors import UsageError, unknown
-from fairlead.core.places import expanded, is_file, is_folder, is_there
+from fairlead.core.places import home_expanded, is_file, is_folder, is_there
 from fairlead.core.printable import printable
 from fairlead.core.progress import Progress, silent
 from fairlead.core.registry import lookup, names
@@ -94,7 +94,7 @@ def load_data(
     sides, way = as_size(size, f"data {spec!r}"), cast(Fit, fit)
     if sides is None and fit != "centre":
         raise UsageError(f"data {spec!r}: --fit {fit} says how images come to a size; give --size, e.g. 64 or 64x96")
-    local = spec not in names("data") and is_there(expanded(spec))
+    local = spec not in names("data") and is_there(home_expanded(spec))
     if not local and (called := read_call(spec)) is not None:
         if asked := [f"{name}={value!r}" for name, value in columns.items() if value is not None]:
             raise UsageError(
@@ -106,7 +106,7 @@ def load_data(
         spec, split, sides, limit, flip, way, Columns(image_column, label_column, caption_column), skip_broken, progress
     )
     if local:
-        return _local(expanded(spec), wanted)
+        return _local(home_expanded(spec), wanted)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec):
         return of_tables(_load(spec, spec), spec, wanted, (), _cache_folders())
     raise UsageError(

@@ -114,7 +114,7 @@ def check_encoder(config: Mapping[str, Any]) -> None:
     check_arguments(lookup("text", name), arguments, f"text encoder {name!r}")
 
 
-def listed(words: Sequence[str], most: int = 8) -> str:
+def word_list(words: Sequence[str], most: int = 8) -> str:
     """Words for a message, the first few of many."""
     shown = ", ".join(shortened(word) for word in words[:most])
     return shown if len(words) <= most else f"{shown} and {len(words) - most:,} more"

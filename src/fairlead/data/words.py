@@ -26,7 +26,7 @@ from torch import Tensor
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError, shortened, unknown
 from fairlead.data.names import folded
-from fairlead.data.text import listed
+from fairlead.data.text import word_list
 
 Rule = Literal["letters", "marks"]
 PAD, END, FIRST = 0, 1, 2
@@ -101,7 +101,7 @@ class Words:
                 lost = words[self.length - 1 :]
                 raise UsageError(
                     f"prompt {shortened(prompt)} has {len(words)} words, this text encoder reads {self.length - 1}: "
-                    f"{listed(lost)} would be lost; shorten it"
+                    f"{word_list(lost)} would be lost; shorten it"
                 )
             ids[row, : len(words) + 1] = torch.tensor([*(self._index[word] for word in words), END])
         return ids
@@ -116,7 +116,7 @@ class Words:
             if prompt.strip() and not split_words(prompt, self.rule):
                 raise UsageError(
                     f"prompt {shortened(prompt)} has no word that could be read; give words such as "
-                    f"{listed(self.vocabulary, 3)}, or an empty prompt for no text"
+                    f"{word_list(self.vocabulary, 3)}, or an empty prompt for no text"
                 )
 
     def config(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fairlead.core.brief import brief
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
 from fairlead.core.modules import weightless
-from fairlead.core.places import expanded, is_folder
+from fairlead.core.places import home_expanded, is_folder
 from fairlead.core.strict_json import opened, read_json
 from fairlead.data.images import to_float
 from fairlead.diffusers.foreign_files import how_to_convert, pickles_of, variant_of
@@ -132,7 +132,7 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
         UsageError: if diffusers is not installed, there is no such autoencoder, it is of another class, its weights
             are incomplete or pickled, or it has no scale.
     """
-    here = expanded(as_path("autoencoder", source))
+    here = home_expanded(as_path("autoencoder", source))
     if not is_folder(here) and here.parent.name and is_folder(here.parent):  # nobody's hub name
         raise UsageError(
             f"autoencoder {str(source)!r}: there is no such folder; train one with `fairlead train-autoencoder --out "

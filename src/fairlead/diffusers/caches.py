@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from fairlead.core.errors import UsageError
-from fairlead.diffusers.perturbation import plain
+from fairlead.diffusers.perturbation import inner_network
 
 _CACHES = re.compile("cache|broadcast")
 """In the modules of diffusers' hooks that answer from earlier calls."""
@@ -24,7 +24,7 @@ def check_uncached(network: Any, name: str) -> None:
     """
     check_switched_off(network, name)
     found: dict[str, str] = {}
-    for module in plain(network).modules():
+    for module in inner_network(network).modules():
         registry = getattr(module, "_diffusers_hook", None)
         for key, hook in getattr(registry, "hooks", {}).items():
             kind: Any = type(hook)
@@ -40,7 +40,7 @@ def check_uncached(network: Any, name: str) -> None:
 
 def check_switched_off(network: Any, name: str) -> None:
     """The part of :func:`check_uncached` that takes no time: what ``enable_cache`` switches on."""
-    config = getattr(plain(network), "_cache_config", None)
+    config = getattr(inner_network(network), "_cache_config", None)
     if config is not None:
         kind = type(config).__name__.removesuffix("Config")
         raise UsageError(

@@ -17,7 +17,7 @@ from fairlead.diffusers.negative_text import READERS, reading_layers
 from fairlead.diffusers.network_calls import CALLED
 from fairlead.diffusers.packing import PATCH
 from fairlead.diffusers.positions import Tokens
-from fairlead.diffusers.pretrained import plain, setting
+from fairlead.diffusers.pretrained import inner_network, setting
 
 _LISTS = "transformer_blocks|(?:single|joint)_transformer_blocks"
 _STACKS = f"{_LISTS}|blocks|layers|(?:single|double)(?:_stream)?_blocks"
@@ -40,7 +40,7 @@ def layers_of(network: Any) -> dict[str, tuple[str, ...]]:
     """Names of the layers that can be perturbed, from the input to the output: "attention" are softmax self-attentions
     (of images and text together in joint blocks), "block" are transformer blocks that pass on what they are given."""
     attention, blocks = [], []
-    for name, module in plain(network).named_modules():
+    for name, module in inner_network(network).named_modules():
         if _OTHER_POSITIONS.search(name):
             continue
         kind: Any = type(module)
@@ -57,7 +57,7 @@ def layers_of(network: Any) -> dict[str, tuple[str, ...]]:
 
 def text_layers(network: Any) -> dict[str, tuple[str, ...]]:
     """ "text" -> names of the layers in which a network reads its text; empty where none can be perturbed."""
-    names = _in_order(reading_layers(plain(network)))
+    names = _in_order(reading_layers(inner_network(network)))
     return {"text": names} if names else {}
 
 
@@ -175,7 +175,7 @@ def _active_backend() -> Any:
 def well_known(network: Any) -> bool:
     """Whether a network is of a class whose call is written down here: all its arguments with as many rows as samples
     are of the samples, and it is known which positions of its attention layers are of the image."""
-    return type(plain(network)).__name__ in (*CALLED, *READERS)
+    return type(inner_network(network)).__name__ in (*CALLED, *READERS)
 
 
 def image_tokens(network: Any, x_t: Tensor, patches: bool = False) -> Tokens | None:
@@ -187,6 +187,6 @@ def image_tokens(network: Any, x_t: Tensor, patches: bool = False) -> Tokens | N
     patch = PATCH if patches else setting(network, "patch_size", 0)
     if x_t.ndim != 4 or not isinstance(patch, int):
         return None
-    reader = READERS.get(type(plain(network)).__name__)
+    reader = READERS.get(type(inner_network(network)).__name__)
     text_first = reader is not None and reader.text_first
     return Tokens((x_t.shape[-2], x_t.shape[-1]), patch, text_first, alone=not well_known(network))

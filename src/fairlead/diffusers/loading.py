@@ -44,7 +44,7 @@ from fairlead.diffusers.network_calls import (
     tokens_of,
 )
 from fairlead.diffusers.packing import packed, unpacked
-from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing, plain, text_layers
+from fairlead.diffusers.perturbation import check_reachable, inner_network, layers_of, perturbing, text_layers
 from fairlead.diffusers.pipelines import (
     EXAMPLES,
     check_pipeline_object,
@@ -289,7 +289,9 @@ class LoadedNetwork:
         told = 1000 * mixing.sigma.float() if self.objective == "flow" else level.time
         time = (told.reshape(-1) * self._scale).expand(len(x_t)).to(x_t.device)
         x, size = x_t.to(own.dtype), (x_t.shape[-2], x_t.shape[-1])
-        arguments, text = told_with_negative(plain(self.network), condition, partial(self._arguments, len(x_t), own))
+        arguments, text = told_with_negative(
+            inner_network(self.network), condition, partial(self._arguments, len(x_t), own)
+        )
         with (
             evaluating(self.network),
             gradients_of(x_t, *condition.values.values(), *condition.null.values()),
@@ -312,7 +314,7 @@ class LoadedNetwork:
         if self.wiring.packed:
             flat["txt_ids"] = own.new_zeros(flat[STATES].shape[1], 3)
         if self.wiring.labels:
-            null = null_label(plain(self.network))
+            null = null_label(inner_network(self.network))
             flat["class_labels"] = torch.where(condition.keep["label"], condition.values["label"], null)
         return nested(flat, own)
 

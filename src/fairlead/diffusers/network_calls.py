@@ -12,7 +12,7 @@ from torch import Tensor
 from fairlead.core.arguments import as_mapping, chosen
 from fairlead.core.errors import UsageError, unknown
 from fairlead.diffusers.positions import Tokens
-from fairlead.diffusers.pretrained import plain, setting
+from fairlead.diffusers.pretrained import inner_network, setting
 
 STATES, MASK, LABELS = "encoder_hidden_states", "encoder_attention_mask", "class_labels"
 POOLED, POOLED_XL = "pooled_projections", "added_cond_kwargs.text_embeds"
@@ -87,14 +87,14 @@ def nested(flat: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
 def computes_in(part: Any) -> torch.dtype:
     """The dtype that a network of diffusers takes its inputs in: that of its weights, unless these are only stored in
     theirs (layerwise casting) or are no numbers (quantised)."""
-    inside: Any = plain(part)
+    inside: Any = inner_network(part)
     dtype: torch.dtype = inside.dtype
     return dtype
 
 
 def stored_lower(network: Any) -> bool:
     """Whether layers cast their weights for each call (layerwise casting), which no gradient gets through."""
-    registries = (getattr(module, "_diffusers_hook", None) for module in plain(network).modules())
+    registries = (getattr(module, "_diffusers_hook", None) for module in inner_network(network).modules())
     return any("layerwise_casting" in getattr(registry, "hooks", {}) for registry in registries)
 
 
@@ -102,8 +102,8 @@ def check_differentiable(network: Any) -> None:
     """Raises UsageError for a network that no gradient gets through."""
     if stored_lower(network):
         raise UsageError(
-            f"{type(plain(network)).__name__} casts its weights for each call (enable_layerwise_casting), so no "
-            "gradient gets through it; load it without, or leave out terms that need one, such as energy"
+            f"{type(inner_network(network)).__name__} casts its weights for each call (enable_layerwise_casting), so "
+            "no gradient gets through it; load it without, or leave out terms that need one, such as energy"
         )
 
 

@@ -28,7 +28,7 @@ from fairlead.diffusers.layers import layers_of as layers_of
 from fairlead.diffusers.layers import text_layers as text_layers
 from fairlead.diffusers.negative_text import NOT_KNOWN, JointReading, TextReading, away_rows, reader_of, reading_layers
 from fairlead.diffusers.positions import LayerInput, TextTokens, Tokens, of_rows
-from fairlead.diffusers.pretrained import plain as plain
+from fairlead.diffusers.pretrained import inner_network as inner_network
 from fairlead.nets.blocks import Perturb, recorded_layers, where_masked
 
 _CALL: ContextVar[object | None] = ContextVar("fairlead_perturbed_call", default=None)
@@ -58,7 +58,7 @@ def perturbing(
     if not named and not recorded and text is None:
         yield
         return
-    module = plain(network)
+    module = inner_network(network)
     skips, reached = _by_layer(perturb, ("skip",)), _by_layer(perturb, ("identity_attention", "blur_queries"))
     away = _by_layer(away_rows(perturb), ("negative_text",))
     if away and text is None:
@@ -162,11 +162,11 @@ def check_reachable(network: Any, layer: str) -> None:
     Raises:
         UsageError: naming the layer.
     """
-    part = plain(network).get_submodule(layer)
+    part = inner_network(network).get_submodule(layer)
     if getattr(part, "is_cross_attention", False):
         return
     _check_processor(layer, part)
-    if joined_before(plain(network), layer) and text_before(plain(network), layer, 0) is None:
+    if joined_before(inner_network(network), layer) and text_before(inner_network(network), layer, 0) is None:
         raise UsageError(
             f"layer {layer!r} cannot be perturbed or watched: text and image come to it as one sequence, so which "
             "positions are of the image is not known; name a layer that is given both, or slg, which skips whole blocks"
@@ -184,7 +184,7 @@ def _check_processor(layer: str, part: nn.Module) -> None:
 
 def check_without_dropout(network: Any, name: str) -> None:
     """Raises UsageError for a network that drops values, or labels, at random."""
-    for module in plain(network).modules():
+    for module in inner_network(network).modules():
         share = getattr(module, "p", 0.0) if isinstance(module, _DropoutNd) else getattr(module, "dropout_prob", 0.0)
         if module.training and share:
             raise UsageError(f"{name} is in training mode, so dropout is on; call {name}.eval() first")
@@ -213,9 +213,9 @@ def _uncompiled() -> Iterator[None]:
 
 
 def is_compiled(network: Any) -> bool:
-    if plain(network) is not network:
+    if inner_network(network) is not network:
         return True
-    return any(m._compiled_call_impl is not None for m in plain(network).modules())
+    return any(m._compiled_call_impl is not None for m in inner_network(network).modules())
 
 
 def _skip(

@@ -21,7 +21,7 @@ from fairlead.diffusers.network_calls import (
     computes_in,
     null_label,
 )
-from fairlead.diffusers.pretrained import plain, setting
+from fairlead.diffusers.pretrained import inner_network, setting
 from fairlead.models.model import LabelEncoder
 from fairlead.models.negatives import expanded
 
@@ -54,11 +54,11 @@ def check_pipeline_object(pipe: Any) -> None:
 def label_encoder_of(pipe: Any, network: Any) -> LabelEncoder | None:
     """Class names or indices of a class-conditional pipeline; its names are those that it has, else the indices. None
     where its network is of a class that is not known to take any."""
-    called = CALLED.get(type(plain(network)).__name__)
+    called = CALLED.get(type(inner_network(network)).__name__)
     if called is None or not setting(network, called.labels):
         return None
     known = {index: name for name, index in reversed(list((getattr(pipe, "labels", None) or {}).items()))}
-    return LabelEncoder(tuple(known.get(i, str(i)) for i in range(null_label(plain(network)))))
+    return LabelEncoder(tuple(known.get(i, str(i)) for i in range(null_label(inner_network(network)))))
 
 
 def has_text_encoder(pipe: Any) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fairlead.core.errors import UsageError
-from fairlead.core.places import expanded, is_folder
+from fairlead.core.places import home_expanded, is_folder
 from fairlead.diffusers.foreign_files import pickles_of, variant_of
 
 _WAIT = 5.0
@@ -54,7 +54,7 @@ def files_of(
         wanted: the files of a hub entry -> patterns of those to download.
     """
     if is_folder(source):
-        return complete(expanded(source))
+        return complete(home_expanded(source))
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         raise UsageError(f"{what}: {source!r} is no folder and no hub name owner/name; give the folder where it is now")
     import huggingface_hub
@@ -63,7 +63,7 @@ def files_of(
         return complete(Path(huggingface_hub.snapshot_download(source, local_files_only=True)))
     except Exception:  # not there, or only in part
         pass
-    here = expanded(source)
+    here = home_expanded(source)
     if is_folder(here.parent):  # a local name, which is nobody else's business
         raise UsageError(f"{what}: there is no folder {source!r} in {here.parent}; give the one where it is now")
     try:
@@ -132,7 +132,7 @@ def library(what: str, name: str = "transformers") -> Any:
         raise UsageError(f"{what} need the package {name}; pip install 'fairlead[diffusers]'") from error
 
 
-def plain(network: Any) -> nn.Module:
+def inner_network(network: Any) -> nn.Module:
     """The network inside a ``torch.compile``d one."""
     inside: nn.Module = getattr(network, "_orig_mod", network)
     return inside

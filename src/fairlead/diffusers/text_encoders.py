@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from fairlead.core.errors import UsageError, unknown
-from fairlead.core.places import expanded
+from fairlead.core.places import home_expanded
 from fairlead.core.typed import Between
-from fairlead.data.text import listed
+from fairlead.data.text import word_list
 from fairlead.diffusers.pretrained import fetched, library, pretrained, quiet, weight_hash
 from fairlead.nets.packed_text import pack, pooled_at_end
 
@@ -96,7 +96,7 @@ class PretrainedText:
     @cached_property
     def _folders(self) -> tuple[Path, Path]:
         """Of the network and of the tokenizer."""
-        pipeline = expanded(self.source)
+        pipeline = home_expanded(self.source)
         if (pipeline / "text_encoder" / "config.json").is_file():
             return pipeline / "text_encoder", pipeline / "tokenizer"
         folder = fetched(self.source, self._what)
@@ -205,7 +205,7 @@ class PretrainedText:
         found: list[str] = []
         while words or not found:
             if len(found) == self.windows:
-                lost = f"{listed(words)} of the prompt {prompt[:40]!r}... would be lost"
+                lost = f"{word_list(words)} of the prompt {prompt[:40]!r}... would be lost"
                 if self.long == "refuse":
                     raise UsageError(
                         f"{self._what} reads {self.windows} x {self.window} tokens: {lost}; shorten it, or train "

@@ -24,7 +24,7 @@ from fairlead.data.scenes.captions import SLANTS, VALUES
 from fairlead.diffusers.pretrained import weight_hash
 from fairlead.measure.judge import (
     Classifier,
-    Recipe,
+    ClassifierRecipe,
     TrainedOn,
     channels_last,
     check_images,
@@ -127,8 +127,8 @@ class JudgeRecipe:
         version: of the crops and of this file.
     """
 
-    whole: Recipe
-    digits: Recipe
+    whole: ClassifierRecipe
+    digits: ClassifierRecipe
     members: int = 3
     version: int = 1
 
@@ -138,8 +138,8 @@ class JudgeRecipe:
 
 
 RECIPE = JudgeRecipe(
-    whole=Recipe(seed=60_306, steps=1200, width=16, features=128, shift=0),
-    digits=Recipe(seed=70_407, steps=700, width=24, features=128, shift=1),
+    whole=ClassifierRecipe(seed=60_306, steps=1200, width=16, features=128, shift=0),
+    digits=ClassifierRecipe(seed=70_407, steps=700, width=24, features=128, shift=1),
 )
 """The stated recipe; docs/scenes.md has its accuracy on held-out images and its time."""
 
@@ -268,7 +268,7 @@ def cached_attribute_judge(
     )
 
 
-def _members(recipe: JudgeRecipe) -> list[Recipe]:
+def _members(recipe: JudgeRecipe) -> list[ClassifierRecipe]:
     return [replace(recipe.digits, seed=recipe.digits.seed + k) for k in range(recipe.members)]
 
 

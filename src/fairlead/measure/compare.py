@@ -23,7 +23,7 @@ from fairlead.measure.extractors import Extractor, cached_features, fitted
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
 from fairlead.measure.image_sets import ImageSet, common_labels
 from fairlead.measure.judge import Classifier, cached_classifier
-from fairlead.measure.metrics import JUDGED, Estimate, few_for_features, judged_classes, listed, proportion_estimate
+from fairlead.measure.metrics import JUDGED, Estimate, class_list, few_for_features, judged_classes, proportion_estimate
 from fairlead.measure.sample_metrics import hits, inception_score, vendi_score
 from fairlead.measure.two_samples import cmmd, kid, precision_recall
 
@@ -254,7 +254,7 @@ def _jury(real: ImageSet, labels: Tensor | None, asked: str) -> _Jury:
     kept = torch.tensor(judged, dtype=torch.int64)
     if len(judged) < 2 or int(torch.isin(labels, kept).sum()) < 2:
         counts = sorted(Counter(data.labels.tolist()).items(), key=lambda pair: pair[1])
-        had = listed([f"{names[label]} ({count})" for label, count in counts])
+        had = class_list([f"{names[label]} ({count})" for label, count in counts])
         raise UsageError(
             f"{asked} needs 2 classes with {JUDGED} real images of each, and 2 fakes of them; got {len(judged)} "
             f"such classes of {len(counts)}, real images of each: {had}; not measured"
@@ -365,7 +365,7 @@ def _few(n: int, d: int, labels: Tensor | None, real: ImageSet, wanted: Sequence
         alone = [real.data.classes[label] for label, count in sorted(counts.items()) if count == 1]
         if alone:
             found.append(
-                f"one fake image of {listed(alone)}: distance, kid and cmmd are taken as if the classes of the "
+                f"one fake image of {class_list(alone)}: distance, kid and cmmd are taken as if the classes of the "
                 "fakes had been drawn by chance"
             )
     return found

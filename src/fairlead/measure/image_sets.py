@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fairlead.core.brief import brief
 from fairlead.core.errors import UsageError
-from fairlead.core.places import expanded, is_folder, is_there
+from fairlead.core.places import home_expanded, is_folder, is_there
 from fairlead.core.printable import printable
 from fairlead.core.registry import names
 from fairlead.data.decode import decode_images, in_colour, open_image, unwarned
@@ -88,7 +88,7 @@ def read_images(spec: str, resize: int | None = None, what: str = "images") -> I
     if resize is not None and resize < 1:
         raise UsageError(f"resize: expected at least 1 pixel, got {resize}")
     as_size(resize, "resize")
-    folder = expanded(spec)
+    folder = home_expanded(spec)
     local = is_folder(spec)
     if is_there(folder) and not local:
         raise UsageError(f"{what} {spec!r} is a file; expected a folder of images or the name of a data set")

@@ -35,7 +35,7 @@ RECIPE_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ClassifierRecipe:
     """Everything that, with the images, decides the weights.
 
     Attributes:
@@ -78,7 +78,7 @@ class Classifier(nn.Module):
     float32 on the CPU.
     """
 
-    def __init__(self, recipe: Recipe, data: TrainedOn) -> None:
+    def __init__(self, recipe: ClassifierRecipe, data: TrainedOn) -> None:
         super().__init__()
         self.recipe, self.data = recipe, data
         stages, out = convolutions(data.shape, recipe.width)
@@ -159,14 +159,15 @@ def train_classifier(
 ) -> Classifier:
     """Train on all of ``data`` with cross-entropy, AdamW (weight decay 0.01) and a one-cycle learning rate.
 
-    Float32 on the CPU; the global random state is left as it was. Arguments are those of :class:`Recipe`; ``shift``
-    defaults to 1 pixel below 16 pixels of height, else 2. ``progress`` is called with (step, loss) after each step.
+    Float32 on the CPU; the global random state is left as it was. Arguments are those of
+    :class:`ClassifierRecipe`; ``shift`` defaults to 1 pixel below 16 pixels of height, else 2. ``progress`` is called
+    with (step, loss) after each step.
     """
     shift = (1 if data.shape[1] < 16 else 2) if shift is None else shift
-    return _train(data, Recipe(seed, steps, width, features, batch, lr, shift), progress)
+    return _train(data, ClassifierRecipe(seed, steps, width, features, batch, lr, shift), progress)
 
 
-def recipe_for(data: ImageData, role: Role) -> Recipe:
+def recipe_for(data: ImageData, role: Role) -> ClassifierRecipe:
     """The stated recipe of a role: a few seconds for 8 x 8 digits, half a minute for 28 x 28 MNIST.
 
     Measured on held-out images: digits 99.7 % (judge) and 98.9 % (features) of 359, MNIST 99.45 % (judge) of 10,000.
@@ -178,7 +179,7 @@ def recipe_for(data: ImageData, role: Role) -> Recipe:
     seed, width = seeds[role]
     width = width if small else width // 2
     shift = 1 if small else 2
-    return Recipe(seed=seed, steps=400 if small else 1500, width=width, shift=shift)
+    return ClassifierRecipe(seed=seed, steps=400 if small else 1500, width=width, shift=shift)
 
 
 def cached_classifier(
@@ -231,7 +232,9 @@ def stored_network(
     return network
 
 
-def _train(data: ImageData, recipe: Recipe, progress: Callable[[int, float], object] | None = None) -> Classifier:
+def _train(
+    data: ImageData, recipe: ClassifierRecipe, progress: Callable[[int, float], object] | None = None
+) -> Classifier:
     shifts = torch.Generator().manual_seed(recipe.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -248,7 +251,7 @@ def fit(
     network: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],
     data: ImageData,
-    recipe: Recipe,
+    recipe: ClassifierRecipe,
     progress: Callable[[int, float], object] | None = None,
 ) -> None:
     """Minimise ``loss`` (float images, their indices in ``data``); AdamW with weight decay 0.01, one-cycle rate."""

@@ -244,14 +244,14 @@ def rare_said(rare: Sequence[Rare], classes: Sequence[str], n: int) -> list[str]
     notes = []
     real = [one for one in rare if one.held_out < OF_A_CLASS]
     if real:
-        each = listed([f"{classes[one.label]} ({one.held_out})" for one in real])
+        each = class_list([f"{classes[one.label]} ({one.held_out})" for one in real])
         notes.append(
             f"diversity leaves out {each}: fewer than {OF_A_CLASS} held-out images of a class (the number in brackets) "
             "tell nothing of its variety, at any n; hold out more images of it"
         )
     few = [one for one in rare if one.held_out >= OF_A_CLASS]
     if few:
-        each = listed([f"{classes[one.label]} ({one.asked})" for one in few])
+        each = class_list([f"{classes[one.label]} ({one.asked})" for one in few])
         enough = max((one.would_do for one in few if one.would_do is not None), default=None)
         then = f"; n = {enough:,} would do" if enough is not None else ""
         notes.append(
@@ -274,7 +274,7 @@ def not_asked(data: ImageData) -> list[str]:
     """A sentence on classes that no sample is asked for: ``data`` says what is asked for, and has none of them."""
     there = set(data.labels.tolist())
     absent = [name for label, name in enumerate(data.classes) if label not in there]
-    return [f"not asked for: {listed(absent)}; split {data.split!r} has no images of it"] if absent else []
+    return [f"not asked for: {class_list(absent)}; split {data.split!r} has no images of it"] if absent else []
 
 
 def check_classes(data: ImageData, held_out: ImageData) -> list[str]:
@@ -293,7 +293,7 @@ def check_classes(data: ImageData, held_out: ImageData) -> list[str]:
     for what, part, there in (("never seen in training", data, seen), ("not measured", held_out, tried)):
         absent = [name for label, name in enumerate(data.classes) if label not in there]
         if absent:
-            notes.append(f"{what}: {listed(absent)}; split {part.split!r} has no images of it")
+            notes.append(f"{what}: {class_list(absent)}; split {part.split!r} has no images of it")
     return notes
 
 
@@ -303,13 +303,13 @@ def judged_classes(labels: Tensor, classes: Sequence[str]) -> tuple[list[int], l
     rare = [f"{classes[label]} ({count})" for label, count in enumerate(counts) if count < JUDGED]
     kept = [label for label, count in enumerate(counts) if count >= JUDGED]
     note = (
-        f"the judge leaves out {listed(rare)}: fewer than {JUDGED} real images of a class (the number in brackets) "
+        f"the judge leaves out {class_list(rare)}: fewer than {JUDGED} real images of a class (the number in brackets) "
         "teach it nothing"
     )
     return kept, [note] if rare else []
 
 
-def listed(names: Sequence[str]) -> str:
+def class_list(names: Sequence[str]) -> str:
     """Names, the first few of many."""
     more = f" and {len(names) - _NAMED} more classes" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

@@ -25,7 +25,7 @@ from fairlead.sample.sampling import Sampling
 from fairlead.sample.teacher import Teacher
 from fairlead.sample.trace import Trace
 
-Level = Literal["PASS", "WARN", "FAIL"]
+Grade = Literal["PASS", "WARN", "FAIL"]
 AMPLIFICATION = 1000.0
 """sigma / alpha from which an error of a thousandth in eps is an error of one in x0, half the data range."""
 LEFTOVER = 0.05
@@ -51,7 +51,7 @@ class Finding:
     """
 
     question: str
-    level: Level
+    level: Grade
     text: str
     numbers: Mapping[str, Any] = field(default_factory=dict)
 

@@ -58,7 +58,7 @@ class Polynomial:
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class FittedGaussian:
     """k(x, y) = factor exp(-|x - y|^2 / (2 sigma^2)), of rows brought to length 1 first if ``unit``."""
 
     sigma: float
@@ -84,7 +84,7 @@ class Gaussian:
 KID = Polynomial()
 """Binkowski et al. 2018, 1801.01401."""
 
-CMMD = Gaussian(sigma=10.0, unit=True, factor=1000.0)
+CMMD = FittedGaussian(sigma=10.0, unit=True, factor=1000.0)
 """Jayasumana et al. 2024, 2401.09603."""
 
 

@@ -31,7 +31,7 @@ FLOOR = 0.05
 """Variance added in every direction of images in [-1, 1], so that no Gaussian is surer than their pixels are."""
 
 
-class Moments(NamedTuple):
+class ClassMoments(NamedTuple):
     """Of c classes in d values, the covariance by its k largest directions and one variance in all others.
 
     Attributes:
@@ -50,8 +50,8 @@ class Moments(NamedTuple):
 
 
 class GaussianClasses(nn.Module):
-    """log p(y) + log N(x_t; alpha mean_y, alpha^2 covariance_y + sigma^2) of given :class:`Moments`, up to what all
-    classes share. Nothing in it is trained."""
+    """log p(y) + log N(x_t; alpha mean_y, alpha^2 covariance_y + sigma^2) of given :class:`ClassMoments`, up to what
+    all classes share. Nothing in it is trained."""
 
     share: Tensor
     mean: Tensor
@@ -67,7 +67,7 @@ class GaussianClasses(nn.Module):
         self.register_buffer("variance", torch.ones(classes, rank))
         self.register_buffer("rest", torch.ones(classes))
 
-    def set_moments(self, moments: Moments) -> None:
+    def set_moments(self, moments: ClassMoments) -> None:
         for name, value in moments._asdict().items():
             getattr(self, name).copy_(value)
 

@@ -34,7 +34,7 @@ from fairlead.sample.sampler import Sampler, parse_sampler
 from fairlead.sample.sampling import Precision
 from fairlead.train.hub_runs import is_hub_name
 from fairlead.tune.answers import folder_of, read_answers, save_answer
-from fairlead.tune.measurements import Objective
+from fairlead.tune.measurements import Goal
 from fairlead.tune.measurer import Measurer
 from fairlead.tune.recommend import Tuned
 from fairlead.tune.search import check_search, find_guidance, parse_constraints
@@ -205,7 +205,7 @@ def tune(
             measurer = Measurer(loaded, evaluator, template, shared, drawn, steps, searched, advance)
             tuned = find_guidance(
                 measurer, evaluator.moments, template, budget=budget,
-                objective=Objective(objective, maximised(objective)), constraints=constraints, seed=seed,
+                objective=Goal(objective, maximised(objective)), constraints=constraints, seed=seed,
                 classes=classes,
             )  # fmt: skip
         if asked:

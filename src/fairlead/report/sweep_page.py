@@ -18,7 +18,7 @@ from fairlead.report.page import Png, Section, Svg, Table, Text, difference_tabl
 from fairlead.report.plots import TradeoffRow, to_svg, tradeoff_plot
 from fairlead.report.prompt_page import prompt_findings, prompt_pictures
 from fairlead.tune.recommend import Choice, adherence
-from fairlead.tune.setting import Point, Setting, labels_of, name_of, varying
+from fairlead.tune.setting import Point, Setting, name_of, setting_labels, varying
 
 PROMPTS = 8
 """Columns of pictures that are headed by whole prompts."""
@@ -28,7 +28,7 @@ GLANCE = 10
 """Most settings of which pictures stand on top."""
 
 
-def findings(points: Sequence[Point], floor: Floor, choice: Choice) -> str:
+def sweep_findings(points: Sequence[Point], floor: Floor, choice: Choice) -> str:
     """A paragraph that says what was found, the recommendation first; constraints of a search that the numbers here
     break are named."""
     best, name = choice.point, adherence(points)
@@ -76,7 +76,7 @@ def findings(points: Sequence[Point], floor: Floor, choice: Choice) -> str:
 
 
 def _names(points: Sequence[Point]) -> list[str]:
-    return labels_of([point.setting for point in points])
+    return setting_labels([point.setting for point in points])
 
 
 def _group(point: Point) -> tuple[str, str, int]:
@@ -102,7 +102,7 @@ def sweep_page(
         features: dimensions of the features that the distance is of; 0: not known.
     """
     floor = Floor.from_dict(about["floor"])
-    best, text = choice.point, findings(points, floor, choice)
+    best, text = choice.point, sweep_findings(points, floor, choice)
     left = len(about["settings"]) - len(points)
     if left:
         text += f" {left} of {len(about['settings'])} settings are not measured yet; the command at the end goes on."

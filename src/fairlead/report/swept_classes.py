@@ -18,7 +18,7 @@ from fairlead.report.curves import curves_of, form_of
 from fairlead.tune.by_class import Classes, scales_by_class
 from fairlead.tune.class_scales import ByClass
 from fairlead.tune.front import stored_measurement
-from fairlead.tune.measurements import Objective
+from fairlead.tune.measurements import Goal
 from fairlead.tune.recommend import recommend_swept
 from fairlead.tune.sweep_folder import SweepFolder
 from fairlead.tune.sweep_run import Sweep
@@ -79,7 +79,7 @@ def write_by_class(folder: SweepFolder, evaluator: Scoring | None, asked: bool, 
             stored_measurement(folder, point, (scale,)) for scale, point in zip(curve.scales, curve.points, strict=True)
         ]
         with progress("comparing classes"):
-            found = scales_by_class(measured, measured[curve.points.index(best)], classes_of(evaluator), Objective())
+            found = scales_by_class(measured, measured[curve.points.index(best)], classes_of(evaluator), Goal())
     except UsageError as error:
         path.unlink(missing_ok=True)
         remark(str(error))

@@ -110,7 +110,7 @@ class DataConditions:
         counts = torch.tensor([len(own) for own in sentences])
         most = int(counts.max())
         index = torch.tensor([[row[own[min(k, len(own) - 1)]] for k in range(most)] for own in sentences])
-        states = encoded(encoder, different)
+        states = encoded_prompts(encoder, different)
         return cls(labels, states, index, kind, counts if most > 1 else None)
 
     def pairs(self) -> tuple[Tensor, Tensor]:
@@ -234,7 +234,7 @@ def _sizes(text: Mapping[str, Any]) -> str:
     return f"{text.get('length')} tokens of width {text.get('width')}{words}"
 
 
-def encoded(
+def encoded_prompts(
     encoder: TextEncoder,
     prompts: Sequence[str],
     folder: Path | None = None,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fairlead.core.prediction import Objective
 
 Weighting = Literal["uniform", "min_snr", "capped_v"]
-Precision = Literal["auto", "fp32", "bf16"]
+TrainPrecision = Literal["auto", "fp32", "bf16"]
 Decay = Literal["cosine", "constant"]
 Optimizer = Literal["adamw", "muon"]
 Reconstruction = Literal["l1", "l2"]
@@ -103,7 +103,7 @@ class TrainConfig:
     kl: float = 0.0
     ema: float | Literal["power"] = 0.999
     clip: float = 1.0
-    precision: Precision = "auto"
+    precision: TrainPrecision = "auto"
     seed: int = 0
     snapshot_every: int = 0
     checkpoint_every: int = 0
@@ -115,12 +115,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         from fairlead.core.schedule import schedule_from_config
         from fairlead.nets.inputs import condition_names
-        from fairlead.train.tasks import DENOISE, RECONSTRUCT, check_guided, check_lesson, check_net, task_of
+        from fairlead.train.tasks import DENOISE, RECONSTRUCT, check_guided, check_lesson, check_net_of_task, task_of
 
         self._check_types()
         schedule = schedule_from_config(self.schedule)
         task, kind = task_of(self.objective), self.net.get("kind")
-        check_net(self.objective, kind)
+        check_net_of_task(self.objective, kind)
         if not 0 <= self.internal <= 1e6:
             raise UsageError(f"internal: expected 0 or more (at most 1e6), such as 0.5, got {shown(self.internal)}")
         task.check(self, schedule)
@@ -131,7 +131,7 @@ class TrainConfig:
         check_training = getattr(lookup("net", kind), "check_training", None) if kind in names("net") else None
         if task is DENOISE and check_training is not None:
             check_training(self.net, schedule, self.text)
-        choices = {"weighting": Weighting, "precision": Precision, "decay": Decay, "optimizer": Optimizer}
+        choices = {"weighting": Weighting, "precision": TrainPrecision, "decay": Decay, "optimizer": Optimizer}
         for name, known in choices.items():
             chosen(name, getattr(self, name), get_args(known))
         for name, low in (

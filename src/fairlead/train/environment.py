@@ -18,7 +18,7 @@ from accelerate.utils import GradientAccumulationPlugin
 
 from fairlead.core.errors import UsageError
 from fairlead.core.launch import Launch
-from fairlead.train.config import Precision
+from fairlead.train.config import TrainPrecision
 
 _ON, _OFF = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
 _CPU = "ACCELERATE_USE_CPU"
@@ -29,7 +29,7 @@ _TF32 = ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE")
 
 
 def accelerator_for(
-    precision: Precision, trackers: list[str], out: Path | None
+    precision: TrainPrecision, trackers: list[str], out: Path | None
 ) -> tuple[Accelerator, Literal["fp32", "bf16"]]:
     """The accelerator of this launch, and the precision on its device. It computes in float32 and adds nothing: lower
     precision, clipping and averaging are the loop's own.
@@ -102,7 +102,7 @@ def training_device() -> torch.device:
     return torch.device("cpu" if found is None or (found.type == "mps" and not alone) else found.type)
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+def resolve_precision(precision: TrainPrecision, device: torch.device) -> Literal["fp32", "bf16"]:
     """ "auto" is bf16 where the hardware multiplies bf16 faster than float32, else fp32."""
     if precision != "auto":
         return precision

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fairlead.data.images import ImageData, stratified_order, stream, to_float
-from fairlead.nets.noisy_classifier import FLOOR, Moments
+from fairlead.nets.noisy_classifier import FLOOR, ClassMoments
 
 MOST = 4096
 """Images of a class that are looked at."""
@@ -14,7 +14,7 @@ ROUNDS = 8
 """Of the subspace iteration."""
 
 
-def class_moments(data: ImageData, rank: int) -> Moments:
+def class_moments(data: ImageData, rank: int) -> ClassMoments:
     """Of the images in [-1, 1], float32; mirrored images count where the set has them (``data.flip``).
 
     A class without images is given those of all classes, and the share of half an image.
@@ -25,7 +25,7 @@ def class_moments(data: ImageData, rank: int) -> Moments:
     each = [_of(_images(data, label), rank) for label in range(len(data.classes))]
     counts = data.labels.bincount(minlength=len(data.classes)).double().clamp(min=0.5)
     mean, axes, variance, rest = (torch.stack(parts) for parts in zip(*each, strict=True))
-    return Moments((counts / counts.sum()).float(), mean, axes, variance, rest)
+    return ClassMoments((counts / counts.sum()).float(), mean, axes, variance, rest)
 
 
 def _images(data: ImageData, label: int) -> Tensor:

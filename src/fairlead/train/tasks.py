@@ -264,7 +264,7 @@ def task_of(objective: object) -> Denoise:
     return _TASKS.get(str(objective), DENOISE)
 
 
-def check_net(objective: str, kind: object) -> None:
+def check_net_of_task(objective: str, kind: object) -> None:
     """Raise UsageError unless a network of this kind is trained for the objective."""
     task = task_of(objective)
     other = next((task for task in (CLASSIFY, RECONSTRUCT) if task.net == kind), DENOISE)

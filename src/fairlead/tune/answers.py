@@ -60,7 +60,7 @@ def save_answer(path: Path, tuned: Tuned, about: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
             before = read_answers(path) if path.exists() else []
-            key = key_of(answer)
+            key = answer_key(answer)
             others = [other for other in before if other["key"] != key]
             whole = {"key": key, **answer, **({"others": others} if others else {})}
             with replacing(path) as partial:
@@ -80,7 +80,7 @@ def read_answers(path: Path) -> list[Answer]:
         found = [{name: value for name, value in stored.items() if name != "others"}, *(stored.get("others") or [])]
         for answer in found:
             _ = answer["guidance"] + answer["sampler"], answer["steps"] + 1
-            answer["key"] = key_of(answer)
+            answer["key"] = answer_key(answer)
         return found
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is damaged ({error!r}); remove it and run `fairlead tune` again") from error
@@ -183,7 +183,7 @@ def choose(answers: Sequence[Answer], wanted: str, path: Path, sampler: str, ste
     raise UsageError(f"{what}: {path} answers {len(found or answers)} questions; write which is meant: {listed}")
 
 
-def key_of(answer: Mapping[str, Any]) -> str:
+def answer_key(answer: Mapping[str, Any]) -> str:
     """8 hex digits, equal for equal questions."""
     rules = ["".join(rule.split()) for rule in answer.get("constraints") or []]
     asked = [answer.get("objective"), answer.get("template"), sorted(rules)]

@@ -12,7 +12,7 @@ from fairlead.core.errors import UsageError, shortened
 from fairlead.measure.score import Floor
 from fairlead.tune.setting import Setting
 
-Unit = Literal["images", "rows", "minutes"]
+BudgetUnit = Literal["images", "rows", "minutes"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Budget:
     """What one start of a sweep may spend; what is stored already costs nothing."""
 
     amount: float
-    unit: Unit
+    unit: BudgetUnit
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -46,7 +46,7 @@ class Budget:
             UsageError: for anything else.
         """
         match = re.fullmatch(r"\s*([\d.,_]+(?:e\+?\d+)?)\s*([a-z]+)\s*", text)
-        units = {name: unit for unit in get_args(Unit) for name in (unit, unit[:-1])}
+        units = {name: unit for unit in get_args(BudgetUnit) for name in (unit, unit[:-1])}
         try:
             amount = float(match[1].replace(",", "")) if match else math.nan
         except ValueError:

@@ -29,7 +29,7 @@ from fairlead.measure.frechet import Moments
 from fairlead.measure.metrics import PER_FEATURE, Estimate
 from fairlead.tune.class_scales import LEAST, ByClass, ClassScale
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.measurements import DISTANCE, Batch, Measurement, Objective
+from fairlead.tune.measurements import DISTANCE, Batch, Goal, Measurement
 from fairlead.tune.recommend import alike, lowest
 
 
@@ -54,7 +54,7 @@ def scales_by_class(
     points: Sequence[Measurement],
     common: Measurement,
     asked: Classes,
-    objective: Objective,
+    objective: Goal,
     constraints: Sequence[Constraint] = (),
     level: float = 0.95,
 ) -> ByClass:
@@ -119,7 +119,7 @@ def errors_for(level: float, comparisons: int, degrees: int) -> float:
 
 
 def _best(
-    points: Sequence[Measurement], objective: Objective, constraints: Sequence[Constraint], z: float
+    points: Sequence[Measurement], objective: Goal, constraints: Sequence[Constraint], z: float
 ) -> tuple[Measurement, list[Measurement]]:
     """(the one of lowest loss among those that satisfy the constraints by their estimates, those that can be it)"""
     open_ = [one for one in points if not any(rule.hopeless(one, z) for rule in constraints)] or list(points)

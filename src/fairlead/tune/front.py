@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from fairlead.core.errors import UsageError
 from fairlead.measure.agreement import adherence_of
 from fairlead.measure.metrics import Estimate
-from fairlead.tune.measurements import DISTANCE, ROWS, Batch, Measurement, Objective, Values
+from fairlead.tune.measurements import DISTANCE, ROWS, Batch, Goal, Measurement, Values
 from fairlead.tune.setting import Point, Setting
 from fairlead.tune.sweep_folder import SweepFolder
 
 
-def swept(metrics: Collection[str]) -> tuple[Objective, ...]:
+def swept(metrics: Collection[str]) -> tuple[Goal, ...]:
     """What the settings of a sweep are to be good at, all at once: distance (if measured), adherence, few rows."""
-    near = (Objective(DISTANCE),) if DISTANCE in metrics else ()
-    return *near, Objective(adherence_of(metrics), maximise=True), Objective(ROWS)
+    near = (Goal(DISTANCE),) if DISTANCE in metrics else ()
+    return *near, Goal(adherence_of(metrics), maximise=True), Goal(ROWS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Standing:
         return not self.dominated_by
 
 
-def front(points: Sequence[Measurement], objectives: Sequence[Objective], z: float = 1.96) -> list[Standing]:
+def front(points: Sequence[Measurement], objectives: Sequence[Goal], z: float = 1.96) -> list[Standing]:
     """The standing of every point, in the order given.
 
     A point is dominated by another that is better in every objective by more than ``z`` paired standard errors, on the
@@ -86,7 +86,7 @@ def stored_measurement(folder: SweepFolder, point: Point, setting: Values = ()) 
     return Measurement(setting, range(n), batch, samples.reference)
 
 
-def _beats(a: Measurement, b: Measurement, objectives: Sequence[Objective], z: float) -> bool:
+def _beats(a: Measurement, b: Measurement, objectives: Sequence[Goal], z: float) -> bool:
     better = False
     for objective in objectives:
         difference = objective.of([a, b]).difference(0, 1)

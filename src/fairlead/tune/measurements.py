@@ -262,7 +262,7 @@ def together(settings: Sequence[Measurement], metric: str) -> Together:
 
 
 @dataclass(frozen=True)
-class Objective:
+class Goal:
     """What is searched for: the lowest ``metric``, or the highest."""
 
     metric: str = DISTANCE

@@ -16,7 +16,7 @@ from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import Moments
 from fairlead.measure.metrics import PER_FEATURE, few_for_features
 from fairlead.tune.constraint import Constraint, Edge
-from fairlead.tune.measurements import DISTANCE, Measure, Measurement, Objective, Together, z_of
+from fairlead.tune.measurements import DISTANCE, Goal, Measure, Measurement, Together, z_of
 from fairlead.tune.parabola import Vertex, parabola
 from fairlead.tune.recommend import Recommended, alike, lowest, recommend
 from fairlead.tune.template import Knob
@@ -70,7 +70,7 @@ def search(
     knob: Knob,
     *,
     budget: int,
-    objective: Objective | None = None,
+    objective: Goal | None = None,
     constraints: Sequence[Constraint] = (),
     settings: int | None = None,
     first: int | None = None,
@@ -104,7 +104,7 @@ def search(
     Raises:
         UsageError: if the budget does not pay for the grid.
     """
-    objective, z = objective or Objective(), z_of(level)
+    objective, z = objective or Goal(), z_of(level)
     budget -= kept
     width = reference.d if reference is not None and objective.metric == DISTANCE else 0
     settings, first, notes = _grid(budget, width, settings, first)
@@ -143,7 +143,7 @@ class _Search:
         measure: Measure,
         reference: Moments | None,
         knob: Knob,
-        objective: Objective,
+        objective: Goal,
         constraints: tuple[Constraint, ...],
         budget: int,
         settings: int,

@@ -12,8 +12,8 @@ from fairlead.measure.metrics import DEBIASED, Estimate, maximised, title_of
 from fairlead.sample.sampler import parse_sampler
 from fairlead.tune.class_scales import ByClass
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.measurements import Measurement, Objective
-from fairlead.tune.setting import Point, labels_of
+from fairlead.tune.measurements import Goal, Measurement
+from fairlead.tune.setting import Point, setting_labels
 
 ENOUGH = {"accuracy": 0.99, "agreement": 0.9}
 """Adherence that a setting of a sweep must reach to be recommended, if any does: of the class, or of all that a
@@ -22,7 +22,7 @@ GAIN = 0.9
 """Share of the highest gain in cosine over no guidance that a setting must have, where prompts alone are given."""
 
 
-def lowest(points: Sequence[Measurement], objective: Objective, z: float) -> Measurement:
+def lowest(points: Sequence[Measurement], objective: Goal, z: float) -> Measurement:
     """The point of lowest loss among those of most seeds, since values on different numbers of seeds do not compare;
     one of fewer seeds takes its place only if it is lower beyond ``z`` paired errors on the seeds of both."""
     ordered = sorted(points, key=lambda one: -one.n)
@@ -35,7 +35,7 @@ def lowest(points: Sequence[Measurement], objective: Objective, z: float) -> Mea
     return best
 
 
-def alike(best: Measurement, points: Sequence[Measurement], objective: Objective, z: float) -> list[Measurement]:
+def alike(best: Measurement, points: Sequence[Measurement], objective: Goal, z: float) -> list[Measurement]:
     """``best``, and those of ``points`` whose loss is not higher beyond ``z`` paired errors on the seeds of both."""
     differences = [(one, objective.of([one, best]).difference(0, 1)) for one in points if one is not best]
     return [best, *(one for one, difference in differences if difference.value <= z * difference.error)]
@@ -50,7 +50,7 @@ class Recommended:
 
 
 def recommend(
-    points: Sequence[Measurement], objective: Objective, constraints: Sequence[Constraint] = (), z: float = 1.96
+    points: Sequence[Measurement], objective: Goal, constraints: Sequence[Constraint] = (), z: float = 1.96
 ) -> Recommended | None:
     """Of all feasible ``points`` the one of lowest loss; the cheapest of those that are statistically indistinguishable
     from it.
@@ -80,7 +80,7 @@ def recommend(
     return Recommended(chosen, why)
 
 
-def sentence(name: str, why: str) -> str:
+def recommendation_text(name: str, why: str) -> str:
     """How a recommendation is said, everywhere."""
     return f"Recommended: {name}, the {why}."
 
@@ -122,7 +122,7 @@ class Tuned:
     @property
     def recommendation(self) -> str:
         """In a sentence; the only one that says which setting to take."""
-        return sentence(self.guidance, self.why)
+        return recommendation_text(self.guidance, self.why)
 
     def reported(self, most: int = 6) -> list[str]:
         """Expressions for the report: the recommended one, no guidance, and others of the front spread over it."""
@@ -188,7 +188,7 @@ class Choice:
     """The recommendation that a report is about.
 
     Attributes:
-        text: :func:`sentence`; box, ring, text and ``tuned.json`` all say this one.
+        text: :func:`recommendation_text`; box, ring, text and ``tuned.json`` all say this one.
         point: the recommended setting as the report measured it; None where it is not among its settings.
         searched: whether a search chose it, on other seeds than those of the report.
         rules: the constraints of that search.
@@ -228,7 +228,9 @@ def recommend_swept(points: Sequence[Point]) -> Choice:
     else:
         best = max(points, key=lambda point: point.score.metrics[name].value)
         why = f"highest {name}. No setting reaches an {name} of {enough}"
-    return Choice(sentence(labels_of([point.setting for point in points])[points.index(best)], why), best)
+    return Choice(
+        recommendation_text(setting_labels([point.setting for point in points])[points.index(best)], why), best
+    )
 
 
 def _recommend_prompted(points: Sequence[Point], name: str) -> Choice:
@@ -242,7 +244,9 @@ def _recommend_prompted(points: Sequence[Point], name: str) -> Choice:
     over = "no guidance" if plain else "the lowest"
     most = {DEBIASED: "smallest", "diversity": "highest"}.get(by, "least")
     why = f"{most} {title_of(by)} among settings with {GAIN:.0%} of the highest gain in {title_of(name)} over {over}"
-    return Choice(sentence(labels_of([point.setting for point in points])[points.index(best)], why), best)
+    return Choice(
+        recommendation_text(setting_labels([point.setting for point in points])[points.index(best)], why), best
+    )
 
 
 def adherence(points: Sequence[Point]) -> str:

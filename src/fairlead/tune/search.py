@@ -12,7 +12,7 @@ from fairlead.measure.metrics import PER_FEATURE, check_distance, few_for_featur
 from fairlead.tune.by_class import Classes, scales_by_class
 from fairlead.tune.constraint import Constraint
 from fairlead.tune.front import front
-from fairlead.tune.measurements import DISTANCE, Measure, Measurement, Objective, z_of
+from fairlead.tune.measurements import DISTANCE, Goal, Measure, Measurement, z_of
 from fairlead.tune.one_knob import FEWEST, Found, search
 from fairlead.tune.recommend import Row, Tuned, recommend
 from fairlead.tune.several_knobs import candidates_for, halving
@@ -31,7 +31,7 @@ def find_guidance(
     template: Template,
     *,
     budget: int,
-    objective: Objective | None = None,
+    objective: Goal | None = None,
     constraints: Sequence[Constraint] = (),
     first: int | None = None,
     seed: int = 0,
@@ -46,7 +46,7 @@ def find_guidance(
     Raises:
         UsageError: if the budget is too small, or no measured setting satisfies the constraints.
     """
-    objective = objective or Objective()
+    objective = objective or Goal()
     far = reference if objective.metric == DISTANCE else None
     width = 0 if far is None else far.d
     knobs = list(template.knobs.values())
@@ -119,7 +119,7 @@ def _confirmed(found: Found, measure: Measure, reference: Moments | None, seed: 
     return Measurement(setting, seeds, measure(setting, seeds), reference)
 
 
-def _rows(points: Sequence[Measurement], template: Template, objective: Objective) -> tuple[Row, ...]:
+def _rows(points: Sequence[Measurement], template: Template, objective: Goal) -> tuple[Row, ...]:
     """With the front of the objective, distance and adherence, among settings of equally many images or more."""
     shown = [adherence_of(points[0].batch.values)]
     if points[0].reference is not None:
@@ -127,7 +127,7 @@ def _rows(points: Sequence[Measurement], template: Template, objective: Objectiv
     metrics = list(dict.fromkeys((objective.metric, *shown, *points[0].batch.values)))
     # one that hardly any sample is asked for, such as the second digit, is not known of every setting
     metrics = [m for m in metrics if all(one.estimate(m).n for one in points)]
-    objectives = [objective, *(Objective(m, maximised(m)) for m in shown if m != objective.metric)]
+    objectives = [objective, *(Goal(m, maximised(m)) for m in shown if m != objective.metric)]
     standings = front(points, objectives, z_of(LEVEL))
     return tuple(
         Row(

@@ -105,7 +105,7 @@ def varying(settings: Sequence[Setting]) -> list[str]:
     return [f.name for f in fields(Setting) if len({getattr(setting, f.name) for setting in settings}) > 1]
 
 
-def labels_of(settings: Sequence[Setting]) -> list[str]:
+def setting_labels(settings: Sequence[Setting]) -> list[str]:
     """A name for each setting among the others: what differs, e.g. ``cfg(2), 10 steps``; the guidance if nothing
     does."""
     axes = varying(settings) or ["guidance"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fairlead.core.errors import UsageError
 from fairlead.measure.frechet import Moments
 from fairlead.tune.constraint import Constraint
-from fairlead.tune.measurements import Measure, Measurement, Objective, z_of
+from fairlead.tune.measurements import Goal, Measure, Measurement, z_of
 from fairlead.tune.recommend import Recommended, recommend
 from fairlead.tune.template import Knob
 
@@ -65,7 +65,7 @@ def halving(
     *,
     budget: int,
     first: int,
-    objective: Objective | None = None,
+    objective: Goal | None = None,
     constraints: Sequence[Constraint] = (),
     level: float = 0.95,
     seed: int = 0,
@@ -79,7 +79,7 @@ def halving(
     Raises:
         UsageError: if optuna is not installed, or the budget does not pay for 4 candidates.
     """
-    objective, z = objective or Objective(), z_of(level)
+    objective, z = objective or Goal(), z_of(level)
     count = candidates_for(budget, first)
     points = _proposed(measure, reference, knobs, count, first, objective, constraints, seed)
     dropped: list[Measurement] = []
@@ -96,9 +96,7 @@ def halving(
     return Halved(everything, sum(one.n for one in everything), recommend(everything, objective, constraints, z))
 
 
-def _ranked(
-    points: Sequence[Measurement], objective: Objective, constraints: Sequence[Constraint]
-) -> list[Measurement]:
+def _ranked(points: Sequence[Measurement], objective: Goal, constraints: Sequence[Constraint]) -> list[Measurement]:
     """Of as many images each, the best first."""
     losses = objective.of(points).values.tolist()
     misses = [_miss(one, constraints) for one in points]
@@ -116,7 +114,7 @@ def _proposed(
     knobs: Sequence[Knob],
     count: int,
     n: int,
-    objective: Objective,
+    objective: Goal,
     constraints: Sequence[Constraint],
     seed: int,
 ) -> list[Measurement]:
@@ -151,7 +149,7 @@ def _proposed(
 
 
 def _tell(
-    study: optuna.Study, trial: optuna.Trial, one: Measurement, objective: Objective, constraints: Sequence[Constraint]
+    study: optuna.Study, trial: optuna.Trial, one: Measurement, objective: Goal, constraints: Sequence[Constraint]
 ) -> None:
     """The loss, or for what misses a constraint a value behind all losses that rises with the miss."""
     miss = _miss(one, constraints)

@@ -36,7 +36,7 @@ from fairlead.models.model import Model, Spec
 from fairlead.sample.run import Plan
 from fairlead.sample.sampling import Precision, Sampling
 from fairlead.tune.budget import Budget, FinishedBatch, Outlook, Stopped, Work
-from fairlead.tune.setting import Images, Point, Setting, baselines, key_of, labels_of, resources_of
+from fairlead.tune.setting import Images, Point, Setting, baselines, key_of, resources_of, setting_labels
 from fairlead.tune.sweep_folder import SweepFolder
 from fairlead.tune.targets import Targets, targets_for
 from fairlead.tune.workers import Workers
@@ -261,7 +261,7 @@ class Sweep:
         if todo and not covered:
             raise UsageError(f"the budget of {budget} is less than the first setting needs: {pieces[0]}")
         left, now = sum(pieces, Work()), sum(pieces[:covered], Work())
-        floor, labels = folder.floor, dict(zip(self.keys, labels_of(list(self.keys)), strict=True))
+        floor, labels = folder.floor, dict(zip(self.keys, setting_labels(list(self.keys)), strict=True))
         assert floor is not None  # of every folder that is open
         yield Outlook(
             len(order), len(order) - len(todo), left, now, len(todo) - covered, labels, floor, budget, workers.count

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairlead.diffusers.guiding.stand_in import Run, behind
+from fairlead.diffusers.guiding.stand_in import PipelineCall, behind
 
 _REMEMBERED = 64
 
@@ -27,7 +27,7 @@ class EncoderMemory:
         self.names = encoders_of(pipe)
         self._answers: dict[Hashable, Any] = {}
 
-    def around(self, run: Run) -> Run:
+    def around(self, run: PipelineCall) -> PipelineCall:
         """``run``, but that encoders answer from memory."""
         return _Remembering(self, run)
 
@@ -44,11 +44,11 @@ class EncoderMemory:
 
 
 class _Remembering:
-    def __init__(self, memory: EncoderMemory, run: Run) -> None:
+    def __init__(self, memory: EncoderMemory, run: PipelineCall) -> None:
         self.memory, self.run = memory, run
 
     def answer(self, name: str, network: Any, *args: Any, **kwargs: Any) -> Any:
-        answers: Run = self.memory if name in self.memory.names else self.run
+        answers: PipelineCall = self.memory if name in self.memory.names else self.run
         return answers.answer(name, network, *args, **kwargs)
 
 

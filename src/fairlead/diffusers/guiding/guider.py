@@ -27,7 +27,7 @@ from fairlead.diffusers.guiding.recorder import RecordedCall, output_of
 from fairlead.diffusers.guiding.request import check_affine
 from fairlead.diffusers.guiding.segments import segment_of, shaped
 from fairlead.diffusers.layers import well_known
-from fairlead.diffusers.perturbation import check_reachable, layers_of, plain, text_layers
+from fairlead.diffusers.perturbation import check_reachable, inner_network, layers_of, text_layers
 from fairlead.diffusers.pipelines import diffusers
 from fairlead.diffusers.schedulers import objective_of, schedule_of
 from fairlead.guide.checks import check_unweighed
@@ -174,7 +174,7 @@ class Guider(_Base):  # type: ignore[misc]
         listed = frozenset({(call.sample,)} if isinstance(call.x, list) else ()) | frozenset(
             sample_lists(call.arguments, n)
         )
-        flat, kind = leaves(call.arguments, listed), type(plain(network)).__name__
+        flat, kind = leaves(call.arguments, listed), type(inner_network(network)).__name__
         rows = {p: 0 for p, v in flat.items() if row_count(v) == n} if n > 1 or well_known(network) else None
         output = segment_of(stacked(stored), answer)
         latents = None if output is None else shaped(answer if output.dim is None else output.of(answer), x)

@@ -33,7 +33,7 @@ from fairlead.diffusers.guiding.recorder import Path, output_of
 from fairlead.diffusers.layers import image_tokens
 from fairlead.diffusers.negative_text import told_with_negative
 from fairlead.diffusers.network_calls import check_differentiable, text_tokens
-from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing, plain, text_layers
+from fairlead.diffusers.perturbation import check_reachable, inner_network, layers_of, perturbing, text_layers
 from fairlead.diffusers.pipelines import EXAMPLES, diffusers
 from fairlead.diffusers.pretrained import setting, weight_hash
 from fairlead.diffusers.schedulers import is_flow, objective_of, schedule_of
@@ -219,7 +219,7 @@ class RehearsedNetwork:
         def told(of: Condition) -> dict[str, Any]:
             return asked if of is condition else self._texts(of, x_t)
 
-        arguments, text = told_with_negative(plain(self.network), condition, told)
+        arguments, text = told_with_negative(inner_network(self.network), condition, told)
         tokens = image_tokens(self.network, x_t)
         with perturbing(self.network, condition.perturb, tokens, text, text_tokens(arguments)):
             answer = self.network(**arguments, return_dict=not self.calls.own.as_tuple)

@@ -31,7 +31,7 @@ from fairlead.diffusers.layers import image_tokens
 from fairlead.diffusers.negative_text import told_with_negative
 from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label, text_tokens
 from fairlead.diffusers.packing import packed, packs, picture_size, unpacked
-from fairlead.diffusers.perturbation import perturbing, plain
+from fairlead.diffusers.perturbation import inner_network, perturbing
 from fairlead.models.model import Model
 
 NULL_KIND = -1
@@ -187,7 +187,7 @@ class PipelineDenoiser:
                 flat[path] = picked(value, samples, n, self._rows[path])
         if "label" in condition.values:
             label, keep = (of["label"][list(rows)] for of in (condition.values, condition.keep))
-            flat[(LABELS,)] = torch.where(keep, label, null_label(plain(self.call.network))).to(flat[(LABELS,)])
+            flat[(LABELS,)] = torch.where(keep, label, null_label(inner_network(self.call.network))).to(flat[(LABELS,)])
         if controlled and self._asks_control(kind, samples, x_t[list(rows)]):
             assert self._control is not None
             x, place = stacked(flat[sample]), pattern.null_at if kind == NULL_KIND else pattern.own_at
@@ -227,7 +227,7 @@ class PipelineDenoiser:
         def told(of: Condition) -> dict[str, Any]:
             return asked if of is condition else self._texts(of, x_t)
 
-        arguments, text = told_with_negative(plain(network), condition, told)
+        arguments, text = told_with_negative(inner_network(network), condition, told)
         region, patches = self.pattern.latents, self._size is not None
         beside = patches and region is not None and region.dim == 1  # other images follow in the row
         tokens = None if beside else image_tokens(network, x_t, patches)

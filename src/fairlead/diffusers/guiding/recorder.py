@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairlead.diffusers.perturbation import plain
+from fairlead.diffusers.perturbation import inner_network
 
 Path = tuple[str | int, ...]
 CONTROL = "controlnet"
@@ -41,7 +41,7 @@ class RecordedCall:
 
     @classmethod
     def of(cls, name: str, network: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RecordedCall:
-        kind: Any = type(plain(network))
+        kind: Any = type(inner_network(network))
         parameters = _parameters(kind)
         named = dict(zip(parameters, args, strict=False)) | dict(kwargs)
         as_tuple = not named.pop("return_dict", True)

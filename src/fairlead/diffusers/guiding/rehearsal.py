@@ -23,7 +23,7 @@ from fairlead.core.errors import UsageError
 from fairlead.diffusers.guiding.encoder_memory import EncoderMemory
 from fairlead.diffusers.guiding.recorder import LastStep, Recorder, Rehearsal
 from fairlead.diffusers.guiding.stand_in import behind, running
-from fairlead.diffusers.pretrained import library, plain, setting
+from fairlead.diffusers.pretrained import inner_network, library, setting
 
 _TRUE_SCALES = ("true_cfg_scale", "true_guidance_scale")
 _SCALES = (
@@ -45,7 +45,7 @@ _DENOISERS = re.compile(r"(unconditional_)?(transformer|unet|prior|decoder|dit|d
 def denoisers_of(pipe: Any) -> dict[str, Any]:
     """Name -> network, of the components of a pipeline that may denoise."""
     parts = {name: behind(part) for name, part in pipe.components.items() if _DENOISERS.fullmatch(name)}
-    return {name: part for name, part in parts.items() if isinstance(plain(part), nn.Module)}
+    return {name: part for name, part in parts.items() if isinstance(inner_network(part), nn.Module)}
 
 
 def scales_of(parameters: Mapping[str, Any]) -> tuple[str, ...]:

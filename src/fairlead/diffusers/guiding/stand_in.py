@@ -60,27 +60,27 @@ def own_kind(pipe: Any) -> type:
     return kind
 
 
-class Run(Protocol):
+class PipelineCall(Protocol):
     """One call of a pipeline: answers the calls of its parts."""
 
     def answer(self, name: str, network: Any, *args: Any, **kwargs: Any) -> Any: ...
 
 
-class Block(Protocol):
+class AttachedBlock(Protocol):
     """What is open on a pipeline: carries out the pipeline's calls."""
 
     def call(self, original: Callable[..., Any], pipe: Any, *args: Any, **kwargs: Any) -> Any: ...
 
 
 _CHANGING = threading.RLock()
-_MINE: ContextVar[tuple[Block, ...]] = ContextVar("fairlead_blocks", default=())
+_MINE: ContextVar[tuple[AttachedBlock, ...]] = ContextVar("fairlead_blocks", default=())
 """The blocks of this thread or task, the innermost last."""
-_RUNNING: ContextVar[tuple[tuple[Any, Run], ...]] = ContextVar("fairlead_runs", default=())
+_RUNNING: ContextVar[tuple[tuple[Any, PipelineCall], ...]] = ContextVar("fairlead_runs", default=())
 """Pipelines that this thread or task is in a call of, and the run of each, the innermost last."""
 
 
 @contextmanager
-def running(pipe: Any, run: Run) -> Iterator[None]:
+def running(pipe: Any, run: PipelineCall) -> Iterator[None]:
     """Inside, the parts of the pipeline that this thread calls are answered by ``run``."""
     token = _RUNNING.set((*_RUNNING.get(), (pipe, run)))
     try:
@@ -90,7 +90,7 @@ def running(pipe: Any, run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def standing_in(pipe: Any, names: tuple[str, ...], block: Block) -> Iterator[None]:
+def standing_in(pipe: Any, names: tuple[str, ...], block: AttachedBlock) -> Iterator[None]:
     """Calls of the pipeline go to ``block``, those of its parts ``names`` to the run of the call that they are in."""
     try:
         with _CHANGING:
@@ -108,7 +108,7 @@ class _Open:
 
     def __init__(self, pipe: Any) -> None:
         self.pipe, self.kind = pipe, type(pipe)
-        self.blocks: list[tuple[Block, int]] = []
+        self.blocks: list[tuple[AttachedBlock, int]] = []
         """With the thread that opened each, in the order of opening."""
         self.ours: dict[str, StandIn] = {}
         self.turn = threading.RLock()
@@ -118,7 +118,7 @@ class _Open:
         known: _Open | None = vars(type(pipe)).get("_fairlead_open")
         return known or cls(pipe)
 
-    def add(self, names: tuple[str, ...], block: Block) -> None:
+    def add(self, names: tuple[str, ...], block: AttachedBlock) -> None:
         pipe = self.pipe
         self.blocks.append((block, threading.get_ident()))
         for name in names:
@@ -129,7 +129,7 @@ class _Open:
         if type(pipe) is self.kind:
             pipe.__class__ = _guided_kind(self)
 
-    def drop(self, block: Block) -> None:
+    def drop(self, block: AttachedBlock) -> None:
         self.blocks = [(other, thread) for other, thread in self.blocks if other is not block]
         if self.blocks:
             return
@@ -143,7 +143,7 @@ class _Open:
         with self.turn:
             return self._block().call(original, self.pipe, *args, **kwargs)
 
-    def _block(self) -> Block:
+    def _block(self) -> AttachedBlock:
         """The innermost of this thread or task; in a thread that has none, the innermost of the one that has some."""
         known = [block for block, _ in self.blocks]
         mine = [block for block in _MINE.get() if any(block is other for other in known)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fairlead.core.arguments import as_tensor
 from fairlead.core.errors import LONGEST, UsageError, shortened
-from fairlead.core.places import expanded, is_folder, is_there, read_bytes, unreadable
+from fairlead.core.places import home_expanded, is_folder, is_there, read_bytes, unreadable
 from fairlead.data.decode import ENDINGS, decode_images, open_image, unwarned
 from fairlead.data.hub import load_data
 
@@ -33,15 +33,15 @@ def images_of(given: Any, size: tuple[int, int] | None = None) -> Tensor:
         return as_tensor("start", given)
     names = [str(one) for one in (given if several else [given])]
     if len(names) == 1 and is_folder(names[0]):
-        folder = expanded(names[0])
+        folder = home_expanded(names[0])
         try:
             files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
         except OSError as error:
             raise UsageError(f"start: {unreadable(error, folder)}; check the path and its permissions") from error
         if not files:
             raise UsageError(f"start: folder {_named(folder)} holds no images; name the folder that they lie in")
-    elif all(is_there(expanded(name)) for name in names):
-        files = [expanded(name) for name in names]
+    elif all(is_there(home_expanded(name)) for name in names):
+        files = [home_expanded(name) for name in names]
     elif len(names) == 1:
         name, _, split = names[0].partition("@")
         try:
@@ -49,7 +49,7 @@ def images_of(given: Any, size: tuple[int, int] | None = None) -> Tensor:
         except UsageError as error:
             raise UsageError(f"start: no file or folder {_named(names[0])}, and as a data set: {error}") from error
     else:
-        missing = next(name for name in names if not is_there(expanded(name)))
+        missing = next(name for name in names if not is_there(home_expanded(name)))
         raise UsageError(f"start: no file {_named(missing)}; check the path")
     return decode_images([(str(path), None) for path in files], size, "start", len(files))
 
@@ -63,7 +63,7 @@ def mask_of(given: Any) -> Any:
     """
     if not isinstance(given, str | os.PathLike):
         return given
-    content = read_bytes(expanded(str(given)), "mask")
+    content = read_bytes(home_expanded(str(given)), "mask")
     try:
         with unwarned(), open_image(content) as file:
             pixels = np.asarray(file.convert("RGBA")).astype(np.int64)
