@@ -48,7 +48,7 @@ OPTIONS = {
 def on_config(config: Any) -> Any:
     """A page of every method in the navigation, in the order of the registry; the pages of the reference behind."""
     sections = {title: pages for entry in config.nav for title, pages in entry.items()}
-    titles = {"term": "Terms", "finisher": "Finishers", "scale": "Scales", "score": "Scores"}
+    titles = {"term": "Terms", "finisher": "Finishers", "scale": "Scales", "reward": "Rewards"}
     sections["Methods"] += [
         {titles[kind]: [{name: f"methods/{name}.md"} for name in REGISTRY[kind]]} for kind in EXPRESSIONS
     ]
@@ -106,7 +106,7 @@ def _reference() -> dict[str, str]:
         )
         for title, names in groups.items()
     }
-    for kind, title in (("term", "Terms"), ("finisher", "Finishers"), ("scale", "Scales"), ("score", "Scores")):
+    for kind, title in (("term", "Terms"), ("finisher", "Finishers"), ("scale", "Scales"), ("reward", "Rewards")):
         entries = "".join(_entry(name, target) for name, target in REGISTRY[kind].items())
         pages[f"reference/{title.lower()}.md"] = f"# {title} of the expression language\n\n{entries}"
     return pages
