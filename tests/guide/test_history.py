@@ -198,7 +198,7 @@ def test_on_the_mixture_euler_with_it_is_adams_bashforth_under_guidance() -> Non
         ('cfg(2) | history("a")', "history: expected scale to be a finite number"),
         ("cfg(2) | history(0.5, 1)", r"history: expected decay in \[0, 1\), such as 0.6, got 1"),
         ("cfg(2) | history(0.5, decay=-0.1)", "history: expected decay in"),
-        ("cfg(2) + history(0.5)", r"'\+' adds guidance terms, got cfg\(2\) \+ history\(0.5\)"),
+        ("cfg(2) + history(0.5)", r"'\+' adds guidance terms or rewards, got cfg\(2\) \+ history\(0.5\)"),
         ("history(0.5)", r"is a finisher alone; write none \| history\(0.5\)"),
     ],
 )

@@ -236,7 +236,7 @@ def test_what_is_not_known_is_refused_in_one_line() -> None:
     pipe, arguments, _ = told("wan", 1)
     for text, reason in (
         ("cfg(5) + seg(1, blur=1)", "how its [0-9]+ positions lie in height and width is not known"),
-        ("energy(brightness(0.7), 2)", "is a score of images"),
+        ("energy(brightness(0.7), 2)", "is a reward of images"),
         ('cfg(5, negative="red")', "prompt"),
     ):
         with pytest.raises(UsageError, match=reason) as caught, fl.attach(pipe, text):
@@ -328,10 +328,10 @@ def test_the_first_call_of_a_block_asks_the_network_once_more_and_later_ones_nev
     assert counts == [2, 0]
 
 
-def test_scores_of_images_are_refused_where_the_decoder_is_not_one_of_images() -> None:
+def test_rewards_of_images_are_refused_where_the_decoder_is_not_one_of_images() -> None:
     pipe, arguments, _ = told("wan")
     with (
-        pytest.raises(UsageError, match="is a score of images, this model"),
+        pytest.raises(UsageError, match="is a reward of images, this model"),
         fl.attach(pipe, "energy(brightness(0.7), 3)"),
     ):
         run(pipe, arguments)

@@ -63,7 +63,8 @@ ON: dict[str, str] = {  # name -> an example for prompts
     "region": "cfg(region(5, 1, [0, 0, 0.5, 0.5]))",
 }
 ON |= {name: simple(kind, name) for kind in ("term", "finisher", "scale") for name in names(kind) if name not in ON}
-LATENTS = {"clip": "no fixed range", "threshold": "no fixed range", "internal": "no head in its middle"}
+OWN = {"internal": "no head in its middle", "distilled": "takes no scale", "fkc": "a pipeline has none"}
+LATENTS = {"clip": "no fixed range", "threshold": "no fixed range", **OWN}
 PROMPTED = {"icg": "draws classes", "classifier": "reads class labels", **LATENTS}
 NO_SOFTMAX = dict.fromkeys(("pag", "seg", "sag"), "no attention layers")
 UNCONDITIONAL = [name for name in ON if name not in ("auto", "energy", "seg", "sag", "zero_star")]
@@ -78,7 +79,7 @@ REFUSED: dict[str, dict[str, str]] = {  # family -> name -> the reason
     "unconditional": {
         **dict.fromkeys(UNCONDITIONAL, "none was given|unconditional|replaces"),
         **dict.fromkeys(("slg", "s2"), "no block layers"),
-        "internal": "no head in its middle",
+        **OWN,
     },
 }
 WORDS = {'"a cat"': "1", '"blue dog"': "2", '"blurry"': "5"}

@@ -13,6 +13,7 @@ import ast
 import inspect
 import math
 import re
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any
@@ -87,7 +88,7 @@ def form(text: str) -> str:
 
 def extended(text: str, name: str) -> str:
     """The guidance with a method added: a term is added, a finisher follows the last bar, a method that goes around
-    another goes around the last term.
+    another goes around the last term that it can.
 
     Raises:
         UsageError: for an expression that cannot be read, and a name that is no method.
@@ -100,9 +101,12 @@ def extended(text: str, name: str) -> str:
     if kind == "finisher":
         return str(given | as_guidance(example).finishers[-1])
     (new,) = as_guidance(example).terms
-    if isinstance(new, Wrapper) and given.terms:
-        changed = {f.name: getattr(new, f.name) for f in fields(new)} | {"term": given.terms[-1]}
-        return str(Guidance((*given.terms[:-1], type(new)(**changed)), given.finishers))
+    for at in reversed(range(len(given.terms))):
+        if isinstance(new, Wrapper):
+            changed = {f.name: getattr(new, f.name) for f in fields(new)} | {"term": given.terms[at]}
+            with suppress(UsageError):
+                around = type(new)(**changed)
+                return str(Guidance((*given.terms[:at], around, *given.terms[at + 1 :]), given.finishers))
     return str(Guidance((*given.terms, new), given.finishers))
 
 

@@ -194,20 +194,10 @@ class TrainConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UsageError(f"{name}: expected an integer, got {shown(value)}")
-        for name in (
-            "lr",
-            "weight_decay",
-            "drop",
-            "drop_all",
-            "internal",
-            "guided",
-            "kl",
-            "ema",
-            "clip",
-            "checkpoint_minutes",
-        ):
+        shares = ("drop", "drop_all", "internal", "guided", "kl", "ema")
+        for name in ("lr", "weight_decay", *shares, "clip", "checkpoint_minutes"):
             value = getattr(self, name)
-            if (name, value) == ("ema", "power"):
+            if name == "ema" and isinstance(value, str) and value == "power":
                 continue
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise UsageError(f"{name}: expected a number, got {shown(value)}")

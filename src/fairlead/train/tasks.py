@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fairlead.core.arguments import shown
 from fairlead.core.condition import Condition
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
@@ -281,7 +282,9 @@ def check_guided(config: TrainConfig) -> None:
     if config.guided == 1:
         return
     if not 1 < config.guided <= 1e3:
-        raise UsageError(f"guided: expected a scale from 1, which is off, to 1000, such as 1.5, got {config.guided:g}")
+        raise UsageError(
+            f"guided: expected a scale from 1, which is off, to 1000, such as 1.5, got {shown(config.guided)}"
+        )
     if config.internal or config.distill or task_of(config.objective) is not DENOISE:
         raise UsageError("guided: of a denoiser alone, without a head in its middle and without a teacher")
     names = DENOISE.conditions(config.net)
