@@ -1,7 +1,7 @@
 """Attaching a guidance to diffusers' pipelines: what it does to each class, and with ``--time`` what it costs a step.
 
-    python benchmarks/attach.py         # a row for every class, written to docs/results/pipelines.md
-    python benchmarks/attach.py --time  # the time of a step beside the pipeline's own, for every pattern of calls
+    python -m benchmarks.attach         # a row for every class, written to docs/results/pipelines.md
+    python -m benchmarks.attach --time  # the time of a step beside the pipeline's own, for every pattern of calls
 
 The pipelines are small and random; ``tests/small_pipelines`` makes them.
 """
@@ -75,7 +75,7 @@ def page(rows: dict[str, Measured], seconds: float) -> str:
         f"What `fl.attach` does to a small random pipeline of each class of diffusers "
         f"{diffusers.__version__} that guides",
         "by itself and can be made without a hub: two steps, one sample, fixed seeds.",
-        f"`python benchmarks/attach.py` wrote this page in {seconds:.0f} s ({machine}).",
+        f"`python -m benchmarks.attach` wrote this page in {seconds:.0f} s ({machine}).",
         "",
         f"- {len(rows)} pipelines; {len(met)} are guided, {same} of them equal to their own "
         f"guidance within {EQUAL:.0e}",

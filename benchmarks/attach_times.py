@@ -1,8 +1,8 @@
 """What attaching a guidance to a diffusers pipeline costs a step, beside the pipeline's own guidance: same network,
 same batch, runs that alternate in this one process.
 
-    python benchmarks/attach.py --time
-    python benchmarks/attach.py --time --times.device cuda
+    python -m benchmarks.attach --time
+    python -m benchmarks.attach --time --times.device cuda
 
 First Stable Diffusion's U-Net, with three guidances. On a CPU it has fewer and narrower levels, with random weights,
 on latents of 16 x 16: it answers on one core in about the time that the real one takes on a GPU. On a GPU it is the

@@ -1,6 +1,6 @@
 """A text-to-image pipeline of diffusers from nothing: VAE, text encoder, U-Net in latents of captioned digits, export.
 
-    python benchmarks/pipeline.py --out runs/pipeline
+    python -m benchmarks.pipeline --out runs/pipeline
 
 Four stages, each kept in OUT and not done again: ``vae``, ``clip``, ``unet``, ``pipeline``. Then a process that never
 imports fairlead loads the pipeline with plain ``StableDiffusionPipeline.from_pretrained`` and draws OUT/images.png. An

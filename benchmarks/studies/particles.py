@@ -51,7 +51,7 @@ class Task:
     Attributes:
         name: in tables.
         weight: of the reward while it chooses among particles; it does not matter to best of K.
-        cond: whether the model is told the class.
+        cond: whether the model is conditioned on the class.
         reward: class -> the reward at weight 1.
         measured: (images, labels) -> a number an image, by what does not choose.
         unit: of that number, and what it is multiplied by.
@@ -75,7 +75,7 @@ def tasks() -> list[Task]:
         return f'judged("{name}", hard=True)'
 
     return [
-        Task("argmax of a classifier, model not told the class", 4, False, wanted, recognised, ("% recognised", 100)),
+        Task("argmax of a classifier, unconditional model", 4, False, wanted, recognised, ("% recognised", 100)),
         Task("JPEG size", 2, True, lambda _: "short_jpeg()", lambda x, _: jpeg_bytes(x), ("bytes", 1)),
     ]
 
@@ -88,7 +88,7 @@ def arms(count: int) -> dict[str, fl.Particles]:
 
 
 def sampled(model: Model, task: Task, particles: fl.Particles | None, n: int) -> tuple[Tensor, Tensor, float]:
-    """Images uint8 [n, 1, 8, 8], the classes wanted [n], and network rows an image; image i has seed i."""
+    """Images uint8 [n, 1, 8, 8], the classes wanted [n], and network rows per image; image i has seed i."""
     images, labels, rows = [], [], 0
     for label, seeds in seeds_of(len(model.classes), n):
         name = model.classes[label]
@@ -137,7 +137,7 @@ def run(bench: Bench) -> list[Block]:
             best, steered = values.values()
             rows[-1][-1] = signed(scaled(steered - best, factor))
         parts += [f"### {task.name[0].upper()}{task.name[1:]}, weight {task.weight:g}",
-                  table(["samples", unit, "network rows an image", f"against best of K, {unit}"], rows)]  # fmt: skip
+                  table(["samples", unit, "network rows per image", f"against best of K, {unit}"], rows)]  # fmt: skip
     return parts
 
 

@@ -101,8 +101,8 @@ def extended(text: str, name: str) -> str:
     if kind == "finisher":
         return str(given | as_guidance(example).finishers[-1])
     (new,) = as_guidance(example).terms
-    for at in reversed(range(len(given.terms))):
-        if isinstance(new, Wrapper):
+    if isinstance(new, Wrapper):
+        for at in reversed(range(len(given.terms))):
             changed = {f.name: getattr(new, f.name) for f in fields(new)} | {"term": given.terms[at]}
             with suppress(UsageError):
                 around = type(new)(**changed)

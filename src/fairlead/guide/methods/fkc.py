@@ -12,8 +12,9 @@ leave the predictions as they are and weigh particles along the way, with S = al
 
 the paper's 1/2 g^2 w (w - 1) ||score_c - score_u||^2 dt, for g^2 dt = sigma^2 d log S and score = (alpha D - x) /
 sigma^2. Drawn by their weights, the particles follow prod_i p_i(x0)^c_i exactly in the limit of many particles and
-steps. The integral is a trapezoid sum in 1 / (S + 1), the posterior variance of N(0, 1) data: exact where ||D_i - D||
-falls as that does, of second order elsewhere, and finite in the step to sigma = 0, which counts with its beginning.
+steps. The integral is a trapezoid sum in 1 / (S + 1), the posterior variance of N(0, 1) data. It is exact where
+||D_i - D|| is proportional to that variance and of second order elsewhere. In the last step, to sigma = 0, the value at
+its start counts in full, so the sum stays finite.
 
 Cost: no row beyond those of what is inside, for each of the particles: ``fl.sample(..., guidance="fkc(cfg(3))",
 particles=32)``. It stands by itself, for its weights know nothing of other terms and finishers, and its scales are
