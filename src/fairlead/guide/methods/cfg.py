@@ -2,7 +2,7 @@
 
     D = D_u + scale (D_c - D_u) = D_c + omega (D_c - D_u),  omega = scale - 1
 
-Two rows per sample where the scale is neither 0 nor 1, else one. With ``negative``, D_u is the prediction under that
+Two rows per sample if the scale is neither 0 nor 1, else one. With ``negative``, D_u is the prediction under that
 condition instead of the null one. With ``drop``, D_u lacks only the conditions named, so that each of several can have
 its own scale: ``cfg(4, drop="text") + cfg(2, drop="label")`` (as in 2211.09800, eq. 3, with parallel terms).
 """
@@ -28,7 +28,7 @@ class CFG(Pair):
     Attributes:
         scale: 1 is off, 0 unconditional; negative scales move away from the condition.
         negative: a condition to move away from, in place of null.
-        drop: a name or names of conditions to move away from the lack of, in place of that of all.
+        drop: a name or names of conditions; D_u is then the prediction without these, instead of without any condition.
     """
 
     negative: str | int | None = field(default=None, kw_only=True)

@@ -2,8 +2,8 @@
 
     D = D_u + sum_i w_i (D_i - D_u)
 
-K + 1 rows per sample for K conditions; the null row falls away when the weights add up to 1. It stands in place of the
-run's own condition.
+K + 1 rows per sample for K conditions; without the null row if the weights add up to 1. It replaces the run's own
+condition.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The guidance that a student has been taught, at a scale of its range (Meng et al. 2023, 2210.03142, section 3.1).
+"""The guidance that a student has learned, at a scale of its range (Meng et al. 2023, 2210.03142, section 3.1).
 
     D = D_student(x_t, c, scale)
 
 ``fairlead distill RUN --guidance "cfg({scale})" --range scale=1:8 --out STUDENT`` trains a network that takes the scale
-as an input and answers in one row what RUN answers under ``cfg(scale)``, or under whatever expression it was; this term
-says which scale. It goes to the run's own condition only: null and negative conditions are answered as RUN answers
-them, without guidance, and so is a step outside of an interval. What is added to it (``distilled(3) + pag(1)``) counts
-from the guided prediction.
+as an input and predicts in one row what RUN predicts under ``cfg(scale)`` or another expression. This term sets the
+scale. It applies to the run's own condition only: predictions for null and negative conditions, and in steps outside an
+interval, are those of RUN without guidance. A term that is added (``distilled(3) + pag(1)``) starts from the guided
+prediction.
 
-Cost: no rows. Refused for models without a range of scales, and for scales outside of it.
+Cost: no rows. Refused for models without a range of scales, and for scales outside their range.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What a classifier of the model's own training data sees in an image, with no gradient.
+"""The log-probability of a class by a classifier of the model's own training data, without a gradient.
 
-    judged()                             what the run asks for
+    judged()                             the run's condition
     judged("seven")                      of data with classes
     judged("digit=seven; ink=red")       of scenes, any of their attributes; judged("a red seven") reads the same
-    20 * judged("seven", hard=True)      a wish of which only yes or no is known
+    20 * judged("seven", hard=True)      only whether the class is recognised
 
-It is trained on the data once, as the judge of ``fairlead sweep`` is, and kept. It shares no weights with the judge
-nor with the features of distances, so that a sweep or ``fairlead measure`` does not mark what it has steered. Images
-are rounded to 256 levels before it sees them.
+The classifier is trained on the data once, like the judge of ``fairlead sweep``, and cached. It shares no weights with
+that judge or with the features of distances, so a sweep or ``fairlead measure`` does not score samples with the
+classifier that steered them. Images are rounded to 256 levels before they are classified.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Judged(Reward):
     classifier of the training data, added over attributes.
 
     Attributes:
-        wanted: a class by name or index, or attributes of scenes; None for what each sample is conditioned on.
-        data: what the classifier is trained on; None for what the model was trained on.
-        hard: in place of the log-probability the share of wanted attributes that it sees, 1 or 0 for a class.
+        wanted: a class by name or index, or attributes of scenes; None for the condition of each sample.
+    data: what the classifier is trained on; None for what the model was trained on.
+    hard: return the share of wanted attributes that it recognises (1 or 0 for a class), not the log-probability.
     """
 
     wanted: str | int | None = None
