@@ -253,7 +253,8 @@ def main(options: Options) -> None:
         measured[page]["about"] = (
             f"The settings that were searched on {options.title}, with {options.searched} images each at equal rows. "
             "The seeds are not those of the shoot-out, so compare rows of this table only. W is an early snapshot and "
-            "C a noise-aware classifier. [The shoot-out](../results/shootout.md) compares the best setting of every method."
+            "C a noise-aware classifier. [The shoot-out](../results/shootout.md) compares the best setting of every "
+            "method."
         )
     for page, (_, caption) in DEMOS.items():
         measured.setdefault(page, {})["caption"] = caption

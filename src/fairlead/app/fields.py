@@ -187,9 +187,9 @@ def model_line(library: Library, name: str) -> str:
     model = library.model(name)
     size = " x ".join(map(str, model.image_shape))
     count = len(model.classes)
-    told = f"{count} classes" if count else f"conditioned on {', '.join(model.conditions) or 'nothing'}"
+    summary = f"{count} classes" if count else f"conditioned on {', '.join(model.conditions) or 'nothing'}"
     data = model.metadata.get("data")
-    return " · ".join([f"images {size}", told, *([f"trained on {data}"] if data else [])])
+    return " · ".join([f"images {size}", summary, *([f"trained on {data}"] if data else [])])
 
 
 def decimal(what: str, value: Any) -> float:

@@ -78,7 +78,7 @@ class Sample:
             raise UsageError(f"--n: expected at least 1 image, got {self.n}")
         for name in ("every", "pick"):
             if self.particles is None and getattr(self, name) is not None:
-                raise UsageError(f"--{name} is of particles, and none were given; pass --particles 8")
+                raise UsageError(f"--{name} is an option of particles, and there are none; pass --particles 8")
         check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
         with Hold(self.out):
             self._run()
@@ -99,7 +99,7 @@ class Sample:
                 f"--cond all: this model {'has no classes' if model.examples else 'is unconditional'}; {instead}"
             )
         if self.cond == ("all",) and LabelEncoder(model.classes).find("all") is not None:
-            raise UsageError("--cond all: a class is called so too; name each class, or that one by 'index N'")
+            raise UsageError("--cond all: a class is also called all; name each class, or write that one as 'index N'")
         wanted: Sequence[str | None] = model.classes if self.cond == ("all",) else self.cond or (None,)
         guidance, chosen = tuned_guidance(
             self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")

@@ -154,7 +154,7 @@ class SweepBar:
         elif isinstance(event, Stopped):
             self.bar.write(
                 f"the budget of {self.outlook.budget} is spent: {event.settings} of {len(self.outlook.labels)} "
-                f"settings are left ({event.work}); the same command goes on"
+                f"settings are left ({event.work}); the same command continues"
             )
 
     def _line(self, name: str, metrics: Mapping[str, Estimate], cost: str) -> str:

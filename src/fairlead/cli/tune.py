@@ -87,7 +87,7 @@ class Tune:
         if found.report is not None:
             print(f"report: {found.report.path}")
         print(
-            f"take it: fairlead sample {self.model} --guidance {shlex.quote(found.name)} --sampler "
+            f"use it: fairlead sample {self.model} --guidance {shlex.quote(found.name)} --sampler "
             f"{shlex.quote(self.sampler)} --steps {self.steps} --cond {shlex.quote(found.example)} --out samples"
         )
 

@@ -225,7 +225,7 @@ class DenoiserOptions(TrainOptions):
     def _image(self, recipe: Recipe) -> str:
         if "image" not in self._names(recipe):
             if self.image is not None:
-                raise UsageError("--image: the network is not shown any image; add image to --conditions")
+                raise UsageError("--image: the network is not conditioned on an image; add image to --conditions")
             return ""
         from fairlead.data.degrade import read_degradation
 

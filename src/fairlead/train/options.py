@@ -163,11 +163,11 @@ class TrainOptions:
         image = self._image(recipe)
         encoder, null, settings = self._text()
         settings = settings | (rule_of_words(self.folder) if self.resume else {})
-        classes, told, text = asked(data, self._names(recipe, data), encoder, null, settings, image or "superres")
+        classes, inputs, text = asked(data, self._names(recipe, data), encoder, null, settings, image or "superres")
         latents = self._latents(data)
         channels_in, *seen = latents["shape"] if latents else data.shape
         config = TrainConfig(
-            self._net_config(recipe, (channels_in, seen, classes), presets, {**told, **self._given(net)}),
+            self._net_config(recipe, (channels_in, seen, classes), presets, {**inputs, **self._given(net)}),
             given,
             text=text,
             latents=latents,
@@ -187,14 +187,16 @@ class TrainOptions:
             with working("preparing the training"):
                 training = Training(data, config, self.folder, self.resume, trackers, encoded, read, self.compile)
         if training.accelerator.is_main_process:
-            told_names = " and ".join(training.drops) or "nothing"
-            told_text = "" if task_of(config.objective) is not DENOISE else f", conditioned on {told_names}"
-            told_text = _as_latents(training) + told_text
+            names_of_conditions = " and ".join(training.drops) or "nothing"
+            conditions_text = (
+                "" if task_of(config.objective) is not DENOISE else f", conditioned on {names_of_conditions}"
+            )
+            conditions_text = _as_latents(training) + conditions_text
             kind = config.net["kind"]
             network = "" if kind in ("diffusers", "lora") else f"network {self._net(recipe, seen, presets)}, "
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
-                f"{told_text}; {network}{training.parameters:,} parameters, {config.objective} objective, "
+                f"{conditions_text}; {network}{training.parameters:,} parameters, {config.objective} objective, "
                 f"{training.precision}{', compiled' * training.compiled}; {self.folder}"
             )
             for note in data.notes:

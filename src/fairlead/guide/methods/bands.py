@@ -51,7 +51,9 @@ class Bands(Term):
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", plain_list(self.weights))
         if isinstance(self.weights, str) or not isinstance(self.weights, Sequence) or not self.weights:
-            raise UsageError(f"bands: expected one scale a band, coarsest first, such as [2, 6], got {self.weights!r}")
+            raise UsageError(
+                f"bands: expected one scale per band, coarsest first, such as [2, 6], got {self.weights!r}"
+            )
         scales = tuple(as_scale(f"bands[{i}]", weight) for i, weight in enumerate(self.weights))
         counts = {len(scale) for scale in scales if isinstance(scale, tuple)}
         if len(counts) > 1:
@@ -59,7 +61,9 @@ class Bands(Term):
         object.__setattr__(self, "weights", scales)
         object.__setattr__(self, "negative", check_negative(self.name, self.negative))
         if self.negative is not None and all(scale == 1.0 for scale in scales):
-            raise UsageError(f"{self}: weights of 1 never look at the negative; use other weights or drop it")
+            raise UsageError(
+                f"{self}: with weights of 1 the negative is never evaluated; use other weights or drop the negative"
+            )
 
     def check(self, on: Context) -> None:
         if on.model.shape:

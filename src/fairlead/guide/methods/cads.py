@@ -108,7 +108,9 @@ class CADS(Term):
 
     def check(self, on: Context) -> None:
         if on.model.embed is None:
-            raise UsageError(f"{self}: noises embeddings, and this model has none of its conditions; drop the term")
+            raise UsageError(
+                f"{self}: adds noise to embeddings, and this model does not embed its conditions; drop the term"
+            )
 
 
 def _moments(value: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

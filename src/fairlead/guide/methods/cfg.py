@@ -39,10 +39,12 @@ class CFG(Pair):
         super().__post_init__()
         object.__setattr__(self, "negative", check_negative(self.name, self.negative))
         if self.negative is not None and self.scale == 1.0:
-            raise UsageError(f"{self}: a scale of 1 never looks at the negative; use another scale or drop it")
+            raise UsageError(
+                f"{self}: with a scale of 1 the negative is never evaluated; use another scale or drop the negative"
+            )
         object.__setattr__(self, "drop", checked_drop(self.name, self.drop))
         if self.drop is not None and self.negative is not None:
-            raise UsageError(f"{self}: moves away from a negative or from the lack of something; give one of the two")
+            raise UsageError(f"{self}: takes either a negative or drop, not both; give one of the two")
 
     @classmethod
     def from_omega(cls, omega: float, *, negative: str | int | None = None) -> CFG:

@@ -58,7 +58,7 @@ class Classifier(Term):
         if not isinstance(self.classifier, str):
             raise UsageError(
                 f'classifier: expected the path of a trained classifier such as "runs/clf", got {self.classifier!r}; '
-                "an object goes by a name of your own into resources="
+                "to use an object, pass it in resources= under a name of your own"
             )
 
     def omega(self, at: Moment) -> Weight:
@@ -91,7 +91,7 @@ class Classifier(Term):
 
     def check(self, on: Context) -> None:
         if not hasattr(on.resource(self.classifier), "log_prob"):
-            raise UsageError(f"{self}: {self.classifier!r} is no classifier, it has no log_prob(x_t, t)")
+            raise UsageError(f"{self}: {self.classifier!r} is not a classifier: it has no log_prob(x_t, t)")
 
     def needs_condition(self) -> bool:
         return True

@@ -57,10 +57,10 @@ class Compose(Term):
     def by_name(self, name: Callable[[Any], Any]) -> Compose:
         weights: dict[Any, Any] = {}
         for spec, weight in self.weights.items():
-            told = name(spec)
-            if told in weights:
-                raise UsageError(f"{self}: {told!r} is named twice, the second time as {spec!r}; give it once")
-            weights[told] = weight
+            label = name(spec)
+            if label in weights:
+                raise UsageError(f"{self}: {label!r} is named twice, the second time as {spec!r}; give it once")
+            weights[label] = weight
         return self if [*weights] == [*self.weights] else Compose(weights)
 
     def samples(self) -> int | None:

@@ -46,7 +46,8 @@ class Distilled(Term):
     def check(self, on: Context) -> None:
         if on.model.scale_range is None:
             raise UsageError(
-                f"{self}: this model takes no scale; make a student that does with fairlead distill RUN --guidance "
+                f"{self}: this model does not take a scale as an input; train a student that does with fairlead "
+                "distill RUN --guidance "
                 '"cfg({scale})" --range scale=1:8'
             )
         if isinstance(self.scale, float | tuple):
@@ -55,19 +56,19 @@ class Distilled(Term):
     def ask(self, at: Moment) -> Ask:
         value = scale_at(self.scale, at.step)
         if isinstance(value, Tensor) and value.ndim != 1:
-            raise UsageError(f"{self}: a student takes one scale a sample, not one a pixel")
+            raise UsageError(f"{self}: a student takes one scale per sample, not one per pixel")
         self._within(torch.as_tensor(value), at)
-        return Ask(alter=partial(told_scale, value=value, device=at.model.device))
+        return Ask(alter=partial(with_scale, value=value, device=at.model.device))
 
     def _within(self, value: Tensor, on: Context) -> None:
         assert on.model.scale_range is not None
         low, high = on.model.scale_range
         outside = value[(value < low) | (value > high)]
         if len(outside):
-            raise UsageError(f"{self}: the student was taught scales from {low:g} to {high:g}, got {outside[0]:g}")
+            raise UsageError(f"{self}: the student learned scales from {low:g} to {high:g}, got {outside[0]:g}")
 
 
-def told_scale(condition: Condition, value: Weight, device: torch.device | None = None) -> Condition:
+def with_scale(condition: Condition, value: Weight, device: torch.device | None = None) -> Condition:
     """The condition at this scale, one for all samples or float [n]; ``device`` is needed where it is empty."""
     device = condition.device if device is None else device
     scale = torch.as_tensor(value, dtype=torch.float32, device=device).expand(condition.n)

@@ -144,8 +144,8 @@ class Energy(Term):
         if not isinstance(value, Tensor) or value.shape != (len(x0),) or not value.requires_grad:
             given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise UsageError(
-                f"{self}: expected one number a sample of its reward, [{len(x0)}], differentiable in x0, got {given}"
-                + (" without a gradient" if isinstance(value, Tensor) and not value.requires_grad else "")
+                f"{self}: expected one number per sample from its reward, [{len(x0)}], differentiable in x0, got "
+                f"{given}" + (" without a gradient" if isinstance(value, Tensor) and not value.requires_grad else "")
             )
         return value
 

@@ -144,6 +144,6 @@ def evidence(
         cond, null: D_c and D_u at the first of them.
     """
     (alpha, sigma), (alpha2, sigma2) = level, level_after
-    told = alpha2 / sigma2**2 * after.double() - alpha / sigma**2 * x_t.double()
+    change = alpha2 / sigma2**2 * after.double() - alpha / sigma**2 * x_t.double()
     gained = (alpha2 / sigma2) ** 2 - (alpha / sigma) ** 2
-    return dot(told - gained / 2 * (cond.double() + null.double()), cond.double() - null.double()).flatten()
+    return dot(change - gained / 2 * (cond.double() + null.double()), cond.double() - null.double()).flatten()

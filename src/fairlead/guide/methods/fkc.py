@@ -61,7 +61,7 @@ class FKC(Wrapper):
             if len(parts.terms) == 1 and not parts.finishers:
                 object.__setattr__(self, "term", parts.terms[0])
         if not isinstance(self.term, CFG | Compose | Auto):
-            raise UsageError(f"fkc(...) goes around cfg, compose or auto, whose product is known, got {self.term}")
+            raise UsageError(f"fkc(...) wraps cfg, compose or auto, whose product is known, got {self.term}")
         scales = self.term.weights.values() if isinstance(self.term, Compose) else (self.term.scale,)
         changing = [scale for scale in scales if not isinstance(scale, float | tuple)]
         if changing:

@@ -61,4 +61,4 @@ class ICG(Pair):
 
     def check(self, on: Context) -> None:
         if not on.model.classes:
-            raise UsageError(f"{self}: draws classes, and this model names none; use cfg or pag")
+            raise UsageError(f"{self}: draws random classes, and this model has no classes; use cfg or pag")

@@ -79,7 +79,9 @@ class NAG(Term):
         if isinstance(scale, float | int):
             return Ask({self.branch(scale): 1.0, COND: -1.0}) if scale != 1 and self.blend else NOTHING
         if scale.ndim > 1:
-            raise UsageError(f"{self}: attention has no scale for each pixel; give a number, one a sample or a ramp")
+            raise UsageError(
+                f"{self}: attention has no scale for each pixel; give a number, one number per sample or a ramp"
+            )
         weights: dict[Branch, Weight] = {}
         for value in sorted(set(scale.tolist())) if self.blend else ():
             if value != 1:

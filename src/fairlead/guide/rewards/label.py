@@ -68,7 +68,7 @@ class Label(Reward):
     def check(self, on: Context) -> None:
         model = on.resource(self.classifier)
         if not hasattr(model, "log_prob"):
-            raise UsageError(f"{self}: {self.classifier!r} is no classifier, it has no log_prob(x_t, t)")
+            raise UsageError(f"{self}: {self.classifier!r} is not a classifier: it has no log_prob(x_t, t)")
         if self.of_class is not None:
             self._place(on)
         if tuple(on.model.image_shape) and tuple(on.model.image_shape) != tuple(model.shape):

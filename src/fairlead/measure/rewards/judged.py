@@ -119,8 +119,10 @@ class Judged(Reward):
         parts = dict(spec) if isinstance(spec, Mapping) else _pairs(spec) if isinstance(spec, str) else {"digit": spec}
         wish: dict[str, int] = {}
         for name, value in parts.items():
-            told = read_caption(str(value)) if name == "text" else {"digit" if name == "label" else name: value}
-            for attribute, known in told.items():
+            attributes_of = (
+                read_caption(str(value)) if name == "text" else {"digit" if name == "label" else name: value}
+            )
+            for attribute, known in attributes_of.items():
                 if attribute not in VALUES:
                     raise unknown(f"attribute of {self}", attribute, VALUES)
                 wish[attribute] = LabelEncoder(VALUES[attribute], f"{self}: {attribute}").index(known)
