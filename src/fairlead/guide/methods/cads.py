@@ -40,7 +40,7 @@ class CADS(Term):
     Attributes:
         noise: standard deviation of the noise in units of the embedding, >= 0; 0 is off.
         low, high: times with 0 <= low < high <= 1; below ``low`` the condition has no noise, above ``high`` it is
-        only noise.
+            only noise.
         mix: share of the rescaled embedding, 0 to 1.
     """
 

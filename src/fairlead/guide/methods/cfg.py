@@ -28,7 +28,7 @@ class CFG(Pair):
     Attributes:
         scale: 1 is off, 0 unconditional; negative scales move away from the condition.
         negative: a condition to move away from, in place of null.
-        drop: a name or names of conditions; D_u is then the prediction without these, instead of without any condition.
+        drop: a name or names of conditions; D_u is then the prediction without these, not without any.
     """
 
     negative: str | int | None = field(default=None, kw_only=True)

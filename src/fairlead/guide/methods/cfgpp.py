@@ -38,7 +38,7 @@ class CFGpp(Term):
 
     Attributes:
         scale: lambda in [0, 1]. A larger one is refused: it is no longer between the two predictions, and most likely
-        meant as a scale of ``cfg``.
+            meant as a scale of ``cfg``.
     """
 
     scale: Scale | Sequence[float] | Tensor

@@ -57,10 +57,10 @@ class FBG(Term):
 
     Attributes:
         pi: share of p(x | c) in the mixture that the network has learned, in (0, 1]; 1 is off.
-    temperature: factor of each step's log-ratio, at least 0.
-    offset: added to log r over all steps together.
-    most: largest scale, > 1.
-    sure: log r at which a sample is no longer guided.
+        temperature: factor of each step's log-ratio, at least 0.
+        offset: added to log r over all steps together.
+        most: largest scale, > 1.
+        sure: log r at which a sample is no longer guided.
     """
 
     pi: float

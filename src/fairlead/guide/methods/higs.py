@@ -44,7 +44,7 @@ class HiGS(Finisher):
         eta: share of the part parallel to x0 that is kept, in [0, 1].
         alpha: share of the newest prediction in the mean, in (0, 1].
         cutoff: radius in frequency, in [0, 1.5], below which changes are removed; None removes nothing.
-    low, high: values of t, 0 <= low < high <= 1, between which it is on; the weight falls towards ``low``.
+        low, high: values of t, 0 <= low < high <= 1, between which it is on; the weight falls towards ``low``.
     """
 
     weight: float = 1.75

@@ -51,7 +51,7 @@ class NAG(Term):
         scale: a number, one per sample or a schedule; 1 is off.
         negative: a prompt to move away from, in place of the null one.
         limit: the largest L1 norm of Z~, as a multiple of that of Z+; > 0, inf is no limit.
-    blend: share of Z^ in the output of the layer, 0 to 1; 0 is off.
+        blend: share of Z^ in the output of the layer, 0 to 1; 0 is off.
         layers: one name or several of ``model.layers["text"]``; all if left out.
     """
 

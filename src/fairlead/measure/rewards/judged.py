@@ -45,8 +45,8 @@ class Judged(Reward):
 
     Attributes:
         wanted: a class by name or index, or attributes of scenes; None for the condition of each sample.
-    data: what the classifier is trained on; None for what the model was trained on.
-    hard: return the share of wanted attributes that it recognises (1 or 0 for a class), not the log-probability.
+        data: what the classifier is trained on; None for what the model was trained on.
+        hard: return the share of wanted attributes that it recognises (1 or 0 for a class), not the log-probability.
     """
 
     wanted: str | int | None = None

@@ -120,7 +120,7 @@ class Preference(Reward):
     Attributes:
         network: a folder or hub name: a CLIP or SigLIP, as PickScore is, or a classifier of images.
         text: what a CLIP compares the image with; None for the prompt of each sample.
-    of_class: the class of a classifier whose log-probability is the reward; None if it has a single output.
+        of_class: the class of a classifier whose log-probability is the reward; None if it has a single output.
     """
 
     network: str
