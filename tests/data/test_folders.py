@@ -176,9 +176,9 @@ def test_folders_called_train_and_test_are_splits_without_classes_too(tmp_path: 
     assert data.classes == ("bus", "train")
     assert "the folder train is taken for a class, not for a split" in data.notes
     class_folders(tmp_path / "both", "bus", "train", "test")
-    refused(r"folders called like splits \(test, train\) lie beside bus; move", tmp_path / "both")
+    refused(r"folders with names of splits \(test, train\) lie beside bus; move", tmp_path / "both")
     class_folders(tmp_path / "mixed", "train/cat", "dog")
-    refused(r"folders called like splits \(train\) lie beside dog", tmp_path / "mixed")
+    refused(r"folders with names of splits \(train\) lie beside dog", tmp_path / "mixed")
     class_folders(tmp_path / "half", "train/cat", "test")
     refused("images in it and in its sub-folders", tmp_path / "half")
 
@@ -225,7 +225,7 @@ def test_layouts_that_are_not_read_are_called_by_name_and_what_to_do_works(tmp_p
     refused("no images in it; .*left out of z: images.zip; archives are not read: unpack them", tmp_path / "z")
     class_folders(tmp_path / "p", "c")
     table(tmp_path / "p" / "index.parquet", url=["u"], caption=["c"])
-    refused("no image column; .*4 image files lie beside; to read these take the parquet files away", tmp_path / "p")
+    refused("no image column; .*4 image files are in the same folder; to read these, remove the parquet files", tmp_path / "p")
 
 
 def test_metadata_of_labels_alone_are_read(tmp_path: Path) -> None:
