@@ -111,7 +111,7 @@ def rows() -> None:
         'cfg(3) + cfg(2, negative="one")': 3 * STEPS,
         "cfg(3) | threshold(0.995)": 2 * STEPS,
     }
-    print(f"| guidance | rows a sample, {STEPS} steps | formula |\n| --- | --- | --- |")
+    print(f"| guidance | rows per sample, {STEPS} steps | formula |\n| --- | --- | --- |")
     for guidance, formula in cases.items():
         run = sample(model, ["seven"] * 4, guidance=guidance, steps=STEPS)
         assert run.cost.rows == 4 * formula, guidance
@@ -233,7 +233,8 @@ def guidance(repeats: int) -> None:
             times = " | ".join(f"{ratio_of(taken, a, b):.3f}" for a, b in ((0, 1), (2, 3), (0, 2)))
             print(f"| {preset} | {batch} | `{text}` | {sum(sizes[0]) / sum(sizes[1]):.3f} | {times} |")
     print(
-        "\n| guidance | network | calls a step | network ms a step | added ms a step |\n| --- | --- | --- | --- | --- |"
+        "\n| guidance | network | calls per step | network ms per step | added ms per step |\n| --- | --- | --- | --- "
+        "| --- |"
     )
     model, clock = clocked(model_for("8x8", 1, 8, VPCosine(), "v", internal=True))
     for text in ("none", "cfg(3)", *NO_ROW, TEN_TERMS):

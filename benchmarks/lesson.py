@@ -5,7 +5,7 @@
 
 Both networks are trained here (ours by the recipe "digits" or "mnist", as the images are 8x8 or 28x28; theirs by
 "lesson-mnist" with the same wall time unless --lesson-steps says otherwise), sampled with the same seeds and scored
-under one protocol: theirs with 1,000 DDPM steps and two separate calls a step, ours with 20 and fewer steps, and with
+under one protocol: theirs with 1,000 DDPM steps and two separate calls per step, ours with 20 and fewer steps, and with
 --students by students of few steps that are distilled from ours at its best scale. The scale of each is its own best.
 """
 

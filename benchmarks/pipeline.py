@@ -74,7 +74,7 @@ class Pipeline:
     length: int = 24
     """Tokens of a prompt, start and end included."""
     widths: tuple[int, int] = (64, 96)
-    """Of the U-Net's two levels; these have 2.5 million parameters and 115 MFLOP a row at 8x8."""
+    """Of the U-Net's two levels; these have 2.5 million parameters and 115 MFLOP per row at 8x8."""
     blocks: int = 1
     """Residual blocks a level of the U-Net."""
     steps: int = 4000

@@ -149,7 +149,7 @@ class Judged:
         for turn in range(self.rounds):
             for guidance in everyone[turn % len(everyone) :] + everyone[: turn % len(everyone)]:
                 walls[guidance].append(self._seconds(pipe, prompts, guidance))
-        lines = [f"| {len(prompts)} images, {self.rounds} rounds | ms a step | over own |", "| --- | --- | --- |"]
+        lines = [f"| {len(prompts)} images, {self.rounds} rounds | ms per step | over own |", "| --- | --- | --- |"]
         for guidance, taken in walls.items():
             ratios = [mine / theirs for mine, theirs in zip(taken, walls[None], strict=True)]
             step = 1e3 * statistics.median(taken) / self.steps

@@ -192,7 +192,7 @@ def _pm(measured: Sequence[float], sign: bool = False) -> str:
 
 
 def front(results: Sequence[Result], floor: dict[str, Any], options: Options) -> Figure:
-    """Accuracy over raw distance, one point a method at its best."""
+    """Accuracy over raw distance, one point per method at its best."""
     figure, axes = plt.subplots(figsize=(11, 7.5), layout="constrained")
     for result in results:
         (x, dx), (y, dy) = result.metrics["distance"], result.metrics["accuracy"]

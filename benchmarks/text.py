@@ -52,7 +52,7 @@ class Common:
     """First seed of the images, and that of the prompts."""
     batch_size: int = 64
     out: Path | None = None
-    """File to append the numbers to, one JSON line a row."""
+    """File to append the numbers to, one JSON line per row."""
 
     def __post_init__(self) -> None:
         if self.out is not None:

@@ -115,7 +115,7 @@ def test_the_table_and_the_page(bench: Bench, found: Found, tmp_path: Path) -> N
     assert "| cfg(1) |" in second
     assert real.startswith("| real images |")
     assert "N = 70 images" in protocol(found)
-    assert "2 trainings a model (seeds 3, 4)" in protocol(found)
+    assert "2 trainings per model (seeds 3, 4)" in protocol(found)
 
     study = Study("tiny", "Is it?", "it is.", lambda bench: [text])
     blocks: list[Block] = [text, Picture("a.png", b"png", "a picture")]

@@ -67,7 +67,7 @@ def test_layers_are_those_named(text: str) -> None:
 
 @pytest.mark.parametrize("text", KINDS)
 def test_the_middle_by_name_and_by_default_is_one_branch(text: str) -> None:
-    """Three terms, two of which perturb the same layers under two names: three rows a sample in place of four."""
+    """Three terms, two of which perturb the same layers under two names: three rows per sample in place of four."""
     both = f'{text}) + {text}, layers=["middle.0", "middle.1"]) + cfg(3)'
     _, cost = call(steered(both, SPECS), X_T)
     assert cost.rows == 3 * N

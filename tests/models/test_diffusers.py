@@ -79,7 +79,7 @@ def test_a_ddim_run_is_the_pipelines_own_run(family: str) -> None:
 
 
 def _dit_run(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    """DiTPipeline takes no latents: its images, unclamped, by its own loop in one line a step."""
+    """DiTPipeline takes no latents: its images, unclamped, by its own loop in one line per step."""
     network, scheduler = pipe.transformer, pipe.scheduler
     scheduler.set_timesteps(5)
     x, labels = latents, torch.tensor([1, 2, 1000, 1000])

@@ -125,7 +125,7 @@ def test_a_video(n: int) -> None:
 
 
 def family_of(family: str, **parts: Any) -> tuple[Any, dict[str, Any], dict[str, float]]:
-    """A pipeline, a call for two samples, and what makes it a call of one row a sample."""
+    """A pipeline, a call for two samples, and what makes it a call of one row per sample."""
     case = FAMILIES[family]
     arguments = case.arguments(2)
     arguments.pop("negative_prompt", None)

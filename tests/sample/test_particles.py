@@ -192,7 +192,7 @@ def test_memory_moves_with_the_samples() -> None:
         ({"particles": 4, "guidance": "fkc(cfg(3))", "sampler": "ddim(eta=1, recur=2)"}, "without recur"),
         ({"particles": 4, "reward": "brightness(0.5)"}, "is a reward of images"),
         ({"particles": 4, "reward": 'label("exact")', "cond": None}, "none was given; pass one"),
-        ({"particles": 4, "reward": lambda x0, t, c: x0}, "expected one number a sample"),
+        ({"particles": 4, "reward": lambda x0, t, c: x0}, "expected one number per sample"),
         ({"particles": 4, "reward": lambda x0, t, c: x0[:, 0] / 0}, "not finite, first for seed 0"),
     ],
 )

@@ -142,7 +142,7 @@ class Sample:
         return Particles(self.particles, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
     def _save_grid(self, run: Run, wanted: Sequence[str | None]) -> Path:
-        """OUT/grid.png: a column a condition, a row a seed, the first of each."""
+        """OUT/grid.png: a column per condition, a row per seed, the first of each."""
         from fairlead.core.files import replacing
         from fairlead.report.image_grid import image_grid
 

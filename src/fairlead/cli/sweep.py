@@ -109,7 +109,7 @@ def said_by_class(found: ByClass | None) -> list[str]:
 
 
 class SweepBar:
-    """A bar over the images of a sweep, with a line a setting; called with its events."""
+    """A bar over the images of a sweep, with a line per setting; called with its events."""
 
     def __init__(self, keep_images: bool = False) -> None:
         self.keep_images = keep_images

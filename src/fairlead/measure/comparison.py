@@ -241,7 +241,7 @@ class Comparison:
         whole: metric -> all fakes against all real images.
         fake: metric -> ``block`` fakes against half of the real images; to be compared with ``floor``.
         floor: metric -> ``block`` images of the other real half, measured like the fakes.
-        classes: a row a class, if there is a judge.
+        classes: a row per class, if there is a judge.
         text: how the fakes fit their prompts, if there are any.
         missing: metric -> why it is not there.
         warnings: what makes the numbers less than they look, a sentence each.

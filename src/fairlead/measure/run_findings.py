@@ -107,7 +107,7 @@ def judged_guidance(
     effect = "stands in place of the conditional prediction"
     if numbers["strength"] is not None:
         effect = f"changes the conditional prediction by up to {numbers['strength']:.1%}"
-    cost = f"{numbers['rows_a_sample']:g} network rows a sample in {sampling.steps} steps"
+    cost = f"{numbers['rows_a_sample']:g} network rows per sample in {sampling.steps} steps"
     return Finding("guidance", "PASS", f"{guidance} {effect}, at {cost}", numbers)
 
 

@@ -163,7 +163,7 @@ class LabelEncoder:
 
 
 def listed(specs: Any) -> Sequence[Spec]:
-    """Specs, one a sample; raises UsageError for a single one, whose letters would be taken for specs."""
+    """Specs, one per sample; raises UsageError for a single one, whose letters would be taken for specs."""
     specs = plain_list(specs)
     if isinstance(specs, str | bytes) or not isinstance(specs, Sequence):
         raise UsageError(

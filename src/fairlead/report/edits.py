@@ -85,7 +85,7 @@ class Edited:
         return difference.square().flatten(1).mean(1).sqrt()
 
     def grid(self, model: Model) -> bytes:
-        """PNG: a column an image; before, the way back of an inversion, after."""
+        """PNG: a column per image; before, the way back of an inversion, after."""
         if self.before is None or self.run.images is None:
             raise UsageError("this model's samples are not images; use run.x0")
         rows, labels = [self.before, self.run.images], ["before", "after"]

@@ -63,7 +63,7 @@ def sweep_findings(points: Sequence[Point], floor: Floor, choice: Choice) -> str
         if best.baseline == plain.setting and best.differences is not None:
             change = best.differences[RAW]
             size = Estimate(abs(change.value), change.error, change.n)
-            how = "paired" if change.paired else "not paired: the errors of both added in squares"
+            how = "paired" if change.paired else "not paired: the variances of both add"
             text += (
                 f"The {raw} is {size} {'less' if change.value < 0 else 'more'} than without guidance "
                 f"({how}, same seeds). "
@@ -175,7 +175,7 @@ def _rows(
     )
     if len(shown) < len(points):
         caption += f" Here are {len(shown)} of {len(points)} settings; all of them are at the end."
-    return Section(title, [Png(image_grid(images, rows, labels), "one row of samples a setting", caption)], folded)
+    return Section(title, [Png(image_grid(images, rows, labels), "one row of samples per setting", caption)], folded)
 
 
 def sweep_plot(points: Sequence[Point], floor: Floor, best: Point | None) -> Figure | None:

@@ -223,7 +223,7 @@ class Population:
             value = self.reward(wide, t, self.on.condition)
         if not isinstance(value, Tensor) or value.shape != (len(x0),):
             given = list(value.shape) if isinstance(value, Tensor) else shown(value)
-            raise UsageError(f"reward {self.steering.reward}: expected one number a sample, [{len(x0)}], got {given}")
+            raise UsageError(f"reward {self.steering.reward}: expected one number per sample, [{len(x0)}], got {given}")
         now = value.detach().to("cpu", torch.float64).reshape(self.n, self.k)
         if bool((now.isnan() | (now == torch.inf)).any()):
             when = "the final samples" if step is None else f"step {step + 1}"

@@ -82,8 +82,8 @@ class DenoiserOptions(TrainOptions):
     text_null: Literal["learned", "empty"] | None = None
     """The null of text: a learned token of the network (default), or the encoder's states of an empty string."""
     text_tokens: int | None = None
-    """Tokens of a prompt that a pretrained encoder reads (of one window); by default all that it can, up to 512 at a
-    cost: give what the captions need."""
+    """Tokens of a prompt (of one window) that a pretrained encoder reads. By default all that it can, up to 512, which
+    costs time: choose as many as the captions need."""
     text_windows: int | None = None
     """Windows of the encoder's length that a prompt may have."""
     text_long: Literal["refuse", "cut"] | None = None
@@ -102,7 +102,7 @@ class DenoiserOptions(TrainOptions):
     """Steps between two measurements of the loss on held-out images, by noise level, in OUT/validation.csv; the last
     step is always measured. Default: ten times in a run, at most every 100 steps; 0 for never."""
     preview_every: int = 0
-    """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
+    """Steps between preview pictures, one column per class, in OUT/previews; 0 for none."""
 
     def _names(self, recipe: Recipe, data: ImageData | None = None) -> tuple[str, ...]:
         if self._base is not None:

@@ -52,7 +52,7 @@ class Shared:
     """What all settings of a sweep share.
 
     Attributes:
-        n: images a setting, over all conditions.
+        n: images per setting, over all conditions.
         seed: first seed; sample i has seed + i under every setting (common random numbers).
         conds: classes; empty for every class. Each is taken as often as its share of the real images.
         prompts: what a model that reads text is asked for, in turn, without real images; empty for what held-out images

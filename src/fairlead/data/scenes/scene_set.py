@@ -147,7 +147,7 @@ class Prompts:
     """What a text model is asked for, and what a judge should then see.
 
     Attributes:
-        captions: one a prompt.
+        captions: one per prompt.
         attributes: int64 [n] each, -1 where a prompt does not say.
     """
 

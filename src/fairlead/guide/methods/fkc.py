@@ -109,5 +109,5 @@ def _share_of_the_integral(grid: Grid, index: int) -> float:
 
 
 def _column(weight: Weight, like: Tensor) -> Tensor:
-    """A number, or one a sample [n], as [1, 1] or [n, 1]."""
+    """A number, or one per sample [n], as [1, 1] or [n, 1]."""
     return torch.as_tensor(weight, dtype=like.dtype, device=like.device).reshape(-1, 1)
