@@ -62,9 +62,8 @@ def evaluator_for(
             reference, held_out, name = _data_of(spec, data)
     conditioned_on = () if model is None or model.condition_kind == "label" else tuple(model.conditions)
     if conditioned_on:
-        data_specs(
-            conditioned_on, held_out, torch.arange(1)
-        )  # refuses data that does not say it, before anything is trained
+        # refuses data that does not have these conditions, before anything is trained
+        data_specs(conditioned_on, held_out, torch.arange(1))
     everything = reference, held_out
     if labels:
         wanted = torch.tensor(labels)
