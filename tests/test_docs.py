@@ -58,7 +58,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("FAIRLEAD_CACHE", str(folder / "cache"))
         for _, text in blocks("sh", [ROOT / "docs" / "command-line.md"]):
             for line in text.splitlines():
                 words = shlex.split(line, comments=True)
