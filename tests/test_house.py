@@ -1,6 +1,7 @@
 """The house: an import only ever points to the same folder or to one before it."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def upward(module: str, source: str) -> list[str]:
     return wrong
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Every module of the package but its front doors: ``fairlead/__init__.py``, which re-exports from all folders, and
     ``fairlead/__main__.py``, which starts the command line."""
@@ -75,10 +77,10 @@ def modules() -> dict[str, Path]:
     return found
 
 
-@pytest.mark.parametrize("module", modules())
-def test_imports_point_down(module: str) -> None:
-    assert folder_of(module) in ORDER, f"{module}: give its folder a place in the order"
-    assert upward(module, modules()[module].read_text()) == []
+def test_imports_point_down() -> None:
+    for module, path in modules().items():
+        assert folder_of(module) in ORDER, f"{module}: give its folder a place in the order"
+        assert upward(module, path.read_text()) == []
 
 
 @pytest.mark.parametrize(
