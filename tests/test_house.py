@@ -137,7 +137,8 @@ def test_one_folder_knows_diffusers() -> None:
             ]
             for node in said:
                 node.value = ast.Constant("")  # a docstring may compare
-            named = {word for word in re.findall(r"\w+", ast.unparse(tree)) if word in classes}
+            words = [getattr(node, field, None) for node in ast.walk(tree) for field in ("id", "attr", "name", "value")]
+            named = {word for text in words if isinstance(text, str) for word in re.findall(r"\w+", text)} & classes
             taken = {(node.module or "") for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
             taken |= {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
             wrong += [f"{module} names {name}" for name in sorted(named)]

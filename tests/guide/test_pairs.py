@@ -33,7 +33,7 @@ from fairlead.sample.grids import trailing
 from tests.guide.examples import FINISHERS, TERMS
 from tests.guide.toy import NETWORK, N, close, images, steered
 
-STEPS, ORDER = 10, [3, 0, 4, 1, 2]
+STEPS, ORDER = 6, [3, 0, 4, 1, 2]
 GRID = trailing(NETWORK.schedule, STEPS)
 START = images(t=torch.ones((), dtype=torch.float64))
 KINDS = {
@@ -143,8 +143,8 @@ def holds(guidance: Guidance, specs: list) -> None:
     trace = run(guidance, specs)
     assert all(bool(frame.isfinite().all()) for frame in trace.frames)
     assert trace.counted == trace.announced
-    permuted = run(guidance, specs, ORDER, steps=6, watch=False)
-    close(permuted.frames[-1], trace.frames[5][ORDER], 1e-8)
+    permuted = run(guidance, specs, ORDER, steps=4, watch=False)
+    close(permuted.frames[-1], trace.frames[3][ORDER], 1e-8)
     again = run(guidance, specs, steps=2, watch=False)
     assert all(map(torch.equal, again.frames, trace.frames))
 
