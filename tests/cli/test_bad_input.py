@@ -40,7 +40,7 @@ SAMPLE = [
     (["--cond", "7", "--guidance", "cfg(4).during(sigma=(2, 1))"], "interval sigma=(2, 1) is empty"),
     (["--cond", "7", "--guidance", "cfg(4, negative='sevn')"], "unknown class 'sevn'"),
     (["--guidance", "cfg(4)"], "steers towards the run's condition, but none was given"),
-    (["--cond", "7", "--guidance", "compose({'one': 2})"], "stands in place of the run's condition"),
+    (["--cond", "7", "--guidance", "compose({'one': 2})"], "replaces the run's condition"),
     (["--cond", "7", "--guidance", "cfg([1, 2, 3])"], "has scales for 3 samples, the run has 2"),
     (["--cond", "7", "--sampler", "dddim"], "unknown sampler 'dddim'; did you mean 'ddim'?"),
     (["--cond", "7", "--sampler", "ddim(eta=2)"], "eta"),

@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_refused(quick, train, test):
         evaluator.score(test.images, {"inc": Attribute(VALUES["ink"], labels)})
     with pytest.raises(UsageError, match="attribute 'size': values are big, small; the judge's are small, large"):
         evaluator.score(test.images, {"size": Attribute(("big", "small"), labels)})
-    with pytest.raises(UsageError, match=r"attribute 'size': expected labels int64 \[200\], one an image, got \[3\]"):
+    with pytest.raises(UsageError, match=r"attribute 'size': expected labels int64 \[200\], one per image, got \[3\]"):
         evaluator.score(test.images, {"size": Attribute(VALUES["size"], labels[:3])})
     with pytest.raises(UsageError, match="nothing was asked for"):
         evaluator.score(test.images, {"size": Attribute(VALUES["size"], labels - 1)})

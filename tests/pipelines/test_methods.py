@@ -73,7 +73,7 @@ REFUSED: dict[str, dict[str, str]] = {  # family -> name -> the reason
     "sdxl": PROMPTED,
     "sd3": PROMPTED,
     "flux": PROMPTED,
-    "pixart alpha": {"cfgpp": "cannot be told", **PROMPTED},
+    "pixart alpha": {"cfgpp": "cannot use", **PROMPTED},
     "sana": {**NO_SOFTMAX, **PROMPTED},
     "dit": {"cads": "noises embeddings", "nag": "reads no text", **LATENTS},
     "unconditional": {
