@@ -143,8 +143,10 @@ def test_a_stored_judge_is_read_and_sees_the_same(train, test, tmp_path, monkeyp
     monkeypatch.setattr(judge_module, "fit", lambda *_: pytest.fail("trained again"))
     again = cached_attribute_judge(train, tmp_path)
     assert again.name == first.name
-    for name, labels in first.judge(test.images).items():
-        assert torch.equal(again.judge(test.images)[name], labels)
+    seen, expected = (judge.judge(test.images) for judge in (again, first))
+    assert seen.keys() == expected.keys()
+    for name, labels in expected.items():
+        assert torch.equal(seen[name], labels)
 
 
 def test_a_score_has_real_images_beside_it_and_a_protocol(quick, train, test):

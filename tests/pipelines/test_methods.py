@@ -133,8 +133,10 @@ def test_every_registered_name_has_an_example(name: str) -> None:
 
 
 def catalogue() -> list[Any]:
-    quick = {"sd": list(ON), "unconditional": list(ON), "dit": ["icg", "classifier", "compose", "cads", "clip"]}
-    quick |= {
+    quick = {
+        "sd": list(ON),
+        "unconditional": ["cfg", "pag", "auto", "cached", "rescale"],
+        "dit": ["icg", "classifier", "compose", "cads", "clip"],
         "flux": ["bands", "nag", "seg", "slg", "cads", "region"],
         "sd3": ["sag", "cfgpp"],
         "sana": ["pag", "bands"],
