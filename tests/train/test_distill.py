@@ -101,7 +101,8 @@ def test_scales_fill_their_range_and_some_are_dropped(run: Path) -> None:
     scales = torch.cat(values)
     assert 1 <= float(scales.min()) < 1.05
     assert 3.95 < float(scales.max()) <= 4
-    assert float(scales.mean()) == pytest.approx(2.5, abs=0.1)
+    quarters = torch.tensor([0.25, 0.5, 0.75])  # of the arcsine distribution between 1 and 4
+    assert torch.allclose(scales.quantile(quarters), 2.5 - 1.5 * (torch.pi * quarters).cos(), atol=0.15)
     assert float(torch.cat(kept).double().mean()) == pytest.approx(0.75, abs=0.04)
 
 
@@ -156,15 +157,15 @@ def test_a_resumed_student_has_the_same_bits(run: Path, tmp_path: Path) -> None:
     assert same_bits(tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "part"))
 
 
-def test_fewer_steps_are_taught_in_rounds(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("given", "each"), [({}, 4), ({"steps_from": 12}, 3)])
+def test_fewer_steps_are_those_of_the_teacher_several_at_a_time(
+    run: Path, tmp_path: Path, given: Any, each: int
+) -> None:
     out = tmp_path / "four"
-    distill(run, out, guidance="cfg({scale})", range="scale=1:4", steps_to=4, steps_from=16, **QUICK)
-    lessons = [find_checkpoint(place).about["train"]["distill"] for place in (out / "rounds" / "8", out)]
-    assert [(lesson["steps"], lesson["each"], lesson["guidance"]) for lesson in lessons] == [
-        (8, 2, "cfg({scale})"), (4, 2, "distilled({scale})"),
-    ]  # fmt: skip
-    assert lessons[1]["before"] == lessons[0]
-    assert lessons[1]["hash"] == find_checkpoint(out / "rounds" / "8").about["files"]["ema"]
+    distill(run, out, guidance="cfg({scale})", range="scale=1:4", steps_to=4, **given, **QUICK)
+    lesson = find_checkpoint(out).about["train"]["distill"]
+    assert (lesson["steps"], lesson["each"], lesson["guidance"]) == (4, each, "cfg({scale})")
+    assert [entry.name for entry in out.iterdir() if entry.is_dir()] == ["step-000004"]
 
 
 def test_a_head_in_the_middle_is_left_behind(tmp_path: Path) -> None:
@@ -184,7 +185,8 @@ def test_a_head_in_the_middle_is_left_behind(tmp_path: Path) -> None:
         ({"guidance": "cgf(3)"}, "did you mean 'cfg'"),
         ({}, "nothing to teach"),
         ({"guidance": "cfg(2)", "steps_from": 16}, "--steps-from: it needs --steps-to"),
-        ({"guidance": "cfg(2)", "steps_to": 4, "steps_from": 12}, "expected 4 times 2, 4, 8"),
+        ({"guidance": "cfg(2)", "steps_to": 4, "steps_from": 14}, "--steps-from: expected 4 times 2, 3, 4"),
+        ({"guidance": "cfg(2)", "steps_to": 4, "steps_from": 4}, "--steps-from: expected 4 times 2, 3, 4"),
         ({"guidance": "cfg(2)", "steps_to": 0}, "--steps-to: expected an integer of at least 1"),
         ({"guidance": "cfg(2)", "steps": 0}, "steps: expected at least 1"),
     ],
