@@ -303,9 +303,21 @@ def as_images() -> tuple[Model, ImageData]:
     )
 
 
+class AtOnce(Teacher):
+    """The answers of ``cfg({scale})`` on the mixture, for all times in one call: ``tests/sample/test_teacher.py`` finds
+    a teacher's to be these, and asking it for one time after another takes most of a step of so small a network."""
+
+    def answer(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        label, kept = condition.values["label"], condition.keep["scale"]
+        scale = torch.where(kept, condition.values["scale"].double(), 1.0)
+        alpha, sigma = (level[:, None] for level in self.model.schedule.alpha_sigma(t))
+        answer = RING.guided_denoise(x_t.flatten(1), alpha, sigma, label, scale, condition.keep["label"])
+        return answer.reshape(x_t.shape).float()
+
+
 @pytest.mark.slow
 def test_a_student_comes_to_answer_as_the_exact_mixture_under_guidance() -> None:
-    """Relative error below 1 % at every noise level and scale, its ends included at twice that; in one row."""
+    """Relative error below 1 % at every noise level and scale, the ends of its range included; in one row."""
     model, data = as_images()
     net = {
         "kind": "unet", "channels_in": 1, "size": [1, 2], "classes": 4, "channels": 64, "multipliers": [1],
@@ -315,22 +327,22 @@ def test_a_student_comes_to_answer_as_the_exact_mixture_under_guidance() -> None
         net, objective="x0", steps=2000, batch_size=128, lr=4e-3, optimizer="muon", precision="fp32",
         distill={**LESSON, "guidance": "cfg({scale})"},
     )  # fmt: skip
-    training = Training(data, config, None, teacher=Teacher.of(model, "cfg({scale})", (1, 4)))
+    training = Training(data, config, None, teacher=AtOnce(model, "cfg({scale})", (1, 4)))
     for _ in training.run():
         pass
     student = model_of(training.averaged_network(), training.about(), {})
     labels = torch.arange(1024) % 4
     x0, condition = RING.sample(1024, labels, seed=1), student.encode([str(int(label)) for label in labels])
+    noise = torch.randn(1024, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     errors: dict[tuple[float, float], float] = {}
     for log_snr in (-4.0, -2.0, 0.0, 2.0):
         t = student.schedule.t_of_log_snr(torch.tensor(log_snr, dtype=torch.float64))
         alpha, sigma = student.schedule.alpha_sigma(t)
-        x_t = (alpha * x0 + sigma * torch.randn(1024, 2, dtype=torch.float64)).float()
+        x_t = (alpha * x0 + sigma * noise).float()
         for scale in (1.0, 1.5, 2.5, 3.5, 4.0):
             guided = GuidedDenoiser.of(student, f"distilled({scale})", condition)
             found = guided(x_t.reshape(-1, 1, 1, 2), t, condition).x0.flatten(1).double()
             exact = RING.guided_denoise(x_t, alpha, sigma, labels, scale)
             errors[log_snr, scale] = float(((found - exact).square().mean() / exact.square().mean()).sqrt())
     shown = "\n".join(f"log-SNR {level:g}, scale {scale:g}: {error:.2%}" for (level, scale), error in errors.items())
-    assert all(error < (0.02 if scale in (1, 4) else 0.01) for (_, scale), error in errors.items()), shown
-    print(shown)
+    assert max(errors.values()) < 0.01, shown
