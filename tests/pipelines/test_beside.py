@@ -13,7 +13,7 @@ from torch import nn
 import fairlead as fl
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, apart, run
-from tests.pipelines.test_learned import told
+from tests.pipelines.test_learned import family
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 
 
 def of(name: str) -> tuple[Any, dict[str, Any], str]:
-    return (made.sd(), FAMILIES["sd"].arguments(2), "guidance_scale") if name == "sd" else told(name)
+    return (made.sd(), FAMILIES["sd"].arguments(2), "guidance_scale") if name == "sd" else family(name)
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -123,19 +123,19 @@ def joined_before(network: nn.Module, layer: str) -> bool:
     return reads and not beside_cross_attention(network, layer) and not shown_text(kind, part)
 
 
-def text_before(network: nn.Module, layer: str, told: int) -> int | None:
+def text_before(network: nn.Module, layer: str, text_tokens: int) -> int | None:
     """How many positions of text come before those of the image in a layer that :func:`joined_before` is about; None
     where that is not known, and for other layers.
 
     Args:
-        told: how many tokens of text the network is given.
+        text_tokens: how many tokens of text the network is given.
     """
     block: Any = type(network.get_submodule(layer.rpartition(".")[0]))
     kind: Any = type(network)
     if not joined_before(network, layer) or not (_text_first(block) or _text_first(kind)):
         return None
     registers = getattr(network, "register_tokens", None)  # AuraFlow's, before its text
-    return told + (registers.shape[1] if isinstance(registers, Tensor) else 0)
+    return text_tokens + (registers.shape[1] if isinstance(registers, Tensor) else 0)
 
 
 @lru_cache(maxsize=256)

@@ -41,14 +41,14 @@ def perturbing(
     perturb: Perturb,
     tokens: Tokens | None,
     text: TextTokens | None = None,
-    told: int | None = None,
+    text_tokens: int | None = None,
 ) -> Iterator[None]:
     """The call of the network inside the block applies ``perturb`` and records what :func:`attention_mass` asks for.
 
     Args:
         tokens: where the positions of the image are in an attention layer; None: not known.
         text: of a call with a negative text behind the own one, how many tokens both have.
-        told: how many tokens of text the network is given; None: not known.
+        text_tokens: how many tokens of text the network is given; None: not known.
 
     Raises:
         UsageError: if the attention of a layer cannot be reached, or the call did not use a layer.
@@ -79,7 +79,7 @@ def perturbing(
                 else:
                     checks.append(_reading(hooks, TextReading(layer, module.get_submodule(layer), text, mine)))
         for layer in sorted({*reached, *recorded, *beside}):
-            before = None if told is None else text_before(module, layer, told)
+            before = None if text_tokens is None else text_before(module, layer, text_tokens)
             part = module.get_submodule(layer)
             behind = 0 if layer not in beside else beside[layer].text.negative
             given = LayerInput(part, tokens, beside_cross_attention(module, layer), behind, before)
@@ -168,7 +168,7 @@ def check_reachable(network: Any, layer: str) -> None:
     _check_processor(layer, part)
     if joined_before(inner_network(network), layer) and text_before(inner_network(network), layer, 0) is None:
         raise UsageError(
-            f"layer {layer!r} cannot be perturbed or watched: text and image come to it as one sequence, so which "
+            f"layer {layer!r} cannot be perturbed or recorded: text and image come to it as one sequence, so which "
             "positions are of the image is not known; name a layer that is given both, or slg, which skips whole blocks"
         )
     check_by_running(layer, part)
@@ -177,7 +177,7 @@ def check_reachable(network: Any, layer: str) -> None:
 def _check_processor(layer: str, part: nn.Module) -> None:
     if reason := unreachable(part):
         raise UsageError(
-            f"layer {layer!r} cannot be perturbed or watched: {reason}; give the network another, "
+            f"layer {layer!r} cannot be perturbed or recorded: {reason}; give the network another, "
             "set_attn_processor(AttnProcessor2_0()) or set_attention_backend('native')"
         )
 
