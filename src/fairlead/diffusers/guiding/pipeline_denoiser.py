@@ -29,7 +29,7 @@ from fairlead.diffusers.guiding.pattern import Pattern, PromptCall
 from fairlead.diffusers.guiding.recorder import Path, RecordedCall, output_of
 from fairlead.diffusers.layers import image_tokens
 from fairlead.diffusers.negative_text import told_with_negative
-from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label, text_tokens
+from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label
 from fairlead.diffusers.packing import packed, packs, picture_size, unpacked
 from fairlead.diffusers.perturbation import inner_network, perturbing
 from fairlead.models.model import Model
@@ -231,7 +231,7 @@ class PipelineDenoiser:
         region, patches = self.pattern.latents, self._size is not None
         beside = patches and region is not None and region.dim == 1  # other images follow in the row
         tokens = None if beside else image_tokens(network, x_t, patches)
-        with perturbing(network, condition.perturb, tokens, text, text_tokens(arguments)):
+        with perturbing(network, condition.perturb, tokens, text, arguments):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
         output: Tensor = stacked(output_of(answer))
         return output
