@@ -78,12 +78,14 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, m
     if not known and kind == "text":
         raise UsageError(
             f"{owner}: this model reads no text in its attention, or in a way that is not known here; it is for "
-            "networks of ours that read text, and in diffusers for U-Nets, PixArt, Sana, Wan, SD3 and Flux; use cfg"
+            "networks of ours that read text, and in diffusers for U-Nets, PixArt, Sana, Wan, SD3, Flux, Chroma and "
+            "Qwen-Image; use cfg"
         )
     if not known:
+        skips = kind == "attention" and bool(model.layers.get("block"))
         raise UsageError(
-            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms, linear "
-            "attention and the lessons' networks have none); use a unet or a dit"
+            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms, linear attention and the "
+            f"lessons' networks have none); use {'slg or s2, which skip its blocks' if skips else 'a unet or a dit'}"
         )
     for layer in layers or ():
         if layer not in known:
