@@ -84,8 +84,9 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, m
     if not known:
         skips = kind == "attention" and bool(model.layers.get("block"))
         raise UsageError(
-            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms, linear attention and the "
-            f"lessons' networks have none); use {'slg or s2, which skip its blocks' if skips else 'a unet or a dit'}"
+            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms, linear "
+            "attention and the lessons' networks have none); use "
+            + ("slg or s2, which skip its blocks" if skips else "a unet or a dit")
         )
     for layer in layers or ():
         if layer not in known:

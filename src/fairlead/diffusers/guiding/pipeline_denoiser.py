@@ -249,8 +249,7 @@ class PipelineDenoiser:
             return [output, output]
         if isinstance(output, list):
             return [list(part) for part in self.parted(torch.stack(output), scale)]
-        c, wide = self.own.double(), output.double()
-        return [self.own.to(output), ((scale * c - wide) / (scale - 1)).to(output)]
+        return [self.own.to(output), rest_of(output, self.own, scale)]
 
     def answered(self, prediction: Prediction, x_t: Tensor, t: Tensor) -> Any:
         """A prediction as the output that the network would have had."""
@@ -313,6 +312,13 @@ class PipelineDenoiser:
         for mask in condition.perturb.values():
             own &= ~mask.cpu()
         return list(own.tolist())
+
+
+def rest_of(total: Any, part: Any, weight: float) -> Any:
+    """What ``total`` is the sum of and ``part``, at weights of 1 - ``weight`` and ``weight``; lists are of samples."""
+    if isinstance(total, list):
+        return [rest_of(t, p, weight) for t, p in zip(total, part, strict=True)]
+    return ((total.double() - weight * part.double()) / (1 - weight)).to(total)
 
 
 def value_name(path: Path) -> str:

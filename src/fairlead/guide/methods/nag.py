@@ -13,8 +13,9 @@ scale - 1, its tau ``limit`` and its alpha ``blend``; ``nag_scale`` of the autho
 ``nag(5, negative="blurry") + pag(2)``.
 
 In cross-attention the negative is read with the keys and values of its own tokens. Where text and image attend to each
-other (SD3, Flux, Chroma, Qwen-Image) the negative text goes through all blocks beside the own one: it sees itself and the image, the image
-sees the two texts one at a time. What enters by another way, a pooled vector of the text above all, stays the own.
+other (SD3, Flux, Chroma, Qwen-Image) the negative text goes through all blocks beside the own one: it sees itself and
+the image, the image sees the two texts one at a time. What enters by another way, a pooled vector of the text above
+all, stays the own.
 
 Cost: no row; the attention of the layers twice, and there the keys, values and streams of the negative text. Nothing at
 scale 1 or blend 0. Refused for models that read no text in attention, or in a way that is not known here (known in
