@@ -237,11 +237,11 @@ def test_a_guidance_takes_the_place_of_the_text_scale_where_the_image_has_one_to
     pipe = made.sd("StableDiffusionInstructPix2PixPipeline", network=made.unet(inputs=8))
     arguments = {"prompt": ["a cat", "red"], "image": [picture(), picture()], "output_type": "latent"}
     arguments["image_guidance_scale"] = image_scale
-    own = {scale: run(pipe, arguments, guidance_scale=scale) for scale in (5.0, 2.0)}
+    own = {scale: run(pipe, arguments, 2, guidance_scale=scale) for scale in (5.0, 2.0)}
     for scale, result in own.items():
         for given in (5.0, 7.5):
             with fl.attach(pipe, fl.cfg(scale)):
-                assert apart(run(pipe, arguments, guidance_scale=given), result) < 1e-4
+                assert apart(run(pipe, arguments, 2, guidance_scale=given), result) < 1e-4
     with fl.attach(pipe, "cfg(5).during(sigma=(0.5, 5)) + pag(1) | rescale(0.7)"):
         assert bool(run(pipe, arguments).isfinite().all())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,16 @@ class LatentClassifier:
         return (-((x_t.mean((1, 2, 3))[:, None] - place) ** 2)).log_softmax(1)
 
 
-def guided(family: str, text: str, **more: Any) -> Tensor:
+@cache
+def pipeline(family: str, use: str = "") -> Any:
+    """One for all tests of the catalogue, and another for each use."""
+    return made.unconditional() if family == "unconditional" else FAMILIES[family].make()
+
+
+def guided(family: str, text: str) -> Tensor:
     """A run of the family under a guidance in our grammar for prompts."""
-    if family == "unconditional":
-        pipe, arguments = made.unconditional(), {"batch_size": N, "output_type": "pt"}
-    else:
-        case = FAMILIES[family]
-        pipe, arguments = case.make(), case.arguments(N)
+    arguments = {"batch_size": N, "output_type": "pt"} if family == "unconditional" else FAMILIES[family].arguments(N)
+    pipe = pipeline(family)
     if not hasattr(pipe, "text_encoder"):
         for word, index in WORDS.items():
             text = text.replace(word, index)
@@ -109,19 +113,16 @@ def guided(family: str, text: str, **more: Any) -> Tensor:
     negative = "" if family == "flux" and _needs_null(text) else None
     if "compose" in text:
         arguments |= {"prompt": [""] * N} if "prompt" in arguments else {"class_labels": [1000] * N}
-    resources = {"weak": made_weak(family), "clf": LatentClassifier()}
-    asked = {name: thing for name, thing in resources.items() if f'"{name}"' in text}
-    with fl.attach(pipe, text, negative=negative, resources=asked):
-        return run(pipe, arguments, STEPS, **more)
+    resources: dict[str, Any] = {} if '"clf"' not in text else {"clf": LatentClassifier()}
+    if '"weak"' in text:
+        resources["weak"] = pipeline(family, "weak")
+    with fl.attach(pipe, text, negative=negative, resources=resources):
+        return run(pipe, arguments, STEPS)
 
 
 def _needs_null(text: str) -> bool:
     parts = text.replace('cfg(2, negative="blurry")', "")
     return bool(re.search("cfg|compose|bands|perp_neg|tcfg", parts))
-
-
-def made_weak(family: str) -> Any:
-    return made.unconditional() if family == "unconditional" else FAMILIES[family].make()
 
 
 @pytest.mark.parametrize("name", ON)
@@ -280,21 +281,21 @@ def test_a_composed_prompt_is_that_prompt(family: str) -> None:
     arguments |= {"prompt": ["blue dog"] * N}
     if family == "flux":
         arguments["negative_prompt"] = [""] * N
-    own = run(pipe, arguments, **{case.scale: 5.0})
+    own = run(pipe, arguments, 2, **{case.scale: 5.0})
     arguments.pop("negative_prompt", None)
     negative = "" if family == "flux" else None
     with fl.attach(pipe, 'compose({"blue dog": 5})', negative=negative):
-        assert apart(run(pipe, {**arguments, "prompt": [""] * N}), own) < CLOSE
+        assert apart(run(pipe, {**arguments, "prompt": [""] * N}, 2), own) < CLOSE
 
 
 def test_a_named_negative_is_that_negative_in_the_call() -> None:
     for family in ("sd", "sdxl", "flux", "sd controlnet"):
         case = FAMILIES[family]
         pipe, arguments = case.make(), case.arguments(N)
-        own = run(pipe, {**arguments, "negative_prompt": ["blurry"] * N}, **{case.scale: 5.0})
+        own = run(pipe, {**arguments, "negative_prompt": ["blurry"] * N}, 2, **{case.scale: 5.0})
         arguments.pop("negative_prompt", None)
         with fl.attach(pipe, 'cfg(5, negative="blurry")'):
-            assert apart(run(pipe, arguments), own) < CLOSE
+            assert apart(run(pipe, arguments, 2), own) < CLOSE
 
 
 def test_auto_of_the_same_network_is_off_and_of_another_is_their_combination() -> None:
