@@ -82,11 +82,11 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, m
             "Qwen-Image; use cfg"
         )
     if not known:
-        skips = kind == "attention" and bool(model.layers.get("block"))
+        other = {"attention": ("block", "slg or s2, which skip its blocks"), "block": ("attention", "pag or seg")}
+        beside, instead = other[kind]
         raise UsageError(
-            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms, linear "
-            "attention and the lessons' networks have none); use "
-            + ("slg or s2, which skip its blocks" if skips else "a unet or a dit")
+            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms, linear attention and "
+            f"the lessons' networks have none); use {instead if model.layers.get(beside) else 'a unet or a dit'}"
         )
     for layer in layers or ():
         if layer not in known:
