@@ -51,8 +51,8 @@ drawn = []
 for first in range(0, len(job["prompts"]), job["batch"]):
     prompts = job["prompts"][first : first + job["batch"]]
     noise = [torch.Generator().manual_seed(job["seed"] + first + i) for i in range(len(prompts))]
-    told = {"num_inference_steps": job["steps"], "guidance_scale": job["scale"], "output_type": "np"}
-    images = pipe(prompts, generator=noise, **told).images
+    arguments = {"num_inference_steps": job["steps"], "guidance_scale": job["scale"], "output_type": "np"}
+    images = pipe(prompts, generator=noise, **arguments).images
     drawn.append((images * 255).round().astype("uint8"))
 np.save(job["out"], np.concatenate(drawn))
 assert "fairlead" not in sys.modules

@@ -67,8 +67,8 @@ def test_every_kind_of_item_is_the_set_of_its_images(make: Callable[[int], Any])
 def test_names_captions_and_images_alone() -> None:
     by_name = fl.data(Made(lambda i: (IMAGES[i], NAMES[LABELS[i]])), classes=NAMES)
     assert by_name.fingerprint == WHOLE.fingerprint
-    told = fl.data(Made(lambda i: {"img": IMAGES[i], "text": f"number {i}"}))
-    assert told.captions == tuple(f"number {i}" for i in range(10))
+    captioned = fl.data(Made(lambda i: {"img": IMAGES[i], "text": f"number {i}"}))
+    assert captioned.captions == tuple(f"number {i}" for i in range(10))
     assert fl.data(Made(lambda i: IMAGES[i][0])).shape == (1, 8, 6)
     assert fl.data(TensorDataset(IMAGES)).classes == ("all",)
 

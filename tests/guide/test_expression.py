@@ -236,7 +236,7 @@ KNOWN = ", ".join(name for kind in ("term", "finisher", "scale") for name in nam
         ("cfg({})", "got {}"),
         ("cfg(4, negative=[1])", "cfg: expected negative to be a condition such as a class name, got (1,)"),
         ("cfg(4, negative=1.5)", "got 1.5"),
-        ("cfg(1, negative='a')", 'cfg(1, negative="a"): a scale of 1 never looks at the negative'),
+        ("cfg(1, negative='a')", 'cfg(1, negative="a"): with a scale of 1 the negative is never evaluated'),
         ("compose({})", 'compose: expected conditions with weights such as {"seven": 4}, got {}'),
         ("compose(4)", "compose: expected conditions with weights"),
         ("compose({[1]: 2})", "before a colon stands a condition or a noise level, got (1,)"),

@@ -68,8 +68,8 @@ def test_a_prompt_stands_on_a_line_or_in_a_row(name, text, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.txt", b"", "the file holds no prompt; write one a line"),
-        ("p.txt", b" \n\r\n\t", "the file holds no prompt; write one a line"),
+        ("p.txt", b"", "the file holds no prompt; write one per line"),
+        ("p.txt", b" \n\r\n\t", "the file holds no prompt; write one per line"),
         ("p.txt", b"caf\xe9\n", "is not text in UTF-8"),
         ("p.jsonl", b"", "the file holds no prompt"),
         (

@@ -221,7 +221,7 @@ def test_particles_of_a_loaded_pipeline_compete_by_decoded_images() -> None:
 
 def test_particles_are_refused_where_the_pipeline_samples() -> None:
     with (
-        pytest.raises(UsageError, match=r"weighs particles, and a pipeline has none"),
+        pytest.raises(UsageError, match=r"weights particles, and an attached pipeline has none"),
         fl.attach(made.sd(), "fkc(cfg(2))"),
     ):
         pass

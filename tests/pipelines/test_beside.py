@@ -13,7 +13,7 @@ from torch import nn
 import fairlead as fl
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, apart, run
-from tests.pipelines.test_learned import told
+from tests.pipelines.test_learned import family
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,7 @@ ONE_LEVEL: dict[str, Any] = {
 
 def of(name: str) -> tuple[Any, dict[str, Any], str]:
     if name != "sd":
-        return told(name)
+        return family(name)
     return made.sd(network=made.unet(**ONE_LEVEL)), FAMILIES["sd"].arguments(2), "guidance_scale"
 
 

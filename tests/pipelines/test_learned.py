@@ -78,7 +78,7 @@ def aura(**more: Any) -> Any:
     )
 
 
-def told(name: str, n: int = 2) -> tuple[Any, dict[str, Any], str]:
+def family(name: str, n: int = 2) -> tuple[Any, dict[str, Any], str]:
     """(pipeline, a call of it, its own argument for the scale)."""
     text, null = vectors(1, n, 6, 8), vectors(2, n, 6, 8)
     if name == "wan":
@@ -97,7 +97,7 @@ def told(name: str, n: int = 2) -> tuple[Any, dict[str, Any], str]:
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("name", ["wan", "qwen", "aura"])
 def test_cfg_is_the_own_guidance_of_other_classes(name: str, n: int) -> None:
-    pipe, arguments, scale = told(name, n)
+    pipe, arguments, scale = family(name, n)
     own = run(pipe, arguments, **{scale: 5.0})
     assert apart(run(pipe, arguments, **{scale: 2.0}), own) > 1e-3
     before = traces(pipe)
@@ -111,7 +111,7 @@ def test_cfg_is_the_own_guidance_of_other_classes(name: str, n: int) -> None:
 
 @pytest.mark.parametrize("name", ["wan", "qwen", "aura"])
 def test_outside_its_interval_a_guidance_costs_one_row(name: str) -> None:
-    pipe, arguments, scale = told(name)
+    pipe, arguments, scale = family(name)
     with fl.attach(pipe, "cfg(5).during(t=(0.4, 0.9))") as attached:  # one of the four steps
         run(pipe, arguments, **{scale: 5.0})
     inside = sum(0.4 < float(t) / 1000 <= 0.9 for t in pipe.scheduler.timesteps)
@@ -121,7 +121,7 @@ def test_outside_its_interval_a_guidance_costs_one_row(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["wan", "qwen", "aura"])
 def test_scales_per_sample_are_those_of_runs_of_their_own(name: str) -> None:
-    pipe, arguments, _ = told(name)
+    pipe, arguments, _ = family(name)
     with fl.attach(pipe, fl.cfg((2.0, 5.0))):
         both = run(pipe, arguments)
     for i, scale in enumerate((2.0, 5.0)):
@@ -131,7 +131,7 @@ def test_scales_per_sample_are_those_of_runs_of_their_own(name: str) -> None:
 
 def test_rehearsals_leave_no_trace_in_the_call() -> None:
     """Generators, callbacks and the user's hooks see one run."""
-    pipe, arguments, _ = told("aura")
+    pipe, arguments, _ = family("aura")
     seen: list[int] = []
     hooked: list[int] = []
 
@@ -171,7 +171,7 @@ def test_the_own_perturbation_of_a_pipeline_is_replaced() -> None:
 
 
 def test_what_is_not_known_is_refused_in_one_line() -> None:
-    pipe, arguments, _ = told("wan", 1)
+    pipe, arguments, _ = family("wan", 1)
     for text, reason in (
         ("cfg(5) + seg(1, blur=1)", "how its [0-9]+ positions lie in height and width is not known"),
         ("energy(brightness(0.7), 2)", "is a reward of images"),
@@ -202,7 +202,7 @@ def test_a_prompt_is_encoded_once_for_rehearsals_and_the_call() -> None:
 
 @pytest.mark.parametrize("name", ["wan", "qwen", "aura"])
 def test_the_first_call_of_a_block_asks_the_network_once_more_and_later_ones_never(name: str) -> None:
-    pipe, arguments, scale = told(name)
+    pipe, arguments, scale = family(name)
     rows: list[int] = []
     network, forward = pipe.transformer, type(pipe.transformer).forward
 
@@ -223,7 +223,7 @@ def test_the_first_call_of_a_block_asks_the_network_once_more_and_later_ones_nev
 
 
 def test_rewards_of_images_are_refused_where_the_decoder_is_not_one_of_images() -> None:
-    pipe, arguments, _ = told("wan")
+    pipe, arguments, _ = family("wan")
     with (
         pytest.raises(UsageError, match="is a reward of images, this model"),
         fl.attach(pipe, "energy(brightness(0.7), 3)"),

@@ -15,7 +15,7 @@ from fairlead.diffusers.packing import unpacked
 from tests.pipelines.families import FAMILIES, apart, run
 from tests.pipelines.made import seeded, spread
 from tests.pipelines.networks import Net
-from tests.pipelines.test_learned import told
+from tests.pipelines.test_learned import family
 from tests.pipelines.test_learned_model import learned
 from tests.pipelines.test_networks import KINDS, attention_by_hand
 from tests.small_pipelines.build import arguments, make
@@ -26,7 +26,7 @@ from tests.small_pipelines.table import SMALL
 @pytest.mark.parametrize(("name", "layer"), [("qwen", "transformer_blocks.0.attn"), ("wan", "blocks.0.attn1")])
 def test_attention_of_the_image_is_perturbed_where_its_size_is_not_known(name: str, layer: str) -> None:
     """Patches in a row beside text, and frames: pag and seg as tests/pipelines/test_networks.py has them by hand."""
-    pipe, arguments, _ = told(name)
+    pipe, arguments, _ = family(name)
     with fl.attach(pipe, "cfg(2)"):
         plain = run(pipe, arguments, 2)
     for text in ("pag(2", "seg(2"):
@@ -102,11 +102,11 @@ def test_patches_in_a_row_are_a_picture(name: str) -> None:
 def test_a_perturbed_branch_of_one_image_is_that_of_one_of_two(name: str, layer: str) -> None:
     """One image does not tell which arguments have rows, so that each branch is a call."""
     text = f"cfg(3) + slg(1, layers='{layer}')"
-    pipe, arguments, _ = told(name, 2)
+    pipe, arguments, _ = family(name, 2)
     with fl.attach(pipe, text):
         both = run(pipe, arguments, 2)
     first = {k: v[:1] if isinstance(v, Tensor) else v for k, v in arguments.items()}
-    pipe, _, _ = told(name, 1)
+    pipe, _, _ = family(name, 1)
     with fl.attach(pipe, text) as attached:
         assert apart(run(pipe, first, 2), both[:1]) < 1e-4
     assert attached.cost.rows == 6

@@ -74,7 +74,7 @@ REFUSED: dict[str, dict[str, str]] = {  # family -> name -> the reason
     "sdxl": PROMPTED,
     "sd3": PROMPTED,
     "flux": PROMPTED,
-    "pixart alpha": {"cfgpp": "cannot be told", **PROMPTED},
+    "pixart alpha": {"cfgpp": "cannot use", **PROMPTED},
     "sana": {**NO_SOFTMAX, **PROMPTED},
     "dit": {"cads": "noises embeddings", "nag": "reads no text", **LATENTS},
     "unconditional": {
@@ -134,8 +134,10 @@ def test_every_registered_name_has_an_example(name: str) -> None:
 
 
 def catalogue() -> list[Any]:
-    quick = {"sd": list(ON), "unconditional": list(ON), "dit": ["icg", "classifier", "compose", "cads", "clip"]}
-    quick |= {
+    quick = {
+        "sd": list(ON),
+        "unconditional": ["cfg", "pag", "auto", "cached", "rescale"],
+        "dit": ["icg", "classifier", "compose", "cads", "clip"],
         "flux": ["bands", "nag", "seg", "slg", "cads", "region"],
         "sd3": ["sag", "cfgpp"],
         "sana": ["pag", "bands"],

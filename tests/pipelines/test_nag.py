@@ -19,7 +19,7 @@ from fairlead.diffusers.families import known_wiring
 from fairlead.diffusers.pipelines import encoded
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, apart, run
-from tests.pipelines.test_learned import told as other_classes
+from tests.pipelines.test_learned import family as other_classes
 from tests.pipelines.test_learned import vectors
 from tests.small_pipelines.build import make
 from tests.small_pipelines.table import SMALL
@@ -187,7 +187,7 @@ def test_a_text_without_padding_beside_a_longer_one_with() -> None:
     assert apart(found, expected) < CLOSE
 
 
-def told(family: str, **parts: Any) -> tuple[Any, dict[str, Any], dict[str, float]]:
+def family_of(family: str, **parts: Any) -> tuple[Any, dict[str, Any], dict[str, float]]:
     """A pipeline, a call for two samples, and what makes it a call of one row a sample."""
     case = FAMILIES[family]
     arguments = case.arguments(2)
@@ -197,7 +197,7 @@ def told(family: str, **parts: Any) -> tuple[Any, dict[str, Any], dict[str, floa
 
 @pytest.mark.parametrize("family", KNOWN)
 def test_it_is_the_equations_in_every_layer_that_reads_the_text(family: str) -> None:
-    pipe, arguments, alone = told(family)
+    pipe, arguments, alone = family_of(family)
     plain = run(pipe, arguments, 2, **alone)
     with side_by_side(pipe, arguments):
         expected = run(pipe, arguments, 2, **alone)
@@ -210,7 +210,7 @@ def test_it_is_the_equations_in_every_layer_that_reads_the_text(family: str) -> 
 
 @pytest.mark.parametrize("family", ["sd", "flux", "sd3"])
 def test_layers_are_those_named(family: str) -> None:
-    pipe, arguments, alone = told(family)
+    pipe, arguments, alone = family_of(family)
     with fl.attach(pipe, "none") as attached:
         layer = attached.layers["text"][1]
     with side_by_side(pipe, arguments, lambda name: name == layer):
@@ -224,7 +224,7 @@ def test_layers_are_those_named(family: str) -> None:
 @pytest.mark.parametrize("family", ["sd", "sd3", "flux", "pixart alpha"])
 def test_beside_other_branches_in_one_call_it_is_what_it_is_alone(family: str) -> None:
     """Samples at scale 1 keep their bits; perturbed and null rows of the call read their own text alone."""
-    pipe, arguments, alone = told(family)
+    pipe, arguments, alone = family_of(family)
     seen: list[Any] = []
     other = f'{TEXT} + pag(2) + cfg(3, negative="a")'
     for text in ("none | rescale(0.5)", TEXT, "pag(2)", 'cfg(3, negative="a")', other):
@@ -241,7 +241,7 @@ def test_beside_other_branches_in_one_call_it_is_what_it_is_alone(family: str) -
 
 @pytest.mark.parametrize("family", KNOWN)
 def test_the_negative_of_the_call_or_of_attach_is_the_one_named(family: str) -> None:
-    pipe, arguments, _ = told(family)
+    pipe, arguments, _ = family_of(family)
     with fl.attach(pipe, TEXT):
         expected = run(pipe, arguments, 2)
     text = TEXT.replace('negative="blurry", ', "")
@@ -261,7 +261,7 @@ def test_networks_that_are_distilled() -> None:
     with fl.attach(pipe, 'nag(5, negative="blurry")') as attached:
         assert apart(run(pipe, arguments, 2), plain) > 1e-3
     assert attached.cost.rows == 4
-    pipe, arguments, _ = told("sdxl")
+    pipe, arguments, _ = family_of("sdxl")
     with fl.attach(pipe, TEXT):
         expected = run(pipe, arguments, 2)
         assert torch.equal(run(pipe, arguments, 2, guidance_scale=0.0), expected)
@@ -269,7 +269,7 @@ def test_networks_that_are_distilled() -> None:
 
 @pytest.mark.parametrize("setting", ["explicit", "sliced", "fused", "named like xformers"])
 def test_what_computes_cross_attention_does_not_matter(setting: str) -> None:
-    pipe, arguments, _ = told("sd")
+    pipe, arguments, _ = family_of("sd")
     with fl.attach(pipe, TEXT):
         expected = run(pipe, arguments, 1)
     if setting == "explicit":
@@ -288,7 +288,7 @@ def test_what_computes_cross_attention_does_not_matter(setting: str) -> None:
 @pytest.mark.parametrize("family", ["sd", "sd3", pytest.param("flux", marks=pytest.mark.slow), "sana"])
 def test_loaded_as_a_model(family: str) -> None:
     """The network of a loaded pipeline is shown the same two texts as that of an attached one."""
-    pipe, _, _ = told(family)
+    pipe, _, _ = family_of(family)
     model, call = fl.load(pipe), inspect.signature(type(pipe).__call__).parameters
     x_t, t = torch.randn(2, *model.shape, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
     condition = model.encode(["a cat", "red"])
@@ -302,7 +302,7 @@ def test_loaded_as_a_model(family: str) -> None:
 
 
 def test_refused_by_name() -> None:
-    pipe, arguments, _ = told("flux")
+    pipe, arguments, _ = family_of("flux")
     with pytest.raises(UsageError, match=r"nag.*asks for the null prediction.*negative=''"), fl.attach(pipe, "nag(5)"):
         run(pipe, arguments, 1)
     for block in pipe.transformer.transformer_blocks:
@@ -311,7 +311,7 @@ def test_refused_by_name() -> None:
         pass
     with pytest.raises(UsageError, match=r"nag: this model reads no text.*use cfg"), fl.attach(made.dit(), "nag(5)"):
         pass
-    pipe, _, _ = told("sd")
+    pipe, _, _ = family_of("sd")
     pipe.unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
     with pytest.raises(UsageError, match="nag: this model reads no text"), fl.attach(pipe, TEXT):
         pass

@@ -140,7 +140,7 @@ def test_on_a_gaussian_a_linear_student_of_one_step_is_exact() -> None:
         ("cfgpp(0.6)", "cfgpp(0.6) re-noises with another prediction"),
         ("cads(0.3) + cfg(2)", "draws noise, which needs seeds"),
         ('cfg(ramp(1, 3, by="progress"))', "needs the sampler's grid"),
-        ('compose({"two": 4, "one": -2})', "stands in place of the condition"),
+        ('compose({"two": 4, "one": -2})', "replaces the condition"),
         ("none", "nothing to teach"),
         ("distilled(9)", "was taught scales from -1 to 8, got 9"),
     ],

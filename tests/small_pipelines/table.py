@@ -106,7 +106,7 @@ _add(
 _add("KandinskyPrior KandinskyV22Prior", output_type="pt", negative_prompt=...)
 _add("Kandinsky3", own=4.0)
 _add("Wan WanVideoToVideo AnyFlow", FOUND)
-_add("AnyFlowFAR", refused="answers with several tensors", num_frames=9)
+_add("AnyFlowFAR", refused="returns several tensors", num_frames=9)
 _add("SkyReelsV2 SkyReelsV2DiffusionForcing", {"text_encoder": "UMT5EncoderModel"})
 _add("SkyReelsV2DiffusionForcingImageToVideo", {"text_encoder": "UMT5EncoderModel"})
 _add(

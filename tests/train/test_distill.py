@@ -127,7 +127,7 @@ def test_a_student_of_a_range_is_a_model_like_any_other(run: Path, tmp_path: Pat
     assert done.step == 4
     model = load(out)
     assert model.scale_range == (1.0, 4.0)
-    assert (model.told, model.conditions) == ("label", ("label",))
+    assert (model.condition_kind, model.conditions) == ("label", ("label",))
     images = fl.sample(model, ["seven", None], guidance="distilled([1, 4])", steps=3)
     assert images.cost.rows == 6
     about = find_checkpoint(out).about["train"]["distill"]

@@ -91,8 +91,8 @@ def read_items(given: Any, progress: Callable[[int], object] = lambda count: Non
         progress(1)
     if 0 <= low < 1:
         note("data: float images are from -1 to 1 and no item is below 0; of 0 to 1, give 2 * image - 1")
-    told = None if first.caption is None else captions
-    return Items(torch.from_numpy(images), None if first.label is None else labels, told)
+    texts = None if first.caption is None else captions
+    return Items(torch.from_numpy(images), None if first.label is None else labels, texts)
 
 
 @dataclass(frozen=True, eq=False)

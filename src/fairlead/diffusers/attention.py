@@ -87,7 +87,7 @@ class ReachedAttention(TorchFunctionMode):
             raise UsageError(f"layer {self.layer!r} was to be perturbed, but the network did not call it; name another")
         if self.whole != self.calls:
             raise UsageError(
-                f"layer {self.layer!r} cannot be perturbed or watched: {processor_of(self.part)} computes its "
+                f"layer {self.layer!r} cannot be perturbed or recorded: {processor_of(self.part)} computes its "
                 "attention neither in scaled_dot_product_attention nor in one softmax; set another attention "
                 "processor, or name another layer"
             )
@@ -125,7 +125,7 @@ class ReachedAttention(TorchFunctionMode):
         try:
             place = self.given.image(length, values)
         except UsageError as error:
-            raise UsageError(f"layer {self.layer!r} cannot be perturbed or watched: {error}") from error
+            raise UsageError(f"layer {self.layer!r} cannot be perturbed or recorded: {error}") from error
         assert place.count is not None
         flat = all(p.kind == "identity_attention" or p.amount == math.inf for p in self.perturb)
         if place.size is None and not (flat and self.layer not in recorded_layers()):

@@ -29,8 +29,8 @@ from fairlead.nets.blocks import Perturb, where_masked
 from fairlead.nets.text_attention import away_from
 
 NOT_KNOWN = (
-    "the negative of nag cannot be shown to this network: how its text reaches it is not known here; use a pipeline of "
-    "Stable Diffusion, SDXL, SD3, Flux, Chroma, Qwen-Image, PixArt, Sana or Wan, or cfg"
+    "the negative of nag cannot be used on this network, because it is not known how its text is passed in; use a "
+    "pipeline of Stable Diffusion, SDXL, SD3, Flux, Chroma, Qwen-Image, PixArt, Sana or Wan, or cfg"
 )
 
 
@@ -101,7 +101,7 @@ def away_rows(perturb: Perturb) -> Perturb:
     return {p: rows for p, rows in perturb.items() if p.kind == "negative_text" and bool(rows.any())}
 
 
-def told_with_negative(
+def with_negative_text(
     network: nn.Module, condition: Condition, arguments: Callable[[Condition], dict[str, Any]]
 ) -> tuple[dict[str, Any], TextTokens | None]:
     """The arguments of a network for the rows of a condition, with the tokens of its negative behind its own, and the
@@ -200,7 +200,7 @@ class TextReading:
         """Raises UsageError unless every call of the layer was perturbed."""
         if self.perturb and not (self.calls and self.combined == self.calls):
             raise UsageError(
-                f"layer {self.layer!r} cannot be shown a negative text: {type(self.part).__name__} was not called, or "
+                f"layer {self.layer!r} cannot take a negative text: {type(self.part).__name__} was not called, or "
                 "does not pass what it reads through to_out; name other layers"
             )
 

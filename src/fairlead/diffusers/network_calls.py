@@ -68,8 +68,8 @@ def called(network: str) -> Called:
 
 def null_label(network: Any) -> int:
     """The index of the class embedding that stands for no class."""
-    told = next(CALLED[base.__name__] for base in type(network).__mro__ if base.__name__ in CALLED)
-    return int(setting(network, told.labels)) - (not told.labels_beyond)
+    names = next(CALLED[base.__name__] for base in type(network).__mro__ if base.__name__ in CALLED)
+    return int(setting(network, names.labels)) - (not names.labels_beyond)
 
 
 def nested(flat: Mapping[str, Any], like: Tensor) -> dict[str, Any]:

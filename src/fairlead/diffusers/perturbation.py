@@ -189,7 +189,7 @@ def check_reachable(network: Any, layer: str) -> None:
     _check_processor(layer, part)
     if joined_before(inner_network(network), layer) and not tells_image(inner_network(network), layer):
         raise UsageError(
-            f"layer {layer!r} cannot be perturbed or watched: text and image come to it as one sequence, so which "
+            f"layer {layer!r} cannot be perturbed or recorded: text and image come to it as one sequence, so which "
             "positions are of the image is not known; name a layer that is given both, or slg, which skips whole blocks"
         )
     check_by_running(layer, part)
@@ -198,7 +198,7 @@ def check_reachable(network: Any, layer: str) -> None:
 def _check_processor(layer: str, part: nn.Module) -> None:
     if reason := unreachable(part):
         raise UsageError(
-            f"layer {layer!r} cannot be perturbed or watched: {reason}; give the network another, "
+            f"layer {layer!r} cannot be perturbed or recorded: {reason}; give the network another, "
             "set_attn_processor(AttnProcessor2_0()) or set_attention_backend('native')"
         )
 

@@ -139,11 +139,11 @@ def position_of(scheduler: Any, timestep: Tensor | float, scale: float = 1.0) ->
         known = getattr(scheduler, name, None)
         if known is not None:
             return int(known)
-    told = float(torch.as_tensor(timestep).flatten()[0]) / scale
-    distance = (scheduler.timesteps.float() - told).abs()
+    wanted = float(torch.as_tensor(timestep).flatten()[0]) / scale
+    distance = (scheduler.timesteps.float() - wanted).abs()
     position = int(distance.argmin())
-    if float(distance[position]) > 1e-3 * max(1.0, abs(told)):
-        raise UsageError(f"the network was called at timestep {told:g}, which is none of the scheduler's timesteps")
+    if float(distance[position]) > 1e-3 * max(1.0, abs(wanted)):
+        raise UsageError(f"the network was called at timestep {wanted:g}, which is none of the scheduler's timesteps")
     return position
 
 

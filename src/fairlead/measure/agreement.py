@@ -221,7 +221,7 @@ def _check_asked(asked: Mapping[str, Attribute], n: int) -> None:
             )
         if attribute.labels.shape != (n,):
             raise UsageError(
-                f"attribute {name!r}: expected labels int64 [{n}], one an image, got {list(attribute.labels.shape)}"
+                f"attribute {name!r}: expected labels int64 [{n}], one per image, got {list(attribute.labels.shape)}"
             )
 
 

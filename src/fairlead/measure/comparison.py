@@ -95,7 +95,7 @@ def listed_prompts(path: Path) -> list[str]:
         found = read_text(path, "prompts").split("\n")
     prompts = [prompt.strip() for prompt in found if prompt.strip()]
     if not prompts:
-        raise UsageError(f"prompts {path}: the file holds no prompt; write one a line")
+        raise UsageError(f"prompts {path}: the file holds no prompt; write one per line")
     return prompts
 
 

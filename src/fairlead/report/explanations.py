@@ -48,7 +48,7 @@ _INK, _GREY = "#181C22", "#8A8F98"
 _LEGEND = (
     "Means over the seeds; sizes are root mean squares in x0; angle: to the conditional prediction D_c, in degrees; "
     "eff. w: the w for which cfg(w) comes closest (finished: after the finishers), - where the null prediction was not "
-    "evaluated; out: share of x0 outside the data range; rows: as without watching."
+    "evaluated; out: share of x0 outside the data range; rows: as in a run that is not explained."
 )
 
 
@@ -123,7 +123,7 @@ class Explanation(Trace):
         if not bool(outside.isnan().all()):
             said.append(f"In the last step {float(outside[-1]):.1%} of x0 lie outside the data range.")
         if self.compared_rows:
-            said.append(f"{self.compared_rows / n:g} further rows a sample were evaluated only to compare with.")
+            said.append(f"{self.compared_rows / n:g} further rows per sample were evaluated only for comparison.")
         if self.broken is not None:
             said.append(f"The run broke: {self.broken}.")
         return " ".join(said)

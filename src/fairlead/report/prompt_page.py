@@ -91,7 +91,8 @@ def prompt_pictures(
     columns = [_small(point.examples[:count]) for point in shown]
     images = torch.stack(columns, dim=1)
     caption = (
-        f"A row a prompt, a column a setting with its {title_of('cosine')}; the images of a row start from the same "
+        f"One row per prompt and one column per setting, with its {title_of('cosine')}; the images of a row start from "
+        "the same "
         "noise. Scale 0 ignores the prompt, 1 is the conditional model alone."
     )
     if len(shown) < len(points):

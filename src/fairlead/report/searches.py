@@ -168,7 +168,7 @@ def tune(
             check_prompted(loaded)
             asked = tuple(str(loaded.named(prompt)) for prompt in asked)
         wanted = [name for name in (objective, *(rule.metric for rule in constraints)) if name in AGREEMENT]
-        if wanted and loaded.told == "label":
+        if wanted and loaded.condition_kind == "label":
             raise UsageError(
                 f"{wanted[0]}: this model is conditioned on a label only, whose agreement is accuracy; write e.g. "
                 "accuracy >= 0.9"
@@ -250,7 +250,7 @@ def _kept_is_said(out: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if any(out.glob("searched/*/*.safetensors")):
-            remark(f"finished batches are in {out}; the same command goes on")
+            remark(f"finished batches are in {out}; the same command continues")
         raise
 
 

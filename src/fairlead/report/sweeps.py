@@ -274,7 +274,7 @@ def carry_out(
                 on_event(event)
     except KeyboardInterrupt:
         if workers.main and folder.started():
-            remark(f"finished batches are in {folder.folder}; the same command goes on")
+            remark(f"finished batches are in {folder.folder}; the same command continues")
         raise
 
 

@@ -182,7 +182,7 @@ class Population:
                 self.log_weight += term.log_weight(seen).cpu().reshape(self.n, self.k)
 
     def selecting(self, moved: Callable[[Tensor], object]) -> Callable[[int, Tensor, Prediction], Tensor | None]:
-        """What a sampler's loop calls before each step; ``moved`` is told the rows when some are copied."""
+        """What a sampler's loop calls before each step; ``moved`` is called with the rows when some are copied."""
 
         def select(i: int, x_t: Tensor, prediction: Prediction) -> Tensor | None:
             every = self.steering.particles.every

@@ -96,8 +96,8 @@ class Teacher:
             raise UsageError(f"distill: {guidance.renoising()[0]} re-noises with another prediction than its x0; a "
                              "student has one")  # fmt: skip
         if guidance.replacing():
-            raise UsageError(f"distill: {guidance.replacing()[0]} stands in place of the condition that a student is "
-                             "told; take a method that steers towards it")  # fmt: skip
+            raise UsageError(f"distill: {guidance.replacing()[0]} replaces the condition that a student is "
+                             "conditioned on; choose a method that steers towards it")  # fmt: skip
         if not self.steps and not guidance.terms and not guidance.finishers:
             raise UsageError("distill: without a guidance or fewer steps there is nothing to teach; give --guidance "
                              "'cfg(3)' or --steps-to 4")  # fmt: skip
@@ -152,8 +152,8 @@ class Teacher:
         values, keep = dict(condition.values), dict(condition.keep)
         scale = torch.full((condition.n,), torch.inf, dtype=torch.float64)
         if self.span is not None:
-            told, kept = values.pop("scale"), keep.pop("scale")
-            scale = torch.where(kept, told.double(), torch.inf).cpu()
+            scales, kept = values.pop("scale"), keep.pop("scale")
+            scale = torch.where(kept, scales.double(), torch.inf).cpu()
         own = self._as_specs(replace(condition, values=values, keep=keep))
         answers = torch.empty_like(x_t)
         different, member = torch.stack([t.cpu(), scale], 1).unique(dim=0, return_inverse=True)  # type: ignore[no-untyped-call]

@@ -140,13 +140,13 @@ class Reconstruct(_Unconditional):
 
 
 class Guided(Denoise):
-    """A denoiser that comes to answer as under ``cfg(scale)`` by itself, in one row: model guidance (2502.12154).
+    """A denoiser that learns to predict in one row what ``cfg(scale)`` would predict: model guidance (2502.12154).
 
         target' = target + (1 - 1 / scale) stop(D(x_t, c) - D(x_t, null))
 
-    D is the network as it is, and nothing is differentiated through the difference. A network that answers as under
-    ``cfg(scale)`` where its condition is kept, and is unconditional where not, is what this ends at; the paper calls
-    the factor w. The rule is affine, so it is the same for every objective.
+    D is the present network, and no gradient flows through the difference. The optimum is a network that predicts as
+    under ``cfg(scale)`` where its condition is kept and is unconditional where it is not; the paper calls the factor w.
+    The rule is affine, so it is the same for every objective.
     """
 
     def output(self, network: nn.Module, inputs: tuple[Any, ...], config: TrainConfig) -> Any:

@@ -395,5 +395,5 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise UsageError(
-            f"cannot write the sweep to {folder}: {error}; what was measured before is kept, the same command goes on"
+            f"cannot write the sweep to {folder}: {error}; what was measured before is kept, the same command continues"
         ) from error

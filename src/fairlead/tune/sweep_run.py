@@ -82,7 +82,7 @@ def _named(shared: Shared, model: Model) -> Shared:
         UsageError: for what the model does not know, or prompts for a model that reads none.
     """
     prompts, conds = shared.prompts, shared.conds
-    if conds and model.told != "label":
+    if conds and model.condition_kind != "label":
         if "text" not in model.conditions:
             raise UsageError(
                 "sweep: this model is conditioned on more than a label, and samples what held-out images say of "
@@ -182,7 +182,7 @@ class Sweep:
         What classes that are rarer get is said by ``rare_said``.
         """
         kinds, n = 1, self.shared.n
-        if self.first.told == "label" and not self.shared.prompts:
+        if self.first.condition_kind == "label" and not self.shared.prompts:
             some = list(self.shared.conds or self.first.classes or self.first.examples)
             kinds = len(counts(self.first.encode(some).values["label"])) if some else 1
         least = max(FEWEST, OF_A_CLASS * kinds)
@@ -313,7 +313,7 @@ class Sweep:
             self.models,
             {key: setting for setting, key in self.keys.items()},
             [asked.names[label] for label in shown],
-            [] if self.first.told == "label" else prompts,
+            [] if self.first.condition_kind == "label" else prompts,
             evaluator.moments,
             floor,
             command,

@@ -70,7 +70,7 @@ class Targets:
             UsageError: if the held-out images do not say what the model is conditioned on.
         """
         data, classes = evaluator.held_out, evaluator.reference.classes
-        if model.told == "label":
+        if model.condition_kind == "label":
             names = shared_out(model.classes, evaluator.reference.labels, n)
             labels = model.encode(names).values["label"]
             return cls(tuple(names), labels, {}, classes, *_rare(model, evaluator, labels))

@@ -46,7 +46,7 @@ class Reading:
         if self.sigmas is None:
             raise UsageError(
                 f"{type(guider).__name__}: start {start:g} and stop {stop:g} are shares of a run's steps; give its "
-                "levels, sigmas=[...], one a step"
+                "levels, sigmas=[...], one per step"
             )
         count = len(self.sigmas)
         return range(int(start * count), int(stop * count))

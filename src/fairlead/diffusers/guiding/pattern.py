@@ -119,14 +119,14 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
         raise UsageError(f"{kind} calls no network before its first scheduler step; attach to the pipeline inside it")
     if not answers_alone(plain.answer):
         raise UsageError(
-            f"{kind}: its network answers with several tensors, or none, which attach cannot combine yet; use the "
+            f"{kind}: its network returns several tensors, or none, which attach cannot combine yet; use the "
             "pipeline's own guidance"
         )
 
     rows, answered = plain.calls[0].rows, len(stacked(output_of(plain.answer)))
     if rows != answered:
         raise UsageError(
-            f"{kind}: its network answers {rows} rows with {answered}, so they are no batch of samples; use the "
+            f"{kind}: its network returns {answered} for {rows} rows, so these are not a batch of samples; use the "
             "pipeline's own guidance"
         )
 
@@ -240,7 +240,7 @@ def _for_all(null: Any, own: Any, n: int) -> Any:
     if not alike or row_count(own) != n or rows == n:
         return null
     if rows != 1:
-        raise UsageError(f"the negative gave {rows} null rows for {n} samples; give one, or one a sample")
+        raise UsageError(f"the negative gave {rows} null rows for {n} samples; give one, or one per sample")
     return null.expand(n, *null.shape[1:])
 
 

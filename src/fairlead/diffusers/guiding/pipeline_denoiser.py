@@ -28,7 +28,7 @@ from fairlead.diffusers.guiding.control_calls import ControlCall
 from fairlead.diffusers.guiding.pattern import Pattern, PromptCall
 from fairlead.diffusers.guiding.recorder import Path, RecordedCall, output_of
 from fairlead.diffusers.layers import image_tokens
-from fairlead.diffusers.negative_text import told_with_negative
+from fairlead.diffusers.negative_text import with_negative_text
 from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label
 from fairlead.diffusers.packing import packed, packs, picture_size, unpacked
 from fairlead.diffusers.perturbation import inner_network, perturbing
@@ -202,7 +202,7 @@ class PipelineDenoiser:
         return {**self._flat, **(self.pattern.own if kind == 0 else self.named[kind - 1].unlike)}
 
     def _asks_control(self, kind: int, samples: Sequence[int], x_t: Tensor) -> bool:
-        """Whether what the control network has told is not for these rows."""
+        """Whether the control network's output is not for these rows."""
         control = self._control
         if control is None or not self._controlled or (kind == NULL_KIND and not control.sees_null()):
             return False
@@ -224,10 +224,10 @@ class PipelineDenoiser:
         form = self.named[kind - 1].arguments if kind > 0 else self.pattern.form
         asked = nested_again(form, self.pattern.listed, flat)
 
-        def told(of: Condition) -> dict[str, Any]:
+        def arguments_of(of: Condition) -> dict[str, Any]:
             return asked if of is condition else self._texts(of, x_t)
 
-        arguments, text = told_with_negative(inner_network(network), condition, told)
+        arguments, text = with_negative_text(inner_network(network), condition, arguments_of)
         region, patches = self.pattern.latents, self._size is not None
         beside = patches and region is not None and region.dim == 1  # other images follow in the row
         tokens = None if beside else image_tokens(network, x_t, patches)

@@ -208,9 +208,13 @@ class PipelineRun:
                 return int(known)
         if here:
             return self._guided[3] + here if self._guided is not None else here
-        told = call.arguments.get("timestep")
+        timestep = call.arguments.get("timestep")
         try:
-            return 0 if told is None or type(scheduler).__name__.startswith("Flow") else position_of(scheduler, told)
+            return (
+                0
+                if timestep is None or type(scheduler).__name__.startswith("Flow")
+                else position_of(scheduler, timestep)
+            )
         except UsageError:
             return 0
 
@@ -256,7 +260,7 @@ class PipelineRun:
             raise UsageError(f"{self.guidance} asks for the null prediction, and {self._without_null(call)}")
         if self.negative and not wanted:
             raise UsageError(
-                f"{self.negative} was given, but {self.guidance} never looks at it in the steps of this run; leave it "
+                f"{self.negative} was given, but {self.guidance} never evaluates it in the steps of this run; leave it "
                 "out"
             )
         return guided, denoiser, levels, position

@@ -126,7 +126,8 @@ class Rehearsals:
             names = list(dict.fromkeys(call.name for call in calls))
             if len(names) > 1:
                 raise UsageError(
-                    f"{kind} asks two networks for the predictions of a step ({', '.join(names)}), which attach cannot "
+                    f"{kind} calls two networks for the predictions of a step ({', '.join(names)}), which attach "
+                    "cannot "
                     "combine yet; use the pipeline's own guidance"
                 )
 

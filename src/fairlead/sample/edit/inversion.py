@@ -172,12 +172,12 @@ def _null_tokens(guided: Plan, batch: slice, path: Sequence[Tensor], rounds: int
     assert model.null_tokens is not None
     own = {name: token.expand(n, *token.shape) for name, token in model.null_tokens().items()}
     null = model.encode([None] * n).to(model.device)
-    told: list[Condition] = [replace(null, null=own)] * (len(guided.times) - 1)
-    denoiser = guided.denoiser(batch, told)
+    per_step: list[Condition] = [replace(null, null=own)] * (len(guided.times) - 1)
+    denoiser = guided.denoiser(batch, per_step)
     step = _step_of(guided, denoiser, GridLevels.of(model.schedule, guided.times, path[0]))
 
     def stepped(i: int, x_t: Tensor, tokens: NullTokens) -> Tensor:
-        denoiser.conditions.nulls = (*told[:i], replace(null, null=tokens), *told[i + 1 :])
+        denoiser.conditions.nulls = (*per_step[:i], replace(null, null=tokens), *per_step[i + 1 :])
         return step(i, x_t)
 
     return optimised(stepped, path, own, rounds)

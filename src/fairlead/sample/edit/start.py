@@ -174,9 +174,9 @@ def checked_images(model: Model, images: Tensor) -> Tensor:
     if x.dtype == torch.uint8 and len(wanted) == 3:
         x = to_float(x)
     if not x.is_floating_point() or not bool(x.isfinite().all()):
-        raise UsageError(f"start: expected images as uint8, or finite floating numbers, got {_told(x)}")
+        raise UsageError(f"start: expected images as uint8, or finite floating numbers, got {_described(x)}")
     if len(wanted) == 3 and float(x.abs().max()) > _FAR:
-        raise UsageError(f"start: expected floating images in [-1, 1], got {_told(x)}; or pass them as uint8")
+        raise UsageError(f"start: expected floating images in [-1, 1], got {_described(x)}; or pass them as uint8")
     return x
 
 
@@ -193,7 +193,7 @@ def in_space(model: Model, images: Tensor) -> Tensor:
     return x0
 
 
-def _told(x: Tensor) -> str:
+def _described(x: Tensor) -> str:
     if not x.is_floating_point():
         return str(x.dtype)
     finite = x[x.isfinite()]
