@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_refused(given: dict[str, Any], message: str) -> No
 
 
 def test_what_may_be_of_another_range_is_said() -> None:
-    with pytest.warns(Note, match="of 0 to 1, pass 2"):
+    with pytest.warns(Note, match="from 0 to 1, pass 2"):
         fl.data(torch.rand(3, 1, 4, 4))
 
 

@@ -109,7 +109,7 @@ def failing(i: int) -> Any:
     ("given", "message"),
     [
         (Stream(), "expected a data set with a length and items by number"),
-        (Made(changing), r"item 0 is another image when it is read again, .* take the random transforms out"),
+        (Made(changing), r"item 0 is a different image when it is read again, .* remove the random transforms"),
         (Made(failing), r"item 0 cannot be read \(KeyError: 'gone'\)"),
         (Made(lambda i: (IMAGES[i, :, : 8 - (i == 7)], 0)), "item 7 is 3x7x6 with a label, item 0 3x8x6 with a label"),
         (Made(lambda i: (IMAGES[i], [1, 2])), "item 0 has the label"),

@@ -229,7 +229,7 @@ def test_where_the_number_of_text_positions_is_not_known_the_layer_is_refused() 
     net = NETWORKS["ChromaTransformer2DModel"]
     network, worse = net.make("ChromaTransformer2DModel"), Perturbation("identity_attention", (SINGLE,))
     with (
-        pytest.raises(UsageError, match="which of them are of the image is not known"),
+        pytest.raises(UsageError, match="it is not known which of them belong to the image"),
         perturbing(network, {worse: ROWS}, None),
     ):
         network(**net.call)

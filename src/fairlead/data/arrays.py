@@ -110,7 +110,9 @@ def _images(images: Tensor) -> Tensor:
             f"data: expected float images from -1 to 1, got {low:g} to {high:g}; scale them, or pass uint8"
         )
     if low >= 0:
-        note("data: float images are from -1 to 1 and none of these is below 0; of 0 to 1, pass 2 * images - 1")
+        note(
+            "data: float images are from -1 to 1, and these are 0 or more; if they are from 0 to 1, pass 2 * images - 1"
+        )
     return to_uint8(images)
 
 

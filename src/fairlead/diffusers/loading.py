@@ -166,7 +166,7 @@ def _check_kind(pipe: Any, wiring: Wiring, network: Any) -> None:
     if getattr(pipe.config, "requires_aesthetics_score", False):
         raise UsageError(
             f"{kind} refines images and is conditioned on their aesthetic score (requires_aesthetics_score), which "
-            "fl.sample has not; use fl.attach on it"
+            "fl.sample does not have; use fl.attach on it"
         )
     stacked = not wiring.packed and setting(network, "in_channels") != latent_channels(network, wiring.packed)
     if pipe.components.get("controlnet") is not None or stacked:

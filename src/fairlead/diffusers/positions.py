@@ -40,8 +40,8 @@ class Tokens:
         count = size[0] * size[1]
         if count > length or ((self.alone or not self.patch) and count != length):
             raise UsageError(
-                f"attention over {length} positions does not fit latents of {list(self.size)}, so which of them are of "
-                "the image is not known; slg and s2 skip whole blocks and need not know"
+                f"attention over {length} positions does not fit latents of {list(self.size)}, so it is not known "
+                "which of them belong to the image; slg and s2 skip whole blocks and need not know"
             )
         return size, slice(length - count, length) if self.text_first else slice(0, count)
 
@@ -194,7 +194,7 @@ def _place(size: tuple[int, int], image: slice) -> Place:
     return Place((image.start,), image.stop - image.start, size)
 
 
-_UNKNOWN = "which of them are of the image is not known; slg and s2 skip whole blocks and need not know"
+_UNKNOWN = "it is not known which of them belong to the image; slg and s2 skip whole blocks and need not know"
 
 
 @dataclass(frozen=True)

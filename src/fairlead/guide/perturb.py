@@ -77,8 +77,8 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, m
     known = model.layers.get(kind, ())
     if not known and kind == "text":
         raise UsageError(
-            f"{owner}: this model reads no text in its attention, or in a way that is not known here; it is for "
-            "networks of ours that read text, and in diffusers for U-Nets, PixArt, Sana, Wan, SD3, Flux, Chroma and "
+            f"{owner}: this model reads no text in its attention, or in a way that is not known here; it works on "
+            "networks of fairlead that read text, and in diffusers on U-Nets, PixArt, Sana, Wan, SD3, Flux, Chroma and "
             "Qwen-Image; use cfg"
         )
     if not known:

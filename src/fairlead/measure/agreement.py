@@ -206,7 +206,7 @@ def agreement(seen: Mapping[str, Tensor], asked: Mapping[str, Attribute]) -> dic
         if bool(applies.any()):
             shares[name] = proportion_estimate(hits[applies])
     if not shares:
-        raise UsageError("attributes: nothing was asked for; give a label of at least one attribute to one image")
+        raise UsageError("attributes: no attribute was asked for; give a label of at least one attribute to one image")
     return shares
 
 

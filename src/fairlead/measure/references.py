@@ -105,7 +105,9 @@ def check_prompted(model: Model) -> None:
         instead = "; leave them out, its classes need none" if model.classes else "; leave them out"
         raise UsageError(f"prompts: this model {reads}, not on text{instead}")
     if "image" in model.conditions:
-        raise UsageError("prompts: this model is shown an image beside the text, and sweep and tune have none for it")
+        raise UsageError(
+            "prompts: this model is conditioned on an image and text, and sweep and tune have no image for it"
+        )
 
 
 def text_of(model: Model, spec: Spec) -> str:
@@ -117,7 +119,7 @@ def text_of(model: Model, spec: Spec) -> str:
     read = getattr(model.encode, "read", None)
     text = spec if read is None else read(spec).get("text")
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"prompts: {spec!r} says no text; expected a prompt such as 'a red cat'")
+        raise UsageError(f"prompts: {spec!r} has no text; expected a prompt such as 'a red cat'")
     return expanded(text.strip())
 
 

@@ -271,7 +271,8 @@ def planned(
     foreign = [resource for resource in guidance.resources() if resource.kind != "image"]
     if foreign:
         raise UsageError(
-            f"interpolate: {guidance} asks {foreign[0].name!r}, which does not know this model's embeddings; drop it"
+            f"interpolate: {guidance} asks {foreign[0].name!r}, which does not know this model's embeddings; leave it "
+            "out"
         )
     mixed = _mixed(model, a, b, frames)
     plan = Plan.of(

@@ -48,8 +48,8 @@ METRICS = (DEBIASED, "accuracy", "confidence", "saturation")
 PROMPTED = ("cosine", "saturation")
 """Where prompts are given, beside the distance to real images, if there are any."""
 PAIRED = (
-    "settings are compared image by image, on the same {count} prompts and seeds; where a prompt is asked for more "
-    "than once, the interval says what other seeds would give under these prompts, not what other prompts would"
+    "settings are compared image by image, on the same {count} prompts and seeds; if prompts are used more than once, "
+    "the interval covers other seeds under these prompts, not other prompts"
 )
 REPORT_SEED = 1_000_000
 """First seed of the report: far from those of the search."""

@@ -132,7 +132,7 @@ def _weighing(guidance: Guidance) -> list[FKC]:
     """
     found = [inner for term in guidance.terms for inner in term.nested() if isinstance(inner, FKC)]
     if found and not isinstance(guidance.terms[0], FKC):
-        raise UsageError(f"{guidance}: {found[0]} stands by itself; put nothing around it or before it")
+        raise UsageError(f"{guidance}: {found[0]} cannot be combined; put nothing around it or before it")
     if found and (len(guidance.terms) > 1 or guidance.finishers):
         raise UsageError(
             f"{guidance}: the weights of {found[0]} know nothing of other methods and finishers; leave them out, and "

@@ -54,8 +54,7 @@ class Denoise:
             )
         if config.latents and config.image:
             raise UsageError(
-                f"latents: the image condition {config.image} shows pixels, which do not lie on latents; "
-                "train without one of them"
+                f"latents: the image condition {config.image} needs pixels, not latents; train without one of them"
             )
 
     def prepare(self, network: nn.Module, data: ImageData) -> None:

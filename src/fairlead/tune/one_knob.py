@@ -344,8 +344,8 @@ class _Search:
             )
         else:
             self.notes.append(
-                f"the best lies at the end of the range, {self.knob.value(self.place(end)):g}; extend it there, the "
-                "loss still falls"
+                f"the best lies at the end of the range, {self.knob.value(self.place(end)):g}; extend the range there, "
+                "because the loss still falls"
             )
         return self.result(self.place(centre), min(places), max(places), None)
 

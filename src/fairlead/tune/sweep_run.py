@@ -85,8 +85,8 @@ def _named(shared: Shared, model: Model) -> Shared:
     if conds and model.condition_kind != "label":
         if "text" not in model.conditions:
             raise UsageError(
-                "sweep: this model is conditioned on more than a label, and samples what held-out images say of "
-                f"themselves; leave the condition {conds[0]!r} out"
+                "sweep: this model is conditioned on more than a label, and samples the captions of held-out images; "
+                f"leave the condition {conds[0]!r} out"
             )
         prompts, conds = conds, ()
     if prompts:

@@ -50,7 +50,7 @@ class Targets:
         index = [i % len(evaluator.asked) for i in range(n)]
         labels, notes = evaluator.labels[index], []
         if n < len(evaluator.asked):
-            notes.append(f"only the first {n:,} of {len(evaluator.asked):,} prompts are asked for, an image each")
+            notes.append(f"only the first {n:,} of {len(evaluator.asked):,} prompts are used, one image each")
         if rare := rare_labels(labels):
             asked = len(set(labels.tolist()))
             notes.append(

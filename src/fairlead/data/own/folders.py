@@ -130,7 +130,7 @@ def _roots(found: Listing, what: str) -> dict[str, list[Path]]:
         return whole
     if others := [top for top in inside if top not in splits]:
         raise UsageError(
-            f"{what}: folders called like splits ({_and(splits)}) lie beside "
+            f"{what}: folders with names of splits ({_and(splits)}) lie beside "
             f"{_and(top or 'images' for top in others)}; move what does not belong, or rename it"
         )
     roots: dict[str, list[Path]] = {}

@@ -120,7 +120,7 @@ class Rehearsals:
             reason = str(error).splitlines()[0][:80]
             raise UsageError(
                 f"{kind} fails in a rehearsal at other scales, from which its calls are learned ({reason}); make one "
-                "image a call, or use the pipeline's own guidance"
+                "image per call, or use the pipeline's own guidance"
             ) from error
         finally:  # before the other reason, for made-up answers of one network need not fit the other
             names = list(dict.fromkeys(call.name for call in calls))

@@ -110,8 +110,8 @@ class Match(Reward):
     def __post_init__(self) -> None:
         if not isinstance(self.image, str):
             raise UsageError(
-                f"match: expected the path of an image, got {type(self.image).__name__}; a tensor goes by a name of "
-                "your own into resources="
+                f"match: expected the path of an image, got {type(self.image).__name__}; to use a tensor, pass it in "
+                "resources= under a name of your own"
             )
         box = plain_list(self.box)
         if not isinstance(box, list | tuple) or len(box) != 4:

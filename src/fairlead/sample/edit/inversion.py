@@ -87,8 +87,7 @@ def invert(
     model, sampling = as_model(model), Sampling("ddim", steps, grid, batch_size, precision, batching)
     if method == "null-text" and (model.null_tokens is None or not model.null_tokens()):
         raise UsageError(
-            "method 'null-text': this model has no null tokens that others can take the place of; use 'negative' or "
-            "'fixed-point'"
+            "method 'null-text': this model has no null tokens that can be replaced; use 'negative' or 'fixed-point'"
         )
     pixels = checked_images(model, images_of(images))
     blank = ImageStart(torch.empty(len(pixels), *model.shape, device=model.device), strength)

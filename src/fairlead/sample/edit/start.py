@@ -215,7 +215,7 @@ def _mask(model: Model, mask: Any, n: int) -> Tensor:
         )
     if anew.dtype != torch.bool:
         if not bool(((anew == 0) | (anew == 1)).all()):
-            raise UsageError("mask: expected true or 1 where an image is made anew, false or 0 where it stays")
+            raise UsageError("mask: expected true or 1 where an image is sampled anew, false or 0 where it is kept")
         anew = anew == 1
     for each in anew:
         if bool(each.all()) or not bool(each.any()):
