@@ -212,7 +212,7 @@ def test_the_blur_of_diffusers_has_its_two_cases_exchanged() -> None:
             r"layer 'x' \(known: down.0.0, down.1.0, middle.0",
         ),
         (lambda: steered('slg(2, layers="stem")', SPECS), r"unknown block layer 'stem'.*\(known: down.0.0"),
-        (lambda: guided("pag(2)"), "pag: this model names no attention layers that could be perturbed"),
+        (lambda: guided("pag(2)"), "pag: this model names no attention layers .* use a unet or a dit"),
         (lambda: guided("seg(2)"), "seg: this model names no attention layers"),
         (lambda: guided("slg(0)"), "slg: this model names no block layers .* use a unet or a dit"),
         (lambda: guided("slg(2).during(t=(0, 1))"), "names no block layers"),

@@ -114,6 +114,19 @@ def test_schedulers_without_a_table(scheduler: Any) -> None:
         assert apart(run(pipe, {**SMALL, **SD}), own) < 1e-4
 
 
+def test_a_scheduler_whose_levels_go_up() -> None:
+    """Its x is sigma x0 + (1 - sigma) eps: nothing is taken for a level that is none."""
+    pipe = made.flux()
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    arguments = FAMILIES["flux"].arguments(1, negatives=True)
+    refused(pipe, "cfg(4) | rescale(0.5)", "levels upwards.*cfg with plain scales", arguments)
+    with pytest.raises(UsageError, match="levels upwards"):
+        fl.load(pipe)
+    own = run(pipe, arguments, 3, true_cfg_scale=4.0)
+    with fl.attach(pipe, "cfg(4)"):
+        assert apart(run(pipe, arguments, 3), own) < 1e-4
+
+
 def test_an_eps_network_on_a_table_that_ends_in_noise() -> None:
     scheduler = made.ddim(rescale_betas_zero_snr=True)
     refused(made.sd(scheduler=scheduler), "cfg(4) | rescale(0.5)", "objective 'eps' cannot be used", SD)

@@ -35,12 +35,11 @@ class Distill:
     steps_to: int | None = None
     """Steps in which the student is to sample, with --sampler ddim: 4, 2 or 1."""
     steps_from: int | None = None
-    """Steps of the model to begin with, a multiple of these by 2, 4, 8, ...; each of several students, in OUT/rounds,
-    halves them. By default the smallest from 16 on."""
+    """Steps of dpmpp_3m that the model takes in their place, a multiple of these. Default: the smallest from 16 on."""
     data: str | None = None
     """Where images to noise are, if not where they were in training."""
     steps: int | None = None
-    """Optimiser steps of every student; by default a quarter of the model's."""
+    """Optimiser steps; by default a quarter of the model's."""
     batch_size: int | None = None
     """Samples per step; by default the model's."""
     lr: float | None = None

@@ -38,9 +38,15 @@ def objective_of(scheduler: Any) -> Objective:
     """What the network returns, by the scheduler's ``prediction_type``.
 
     Raises:
-        UsageError: for schedulers without a table of noise levels, and predictions that are none of ours.
+        UsageError: for schedulers without a table of noise levels, or with one upside down, and predictions that are
+            none of ours.
     """
     kind = type(scheduler).__name__
+    if setting(scheduler, "invert_sigmas"):
+        raise UsageError(
+            f"scheduler {kind} counts its noise levels upwards (invert_sigmas), which is not read here; fl.attach "
+            "takes cfg with plain scales there"
+        )
     if is_flow(scheduler):
         return "flow"
     if not isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor):

@@ -32,7 +32,7 @@ from fairlead.diffusers.guiding.pipeline_calls import PipelineCalls
 from fairlead.diffusers.guiding.recorder import Path, output_of
 from fairlead.diffusers.layers import image_tokens
 from fairlead.diffusers.negative_text import with_negative_text
-from fairlead.diffusers.network_calls import check_differentiable, text_tokens
+from fairlead.diffusers.network_calls import check_differentiable
 from fairlead.diffusers.perturbation import check_reachable, inner_network, layers_of, perturbing, text_layers
 from fairlead.diffusers.pipelines import EXAMPLES, diffusers
 from fairlead.diffusers.pretrained import setting, weight_hash
@@ -221,7 +221,7 @@ class RehearsedNetwork:
 
         arguments, text = with_negative_text(inner_network(self.network), condition, arguments_of)
         tokens = image_tokens(self.network, x_t)
-        with perturbing(self.network, condition.perturb, tokens, text, text_tokens(arguments)):
+        with perturbing(self.network, condition.perturb, tokens, text, arguments):
             answer = self.network(**arguments, return_dict=not self.calls.own.as_tuple)
         output: Tensor = stacked(output_of(answer))
         return output

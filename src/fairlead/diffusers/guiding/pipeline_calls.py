@@ -82,10 +82,12 @@ class PipelineCalls:
         memory = EncoderMemory(pipe)
         with _rehearsing(pipe, (name,), memory) as rehearsals:
             pattern = learned(rehearsals, bound, _quiet(rehearsals))
-            if pattern.n != 1 or pattern.latents is None or pattern.output is None:
-                what = f"makes {pattern.n} samples of one prompt" if pattern.n != 1 else (
-                    "changes its network's answers before its scheduler sees them"
-                )  # fmt: skip
+            if pattern.n != 1 or pattern.in_turn or pattern.latents is None or pattern.output is None:
+                what = "changes its network's answers before its scheduler sees them"
+                if pattern.n != 1 or pattern.in_turn:
+                    what = (
+                        "makes several samples of one prompt" if pattern.n != 1 else "has two noisy samples in a step"
+                    )
                 raise UsageError(f"{kind} {what}, which fl.load cannot follow; use fl.attach on it")
             again = partial(_again, rehearsals, pattern)
             steps = again(bound, steps=_STEPS - 1)

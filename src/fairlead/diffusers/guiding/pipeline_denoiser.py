@@ -29,7 +29,7 @@ from fairlead.diffusers.guiding.pattern import Pattern, PromptCall
 from fairlead.diffusers.guiding.recorder import Path, RecordedCall, output_of
 from fairlead.diffusers.layers import image_tokens
 from fairlead.diffusers.negative_text import with_negative_text
-from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label, text_tokens
+from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label
 from fairlead.diffusers.packing import packed, packs, picture_size, unpacked
 from fairlead.diffusers.perturbation import inner_network, perturbing
 from fairlead.models.model import Model
@@ -231,7 +231,7 @@ class PipelineDenoiser:
         region, patches = self.pattern.latents, self._size is not None
         beside = patches and region is not None and region.dim == 1  # other images follow in the row
         tokens = None if beside else image_tokens(network, x_t, patches)
-        with perturbing(network, condition.perturb, tokens, text, text_tokens(arguments)):
+        with perturbing(network, condition.perturb, tokens, text, arguments):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
         output: Tensor = stacked(output_of(answer))
         return output
@@ -249,8 +249,7 @@ class PipelineDenoiser:
             return [output, output]
         if isinstance(output, list):
             return [list(part) for part in self.parted(torch.stack(output), scale)]
-        c, wide = self.own.double(), output.double()
-        return [self.own.to(output), ((scale * c - wide) / (scale - 1)).to(output)]
+        return [self.own.to(output), rest_of(output, self.own, scale)]
 
     def answered(self, prediction: Prediction, x_t: Tensor, t: Tensor) -> Any:
         """A prediction as the output that the network would have had."""
@@ -313,6 +312,13 @@ class PipelineDenoiser:
         for mask in condition.perturb.values():
             own &= ~mask.cpu()
         return list(own.tolist())
+
+
+def rest_of(total: Any, part: Any, weight: float) -> Any:
+    """What ``total`` is the sum of and ``part``, at weights of 1 - ``weight`` and ``weight``; lists are of samples."""
+    if isinstance(total, list):
+        return [rest_of(t, p, weight) for t, p in zip(total, part, strict=True)]
+    return ((total.double() - weight * part.double()) / (1 - weight)).to(total)
 
 
 def value_name(path: Path) -> str:

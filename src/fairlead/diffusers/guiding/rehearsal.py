@@ -208,8 +208,12 @@ class Rehearsals:
         def own(model_output: Any, timestep: Any = None, sample: Any = None, *_: Any, **__: Any) -> Any:
             return Stepped((step(model_output, timestep, sample),))
 
-        parts = [vars(part) for part in self.pipe.components.values() if hasattr(part, "set_timesteps")]
-        schedulers = [(part, part.get("step")) for part in parts]
+        found = [
+            *self.pipe.components.values(),
+            getattr(self.pipe, "scheduler", None),
+        ]  # one that may be left out is in
+        parts = {id(part): vars(part) for part in found if hasattr(part, "set_timesteps")}  # the second place only
+        schedulers = [(part, part.get("step")) for part in parts.values()]
         for part, _ in schedulers:
             part["step"] = own
         try:

@@ -12,14 +12,14 @@ scale - 1, its tau ``limit`` and its alpha ``blend``; ``nag_scale`` of the autho
 2.5 and 0.25 for Flux. It is affine, {COND: -1, COND through these layers: +1}, so it can be added to any other
 term: ``nag(5, negative="blurry") + pag(2)``.
 
-In cross-attention the negative text has its own keys and values. Where text and image attend to each other (SD3, Flux)
-the negative text passes through all blocks in parallel with the sample's own text: it attends to itself and the image,
-and the image attends to the two texts separately. Inputs by other ways, such as a pooled text vector, are those of the
-sample's own text.
+In cross-attention the negative text has its own keys and values. Where text and image attend to each other (SD3, Flux,
+Chroma, Qwen-Image) the negative text passes through all blocks in parallel with the sample's own text: it attends to
+itself and the image, and the image attends to the two texts separately. Inputs by other ways, such as a pooled text
+vector, are those of the sample's own text.
 
 Cost: no row; the named layers compute attention twice, and the keys, values and streams of the negative text. Nothing
 at scale 1 or blend 0. Refused for models without attention to text or with an unknown form of it (known in diffusers:
-U-Nets, PixArt, Sana, Wan, SD3, Flux), and for a scale that differs between pixels.
+U-Nets, PixArt, Sana, Wan, SD3, Flux, Chroma, Qwen-Image), and for a scale that differs between pixels.
 With ``cfg(w)`` the sum is D_nag + (w - 1) (D_c - D_u): the direction of ``cfg`` is that of the plain network.
 """
 
