@@ -90,6 +90,8 @@ class Sweep:
     clip: str | None = None
     """What reads the prompts, for the cosine: clip:PATH or other features that embed text; by default --features where
     they do, else clip."""
+    reward: str | None = None
+    """A further column, the mean of a reward as particles take it: 'judged("seven")', 'similarity("a red seven")'."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
@@ -164,7 +166,7 @@ class SweepBar:
 
         assert self.outlook is not None
         width = min(48, max(16, *map(len, self.outlook.labels.values())))
-        shown = (DEBIASED, RAW, adherence_of(metrics), "diversity")
+        shown = (DEBIASED, RAW, adherence_of(metrics), "diversity", "reward")
         values = "  ".join(f"{title_of(key)} {metrics[key]}" for key in shown if key in metrics)
         line = f"{name:<{width}} {values}  {cost}"
         each = [f"{key.removeprefix('agreement_')} {metrics[key]}" for key in list(AGREEMENT)[1:] if key in metrics]

@@ -74,6 +74,9 @@ class Tune:
     ] = None
     clip: str | None = None
     """What reads the prompts, for the cosine, as for sweep."""
+    reward: str | None = None
+    """A reward of the images, as particles take it: a further column, for --objective reward or --constraint
+    "reward >= -1"."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 

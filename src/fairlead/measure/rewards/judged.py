@@ -99,7 +99,7 @@ class Judged(Reward):
         name = self.data or on.model.metadata.get("data")
         if not isinstance(name, str):
             raise UsageError(
-                f'{self}: this model does not say what it was trained on; write judged(..., data="digits")'
+                f'{self}: nothing says what the model was trained on; write judged(..., data="digits")'
             )
         return _loaded(name)
 
