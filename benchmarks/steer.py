@@ -1,7 +1,7 @@
 """Steering where the target is known: particles and correctors on the exact mixture. Writes docs/steer.png and the
 table in docs/steer.md.
 
-    python -m benchmarks.steer [--docs docs] [--n 400] [--particles 256]
+    python -m benchmarks.steer [--docs docs] [--n 150] [--particles 128]
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Options:
 
     docs: Path = Path("docs")
     """Where steer.md is, and steer.png goes."""
-    n: int = 400
+    n: int = 150
     """Samples of a setting."""
-    particles: int = 256
+    particles: int = 128
     """Of each sample."""
 
 

@@ -17,7 +17,7 @@ from fairlead.sample.grids import make_grid
 from fairlead.sample.particles import Particles
 from fairlead.sample.sampler import GridLevels, parse_sampler
 from tests.guide.toy import MIXTURE, MODEL, SPECS, call, close, guided, points
-from tests.sample.test_particles import quick  # noqa: F401
+from tests.sample.test_particles import quick, whole  # noqa: F401
 
 MEAN, STD, WIDE = 0.7, 0.6, 1.1
 
@@ -204,19 +204,26 @@ def test_infinitely_many_particles_end_at_the_product_to_first_order_in_the_step
     assert abs(limits[False][0]) > 10 * abs(limits[True][0])
 
 
-def test_few_particles_are_off_by_one_over_their_number(quick: None) -> None:  # noqa: F811
-    """At fixed steps a sample of K particles misses the law of infinitely many, which is known here, by a multiple of
-    1 / K."""
-    n, steps = 12_000, 12
-    model, (limit, _) = fl.toy(LINE, "vp_linear"), end_of_the_line("cfg(3)", "2", 12)
-    settings: dict[str, Any] = {"sampler": "ddpm", "steps": steps, "batch_size": 10**6}
-    off = {}
-    for k in (4, 8):
-        run = fl.sample(model, "2", n=n, guidance="fkc(cfg(3))", particles=Particles(k, every=1), **settings)
-        x = run.x0.double()[:, 0]
-        off[k] = k * (float(x.mean()) - limit), k * float(x.std()) / math.sqrt(n)
-    assert abs(off[8][0]) > 8 * off[8][1]  # a bias, and known well
-    assert abs(off[4][0] - off[8][0]) < 0.25 * abs(off[8][0]) + 3 * math.hypot(off[4][1], off[8][1])
+@pytest.mark.parametrize(("guidance", "cond"), [("cfg(3)", "2"), ('compose({"1": 1, "2": 2})', None)])
+@pytest.mark.usefixtures("quick")
+def test_a_thousand_particles_have_the_moments_of_infinitely_many(
+    whole: list[Tensor],  # noqa: F811
+    guidance: str,
+    cond: str | None,
+) -> None:
+    """At any number of steps, so at few; those of cfg alone are off by far more than the errors."""
+    model, steps = fl.toy(LINE, "vp_linear"), 12
+    fl.sample(model, cond, n=32, guidance=f"fkc({guidance})", particles=Particles(1024, every=1), sampler="ddpm",
+              steps=steps, batch_size=10**6)  # fmt: skip
+    found = torch.cat(whole)
+    error = found.std(0) / math.sqrt(len(found))
+
+    def off(corrected: bool) -> Tensor:
+        mean, deviation = end_of_the_line(guidance, cond, steps, corrected)
+        return (found.mean(0) - torch.tensor([mean, mean**2 + deviation**2])).abs() / error
+
+    assert bool((off(True) < 4).all())
+    assert bool((off(False) > 8).all())
 
 
 @pytest.mark.parametrize(
