@@ -46,12 +46,15 @@ dist: .venv/dev
 	build/clean/bin/pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd build && clean/bin/fairlead --version && clean/bin/fairlead demo --seconds 1 --n 60
 
-# an environment with the oldest dependencies that pyproject.toml allows, beside the torch of constraints.txt
-oldest: .venv/base
+# an environment with the oldest dependencies that pyproject.toml allows, beside the torch of constraints.txt and without
+# the playground's (.ci/oldest says why)
+oldest:
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python .ci/oldest > build-oldest.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r build-oldest.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r build-oldest.txt \
+		-e ".[docs,efficientnet,lora,tensorboard,tools,tune]"
 	@rm build-oldest.txt
-	@touch .venv/dev
+	@touch .venv/base .venv/dev
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -206,7 +206,7 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, diffusers {diffusers.__version__}, {options.device}, {options.threads} threads")
     print(f"of {os.cpu_count()} cores, {options.steps} steps, {options.repeats} pairs of runs\n")
-    print("| U-Net | images | guidance | own ms a step | wall time | processor time | added processor ms a step |")
+    print("| U-Net | images | guidance | own ms per step | wall time | processor time | added processor ms per step |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for widths, size in ON_GPU if _on_gpu(options.device) else ON_CPU:
         name = f"{'-'.join(map(str, widths))}, {size} x {size}"
@@ -220,7 +220,7 @@ def main(options: Options) -> None:
     if _on_gpu(options.device):
         return
     print(
-        "\n| calls of a step | pipeline | images | own ms a call | own ms a step | wall time | processor time | "
+        "\n| calls of a step | pipeline | images | own ms per call | own ms per step | wall time | processor time | "
         "rehearsal, in steps |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")

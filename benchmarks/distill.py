@@ -1,5 +1,5 @@
 """A student of cfg over a range of scales against its teacher: distance, accuracy and rows at five scales, paired over
-seeds; and students of few steps against the teacher's twenty.
+seeds; and few steps, of that student and of students that are taught so many, against the teacher's twenty.
 
     python -m benchmarks.distill runs/mnist --data ../shared/data/mnist --out runs/distill-mnist
 
@@ -41,7 +41,11 @@ class Options:
     """Of the student."""
     scales: tuple[float, ...] = (1.0, 1.5, 2.0, 2.5, 3.0)
     few: tuple[int, ...] = (4, 2, 1)
-    """Steps of the students that take few."""
+    """Steps of the students that are taught so many."""
+    solvers: tuple[str, ...] = ("dpmpp_2m_sde", "dpmpp_2m", "dpmpp_3m")
+    """Samplers of the student of all scales in few steps."""
+    solver_steps: tuple[int, ...] = (8, 6, 5, 4)
+    """Of each of these samplers."""
     few_scale: float = 1.2
     """Of the teacher's guidance that these are taught, such as the one that tune recommends."""
     steps: int | None = None
@@ -102,8 +106,11 @@ def main(options: Options) -> None:
         own = compared.measured(compared.teacher, f"cfg({scale:g})", sampler, steps)
         compared.measured(student, f"distilled({scale:g})", sampler, steps, own)
     guidance = f"cfg({options.few_scale:g})"
-    print(f"\n{guidance}: the teacher's {steps} steps, then students of few")
+    print(f"\n{guidance}: the teacher's {steps} steps, then the student in few, then students of few")
     own = compared.measured(compared.teacher, guidance, sampler, steps)
+    for solver in options.solvers:
+        for count in options.solver_steps:
+            compared.measured(student, f"distilled({options.few_scale:g})", solver, count, own)
     for count in options.few:
         few = compared.student(f"steps-{count}", guidance, steps_to=count)
         compared.measured(few, "none", "ddim", count, own)

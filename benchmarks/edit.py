@@ -62,7 +62,7 @@ class Options:
     out: Path = Path("docs/results")
     """Folder for edit.md and edit.png."""
     store: Path = Path("runs/edit.jsonl")
-    """File for the numbers, a row a setting."""
+    """File for the numbers, a row per setting."""
     n: int = 500
     """Images for each edit."""
     tune_n: int = 60

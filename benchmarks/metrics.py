@@ -32,7 +32,7 @@ from torch import Tensor
 from fairlead.measure.frechet import Moments, frechet_distance
 from fairlead.measure.two_samples import kid, precision_recall
 
-BATCH = 500  # images a call of torchmetrics' update
+BATCH = 500  # images per call of torchmetrics' update
 MIB = 2**20
 
 

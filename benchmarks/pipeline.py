@@ -74,7 +74,7 @@ class Pipeline:
     length: int = 24
     """Tokens of a prompt, start and end included."""
     widths: tuple[int, int] = (64, 96)
-    """Of the U-Net's two levels; these have 2.5 million parameters and 115 MFLOP a row at 8x8."""
+    """Of the U-Net's two levels; these have 2.5 million parameters and 115 MFLOP per row at 8x8."""
     blocks: int = 1
     """Residual blocks a level of the U-Net."""
     steps: int = 4000
@@ -102,13 +102,22 @@ class Pipeline:
             sized = {**UNET, "block_out_channels": list(self.widths), "layers_per_block": self.blocks}
             with replacing(settings) as partial:
                 partial.write_text(json.dumps(sized, indent=1) + "\n")
-            told = ["--conditions", "text", "--text", f"clip:{clip}", "--latents", str(vae), "--drop", str(self.drop)]
+            conditioning = [
+                "--conditions",
+                "text",
+                "--text",
+                f"clip:{clip}",
+                "--latents",
+                str(vae),
+                "--drop",
+                str(self.drop),
+            ]
             rate = ["--steps", str(self.steps), "--batch-size", str(self.batch_size), "--lr", str(self.lr)]
             # at the default widths bf16 costs more than it gives on a CPU
             rate += ["--optimizer", "muon", "--precision", "fp32"]
             trained = [*rate, "--snapshot-every", str(max(1, self.steps // 4))]
             often = ["--checkpoint-every", "500", "--net-config", str(settings), "--schedule", "vp_linear"]
-            _run("train", *shared, *told, *trained, *often, out=unet)
+            _run("train", *shared, *conditioning, *trained, *often, out=unet)
             _run("export", str(unet), str(pipeline))
         pictures = self.out / "images.png"
         given = [str(pipeline), str(pictures), json.dumps(PROMPTS), str(self.each)]

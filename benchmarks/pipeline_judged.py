@@ -51,8 +51,8 @@ drawn = []
 for first in range(0, len(job["prompts"]), job["batch"]):
     prompts = job["prompts"][first : first + job["batch"]]
     noise = [torch.Generator().manual_seed(job["seed"] + first + i) for i in range(len(prompts))]
-    told = {"num_inference_steps": job["steps"], "guidance_scale": job["scale"], "output_type": "np"}
-    images = pipe(prompts, generator=noise, **told).images
+    arguments = {"num_inference_steps": job["steps"], "guidance_scale": job["scale"], "output_type": "np"}
+    images = pipe(prompts, generator=noise, **arguments).images
     drawn.append((images * 255).round().astype("uint8"))
 np.save(job["out"], np.concatenate(drawn))
 assert "fairlead" not in sys.modules
@@ -149,7 +149,7 @@ class Judged:
         for turn in range(self.rounds):
             for guidance in everyone[turn % len(everyone) :] + everyone[: turn % len(everyone)]:
                 walls[guidance].append(self._seconds(pipe, prompts, guidance))
-        lines = [f"| {len(prompts)} images, {self.rounds} rounds | ms a step | over own |", "| --- | --- | --- |"]
+        lines = [f"| {len(prompts)} images, {self.rounds} rounds | ms per step | over own |", "| --- | --- | --- |"]
         for guidance, taken in walls.items():
             ratios = [mine / theirs for mine, theirs in zip(taken, walls[None], strict=True)]
             step = 1e3 * statistics.median(taken) / self.steps

@@ -3,7 +3,7 @@
     python benchmarks/shootout.py runs/mnist --data ../shared/data/mnist --weak runs/mnist@step1000 \\
         --classifier runs/mnist-classifier --out runs/shootout
 
-Two comparisons, both at equal rows per image (a method of three rows a step takes fewer steps):
+Two comparisons, both at equal rows per image (a method of three rows per step takes fewer steps):
 
     best       the setting of each method whose distance, freed of the bias of few images, was lowest in the search
     matched    the setting of each method whose effective scale, 1 + <x0_guided - D_c, D_c - D_u> / |D_c - D_u|^2
@@ -88,7 +88,7 @@ class Options:
     out: Path
     sampler: str = "dpmpp_2m_sde"
     steps: int = 20
-    """Of a method of two rows a step; its rows per image are the budget of all."""
+    """Of a method of two rows per step; its rows per image are the budget of all."""
     search: int = 500
     """Images a setting while searching, seeds from 1,000,000."""
     n: int = 2000

@@ -36,74 +36,104 @@ DOCS = Path(__file__).parent.parent / "docs"
 REGISTERED = {name for kind in ("term", "finisher", "scale", "reward") for name in names(kind)}
 
 DEMOS: dict[str, tuple[tuple[str, ...], str]] = {
-    "cfg": (("none", "cfg(1.5)", "cfg(4)", "cfg(8)"), "Strokes become heavier and alike long before they break."),
+    "cfg": (
+        ("none", "cfg(1.5)", "cfg(4)", "cfg(8)"),
+        "As the scale grows, strokes become heavier and samples more alike, long before digits break.",
+    ),
     "compose": (
         ('compose({"three": 2})', 'compose({"three": 2, "eight": 1.5})', 'compose({"three": 3, "eight": -1})'),
-        "Ten seeds: a three; a three and an eight; a three and no eight.",
+        "Ten seeds per row: a three; a three AND an eight; a three AND NOT an eight.",
     ),
     "perp_neg": (
         ("cfg(3)", 'cfg(3, negative="one")', 'perp_neg(3, "one")'),
-        "Away from the one: in the place of null, and what of it is orthogonal to the condition.",
+        "Below `cfg(3)`: away from the class one in place of null, then from its part orthogonal to the condition.",
     ),
-    "bands": (("cfg(3)", "bands([3, 1])", "bands([1, 3])"), "All bands; the coarse half only; the fine half only."),
-    "auto": (("none", "auto(2, weak=WEAK)", "auto(4, weak=WEAK)"), "Away from an early snapshot of the same run."),
-    "pag": (("none", "pag(1)", "pag(4)"), "Identity attention in the middle layer."),
-    "seg": (("none", "seg(1)", "seg(4)"), "Queries of the middle layer blurred to their mean."),
-    "slg": (("none", "slg(0.5)", "slg(2)"), "The middle block skipped."),
-    "sag": (("none", "sag(0.5)", "sag(2)"), "Blurred where the middle layer attends."),
-    "icg": (("none", "icg(1.5)", "icg(4)"), "A random class in the place of the null condition; compare `cfg`."),
+    "bands": (
+        ("cfg(3)", "bands([3, 1])", "bands([1, 3])"),
+        "From top to bottom: guidance in all bands, in the coarse half only, in the fine half only.",
+    ),
+    "auto": (
+        ("none", "auto(2, weak=WEAK)", "auto(4, weak=WEAK)"),
+        "Guided away from an early snapshot of the same run.",
+    ),
+    "pag": (("none", "pag(1)", "pag(4)"), "Identity attention in the middle layer of the perturbed branch."),
+    "seg": (
+        ("none", "seg(1)", "seg(4)"),
+        "Queries of the middle layer are blurred to their mean in the perturbed branch.",
+    ),
+    "slg": (("none", "slg(0.5)", "slg(2)"), "The middle block is skipped in the perturbed branch."),
+    "sag": (("none", "sag(0.5)", "sag(2)"), "Guided away from images that are blurred where the middle layer attends."),
+    "icg": (("none", "icg(1.5)", "icg(4)"), "A random class replaces the null condition; compare `cfg`."),
     "cads": (
         ("cfg(4)", "cfg(4) + cads(0.25)", "cfg(4) + cads(1)"),
-        "Noise on the class embedding early in the run loosens the grip of the guidance.",
+        "Noise on the class embedding early in the run makes samples more varied.",
     ),
     "classifier": (
         ("none", "classifier(1, CLASSIFIER).during(sigma=(0, 3))", "classifier(1, CLASSIFIER)"),
-        "At low noise it mends what it does not recognise; over the whole run it overdoes.",
+        "At low noise the classifier repairs digits that it does not recognise; in the whole run it changes too much.",
     ),
-    "apg": (("cfg(6)", "apg(cfg(6))", "apg(cfg(6), norm=4)"), "Without the parallel part; with its length bounded."),
-    "cfgpp": (("none", "cfgpp(0.2)", "cfgpp(0.8)"), "The scale is between 0 and 1 here."),
+    "apg": (
+        ("cfg(6)", "apg(cfg(6))", "apg(cfg(6), norm=4)"),
+        "Below `cfg(6)`: without the parallel part of the direction, then also with its length limited.",
+    ),
+    "cfgpp": (("none", "cfgpp(0.2)", "cfgpp(0.8)"), "The scale of this method is between 0 and 1."),
     "zero_star": (
         ("cfg(6)", "zero_star(cfg(6))", "zero_star(cfg(6), zero=0)"),
-        "With and without the idle first steps.",
+        "Below `cfg(6)`: with velocity 0 in the first steps, then without.",
     ),
     "tcfg": (
         ("cfg(6)", "tcfg(cfg(6))"),
-        "The unconditional direction that the conditional one does not share, removed.",
+        "The part of the unconditional eps that the conditional one does not share is removed.",
     ),
     "mambo": (
         ("cfg(6)", "mambo(cfg(6))", "mambo(cfg(6), 4)"),
-        "The size of the direction tied to that of the prediction.",
+        "The scale falls where the direction is large compared with the prediction.",
     ),
     "adaptive": (
         ("cfg(4)", "adaptive(cfg(4), 0.99)", "adaptive(cfg(4), 0.9)"),
-        "0.9 saves the most rows and leaves the guidance before the four is one.",
+        "A threshold of 0.9 saves the most rows, but stops guiding before the four looks like a four.",
     ),
-    "cached": (("cfg(4)", "cached(cfg(4))", "cached(cfg(4), every=5)"), "The direction held for 2 and for 5 steps."),
+    "cached": (
+        ("cfg(4)", "cached(cfg(4))", "cached(cfg(4), every=5)"),
+        "The direction is reused for 2 and for 5 steps.",
+    ),
     "energy": (
         ("none", "energy(brightness(0.3), 40, through=False)", "energy(label(CLASSIFIER), 2, through=False)"),
-        "Brighter images than the data's 0.13; the score of a classifier.",
+        "Below no guidance: towards brighter images than the data (mean 0.13), then towards the class of a classifier.",
     ),
     "brightness": (
         tuple(f"energy(brightness({b}), 40, through=False)" for b in (0.05, 0.15, 0.3)),
-        "Towards a mean of 0.05, 0.15 and 0.3; the data has 0.13.",
+        "Towards a mean brightness of 0.05, 0.15 and 0.3; that of the data is 0.13.",
     ),
     "label": (
         tuple(f"energy(label(CLASSIFIER), {s}, through=False)" for s in (0.5, 2, 8)),
-        "A classifier of clean images looks at the denoised estimate.",
+        "A classifier of clean images scores the denoised estimate.",
     ),
     "match": (
         ("none", "energy(match(IMAGE, [0, 0, 0.5, 1]), 20, through=False)"),
-        "The upper half is to be that of one real seven, whatever the class.",
+        "The reward asks for the upper half of one real seven, whatever the class.",
     ),
     "rescale": (
         ("cfg(6)", "cfg(6) | rescale(0.7)", "cfg(6) | rescale(1)"),
-        "The spread of the conditional prediction.",
+        "Rescaled towards the standard deviation of the conditional prediction.",
     ),
-    "threshold": (("cfg(8)", "cfg(8) | threshold(0.995)", "cfg(8) | threshold(0.9)"), "Dynamic thresholding."),
-    "clip": (("cfg(8)", "cfg(8) | clip()"), "Clipping x0 at every step."),
-    "ramp": (("cfg(4)", "cfg(ramp(1, 4))", "cfg(ramp(4, 1))"), "Constant; growing; falling."),
-    "clamp": (("cfg(ramp(0, 4))", "cfg(clamp(ramp(0, 4), low=1.5))"), "Never below 1.5."),
-    "region": (("cfg(8)", "cfg(region(8, 1, [0, 0, 0.5, 1]))"), "8 in the upper half, off in the lower one."),
+    "threshold": (
+        ("cfg(8)", "cfg(8) | threshold(0.995)", "cfg(8) | threshold(0.9)"),
+        "Dynamic thresholding of x0 at every step.",
+    ),
+    "clip": (("cfg(8)", "cfg(8) | clip()"), "Below: x0 is clipped at every step."),
+    "ramp": (
+        ("cfg(4)", "cfg(ramp(1, 4))", "cfg(ramp(4, 1))"),
+        "From top to bottom: a constant scale, a growing ramp, a falling ramp.",
+    ),
+    "clamp": (
+        ("cfg(ramp(0, 4))", "cfg(clamp(ramp(0, 4), low=1.5))"),
+        "Below: the same ramp, with a scale that is never below 1.5.",
+    ),
+    "region": (
+        ("cfg(8)", "cfg(region(8, 1, [0, 0, 0.5, 1]))"),
+        "Below: scale 8 in the upper half, guidance off in the lower half.",
+    ),
 }
 
 
@@ -162,7 +192,7 @@ def _pm(measured: Sequence[float], sign: bool = False) -> str:
 
 
 def front(results: Sequence[Result], floor: dict[str, Any], options: Options) -> Figure:
-    """Accuracy over raw distance, one point a method at its best."""
+    """Accuracy over raw distance, one point per method at its best."""
     figure, axes = plt.subplots(figsize=(11, 7.5), layout="constrained")
     for result in results:
         (x, dx), (y, dy) = result.metrics["distance"], result.metrics["accuracy"]
@@ -221,9 +251,10 @@ def main(options: Options) -> None:
             measured.setdefault(page, {"rows": []})["rows"].append(row)
     for page in measured:
         measured[page]["about"] = (
-            f"{options.title}, the settings that were searched: {options.searched} images each at equal rows, on seeds "
-            "of their own, so compare rows of one table only. W is an early snapshot, C a noise-aware classifier. "
-            "[The shoot-out](../results/shootout.md) has the best of them at more images, beside all other methods."
+            f"The settings that were searched on {options.title}, with {options.searched} images each at equal rows. "
+            "The seeds are not those of the shoot-out, so compare rows of this table only. W is an early snapshot and "
+            "C a noise-aware classifier. [The shoot-out](../results/shootout.md) compares the best setting of every "
+            "method."
         )
     for page, (_, caption) in DEMOS.items():
         measured.setdefault(page, {})["caption"] = caption

@@ -144,7 +144,8 @@ def main(options: Options) -> None:
     found = targets(options)
     draw(found, options.docs / "steer.png")
     said = (
-        f"{options.n:,} samples a row, seeds 0 to {options.n - 1}, {options.particles} particles a sample, `{SAMPLER}` "
+        f"{options.n:,} samples per row, seeds 0 to {options.n - 1}, {options.particles} particles per sample, "
+        f"`{SAMPLER}` "
         f"with {STEPS} steps, class {LABEL} of `GaussianMixture.ring(4, 1, 0.7)`; ± is one standard error."
     )
     page = options.docs / "steer.md"

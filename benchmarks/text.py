@@ -52,7 +52,7 @@ class Common:
     """First seed of the images, and that of the prompts."""
     batch_size: int = 64
     out: Path | None = None
-    """File to append the numbers to, one JSON line a row."""
+    """File to append the numbers to, one JSON line per row."""
 
     def __post_init__(self) -> None:
         if self.out is not None:
@@ -105,8 +105,8 @@ class Follow(Common):
             shares = found.agreement
             cells = " | ".join(percent(shares[name]) if name in shares else "" for name in names)
             print(f"| `{guidance}` | {cells} | {1000 * run.seconds / self.n:.1f} |", flush=True)
-            told = {"label": self.label, "text": self.text}
-            self.note({"guidance": guidance, "n": self.n, "seconds": run.seconds, **told, **found.as_dict()})
+            conditions = {"label": self.label, "text": self.text}
+            self.note({"guidance": guidance, "n": self.n, "seconds": run.seconds, **conditions, **found.as_dict()})
 
     def _conds(self, prompts: Prompts) -> list[str]:
         if not self.label:
@@ -157,8 +157,8 @@ class Composed(Common):
             here = {"digit": one, "ink": ink, "position": "left"}
             there = {"digit": other, "ink": second, "position": "right"}
             beside = {f"second {name}": value for name, value in there.items()}
-            told = full_caption({**scene, **here, **beside, "count": "two"})
-            look("plain, everything said of both", k, told, f"cfg({w})")
+            prompt = full_caption({**scene, **here, **beside, "count": "two"})
+            look("plain, everything said of both", k, prompt, f"cfg({w})")
             first, last = (full_caption({**scene, **digit, "count": "one"}) for digit in (here, there))
             look("by halves, everything said of each", k, None, _halves(first, last, w))
         names = ("digit", "ink", "both", "left digit", "right digit", "both digits")

@@ -52,9 +52,9 @@ class Objective:
             ("v", "uniform"), ("x0", "uniform"), ("x0", "min_snr"), ("x0", "capped_v"),
         )  # fmt: skip
         for objective, weighting in choices:
-            _, told, text = asked(data, ["text"])
+            _, inputs, text = asked(data, ["text"])
             config = TrainConfig(
-                net_config("28x28", 3, 28, 0, **told), text=text, steps=6000, batch_size=64,
+                net_config("28x28", 3, 28, 0, **inputs), text=text, steps=6000, batch_size=64,
                 objective=objective, weighting=weighting,
             )  # fmt: skip
             training = Training(data, config, None)
@@ -127,15 +127,15 @@ class Knows:
         print(f"| run | log-SNR | error | {' | '.join(CHANGED)} |\n|{' --- |' * (3 + len(CHANGED))}")
         for spec in self.runs:
             model, generator = load(spec), torch.Generator().manual_seed(0)
-            told = {name: model.encode(captions(truth, name, generator)) for name in ("", *CHANGED)}
+            conditions = {name: model.encode(captions(truth, name, generator)) for name in ("", *CHANGED)}
             text = getattr(getattr(model.denoiser, "network", None), "text", None)
             if text is not None and text.sketch is not None:
-                print_row(f"{spec} | sketch", {k: text(c).sketch for k, c in told.items()}, x0)
+                print_row(f"{spec} | sketch", {k: text(c).sketch for k, c in conditions.items()}, x0)
             for level in self.levels:
                 t = model.schedule.t_of_log_snr(torch.tensor(level, dtype=torch.float64))
                 alpha, sigma = (expand_like(value, x0) for value in model.schedule.alpha_sigma(t))
                 x_t = alpha * x0 + sigma * torch.randn(x0.shape, generator=generator)
-                print_row(f"{spec} | {level:g}", {k: model.denoiser(x_t, t, c).x0 for k, c in told.items()}, x0)
+                print_row(f"{spec} | {level:g}", {k: model.denoiser(x_t, t, c).x0 for k, c in conditions.items()}, x0)
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,11 @@ class Sketches:
         print(f"| made of | steps | processor | error | {' | '.join(CHANGED)} |\n|{' --- |' * (4 + len(CHANGED))}")
         for steps in self.steps:
             for of in ("probabilities", "vector"):
-                _, told, text = asked(data, ["text"], settings={"read": 400, "sketch": steps})
+                _, inputs, text = asked(data, ["text"], settings={"read": 400, "sketch": steps})
                 if of == "vector":
-                    told["text"].pop("says")
+                    inputs["text"].pop("says")
                 ticks, tick = clock()
-                net = net_config("28x28-colour", 3, 28, 0, **told)
+                net = net_config("28x28-colour", 3, 28, 0, **inputs)
                 training = Training(data, TrainConfig(net, text=text), None, reading=tick)
                 encode, generator = encoder_from_config(text), torch.Generator().manual_seed(0)
                 drawn = {}

@@ -87,10 +87,9 @@ def api() -> str:
     lines = [
         "# Public names",
         "",
-        "Everything that `import fairlead as fl` offers. What is not here may change in any release. A name or an",
-        "argument here changes only with a line in the [changelog](../CHANGELOG.md) (a test compares it with the last",
-        "release), and what is to go away works for one minor version more, with a warning that says what to write",
-        "instead.",
+        "This page lists everything that `import fairlead as fl` offers. Anything else may change in any release. A",
+        "name or an argument on this page changes only with a line in the [changelog](../CHANGELOG.md), which a test",
+        "checks. A deprecated name works for one more minor version, with a warning that says what to write instead.",
         "",
         "| name | what it is |",
         "| --- | --- |",
@@ -112,21 +111,23 @@ def _index(goals: list[dict[str, Any]], written: dict[str, Any]) -> str:
     lines = [
         "# Guidance methods",
         "",
-        "After this page you know which method to try first, how it is written, and where its rule, its cost and its",
-        "measured numbers stand. Terms add (`cfg(3) + pag(2)`), finishers follow a bar (`cfg(6) | rescale(0.7)`),",
-        "`.during(sigma=(0.3, 6))` limits any term to noise levels. What each does to the same noise is in the",
-        "[gallery](gallery.md), all of them at equal cost in [the shoot-out](../results/shootout.md).",
+        "After this page you know which method to try first and how to write it. The page of each method has its",
+        "formula, its cost and its measured numbers. The [gallery](gallery.md) shows what each does to the same noise,",
+        "and [the shoot-out](../results/shootout.md) compares all of them at equal cost.",
+        "",
+        "Terms are added (`cfg(3) + pag(2)`), finishers follow a bar (`cfg(6) | rescale(0.7)`), and",
+        "`.during(sigma=(0.3, 6))` limits a term to a range of noise levels.",
         "",
         "## By goal",
         "",
-        "| I want | take first | why | pages |",
+        "| I want to | try first | why | pages |",
         "| --- | --- | --- | --- |",
     ]
     for goal in goals:
         links = ", ".join(f"[{name}]({name}.md)" for name in goal["see"])
         take = " or ".join(f"`{_cell(expression)}`" for expression in goal["take"])
         lines.append(f"| {goal['want']} | {take} | {_cell(goal['why'])} | {links} |")
-    lines += ["", "Which scale: `fairlead tune` ([tune.md](../tune.md)) says, with an interval."]
+    lines += ["", "`fairlead tune` chooses the scale for your model, with an interval ([tune.md](../tune.md))."]
     for kind, title in KINDS.items():
         lines += ["", f"## {title}", "", "| name | what it is | cost |", "| --- | --- | --- |"]
         for name in REGISTRY.get(kind, {}):
@@ -140,8 +141,8 @@ def _gallery(measured: dict[str, Any]) -> str:
     lines = [
         "# Gallery",
         "",
-        "The same noise under every method, on the MNIST model of [the shoot-out](../results/shootout.md); a column is",
-        "a class, a row a setting.",
+        "The same noise under every method, on the MNIST model of [the shoot-out](../results/shootout.md). A column is",
+        "a class and a row is a setting.",
     ]
     for kind in KINDS:
         for name in REGISTRY.get(kind, {}):

@@ -84,8 +84,8 @@ class Example:
     def train(self, folder: Path) -> None:
         """The run in ``out``, conditioned on text alone."""
         data = fl.load_data(f"scenes(n={self.n}, two=0.0)")
-        classes, told, text = asked(data, ["text"], f"sentence:{folder}", settings={"tokens": TOKENS})
-        net = net_config("28x28", 3, 28, classes, channels=self.channels, **told)
+        classes, inputs, text = asked(data, ["text"], f"sentence:{folder}", settings={"tokens": TOKENS})
+        net = net_config("28x28", 3, 28, classes, channels=self.channels, **inputs)
         config = fl.TrainConfig(
             net, {"spec": data.name}, text=text, steps=self.steps, batch_size=self.batch_size, objective="x0",
             weighting="capped_v", drop=0.15,

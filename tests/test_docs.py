@@ -12,7 +12,7 @@ import pytest
 import tyro
 from examples.own_methods.signs import Signs
 
-from fairlead.cli import Command, main
+from fairlead.cli import COMMANDS, main
 from fairlead.core import registry
 from fairlead.guide.expression import parse
 from tests.measure.test_extractors import CLIP
@@ -58,7 +58,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("FAIRLEAD_CACHE", str(folder / "cache"))
         for _, text in blocks("sh", [ROOT / "docs" / "command-line.md"]):
             for line in text.splitlines():
                 words = shlex.split(line, comments=True)
@@ -113,11 +112,10 @@ def test_every_command_line_parses(page: str, line: str, monkeypatch: pytest.Mon
         and "--out" not in words
     )
     command = tyro.cli(
-        Command,
-        args=[*words, "--out", "x"] if needs_out else words,
+        COMMANDS[words[0]],
+        args=[*words[1:], "--out", "x"] if needs_out else words[1:],
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    assert type(command).__name__.lower() == words[0].replace("-", "")
     guidance = getattr(command, "guidance", ())
     for text in (guidance,) if isinstance(guidance, str) else guidance:
         if text != "tuned":

@@ -109,7 +109,7 @@ def test_conditions_of_lists_and_arrays() -> None:
     with pytest.raises(fl.UsageError, match=r"names and prompts go through model.encode"):
         fl.Condition.of(label=["zero"])
     for one in ("12", 3, None):  # one spec, whose letters are none
-        with pytest.raises(fl.UsageError, match="expected a list with one condition a sample"):
+        with pytest.raises(fl.UsageError, match="expected a list with one condition per sample"):
             MODEL.encode(one)
 
 

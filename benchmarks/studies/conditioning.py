@@ -24,7 +24,7 @@ def run(bench: Bench) -> list[Block]:
         for name, variant in WAYS.items()
     )
     parts: list[Block] = [
-        over_scale("conditioning", found, cases, "distance, accuracy and diversity over the scale, a line a way"),
+        over_scale("conditioning", found, cases, "distance, accuracy and diversity over the scale, a line per way"),
         protocol(found, f"Parameters: {sizes}."),
     ]
     for w, row in at.items():

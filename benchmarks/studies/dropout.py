@@ -20,7 +20,7 @@ def run(bench: Bench) -> list[Block]:
     cases = [case for row in at.values() for case in row]
     found = bench.measure("dropout", cases)
     parts: list[Block] = [
-        over_scale("dropout", found, cases, "distance, accuracy and diversity over the scale, a line a probability"),
+        over_scale("dropout", found, cases, "distance, accuracy and diversity over the scale, a line per probability"),
         protocol(found),
     ]
     for w, row in at.items():

@@ -36,7 +36,7 @@ def run(bench: Bench) -> list[Block]:
     grid = class_grid(model, "cfg(1.25)", rows=10, seed=GRID_SEED, title="cfg(1.25), not chosen", **HOW)
     pairs = [weight for both in zip(averaged, against, strict=True) for weight in both]
     return [
-        Picture("evaluation-grid.png", grid, "ten samples of every class, a column a class"),
+        Picture("evaluation-grid.png", grid, "ten samples of every class, a column per class"),
         protocol(found),
         "### The scale",
         over_scale("evaluation", found, sweep, "distance, accuracy and diversity over the scale"),

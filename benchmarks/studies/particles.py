@@ -55,7 +55,7 @@ class Task:
         weight: of the reward while it chooses among particles; it does not matter to best of K.
         cond: whether the model is conditioned on the class.
         reward: class -> the reward at weight 1.
-        measured: (images, labels) -> a number an image, by what does not choose.
+        measured: (images, labels) -> a number per image, by what does not choose.
         unit: of that number, and what it is multiplied by.
     """
 

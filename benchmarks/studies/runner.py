@@ -132,7 +132,7 @@ class Found:
         return self.folder.samples(self.keys[case, training])
 
     def of(self, case: Case) -> list[Point]:
-        """A point a training."""
+        """A point per training."""
         return [self.points[case, training] for training in self.trainings]
 
     def estimate(self, case: Case, metric: str) -> Estimate:
@@ -276,7 +276,7 @@ def protocol(found: Found, more: str = "") -> str:
     k = len(found.trainings)
     errors = (
         "the sampling error of one training (the sampling seeds are the same for all) and the spread of the trainings, "
-        "added in squares"
+        "whose variances add"
         if k > 1
         else "the sampling error; training variation is not in it, as there is one training"
     )
@@ -284,8 +284,8 @@ def protocol(found: Found, more: str = "") -> str:
     ways = {(one.setting.sampler, one.setting.steps) for one in found.points.values()}
     how = "{} with {} steps".format(*next(iter(ways))) if len(ways) == 1 else "sampler and steps as the rows say"
     said = (
-        f"8x8 digits, the `digits` recipe at half its width (`--channels {CHANNELS}`), {k} training{many} a model "
-        f"(seed{many} {', '.join(map(str, found.trainings))}), N = {measured.n:,} images a training and setting, "
+        f"8x8 digits, the `digits` recipe at half its width (`--channels {CHANNELS}`), {k} training{many} per model "
+        f"(seed{many} {', '.join(map(str, found.trainings))}), N = {measured.n:,} images per training and setting, "
         f"sampling seeds {measured.seeds}, {how}. "
         "Distance here is the debiased distance, the Fréchet distance of a classifier's features to the "
         f"{measured.reference_n:,} training images "

@@ -71,7 +71,7 @@ def run(bench: Bench) -> list[Block]:
         lines("steps-solver", solver, "steps", "error of the solver over the number of steps", log_y=True),
         f"Root mean square over pixels (data from -1 to 1) between a sample and the one of {FINE // 2} steps of Heun "
         f"from the same noise; mean over {IMAGES} images of the first training ± standard error. Heun takes two "
-        "evaluations a step.",
+        "evaluations per step.",
         table(["solver", *(f"scale {w:g}, {s} steps" for w in SCALES for s in STEPS)], rows),
     ]
     return parts

@@ -9,16 +9,11 @@ import fairlead as fl
 from fairlead.app.library import Library
 
 
-def at_home(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("FAIRLEAD_CACHE", str(folder / "cache"))
-    patch.chdir(folder)
-
-
 @pytest.fixture(scope="session")
 def playground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("playground")
     with pytest.MonkeyPatch.context() as patch:
-        at_home(folder, patch)
+        patch.chdir(folder)
         fl.train("demo/model", recipe="digits", steps=40, channels=8, batch_size=32, warmup=4)
         fl.sweep("demo/model", "demo/sweep", scales=[0, 1, 2, 4], n=60, steps=4)
     return folder
@@ -28,7 +23,7 @@ def playground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo(playground: Path) -> Iterator[Path]:
     """model/ and sweep/; whatever names them is relative to the folder above, which is the current one meanwhile."""
     with pytest.MonkeyPatch.context() as patch:
-        at_home(playground, patch)
+        patch.chdir(playground)
         yield Path("demo")
 
 

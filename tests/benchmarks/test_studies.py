@@ -1,7 +1,6 @@
 """The studies' runner, on one tiny study from end to end: means, paired differences, going on, and the page."""
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +37,6 @@ CASES = [Case(BASE, "cfg(1)", steps=2), Case(BASE, "cfg(3)", steps=2, label="thr
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmarks.studies.models.CHANNELS", 8)
-        patch.setenv("FAIRLEAD_CACHE", os.environ.get("FAIRLEAD_CACHE", str(tmp_path_factory.mktemp("cache"))))
         bench = Bench(tmp_path_factory.mktemp("studies"), n=70, trainings=(3, 4), train_steps=3)
         for seed in bench.trainings:
             bench.run(BASE, seed)
@@ -115,7 +113,7 @@ def test_the_table_and_the_page(bench: Bench, found: Found, tmp_path: Path) -> N
     assert "| cfg(1) |" in second
     assert real.startswith("| real images |")
     assert "N = 70 images" in protocol(found)
-    assert "2 trainings a model (seeds 3, 4)" in protocol(found)
+    assert "2 trainings per model (seeds 3, 4)" in protocol(found)
 
     study = Study("tiny", "Is it?", "it is.", lambda bench: [text])
     blocks: list[Block] = [text, Picture("a.png", b"png", "a picture")]

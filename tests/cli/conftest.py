@@ -1,16 +1,10 @@
 """A tiny run on the digits, trained once through the command line, for every test of the commands."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from fairlead.cli import main
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ["FAIRLEAD_CACHE"] = str(tmp_path_factory.mktemp("classifiers"))
 
 
 @pytest.fixture(scope="session")

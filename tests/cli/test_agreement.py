@@ -212,8 +212,8 @@ def test_what_samples_are_asked_for_is_what_their_conditions_say() -> None:
     for name, attribute in by_text.items():
         says = [VALUES[name].index(v) if (v := read_caption(c).get(name)) else -1 for c in data.captions]
         assert attribute.labels.tolist() == says
-        told = attribute.labels >= 0
-        assert torch.equal(attribute.labels[told], data.attributes[name].labels[told])
+        known = attribute.labels >= 0
+        assert torch.equal(attribute.labels[known], data.attributes[name].labels[known])
     both = asked_for(("text", "ink"), data)
     assert torch.equal(both["ink"].labels, data.attributes["ink"].labels)
     assert int((by_text["ink"].labels < 0).sum()) > 0

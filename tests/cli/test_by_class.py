@@ -38,7 +38,7 @@ def test_a_sweep_says_it_and_a_wider_one_brings_it_up_to_date(
     ("command", "message"),
     [
         (["sweep", *SWEEP, "--scales", "2"], "by class: no two settings differ in the scale alone"),
-        (["sweep", *SWEEP, "--scales", "1", "2", "--cond", "seven"], "by class: one class is asked for"),
+        (["sweep", *SWEEP, "--scales", "1", "2", "--cond", "seven"], "by class: only one class is given"),
         (["tune", "--guidance", "cfg({a}) + pag({b})", "--range", "a=1:3", "b=1:3"], "2 numbers are open"),
     ],
 )

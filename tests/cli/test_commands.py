@@ -147,7 +147,7 @@ def test_the_same_command_measures_nothing_again_and_a_wider_one_adds(
     printed = capsys.readouterr().out
     assert "8 settings, 1 of them measured; to do: 280 images, about 880 network rows" in printed
     assert "within 80 images: 80 images, about 240 network rows, without 5 of the settings" in printed
-    assert "5 of 8 settings are left (200 images, about 640 network rows); the same command goes on" in printed
+    assert "5 of 8 settings are left (200 images, about 640 network rows); the same command continues" in printed
     assert main(wider[:-2]) == 0
     about, points = SweepFolder(out).read()
     assert [(p.setting.checkpoint == str(tiny_run), p.setting.sampler, p.guidance) for p in points] == [

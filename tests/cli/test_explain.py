@@ -32,7 +32,7 @@ def test_comparing_is_counted_apart(tiny_run: Path, tmp_path: Path, capsys: pyte
     assert main(["explain", str(tiny_run), *options, "--out", str(tmp_path)]) == 0
     stored = json.loads((tmp_path / "explain.json").read_text())
     assert (stored["rows"], stored["compared_rows"]) == ([1, 1, 1], 3)
-    assert "1 further rows a sample" not in capsys.readouterr().out
+    assert "1 further rows per sample" not in capsys.readouterr().out
     assert stored["mean"]["effective"] == [1.0, 1.0, 1.0]
 
 

@@ -219,7 +219,7 @@ def one_of_two(script: Path, words: list[str]) -> int:
     """Run a command twice at once; how many pictures the one that got the folder made."""
     out = Path(words[-1])
     first = start([str(script), *words])
-    while not (out / NAME).exists() and first.poll() is None:
+    while not ((out / NAME).exists() and (out / NAME).stat().st_size) and first.poll() is None:
         time.sleep(0.005)
     first.send_signal(signal.SIGSTOP)  # it lives, however slow the other one is
     second = start([str(script), *words])

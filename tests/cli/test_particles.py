@@ -32,7 +32,7 @@ def test_particles_on_the_command_line_are_those_of_python(tiny_run: Path, tmp_p
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--every", "2"], "--every is of particles"),
+        (["--every", "2"], "--every is an option of particles"),
         (["--reward", "brightness(0.5)"], "pass particles=8"),
         (["--particles", "4"], "nothing tells them apart"),
         (["--particles", "4", "--reward", "brightness(0.5)"], "take ddpm"),

@@ -239,7 +239,7 @@ def test_registered_features_that_embed_text_read_the_prompts(
 
 
 BAD = [
-    ("sweep", ["--prompts", "EMPTY"], "the file holds no prompt; write one a line"),
+    ("sweep", ["--prompts", "EMPTY"], "the file holds no prompt; write one per line"),
     ("sweep", ["--prompts", "nowhere.txt"], "cannot be read (no such file or directory)"),
     ("sweep", ["--prompts", "PROMPTS", "--cond", "blue"], "prompts and conditions are both given, 'blue' first"),
     ("sweep", ["--prompts", "PROMPTS", "--n", "3"], "n = 3 images are too few to score; expected at least 4"),
@@ -247,7 +247,7 @@ BAD = [
     ("sweep", ["--prompts", "PROMPTS", "--clip", "random"], "features 'random' embed no text"),
     ("sweep", ["--prompts", "PROMPTS", "--data", "nowhere"], "unknown data 'nowhere'"),
     ("sweep", [], "clip reads prompts, and none are given"),
-    ("tune", ["--prompts", "EMPTY"], "the file holds no prompt; write one a line"),
+    ("tune", ["--prompts", "EMPTY"], "the file holds no prompt; write one per line"),
     ("tune", ["--prompts", "PROMPTS", "--clip", "random"], "features 'random' embed no text"),
     ("tune", ["--prompts", "PROMPTS", "--objective", "accuracy"], "prompts alone are given, and no judge is trained"),
     ("tune", ["--prompts", "PROMPTS", "--objective", "distance_debiased"], "it needs real images; pass data"),

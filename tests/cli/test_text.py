@@ -21,8 +21,8 @@ PROMPT = "a small red seven at the top left on a white background"
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     assert main(["train", "--recipe", "scenes", *DATA, *READ, "--out", str(folder / "text")]) == 0
-    told = ["--conditions", "text", "label", "ink", "--drops", "ink", "0.3", "--drop-all", "0.1"]
-    assert main(["train", "--recipe", "scenes", *DATA, *READ, *told, "--out", str(folder / "three")]) == 0
+    conditions = ["--conditions", "text", "label", "ink", "--drops", "ink", "0.3", "--drop-all", "0.1"]
+    assert main(["train", "--recipe", "scenes", *DATA, *READ, *conditions, "--out", str(folder / "three")]) == 0
     shown = ["--conditions", "image", "label", "--image", "superres(factor=2)"]
     assert main(["train", "--recipe", "scenes", *DATA, *shown, "--out", str(folder / "shown")]) == 0
     return folder
@@ -74,9 +74,9 @@ def test_the_way_between_two_prompts_has_no_classes_to_recognise(runs, tmp_path,
     assert "'text' is null in one of" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("told", ["image", "ink"])
-def test_a_preview_of_a_model_without_text_or_label(tmp_path, told):
-    preview = ["--conditions", told, "--preview-every", "3", "--out", str(tmp_path / "run")]
+@pytest.mark.parametrize("condition", ["image", "ink"])
+def test_a_preview_of_a_model_without_text_or_label(tmp_path, condition):
+    preview = ["--conditions", condition, "--preview-every", "3", "--out", str(tmp_path / "run")]
     assert main(["train", "--recipe", "scenes", *DATA, *preview]) == 0
     assert (tmp_path / "run" / "previews" / "step-000003.png").exists()
 
@@ -162,7 +162,7 @@ def test_an_empty_prompt_is_no_condition(runs, tmp_path):
             ["--recipe", "digits", "--text", "words"],
             "--text: the network is not conditioned on text; add text",
         ),
-        (["--recipe", "digits", "--image", "inpaint"], "--image: the network is not shown any image"),
+        (["--recipe", "digits", "--image", "inpaint"], "--image: the network is not conditioned on an image"),
         (["--recipe", "digits", "--drops", "text", "0.1"], "unknown condition to drop 'text' (known: label)"),
         (["--recipe", "scenes", *DATA[:2], "--text", "clip"], "expected a source, clip:FOLDER"),
         (["--recipe", "scenes", *DATA[:2], "--text", "word"], "unknown text encoder 'word'; did you mean 'words'?"),

@@ -55,8 +55,8 @@ def test_captions_and_attributes() -> None:
         ({"images": IMAGES.long()}, "got torch.int64"),
         ({"images": IMAGES.float()}, "float images from -1 to 1, got 0 to 2"),
         ({"images": torch.full((6, 1, 2, 2), torch.nan)}, "float images from -1 to 1, got nan"),
-        ({"labels": LABELS[:5]}, "expected 6 labels, one an image, got 5"),
-        ({"labels": "012012"}, "expected 6 labels, one an image, got '012012'"),
+        ({"labels": LABELS[:5]}, "expected 6 labels, one per image, got 5"),
+        ({"labels": "012012"}, "expected 6 labels, one per image, got '012012'"),
         ({"labels": [0, 1, 2, 3, 4, 0]}, "label 3 is not one of 3 classes, 0 to 2"),
         ({"labels": [0, 1, -1, 0, 0, 0]}, "label -1 is not one of 3"),
         ({"labels": [0.5] * 6}, "indices of classes, or their names"),
@@ -64,10 +64,10 @@ def test_captions_and_attributes() -> None:
         ({"labels": None}, "3 classes and no labels"),
         ({"classes": ["a", "a", "b"]}, "different names"),
         ({"classes": "abc"}, "expected a list of texts"),
-        ({"captions": ["a"] * 7}, "expected 6 captions, one an image, got 7"),
+        ({"captions": ["a"] * 7}, "expected 6 captions, one per image, got 7"),
         ({"captions": [[]] * 6}, "empty list of captions"),
         ({"captions": [3] * 6}, "expected a list of texts, got 3"),
-        ({"attributes": {"ink": ["r"]}}, "expected 6 values, one an image, got 1"),
+        ({"attributes": {"ink": ["r"]}}, "expected 6 values, one per image, got 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(given: dict[str, Any], message: str) -> None:
@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_refused(given: dict[str, Any], message: str) -> No
 
 
 def test_what_may_be_of_another_range_is_said() -> None:
-    with pytest.warns(Note, match="of 0 to 1, pass 2"):
+    with pytest.warns(Note, match="from 0 to 1, pass 2"):
         fl.data(torch.rand(3, 1, 4, 4))
 
 

@@ -150,8 +150,8 @@ def test_images_and_metadata_have_to_fit(tmp_path: Path) -> None:
 
 def training(folder: str, seed: int = 0) -> Training:
     data = load_data(folder, caption_column="said")
-    classes, told, text = asked(data, ["text"])
-    net = net_config("8x8", 3, 8, classes, channels=8, **told)
+    classes, inputs, text = asked(data, ["text"])
+    net = net_config("8x8", 3, 8, classes, channels=8, **inputs)
     return Training(data, TrainConfig(net, text=text, steps=4, batch_size=64, seed=seed, drop=0.0), None)
 
 
@@ -161,8 +161,10 @@ def test_a_visit_draws_one_of_the_captions_of_its_image_by_seed(tmp_path: Path) 
     first, again, other = training(folder), training(folder), training(folder, seed=1)
     assert first.conditions is not None
     assert first.conditions.text is not None
-    told = sorted({sentence for own in LISTS for sentence in own})
-    sentence_of = {tuple(ids): sentence for ids, sentence in zip(first.conditions.text.tolist(), told, strict=True)}
+    sentences = sorted({sentence for own in LISTS for sentence in own})
+    sentence_of = {
+        tuple(ids): sentence for ids, sentence in zip(first.conditions.text.tolist(), sentences, strict=True)
+    }
 
     def drawn(run: Training, step: int) -> list[tuple[int, str]]:
         index, ids = run.batches.index(step), text_of(run, step)

@@ -101,7 +101,7 @@ def test_an_image_is_what_ends_like_one_of_an_opened_format(tmp_path: Path) -> N
     assert (len(trained) + 1, len(measured)) == (7, 7)
     for notes in (trained.notes, measured.notes):
         assert (
-            "left out of set: c/IMG_7, c/notes.md, c/pipe.png, c/x.json, a.zip; 1 lie beside images of the same names "
+            "left out of set: c/IMG_7, c/notes.md, c/pipe.png, c/x.json, a.zip; 1 are beside images of the same names "
             "and are not read: put labels or captions into a metadata.jsonl; 1 are images whose names do not end so: "
             "rename them; archives are not read: unpack them"
         ) in notes
@@ -112,7 +112,7 @@ def test_many_left_out_files_are_counted_by_ending(tmp_path: Path) -> None:
     save(*(tmp_path / "set" / "c" / f"{i}.png" for i in range(10)))
     for i in range(10):
         (tmp_path / "set" / "c" / f"{i}.json").write_text("{}")
-    assert "left out of set: 10 .json, such as c/0.json; 10 lie beside images" in read(tmp_path / "set").notes[1]
+    assert "left out of set: 10 .json, such as c/0.json; 10 are beside images" in read(tmp_path / "set").notes[1]
 
 
 def test_a_link_to_nothing_and_a_name_that_is_no_text_are_refused(tmp_path: Path) -> None:
@@ -176,9 +176,9 @@ def test_folders_called_train_and_test_are_splits_without_classes_too(tmp_path: 
     assert data.classes == ("bus", "train")
     assert "the folder train is taken for a class, not for a split" in data.notes
     class_folders(tmp_path / "both", "bus", "train", "test")
-    refused(r"folders called like splits \(test, train\) lie beside bus; move", tmp_path / "both")
+    refused(r"folders with names of splits \(test, train\) are beside bus; move", tmp_path / "both")
     class_folders(tmp_path / "mixed", "train/cat", "dog")
-    refused(r"folders called like splits \(train\) lie beside dog", tmp_path / "mixed")
+    refused(r"folders with names of splits \(train\) are beside dog", tmp_path / "mixed")
     class_folders(tmp_path / "half", "train/cat", "test")
     refused("images in it and in its sub-folders", tmp_path / "half")
 
@@ -225,7 +225,10 @@ def test_layouts_that_are_not_read_are_called_by_name_and_what_to_do_works(tmp_p
     refused("no images in it; .*left out of z: images.zip; archives are not read: unpack them", tmp_path / "z")
     class_folders(tmp_path / "p", "c")
     table(tmp_path / "p" / "index.parquet", url=["u"], caption=["c"])
-    refused("no image column; .*4 image files lie beside; to read these take the parquet files away", tmp_path / "p")
+    refused(
+        "no image column; .*4 image files are in the same folder; to read these, remove the parquet files",
+        tmp_path / "p",
+    )
 
 
 def test_metadata_of_labels_alone_are_read(tmp_path: Path) -> None:
@@ -335,7 +338,7 @@ def test_a_row_of_parquet_reads_no_file(tmp_path: Path) -> None:
     save(tmp_path / "secret.png", tmp_path / "p" / "inside.png")
     for path in (tmp_path / "secret.png", tmp_path / "p" / "inside.png", Path("inside.png")):
         table(tmp_path / "p" / "train.parquet", image=pictures_in(*[None] * 4, path=str(path)), label=[0, 1, 0, 1])
-        refused(r"train row 0 has no image but the path of a file, .*such files are never read", tmp_path / "p")
+        refused(r"train row 0 has the path of a file instead of an image, .*such files are never read", tmp_path / "p")
 
 
 def test_a_hub_set_reads_the_files_that_were_downloaded_for_it_and_no_others(
@@ -376,11 +379,9 @@ def test_parquet_files_and_images_in_one_folder(tmp_path: Path) -> None:
 def test_more_than_fits_in_memory_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path, "c")
     for spec in (str(tmp_path), "digits", "scenes"):
-        with pytest.raises(
-            UsageError, match="100,000 pixels a side are more than fits in memory; expected at most 11,585"
-        ):
+        with pytest.raises(UsageError, match="100,000 pixels a side do not fit in memory; expected at most 11,585"):
             load_data(spec, size=100_000)
-        with pytest.raises(UsageError, match="resize: 100,000 pixels a side are more than fits in memory"):
+        with pytest.raises(UsageError, match="resize: 100,000 pixels a side do not fit in memory"):
             read_images(spec, resize=100_000)
     monkeypatch.setattr(decode, "machine_memory", lambda: 1_000_000)
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)

@@ -77,7 +77,7 @@ def test_image_data_refuses_what_does_not_fit():
         ImageData(images, labels + 1, ("a",), "x", "train", False)
 
 
-def told(n: int) -> ImageData:
+def labelled(n: int) -> ImageData:
     """``numbered``, where caption i says i and the attribute "parity" is i % 2, but -1 for every third image."""
     parity = torch.where(torch.arange(n) % 3 == 0, -1, torch.arange(n) % 2)
     attributes = {"parity": Attribute(("even", "odd"), parity)}
@@ -85,7 +85,7 @@ def told(n: int) -> ImageData:
 
 
 def test_captions_and_attributes_stay_with_their_images():
-    data = told(7)
+    data = labelled(7)
     for index in (torch.tensor([5, 0, 5]), torch.arange(7) % 2 == 0, slice(1, 4), slice(0, 0)):
         part = data.subset(index)
         numbers = part.images[:, 0, 0, 0].tolist()
@@ -95,7 +95,7 @@ def test_captions_and_attributes_stay_with_their_images():
 
 
 def test_fingerprint_sees_a_caption_an_attribute_a_value_and_a_name():
-    data = told(4)
+    data = labelled(4)
     values, labels = data.attributes["parity"].values, data.attributes["parity"].labels
     others = [
         numbered(4),
@@ -114,7 +114,7 @@ def test_fingerprint_sees_a_caption_an_attribute_a_value_and_a_name():
 
 def test_captions_and_attributes_that_do_not_fit_are_refused():
     data = numbered(3)
-    with pytest.raises(UsageError, match="expected no captions or 3, one an image, got 2"):
+    with pytest.raises(UsageError, match="expected no captions or 3, one per image, got 2"):
         replace(data, captions=("a", "b"))
     labels = torch.tensor([0, 1, 0])
     with pytest.raises(UsageError, match=r"attribute 'ink': expected labels int64 \[3\], got torch.int64 \[2\]"):

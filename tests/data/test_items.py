@@ -67,8 +67,8 @@ def test_every_kind_of_item_is_the_set_of_its_images(make: Callable[[int], Any])
 def test_names_captions_and_images_alone() -> None:
     by_name = fl.data(Made(lambda i: (IMAGES[i], NAMES[LABELS[i]])), classes=NAMES)
     assert by_name.fingerprint == WHOLE.fingerprint
-    told = fl.data(Made(lambda i: {"img": IMAGES[i], "text": f"number {i}"}))
-    assert told.captions == tuple(f"number {i}" for i in range(10))
+    captioned = fl.data(Made(lambda i: {"img": IMAGES[i], "text": f"number {i}"}))
+    assert captioned.captions == tuple(f"number {i}" for i in range(10))
     assert fl.data(Made(lambda i: IMAGES[i][0])).shape == (1, 8, 6)
     assert fl.data(TensorDataset(IMAGES)).classes == ("all",)
 
@@ -109,7 +109,7 @@ def failing(i: int) -> Any:
     ("given", "message"),
     [
         (Stream(), "expected a data set with a length and items by number"),
-        (Made(changing), r"item 0 is another image when it is read again, .* take the random transforms out"),
+        (Made(changing), r"item 0 is a different image when it is read again, .* remove the random transforms"),
         (Made(failing), r"item 0 cannot be read \(KeyError: 'gone'\)"),
         (Made(lambda i: (IMAGES[i, :, : 8 - (i == 7)], 0)), "item 7 is 3x7x6 with a label, item 0 3x8x6 with a label"),
         (Made(lambda i: (IMAGES[i], [1, 2])), "item 0 has the label"),

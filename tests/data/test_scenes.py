@@ -226,14 +226,14 @@ def test_prompts_ask_for_combinations_that_are_held_out(full):
     prompts = held_out_prompts(300, seed=3, full=full)
     assert len(prompts) == len(prompts.captions) == 300
     labels = torch.stack([prompts.attributes[name].labels for name in ("digit", "ink", "background", "position")], 1)
-    told = (labels >= 0).all(dim=1)
-    assert bool(held_out()[tuple(labels[told].T)].all())
+    mentioned = (labels >= 0).all(dim=1)
+    assert bool(held_out()[tuple(labels[mentioned].T)].all())
     for i, caption in enumerate(prompts.captions):
         said = {n: a.values[int(a.labels[i])] for n, a in prompts.attributes.items() if int(a.labels[i]) >= 0}
         assert said == read_caption(caption)
         assert not full or caption == full_caption(said)
     assert held_out_prompts(100, seed=3, full=full).captions == prompts.captions[:100]
-    assert bool(told.all()) == full
+    assert bool(mentioned.all()) == full
 
 
 def test_a_glyph_fills_its_frame_in_height_and_stands_in_the_middle():

@@ -44,8 +44,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def tiny_run(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FAIRLEAD_CACHE", str(tmp_path_factory.mktemp("cache")))
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "digits"
     assert main(["train", "--out", str(out), "--steps", "3", "--channels", "8", "--batch-size", "32"]) == 0
     return out

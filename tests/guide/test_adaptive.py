@@ -192,8 +192,8 @@ def test_it_is_exact_in_single_precision_too() -> None:
     [
         ("adaptive(cfg(4), 99)", r"expected threshold to be a cosine in \[-1, 1\], got 99"),
         ('adaptive(cfg(4), space="noise")', "unknown adaptive space 'noise'"),
-        ("adaptive(compose({1: 2}))", "goes around one method of two branches"),
-        ("adaptive(cached(cfg(4)))", r"cannot go around cached\(...\), which evaluates its two branches in some steps"),
+        ("adaptive(compose({1: 2}))", "wraps one method of two branches"),
+        ("adaptive(cached(cfg(4)))", r"cannot wrap cached\(...\), which evaluates its two branches in some steps"),
         ("adaptive(adaptive(cfg(4)))", "needs the two predictions inside it at every step; keep one"),
         ("apg(adaptive(cfg(4)))", r"write adaptive\(apg\(...\)\)"),
     ],

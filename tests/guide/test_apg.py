@@ -171,7 +171,7 @@ def test_it_nests() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("apg(4)", "goes around one method"),
+        ("apg(4)", "wraps one method"),
         ("apg(cfg(4), norm=0)", "expected norm > 0"),
         ("apg(cfg(4), momentum=1)", r"momentum in \(-1, 1\)"),
         ('apg(cfg(4), eta="a")', "expected eta"),

@@ -118,7 +118,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_a_snapshot_of_a_training_guides_it_end_to_end(run: Path) -> None:
-    """By its path, by a name and by hand the same images, at two rows a sample and step."""
+    """By its path, by a name and by hand the same images, at two rows per sample and step."""
     model, weak, specs = load(run, device="cpu"), load(f"{run}@step2", device="cpu"), ["three", "seven", None]
     by_path = fl.sample(model, specs, guidance=f'auto(2, weak="{run}@step2")', steps=3, seeds=5)
     by_name = fl.sample(model, specs, guidance=fl.auto(2, weak="w"), resources={"w": weak}, steps=3, seeds=5)

@@ -131,7 +131,7 @@ def test_at_the_door() -> None:
         ('bands("3")', "expected one scale a band"),
         ("bands([[1, 2], [1, 2, 3]])", "of one length"),
         ('bands([1, 1], negative="1")', "never look at the negative"),
-        ("apg(bands([1, 2]))", "goes around one method of two branches"),
+        ("apg(bands([1, 2]))", "wraps one method of two branches"),
     ],
 )
 def test_refusals(text: str, message: str) -> None:

@@ -191,9 +191,9 @@ def test_around_apg_it_carries_on_the_projected_direction() -> None:
         ("cached(cfg(4), every=0)", "expected every to be a number of steps of at least 1, got 0"),
         ("cached(cfg(4), every=1.5)", "expected every to be a number of steps of at least 1, got 1.5"),
         ("cached(cfg(4), order=2)", r"expected order 0 \(hold\) or 1 \(extrapolate\), got 2"),
-        ("cached(adaptive(cfg(4)))", r"cannot go around adaptive\(...\), which needs the two predictions"),
+        ("cached(adaptive(cfg(4)))", r"cannot wrap adaptive\(...\), which needs the two predictions"),
         ("tcfg(cached(cfg(4)))", r"which evaluates its two branches in some steps only; write cached\(tcfg"),
-        ("cached(compose({1: 2}))", "goes around one method of two branches"),
+        ("cached(compose({1: 2}))", "wraps one method of two branches"),
     ],
 )
 def test_refused(text: str, message: str) -> None:

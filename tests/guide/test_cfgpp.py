@@ -176,7 +176,7 @@ def test_a_run_of_scale_0_is_the_unconditional_run(sampler: str) -> None:
     [
         ("cfgpp(4)", "from 0 to 1, such as 0.6, got 4; scales above 1 are for cfg"),
         ("cfgpp([0.5, -0.1])", "got -0.1"),
-        ("apg(cfgpp(0.6))", "goes around one method of two branches"),
+        ("apg(cfgpp(0.6))", "wraps one method of two branches"),
     ],
 )
 def test_refusals(text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The scale that a student was taught: told to the run's own condition, at one row (2210.03142)."""
+"""The scale that a student has learned: it goes with the run's own condition, at one row (2210.03142)."""
 
 import re
 from dataclasses import replace
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fairlead.core.errors import UsageError
-from fairlead.guide.methods.distilled import told_scale
+from fairlead.guide.methods.distilled import with_scale
 from fairlead.sample.grids import trailing
 from tests.guide.toy import CLASSES, NETWORK, ONLY_LABELS, N, T, call, close, images, steered
 
@@ -16,9 +16,9 @@ X_T = images()
 
 
 def of_network(scale: object, specs: list = SPECS) -> torch.Tensor:
-    """The x0 of the network told this scale; None: none."""
+    """The x0 of the network at this scale; None: none."""
     condition = NETWORK.encode(specs)
-    return NETWORK.denoiser(X_T, T, condition if scale is None else told_scale(condition, scale)).x0  # type: ignore[arg-type]
+    return NETWORK.denoiser(X_T, T, condition if scale is None else with_scale(condition, scale)).x0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("batching", ["fused", "sequential"])
@@ -47,10 +47,10 @@ def test_null_and_other_conditions_are_told_none() -> None:
 
 def test_a_perturbed_branch_is_told_it_as_the_own_one_is() -> None:
     plain, _ = call(steered("pag(2)", SPECS), X_T)
-    told, _ = call(steered("distilled(0) + pag(2)", SPECS), X_T)
-    assert float((told.x0 - plain.x0).abs().max()) > 1e-3
-    away = (told.x0 - of_network(0.0)) / 2
-    condition = told_scale(NETWORK.encode(SPECS), 0.0)
+    added, _ = call(steered("distilled(0) + pag(2)", SPECS), X_T)
+    assert float((added.x0 - plain.x0).abs().max()) > 1e-3
+    away = (added.x0 - of_network(0.0)) / 2
+    condition = with_scale(NETWORK.encode(SPECS), 0.0)
     perturbation = next(b.perturb for b in steered("pag(2)", SPECS).coefficients(_step()) if b.perturb is not None)
     perturbed = NETWORK.denoiser(X_T, T, condition.perturbed(perturbation)).x0
     close(away, of_network(0.0) - perturbed, 1e-9)
@@ -71,10 +71,10 @@ def test_outside_of_its_interval_the_student_is_not_guided() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("distilled(9)", "the student was taught scales from -1 to 8, got 9"),
+        ("distilled(9)", "the student learned scales from -1 to 8, got 9"),
         ("distilled([1, 2, 3, -2, 1])", "from -1 to 8, got -2"),
         ("distilled(ramp(1, 20))", "from -1 to 8, got"),
-        ("distilled(region(3, 1, [0, 0, 0.5, 1]))", "takes one scale a sample, not one a pixel"),
+        ("distilled(region(3, 1, [0, 0, 0.5, 1]))", "takes one scale per sample, not one per pixel"),
     ],
 )
 def test_scales_that_were_not_taught_are_refused_before_the_first_call(text: str, message: str) -> None:
@@ -83,5 +83,8 @@ def test_scales_that_were_not_taught_are_refused_before_the_first_call(text: str
 
 
 def test_models_without_a_range_are_refused() -> None:
-    with pytest.raises(UsageError, match="this model takes no scale; make a student that does with fairlead distill"):
+    with pytest.raises(
+        UsageError,
+        match="this model does not take a scale as an input; train a student that does with fairlead distill",
+    ):
         steered("distilled(2)", SPECS, model=replace(ONLY_LABELS, scale_range=None))

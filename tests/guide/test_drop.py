@@ -16,7 +16,7 @@ SCHEDULE = VPCosine()
 T = torch.tensor(0.5, dtype=torch.float64)
 
 
-def told(x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+def denoised(x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
     """x0 = 10 text + label + 100 text label, each 0 where it is dropped: not additive, so the crossed term shows."""
     tally(len(x_t))
     text, label = (condition.values[name] * condition.keep[name] for name in ("text", "label"))
@@ -32,7 +32,7 @@ def condition() -> Condition:
 
 
 def guided(expression: str, run: Condition) -> tuple[list[float], int]:
-    denoiser = GuidedDenoiser(told, parse(expression), SCHEDULE, run)
+    denoiser = GuidedDenoiser(denoised, parse(expression), SCHEDULE, run)
     with counting() as cost:
         x0 = denoiser(torch.zeros(3, 2, dtype=torch.float64), T, run).x0
     return x0[:, 0].tolist(), cost.rows

@@ -216,7 +216,7 @@ def test_without_at_the_grid_names_the_step_and_without_a_grid_the_time_does() -
     ("make", "message"),
     [
         (lambda: guided("cfg(3)", [None] * N), r"cfg\(3\) steers towards the run's condition, but none was given"),
-        (lambda: guided("compose({1: 2})"), r"compose\(\{1: 2\}\) stands in place of the run's condition"),
+        (lambda: guided("compose({1: 2})"), r"compose\(\{1: 2\}\) replaces the run's condition"),
         (lambda: guided("cfg(3, negative=9)"), "class index 9 is out of range"),
         (lambda: guided("cfg(3, negative=1)", encode=None), "names the condition 1, but no encode function"),
         (lambda: guided("cfg([1, 2])"), r"cfg\(\[1, 2\]\) has scales for 2 samples, the run has 5"),

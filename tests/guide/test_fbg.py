@@ -182,7 +182,7 @@ def test_rows_leave_for_good_once_a_sample_is_sure() -> None:
             "fbg(0.9, sure=-5)",
             "fbg: at pi=0.9 the scale is 10 at log r -2.2, which is not below sure=-5: nothing would",
         ),
-        ("apg(fbg(0.9))", r"apg\(...\) goes around one method of two branches"),
+        ("apg(fbg(0.9))", r"apg\(...\) wraps one method of two branches"),
     ],
 )
 def test_refused(text: str, message: str) -> None:

@@ -229,11 +229,11 @@ def test_a_thousand_particles_have_the_moments_of_infinitely_many(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fkc(pag(2))", "goes around cfg, compose or auto"),
-        ("fkc(adaptive(cfg(3)))", "goes around cfg, compose or auto"),
+        ("fkc(pag(2))", "wraps cfg, compose or auto"),
+        ("fkc(adaptive(cfg(3)))", "wraps cfg, compose or auto"),
         ("fkc(cfg(ramp(1, 3)))", "expected numbers for scales"),
         ('fkc(compose({"1": ramp(1, 3)}))', "expected numbers for scales"),
-        ("fkc(cfg(3).during(t=(0, 0.5)))", "goes around cfg, compose or auto"),
+        ("fkc(cfg(3).during(t=(0, 0.5)))", "wraps cfg, compose or auto"),
         ("apg(fkc(cfg(3)))", "weighs particles for exactly what is inside of it"),
     ],
 )

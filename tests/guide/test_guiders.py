@@ -156,7 +156,7 @@ def test_one_that_is_off_is_no_guidance() -> None:
         (diffusers.AdaptiveProjectedMixGuidance(), "ours acts on x0"),
         (MagnitudeAwareGuidance(), "takes norms of the network's own output, here eps.*acts on flow"),
         (diffusers.FrequencyDecoupledGuidance(parallel_weights=0.5), "parallel_weights .* leave them out"),
-        (diffusers.FrequencyDecoupledGuidance(guidance_scales=[5.0, 1.0]), "theirs takes the band before it"),
+        (diffusers.FrequencyDecoupledGuidance(guidance_scales=[5.0, 1.0]), "diffusers uses the band before it"),
         (object(), "guider 'object'"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,

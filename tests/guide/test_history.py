@@ -1,5 +1,6 @@
 """Momentum guidance: the mean of velocities, and what it makes of the solver (2602.20360)."""
 
+import functools
 import math
 from itertools import pairwise
 
@@ -32,6 +33,7 @@ def along(t: float, seed: int) -> Tensor:
     return random(N, 3, 4, seed=seed) + t * random(N, 3, 4, seed=seed + 50)
 
 
+@functools.cache
 def run(text: str, sampler: str | None = None) -> tuple[Tensor, int]:
     grid, start = trailing(NETWORK.schedule, 8), images(t=torch.ones((), dtype=torch.float64))
     denoiser = steered(text, SPECS, times=grid)

@@ -110,7 +110,7 @@ def test_with_cads_the_draw_is_another_than_the_noise_and_both_ride_in_one_call(
     ("make", "message"),
     [
         (lambda: icg("icg(3)", (1,), [None]), "steers towards the run's condition, but none was given"),
-        (lambda: guided("icg(3)"), r"icg\(3\): draws classes, and this model names none; use cfg or pag"),
+        (lambda: guided("icg(3)"), r"icg\(3\): draws random classes, and this model has no classes; use cfg or pag"),
         (
             lambda: call(GuidedDenoiser.of(MODEL, ICG(3), MODEL.encode(SPECS)), points()),
             "draws noise, which needs seeds and the sampler's grid",

@@ -105,7 +105,7 @@ def test_what_a_text_alike_is_moved_away_from_is_itself() -> None:
             "nag.5. steers towards the run's condition, but none was given",
         ),
         (lambda: steered(f"nag(pixels({[[2.0] * 8] * 8}))", SPECS, times=GRID), "no scale for each pixel"),
-        (lambda: steered("apg(nag(5))", SPECS), "apg.*goes around one method of two branches"),
+        (lambda: steered("apg(nag(5))", SPECS), "apg.*wraps one method of two branches"),
         (lambda: NAG(5, limit=0), "nag: expected limit to be a number above 0"),
         (lambda: NAG(5, blend=2), "nag: expected blend from 0 to 1 such as 0.25, got 2"),
         (lambda: to_guidance("nag(5, negative=1.5)"), "nag: expected negative to be a condition"),

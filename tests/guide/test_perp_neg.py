@@ -105,7 +105,7 @@ def test_weights_a_sample() -> None:
     [
         ('perp_neg([1, 2], "1", [1, 2, 3])', r"one per sample, got \[2, 3\]"),
         ("perp_neg(3, none)", "negative"),
-        ('apg(perp_neg(3, "1"))', "goes around one method of two branches"),
+        ('apg(perp_neg(3, "1"))', "wraps one method of two branches"),
     ],
 )
 def test_refusals(text: str, message: str) -> None:

@@ -67,7 +67,7 @@ def test_layers_are_those_named(text: str) -> None:
 
 @pytest.mark.parametrize("text", KINDS)
 def test_the_middle_by_name_and_by_default_is_one_branch(text: str) -> None:
-    """Three terms, two of which perturb the same layers under two names: three rows a sample in place of four."""
+    """Three terms, two of which perturb the same layers under two names: three rows per sample in place of four."""
     both = f'{text}) + {text}, layers=["middle.0", "middle.1"]) + cfg(3)'
     _, cost = call(steered(both, SPECS), X_T)
     assert cost.rows == 3 * N
@@ -212,7 +212,7 @@ def test_the_blur_of_diffusers_has_its_two_cases_exchanged() -> None:
             r"layer 'x' \(known: down.0.0, down.1.0, middle.0",
         ),
         (lambda: steered('slg(2, layers="stem")', SPECS), r"unknown block layer 'stem'.*\(known: down.0.0"),
-        (lambda: guided("pag(2)"), "pag: this model names no attention layers that could be perturbed"),
+        (lambda: guided("pag(2)"), "pag: this model names no attention layers .* use a unet or a dit"),
         (lambda: guided("seg(2)"), "seg: this model names no attention layers"),
         (lambda: guided("slg(0)"), "slg: this model names no block layers .* use a unet or a dit"),
         (lambda: guided("slg(2).during(t=(0, 1))"), "names no block layers"),

@@ -187,7 +187,7 @@ def test_an_eps_network_gives_the_same_as_a_v_network() -> None:
         (lambda: parse("sag(1, layers=3)"), "expected layers to be names of layers"),
         (lambda: steered('sag(1, layers="middel.0")', SPECS), "unknown attention layer 'middel.0'; did you mean"),
         (lambda: guided("sag(1)"), "names no attention layers"),
-        (lambda: parse("adaptive(sag(1))"), "goes around one method of two branches"),
+        (lambda: parse("adaptive(sag(1))"), "wraps one method of two branches"),
     ],
 )
 def test_refused(make, message: str) -> None:

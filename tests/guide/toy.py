@@ -126,8 +126,8 @@ CLASSES = ("zero", "one", "two", "three")
 def network_model(
     seed: int = 0, objective: Objective = "v", schedule: NoiseSchedule | None = None, reads: bool = True
 ) -> Model:
-    """An untrained network as a Model of 1 x 8 x 8 images with 4 classes, of any dtype. Where it ``reads``, it is told
-    their names too."""
+    """An untrained network as a Model of 1 x 8 x 8 images with 4 classes, of any dtype. Where it ``reads``, it is
+    conditioned on their names too."""
     schedule, network = schedule or RectifiedFlow(), _network(seed, reads)
 
     def in_float64(x: Tensor, time: Tensor, condition: Condition) -> Tensor:

@@ -1,6 +1,5 @@
 """One autoencoder and one model of its latents, trained once on the 8x8 digits, for every test here."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,6 @@ from fairlead.diffusers.kl_autoencoder import finished_autoencoder, save_autoenc
 from fairlead.nets.build import AUTOENCODER_PRESETS, net_config
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """That of the tests of the commands where they ran before, with their judge."""
-    with pytest.MonkeyPatch.context() as patch:
-        if "FAIRLEAD_CACHE" not in os.environ:
-            patch.setenv("FAIRLEAD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def autoencoder_config(**changes: Any) -> TrainConfig:

@@ -7,15 +7,10 @@ from fairlead.measure.judge import cached_classifier
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("classifiers")
+def judge():
+    return cached_classifier(load_digits("train"), "judge")
 
 
 @pytest.fixture(scope="session")
-def judge(cache):
-    return cached_classifier(load_digits("train"), "judge", cache)
-
-
-@pytest.fixture(scope="session")
-def extractor(cache):
-    return cached_classifier(load_digits("train"), "features", cache)
+def extractor():
+    return cached_classifier(load_digits("train"), "features")

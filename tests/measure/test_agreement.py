@@ -143,8 +143,10 @@ def test_a_stored_judge_is_read_and_sees_the_same(train, test, tmp_path, monkeyp
     monkeypatch.setattr(judge_module, "fit", lambda *_: pytest.fail("trained again"))
     again = cached_attribute_judge(train, tmp_path)
     assert again.name == first.name
-    for name, labels in first.judge(test.images).items():
-        assert torch.equal(again.judge(test.images)[name], labels)
+    seen, expected = (judge.judge(test.images) for judge in (again, first))
+    assert seen.keys() == expected.keys()
+    for name, labels in expected.items():
+        assert torch.equal(seen[name], labels)
 
 
 def test_a_score_has_real_images_beside_it_and_a_protocol(quick, train, test):
@@ -176,7 +178,7 @@ def test_what_does_not_fit_is_refused(quick, train, test):
         evaluator.score(test.images, {"inc": Attribute(VALUES["ink"], labels)})
     with pytest.raises(UsageError, match="attribute 'size': values are big, small; the judge's are small, large"):
         evaluator.score(test.images, {"size": Attribute(("big", "small"), labels)})
-    with pytest.raises(UsageError, match=r"attribute 'size': expected labels int64 \[200\], one an image, got \[3\]"):
+    with pytest.raises(UsageError, match=r"attribute 'size': expected labels int64 \[200\], one per image, got \[3\]"):
         evaluator.score(test.images, {"size": Attribute(VALUES["size"], labels[:3])})
     with pytest.raises(UsageError, match="nothing was asked for"):
         evaluator.score(test.images, {"size": Attribute(VALUES["size"], labels - 1)})

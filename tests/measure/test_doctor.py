@@ -153,8 +153,8 @@ def test_a_model_that_hardly_hears_its_label() -> None:
 
 def test_the_null_of_each_condition_is_asked_for(tmp_path: Path) -> None:
     data = load_data("scenes(n=60)")
-    _, told, text = asked(data, ["text", "ink"])
-    net = net_config("28x28", 3, 28, 0, channels=8, **told)
+    _, inputs, text = asked(data, ["text", "ink"])
+    net = net_config("28x28", 3, 28, 0, channels=8, **inputs)
     config = TrainConfig(net, text=text, steps=1, batch_size=8, drop=0.2, drops={"ink": 0.0})
     assert len(list(Training(data, config, tmp_path / "run").run())) == 1
     found = {f.question: f for f in doctor(load(tmp_path / "run", device="cpu"), data=data)}["null"]

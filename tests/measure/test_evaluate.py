@@ -61,7 +61,7 @@ def test_shares_at_the_limits_stand_for_an_x0_that_is_gone(evaluator, real):
     stored = evaluator.score(images, labels, None, range(120), saturation=shares_at_limits(x0))
     assert stored.metrics == whole.metrics
     for given in ({"x0": x0, "saturation": shares_at_limits(x0)}, {"x0": None, "saturation": torch.zeros(7)}):
-        with pytest.raises(UsageError, match="expected one share an image, instead of x0"):
+        with pytest.raises(UsageError, match="expected one share per image, instead of x0"):
             evaluator.score(images, labels, seeds=range(120), **given)
 
 

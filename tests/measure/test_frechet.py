@@ -217,6 +217,7 @@ def test_linear_algebra_gives_the_thread_setting_back():
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_near_0_the_paired_jackknife_gives_the_spread_of_the_difference_over_draws():
     """Two settings at the truth but for a little noise of their own: influence values vanish there to first order."""
     generator = torch.Generator().manual_seed(5)

@@ -64,18 +64,21 @@ def test_shift_moves_whole_pixels_and_fills_with_black():
     assert torch.equal(reached, expected)
 
 
-def test_second_call_reads_the_cache_and_gives_the_same_weights(judge, cache, monkeypatch):
+def test_second_call_reads_the_cache_and_gives_the_same_weights(tmp_path, monkeypatch):
     def _never(*_):
         raise AssertionError("trained again")
 
+    quick = judge_module.ClassifierRecipe(seed=1, steps=2, width=4)
+    monkeypatch.setattr(judge_module, "recipe_for", lambda data, role: quick)
+    first = cached_classifier(load_digits("train"), "judge", tmp_path)
     monkeypatch.setattr(judge_module, "_train", _never)
-    again = cached_classifier(load_digits("train"), "judge", cache)
-    assert again.weight_hash == judge.weight_hash
+    again = cached_classifier(load_digits("train"), "judge", tmp_path)
+    assert again.weight_hash == first.weight_hash
     images = load_digits("test").images[:50]
-    assert torch.equal(again.logits(images), judge.logits(images))
-    monkeypatch.setenv("FAIRLEAD_CACHE", str(cache))
-    assert cached_classifier(load_digits("train"), "judge").weight_hash == judge.weight_hash
-    assert not [path for path in cache.iterdir() if path.name.startswith(".")]
+    assert torch.equal(again.logits(images), first.logits(images))
+    monkeypatch.setenv("FAIRLEAD_CACHE", str(tmp_path))
+    assert cached_classifier(load_digits("train"), "judge").weight_hash == first.weight_hash
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_a_damaged_cache_is_trained_anew(tmp_path, monkeypatch):

@@ -152,16 +152,16 @@ def test_so_many_of_each_label_are_no_distance():
     """Ten far classes, thirty of each: truth 0; pairs of one class are too few by 1 / n unless the labels are known."""
     centres, labels = 4 * torch.randn(10, 8, dtype=torch.float64), torch.arange(300) % 10
     reference = KernelReference.of(centres[torch.arange(3000) % 10] + torch.randn(3000, 8), FittedGaussian(3.0))
-    found: dict[str, list[Estimate]] = {"told": [], "not told": []}
+    found: dict[str, list[Estimate]] = {"with labels": [], "without labels": []}
     for _ in range(30):
         fake = centres[labels] + torch.randn(300, 8)
-        found["told"].append(reference.against(fake, labels))
-        found["not told"].append(reference.against(fake))
+        found["with labels"].append(reference.against(fake, labels))
+        found["without labels"].append(reference.against(fake))
     means = {key: sum(e.value for e in estimates) / 30 for key, estimates in found.items()}
-    spread = float(torch.tensor([e.value for e in found["told"]]).std())
+    spread = float(torch.tensor([e.value for e in found["with labels"]]).std())
     # the reference is itself 300 of each, of which its pairs lack a tenth of what the fakes' lack
-    assert abs(means["told"]) < 1.5 * spread
-    assert means["not told"] < -4 * spread
+    assert abs(means["with labels"]) < 1.5 * spread
+    assert means["without labels"] < -4 * spread
 
 
 def test_labels_by_hand():

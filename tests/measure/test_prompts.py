@@ -68,8 +68,8 @@ def test_a_prompt_stands_on_a_line_or_in_a_row(name, text, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.txt", b"", "the file holds no prompt; write one a line"),
-        ("p.txt", b" \n\r\n\t", "the file holds no prompt; write one a line"),
+        ("p.txt", b"", "the file holds no prompt; write one per line"),
+        ("p.txt", b" \n\r\n\t", "the file holds no prompt; write one per line"),
         ("p.txt", b"caf\xe9\n", "is not text in UTF-8"),
         ("p.jsonl", b"", "the file holds no prompt"),
         (
@@ -176,7 +176,7 @@ def test_prompts_are_asked_for_in_turn_and_what_is_too_few_is_said():
     assert asked.notes == ("diversity leaves out 1 of 2 prompts: fewer than 3 of the 7 images; n = 9 would do",)
     assert Targets.of_prompts(made, 9).notes == ()
     first = Targets.of_prompts(made, 2).notes
-    assert first[0] == "only the first 2 of 3 prompts are asked for, an image each"
+    assert first[0] == "only the first 2 of 3 prompts are used, one image each"
     part = asked.part(slice(1, 3))
     assert (part.conds, part.labels.tolist(), part.names) == (("green", "red"), [1, 0], asked.names)
 
@@ -205,12 +205,12 @@ def test_the_text_of_a_condition_and_models_that_need_more_than_text():
     )
     model = stand_in(encode=encode, conditions=("text", "label"), classes=("a",))
     assert text_of(model, "red") == text_of(model, " text=red; label=a") == "red"
-    with pytest.raises(UsageError, match="'label=a' says no text; expected a prompt such as 'a red cat'"):
+    with pytest.raises(UsageError, match="'label=a' has no text; expected a prompt such as 'a red cat'"):
         text_of(model, "label=a")
     check_prompted(model)
     with pytest.raises(UsageError, match="conditioned on label, not on text; leave them out, its classes need none"):
         check_prompted(stand_in(conditions=("label",), classes=("a",)))
     with pytest.raises(UsageError, match="conditioned on nothing, not on text; leave them out"):
         check_prompted(stand_in(conditions=(), classes=()))
-    with pytest.raises(UsageError, match="is shown an image beside the text"):
+    with pytest.raises(UsageError, match="is conditioned on an image beside the text"):
         check_prompted(stand_in(conditions=("text", "image"), classes=()))

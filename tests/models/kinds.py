@@ -67,8 +67,8 @@ def _told(names: tuple[str, ...], out: Path) -> Path:
     from tests.train.test_conditions import captioned
 
     data = captioned()
-    classes, told, text = asked(data, names)
-    net = net_config("8x8", 3, 8, classes, channels=8, embed=16, **told)
+    classes, inputs, text = asked(data, names)
+    net = net_config("8x8", 3, 8, classes, channels=8, embed=16, **inputs)
     _train(tiny_config(net=net, text=text, steps=2, batch_size=4), data, out)
     return out
 
@@ -92,10 +92,10 @@ def _lora(place: Path) -> Path:
     data = captioned()
     data = replace(data, images=data.images.repeat(1, 3, 1, 1))
     base = Base.of(str(pipeline))
-    _, told, text = asked(data, ["text"], base.text, settings={"masked": False})
+    _, inputs, text = asked(data, ["text"], base.text, settings={"masked": False})
     latents = load_autoencoder(base.folder).config(data.shape)
     fixed: dict[str, Any] = {"schedule": base.schedule, "objective": base.objective, "text": text, "latents": latents}
-    net = base.net(latents["shape"][0], latents["shape"][1], 4, told["text"])
+    net = base.net(latents["shape"][0], latents["shape"][1], 4, inputs["text"])
     config = TrainConfig(net=net, steps=2, batch_size=4, warmup=1, precision="fp32", **fixed)
     _train(config, data, place / "lora")
     return place / "lora"

@@ -79,7 +79,7 @@ def test_a_ddim_run_is_the_pipelines_own_run(family: str) -> None:
 
 
 def _dit_run(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    """DiTPipeline takes no latents: its images, unclamped, by its own loop in one line a step."""
+    """DiTPipeline takes no latents: its images, unclamped, by its own loop in one line per step."""
     network, scheduler = pipe.transformer, pipe.scheduler
     scheduler.set_timesteps(5)
     x, labels = latents, torch.tensor([1, 2, 1000, 1000])
@@ -221,7 +221,7 @@ def test_particles_of_a_loaded_pipeline_compete_by_decoded_images() -> None:
 
 def test_particles_are_refused_where_the_pipeline_samples() -> None:
     with (
-        pytest.raises(UsageError, match=r"weighs particles, and a pipeline has none"),
+        pytest.raises(UsageError, match=r"weights particles, and an attached pipeline has none"),
         fl.attach(made.sd(), "fkc(cfg(2))"),
     ):
         pass

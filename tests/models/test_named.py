@@ -93,7 +93,7 @@ def test_numbers_that_could_be_names_are_refused_before_anything_is_sampled() ->
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ("cfg(2, negative=1)", 'cfg(2, negative="one")'),
         ("apg(cfg(2, negative=1)).during(t=(0, 1))", 'apg(cfg(2, negative="one")).during(t=(0, 1))'),
@@ -103,10 +103,10 @@ def test_numbers_that_could_be_names_are_refused_before_anything_is_sampled() ->
         ('cfg(2, negative="ONE")', 'cfg(2, negative="one")'),
     ],
 )
-def test_a_guidance_is_written_by_name(given: str, told: str) -> None:
+def test_a_guidance_is_written_by_name(given: str, expected: str) -> None:
     run = fl.sample(model_of(DIGIT_NAMES), "seven", guidance=given, **OPTIONS)
-    assert run.settings["guidance"] == run.provenance(0)["guidance"] == told
-    assert torch.equal(run.x0, fl.sample(model_of(DIGIT_NAMES), 7, guidance=told, **OPTIONS).x0)
+    assert run.settings["guidance"] == run.provenance(0)["guidance"] == expected
+    assert torch.equal(run.x0, fl.sample(model_of(DIGIT_NAMES), 7, guidance=expected, **OPTIONS).x0)
 
 
 def test_a_composition_names_each_class_once() -> None:
@@ -143,7 +143,7 @@ def several(classes: tuple[str, ...]) -> ConditionEncoder:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ({"label": "2", "text": "a; b"}, 'label=2; text="a; b"'),
         ("label=2", "label=2"),
@@ -155,12 +155,12 @@ def several(classes: tuple[str, ...]) -> ConditionEncoder:
         (None, None),
     ],
 )
-def test_several_conditions_by_name(given, told) -> None:
+def test_several_conditions_by_name(given, expected) -> None:
     encoder = several(("1", "2", "3"))
-    assert encoder.named(given) == told
+    assert encoder.named(given) == expected
     if not isinstance(given, dict) or None not in given.values():
         text = given if not isinstance(given, dict) else written(given)
-        assert encoder([text]).equals(encoder([told]))
+        assert encoder([text]).equals(encoder([expected]))
 
 
 def test_an_index_among_several_conditions() -> None:

@@ -84,14 +84,14 @@ def test_a_network_of_another_width_or_length_is_refused_before_captions_are_enc
     sources: dict[str, str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = captioned()
-    _, told, text = asked(data, ["text"], sources[kind], settings={"tokens": 8})
+    _, inputs, text = asked(data, ["text"], sources[kind], settings={"tokens": 8})
 
     def too_late(*_: Any) -> None:
         raise AssertionError("captions would be encoded")
 
     monkeypatch.setattr(conditions, "encoded_prompts", too_late)
     for changes, made in (({"width": 24}, "8 tokens of width 24"), ({"length": 5}, "5 tokens of width 16")):
-        net = net_config("8x8", 3, 8, 0, channels=8, text={**told["text"], **changes})
+        net = net_config("8x8", 3, 8, 0, channels=8, text={**inputs["text"], **changes})
         with pytest.raises(UsageError, match=f"gives 8 tokens of width 16, the network is made for {made}; make it"):
             DataConditions.of(data, net, text)
 
@@ -99,7 +99,7 @@ def test_a_network_of_another_width_or_length_is_refused_before_captions_are_enc
 def test_an_attribute_that_the_data_has_not_is_named() -> None:
     with pytest.raises(UsageError, match=r"unknown condition of data 'captioned' 'inc'; did you mean 'ink'"):
         asked(captioned(), ["text", "inc"])
-    _, told, text = asked(captioned(), ["text", "ink"])
-    net = net_config("8x8", 3, 8, 0, channels=8, **{**told, "attributes": {"pose": 2}})
+    _, inputs, text = asked(captioned(), ["text", "ink"])
+    net = net_config("8x8", 3, 8, 0, channels=8, **{**inputs, "attributes": {"pose": 2}})
     with pytest.raises(UsageError, match=r"unknown attribute of data 'captioned' 'pose' \(known: ink\)"):
         DataConditions.of(captioned(), net, text)

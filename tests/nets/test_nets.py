@@ -223,7 +223,7 @@ def test_what_cannot_be_built_is_refused():
     with pytest.raises(UsageError, match=r"unknown conditioning 'add' \(known: adaptive, fuse\)"):
         tiny("dit", conditioning="add")
     for name in ("unet-fuse", "dit-fuse"):
-        with pytest.raises(UsageError, match=r"conditioning 'fuse' .* is not told a label; add label"):
+        with pytest.raises(UsageError, match=r"conditioning 'fuse' .* is not conditioned on a label; add label"):
             tiny(name, classes=0)
     with pytest.raises(
         UsageError, match=r"network \{'kind': 'unet', 'channels': -8, .* cannot be built: .* at least 1, got -8"

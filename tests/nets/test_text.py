@@ -110,7 +110,7 @@ def test_a_sketch_is_joined_to_the_noisy_image_and_one_value_a_channel_where_no_
     network, (x, _) = net(name, SKETCHED), inputs(3)
     condition = Condition.of(text=IDS).drop(torch.tensor([False, True, False]))
     with torch.no_grad():
-        joined, _, _ = network.told(condition, x)
+        joined, _, _ = network.embedded(condition, x)
         pooled = network.text.pooled(IDS)
         drawn = network.text.sketch(pooled)
     assert torch.equal(joined[:, :CHANNELS], x)

@@ -37,13 +37,13 @@ class Net:
     Attributes:
         settings: of its class.
         call: arguments.
-        image: see the top of this file.
+        image: see the top of this file; or the positions themselves.
         text: tokens among the positions of its attention.
     """
 
     settings: dict[str, Any]
     call: dict[str, Any]
-    image: str
+    image: str | slice
     text: int = 0
 
     def make(self, name: str) -> Any:
@@ -113,12 +113,13 @@ NETWORKS: dict[str, Net] = {
         {"sample_size": 8, "in_channels": 4, "hidden_size": 24, "num_layers": 2, "num_refiner_layers": 1,
          "num_attention_heads": 3, "num_kv_heads": 1, "multiple_of": 2, "axes_dim_rope": (4, 2, 2),
          "axes_lens": (64, 64, 64), "cap_feat_dim": 16},
-        {"hidden_states": PLANES, **TEXT, **TIME, "encoder_attention_mask": ones(2, 6).bool()}, ONE_SEQUENCE,
+        {"hidden_states": PLANES, **TEXT, **TIME, "encoder_attention_mask": ones(2, 6).bool()}, LAST, 6,
     ),
     "ZImageTransformer2DModel": Net(
         {"dim": 16, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 1, "n_kv_heads": 2, "cap_feat_dim": 16,
          "axes_dims": [8, 4, 4], "axes_lens": [256, 32, 32]},
-        {"x": [noise(16, 1, 8, 8)] * 2, "cap_feats": [noise(16, 16)] * 2, "t": torch.tensor([0.4, 0.4])}, ONE_SEQUENCE,
+        {"x": [noise(16, 1, 8, 8)] * 2, "cap_feats": [noise(16, 16)] * 2, "t": torch.tensor([0.4, 0.4])},
+        FIRST, 16 + 32,  # those that fill the image up too
     ),
     "AuraFlowTransformer2DModel": Net(
         {**HEADS, "sample_size": 8, "num_mmdit_layers": 2, "num_single_dit_layers": 1, "caption_projection_dim": 16,
@@ -228,14 +229,14 @@ NETWORKS: dict[str, Net] = {
     "ErnieImageTransformer2DModel": Net(
         {"hidden_size": 16, "num_attention_heads": 1, "num_layers": 2, "ffn_hidden_size": 16, "in_channels": 4,
          "out_channels": 4, "text_in_dim": 16, "rope_axes_dim": (8, 4, 4)},
-        {"hidden_states": PLANES, **TIME, "text_bth": STATES, "text_lens": torch.full((2,), 6)}, ONE_SEQUENCE,
+        {"hidden_states": PLANES, **TIME, "text_bth": STATES, "text_lens": torch.tensor([6, 4])}, FIRST, 6,
     ),
     "Ideogram4Transformer2DModel": Net(
         {"in_channels": 16, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4, "intermediate_size": 16,
          "adaln_dim": 16, "llm_features_dim": 16, "rope_theta": 10000, "mrope_section": (2, 1, 1)},
         {"hidden_states": noise(2, 8, 16), "encoder_hidden_states": noise(2, 8, 16), "timestep": ones(2) / 2,
          "position_ids": torch.arange(8)[:, None].expand(2, 8, 3), "segment_ids": torch.ones(2, 8).long(),
-         "indicator": torch.tensor([[3] * 4 + [2] * 4] * 2)}, NONE,
+         "indicator": torch.tensor([[3] * 4 + [2] * 4] * 2)}, ONE_SEQUENCE,
     ),
     "Krea2Transformer2DModel": Net(
         {"in_channels": 16, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4,
@@ -244,7 +245,7 @@ NETWORKS: dict[str, Net] = {
          "text_intermediate_size": 16, "num_layerwise_text_blocks": 1, "num_refiner_text_blocks": 1,
          "axes_dims_rope": (4, 2, 2)},
         {"hidden_states": noise(2, 4, 16), "encoder_hidden_states": noise(2, 4, 3, 16), "timestep": ones(2) / 2,
-         "position_ids": noise(8, 3), "encoder_attention_mask": ones(2, 4).bool()}, NONE,
+         "position_ids": noise(8, 3), "encoder_attention_mask": ones(2, 4).bool()}, LAST, 4,
     ),
     "UNet2DModel": Net(
         {"block_out_channels": (8, 16), "norm_num_groups": 4, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),

@@ -67,7 +67,7 @@ def _break(*_: Any) -> None:
 
 
 def test_off_is_the_conditional_prediction_to_the_bit_and_costs_one_row() -> None:
-    """Outside its interval a guidance evaluates one row a sample, whose output the pipeline gets untouched."""
+    """Outside its interval a guidance evaluates one row per sample, whose output the pipeline gets untouched."""
     for family in ("sd", "sdxl", "sd3", "pixart alpha"):
         case = FAMILIES[family]
         pipe, arguments = case.make(), case.arguments(2)

@@ -114,6 +114,19 @@ def test_schedulers_without_a_table(scheduler: Any) -> None:
         assert apart(run(pipe, {**SMALL, **SD}), own) < 1e-4
 
 
+def test_a_scheduler_whose_levels_go_up() -> None:
+    """Its x is sigma x0 + (1 - sigma) eps: nothing is taken for a level that is none."""
+    pipe = made.flux()
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    arguments = FAMILIES["flux"].arguments(1, negatives=True)
+    refused(pipe, "cfg(4) | rescale(0.5)", "levels upwards.*cfg with plain scales", arguments)
+    with pytest.raises(UsageError, match="levels upwards"):
+        fl.load(pipe)
+    own = run(pipe, arguments, 3, true_cfg_scale=4.0)
+    with fl.attach(pipe, "cfg(4)"):
+        assert apart(run(pipe, arguments, 3), own) < 1e-4
+
+
 def test_an_eps_network_on_a_table_that_ends_in_noise() -> None:
     scheduler = made.ddim(rescale_betas_zero_snr=True)
     refused(made.sd(scheduler=scheduler), "cfg(4) | rescale(0.5)", "objective 'eps' cannot be used", SD)
@@ -154,7 +167,7 @@ def test_a_negative_for_pipelines_without_prompts() -> None:
 
 
 def test_composition_needs_an_empty_prompt() -> None:
-    refused(made.sd(), 'compose({"red": 3})', "stands in place of the prompt; call the pipeline with prompt=''", SD)
+    refused(made.sd(), 'compose({"red": 3})', "replaces the prompt; call the pipeline with prompt=''", SD)
 
 
 def test_conditions_that_a_pipeline_does_not_know() -> None:
@@ -166,7 +179,7 @@ def test_conditions_that_a_pipeline_does_not_know() -> None:
 
 def test_methods_that_the_scheduler_cannot_carry_out() -> None:
     pipe = made.sd(scheduler=FAMILIES["pixart alpha"].make().scheduler)
-    refused(pipe, "cfgpp(0.5)", "re-noises.*DPMSolverMultistepScheduler cannot be told; take DDIMScheduler", SD)
+    refused(pipe, "cfgpp(0.5)", "re-noises.*DPMSolverMultistepScheduler cannot use; choose DDIMScheduler", SD)
     refused(made.sd(), "cfgpp(0.5)", "DDIMScheduler with noise", {**SD, "eta": 0.5})
 
 
@@ -177,7 +190,7 @@ def test_resources() -> None:
     other = made.sd(scheduler=made.ddim(prediction_type="v_prediction"))
     refused(made.sd(), 'auto(2, weak="s")', "predicts another quantity", resources={"s": other})
     other = made.sd(scheduler=made.ddim(beta_schedule="linear"))
-    refused(made.sd(), 'auto(2, weak="s")', "lives on another noise schedule", resources={"s": other})
+    refused(made.sd(), 'auto(2, weak="s")', "has another noise schedule", resources={"s": other})
 
 
 def test_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def test_samples_do_not_change_each_other() -> None:
 )
 def test_a_condition_that_is_given_and_not_used_is_refused(text: str, more: dict[str, Any]) -> None:
     pipe = made.sd()
-    with pytest.raises(UsageError, match="never looks at it"), fl.attach(pipe, text):
+    with pytest.raises(UsageError, match="never evaluates it"), fl.attach(pipe, text):
         run(pipe, {"prompt": "a cat", "height": 8, "width": 8, "output_type": "latent", **more})
 
 

@@ -157,7 +157,7 @@ def test_code_in_the_configuration_of_a_text_encoder(folder: Path) -> None:
         refused(lambda: fl.load(folder), r"mine\.py is code")
         (folder / part / "mine.py").unlink()
         edited(folder, **{part: ["transformers", "AutoModel" if part == "text_encoder" else "AutoTokenizer"]})
-        refused(lambda: fl.load(folder), "asks for code of its own")
+        refused(lambda: fl.load(folder), "refers to its own code")
         path.write_text(kept)
         edited(folder, text_encoder=["transformers", "CLIPTextModel"], tokenizer=["transformers", "CLIPTokenizer"])
 

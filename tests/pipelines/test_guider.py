@@ -83,7 +83,7 @@ def test_what_a_guidance_remembers_begins_anew() -> None:
     [
         ('cfg(5, negative="blurry")', "which a guider cannot encode.*load the model as a DiffusionPipeline"),
         ('auto(2, weak="x")', "'x', which a guider cannot load"),
-        ("cfgpp(0.6)", "where a step leads"),
+        ("cfgpp(0.6)", "where a step ends"),
     ],
 )
 def test_what_a_guider_cannot_do(text: str, words: str) -> None:

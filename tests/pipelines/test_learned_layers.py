@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -12,9 +13,11 @@ import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.packing import unpacked
 from tests.pipelines.families import FAMILIES, apart, run
-from tests.pipelines.made import seeded
-from tests.pipelines.test_learned import told
+from tests.pipelines.made import seeded, spread
+from tests.pipelines.networks import Net
+from tests.pipelines.test_learned import family
 from tests.pipelines.test_learned_model import learned
+from tests.pipelines.test_networks import KINDS, attention_by_hand
 from tests.small_pipelines.build import arguments, make
 from tests.small_pipelines.build import run as run_small
 from tests.small_pipelines.table import SMALL
@@ -23,7 +26,7 @@ from tests.small_pipelines.table import SMALL
 @pytest.mark.parametrize(("name", "layer"), [("qwen", "transformer_blocks.0.attn"), ("wan", "blocks.0.attn1")])
 def test_attention_of_the_image_is_perturbed_where_its_size_is_not_known(name: str, layer: str) -> None:
     """Patches in a row beside text, and frames: pag and seg as tests/pipelines/test_networks.py has them by hand."""
-    pipe, arguments, _ = told(name)
+    pipe, arguments, _ = family(name)
     with fl.attach(pipe, "cfg(2)"):
         plain = run(pipe, arguments, 2)
     for text in ("pag(2", "seg(2"):
@@ -42,6 +45,38 @@ def test_attention_of_the_image_is_perturbed_where_its_size_is_not_known(name: s
             results.append(run(pipe, arguments, 2))
     assert apart(results[1], results[0]) < 1e-4
     assert apart(results[2], plain) < 1e-5
+
+
+SEQUENCES = {
+    "Lumina2Pipeline": ("layers.0.attn", slice(8, 24)),
+    "ZImagePipeline": ("layers.0.attention", slice(0, 64)),
+    "ErnieImagePipeline": ("layers.0.self_attention", slice(0, 64)),
+    "Krea2Pipeline": ("transformer_blocks.0.attn", slice(-4, None)),
+}
+"""Pipeline -> a layer that gets text and image as one sequence, and where the image is in it."""
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_and_image_as_one_sequence(name: str, kind: str) -> None:
+    """Away from a layer that is perturbed is away from a network whose layer attends as it does by hand."""
+    layer, image = SEQUENCES[name]
+    pipe, call = make(name, SMALL[name]), arguments(name, SMALL[name], 2)
+    if name == "Lumina2Pipeline":
+        call |= {"height": 64, "width": 64}
+    call["num_inference_steps"] = 1
+    spread(pipe.transformer, 3)
+    weak = copy.deepcopy(pipe.transformer)
+    net = Net({}, {}, image)
+    with (
+        attention_by_hand(weak.get_submodule(layer), KINDS[kind][1](net)),
+        fl.attach(pipe, 'cfg(5) + auto(2, weak="weak")', resources={"weak": weak}),
+    ):
+        expected = run_small(pipe, call)
+    with fl.attach(pipe, f"cfg(5) + {kind}(1, layers='{layer}')"):
+        assert apart(run_small(pipe, call), expected) < 1e-4
+    with fl.attach(pipe, "cfg(5)"):
+        assert apart(run_small(pipe, call), expected) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["FluxPipeline", "ChromaPipeline", "BriaPipeline"])
@@ -67,11 +102,11 @@ def test_patches_in_a_row_are_a_picture(name: str) -> None:
 def test_a_perturbed_branch_of_one_image_is_that_of_one_of_two(name: str, layer: str) -> None:
     """One image does not tell which arguments have rows, so that each branch is a call."""
     text = f"cfg(3) + slg(1, layers='{layer}')"
-    pipe, arguments, _ = told(name, 2)
+    pipe, arguments, _ = family(name, 2)
     with fl.attach(pipe, text):
         both = run(pipe, arguments, 2)
     first = {k: v[:1] if isinstance(v, Tensor) else v for k, v in arguments.items()}
-    pipe, _, _ = told(name, 1)
+    pipe, _, _ = family(name, 1)
     with fl.attach(pipe, text) as attached:
         assert apart(run(pipe, first, 2), both[:1]) < 1e-4
     assert attached.cost.rows == 6

@@ -19,7 +19,7 @@ from fairlead.models.model import identity
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, apart, run
 from tests.pipelines.test_block import traces
-from tests.pipelines.test_learned import told
+from tests.pipelines.test_learned import family
 
 TEXT = {name: FAMILIES[name].make for name in ("sd", "sdxl", "sd3", "flux", "pixart alpha", "sana")}
 
@@ -53,7 +53,7 @@ def test_a_learned_model_predicts_what_the_table_says(name: str) -> None:
 
 def with_text(name: str) -> tuple[Any, dict[str, Any]]:
     """(a pipeline of a class that is in no table, how big a call of it is)."""
-    pipe, arguments, _ = told(name, 1)
+    pipe, arguments, _ = family(name, 1)
     pipe.register_modules(tokenizer=made.word_tokenizer(), text_encoder=made.t5(width=8))
     kept = {"height", "width", "num_frames", "output_type"}
     return pipe, {key: value for key, value in arguments.items() if key in kept}

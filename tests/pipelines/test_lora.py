@@ -47,10 +47,10 @@ def colours() -> ImageData:
 
 def config_of(pipeline: Path, data: ImageData, **changes: Any) -> TrainConfig:
     base = Base.of(str(pipeline))
-    _, told, text = asked(data, ["text"], base.text, settings={"masked": False})
+    _, inputs, text = asked(data, ["text"], base.text, settings={"masked": False})
     latents = load_autoencoder(base.folder).config(data.shape)
     fixed: dict[str, Any] = {
-        "net": base.net(latents["shape"][0], latents["shape"][1], 4, told["text"]), "text": text, "latents": latents,
+        "net": base.net(latents["shape"][0], latents["shape"][1], 4, inputs["text"]), "text": text, "latents": latents,
         "schedule": base.schedule, "objective": base.objective, "steps": 4, "batch_size": 8, "warmup": 1, "lr": 1e-2,
         "ema": 0.5, "precision": "fp32",
     }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ REFUSED: dict[str, dict[str, str]] = {  # family -> name -> the reason
     "sdxl": PROMPTED,
     "sd3": PROMPTED,
     "flux": PROMPTED,
-    "pixart alpha": {"cfgpp": "cannot be told", **PROMPTED},
+    "pixart alpha": {"cfgpp": "cannot use", **PROMPTED},
     "sana": {**NO_SOFTMAX, **PROMPTED},
     "dit": {"cads": "noises embeddings", "nag": "reads no text", **LATENTS},
     "unconditional": {
@@ -95,13 +96,16 @@ class LatentClassifier:
         return (-((x_t.mean((1, 2, 3))[:, None] - place) ** 2)).log_softmax(1)
 
 
-def guided(family: str, text: str, **more: Any) -> Tensor:
+@cache
+def pipeline(family: str, use: str = "") -> Any:
+    """One for all tests of the catalogue, and another for each use."""
+    return made.unconditional() if family == "unconditional" else FAMILIES[family].make()
+
+
+def guided(family: str, text: str) -> Tensor:
     """A run of the family under a guidance in our grammar for prompts."""
-    if family == "unconditional":
-        pipe, arguments = made.unconditional(), {"batch_size": N, "output_type": "pt"}
-    else:
-        case = FAMILIES[family]
-        pipe, arguments = case.make(), case.arguments(N)
+    arguments = {"batch_size": N, "output_type": "pt"} if family == "unconditional" else FAMILIES[family].arguments(N)
+    pipe = pipeline(family)
     if not hasattr(pipe, "text_encoder"):
         for word, index in WORDS.items():
             text = text.replace(word, index)
@@ -109,19 +113,16 @@ def guided(family: str, text: str, **more: Any) -> Tensor:
     negative = "" if family == "flux" and _needs_null(text) else None
     if "compose" in text:
         arguments |= {"prompt": [""] * N} if "prompt" in arguments else {"class_labels": [1000] * N}
-    resources = {"weak": made_weak(family), "clf": LatentClassifier()}
-    asked = {name: thing for name, thing in resources.items() if f'"{name}"' in text}
-    with fl.attach(pipe, text, negative=negative, resources=asked):
-        return run(pipe, arguments, STEPS, **more)
+    resources: dict[str, Any] = {} if '"clf"' not in text else {"clf": LatentClassifier()}
+    if '"weak"' in text:
+        resources["weak"] = pipeline(family, "weak")
+    with fl.attach(pipe, text, negative=negative, resources=resources):
+        return run(pipe, arguments, STEPS)
 
 
 def _needs_null(text: str) -> bool:
     parts = text.replace('cfg(2, negative="blurry")', "")
     return bool(re.search("cfg|compose|bands|perp_neg|tcfg", parts))
-
-
-def made_weak(family: str) -> Any:
-    return made.unconditional() if family == "unconditional" else FAMILIES[family].make()
 
 
 @pytest.mark.parametrize("name", ON)
@@ -133,8 +134,10 @@ def test_every_registered_name_has_an_example(name: str) -> None:
 
 
 def catalogue() -> list[Any]:
-    quick = {"sd": list(ON), "unconditional": list(ON), "dit": ["icg", "classifier", "compose", "cads", "clip"]}
-    quick |= {
+    quick = {
+        "sd": list(ON),
+        "unconditional": ["cfg", "pag", "auto", "cached", "rescale"],
+        "dit": ["icg", "classifier", "compose", "cads", "clip"],
         "flux": ["bands", "nag", "seg", "slg", "cads", "region"],
         "sd3": ["sag", "cfgpp"],
         "sana": ["pag", "bands"],
@@ -280,21 +283,21 @@ def test_a_composed_prompt_is_that_prompt(family: str) -> None:
     arguments |= {"prompt": ["blue dog"] * N}
     if family == "flux":
         arguments["negative_prompt"] = [""] * N
-    own = run(pipe, arguments, **{case.scale: 5.0})
+    own = run(pipe, arguments, 2, **{case.scale: 5.0})
     arguments.pop("negative_prompt", None)
     negative = "" if family == "flux" else None
     with fl.attach(pipe, 'compose({"blue dog": 5})', negative=negative):
-        assert apart(run(pipe, {**arguments, "prompt": [""] * N}), own) < CLOSE
+        assert apart(run(pipe, {**arguments, "prompt": [""] * N}, 2), own) < CLOSE
 
 
 def test_a_named_negative_is_that_negative_in_the_call() -> None:
     for family in ("sd", "sdxl", "flux", "sd controlnet"):
         case = FAMILIES[family]
         pipe, arguments = case.make(), case.arguments(N)
-        own = run(pipe, {**arguments, "negative_prompt": ["blurry"] * N}, **{case.scale: 5.0})
+        own = run(pipe, {**arguments, "negative_prompt": ["blurry"] * N}, 2, **{case.scale: 5.0})
         arguments.pop("negative_prompt", None)
         with fl.attach(pipe, 'cfg(5, negative="blurry")'):
-            assert apart(run(pipe, arguments), own) < CLOSE
+            assert apart(run(pipe, arguments, 2), own) < CLOSE
 
 
 def test_auto_of_the_same_network_is_off_and_of_another_is_their_combination() -> None:
@@ -325,85 +328,3 @@ def test_an_image_to_match_is_read_from_its_file_or_given(tmp_path: Path) -> Non
     with fl.attach(pipe, 'energy(match("wanted"), 20)', resources={"wanted": wanted}):
         assert apart(run(pipe, arguments), read) < 1e-6
     assert apart(read, run(pipe, arguments, guidance_scale=1.0)) > 1e-3
-
-
-# intervals
-
-
-@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux", "dit"])
-def test_an_interval_in_sigma_is_the_hand_computed_set_of_steps(family: str) -> None:
-    case = FAMILIES[family]
-    pipe, arguments = case.make(), case.arguments(N)
-    low, high = 0.3, 6.0
-    with fl.attach(pipe, f"cfg(4).during(sigma=({low}, {high}))") as attached:
-        guided = run(pipe, arguments, 12)
-    scheduler = pipe.scheduler
-    levels = [float(s) for s in scheduler.sigmas[:-1]] if family == "sdxl" else ratios(scheduler)
-    inside = [i for i, level in enumerate(levels) if low < level <= high]
-    assert 0 < len(inside) < 12
-    assert attached.cost.rows == N * (12 + len(inside))
-    assert apart(guided, by_hand(pipe, case, arguments, set(inside))) < CLOSE
-
-
-def by_hand(pipe: Any, case: Any, arguments: dict[str, Any], inside: set[int]) -> Tensor:
-    """The pipeline's own guidance at scale 4 in these steps and 1 in the others: its answers are mixed by hand."""
-    network = pipe.transformer if hasattr(pipe, "transformer") else pipe.unet
-    calls = 0
-    alone = type(network).forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        answer = alone(network, *args, **kwargs)
-        twice = case.scale == "true_cfg_scale"
-        step, calls = calls // (2 if twice else 1), calls + 1
-        if step in inside:
-            return answer
-        if twice:  # the first call of a step is the conditional one, the second is to be the same
-            forward.cond = answer if calls % 2 else forward.cond  # type: ignore[attr-defined]
-            return forward.cond  # type: ignore[attr-defined]
-        output = answer[0]
-        half = len(output) // 2
-        cond = output[:half] if isinstance(pipe, _dit()) else output[half:]
-        both = torch.cat([cond, cond])
-        return (both,) if isinstance(answer, tuple) else type(answer)(sample=both)
-
-    network.forward = forward
-    try:
-        return run(pipe, arguments, 12, **{case.scale: 4.0})
-    finally:
-        del network.forward
-
-
-def _dit() -> type:
-    import diffusers
-
-    kind: type = diffusers.DiTPipeline
-    return kind
-
-
-def test_progress_counts_from_the_first_step_that_is_run() -> None:
-    """Image-to-image starts in the middle of the scheduler's grid: a ramp by progress starts there too."""
-    case = FAMILIES["sd img2img"]
-    pipe, arguments = case.make(), case.arguments(1)
-    steps: list[Any] = []
-    with fl.attach(pipe, 'cfg(ramp(2, 5, by="progress"))', observe=lambda o: steps.append(o.seen.step)):
-        run(pipe, arguments, 10)
-    assert [step.index for step in steps] == list(range(6))
-    assert [step.progress("progress") for step in steps] == [i / 5 for i in range(6)]
-
-
-def test_the_corrector_of_heun_belongs_to_its_step() -> None:
-    case = FAMILIES["sd"]
-    pipe, arguments = case.make(scheduler=SCHEDULERS["heun"]()), case.arguments(1)
-    steps: list[tuple[int | None, float, float]] = []
-    with fl.attach(
-        pipe,
-        "cfg(4)",
-        observe=lambda o: steps.append((o.seen.step.index, o.seen.step.sigma, float(o.seen.sigma / o.seen.alpha))),
-    ):
-        run(pipe, arguments, 4)
-    assert [index for index, _, _ in steps] == [0, 0, 1, 1, 2, 2, 3]
-    sigmas = pipe.scheduler.sigmas.double()
-    starts = [float(sigmas[i]) for i in (0, 0, 2, 2, 4, 4, 6)]
-    assert [level for _, level, _ in steps] == pytest.approx(starts, rel=1e-5)
-    assert [at for _, _, at in steps] == pytest.approx(sigmas[:7].tolist(), rel=1e-5)

@@ -19,7 +19,10 @@ from fairlead.diffusers.families import known_wiring
 from fairlead.diffusers.pipelines import encoded
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, apart, run
-from tests.pipelines.test_learned import told as other_classes
+from tests.pipelines.test_learned import family as other_classes
+from tests.pipelines.test_learned import vectors
+from tests.small_pipelines.build import make
+from tests.small_pipelines.table import SMALL
 
 PHI, TAU, ALPHA = 4.0, 1.1, 0.6
 TEXT = f'nag({PHI + 1:g}, negative="blurry", limit={TAU}, blend={ALPHA})'
@@ -61,11 +64,15 @@ def own(z: Tensor) -> Tensor:
 
 @contextmanager
 def side_by_side(
-    pipe: Any, given: dict[str, Any], layers: Callable[[str], bool] = lambda name: True, states: Any = None
+    pipe: Any,
+    given: dict[str, Any],
+    layers: Callable[[str], bool] = lambda name: True,
+    states: Any = None,
+    masks: tuple[str, Any] | None = None,
 ) -> Iterator[None]:
     """The pipeline's network, run on every sample twice: with its own text, and with the negative one but the pooled
     vector of its own. ``given`` are the arguments of the call, ``states`` those of the negative text if they are not
-    the pipeline's own of "blurry"."""
+    the pipeline's own of "blurry", ``masks`` the argument that masks padding, and what it has for the negative."""
     network = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
     wiring, call = known_wiring(type(pipe)), type(network).forward
     if wiring is not None:
@@ -91,6 +98,9 @@ def side_by_side(
         if kwargs.get("encoder_attention_mask") is not None:
             mask = answer[places["encoder_attention_mask"]].expand(n, -1)
             named["encoder_attention_mask"] = torch.cat([kwargs["encoder_attention_mask"], mask])
+        if masks is not None:
+            mine, theirs = kwargs[masks[0]], masks[1].to(kwargs[masks[0]])
+            named[masks[0]] = torch.cat([mine, torch.cat([theirs, mine[:, theirs.shape[1] :]], 1)])
         hooks = list(hooked(network, states.shape[1], layers))
         output = call(network, twice(x), *args, **{**named, "return_dict": False})[0]
         for hook in hooks:
@@ -124,8 +134,61 @@ def test_a_video(n: int) -> None:
         assert bool(run(pipe, arguments, 2).isfinite().all())
 
 
-def told(family: str, **parts: Any) -> tuple[Any, dict[str, Any], dict[str, float]]:
-    """A pipeline, a call for two samples, and what makes it a call of one row a sample."""
+REAL = {"own": torch.tensor([[1] * 6, [1] * 4 + [0] * 2]), "negative": torch.tensor([[1] * 3 + [0] * 3, [1] * 5 + [0]])}
+REAL_OF_8 = torch.tensor([[1] * 7 + [0], [1] * 8])
+"""Of two texts for each of two samples, which tokens are no padding."""
+
+
+def padded(name: str) -> tuple[Any, dict[str, Any], str, str]:
+    """(pipeline, a call with padded texts for two samples, its own scale, its network's argument for the mask)."""
+    if name == "qwen":
+        pipe, arguments, scale = other_classes(name)
+        masks = {"prompt_embeds_mask": REAL["own"], "negative_prompt_embeds_mask": REAL["negative"]}
+        return pipe, {**arguments, **masks}, scale, "encoder_hidden_states_mask"
+    pipe = make("ChromaPipeline", SMALL["ChromaPipeline"])
+    texts = vectors(1, 2, 2, 6, pipe.transformer.config.joint_attention_dim)
+    call = {"prompt_embeds": texts[0], "negative_prompt_embeds": texts[1], "height": 16, "width": 16}
+    masks = {f"{of}prompt_attention_mask": REAL[name].float() for of, name in (("", "own"), ("negative_", "negative"))}
+    return pipe, {**call, **masks, "output_type": "latent"}, "guidance_scale", "attention_mask"
+
+
+@pytest.mark.parametrize("name", ["qwen", "chroma"])
+def test_joint_attention_with_masks_of_both_texts(name: str) -> None:
+    """Each text is masked as it would be alone, and begins at the position at which it would begin alone."""
+    pipe, arguments, scale, mask = padded(name)
+    states = arguments["negative_prompt_embeds"]
+    plain = run(pipe, arguments, 2, **{scale: 1.0})
+    with side_by_side(pipe, arguments, states=states, masks=(mask, REAL["negative"])):
+        expected = run(pipe, arguments, 2, **{scale: 1.0})
+    text = TEXT.replace('negative="blurry", ', "")
+    with fl.attach(pipe, text) as attached:
+        found = run(pipe, arguments, 2)
+    assert apart(found, expected) < CLOSE
+    assert apart(found, plain) > 10 * CLOSE
+    assert (attached.cost.rows, attached.cost.calls) == (4, 2)
+    seen: list[Any] = []
+    for each in ("cfg(2)", "cfg(3)", "cfg(3) + pag(2)", text, f"{text} + cfg(3) + pag(2)"):
+        with fl.attach(pipe, each, observe=seen.append):
+            run(pipe, arguments, 1)
+    twice, thrice, others, away, together = (observation.guided for observation in seen)
+    assert apart(together, away + others - (2 * twice - thrice)) < CLOSE  # which is the conditional prediction
+
+
+def test_a_text_without_padding_beside_a_longer_one_with() -> None:
+    """Qwen-Image leaves out a mask of nothing but real tokens; masked padding changes nothing."""
+    pipe, arguments, scale, mask = padded("qwen")
+    longer = {"negative_prompt_embeds": vectors(3, 2, 8, 8), "negative_prompt_embeds_mask": REAL_OF_8}
+    own = {"prompt_embeds": torch.cat([arguments["prompt_embeds"], vectors(4, 2, 2, 8)], 1)}
+    filled = {**arguments, **longer, **own, "prompt_embeds_mask": torch.tensor([[1] * 6 + [0] * 2] * 2)}
+    with side_by_side(pipe, filled, states=longer["negative_prompt_embeds"], masks=(mask, REAL_OF_8)):
+        expected = run(pipe, filled, 2, **{scale: 1.0})
+    with fl.attach(pipe, TEXT.replace('negative="blurry", ', "")):
+        found = run(pipe, {**arguments, **longer, "prompt_embeds_mask": torch.ones(2, 6, dtype=torch.long)}, 2)
+    assert apart(found, expected) < CLOSE
+
+
+def family_of(family: str, **parts: Any) -> tuple[Any, dict[str, Any], dict[str, float]]:
+    """A pipeline, a call for two samples, and what makes it a call of one row per sample."""
     case = FAMILIES[family]
     arguments = case.arguments(2)
     arguments.pop("negative_prompt", None)
@@ -134,7 +197,7 @@ def told(family: str, **parts: Any) -> tuple[Any, dict[str, Any], dict[str, floa
 
 @pytest.mark.parametrize("family", KNOWN)
 def test_it_is_the_equations_in_every_layer_that_reads_the_text(family: str) -> None:
-    pipe, arguments, alone = told(family)
+    pipe, arguments, alone = family_of(family)
     plain = run(pipe, arguments, 2, **alone)
     with side_by_side(pipe, arguments):
         expected = run(pipe, arguments, 2, **alone)
@@ -147,7 +210,7 @@ def test_it_is_the_equations_in_every_layer_that_reads_the_text(family: str) -> 
 
 @pytest.mark.parametrize("family", ["sd", "flux", "sd3"])
 def test_layers_are_those_named(family: str) -> None:
-    pipe, arguments, alone = told(family)
+    pipe, arguments, alone = family_of(family)
     with fl.attach(pipe, "none") as attached:
         layer = attached.layers["text"][1]
     with side_by_side(pipe, arguments, lambda name: name == layer):
@@ -161,7 +224,7 @@ def test_layers_are_those_named(family: str) -> None:
 @pytest.mark.parametrize("family", ["sd", "sd3", "flux", "pixart alpha"])
 def test_beside_other_branches_in_one_call_it_is_what_it_is_alone(family: str) -> None:
     """Samples at scale 1 keep their bits; perturbed and null rows of the call read their own text alone."""
-    pipe, arguments, alone = told(family)
+    pipe, arguments, alone = family_of(family)
     seen: list[Any] = []
     other = f'{TEXT} + pag(2) + cfg(3, negative="a")'
     for text in ("none | rescale(0.5)", TEXT, "pag(2)", 'cfg(3, negative="a")', other):
@@ -178,7 +241,7 @@ def test_beside_other_branches_in_one_call_it_is_what_it_is_alone(family: str) -
 
 @pytest.mark.parametrize("family", KNOWN)
 def test_the_negative_of_the_call_or_of_attach_is_the_one_named(family: str) -> None:
-    pipe, arguments, _ = told(family)
+    pipe, arguments, _ = family_of(family)
     with fl.attach(pipe, TEXT):
         expected = run(pipe, arguments, 2)
     text = TEXT.replace('negative="blurry", ', "")
@@ -198,7 +261,7 @@ def test_networks_that_are_distilled() -> None:
     with fl.attach(pipe, 'nag(5, negative="blurry")') as attached:
         assert apart(run(pipe, arguments, 2), plain) > 1e-3
     assert attached.cost.rows == 4
-    pipe, arguments, _ = told("sdxl")
+    pipe, arguments, _ = family_of("sdxl")
     with fl.attach(pipe, TEXT):
         expected = run(pipe, arguments, 2)
         assert torch.equal(run(pipe, arguments, 2, guidance_scale=0.0), expected)
@@ -206,7 +269,7 @@ def test_networks_that_are_distilled() -> None:
 
 @pytest.mark.parametrize("setting", ["explicit", "sliced", "fused", "named like xformers"])
 def test_what_computes_cross_attention_does_not_matter(setting: str) -> None:
-    pipe, arguments, _ = told("sd")
+    pipe, arguments, _ = family_of("sd")
     with fl.attach(pipe, TEXT):
         expected = run(pipe, arguments, 1)
     if setting == "explicit":
@@ -225,7 +288,7 @@ def test_what_computes_cross_attention_does_not_matter(setting: str) -> None:
 @pytest.mark.parametrize("family", ["sd", "sd3", pytest.param("flux", marks=pytest.mark.slow), "sana"])
 def test_loaded_as_a_model(family: str) -> None:
     """The network of a loaded pipeline is shown the same two texts as that of an attached one."""
-    pipe, _, _ = told(family)
+    pipe, _, _ = family_of(family)
     model, call = fl.load(pipe), inspect.signature(type(pipe).__call__).parameters
     x_t, t = torch.randn(2, *model.shape, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
     condition = model.encode(["a cat", "red"])
@@ -239,7 +302,7 @@ def test_loaded_as_a_model(family: str) -> None:
 
 
 def test_refused_by_name() -> None:
-    pipe, arguments, _ = told("flux")
+    pipe, arguments, _ = family_of("flux")
     with pytest.raises(UsageError, match=r"nag.*asks for the null prediction.*negative=''"), fl.attach(pipe, "nag(5)"):
         run(pipe, arguments, 1)
     for block in pipe.transformer.transformer_blocks:
@@ -248,10 +311,10 @@ def test_refused_by_name() -> None:
         pass
     with pytest.raises(UsageError, match=r"nag: this model reads no text.*use cfg"), fl.attach(made.dit(), "nag(5)"):
         pass
-    pipe, _, _ = told("sd")
+    pipe, _, _ = family_of("sd")
     pipe.unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
     with pytest.raises(UsageError, match="nag: this model reads no text"), fl.attach(pipe, TEXT):
         pass
-    pipe, _, _ = other_classes("qwen")
+    pipe, _, _ = other_classes("aura")
     with pytest.raises(UsageError, match="nag: this model reads no text"), fl.attach(pipe, "nag(5)"):
         pass

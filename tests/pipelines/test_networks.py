@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError
-from fairlead.diffusers.network_calls import CALLED, text_tokens, tokens_of
+from fairlead.diffusers.network_calls import CALLED, tokens_of
 from fairlead.diffusers.perturbation import check_reachable, layers_of, perturbing
 from tests.pipelines.families import apart
 from tests.pipelines.networks import ALL, FIRST, LAST, NETWORKS, NONE, OTHERS, Net
@@ -33,12 +33,12 @@ COUNTED = ("ChromaTransformer2DModel", "LatteTransformer3DModel", "UNetSpatioTem
 """Networks that go through other things with as many entries as blocks: modulations, blocks over time."""
 
 
-def answer(network: nn.Module, net: Net, perturbation: Perturbation | None = None) -> Tensor:
+def answer(network: nn.Module, net: Net, perturbation: Perturbation | None = None, rows: Tensor = ROWS) -> Tensor:
     """What a network returns for two samples, [2, ...]."""
     name = type(network).__name__
     tokens = tokens_of(network, (8, 8)) if name in CALLED else None
-    perturb = {} if perturbation is None else {perturbation: ROWS}
-    with torch.no_grad(), perturbing(network, perturb, tokens, None, text_tokens(net.call)):
+    perturb = {} if perturbation is None else {perturbation: rows}
+    with torch.no_grad(), perturbing(network, perturb, tokens, None, net.call):
         output = network(**net.call, return_dict=False)[0]
     return torch.stack(output) if isinstance(output, list) else output
 
@@ -111,6 +111,8 @@ def attention_by_hand(part: nn.Module, worse: Callable[[Tensor], Tensor]) -> Ite
 
 
 def image_of(net: Net, length: int) -> slice:
+    if isinstance(net.image, slice):
+        return net.image
     return {ALL: slice(0, length), FIRST: slice(0, length - net.text), LAST: slice(net.text, length)}[net.image]
 
 
@@ -203,11 +205,31 @@ def test_attention_over_text_and_image_as_one_sequence(name: str, kind: str) -> 
         is_perturbed(found, plain, answer(network, net))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_image_is_where_its_own_caption_ends(kind: str) -> None:
+    """Lumina 2 puts images right behind the real tokens of their captions, and padding at the end."""
+    name, layer, (perturbation, worse) = "Lumina2Transformer2DModel", "layers.0.attn", KINDS[kind]
+    net, both = NETWORKS[name], torch.tensor([True, True])
+    net = replace(net, call={**net.call, "encoder_attention_mask": torch.arange(6) < torch.tensor([[4], [6]])})
+    network = net.make(name)
+    plain = answer(network, net)
+    found = answer(network, net, replace(perturbation, layers=(layer,)), both)
+
+    def by_hand(scores: Tensor) -> Tensor:
+        images = slice(4, 20), slice(6, 22)
+        return torch.stack([worse(replace(net, image=image))(row) for row, image in zip(scores, images, strict=True)])
+
+    with attention_by_hand(network.get_submodule(layer), by_hand):
+        expected = answer(network, net)
+    assert apart(found, expected) < CLOSE
+    assert min(apart(a, b) for a, b in zip(found, plain, strict=True)) > 10 * CLOSE
+
+
 def test_where_the_number_of_text_positions_is_not_known_the_layer_is_refused() -> None:
     net = NETWORKS["ChromaTransformer2DModel"]
     network, worse = net.make("ChromaTransformer2DModel"), Perturbation("identity_attention", (SINGLE,))
     with (
-        pytest.raises(UsageError, match="which of them are of the image is not known"),
+        pytest.raises(UsageError, match="it is not known which of them belong to the image"),
         perturbing(network, {worse: ROWS}, None),
     ):
         network(**net.call)

@@ -154,16 +154,16 @@ class Demanding(Opaque):
     """Wants an argument that only the network gives it, so that it cannot be tried beforehand."""
 
     def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any = None, told: bool = False, **_: Any
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any = None, needed: bool = False, **_: Any
     ) -> Tensor:
-        if not told:
-            raise ValueError("told nothing")
+        if not needed:
+            raise ValueError("needed is missing")
         return super().__call__(attn, hidden_states, encoder_hidden_states)
 
 
 def test_what_cannot_be_tried_beforehand_is_refused_at_the_first_call() -> None:
     case = FAMILIES["sd"]
-    pipe, arguments = case.make(), {**case.arguments(1), "cross_attention_kwargs": {"told": True}}
+    pipe, arguments = case.make(), {**case.arguments(1), "cross_attention_kwargs": {"needed": True}}
     pipe.unet.set_attn_processor(Demanding())
     with pytest.raises(UsageError, match=r"mid_block.*Demanding"), fl.attach(pipe, "pag(2)"):
         run(pipe, arguments, 1)

@@ -37,7 +37,7 @@ EXPORTED = (
 )
 QUICK = ("DiTTransformer2DModel",)
 """Networks that the fast tests train too; the others are in the slow ones."""
-TEXT = [name for name, (_, told, _) in NETWORKS.items() if told == ("text",)]
+TEXT = [name for name, (_, conditions, _) in NETWORKS.items() if conditions == ("text",)]
 OUTSIDE = """
 import sys, json, torch, diffusers
 jobs = json.loads(sys.argv[1])
@@ -109,10 +109,10 @@ def test_plain_diffusers_makes_the_images_that_our_sampler_makes(place: Path, tm
     for network, job in zip(EXPORTED, jobs, strict=True):
         theirs = torch.load(str(job["out"]))
         theirs = theirs.permute(0, 3, 1, 2) if theirs.shape[-1] == 1 else theirs
-        told = NETWORKS[network][1]
-        conds: list[Any] = PROMPTS if told == ("text",) else [3, 7] if told else [None, None]
-        start = x_t if told else torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(7))
-        ours = sampled(load(place / network), start, conds, f"cfg({SCALE})" if told else "none")
+        conditions = NETWORKS[network][1]
+        conds: list[Any] = PROMPTS if conditions == ("text",) else [3, 7] if conditions else [None, None]
+        start = x_t if conditions else torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(7))
+        ours = sampled(load(place / network), start, conds, f"cfg({SCALE})" if conditions else "none")
         assert ours.std() > 0.01
         assert float((ours - theirs).abs().max()) < 1e-4, network
 
@@ -125,8 +125,8 @@ def test_the_pipeline_loaded_by_us_is_the_run(network: str, place: Path, tmp_pat
         float(run.schedule.alpha_sigma(torch.tensor(0.4))[0]), abs=1e-6
     )
     assert run.layers == pipe.layers
-    told = NETWORKS[network][1]
-    specs: list[Any] = ["a red square", None] if told == ("text",) else [3, None] if told else [None, None]
+    conditions = NETWORKS[network][1]
+    specs: list[Any] = ["a red square", None] if conditions == ("text",) else [3, None] if conditions else [None, None]
     x_t = torch.randn(2, *run.shape, generator=made.seeded())
     for t in (1.0, 0.5, 0.002):
         there = torch.tensor(t, dtype=torch.float64)
@@ -196,11 +196,11 @@ def test_positions_that_do_not_reach() -> None:
 
 def test_what_reads_as_stable_diffusion_3_does_is_for_its_network(texts: dict[str, str], tmp_path: Path) -> None:
     data = captioned()
-    _, told, _ = asked(data, ["text"], texts["sd3"])
+    _, inputs, _ = asked(data, ["text"], texts["sd3"])
     with pytest.raises(UsageError, match="sd3 is for"):
-        build_net(net_config("8x8", 1, 8, 0, **told))
+        build_net(net_config("8x8", 1, 8, 0, **inputs))
     with pytest.raises(UsageError, match="UNet2DConditionModel is no network of Stable Diffusion 3"):
-        diffusers_config("UNet2DConditionModel", NETWORKS["UNet2DConditionModel"][0], 1, 8, 0, told["text"])
+        diffusers_config("UNet2DConditionModel", NETWORKS["UNet2DConditionModel"][0], 1, 8, 0, inputs["text"])
     for part in (made.clip_text(projection=True, projected=8), made.clip_tokenizer()):
         part.save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="expected a projection as wide as the states, got 8 and 16"):

@@ -33,7 +33,7 @@ SANA: dict[str, Any] = {
     "patch_size": 1, "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8,
     "num_cross_attention_heads": 2, "cross_attention_head_dim": 8, "cross_attention_dim": 16,
 }  # fmt: skip
-NETWORKS: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {  # -> settings, told, text encoder
+NETWORKS: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {  # -> settings, conditions, text encoder
     "UNet2DModel": (UNET, (), ""),
     "UNet2DConditionModel": (CROSS, ("text",), "clip"),
     "DiTTransformer2DModel": (TRANSFORMER, ("label",), ""),
@@ -83,11 +83,11 @@ def config_of(
     **changes: Any,
 ) -> TrainConfig:
     """A short training of a class of networks, conditioned as in its pipeline."""
-    config, told, kind = NETWORKS[network]
+    config, conditions, kind = NETWORKS[network]
     given: dict[str, Any] = {"masked": kind == "t5", **({"tokens": 12} if kind == "t5" else {})}
     latents = {} if vae is None else load_autoencoder(vae).config(data.shape)
     channels, size, _ = latents["shape"] if latents else data.shape
-    classes, more, text = asked(data, told, texts.get(kind, ""), settings=given if kind else None)
+    classes, more, text = asked(data, conditions, texts.get(kind, ""), settings=given if kind else None)
     net = diffusers_config(network, {**config, **(settings or {})}, channels, size, classes, more.get("text"))
     flow = {"schedule": {"name": "flow"}, "objective": "flow"}
     fixed: dict[str, Any] = {

@@ -100,7 +100,7 @@ def test_one_image_becomes_several() -> None:
         ({"rounds": 3}, "rounds: method 'sdedit' does not read it"),
         ({"method": "inversion", "mask": HALF}, "mask: method 'inversion' does not read it"),
         ({"method": "negative", "source_guidance": "cfg(2)"}, "method 'negative' inverts without guidance"),
-        ({"method": "inversion", "sampler": "heun"}, "sampler 'heun': method 'inversion' goes the way of ddim"),
+        ({"method": "inversion", "sampler": "heun"}, "sampler 'heun': method 'inversion' only works with ddim"),
         ({"method": "inversion", "strength": 2}, "strength: expected"),
         ({"method": "inversion", "source": "eleven"}, "eleven"),
         ({"method": "inversion", "cond": "eleven"}, "eleven"),

@@ -56,7 +56,7 @@ def test_columns_that_do_not_fit_go_below_with_the_first_again() -> None:
 
 def test_the_findings_say_what_it_costs_and_where_it_acts(explained: Explanation) -> None:
     text = explained.findings()
-    assert "takes 22 network rows a sample in 8 steps" in text  # 2 branches, 3 in the 6 steps inside
+    assert "takes 22 network rows per sample in 8 steps" in text  # 2 branches, 3 in the 6 steps inside
     strongest = int(explained.step["strength"].mean(1).argmax())
     assert f"most in step {strongest + 1} " in text
 

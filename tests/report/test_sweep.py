@@ -93,7 +93,7 @@ def test_findings_and_report_say_the_difference_and_whether_it_is_paired() -> No
 
     more = {"distance": Difference(2.0, 0.5, 60, False)}
     _, text = said([plain, replace(points[1], differences=more)], floor())
-    assert "2.00 ± 0.50 more than without guidance (not paired: the errors of both added in squares" in text
+    assert "2.00 ± 0.50 more than without guidance (not paired: the variances of both add" in text
 
 
 def test_without_guidance_means_the_same_checkpoint_sampler_and_steps() -> None:

@@ -141,7 +141,7 @@ def test_many_particles_reach_the_tilted_mean_and_covariance_without_a_gradient(
 def test_log_p_of_the_class_makes_the_conditional_of_the_unconditional(
     quick: None, whole: list[Tensor], every: int
 ) -> None:
-    """Bayes' rule: the moments of a thousand particles are those of plain samples weighted by p(c | x0). (Chosen at every
+    """Bayes' rule: a thousand particles have the moments of plain samples weighted by p(c | x0). (Chosen at every
     step, few go too far: their mean by 0.027 +- 0.004 with 8, 0.023 +- 0.005 with 64.)"""
     settings: dict[str, Any] = {"sampler": "ddpm", "steps": 12, "batch_size": 10**6}
     plain = fl.sample(MODEL, None, n=60_000, **settings).x0.double()
@@ -220,7 +220,7 @@ def test_memory_moves_with_the_samples() -> None:
         ({"particles": 4, "guidance": "fkc(cfg(3))", "sampler": "ddim(eta=1, recur=2)"}, "without recur"),
         ({"particles": 4, "reward": "brightness(0.5)"}, "is a reward of images"),
         ({"particles": 4, "reward": 'label("exact")', "cond": None}, "none was given; pass one"),
-        ({"particles": 4, "reward": lambda x0, t, c: x0}, "expected one number a sample"),
+        ({"particles": 4, "reward": lambda x0, t, c: x0}, "expected one number per sample"),
         ({"particles": 4, "reward": lambda x0, t, c: x0[:, 0] / 0}, "not finite, first for seed 0"),
     ],
 )

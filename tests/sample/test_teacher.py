@@ -1,7 +1,7 @@
 """What a student is taught, against closed forms of the mixture and against the teacher's own steps."""
 
 import re
-from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,9 +13,12 @@ from fairlead.core.prediction import Prediction
 from fairlead.core.schedule import NoiseSchedule, RectifiedFlow, VPCosine, vp_linear
 from fairlead.data.toys import Gaussian
 from fairlead.guide.engine import GuidedDenoiser
+from fairlead.models.model import Model
 from fairlead.models.toy import toy_model
 from fairlead.sample.ddim import DDIM
+from fairlead.sample.dpmpp_3m import DPMpp3M
 from fairlead.sample.grids import make_grid
+from fairlead.sample.sampler import Sampler
 from fairlead.sample.teacher import Teacher
 from tests.guide.toy import LABELS, MIXTURE, MODEL, NETWORK, SPECS, N, close, images
 from tests.sample.gaussian import no_noise
@@ -71,11 +74,19 @@ def test_what_is_taught_is_the_guided_prediction_to_the_bit(guidance: str) -> No
 # --- fewer steps ----------------------------------------------------------------------------------------------------
 
 
-def arrived(denoiser, x: Tensor, steps: int, condition: Condition, schedule: NoiseSchedule) -> Tensor:
-    """Where DDIM ends."""
-    times = make_grid("trailing", schedule, steps)
-    for frame in DDIM().frames(denoiser, x, times, schedule, condition, no_noise):
+def arrived(
+    denoiser, x: Tensor, sampler: Sampler, times: Tensor, condition: Condition, schedule: NoiseSchedule
+) -> Tensor:
+    """Where a sampler ends."""
+    for frame in sampler.frames(denoiser, x, times, schedule, condition, no_noise):
         x = frame.x_t
+    return x
+
+
+def in_parts(denoiser, x: Tensor, times: Tensor, each: int, condition: Condition, schedule: NoiseSchedule) -> Tensor:
+    """Where the teacher ends, who begins anew in each of the student's steps."""
+    for first in range(0, len(times) - 1, each):
+        x = arrived(denoiser, x, DPMpp3M(), times[first : first + each + 1], condition, schedule)
     return x
 
 
@@ -93,21 +104,42 @@ def test_the_students_steps_arrive_where_the_teachers_do(schedule: NoiseSchedule
 
     condition = model.encode(SPECS)
     guided = GuidedDenoiser.of(model, "cfg(2)", condition)
-    start = X * sigma
-    close(
-        arrived(student, start, steps, condition, schedule),
-        arrived(guided, start, steps * each, condition, schedule),
-        1e-10,
-    )
+    start, fine = X * sigma, make_grid("trailing", schedule, steps * each)
+    taught = in_parts(guided, start, fine, each, condition, schedule)
+    close(arrived(student, start, DDIM(), fine[::each], condition, schedule), taught, 1e-10)
 
 
-def test_on_a_gaussian_a_linear_student_of_one_step_is_exact() -> None:
+def gaussian() -> Model:
+    return toy_model(Gaussian(torch.tensor([0.7, -0.2]), torch.tensor([0.5, 0.1])), "vp_cosine")
+
+
+def test_on_a_gaussian_what_a_student_of_one_step_is_taught_converges_to_the_end_of_the_path() -> None:
+    """What is so many standard deviations off the mean at t = 1 is so at the end of the probability-flow ODE. The
+    teacher's steps are off by less than twice as many of DDIM, and twice as many by less than half of that."""
+    model = gaussian()
+    schedule, condition, t = model.schedule, model.encode([None] * N), torch.ones(N, dtype=torch.float64)
+    alpha, sigma = schedule.alpha_sigma(t[0])
+    mean, std = torch.tensor([0.7, -0.2]).double(), torch.tensor([0.5, 0.1]).double()
+    end = mean + std * (X - alpha * mean) / (alpha**2 * std**2 + sigma**2).sqrt()
+
+    def error(found: Tensor) -> float:
+        return float((found - end).square().mean().sqrt())
+
+    def ddim(steps: int) -> Tensor:
+        return arrived(model.denoiser, X, DDIM(), make_grid("trailing", schedule, steps), condition, schedule)
+
+    counts = (8, 16, 32, 64)
+    errors = [error(Teacher.of(model, "none", None, 1, each).answer(X, t, condition)) for each in counts]
+    assert all(2 * finer < coarser for coarser, finer in pairwise(errors)), errors
+    assert all(found < error(ddim(2 * each)) for found, each in zip(errors, counts, strict=True))
+
+
+def test_on_a_gaussian_a_linear_student_is_exact() -> None:
     """Fitted by least squares to its lessons, one affine map a time, it takes the teacher's path on other noise."""
-    model = toy_model(Gaussian(torch.tensor([0.7, -0.2]), torch.tensor([0.5, 0.1])), "vp_cosine")
+    model, other = gaussian(), torch.randn(N, 2, dtype=torch.float64)
     condition, schedule = model.encode([None] * N), model.schedule
-    previous = model.denoiser
-    for steps in (4, 2, 1):  # each taught by the one before
-        teacher = Teacher.of(replace(model, denoiser=previous), "none", None, steps, 2)
+    for steps in (4, 1):
+        teacher = Teacher.of(model, "none", None, steps, 8 // steps)
         maps: dict[float, tuple[Tensor, Tensor]] = {}
         for t in make_grid("trailing", schedule, steps)[:-1]:
             taught = teacher.answer(X, t.expand(N), condition)
@@ -121,10 +153,12 @@ def test_on_a_gaussian_a_linear_student_of_one_step_is_exact() -> None:
             slope, offset = maps[float(t)]
             return Prediction.from_x0(slope * x_t + offset, x_t, *schedule.alpha_sigma(t))
 
-        previous = student
-    start = torch.randn(N, 2, dtype=torch.float64)
-    ends = arrived(previous, start, 1, condition, schedule), arrived(model.denoiser, start, 8, condition, schedule)
-    close(*ends, 1e-9)
+        fine = make_grid("trailing", schedule, 8)
+        close(
+            arrived(student, other, DDIM(), fine[:: 8 // steps], condition, schedule),
+            in_parts(model.denoiser, other, fine, 8 // steps, condition, schedule),
+            1e-9,
+        )
 
 
 # --- what cannot be taught ------------------------------------------------------------------------------------------
@@ -140,7 +174,7 @@ def test_on_a_gaussian_a_linear_student_of_one_step_is_exact() -> None:
         ("cfgpp(0.6)", "cfgpp(0.6) re-noises with another prediction"),
         ("cads(0.3) + cfg(2)", "draws noise, which needs seeds"),
         ('cfg(ramp(1, 3, by="progress"))', "needs the sampler's grid"),
-        ('compose({"two": 4, "one": -2})', "stands in place of the condition"),
+        ('compose({"two": 4, "one": -2})', "replaces the condition"),
         ("none", "nothing to teach"),
         ("distilled(9)", "was taught scales from -1 to 8, got 9"),
     ],

@@ -30,7 +30,6 @@ def each(path: Path) -> Any:
 
 @pytest.mark.parametrize("path", map(each, sorted(FOLDER.glob("*.ipynb"))))
 def test_a_notebook_gives_what_is_kept_in_it(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAIRLEAD_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own, which keeps pictures
     kept = nbformat.read(path, 4)
     fresh = nbformat.read(path, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,7 +112,8 @@ def loaded(pipe: Any, call: dict[str, Any]) -> str:
     if "max_area" in call or type(pipe).__name__.startswith(("HiDream", "Kandinsky5T2I")):
         return "not tried, it would make a megapixel"
     try:
-        model = fl.load(pipe, size=16)  # those that pipelines make by default are large
+        video = "num_frames" in inspect.signature(type(pipe).__call__).parameters
+        model = fl.load(pipe, size=8 if video else 16)  # those that pipelines make by default are large
         prompt = call.get("prompt", 1 if "class_labels" in call else None)
         sampled = fl.sample(model, prompt, guidance=None if prompt is None else "cfg(4)", n=1, steps=2)
     except UsageError as error:

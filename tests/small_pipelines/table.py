@@ -67,7 +67,7 @@ _add("InstructPix2Pix", {"unet": {"in_channels": 8}}, before=SD, image_guidance_
 _add("InstructPix2Pix", {"unet": {**XL["unet"], "in_channels": 8}}, before=SDXL, image_guidance_scale=1.0)
 _add("DreamLite")
 _add("Allegro AuraFlow Bria BriaFibo CogView3Plus PixArtAlpha PixArtSigma HiDreamImage Lumina StableAudio Mochi")
-_add("LongCatAudioDiT", refused="without a step of its scheduler", audio_duration_s=0.1)
+_add("LongCatAudioDiT", audio_duration_s=0.1)
 _add("DiT", class_labels=[1])
 _add("Latte", video_length=1)
 _add("Sana SanaControlNet PRX LTX LTXImageToVideo LTXCondition", **MID)
@@ -106,7 +106,7 @@ _add(
 _add("KandinskyPrior KandinskyV22Prior", output_type="pt", negative_prompt=...)
 _add("Kandinsky3", own=4.0)
 _add("Wan WanVideoToVideo AnyFlow", FOUND)
-_add("AnyFlowFAR", refused="answers with several tensors", num_frames=9)
+_add("AnyFlowFAR", refused="returns several tensors", num_frames=9)
 _add("SkyReelsV2 SkyReelsV2DiffusionForcing", {"text_encoder": "UMT5EncoderModel"})
 _add("SkyReelsV2DiffusionForcingImageToVideo", {"text_encoder": "UMT5EncoderModel"})
 _add(

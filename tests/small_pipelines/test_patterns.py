@@ -191,7 +191,7 @@ def test_a_call_that_cannot_be_rehearsed_is_refused() -> None:
 def test_two_networks_in_one_step_are_refused() -> None:
     name = "Ideogram4Pipeline"
     pipe, call = make(name, SMALL[name]), arguments(name, SMALL[name])
-    text = "Ideogram4Pipeline asks two networks for the predictions of a step"
+    text = "Ideogram4Pipeline calls two networks for the predictions of a step"
     with pytest.raises(fl.UsageError, match=text), fl.attach(pipe, "cfg(5)"):
         run(pipe, call)
 

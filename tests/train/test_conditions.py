@@ -34,16 +34,16 @@ def captioned() -> ImageData:
 
 def training(names=("text", "label", "ink"), null="learned", steps=3, out=None, resume=False, text="words", **changes):
     data = captioned()
-    classes, told, config = asked(data, names, text, null)
-    net = net_config("8x8", 3, 8, classes, channels=8, embed=16, **told)
+    classes, inputs, config = asked(data, names, text, null)
+    net = net_config("8x8", 3, 8, classes, channels=8, embed=16, **inputs)
     return Training(data, TrainConfig(net, text=config, steps=steps, batch_size=4, **changes), out, resume)
 
 
 def test_every_sample_gets_what_the_data_says_of_it():
     data = captioned()
-    classes, told, text = asked(data, ("text", "label", "ink"))
-    assert (classes, told["attributes"]) == (2, {"ink": 2})
-    found = DataConditions.of(data, {"classes": classes, **told}, text)
+    classes, inputs, text = asked(data, ("text", "label", "ink"))
+    assert (classes, inputs["attributes"]) == (2, {"ink": 2})
+    found = DataConditions.of(data, {"classes": classes, **inputs}, text)
     assert found.text is not None
     assert len(found.text) == 5  # one caption comes twice
     index = torch.tensor([3, 0, 5])
@@ -170,8 +170,8 @@ def test_images_are_shown_by_step_and_resume_to_the_bit(tmp_path):
 
     def start(out=None, resume=False):
         data = captioned()
-        classes, told, _ = asked(data, ("image", "label"), image="inpaint")
-        net = net_config("8x8", 3, 8, classes, channels=8, embed=16, **told)
+        classes, inputs, _ = asked(data, ("image", "label"), image="inpaint")
+        net = net_config("8x8", 3, 8, classes, channels=8, embed=16, **inputs)
         config = TrainConfig(net, image="inpaint", steps=4, batch_size=4, drop=0.5)
         return Training(data, config, out, resume)
 

@@ -101,7 +101,8 @@ def test_scales_fill_their_range_and_some_are_dropped(run: Path) -> None:
     scales = torch.cat(values)
     assert 1 <= float(scales.min()) < 1.05
     assert 3.95 < float(scales.max()) <= 4
-    assert float(scales.mean()) == pytest.approx(2.5, abs=0.1)
+    quarters = torch.tensor([0.25, 0.5, 0.75])  # of the arcsine distribution between 1 and 4
+    assert torch.allclose(scales.quantile(quarters), 2.5 - 1.5 * (torch.pi * quarters).cos(), atol=0.15)
     assert float(torch.cat(kept).double().mean()) == pytest.approx(0.75, abs=0.04)
 
 
@@ -127,7 +128,7 @@ def test_a_student_of_a_range_is_a_model_like_any_other(run: Path, tmp_path: Pat
     assert done.step == 4
     model = load(out)
     assert model.scale_range == (1.0, 4.0)
-    assert (model.told, model.conditions) == ("label", ("label",))
+    assert (model.condition_kind, model.conditions) == ("label", ("label",))
     images = fl.sample(model, ["seven", None], guidance="distilled([1, 4])", steps=3)
     assert images.cost.rows == 6
     about = find_checkpoint(out).about["train"]["distill"]
@@ -156,15 +157,15 @@ def test_a_resumed_student_has_the_same_bits(run: Path, tmp_path: Path) -> None:
     assert same_bits(tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "part"))
 
 
-def test_fewer_steps_are_taught_in_rounds(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("given", "each"), [({}, 4), ({"steps_from": 12}, 3)])
+def test_fewer_steps_are_those_of_the_teacher_several_at_a_time(
+    run: Path, tmp_path: Path, given: Any, each: int
+) -> None:
     out = tmp_path / "four"
-    distill(run, out, guidance="cfg({scale})", range="scale=1:4", steps_to=4, steps_from=16, **QUICK)
-    lessons = [find_checkpoint(place).about["train"]["distill"] for place in (out / "rounds" / "8", out)]
-    assert [(lesson["steps"], lesson["each"], lesson["guidance"]) for lesson in lessons] == [
-        (8, 2, "cfg({scale})"), (4, 2, "distilled({scale})"),
-    ]  # fmt: skip
-    assert lessons[1]["before"] == lessons[0]
-    assert lessons[1]["hash"] == find_checkpoint(out / "rounds" / "8").about["files"]["ema"]
+    distill(run, out, guidance="cfg({scale})", range="scale=1:4", steps_to=4, **given, **QUICK)
+    lesson = find_checkpoint(out).about["train"]["distill"]
+    assert (lesson["steps"], lesson["each"], lesson["guidance"]) == (4, each, "cfg({scale})")
+    assert [entry.name for entry in out.iterdir() if entry.is_dir()] == ["step-000004"]
 
 
 def test_a_head_in_the_middle_is_left_behind(tmp_path: Path) -> None:
@@ -184,7 +185,8 @@ def test_a_head_in_the_middle_is_left_behind(tmp_path: Path) -> None:
         ({"guidance": "cgf(3)"}, "did you mean 'cfg'"),
         ({}, "nothing to teach"),
         ({"guidance": "cfg(2)", "steps_from": 16}, "--steps-from: it needs --steps-to"),
-        ({"guidance": "cfg(2)", "steps_to": 4, "steps_from": 12}, "expected 4 times 2, 4, 8"),
+        ({"guidance": "cfg(2)", "steps_to": 4, "steps_from": 14}, "--steps-from: expected 4 times 2, 3, 4"),
+        ({"guidance": "cfg(2)", "steps_to": 4, "steps_from": 4}, "--steps-from: expected 4 times 2, 3, 4"),
         ({"guidance": "cfg(2)", "steps_to": 0}, "--steps-to: expected an integer of at least 1"),
         ({"guidance": "cfg(2)", "steps": 0}, "steps: expected at least 1"),
     ],
@@ -301,9 +303,21 @@ def as_images() -> tuple[Model, ImageData]:
     )
 
 
+class AtOnce(Teacher):
+    """The answers of ``cfg({scale})`` on the mixture, for all times in one call: ``tests/sample/test_teacher.py`` finds
+    a teacher's to be these, and asking it for one time after another takes most of a step of so small a network."""
+
+    def answer(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        label, kept = condition.values["label"], condition.keep["scale"]
+        scale = torch.where(kept, condition.values["scale"].double(), 1.0)
+        alpha, sigma = (level[:, None] for level in self.model.schedule.alpha_sigma(t))
+        answer = RING.guided_denoise(x_t.flatten(1), alpha, sigma, label, scale, condition.keep["label"])
+        return answer.reshape(x_t.shape).float()
+
+
 @pytest.mark.slow
 def test_a_student_comes_to_answer_as_the_exact_mixture_under_guidance() -> None:
-    """Relative error below 1 % at every noise level and scale, its ends included at twice that; in one row."""
+    """Relative error below 1 % at every noise level and scale, the ends of its range included; in one row."""
     model, data = as_images()
     net = {
         "kind": "unet", "channels_in": 1, "size": [1, 2], "classes": 4, "channels": 64, "multipliers": [1],
@@ -313,22 +327,22 @@ def test_a_student_comes_to_answer_as_the_exact_mixture_under_guidance() -> None
         net, objective="x0", steps=2000, batch_size=128, lr=4e-3, optimizer="muon", precision="fp32",
         distill={**LESSON, "guidance": "cfg({scale})"},
     )  # fmt: skip
-    training = Training(data, config, None, teacher=Teacher.of(model, "cfg({scale})", (1, 4)))
+    training = Training(data, config, None, teacher=AtOnce(model, "cfg({scale})", (1, 4)))
     for _ in training.run():
         pass
     student = model_of(training.averaged_network(), training.about(), {})
     labels = torch.arange(1024) % 4
     x0, condition = RING.sample(1024, labels, seed=1), student.encode([str(int(label)) for label in labels])
+    noise = torch.randn(1024, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     errors: dict[tuple[float, float], float] = {}
     for log_snr in (-4.0, -2.0, 0.0, 2.0):
         t = student.schedule.t_of_log_snr(torch.tensor(log_snr, dtype=torch.float64))
         alpha, sigma = student.schedule.alpha_sigma(t)
-        x_t = (alpha * x0 + sigma * torch.randn(1024, 2, dtype=torch.float64)).float()
+        x_t = (alpha * x0 + sigma * noise).float()
         for scale in (1.0, 1.5, 2.5, 3.5, 4.0):
             guided = GuidedDenoiser.of(student, f"distilled({scale})", condition)
             found = guided(x_t.reshape(-1, 1, 1, 2), t, condition).x0.flatten(1).double()
             exact = RING.guided_denoise(x_t, alpha, sigma, labels, scale)
             errors[log_snr, scale] = float(((found - exact).square().mean() / exact.square().mean()).sqrt())
     shown = "\n".join(f"log-SNR {level:g}, scale {scale:g}: {error:.2%}" for (level, scale), error in errors.items())
-    assert all(error < (0.02 if scale in (1, 4) else 0.01) for (_, scale), error in errors.items()), shown
-    print(shown)
+    assert max(errors.values()) < 0.01, shown

@@ -195,7 +195,7 @@ def test_outcomes_are_read_together_and_logged_in_order():
 
 @pytest.mark.parametrize(("loss", "norm", "what"), [(float("nan"), 1.0, "loss"), (1.0, float("inf"), "gradient norm")])
 def test_a_step_that_is_not_finite_is_named_whenever_it_is_read(loss: float, norm: float, what: str):
-    """And again: whoever wants to save later is told too."""
+    """And again: a later attempt to save raises it too."""
     found, logged = outcomes(4)
     for step in (1, 2, 3):
         value = (loss, norm) if step == 2 else (1.0, 1.0)

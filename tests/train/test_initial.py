@@ -80,8 +80,8 @@ def test_classes_of_the_same_number_may_still_be_others(run):
 
 def test_a_reader_of_text_that_has_learnt_does_not_learn_again(tmp_path):
     data = captioned()
-    _, told, text = asked(data, ["text"], settings={"read": 2, "sketch": 2})
-    net = net_config("8x8", 3, 8, 0, channels=8, embed=16, **told)
+    _, inputs, text = asked(data, ["text"], settings={"read": 2, "sketch": 2})
+    net = net_config("8x8", 3, 8, 0, channels=8, embed=16, **inputs)
     learnt: list[int] = []
     first = TrainConfig(net, text=text, steps=1, batch_size=4)
     list(Training(data, first, tmp_path / "run", reading=learnt.append).run())

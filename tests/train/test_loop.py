@@ -171,12 +171,12 @@ def test_in_noise_the_label_is_worth_the_variance_between_classes(learned):
     network = training.averaged_network()
     x = data.images.float() / 127.5 - 1
 
-    def told(change: Callable[[Condition], Condition]) -> float:
+    def loss_of(change: Callable[[Condition], Condition]) -> float:
         return fixed_loss(lambda x, t, c: network(x, t, change(c)), config, data, torch.tensor(0.97).double())
 
-    right = told(lambda c: c)
-    null = told(lambda c: c.drop())
-    wrong = told(lambda c: Condition.of(label=(c.values["label"] + 1) % 10))
+    right = loss_of(lambda c: c)
+    null = loss_of(lambda c: c.drop())
+    wrong = loss_of(lambda c: Condition.of(label=(c.values["label"] + 1) % 10))
     means = torch.stack([x[data.labels == label].mean(dim=0) for label in range(10)])
     between = float((means[data.labels] - x.mean(dim=0)).square().mean())
     assert 0.5 * between < null - right < 1.2 * between

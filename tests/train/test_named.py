@@ -24,8 +24,8 @@ def numbered() -> ImageData:
 
 
 def config(data: ImageData, **settings):
-    classes, told, text = asked(data, ["label", "text"], settings=settings)
-    return tiny_config(net=tiny_net(classes=classes, **told), text=text, steps=2)
+    classes, inputs, text = asked(data, ["label", "text"], settings=settings)
+    return tiny_config(net=tiny_net(classes=classes, **inputs), text=text, steps=2)
 
 
 def test_a_model_asks_for_the_classes_of_its_data(tmp_path) -> None:

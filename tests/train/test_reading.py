@@ -19,7 +19,7 @@ from fairlead.nets.text_attention import TextInput, TextTransformer
 from fairlead.train.conditions import asked
 from fairlead.train.config import TrainConfig
 from fairlead.train.loop import Training
-from fairlead.train.reading import learn_to_read, learn_to_sketch, one_caption, values_told
+from fairlead.train.reading import learn_to_read, learn_to_sketch, one_caption, values_of
 
 COLOURS, DIGITS = ("red", "green", "blue", "black", "white", "pink"), ("one", "two", "seven", "eight", "nine")
 SAID = list(itertools.product(COLOURS, DIGITS, COLOURS))
@@ -41,15 +41,15 @@ def told_apart(encoder: TextTransformer, ids: Tensor, labels: Tensor) -> float:
     return float(means[labels].var(0).sum() / states.var(0).sum())
 
 
-@pytest.mark.parametrize("told", ["labels", "words"])
-def test_ink_and_background_stand_apart_after_reading(told):
+@pytest.mark.parametrize("known_by", ["labels", "words"])
+def test_ink_and_background_stand_apart_after_reading(known_by):
     words = Words.of(CAPTIONS)
     ids = words(CAPTIONS)
     ink, ground = (torch.tensor([COLOURS.index(said[i]) for said in SAID]) for i in (0, 2))
     known = {"ink": Attribute(COLOURS, ink[SEEN]), "ground": Attribute(COLOURS, ground[SEEN])}
     encoder = encoder_of(words)
     before = told_apart(encoder, ids, ink), told_apart(encoder, ids, ground)
-    learn_to_read(encoder, ids[SEEN], known if told == "labels" else {}, 150, seed=0)
+    learn_to_read(encoder, ids[SEEN], known if known_by == "labels" else {}, 150, seed=0)
     after = told_apart(encoder, ids, ink), told_apart(encoder, ids, ground)
     assert sum(before) < 0.7
     assert sum(after) > 0.85
@@ -69,8 +69,8 @@ def test_reading_is_decided_by_its_seed_and_draws_nothing_from_outside():
 
 def test_training_leaves_an_encoder_that_can_read_as_it_is_and_resumes_to_the_same_bits(tmp_path):
     data = load_data("scenes(n=40)")
-    _, told, text = asked(data, ["text"], settings={"read": 2, "sketch": 2})
-    net = net_config("28x28", 3, 28, 0, channels=8, **told)
+    _, inputs, text = asked(data, ["text"], settings={"read": 2, "sketch": 2})
+    net = net_config("28x28", 3, 28, 0, channels=8, **inputs)
     config = TrainConfig(net, text=text, steps=4, batch_size=8, warmup=0, checkpoint_every=2, optimizer="muon")
     training = Training(data, config, tmp_path / "run")
     reader = {
@@ -151,8 +151,8 @@ def test_further_captions_are_read_and_sketched_too():
         torch.zeros(n, 3, 28, 28, dtype=torch.uint8), torch.zeros(n, dtype=torch.int64), ("thing",), "twice", "train",
         False, tuple(first), {"ink": Attribute(COLOURS, torch.arange(n) // len(DIGITS))}, more=tuple(second),
     )  # fmt: skip
-    _, told, text = asked(data, ["text"], settings={"read": 20, "sketch": 2})
-    config = TrainConfig(net_config("28x28", 3, 28, 0, channels=8, **told), text=text, steps=1, batch_size=8)
+    _, inputs, text = asked(data, ["text"], settings={"read": 20, "sketch": 2})
+    config = TrainConfig(net_config("28x28", 3, 28, 0, channels=8, **inputs), text=text, steps=1, batch_size=8)
     training = Training(data, config, None)
     assert training.conditions is not None
     torch.manual_seed(config.seed)
@@ -174,7 +174,7 @@ def test_what_never_applies_is_read_as_that():
     ids = words(CAPTIONS)
     learn_to_read(encoder_of(words), ids, {"shadow": Attribute(("long", "short"), labels)}, 3, seed=0)
     sometimes = Attribute(("long", "short"), torch.where(torch.arange(len(labels)) % 3 == 0, 1, labels))
-    assert values_told(sometimes) == 3
+    assert values_of(sometimes) == 3
     pooled = torch.nn.functional.one_hot(torch.arange(len(labels)) % 3, 3).float()
     sketch = Sketch(3, 1, 6, says=[3])
     images = torch.zeros(len(labels), 1, 6, 6)
@@ -188,9 +188,9 @@ def test_what_never_applies_is_read_as_that():
 def test_any_network_trains_around_its_sketch_and_leaves_torch_random_numbers_alone(net, null):
     """Of what is sketched only the value of no text learns, where there is one."""
     data = load_data("scenes(n=40)")
-    _, told, text = asked(data, ["text"], settings={"read": 1, "sketch": 1}, null=null)
+    _, inputs, text = asked(data, ["text"], settings={"read": 1, "sketch": 1}, null=null)
     narrow: dict[str, Any] = {"channels": 8} if net == "28x28" else {"dim": 32, "depth": 1}
-    config = TrainConfig(net_config(net, 3, 28, 0, **narrow, **told), text=text, steps=3, batch_size=8, drop=0.5)
+    config = TrainConfig(net_config(net, 3, 28, 0, **narrow, **inputs), text=text, steps=3, batch_size=8, drop=0.5)
     state = torch.get_rng_state()
     training = Training(data, config, None)
     before = {name: value.clone() for name, value in training.network.state_dict().items() if "sketch" in name}
@@ -210,9 +210,9 @@ def test_any_network_trains_around_its_sketch_and_leaves_torch_random_numbers_al
 )
 def test_a_network_that_was_not_made_for_the_data(change, message):
     data = load_data("scenes(n=40)")
-    _, told, text = asked(data, ["text"], settings={"read": 1, "sketch": 1})
-    told["text"] |= change
-    config = TrainConfig(net_config("28x28", 3, 28, 0, channels=8, **told), text=text, steps=1, batch_size=8)
+    _, inputs, text = asked(data, ["text"], settings={"read": 1, "sketch": 1})
+    inputs["text"] |= change
+    config = TrainConfig(net_config("28x28", 3, 28, 0, channels=8, **inputs), text=text, steps=1, batch_size=8)
     with pytest.raises(UsageError, match=message):
         Training(data, config, None)
 

@@ -1,8 +1,7 @@
 """What ``tuned.json`` keeps: an answer a question, found again by what it answers."""
 
 import json
-import subprocess
-import sys
+import multiprocessing
 import threading
 from pathlib import Path
 from typing import Any
@@ -59,14 +58,14 @@ def test_a_later_answer_replaces_that_to_its_question_and_no_other(tmp_path: Pat
 
 def test_answers_that_are_written_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
     path = tmp_path / "tuned.json"
-    code = (
-        "import sys; from pathlib import Path; from fairlead.tune.answers import save_answer;"
-        "from fairlead.tune.recommend import Tuned; from tests.tune.test_answers import QUESTION, row;"
-        "save_answer(Path(sys.argv[1]), Tuned('cfg(1)', 'best', None, (row(1),), 1, ()),"
-        " {**QUESTION, 'steps': int(sys.argv[2])})"
-    )
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(steps)]) for steps in range(1, 5)]
-    assert [writer.wait() for writer in writers] == [0] * 4
+    tuned = Tuned("cfg(1)", "best", None, (row(1),), 1, ())
+    process = multiprocessing.get_context("fork").Process
+    writers = [process(target=save_answer, args=(path, tuned, {**QUESTION, "steps": i})) for i in range(1, 5)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 4
     assert sorted(one["steps"] for one in read_answers(path)) == [1, 2, 3, 4]
     assert [each.name for each in tmp_path.iterdir()] == ["tuned.json"]
 

@@ -24,7 +24,7 @@ def data(split: str) -> ImageData:
 
 def asked(conditions: tuple[str, ...], n: int) -> Targets:
     model: Any = SimpleNamespace(
-        told="label" if conditions == ("label",) else "more",
+        condition_kind="label" if conditions == ("label",) else "more",
         conditions=conditions,
         classes=("cat", "dog") if "label" in conditions else (),
         encode=LabelEncoder(("cat", "dog")),

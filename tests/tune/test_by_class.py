@@ -1,4 +1,4 @@
-"""The best scale of each class: closed forms, and how often classes are told apart that are alike, or are not."""
+"""The best scale of each class: closed forms, and how often classes that are alike are distinguished, or are not."""
 
 import json
 import math
@@ -147,7 +147,7 @@ def test_with_a_share_of_hits_only_its_own_images_count() -> None:
 
 
 def test_a_constraint_takes_the_scales_at_which_a_class_surely_breaks_it() -> None:
-    """At 3, where cat is right, half of it is not recognised. Of few images that is not sure, and nothing is told."""
+    """At 3, where cat is right, half of it is not recognised. Of few images nothing is claimed."""
     toy = Spreads((1.5, 1.5, 3.0))
     rule = [Constraint.parse("accuracy >= 0.9")]
 

@@ -148,7 +148,7 @@ def test_a_best_just_inside_a_wide_range_is_not_taken_for_its_end(best):
         assert ("end of the range" in "".join(found.notes)) == (best < 1)
 
 
-@pytest.mark.parametrize("best", [1.03, 1.1])
+@pytest.mark.parametrize("best", [1.03, pytest.param(1.1, marks=pytest.mark.slow)])
 def test_a_best_near_the_end_of_a_wide_range_is_held_by_an_interval_under_noise(best):
     found = [search(Hollow(best, seed, own=1.0), NORMAL, Knob(1, 8), budget=3000) for seed in range(10)]
     assert sum(f.low <= best <= f.high for f in found) >= 9

@@ -42,12 +42,14 @@ class CompareTab:
         with gr.Row(elem_classes="go"):
             go = gr.Button("Sample both", variant="primary", elem_id="sample", scale=3)
             stop = gr.Button("Stop", elem_id="stop", scale=1)
-            live = gr.Checkbox(True, label="again when a slider is let go", elem_id="live", scale=2, container=False)
+            live = gr.Checkbox(
+                True, label="sample again when a slider is released", elem_id="live", scale=2, container=False
+            )
         state = gr.HTML(elem_id="state")
         with gr.Row():
             for name, start in zip(NAMES, START, strict=True):
                 with gr.Column(min_width=320):
-                    fields.append(GuidanceField.add(name, start))
+                    fields.append(GuidanceField.add(name, start, f"{name} guidance"))
         with gr.Row():
             for name in NAMES:
                 with gr.Column(min_width=320):

@@ -107,12 +107,10 @@ class GuidanceField:
     sliders: tuple[Any, ...]
 
     @classmethod
-    def add(cls, name: str, value: str) -> GuidanceField:
-        """Put it on the page, under its name, which also makes the ids."""
+    def add(cls, name: str, value: str, label: str) -> GuidanceField:
+        """Put it on the page under a label. The ids of its parts begin with its name."""
         own = name.lower()
-        expression = gr.Textbox(
-            value, label=f"{name} guidance", elem_id=f"{own}-guidance", elem_classes="code", lines=1
-        )
+        expression = gr.Textbox(value, label=label, elem_id=f"{own}-guidance", elem_classes="code", lines=1)
         said = gr.HTML(explained(value), elem_id=f"{own}-said")
         start = slider_settings(value)
         with gr.Column(elem_classes="knobs"):
@@ -187,9 +185,9 @@ def model_line(library: Library, name: str) -> str:
     model = library.model(name)
     size = " x ".join(map(str, model.image_shape))
     count = len(model.classes)
-    told = f"{count} classes" if count else f"conditioned on {', '.join(model.conditions) or 'nothing'}"
+    summary = f"{count} classes" if count else f"conditioned on {', '.join(model.conditions) or 'nothing'}"
     data = model.metadata.get("data")
-    return " · ".join([f"images {size}", told, *([f"trained on {data}"] if data else [])])
+    return " · ".join([f"images {size}", summary, *([f"trained on {data}"] if data else [])])
 
 
 def decimal(what: str, value: Any) -> float:

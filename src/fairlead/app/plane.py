@@ -106,7 +106,7 @@ class Walk:
         """
         alpha, sigma = self.level(step)
         if step >= self.steps or sigma == 0:
-            raise UsageError("the score field stands at a noise level; choose a step before the last")
+            raise UsageError("the score field needs a noise level; choose a step before the last")
         model: Model = self.plan.model
         condition = model.encode([self.plan.conds[0]] * len(x))
 
@@ -178,7 +178,9 @@ def walk_plan(
         raise unknown("class", label, map(str, range(mixture.n_classes)))
     steering = to_guidance(guidance.strip() or "none")
     if steering.resources():
-        raise UsageError(f"{steering} asks {steering.resources()[0].name!r}, which no toy has; drop it")
+        raise UsageError(
+            f"{steering} asks {steering.resources()[0].name!r}, which no toy distribution has; leave it out"
+        )
     cond = None if steering.replacing() else str(label)
     sampling = Sampling(sampler, steps, batch_size=POINTS)
     return mixture, Plan.of(toy_model(mixture, "vp_cosine"), cond, steering, sampling, n=n, seeds=seed)

@@ -43,7 +43,7 @@ def add_plane_tab(runner: Runner) -> None:
             elem_id="plane-sampler",
             min_width=110,
         )
-    field = GuidanceField.add("Plane", START)
+    field = GuidanceField.add("Plane", START, "Guidance of the samples")
     with gr.Row(elem_classes="go"):
         go = gr.Button("Sample", variant="primary", elem_id="plane-sample", scale=3)
         stop = gr.Button("Stop", elem_id="plane-stop", scale=1)

@@ -94,21 +94,23 @@ class Swept:
         """A picture of the front, uint8 [h, w, 3], and where in it each point is: name, pixels from the left, from the
         top; once in each panel that shows it."""
         points = list(self.points.values())
-        told = adherence(points)
+        adherence_metric = adherence(points)
         dominated = {setting for setting, others in self.beaten.items() if others}
         with plot_style():
-            figure = front_plot(curves_of(points, alone=True), self.floor.metrics, self.choice.point, dominated, told)
+            figure = front_plot(
+                curves_of(points, alone=True), self.floor.metrics, self.choice.point, dominated, adherence_metric
+            )
             figure.set_dpi(_DPI)
             canvas: Any = FigureCanvasAgg(figure)
             canvas.draw()
         picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
         height = len(picture)
-        least = max(point.score.metrics[told].value for point in points) / 2
+        least = max(point.score.metrics[adherence_metric].value for point in points) / 2
         places = []
         for axes, panel in zip(figure.axes[:2], ("adherence", "rows"), strict=True):
             for name, point in self.points.items():
                 metrics = point.score.metrics
-                value = metrics[told].value if panel == "adherence" else point.rows_per_image
+                value = metrics[adherence_metric].value if panel == "adherence" else point.rows_per_image
                 if panel == "rows" or value >= least:
                     x, y = axes.transData.transform((metrics["distance_debiased"].value, value))
                     places.append((name, float(x), float(height - y)))

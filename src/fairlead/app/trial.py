@@ -113,7 +113,7 @@ class Trial:
 
 
 def picture(run: Run, columns: int) -> bytes:
-    """All images of a run as one PNG, ``columns`` conditions with a row a seed; its text says how to make it again."""
+    """All images of a run as one PNG, ``columns`` conditions with a row per seed; its text records how to make it."""
     assert run.images is not None
     n = len(run.seeds) // columns
     return image_grid(

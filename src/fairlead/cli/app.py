@@ -12,17 +12,18 @@ import tyro
 class App:
     """Open the playground: settings side by side in a browser, on this machine.
 
-    Two guidances from one noise, images that form step by step, what each method did, scales in a row, classes mixed,
-    exact distributions in two dimensions, and the sweeps and searches that were measured. Ctrl-C ends it.
+    It compares two guidances from the same noise, shows images as they form and what each method did, draws one image
+    per scale, mixes classes, shows exact distributions in two dimensions, and opens sweeps and searches. Ctrl-C ends
+    it.
 
     Example: fairlead app demo
     """
 
     places: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Training runs, RUN@step500, pipelines, folders of sweeps, or folders that hold such; nothing opened is outside of
-    them. None: two dimensions only."""
+    """Training runs, RUN@step500, pipelines, folders of sweeps, or folders that contain these. Nothing else can be
+    opened. Default: only the tab "Two dimensions"."""
     host: str = "127.0.0.1"
-    """Address to serve on. Any other than this machine's own is behind a password: FAIRLEAD_PASSWORD, or one that is
+    """Address to serve on. Any other than this machine's own needs a password: FAIRLEAD_PASSWORD, or one that is
     printed."""
     port: int = 7860
     """0 takes any that is free."""

@@ -93,8 +93,8 @@ class Demo:
                 [
                     Png(
                         class_grid(model, best.guidance, rows=8, seed=self.seed + 10_000),
-                        "a grid of samples, one column a class",
-                        "One column a class, each row from the same noise; seeds not used in the measurement.",
+                        "a grid of samples, one column per class",
+                        "One column per class, each row from the same noise; seeds not used in the measurement.",
                     )
                 ],
             ),

@@ -14,12 +14,12 @@ from fairlead.train.options import OutFolder
 
 @dataclass(frozen=True)
 class Distill:
-    """Train a student that answers in one row what a model answers under a guidance, and in fewer steps.
+    """Train a student that predicts in one row what a model predicts under a guidance, also in fewer steps.
 
-    The student starts from the model and is one like any other. One of a fixed guidance is sampled without any; one of
-    a range of scales with --guidance "distilled(3)". Of a pipeline of Stable Diffusion adapters are trained (--lora 16
-    --prompts FILE), which plain diffusers loads. Ctrl-C or SIGTERM saves a checkpoint and stops; the same command
-    with --resume goes on.
+    The student starts from the model's weights and is a model like any other. If it learned a fixed guidance, sample it
+    without guidance; if it learned a range of scales, sample it with --guidance "distilled(3)". For a pipeline of
+    Stable Diffusion, --lora 16 --prompts FILE trains adapters, which plain diffusers loads. Ctrl-C or SIGTERM saves a
+    checkpoint and stops; the same command with --resume continues.
 
     Example: fairlead distill runs/digits --guidance "cfg({scale})" --range scale=1:4 --out runs/student
     """
@@ -28,21 +28,20 @@ class Distill:
     """A training run, RUN@step500, a checkpoint folder, or a diffusers pipeline."""
     out: OutFolder
     guidance: str = "none"
-    """What the model is to answer under: any expression that remembers nothing from step to step, such as
+    """The guidance that the student learns: an expression that remembers nothing from step to step, such as
     "cfg(3) + pag(2) | rescale(0.7)"; {scale} in it is a scale that the student takes."""
     range: str = ""
-    """The scales that it is taught, such as scale=1:8."""
+    """The scales that the student learns, such as scale=1:8."""
     steps_to: int | None = None
-    """Steps that the student is for, with --sampler ddim: 4, 2, 1."""
+    """Steps in which the student is to sample, with --sampler ddim: 4, 2 or 1."""
     steps_from: int | None = None
-    """Steps of the model to begin with, a multiple of these by 2, 4, 8, ...; each of several students, in OUT/rounds,
-    halves them. By default the smallest from 16 on."""
+    """Steps of dpmpp_3m that the model takes in their place, a multiple of these. Default: the smallest from 16 on."""
     data: str | None = None
     """Where images to noise are, if not where they were in training."""
     steps: int | None = None
-    """Optimiser steps of every student; by default a quarter of the model's."""
+    """Optimiser steps; by default a quarter of the model's."""
     batch_size: int | None = None
-    """Samples a step; by default the model's."""
+    """Samples per step; by default the model's."""
     lr: float | None = None
     """Peak learning rate; by default half the model's."""
     warmup: int | None = None
@@ -64,11 +63,11 @@ class Distill:
     lora: int | None = None
     """Rank of the adapters of a pipeline."""
     prompts: Path | None = None
-    """A file of prompts, one a line, which a pipeline draws in turn under the guidance."""
+    """A file of prompts, one per line, which a pipeline samples in turn under the guidance."""
     n: int | None = None
     """Paths of a pipeline, from noise to an image, on which its adapters are trained; by default 256."""
     path_steps: int | None = None
-    """Steps of DDIM of each; by default 20."""
+    """Steps of DDIM of each path; by default 20."""
 
     def run(self) -> None:
         from fairlead.report.trainings.distilling import distill

@@ -20,7 +20,7 @@ class Doctor:
     condition: does the output depend on it?  null: was the null token trained?  labels: is every class embedding
     trained and distinct?  guidance: does it have an effect, and if not, why?  schedule: does it suit the objective and
     the sampler's grid?  network: are the weights finite, are random layers off?  weights: does the average lag?
-    teacher: how far is a student from what it was taught, by noise level?
+    teacher: how far is a student from its teacher's predictions, by noise level?
 
     The exit code is 1 if any finding is FAIL, else 0; 2 for wrong options.
 
@@ -40,7 +40,7 @@ class Doctor:
     """Steps of the sampler."""
     grid: Annotated[str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}.")] = "trailing"
     data: str | None = None
-    """Where real images are, if not where they were in training; without any, samples of the model take their place."""
+    """Where real images are, if not where they were in training; without real images, samples of the model are used."""
     json: Path | None = None
     """Also write the findings with all their numbers to this file."""
     weights: str = "ema"

@@ -15,11 +15,11 @@ from fairlead.core.registry import names
 
 @dataclass(frozen=True)
 class Edit:
-    """Make images anew under a condition, and keep what it does not speak of.
+    """Change images to another condition, and keep what the condition does not mention.
 
-    Without a source, images are noised and sampled from there (SDEdit). With one, the noise is found that they are the
-    samples of, and sampled under the new condition. OUT gets the images, run.json, grid.png (before and after), and
-    inversion.safetensors, which --inverted takes the next time.
+    Without --source, images are noised and sampled from there (SDEdit). With --source, the noise from which sampling
+    returns to each image is found, and sampled under the new condition. OUT gets the images, run.json, grid.png (before
+    and after), and inversion.safetensors, which --inverted reuses.
 
     Example: fairlead edit runs/digits --images digits@test --n 8 --strength 0.6 --cond three --out threes
     """
@@ -31,29 +31,29 @@ class Edit:
     images: tuple[str, ...] = ()
     """Files, a folder of images, or a data set, as in scenes@test."""
     cond: tuple[str, ...] = ()
-    """What the images become, one for all or one each; nothing for null."""
+    """The new condition, one for all images or one per image; nothing for null."""
     method: Annotated[
         str | None, tyro.conf.arg(help="sdedit, inversion, fixed-point, null-text or negative. Default: sdedit.")
     ] = None
     source: tuple[str, ...] = ()
-    """What the images show, one for all or one each, for methods that invert."""
+    """What the images show, one condition for all or one per image, for methods that invert."""
     strength: float | None = None
     """Where sampling begins, from above 0 (the image stays) to 1 (noise alone). Default: 0.6 for sdedit without a mask,
     else 1."""
     mask: str | None = None
-    """An image of their size, transparent or white where they are made anew; for sdedit."""
+    """An image of the same size, transparent or white where images are sampled anew; for sdedit."""
     resample: int | None = None
-    """How often each step is taken with a mask. Default: 4."""
+    """With a mask, how often each step is repeated. Default: 4."""
     rounds: int | None = None
-    """Evaluations of a step at most by fixed-point (default 30), steps of Adam in each by null-text (10)."""
+    """Most evaluations per step of fixed-point (default 30), or steps of Adam per step of null-text (10)."""
     inverted: str | None = None
-    """inversion.safetensors of an earlier edit, in the place of images and source."""
+    """inversion.safetensors of an earlier edit, instead of images and source."""
     guidance: str = "none"
     """An expression: cfg(3), cfg(ramp(1, 7)).during(sigma=(0.3, 2)), ..., or "tuned"."""
     source_guidance: str | None = None
-    """That of inverting, for inversion and fixed-point; "none" is scale 1. Default: --guidance."""
+    """Guidance while inverting, for inversion and fixed-point; "none" is scale 1. Default: --guidance."""
     n: int | None = None
-    """The first so many of the images. Default: all."""
+    """Use only the first n images. Default: all."""
     resize: bool = False
     """Bring the images to the model's size: shorter side resized, centre cropped."""
     sampler: Annotated[

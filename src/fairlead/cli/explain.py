@@ -38,7 +38,7 @@ class Explain:
     cond: str | None = None
     """A class name, an index or a prompt; nothing for unconditional samples."""
     seeds: tuple[int, ...] = (0, 1, 2, 3)
-    """A sample each; the table shows means over them."""
+    """Seeds, one sample each; the table shows means over them."""
     compare: bool = False
     """Also evaluate the conditional and the null prediction where the guidance does not, so that angles and effective
     scales are known at every step; these rows are counted apart and do not change the images."""

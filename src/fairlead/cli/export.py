@@ -11,8 +11,8 @@ import tyro
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run of a network of diffusers as a pipeline, which diffusers loads without fairlead; a run of adapters
-    (train --pipeline) as the file that a pipeline's load_lora_weights reads.
+    """Write a run as a pipeline that diffusers loads without fairlead. The run needs a network of diffusers; a run of
+    adapters (train --pipeline) is written as the file that a pipeline's load_lora_weights reads.
 
     Example: fairlead export runs/sd my-pipeline
     """
@@ -20,11 +20,11 @@ class Export:
     model: Annotated[str, tyro.conf.Positional]
     """A training run, RUN@step500, or a checkpoint folder."""
     folder: Annotated[Path, tyro.conf.Positional]
-    """Folder of the pipeline; not there yet."""
+    """Folder for the pipeline; must not exist yet."""
     weights: str = "ema"
     """ema (averaged), raw (as trained), or ema:0.08, see `fairlead sample`."""
     autoencoder: str | None = None
-    """Where the autoencoder of a model of latents is, if not where it was in training."""
+    """For a model of latents, where the autoencoder is, if not where it was in training."""
 
     def run(self) -> None:
         from fairlead.diffusers.exported_pipeline import export, how_to_load

@@ -13,7 +13,7 @@ from fairlead.core.printable import printable
 
 @dataclass(frozen=True)
 class Info:
-    """Describe a checkpoint, list what this installation knows, or say what a report of a fault needs (--system).
+    """Describe a checkpoint, list what this installation knows, or print what a bug report needs (--system).
 
     Example: fairlead info runs/digits
     """
@@ -26,7 +26,7 @@ class Info:
     checkpoint of version 0.1.0, which has no seal; it is checked against itself and the weights first."""
 
     system: bool = False
-    """Versions, processor, memory and settings of this machine, for a report of a fault."""
+    """Print versions, processor, memory and settings of this machine, for a bug report."""
 
     def run(self) -> None:
         if self.system:

@@ -14,7 +14,7 @@ from fairlead.core.registry import names
 
 @dataclass(frozen=True)
 class Interpolate:
-    """Sample the way from one condition to another: the same noise, mixed embeddings.
+    """Sample images between two conditions: the same noise, mixed embeddings.
 
     OUT gets strip.png (one row per seed, one column per frame) and interpolation.json. The command prints how evenly
     the images change, in features and in pixels: the largest change between neighbouring frames over the mean one, so
@@ -31,9 +31,9 @@ class Interpolate:
     cond: tuple[str, str]
     """The two ends: class names, indices or prompts."""
     n: int = 4
-    """Seeds: rows of the strip."""
+    """Number of seeds, which are the rows of the strip."""
     frames: int = 9
-    """Images a seed, both ends among them."""
+    """Images per seed, including both ends."""
     guidance: str = "none"
     """An expression: cfg(3), cfg(ramp(1, 7)).during(sigma=(0.3, 2)), ..., or "tuned"."""
     sampler: Annotated[
@@ -51,7 +51,7 @@ class Interpolate:
     weights: str = "ema"
     """ema (averaged), raw (as trained), or ema:0.08, see `fairlead sample`."""
     data: str | None = None
-    """Where the images are that judge and features are trained on, if not where they were in training."""
+    """Where the images are on which judge and features are trained, if not where they were in training."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 

@@ -16,8 +16,8 @@ from fairlead.core.registry import names
 
 @dataclass(frozen=True)
 class Measure:
-    """Compare two folders of images: how far are the fakes from the real ones, and is it more than chance? Or say what
-    a reward gives the images of one folder.
+    """Compare two folders of images: how far are the fakes from the real ones, and is the difference significant? Or
+    measure a reward of the images of one folder.
 
     Prints distance, precision, recall and variety of FAKE with error bars, beside the noise floor: the scores that
     held-out real images get under the same protocol. Then it states what can be concluded. If both folders have one
@@ -27,31 +27,30 @@ class Measure:
     """
 
     real: Annotated[str, tyro.conf.Positional]
-    """A folder of images, flat or with a sub-folder a class; or data as in train, with @test for that split."""
+    """A folder of images, flat or with one sub-folder per class; or data as in train, with @test for that split."""
     fake: Annotated[str | None, tyro.conf.Positional] = None
-    """The images to be measured, likewise; nothing to measure --reward of the first folder alone."""
+    """The images to be measured, given in the same way; without it --reward of the first folder is measured alone."""
     features: Annotated[
         str | None,
         tyro.conf.arg(
-            help=f"{', '.join(names('extractor'))}; dinov2:PATH, clip:PATH, classifier:DATA. By default dinov2 where "
-            "its weights can be had, else random."
+            help=f"{', '.join(names('extractor'))}; dinov2:PATH, clip:PATH, classifier:DATA. By default dinov2 if "
+            "its weights are cached or can be downloaded, else random."
         ),
     ] = None
     metrics: tuple[str, ...] = ()
     """Some of distance, kid, cmmd, precision, recall, density, coverage, vendi, accuracy, inception_style; by default
     all that apply."""
     prompts: Path | None = None
-    """JSON lines or CSV with a file name and a prompt for each image of FAKE: how well they fit, by CLIP."""
+    """JSON lines or CSV with a file name and a prompt for each image of FAKE; measures how well they fit, by CLIP."""
     clip: str | None = None
-    """What reads --prompts: clip:PATH or other features that embed text; by default --features where they do, else
-    clip."""
+    """The network that embeds --prompts: clip:PATH or other features that embed text; by default --features if they
+    embed text, else clip."""
     reward: str | None = None
-    """What else each image is worth, as particles take it, e.g. 'judged("seven", data="digits")': its mean, with its
-    error."""
+    """A reward of each image, as for particles, e.g. 'judged("seven", data="digits")': its mean and the error."""
     k: int = 5
-    """Which neighbour makes a neighbourhood, for precision, recall, density and coverage."""
+    """Number of neighbours that define a neighbourhood, for precision, recall, density and coverage."""
     resize: int | None = None
-    """Bring every image to this size first: shorter side resized, centre cropped."""
+    """Resize every image to this size first: shorter side resized, centre cropped."""
     out: Path | None = None
     """Folder for measure.html (pictures, all numbers) and measure.json; earlier ones are replaced."""
     json: Path | None = None

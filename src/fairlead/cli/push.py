@@ -12,10 +12,10 @@ from fairlead.core.progress import bars
 
 @dataclass(frozen=True)
 class Push:
-    """Put a training run on the hub, with what was tuned for it and a card: data, null, schedule, best scale, limits.
+    """Upload a training run to the hub, with its tuned guidance and a card: data, null, schedule, best scale, limits.
 
-    fl.load("owner/name") and every command that takes a run read it from there. The account is that of `hf auth login`
-    or HF_TOKEN; nothing is sent where HF_HUB_OFFLINE is set.
+    fl.load("owner/name") and every command that takes a run can then load it. The account is that of `hf auth login`
+    or HF_TOKEN; with HF_HUB_OFFLINE nothing is uploaded.
 
     Example: fairlead push runs/digits me/digits
     """
@@ -23,7 +23,7 @@ class Push:
     model: Annotated[str, tyro.conf.Positional]
     """A training run, RUN@step500, or a checkpoint folder."""
     name: Annotated[str, tyro.conf.Positional]
-    """Repository, owner/name; one that is there gets a new version."""
+    """Repository, owner/name; an existing one gets a new version."""
     private: bool = False
     """Make a new repository private."""
 

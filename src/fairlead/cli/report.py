@@ -11,8 +11,8 @@ import tyro
 
 @dataclass(frozen=True)
 class Report:
-    """Write report.html from the results of a sweep: one file, pictures inside, nothing to load. The trade-off over
-    the scale is also written as tradeoff.png.
+    """Write report.html from the results of a sweep, one file that contains its pictures. The trade-off over the scale
+    is also written as tradeoff.png.
 
     Example: fairlead report runs/digits/sweep
     """

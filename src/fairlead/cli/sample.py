@@ -29,7 +29,7 @@ GLANCE = 20
 class Sample:
     """Sample images from a trained model, with guidance.
 
-    Every image is a lossless PNG that carries in its metadata everything needed to make it again.
+    Every image is a lossless PNG whose metadata has everything needed to make it again.
 
     Example: fairlead sample runs/digits --cond seven 3 --n 8 --guidance "cfg(3)" --out sevens
     """
@@ -39,21 +39,21 @@ class Sample:
     out: Path
     """Folder for the images; must not hold a run yet."""
     cond: tuple[str, ...] = ()
-    """Class names or indices (refused where they could be names; "index 1" says so), prompts, or several conditions by
-    name, "label=seven; text=a red digit"; "all" for every class; nothing for unconditional samples."""
+    """Class names or indices ("index 1" where the bare number could be a name), prompts, or several conditions by name,
+    "label=seven; text=a red digit"; "all" for every class; nothing for unconditional samples."""
     n: int = 8
     """Images for each condition."""
     guidance: str = "none"
     """An expression: cfg(3), cfg(ramp(1, 7)).during(sigma=(0.3, 2)), compose({"seven": 4, "one": -2}) | clip(), ...;
     "tuned" for what fairlead tune found for this run."""
     particles: int | None = None
-    """Streams of each image that compete by --reward, or in fkc(...); they need a --sampler that draws noise: ddpm."""
+    """Particles per image, resampled by --reward or by fkc(...); needs a --sampler that draws noise, such as ddpm."""
     reward: str | None = None
-    """What they compete by: '10 * judged("seven")', 'label("runs/clf")', 'similarity("a red seven")', or a sum."""
+    """Reward of the particles: '10 * judged("seven")', 'label("runs/clf")', 'similarity("a red seven")', or a sum."""
     every: int | None = None
-    """Steps from one choice among the particles to the next (4); 0 chooses at the end only."""
+    """Steps from one resampling of the particles to the next (default: 4); 0 chooses at the end only."""
     pick: str | None = None
-    """Which of the particles is the image: draw (by its weight, the default) or best."""
+    """Which particle becomes the image: draw (at random by weight, the default) or best."""
     sampler: Annotated[
         str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
     ] = "ddim"
@@ -67,7 +67,7 @@ class Sample:
     precision: str = "fp32"
     """fp32 or bf16."""
     compile: bool = False
-    """Compile the network first: worth it for many images; they differ by rounding."""
+    """Compile the network first: worth it for many images; results differ by rounding."""
     weights: str = "ema"
     """ema (averaged), raw (as trained), or ema:0.08, the average of that width of a run with --ema power."""
     device: str = "auto"
@@ -78,7 +78,7 @@ class Sample:
             raise UsageError(f"--n: expected at least 1 image, got {self.n}")
         for name in ("every", "pick"):
             if self.particles is None and getattr(self, name) is not None:
-                raise UsageError(f"--{name} is of particles, and none were given; pass --particles 8")
+                raise UsageError(f"--{name} is an option of particles, and there are none; pass --particles 8")
         check_folder(self.out, fresh={"run.json": "a run"}, files=["grid.png"])
         with Hold(self.out):
             self._run()
@@ -99,7 +99,7 @@ class Sample:
                 f"--cond all: this model {'has no classes' if model.examples else 'is unconditional'}; {instead}"
             )
         if self.cond == ("all",) and LabelEncoder(model.classes).find("all") is not None:
-            raise UsageError("--cond all: a class is called so too; name each class, or that one by 'index N'")
+            raise UsageError("--cond all: a class is also called all; name each class, or write that one as 'index N'")
         wanted: Sequence[str | None] = model.classes if self.cond == ("all",) else self.cond or (None,)
         guidance, chosen = tuned_guidance(
             self.model, self.guidance, self.sampler, self.steps, model.metadata.get("weights_hash")
@@ -142,7 +142,7 @@ class Sample:
         return Particles(self.particles, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
     def _save_grid(self, run: Run, wanted: Sequence[str | None]) -> Path:
-        """OUT/grid.png: a column a condition, a row a seed, the first of each."""
+        """OUT/grid.png: a column per condition, a row per seed, the first of each."""
         from fairlead.core.files import replacing
         from fairlead.report.image_grid import image_grid
 

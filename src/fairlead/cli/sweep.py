@@ -30,8 +30,8 @@ class Sweep:
     Distance is the Fréchet distance of features to the training images. Noise floor: the distance that held-out real
     images get under the same protocol. Accuracy is judged by a classifier that neither guides nor supplies the
     features; both classifiers are trained by a fixed recipe on first use and cached. For models conditioned on text or
-    attributes of scenes, agreement with the prompt is judged attribute by attribute. --prompts measures a model that
-    reads text without real images and judges.
+    attributes of scenes, agreement with the prompt is judged attribute by attribute. --prompts measures a model
+    that is conditioned on text without real images and judges.
 
     Finished batches are stored. After a kill, Ctrl-C or the end of the budget the same command continues without
     repeating work; a command with more guidances, scales, samplers, steps or checkpoints adds to the results.
@@ -45,22 +45,21 @@ class Sweep:
     """Training runs, RUN@step500, checkpoint folders, or diffusers pipelines (with --data or --prompts). Real images
     are those of the first."""
     out: Path
-    """Folder for the results; a sweep that is there goes on if it has the same n, seed, conditions, ..."""
+    """Folder for the results; a sweep in it continues if it has the same n, seed, conditions, ..."""
     guidance: tuple[str, ...] = ("cfg({scale})",)
     """Expressions; {scale} is replaced by every number of --scales."""
     scales: tuple[float, ...] | None = None
     """Scales for {scale}: 0 is unconditional, 1 conditional without guidance. Default: 0 1 1.25 1.5 2 3 5."""
     n: int = 500
-    """Images a setting, over all conditions; at least 3 of each."""
+    """Images per setting, over all conditions; at least 3 of each."""
     seed: int = 0
     """Seed of the first image; the same seeds for every setting."""
     cond: tuple[str, ...] = ()
-    """Classes, taken in turn, and compared with real images of these; nothing for every class in turn. Of a model that
-    reads text: prompts, as those of --prompts; nothing for what held-out images say of themselves."""
+    """Classes, taken in turn, and compared with real images of these classes; default: all classes. For a model that is
+    conditioned on text: prompts, as for --prompts; default: the captions of held-out images."""
     prompts: Path | None = None
-    """A file of prompts, one a line (or JSON lines, CSV, parquet with a column prompt), asked for in turn. No real
-    images are needed and no judge is trained: measured are the cosine of image and prompt, diversity, saturation and
-    cost."""
+    """A file of prompts, one per line (or JSON lines, CSV, parquet with a column prompt), taken in turn. No real images
+    are needed and no judge is trained; the cosine of image and prompt, diversity, saturation and cost are measured."""
     sampler: Annotated[
         tuple[str, ...], tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
     ] = ("ddim",)
@@ -72,26 +71,26 @@ class Sweep:
     precision: str = "fp32"
     """fp32 or bf16."""
     budget: str | None = None
-    """What this start may spend: '20000 images', '4e6 rows' or '30 minutes'. No setting is begun that does not fit."""
+    """Limit of this call: '20000 images', '4e6 rows' or '30 minutes'. A setting that does not fit is not begun."""
     keep_images: bool = False
     """Keep all images of every setting, not only the examples."""
     by_class: bool = False
-    """Say which scale has the smallest distance in each class, with an interval, or that n does not tell them apart."""
+    """Say which scale has the smallest distance in each class, with an interval, or that n shows no difference."""
     data: str | None = None
     """Where the images are, if not where they were in training; with --prompts any folder of real images, for the
     distance."""
     features: Annotated[
         str | None,
         tyro.conf.arg(
-            help=f"Of distance and diversity: {', '.join(names('extractor'))}; dinov2:PATH, clip:PATH, "
-            "classifier:DATA. By default a classifier of the images; with --prompts what reads the prompts."
+            help=f"Features for distance and diversity: {', '.join(names('extractor'))}; dinov2:PATH, clip:PATH, "
+            "classifier:DATA. By default a classifier of the images; with --prompts the network of --clip."
         ),
     ] = None
     clip: str | None = None
-    """What reads the prompts, for the cosine: clip:PATH or other features that embed text; by default --features where
-    they do, else clip."""
+    """The network for the cosine of image and prompt: clip:PATH or other features that embed text; by default
+    --features if they embed text, else clip."""
     reward: str | None = None
-    """A further column, the mean of a reward as particles take it: 'judged("seven")', 'similarity("a red seven")'."""
+    """A further column: the mean of a reward, as for particles: 'judged("seven")', 'similarity("a red seven")'."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
@@ -112,7 +111,7 @@ def said_by_class(found: ByClass | None) -> list[str]:
 
 
 class SweepBar:
-    """A bar over the images of a sweep, with a line a setting; called with its events."""
+    """A bar over the images of a sweep, with a line per setting; called with its events."""
 
     def __init__(self, keep_images: bool = False) -> None:
         self.keep_images = keep_images
@@ -157,7 +156,7 @@ class SweepBar:
         elif isinstance(event, Stopped):
             self.bar.write(
                 f"the budget of {self.outlook.budget} is spent: {event.settings} of {len(self.outlook.labels)} "
-                f"settings are left ({event.work}); the same command goes on"
+                f"settings are left ({event.work}); the same command continues"
             )
 
     def _line(self, name: str, metrics: Mapping[str, Estimate], cost: str) -> str:

@@ -12,8 +12,8 @@ from fairlead.train.options import DataName, OutFolder
 class Train(DenoiserOptions):
     """Train a conditional model with condition dropout.
 
-    A recipe names the data, the network and the settings; every option overrides its part. Ctrl-C or SIGTERM saves a
-    checkpoint and stops; the same command with --resume goes on to the same bits as an uninterrupted run.
+    A recipe sets the data, the network and all settings; every option overrides one of them. Ctrl-C or SIGTERM saves a
+    checkpoint and stops; the same command with --resume continues to the same bits as an uninterrupted run.
 
     Example: fairlead train --recipe digits --out runs/digits
     """

@@ -13,7 +13,7 @@ class TrainClassifier(ClassifierOptions):
 
     It must be trained on the noise schedule of the model it is to guide. At the end its accuracy on the test split is
     measured by noise level, printed, and drawn to OUT/accuracy.png. Ctrl-C or SIGTERM saves a checkpoint and stops; the
-    same command with --resume goes on to the same bits as an uninterrupted run.
+    same command with --resume continues to the same bits as an uninterrupted run.
 
     Example: fairlead train-classifier --recipe digits --out runs/digits-classifier
     """

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tune:
-    """Find the guidance for this model: search a range on common noise, report what is on the front on fresh noise.
+    """Find the best guidance for this model: search a range on common noise, then report on fresh noise.
 
-    One open number is found by a grid that is refined only where settings are statistically indistinguishable, with an
-    interval of the best place; several by halving (pip install 'fairlead[tune]'). Recommends the cheapest setting that
-    is statistically indistinguishable from the best feasible one. The same command goes on where it was stopped.
+    A single number in braces is searched on a grid that is refined only where settings are statistically
+    indistinguishable, and its answer has an interval. Several numbers are searched by halving (pip install
+    'fairlead[tune]'). Recommends the cheapest setting that is statistically indistinguishable from the best feasible
+    one. If it was stopped, the same command continues.
 
     Example: fairlead tune runs/digits --budget 10000 --constraint "accuracy >= 0.99" --out runs/digits/tune
     """
@@ -35,23 +36,23 @@ class Tune:
     """Folder for everything measured; the answer is also written to RUN/tuned.json, for `sample --guidance tuned`,
     beside those for other objectives, constraints, samplers, ..."""
     guidance: str = "cfg({scale})"
-    """An expression with the numbers to be found in braces: cfg({scale}).during(sigma=({low}, {high}))."""
+    """An expression with the numbers to search in braces: cfg({scale}).during(sigma=({low}, {high}))."""
     range: tuple[str, ...] = ()
-    """NAME=LOW:HIGH for every open number; scale=1:8 if it is not given."""
+    """NAME=LOW:HIGH for every number in braces; scale=1:8 by default."""
     budget: int = 10000
     """Images of the search."""
     objective: str | None = None
     """distance_debiased (without the bias of few images), accuracy, confidence, saturation, or for text models of
     scenes agreement (with all that the prompt says) or agreement_ink, ...; with --prompts cosine (of image and prompt),
-    saturation, and with --data distance_debiased. distance_debiased and saturation are to be low, the others high.
-    Default: distance_debiased; with --prompts but without --data cosine."""
+    saturation, and with --data distance_debiased. distance_debiased and saturation are minimised, the others
+    maximised. Default: distance_debiased; with --prompts but without --data cosine."""
     constraint: tuple[str, ...] = ()
     """What a recommended setting must satisfy: "accuracy >= 0.99", "agreement >= 0.9", "cosine >= 0.3",
     "distance_debiased <= 3", "rows_per_step <= 1.5"."""
     report: int = 1000
     """Images of each reported setting, on seeds that the search has not seen; 0 for no report."""
     by_class: bool = False
-    """Say which scale suits each class too, with an interval, or that the images do not tell them apart."""
+    """Also say which scale is best for each class, with an interval, or that the images show no difference."""
     sampler: Annotated[
         str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
     ] = "ddim"
@@ -68,14 +69,15 @@ class Tune:
     """Where the images are, if not where they were in training; with --prompts any folder of real images, for the
     distance."""
     prompts: Path | None = None
-    """A file of prompts, one a line, asked for in turn, as for sweep: no real images are needed."""
+    """A file of prompts, one per line, taken in turn, as for sweep: no real images are needed."""
     features: Annotated[
-        str | None, tyro.conf.arg(help=f"Of distance and diversity, as for sweep: {', '.join(names('extractor'))}.")
+        str | None,
+        tyro.conf.arg(help=f"Features for distance and diversity, as for sweep: {', '.join(names('extractor'))}."),
     ] = None
     clip: str | None = None
-    """What reads the prompts, for the cosine, as for sweep."""
+    """The network for the cosine of image and prompt, as for sweep."""
     reward: str | None = None
-    """A reward of the images, as particles take it: a further column, for --objective reward or --constraint
+    """A reward of the images, as for particles: a further column, for --objective reward or --constraint
     "reward >= -1"."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
@@ -88,7 +90,7 @@ class Tune:
         if found.report is not None:
             print(f"report: {found.report.path}")
         print(
-            f"take it: fairlead sample {self.model} --guidance {shlex.quote(found.name)} --sampler "
+            f"use it: fairlead sample {self.model} --guidance {shlex.quote(found.name)} --sampler "
             f"{shlex.quote(self.sampler)} --steps {self.steps} --cond {shlex.quote(found.example)} --out samples"
         )
 

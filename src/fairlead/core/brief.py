@@ -15,8 +15,8 @@ def brief(self: Any) -> str:
     lists by their beginning."""
     shown = {field.name: getattr(self, field.name) for field in fields(self) if field.repr}
     defaults = {field.name: field.default for field in fields(self)}
-    told = [f"{name}={_short(value)}" for name, value in shown.items() if value is not defaults[name]]
-    return f"{type(self).__name__}({', '.join(told)})"
+    parts = [f"{name}={_short(value)}" for name, value in shown.items() if value is not defaults[name]]
+    return f"{type(self).__name__}({', '.join(parts)})"
 
 
 def _short(value: Any) -> str:
@@ -26,11 +26,11 @@ def _short(value: Any) -> str:
     if hasattr(value, "state_dict"):
         return type(value).__name__
     if isinstance(value, Mapping):
-        told = [f"{_short(key)}: {_short(entry)}" for key, entry in list(value.items())[:_FEW]]
-        return "{" + _listed(told, len(value)) + "}"
+        parts = [f"{_short(key)}: {_short(entry)}" for key, entry in list(value.items())[:_FEW]]
+        return "{" + _listed(parts, len(value)) + "}"
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        told = [_short(entry) for entry in value[:_FEW]]
-        inside = _listed(told, len(value))
+        parts = [_short(entry) for entry in value[:_FEW]]
+        inside = _listed(parts, len(value))
         return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
     if is_dataclass(value) and type(value).__repr__ is brief:
         return f"{type(value).__name__}(...)"
@@ -40,5 +40,5 @@ def _short(value: Any) -> str:
     return text if len(text) <= _LONG else f"{text[: _LONG - 3]}..."
 
 
-def _listed(told: list[str], count: int) -> str:
-    return ", ".join(told) + (f", ... {count} in all" if count > len(told) else "")
+def _listed(parts: list[str], count: int) -> str:
+    return ", ".join(parts) + (f", ... {count} in all" if count > len(parts) else "")

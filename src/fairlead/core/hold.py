@@ -108,7 +108,7 @@ class Hold:
         if holder is not None and holder["token"] != own.token:
             raise UsageError(
                 f"{self.folder} was taken over by {_named(holder)}, as this run showed no sign of life for {STALE:g} "
-                "seconds; nothing more is written"
+                "seconds; this run writes nothing more"
             )
 
     def release(self) -> None:

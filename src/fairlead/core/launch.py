@@ -82,12 +82,12 @@ def _refuse_others() -> None:
         text = os.environ.get(name, "")
         if text.isdecimal() and int(text) > 1:
             raise UsageError(
-                f"{launcher} started {text} processes ({name}), and each would do all of the work by itself; let it "
-                f"start torchrun, which starts them, or unset {name} in each to run them apart"
+                f"{launcher} started {text} processes ({name}), and each would do all the work by itself; let it "
+                f"start torchrun, which starts the processes, or unset {name} in each to run them separately"
             )
     rank = os.environ.get("SLURM_PROCID", "")
     if rank.isdecimal() and int(rank) > 0:
         raise UsageError(
-            f"srun started several processes (SLURM_PROCID={rank}), and each would do all of the work by itself; let "
-            "it start torchrun, which starts them, or unset SLURM_PROCID in each to run them apart"
+            f"srun started several processes (SLURM_PROCID={rank}), and each would do all the work by itself; let "
+            "it start torchrun, which starts the processes, or unset SLURM_PROCID in each to run them separately"
         )

@@ -246,7 +246,7 @@ def lookup(kind: str, name: object) -> Any:
         raise unknown(kind, name, [*REGISTRY[kind], *others])
     target, owner = others[name].target, others[name].owner
     if target is None:
-        raise UsageError(f"{kind} {name!r} is of {owner}; remove one of them")
+        raise UsageError(f"{kind} {name!r} is registered by {owner}; remove one of them")
     try:
         thing = target.load() if isinstance(target, EntryPoint) else target
         thing = imported(thing) if isinstance(thing, str) else thing

@@ -110,7 +110,9 @@ def _images(images: Tensor) -> Tensor:
             f"data: expected float images from -1 to 1, got {low:g} to {high:g}; scale them, or pass uint8"
         )
     if low >= 0:
-        note("data: float images are from -1 to 1 and none of these is below 0; of 0 to 1, pass 2 * images - 1")
+        note(
+            "data: float images are from -1 to 1, and these are 0 or more; if they are from 0 to 1, pass 2 * images - 1"
+        )
     return to_uint8(images)
 
 
@@ -120,7 +122,7 @@ def _labels(labels: Any, n: int, classes: Sequence[str] | None) -> tuple[Tensor,
         raise UsageError(f"data: expected different names of classes, got {shown(list(names))}")
     if labels is None:
         if names is not None and len(names) > 1:
-            raise UsageError(f"data: {len(names)} classes and no labels; pass labels, one an image")
+            raise UsageError(f"data: {len(names)} classes and no labels; pass labels, one per image")
         return torch.zeros(n, dtype=torch.int64), names or ("all",)
     given = _list("labels", labels, n)
     if all(isinstance(label, str) for label in given):
@@ -141,18 +143,18 @@ def _captions(captions: Any, n: int) -> tuple[tuple[str, ...], tuple[tuple[str, 
     """The first sentence of each image, and the others where there are any."""
     if captions is None:
         return (), ()
-    told = [
+    parsed = [
         (own,) if isinstance(own, str) else as_names("data: captions", own) for own in _list("captions", captions, n)
     ]
-    if not all(told):
+    if not all(parsed):
         raise UsageError("data: an image has an empty list of captions; give each at least one")
-    more = tuple(own[1:] for own in told)
-    return tuple(own[0] for own in told), more if any(more) else ()
+    more = tuple(own[1:] for own in parsed)
+    return tuple(own[0] for own in parsed), more if any(more) else ()
 
 
 def _list(what: str, given: Any, n: int) -> list[Any]:
     values = plain_list(given)
     if isinstance(values, str) or not isinstance(values, list | tuple) or len(values) != n:
         count = f"{len(values)}" if isinstance(values, list | tuple) else shown(given)
-        raise UsageError(f"data: expected {n} {what}, one an image, got {count}")
+        raise UsageError(f"data: expected {n} {what}, one per image, got {count}")
     return list(values)

@@ -97,7 +97,7 @@ def decode_images(
 
     Raises:
         UsageError: naming the broken file, or the first of another size when ``size`` is None; if ``size`` or so many
-            images are more than fits in memory.
+            images do not fit in memory.
     """
     wanted = as_size(size, f"data {what!r}")
     arrays: list[NDArray[np.uint8]] = []

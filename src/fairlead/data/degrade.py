@@ -29,7 +29,7 @@ from fairlead.data.images import to_float
 from fairlead.data.own.fitting import size_text
 
 DRAWS = 4
-"""Uniform numbers a sample that a degradation may use."""
+"""Uniform numbers per sample that a degradation may use."""
 
 
 class Degradation(Protocol):

@@ -93,7 +93,7 @@ def load_data(
     chosen("fit", fit, FITS)
     sides, way = as_size(size, f"data {spec!r}"), cast(Fit, fit)
     if sides is None and fit != "centre":
-        raise UsageError(f"data {spec!r}: --fit {fit} says how images come to a size; give --size, e.g. 64 or 64x96")
+        raise UsageError(f"data {spec!r}: --fit {fit} says how to resize images; give --size, e.g. 64 or 64x96")
     local = spec not in names("data") and is_there(home_expanded(spec))
     if not local and (called := read_call(spec)) is not None:
         if asked := [f"{name}={value!r}" for name, value in columns.items() if value is not None]:
@@ -161,8 +161,8 @@ def _local(place: Path, wanted: Wanted) -> ImageData:
     except UsageError as error:
         if found.images and "no image column" in str(error):
             raise UsageError(
-                f"{error}; {found.images:,} image files lie beside; to read these take the parquet files away, or call "
-                "one with a column file_name metadata.parquet"
+                f"{error}; {found.images:,} image files are in the same folder; to read these, remove the parquet "
+                "files, or rename one with a column file_name to metadata.parquet"
             ) from error
         raise
 

@@ -101,7 +101,7 @@ class ImageData:
             )
         if self.captions and len(self.captions) != len(self.images):
             raise UsageError(
-                f"data {self.name!r}: expected no captions or {len(self.images)}, one an image, "
+                f"data {self.name!r}: expected no captions or {len(self.images)}, one per image, "
                 f"got {len(self.captions)}"
             )
         if self.more and (not self.captions or len(self.more) != len(self.images)):

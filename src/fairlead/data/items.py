@@ -75,8 +75,8 @@ def read_items(given: Any, progress: Callable[[int], object] = lambda count: Non
     for i in range(min(n, _TWICE)):
         if not _Item.of(given, i).same(_Item.of(given, i)):
             raise UsageError(
-                f"data: item {i} is another image when it is read again, so it is changed at random; take the random "
-                "transforms out (a batch must depend on seed and step alone); flip=True mirrors images"
+                f"data: item {i} is a different image when it is read again, so it is changed at random; remove the "
+                "random transforms (a batch must depend on seed and step alone); flip=True mirrors images"
             )
     images = _room((n, *first.image.shape))
     labels, captions, low = [], [], 1.0
@@ -90,9 +90,9 @@ def read_items(given: Any, progress: Callable[[int], object] = lambda count: Non
         low = min(low, item.low)
         progress(1)
     if 0 <= low < 1:
-        note("data: float images are from -1 to 1 and no item is below 0; of 0 to 1, give 2 * image - 1")
-    told = None if first.caption is None else captions
-    return Items(torch.from_numpy(images), None if first.label is None else labels, told)
+        note("data: float images are from -1 to 1 and no item is below 0; if they are from 0 to 1, give 2 * image - 1")
+    texts = None if first.caption is None else captions
+    return Items(torch.from_numpy(images), None if first.label is None else labels, texts)
 
 
 @dataclass(frozen=True, eq=False)

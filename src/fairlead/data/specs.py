@@ -40,7 +40,7 @@ def data_specs(conditions: Sequence[str], data: ImageData, index: Tensor) -> lis
             said[name] = [attribute.values[i] if i >= 0 else None for i in attribute.labels[index].tolist()]
         elif name == "image":
             raise UsageError(
-                "the model is shown an image, and only sample, interpolate and explain take such conditions; "
+                "the model is conditioned on an image, and only sample, interpolate and explain take such conditions; "
                 "doctor, sweep and tune need a model without"
             )
         else:

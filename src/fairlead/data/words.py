@@ -66,8 +66,8 @@ class Words:
                 raise UsageError(f"text encoder 'words': expected 0 or more steps of {what}, got {steps!r}")
         if self.sketch and not self.read:
             raise UsageError(
-                "text encoder 'words': a sketch is made of what the encoder has learnt to read before, got 0 steps of "
-                "reading; give it some (--text-read), or no sketch (--text-sketch 0)"
+                "text encoder 'words': a sketch needs an encoder that has learned to read, got 0 steps of reading; "
+                "give it some (--text-read), or no sketch (--text-sketch 0)"
             )
         if not self.vocabulary or len(self.vocabulary) > MOST:
             raise UsageError(

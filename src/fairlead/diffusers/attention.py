@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -25,9 +26,9 @@ from torch.overrides import TorchFunctionMode
 
 from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError
-from fairlead.diffusers.layers import processor_of
+from fairlead.diffusers.layers import heads_of, processor_of
 from fairlead.diffusers.negative_text import JointReading
-from fairlead.diffusers.positions import LayerInput, of_rows
+from fairlead.diffusers.positions import LayerInput, Place, of_rows
 from fairlead.nets.blocks import (
     Perturb,
     blurred,
@@ -86,7 +87,7 @@ class ReachedAttention(TorchFunctionMode):
             raise UsageError(f"layer {self.layer!r} was to be perturbed, but the network did not call it; name another")
         if self.whole != self.calls:
             raise UsageError(
-                f"layer {self.layer!r} cannot be perturbed or watched: {processor_of(self.part)} computes its "
+                f"layer {self.layer!r} cannot be perturbed or recorded: {processor_of(self.part)} computes its "
                 "attention neither in scaled_dot_product_attention nor in one softmax; set another attention "
                 "processor, or name another layer"
             )
@@ -116,39 +117,45 @@ class ReachedAttention(TorchFunctionMode):
         self.whole += self.maps == total
         return taken
 
-    def _image(self, length: int, values: Tensor | None) -> tuple[tuple[int, int], slice]:
-        """(height, width) of the map, one row where that makes no difference, and which positions it is."""
+    def _image(
+        self, length: int, values: Tensor | None, taken: slice, heads: int, leading: tuple[int, ...]
+    ) -> tuple[tuple[int, int], Place]:
+        """(height, width) of the map, one row where that makes no difference, and where it is, for the first axis of
+        these maps."""
         try:
-            size, image = self.given.image(length, values)
+            place = self.given.image(length, values)
         except UsageError as error:
-            raise UsageError(f"layer {self.layer!r} cannot be perturbed or watched: {error}") from error
+            raise UsageError(f"layer {self.layer!r} cannot be perturbed or recorded: {error}") from error
+        assert place.count is not None
         flat = all(p.kind == "identity_attention" or p.amount == math.inf for p in self.perturb)
-        if size is None and not (flat and self.layer not in recorded_layers()):
+        if place.size is None and not (flat and self.layer not in recorded_layers()):
             raise UsageError(
-                f"layer {self.layer!r}: how its {image.stop - image.start} positions lie in height and width is not "
-                "known; pag and seg without a blur of its own need not know"
+                f"layer {self.layer!r}: how its {place.count} positions lie in height and width is not known; pag and "
+                "seg without a blur of its own need not know"
             )
-        return size or (1, image.stop - image.start), image
+        if len(place.starts) > 1:
+            starts = _of_maps(torch.tensor(place.starts), taken, heads, leading)
+            place = replace(place, starts=tuple(starts.tolist()))
+        return place.size or (1, place.count), place
 
     def _heads(self, leading: tuple[int, ...]) -> int:
-        return leading[1] if len(leading) == 2 else int(getattr(self.part, "heads", 1))
+        return leading[1] if len(leading) == 2 else heads_of(self.part)
 
     def _masks(self, taken: slice, heads: int, leading: tuple[int, ...]) -> Perturb:
         """The rows of every perturbation among these maps: a mask of the first axis."""
-        each = heads if len(leading) == 2 else 1
-        return {p: mask.repeat_interleave(heads)[taken][::each] for p, mask in self.perturb.items()}
+        return {p: _of_maps(mask, taken, heads, leading) for p, mask in self.perturb.items()}
 
     def _with_negative(self, func: Callable[..., Any], named: dict[str, Any]) -> Any:
         if self.negative is None:
             return self._fused(func, named)
-        q, k, v = (named.pop(name) for name in ("query", "key", "value"))
-        if q.shape[-2] != k.shape[-2] or q.ndim != 4 or named.get("attn_mask") is not None:
-            return func(q, k, v, **named)
+        q, k, v, mask = (named.pop(name, None) for name in ("query", "key", "value", "attn_mask"))
+        if q.shape[-2] != k.shape[-2] or q.ndim != 4:
+            return func(q, k, v, attn_mask=mask, **named)
 
-        def own(q: Tensor, k: Tensor, v: Tensor) -> Any:
-            return self._fused(func, {"query": q, "key": k, "value": v, **named})
+        def own(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Any:
+            return self._fused(func, {"query": q, "key": k, "value": v, "attn_mask": attn_mask, **named})
 
-        return self.negative.attend(partial(func, **named), (q, k, v), own)
+        return self.negative.attend(partial(func, **named), (q, k, v), mask, own)
 
     def _fused(self, func: Callable[..., Any], named: dict[str, Any]) -> Any:
         q, k, v, mask = (named.pop(name, None) for name in ("query", "key", "value", "attn_mask"))
@@ -162,17 +169,17 @@ class ReachedAttention(TorchFunctionMode):
         if not self.perturb and self.layer not in recorded_layers():  # a negative text is all
             return func(q, k, v, attn_mask=mask, **named)
         together = leading == (self.rows, heads)
-        size, image = self._image(q.shape[-2], v if together else None)
+        size, place = self._image(q.shape[-2], v if together else None, taken, heads, leading)
         perturb = self._masks(taken, heads, leading)
         if together and q.shape[-2] == size[0] * size[1] and mask is None and not any(named.values()):
             return perturbed_attention(q, k, v, size, self.layer, perturb)
         if together:  # of image positions to each other
-            record_attention(self.layer, q[..., image, :], k[..., image, :], size)
+            record_attention(self.layer, place.of(q), place.of(k), size)
         elif self.layer in recorded_layers():
             exact = torch.promote_types(q.dtype, torch.float32)
-            scores = q[..., image, :].to(exact) @ k[..., image, :].to(exact).transpose(-1, -2)
+            scores = place.of(q).to(exact) @ place.of(k).to(exact).transpose(-1, -2)
             self._record(scores * q.shape[-1] ** -0.5, heads, size)
-        return _joint(func, q, k, v, mask, named, perturb, size, image)
+        return _joint(func, q, k, v, mask, named, perturb, size, place)
 
     def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         given = {**named, **dict(zip(("input", "dim"), args, strict=False))}
@@ -185,11 +192,13 @@ class ReachedAttention(TorchFunctionMode):
         taken = self._taken(leading, heads)
         if taken is None:
             return func(*args, **named)
-        size, image = self._image(scores.shape[-1], None)
+        size, place = self._image(scores.shape[-1], None, taken, heads, leading)
         if self.layer in recorded_layers():
-            self._record(scores[..., image, image].to(torch.promote_types(scores.dtype, torch.float32)), heads, size)
+            mutual = place.of(place.of(scores).transpose(-1, -2)).transpose(-1, -2)
+            self._record(mutual.to(torch.promote_types(scores.dtype, torch.float32)), heads, size)
         for perturbation, mask in self._masks(taken, heads, leading).items():
-            scores = where_masked(mask, _worse(scores, perturbation, size, image), scores)
+            for image, rows in place.by_start(mask):
+                scores = where_masked(rows, _worse(scores, perturbation, size, image), scores)
         rest = {name: value for name, value in named.items() if name != "input"}
         return func(scores, *args[1:], **rest)
 
@@ -214,6 +223,12 @@ def _worse(scores: Tensor, perturbation: Perturbation, size: tuple[int, int], im
     return worse
 
 
+def _of_maps(rows: Tensor, taken: slice, heads: int, leading: tuple[int, ...]) -> Tensor:
+    """What each row has, [n], for the first axis of the maps that are taken."""
+    each = heads if len(leading) == 2 else 1
+    return rows.repeat_interleave(heads)[taken][::each]
+
+
 def _joint(
     attend: Callable[..., Tensor],
     q: Tensor,
@@ -223,7 +238,7 @@ def _joint(
     settings: Mapping[str, Any],
     perturb: Mapping[Perturbation, Tensor],
     size: tuple[int, int],
-    image: slice,
+    place: Place,
 ) -> Tensor:
     """Attention of image and text together: only what image positions see of each other is made worse.
 
@@ -231,7 +246,8 @@ def _joint(
     are blurred.
     """
     out = attend(q, k, v, attn_mask=mask, **settings)
-    for perturbation, rows in perturb.items():
+    parts = [(p, image, part) for p, rows in perturb.items() for image, part in place.by_start(rows)]
+    for perturbation, image, rows in parts:
         chosen = rows.to(q.device).nonzero()[:, 0]
         by_row = mask is not None and mask.ndim > 2 and len(mask) == len(q)
         q_worse, mask_worse = q[chosen], mask[chosen] if mask is not None and by_row else mask

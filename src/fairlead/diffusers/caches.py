@@ -33,8 +33,9 @@ def check_uncached(network: Any, name: str) -> None:
     if found:
         hooks = ", ".join(f"{key!r} ({kind})" for key, kind in found.items())
         raise UsageError(
-            f"{name} has the cache hooks {hooks}, whose answers are those of other calls; load it anew, or take each "
-            f"away: diffusers.hooks.HookRegistry.check_if_exists_or_initialize({name}).remove_hook(NAME, recurse=True)"
+            f"{name} has the cache hooks {hooks}, which return results of other calls; load it again, or remove each "
+            f"of them: diffusers.hooks.HookRegistry.check_if_exists_or_initialize({name}).remove_hook(NAME, "
+            "recurse=True)"
         )
 
 
@@ -44,6 +45,6 @@ def check_switched_off(network: Any, name: str) -> None:
     if config is not None:
         kind = type(config).__name__.removesuffix("Config")
         raise UsageError(
-            f"{name} has the cache {kind} switched on, which answers from other calls than those of a guidance; call "
+            f"{name} has the cache {kind} switched on, which returns results of other calls; call "
             f"{name}.disable_cache(), and save rows by cached(...), adaptive(...) or .during(...) around a method"
         )

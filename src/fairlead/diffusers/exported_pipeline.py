@@ -42,7 +42,7 @@ class Target:
     Attributes:
         pipeline: its class.
         component: name of the network in it.
-        told: the conditions that it passes on.
+        conditioned_on: the conditions that it passes on.
         latents: whether it has a VAE.
         encoder: kind of text encoder, "" for none.
         sides: what divides the sides of its images.
@@ -52,7 +52,7 @@ class Target:
 
     pipeline: str
     component: str
-    told: tuple[str, ...] = ()
+    conditioned_on: tuple[str, ...] = ()
     latents: bool = True
     encoder: str = ""
     sides: int = 1
@@ -134,7 +134,7 @@ def _exported(spec: str | Path, folder: Path, weights: Weights, autoencoder: str
         parts["vae"] = _vae(codec, about["data"]["shape"], target)
     if target.encoder:
         parts |= _text(train["text"], target, checkpoint.folder)
-    if target.told == ("label",):
+    if target.conditioned_on == ("label",):
         parts |= _labels(network.network, about["data"]["classes"])
     if target.pipeline == "StableDiffusionPipeline":
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -156,15 +156,15 @@ def _adapters(checkpoint: Checkpoint, spec: str | Path, folder: Path, weights: W
 
 
 def _target(net: Mapping[str, Any], latents: bool) -> Target:
-    network, told = net["network"], tuple(condition_names(net))
+    network, conditioned_on = net["network"], tuple(condition_names(net))
     alone = "load it with fl.load, or save its network alone: fl.load(RUN).denoiser.network.network.save_pretrained"
     if network not in TARGETS:
         raise UsageError(f"no pipeline calls a {network} as it was trained here; {alone}")
     target = TARGETS[network]
-    if told != target.told or latents != target.latents:
-        wants = " and ".join(target.told) or "nothing"
+    if conditioned_on != target.conditioned_on or latents != target.latents:
+        wants = " and ".join(target.conditioned_on) or "nothing"
         space = "latents" if target.latents else "pixels"
-        has = " and ".join(told) or "nothing"
+        has = " and ".join(conditioned_on) or "nothing"
         raise UsageError(
             f"{target.pipeline} conditions its network on {wants} and denoises {space}, this one is "
             f"conditioned on {has} and denoises "

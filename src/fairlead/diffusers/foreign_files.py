@@ -86,9 +86,9 @@ def check_pipeline(folder: Path, what: str) -> str | None:
             )
         code = sorted(part.rglob("*.py"))
         if code:
-            raise UsageError(f"{what}: {code[0]} is code, which is never run; take it out of the folder")
+            raise UsageError(f"{what}: {code[0]} is code, which is never run; remove it from the folder")
         if cls.startswith("Auto") and any("auto_map" in _json(file) for file in part.glob("*config.json")):
-            raise UsageError(f"{what}: its {name[:40]} asks for code of its own (auto_map), which is never run")
+            raise UsageError(f"{what}: its {name[:40]} refers to its own code (auto_map), which is never run")
         variants.add(variant_of(part, what))
     wanted = variants - {None}
     return next((name for name in _VARIANTS if name in wanted), min(wanted, default=None, key=str))

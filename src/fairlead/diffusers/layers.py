@@ -8,15 +8,16 @@ import inspect
 import re
 import sys
 import textwrap
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
 
 from fairlead.diffusers.negative_text import READERS, reading_layers
-from fairlead.diffusers.network_calls import CALLED
+from fairlead.diffusers.network_calls import CALLED, JOINED, text_tokens
 from fairlead.diffusers.packing import PATCH
-from fairlead.diffusers.positions import Tokens
+from fairlead.diffusers.positions import Place, Tokens
 from fairlead.diffusers.pretrained import inner_network, setting
 
 _LISTS = "transformer_blocks|(?:single|joint)_transformer_blocks"
@@ -46,7 +47,7 @@ def layers_of(network: Any) -> dict[str, tuple[str, ...]]:
         kind: Any = type(module)
         if _BLOCK.fullmatch(name) and passed_on(kind):
             blocks.append(name)
-        if hasattr(module, "to_q") and hasattr(module, "heads") and not getattr(module, "is_cross_attention", False):
+        if hasattr(module, "to_q") and heads_of(module) and not getattr(module, "is_cross_attention", False):
             linear = "Linear" in type(getattr(module, "processor", None)).__name__
             other = "Perceiver" in type(module).__name__
             if not _OTHER_ATTENTION.fullmatch(name.rsplit(".", 1)[-1]) and not linear and not other:
@@ -123,19 +124,27 @@ def joined_before(network: nn.Module, layer: str) -> bool:
     return reads and not beside_cross_attention(network, layer) and not shown_text(kind, part)
 
 
-def text_before(network: nn.Module, layer: str, told: int) -> int | None:
-    """How many positions of text come before those of the image in a layer that :func:`joined_before` is about; None
-    where that is not known, and for other layers.
-
-    Args:
-        told: how many tokens of text the network is given.
-    """
+def tells_image(network: nn.Module, layer: str) -> bool:
+    """Whether the call of a network tells where the image is in a layer that :func:`joined_before` is about."""
     block: Any = type(network.get_submodule(layer.rpartition(".")[0]))
     kind: Any = type(network)
-    if not joined_before(network, layer) or not (_text_first(block) or _text_first(kind)):
+    return not _OTHER_POSITIONS.search(layer) and (kind.__name__ in JOINED or _text_first(block) or _text_first(kind))
+
+
+def joined_image(network: nn.Module, layer: str, arguments: Mapping[str, Any]) -> Place | None:
+    """Where the image is in the sequence that a layer of :func:`joined_before` is given; None where that is not known,
+    and for other layers.
+
+    Args:
+        arguments: of the network's call, by name.
+    """
+    if not joined_before(network, layer) or not tells_image(network, layer):
         return None
+    if type(network).__name__ in JOINED:
+        return JOINED[type(network).__name__](network, arguments)
+    text = text_tokens(arguments)
     registers = getattr(network, "register_tokens", None)  # AuraFlow's, before its text
-    return told + (registers.shape[1] if isinstance(registers, Tensor) else 0)
+    return None if text is None else Place((text + (registers.shape[1] if isinstance(registers, Tensor) else 0),))
 
 
 @lru_cache(maxsize=256)
@@ -143,6 +152,11 @@ def _text_first(kind: Any) -> bool:
     """Whether a class joins text and image as one sequence, in this order."""
     wanted = "torch.cat([encoder_hidden_states, hidden_states], dim=1)"
     return any(isinstance(node, ast.Call) and ast.unparse(node) == wanted for node in _source_of(kind))
+
+
+def heads_of(part: Any) -> int:
+    """How many heads a layer of attention has; 0 for other parts."""
+    return int(getattr(part, "heads", 0) or getattr(part, "num_heads", 0))
 
 
 def processor_of(part: Any) -> str:

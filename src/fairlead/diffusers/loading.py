@@ -29,7 +29,7 @@ from fairlead.diffusers.caches import check_switched_off, check_uncached
 from fairlead.diffusers.families import Wiring, known_wiring
 from fairlead.diffusers.foreign_files import check_pipeline
 from fairlead.diffusers.guiding.learned_model import learned_model
-from fairlead.diffusers.negative_text import told_with_negative
+from fairlead.diffusers.negative_text import with_negative_text
 from fairlead.diffusers.network_calls import (
     MASK,
     POOLED,
@@ -160,16 +160,19 @@ def _check_kind(pipe: Any, wiring: Wiring, network: Any) -> None:
         )
     if setting(network, "encoder_hid_dim_type") == "ip_image_proj":
         raise UsageError(
-            f"{kind} shows its network an image prompt (IP-Adapter), which fl.sample has not; use fl.attach on it"
+            f"{kind} conditions its network on an image prompt (IP-Adapter), which fl.sample does not have; use "
+            "fl.attach on it"
         )
     if getattr(pipe.config, "requires_aesthetics_score", False):
         raise UsageError(
             f"{kind} refines images and is conditioned on their aesthetic score (requires_aesthetics_score), which "
-            "fl.sample has not; use fl.attach on it"
+            "fl.sample does not have; use fl.attach on it"
         )
     stacked = not wiring.packed and setting(network, "in_channels") != latent_channels(network, wiring.packed)
     if pipe.components.get("controlnet") is not None or stacked:
-        raise UsageError(f"{kind} needs an image beside the prompt, which fl.sample has not; use fl.attach on it")
+        raise UsageError(
+            f"{kind} needs an image in addition to the prompt, which fl.sample does not have; use fl.attach on it"
+        )
     if wiring.texts and not has_text_encoder(pipe):
         raise UsageError(f"{kind} has no text encoder, so prompts cannot be encoded; load it with one")
 
@@ -286,10 +289,10 @@ class LoadedNetwork:
         level = level_at(self.schedule, as_time(t), x_t)
         mixing = level.mixing
         own = torch.empty(0, dtype=computes_in(self.network), device=self.network.device)
-        told = 1000 * mixing.sigma.float() if self.objective == "flow" else level.time
-        time = (told.reshape(-1) * self._scale).expand(len(x_t)).to(x_t.device)
+        network_time = 1000 * mixing.sigma.float() if self.objective == "flow" else level.time
+        time = (network_time.reshape(-1) * self._scale).expand(len(x_t)).to(x_t.device)
         x, size = x_t.to(own.dtype), (x_t.shape[-2], x_t.shape[-1])
-        arguments, text = told_with_negative(
+        arguments, text = with_negative_text(
             inner_network(self.network), condition, partial(self._arguments, len(x_t), own)
         )
         with (

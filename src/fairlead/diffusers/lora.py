@@ -63,8 +63,8 @@ class LoraNet(DiffusersNet):
         found = weight_hash(network)
         if found != base:
             raise UsageError(
-                f"pipeline {pipeline!r} has a network of other weights ({found}) than in training ({base}); give the "
-                "one of the training"
+                f"pipeline {pipeline!r} has a network of other weights ({found}) than in training ({base}); use the "
+                "network of the training"
             )
         if latent_channels(network) != channels_in or classes:
             raise UsageError(f"pipeline {pipeline!r}: its network is not for {channels_in} channels and no classes")

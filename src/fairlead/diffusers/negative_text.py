@@ -29,8 +29,8 @@ from fairlead.nets.blocks import Perturb, where_masked
 from fairlead.nets.text_attention import away_from
 
 NOT_KNOWN = (
-    "the negative of nag cannot be shown to this network: how its text reaches it is not known here; use a pipeline of "
-    "Stable Diffusion, SDXL, SD3, Flux, PixArt, Sana or Wan, or cfg"
+    "the negative of nag cannot be used on this network, because it is not known how its text is passed in; use a "
+    "pipeline of Stable Diffusion, SDXL, SD3, Flux, Chroma, Qwen-Image, PixArt, Sana or Wan, or cfg"
 )
 
 
@@ -42,11 +42,17 @@ class Reader:
         joint: whether text and image attend to each other; else the image reads in layers of cross-attention.
         text_first: in joint attention, whether text comes before the image.
         tokens: arguments that hold something of each token -> along which axis.
+        mask: of joint attention, the argument that has, [n, tokens] or with the image's positions behind, which are
+            real; "" if there is none. It may be None for a text without padding.
+        places: the part that makes the positional embeddings of (image, text), the text's by counting its tokens; "" if
+            ``tokens`` say where each is.
     """
 
     joint: bool = False
     text_first: bool = False
     tokens: Mapping[str, int] | None = None
+    mask: str = ""
+    places: str = ""
 
 
 _CROSS = Reader(tokens={STATES: 1, MASK: 1})
@@ -57,6 +63,12 @@ READERS: dict[str, Reader] = {
     "WanTransformer3DModel": _CROSS,
     "SD3Transformer2DModel": Reader(joint=True, tokens={STATES: 1}),
     "FluxTransformer2DModel": Reader(joint=True, text_first=True, tokens={STATES: 1, "txt_ids": 0}),
+    "ChromaTransformer2DModel": Reader(
+        joint=True, text_first=True, tokens={STATES: 1, "txt_ids": 0}, mask="attention_mask"
+    ),
+    "QwenImageTransformer2DModel": Reader(
+        joint=True, text_first=True, tokens={STATES: 1}, mask="encoder_hidden_states_mask", places="pos_embed"
+    ),
 }
 
 
@@ -89,7 +101,7 @@ def away_rows(perturb: Perturb) -> Perturb:
     return {p: rows for p, rows in perturb.items() if p.kind == "negative_text" and bool(rows.any())}
 
 
-def told_with_negative(
+def with_negative_text(
     network: nn.Module, condition: Condition, arguments: Callable[[Condition], dict[str, Any]]
 ) -> tuple[dict[str, Any], TextTokens | None]:
     """The arguments of a network for the rows of a condition, with the tokens of its negative behind its own, and the
@@ -111,7 +123,29 @@ def told_with_negative(
     both = {
         n: torch.cat([own[n], other[n].to(own[n])], axis) for n, axis in reader.tokens.items() if own.get(n) is not None
     }
-    return {**own, **both}, TextTokens(own[STATES].shape[1], other[STATES].shape[1])
+    text = TextTokens(own[STATES].shape[1], other[STATES].shape[1])
+    if reader.mask:
+        both[reader.mask] = _mask_of_both(own.get(reader.mask), other.get(reader.mask), text)
+    return {**own, **both}, text
+
+
+def _mask_of_both(own: Tensor | None, other: Tensor | None, text: TextTokens) -> Tensor | None:
+    """The mask [n, own + negative, ...] of two texts, from those of each, in which None says that all is real."""
+    if own is None and other is None:
+        return None
+    if own is None:
+        assert other is not None
+        own = other.new_ones(len(other), text.own + other.shape[1] - text.negative)
+    if other is None:
+        other = own.new_ones(len(own), text.negative)
+    return torch.cat([own[:, : text.own], other[:, : text.negative].to(own), own[:, text.own :]], 1)
+
+
+def placed_alike(text: TextTokens, _: nn.Module, args: Any, kwargs: Any, output: tuple[Tensor, Tensor]) -> Any:
+    """Positional embeddings of (image, text [tokens, c]) in which the negative begins where the own text does; a hook
+    on the part that makes them."""
+    image, both = output
+    return image, torch.cat([both[: text.own], both[: text.negative]])
 
 
 class TextReading:
@@ -166,7 +200,7 @@ class TextReading:
         """Raises UsageError unless every call of the layer was perturbed."""
         if self.perturb and not (self.calls and self.combined == self.calls):
             raise UsageError(
-                f"layer {self.layer!r} cannot be shown a negative text: {type(self.part).__name__} was not called, or "
+                f"layer {self.layer!r} cannot take a negative text: {type(self.part).__name__} was not called, or "
                 "does not pass what it reads through to_out; name other layers"
             )
 
@@ -210,17 +244,22 @@ class JointReading:
     rows: Tensor
 
     def attend(
-        self, func: Callable[..., Tensor], qkv: tuple[Tensor, Tensor, Tensor], own: Callable[..., Tensor]
+        self,
+        func: Callable[..., Tensor],
+        qkv: tuple[Tensor, Tensor, Tensor],
+        mask: Tensor | None,
+        own: Callable[..., Tensor],
     ) -> Tensor:
         """What all positions [n, heads, length, c] read.
 
         Args:
             func: attention.
+            mask: of it, [..., 1 or length, length]; None: there is none.
             own: attention of the layer without a negative.
         """
-        out = own(*(torch.cat(self._kept(part, negative=False), -2) for part in qkv))
+        out = own(*self._inputs(qkv, mask, None))
         chosen = self.rows.to(out.device).nonzero()[:, 0]
-        aside = func(*(torch.cat(self._kept(part[chosen], negative=True), -2) for part in qkv))
+        aside = func(*self._inputs(qkv, mask, chosen))
         count = out.shape[-2] - self.text.own
         if self.first:
             text, image = torch.split_with_sizes(out, [self.text.own, count], -2)
@@ -231,16 +270,28 @@ class JointReading:
         other = image.clone()
         other[chosen] = other_image
         read = image
-        for perturbation, mask in self.perturb.items():
-            read = where_masked(mask, away_from(other, image, perturbation, (1, 3)), read)
+        for perturbation, mask_of in self.perturb.items():
+            read = where_masked(mask_of, away_from(other, image, perturbation, (1, 3)), read)
         beside = out.new_zeros(*out.shape[:2], self.text.negative, out.shape[-1])
         beside[chosen] = other_text
         return torch.cat([text, beside, read] if self.first else [read, text, beside], -2)
 
-    def _kept(self, part: Tensor, negative: bool) -> list[Tensor]:
-        """The positions of the image and of one text."""
+    def _inputs(
+        self, qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, chosen: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Queries, keys, values, mask of the image with its own text, or with the negative in the ``chosen`` rows."""
+        parts = [self._kept(part if chosen is None else part[chosen], chosen is not None) for part in qkv]
+        if mask is not None:
+            if chosen is not None and mask.ndim == 4 and len(mask) == len(qkv[0]):
+                mask = mask[chosen]
+            for axis in (-1, -2) if mask.ndim > 1 and mask.shape[-2] == mask.shape[-1] else (-1,):
+                mask = self._kept(mask, chosen is not None, axis)
+        return *parts, mask
+
+    def _kept(self, part: Tensor, negative: bool, axis: int = -2) -> Tensor:
+        """The positions of the image and of one text, along an axis."""
         sizes = [self.text.own, self.text.negative]
-        count = part.shape[-2] - sum(sizes)
-        pieces = torch.split_with_sizes(part, [*sizes, count] if self.first else [count, *sizes], -2)
+        count = part.shape[axis] - sum(sizes)
+        pieces = torch.split_with_sizes(part, [*sizes, count] if self.first else [count, *sizes], axis)
         left_out = (0 if self.first else 1) + (not negative)
-        return [piece for place, piece in enumerate(pieces) if place != left_out]
+        return torch.cat([piece for place, piece in enumerate(pieces) if place != left_out], axis)

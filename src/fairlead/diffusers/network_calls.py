@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fairlead.core.arguments import as_mapping, chosen
 from fairlead.core.errors import UsageError, unknown
-from fairlead.diffusers.positions import Tokens
+from fairlead.diffusers.positions import Place, Tokens
 from fairlead.diffusers.pretrained import inner_network, setting
 
 STATES, MASK, LABELS = "encoder_hidden_states", "encoder_attention_mask", "class_labels"
@@ -68,8 +68,8 @@ def called(network: str) -> Called:
 
 def null_label(network: Any) -> int:
     """The index of the class embedding that stands for no class."""
-    told = next(CALLED[base.__name__] for base in type(network).__mro__ if base.__name__ in CALLED)
-    return int(setting(network, told.labels)) - (not told.labels_beyond)
+    names = next(CALLED[base.__name__] for base in type(network).__mro__ if base.__name__ in CALLED)
+    return int(setting(network, names.labels)) - (not names.labels_beyond)
 
 
 def nested(flat: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
@@ -135,7 +135,42 @@ def tokens_of(network: Any, size: tuple[int, int], packed: bool = False) -> Toke
 def text_tokens(arguments: Mapping[str, Any]) -> int | None:
     """How many tokens of text a network is given in a call; None where it is given none, or in another form."""
     states = arguments.get(STATES)
-    return states.shape[1] if isinstance(states, Tensor) and states.ndim == 3 else None
+    return states.shape[1] if isinstance(states, Tensor) and states.ndim > 2 else None
+
+
+def _ernie_image(network: Any, arguments: Mapping[str, Any]) -> Place:
+    """The image, then all tokens of the text."""
+    size = _patches(arguments["hidden_states"], int(setting(network, "patch_size")))
+    return Place((0,), size[0] * size[1], size)
+
+
+def _lumina2(network: Any, arguments: Mapping[str, Any]) -> Place:
+    """The real tokens of each sample's text, its image, and padding."""
+    size = _patches(arguments["hidden_states"], int(setting(network, "patch_size")))
+    return Place(tuple(arguments[MASK].sum(1).int().tolist()), size[0] * size[1], size)
+
+
+def _z_image(network: Any, arguments: Mapping[str, Any]) -> Place | None:
+    """The image, tokens that fill it up to a multiple of 32, and the text; other images (Omni) come in nested lists."""
+    x = arguments["x"]
+    if not all(isinstance(part, Tensor) and part.shape == x[0].shape for part in x):
+        return None
+    frames = x[0].shape[1] // arguments.get("f_patch_size", 1)
+    size = _patches(x[0], arguments.get("patch_size", 2))
+    return Place((0,), frames * size[0] * size[1], size if frames == 1 else None)
+
+
+def _patches(x: Tensor, edge: int) -> tuple[int, int]:
+    return x.shape[-2] // edge, x.shape[-1] // edge
+
+
+JOINED: dict[str, Callable[[Any, Mapping[str, Any]], Place | None]] = {
+    "ErnieImageTransformer2DModel": _ernie_image,
+    "Lumina2Transformer2DModel": _lumina2,
+    "ZImageTransformer2DModel": _z_image,
+}
+"""Networks that make text and image one sequence in another order than text first -> where the image is in it, from a
+network and the arguments of its call."""
 
 
 def settings_of(network: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

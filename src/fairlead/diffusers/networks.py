@@ -20,7 +20,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.errors import UsageError
 from fairlead.core.schedule import NoiseSchedule, RectifiedFlow
 from fairlead.core.typed import Count, Size
-from fairlead.diffusers.negative_text import told_with_negative
+from fairlead.diffusers.negative_text import with_negative_text
 from fairlead.diffusers.network_calls import (
     MASK,
     POOLED,
@@ -124,7 +124,7 @@ class DiffusersNet(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         size = x.shape[-2], x.shape[-1]
-        arguments, text = told_with_negative(self.network, condition, partial(self._arguments, x))
+        arguments, text = with_negative_text(self.network, condition, partial(self._arguments, x))
         with perturbing(self.network, condition.perturb, tokens_of(self.network, size), text):
             output: Tensor = self.network(x, timestep=time, return_dict=False, **arguments)[0]
         return output
@@ -203,14 +203,14 @@ def diffusers_config(
         if not is_count(value, least):
             raise UsageError(f"{network}: expected {what} to be an integer of at least {least}, got {shown(value)}")
     text = as_mapping("text", text)
-    told, known = called(network), dict(inspect.signature(_class_of(network).__init__).parameters)
+    names, known = called(network), dict(inspect.signature(_class_of(network).__init__).parameters)
     settings = settings_of(network, config, {name: p for name, p in known.items() if name != "self"})
-    _check_told(network, told, classes, text)
+    _check_conditions(network, names, classes, text)
     wanted: dict[str, Any] = {"sample_size": size, "in_channels": channels_in, "out_channels": channels_in}
     if text:
-        wanted |= {name: text["width"] for name in (told.states, told.pooled) if name}
-    if classes and not told.labels_beyond:
-        wanted[told.labels] = classes + 1
+        wanted |= {name: text["width"] for name in (names.states, names.pooled) if name}
+    if classes and not names.labels_beyond:
+        wanted[names.labels] = classes + 1
     for name, value in wanted.items():
         if name in settings and settings[name] != value:
             raise UsageError(
@@ -224,12 +224,14 @@ def diffusers_config(
             f"{network}: pos_embed_max_size {most}, in patches of {patch}, is too few for {size}x{size}; give "
             f"{-(-size // patch)} or more"
         )
-    embeddings = settings.get(told.labels, known[told.labels].default) if told.labels_beyond else classes
+    embeddings = settings.get(names.labels, known[names.labels].default) if names.labels_beyond else classes
     if embeddings < classes:
-        raise UsageError(f"{network}: {told.labels} is {embeddings}, the data has {classes} classes; leave it out")
+        raise UsageError(f"{network}: {names.labels} is {embeddings}, the data has {classes} classes; leave it out")
     for name in ("time_cond_proj_dim", "addition_embed_type", "encoder_hid_dim_type", "use_additional_conditions"):
         if settings.get(name):
-            raise UsageError(f"{network}: {name} {settings[name]!r} tells it what no training here has; leave it out")
+            raise UsageError(
+                f"{network}: {name} {settings[name]!r} adds an input that no training here has; leave it out"
+            )
     if network == "PixArtTransformer2DModel":
         settings["use_additional_conditions"] = False
     base: dict[str, Any] = {"channels_in": channels_in, "size": size, "classes": classes}
@@ -237,12 +239,12 @@ def diffusers_config(
     return {"kind": "diffusers", **base, "network": network, "config": settings, **more}
 
 
-def _check_told(network: str, told: Called, classes: int, text: Mapping[str, Any] | None) -> None:
-    if classes and not told.labels:
+def _check_conditions(network: str, names: Called, classes: int, text: Mapping[str, Any] | None) -> None:
+    if classes and not names.labels:
         raise UsageError(f"{network} has no class embedding; leave label out of the conditions")
-    if told.states and not text:
+    if names.states and not text:
         raise UsageError(f"{network} reads text; add text to the conditions")
-    if text and not told.states:
+    if text and not names.states:
         raise UsageError(f"{network} reads no text; leave text out of the conditions, or take UNet2DConditionModel")
     if text and text.get("zeros") and network != "SD3Transformer2DModel":
         raise UsageError(f"{network} is no network of Stable Diffusion 3; give clip:SOURCE or t5:SOURCE")

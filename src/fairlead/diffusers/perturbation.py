@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,10 +24,25 @@ from torch.nn.modules.dropout import _DropoutNd
 from fairlead.core.condition import Perturbation
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.attention import ReachedAttention, check_by_running
-from fairlead.diffusers.layers import beside_cross_attention, joined_before, passed_on, text_before, unreachable
+from fairlead.diffusers.layers import (
+    beside_cross_attention,
+    joined_before,
+    joined_image,
+    passed_on,
+    tells_image,
+    unreachable,
+)
 from fairlead.diffusers.layers import layers_of as layers_of
 from fairlead.diffusers.layers import text_layers as text_layers
-from fairlead.diffusers.negative_text import NOT_KNOWN, JointReading, TextReading, away_rows, reader_of, reading_layers
+from fairlead.diffusers.negative_text import (
+    NOT_KNOWN,
+    JointReading,
+    TextReading,
+    away_rows,
+    placed_alike,
+    reader_of,
+    reading_layers,
+)
 from fairlead.diffusers.positions import LayerInput, TextTokens, Tokens, of_rows
 from fairlead.diffusers.pretrained import inner_network as inner_network
 from fairlead.nets.blocks import Perturb, recorded_layers, where_masked
@@ -41,14 +57,15 @@ def perturbing(
     perturb: Perturb,
     tokens: Tokens | None,
     text: TextTokens | None = None,
-    told: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Iterator[None]:
     """The call of the network inside the block applies ``perturb`` and records what :func:`attention_mass` asks for.
 
     Args:
         tokens: where the positions of the image are in an attention layer; None: not known.
         text: of a call with a negative text behind the own one, how many tokens both have.
-        told: how many tokens of text the network is given; None: not known.
+        arguments: of the call, by name, which tell where the image is in layers that get it as one sequence with the
+            text; None: such layers are refused.
 
     Raises:
         UsageError: if the attention of a layer cannot be reached, or the call did not use a layer.
@@ -72,6 +89,8 @@ def perturbing(
         reader = reader_of(module)
         if text is not None and reader is not None:
             rows = torch.stack([mask for each in away.values() for mask in each.values()]).any(0)
+            if reader.places:
+                hooks.after(module.get_submodule(reader.places), partial(placed_alike, text))
             for layer in reading_layers(module):
                 mine = away.get(layer, {})
                 if reader.joint:
@@ -79,10 +98,12 @@ def perturbing(
                 else:
                     checks.append(_reading(hooks, TextReading(layer, module.get_submodule(layer), text, mine)))
         for layer in sorted({*reached, *recorded, *beside}):
-            before = None if told is None else text_before(module, layer, told)
             part = module.get_submodule(layer)
             behind = 0 if layer not in beside else beside[layer].text.negative
-            given = LayerInput(part, tokens, beside_cross_attention(module, layer), behind, before)
+            joined = None if arguments is None else joined_image(module, layer, arguments)
+            if joined is not None and behind:  # the negative is not among the positions of a layer that reads it aside
+                joined = replace(joined, starts=tuple(start - behind for start in joined.starts))
+            given = LayerInput(part, tokens, beside_cross_attention(module, layer), behind, joined)
             checks.append(_reaching(hooks, part, layer, reached.get(layer, {}), given, beside.get(layer)))
         yield
         for check in checks:
@@ -166,9 +187,9 @@ def check_reachable(network: Any, layer: str) -> None:
     if getattr(part, "is_cross_attention", False):
         return
     _check_processor(layer, part)
-    if joined_before(inner_network(network), layer) and text_before(inner_network(network), layer, 0) is None:
+    if joined_before(inner_network(network), layer) and not tells_image(inner_network(network), layer):
         raise UsageError(
-            f"layer {layer!r} cannot be perturbed or watched: text and image come to it as one sequence, so which "
+            f"layer {layer!r} cannot be perturbed or recorded: text and image come to it as one sequence, so which "
             "positions are of the image is not known; name a layer that is given both, or slg, which skips whole blocks"
         )
     check_by_running(layer, part)
@@ -177,7 +198,7 @@ def check_reachable(network: Any, layer: str) -> None:
 def _check_processor(layer: str, part: nn.Module) -> None:
     if reason := unreachable(part):
         raise UsageError(
-            f"layer {layer!r} cannot be perturbed or watched: {reason}; give the network another, "
+            f"layer {layer!r} cannot be perturbed or recorded: {reason}; give the network another, "
             "set_attn_processor(AttnProcessor2_0()) or set_attention_backend('native')"
         )
 

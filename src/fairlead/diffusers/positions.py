@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -40,8 +40,8 @@ class Tokens:
         count = size[0] * size[1]
         if count > length or ((self.alone or not self.patch) and count != length):
             raise UsageError(
-                f"attention over {length} positions does not fit latents of {list(self.size)}, so which of them are of "
-                "the image is not known; slg and s2 skip whole blocks and need not know"
+                f"attention over {length} positions does not fit latents of {list(self.size)}, so it is not known "
+                "which of them belong to the image; slg and s2 skip whole blocks and need not know"
             )
         return size, slice(length - count, length) if self.text_first else slice(0, count)
 
@@ -58,6 +58,44 @@ class Tokens:
         return True
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the image lies among the positions of an attention layer.
+
+    Attributes:
+        starts: its first position: one for all rows, or one for each.
+        count: how many it has, one after the other; None: all from there on.
+        size: height and width of the map that they are; None: not known.
+    """
+
+    starts: tuple[int, ...]
+    count: int | None = None
+    size: tuple[int, int] | None = None
+
+    def among(self, length: int) -> Place | None:
+        """The same with the number of its positions, among ``length`` of them; None if it does not fit."""
+        count = length - max(self.starts) if self.count is None else self.count
+        if count < 1 or min(self.starts) < 0 or max(self.starts) + count > length:
+            return None
+        starts = self.starts[:1] if len(set(self.starts)) == 1 else self.starts
+        return replace(self, starts=starts, count=count)
+
+    def of(self, x: Tensor) -> Tensor:
+        """Its positions of x [rows, ..., length, c]."""
+        assert self.count is not None
+        if len(self.starts) == 1:
+            return x.narrow(-2, self.starts[0], self.count)
+        rows = zip(x, self.starts, strict=True)
+        return torch.stack([row.narrow(-2, start, self.count) for row, start in rows])
+
+    def by_start(self, mask: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """(its positions, the rows that have it there), of the rows of a mask, bool [rows]."""
+        assert self.count is not None
+        starts = torch.tensor(self.starts, device=mask.device)
+        for start in sorted(set(self.starts)):
+            yield slice(start, start + self.count), mask & (starts == start)
+
+
 _TEXT_FIRST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 """What :class:`LayerInput` has found out of layers."""
 
@@ -70,14 +108,14 @@ class LayerInput:
         tokens: what is known of the latents; None: nothing.
         alone: whether the layer sees the image alone where it is given nothing else.
         negative: tokens of a negative text behind those of the text, which are not among the positions.
-        before: how many positions of text come before the image in what a layer is given as one sequence; None: it is
-            given none, or that is not known.
+        joined: where the image is in what the layer is given as one sequence with the text; None: it is given none, or
+            that is not known.
     """
 
     def __init__(
-        self, part: nn.Module, tokens: Tokens | None, alone: bool, negative: int = 0, before: int | None = None
+        self, part: nn.Module, tokens: Tokens | None, alone: bool, negative: int = 0, joined: Place | None = None
     ) -> None:
-        self.part, self.tokens, self.alone, self.negative, self.before = part, tokens, alone, negative, before
+        self.part, self.tokens, self.alone, self.negative, self.joined = part, tokens, alone, negative, joined
         self.given: Mapping[str, Any] = {}
         self._values: tuple[Tensor, Tensor] | None = None
 
@@ -91,8 +129,8 @@ class LayerInput:
         """It has made its values, the last of what ``output`` [n, length, c] holds, of ``args``."""
         self._values = args[0], output
 
-    def image(self, length: int, values: Tensor | None) -> tuple[tuple[int, int] | None, slice]:
-        """(height, width) of the map among ``length`` positions, None where that is not known, and which of them it is.
+    def image(self, length: int, values: Tensor | None) -> Place:
+        """Where the image is among ``length`` positions.
 
         Args:
             values: of all positions, [n, heads, length, c]; None: not known.
@@ -102,16 +140,16 @@ class LayerInput:
         """
         text, tokens = self.given.get("encoder_hidden_states"), self.tokens
         if tokens is not None and not tokens.alone:
-            return tokens.image(length)
+            return _place(*tokens.image(length))
         if not isinstance(text, Tensor) or text.shape[1] == 0 or text is self.given["hidden_states"]:
-            if self.before is not None and 0 < self.before < length:
-                size = None if tokens is None else tokens.size_of(length - self.before)
-                if size is not None or tokens is None:
-                    return size, slice(self.before, length)
+            if self.joined is not None:
+                place = self._joined(self.joined, length)
+                if place is not None:
+                    return place
             elif tokens is not None and tokens.fit(length):
-                return tokens.image(length)
+                return _place(*tokens.image(length))
             if self.alone:
-                return None, slice(0, length)
+                return Place((0,), length)
             raise UsageError(f"over {length} positions, {_UNKNOWN}")
         count, first = self.given["hidden_states"].shape[1], _TEXT_FIRST.get(self.part)
         whole = count + text.shape[1] - self.negative == length
@@ -120,12 +158,21 @@ class LayerInput:
         if first is None or not whole:
             raise UsageError(f"over {length} positions, {_UNKNOWN}")
         _TEXT_FIRST[self.part] = first
-        size = tokens.size_of(count) if tokens is not None else None
-        return size, slice(length - count, length) if first else slice(0, count)
+        return Place((length - count if first else 0,), count, tokens.size_of(count) if tokens is not None else None)
+
+    def _joined(self, joined: Place, length: int) -> Place | None:
+        """Where the image is in one sequence with the text; None if what is known of it and of the latents disagree."""
+        place, rows = joined.among(length), len(self.given["hidden_states"])
+        if place is None or place.count is None or len(place.starts) not in (1, rows):
+            return None
+        if place.size is None and self.tokens is not None:
+            place = replace(place, size=self.tokens.size_of(place.count))
+            return None if place.size is None else place
+        return place
 
     def fit(self, length: int) -> bool:
         """Whether attention over so many positions may be that of the layer."""
-        return self.tokens is None or self.before is not None or self.tokens.alone or self.tokens.fit(length)
+        return self.tokens is None or self.joined is not None or self.tokens.alone or self.tokens.fit(length)
 
     def _text_first(self, count: int, values: Tensor | None) -> bool | None:
         """Found out by where the values of the image have got to, or what they are made of; None if nowhere."""
@@ -143,7 +190,11 @@ class LayerInput:
         return None if found[0] == found[1] else found[1]
 
 
-_UNKNOWN = "which of them are of the image is not known; slg and s2 skip whole blocks and need not know"
+def _place(size: tuple[int, int], image: slice) -> Place:
+    return Place((image.start,), image.stop - image.start, size)
+
+
+_UNKNOWN = "it is not known which of them belong to the image; slg and s2 skip whole blocks and need not know"
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,15 @@ def objective_of(scheduler: Any) -> Objective:
     """What the network returns, by the scheduler's ``prediction_type``.
 
     Raises:
-        UsageError: for schedulers without a table of noise levels, and predictions that are none of ours.
+        UsageError: for schedulers without a table of noise levels, or with one upside down, and predictions that are
+            none of ours.
     """
     kind = type(scheduler).__name__
+    if setting(scheduler, "invert_sigmas"):
+        raise UsageError(
+            f"scheduler {kind} counts its noise levels upwards (invert_sigmas), which is not read here; fl.attach "
+            "takes cfg with plain scales there"
+        )
     if is_flow(scheduler):
         return "flow"
     if not isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor):
@@ -133,11 +139,11 @@ def position_of(scheduler: Any, timestep: Tensor | float, scale: float = 1.0) ->
         known = getattr(scheduler, name, None)
         if known is not None:
             return int(known)
-    told = float(torch.as_tensor(timestep).flatten()[0]) / scale
-    distance = (scheduler.timesteps.float() - told).abs()
+    wanted = float(torch.as_tensor(timestep).flatten()[0]) / scale
+    distance = (scheduler.timesteps.float() - wanted).abs()
     position = int(distance.argmin())
-    if float(distance[position]) > 1e-3 * max(1.0, abs(told)):
-        raise UsageError(f"the network was called at timestep {told:g}, which is none of the scheduler's timesteps")
+    if float(distance[position]) > 1e-3 * max(1.0, abs(wanted)):
+        raise UsageError(f"the network was called at timestep {wanted:g}, which is none of the scheduler's timesteps")
     return position
 
 

@@ -70,7 +70,7 @@ class BranchConditions:
             found = self._fixed[branch] = _perturbed(self.of_plain(_plain(branch)), branch, negative)
         return found
 
-    def told(self, condition: Condition) -> Condition:
+    def with_nulls(self, condition: Condition) -> Condition:
         """The condition with the network's own null tokens, to ride in one call with those that have others."""
         if condition.null:
             return condition
@@ -132,7 +132,7 @@ class StepConditions:
             condition = branch.make(self.moment, condition)
         if altered:  # what rides in one call with an altered condition must be embeddings too
             condition = self._embedded(condition)
-        condition = self.run.told(condition) if nulls else condition
+        condition = self.run.with_nulls(condition) if nulls else condition
         return _perturbed(condition, branch, None if branch.away is None else self.of(branch.away))
 
     def together(self, branches: tuple[Branch, ...]) -> Condition:

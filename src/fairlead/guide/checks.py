@@ -13,10 +13,11 @@ def check_condition(guidance: Guidance, condition: Condition) -> None:
     steering = next((term for term in guidance.terms if term.needs_condition()), None)
     if replacing is not None and steering is not None:
         raise UsageError(
-            f"{replacing} stands in place of the run's condition, and {steering} steers towards it; keep one of the two"
+            f"{replacing} replaces the run's condition, and {steering} steers towards that condition; keep one of the "
+            "two"
         )
     if replacing is not None and not condition.is_null:
-        raise UsageError(f"{replacing} stands in place of the run's condition, but one was given too; leave it out")
+        raise UsageError(f"{replacing} replaces the run's condition, but a condition was given too; leave it out")
     for term in guidance.terms:
         if term.needs_condition() and condition.is_null:
             raise UsageError(
@@ -38,4 +39,7 @@ def check_unweighed(guidance: Guidance) -> None:
     for term in guidance.terms:
         weighing = next((inner for inner in term.nested() if inner.weighs), None)
         if weighing is not None:
-            raise UsageError(f"{weighing} weighs particles, and a pipeline has none; load it with fl.load and sample")
+            raise UsageError(
+                f"{weighing} weights particles, and an attached pipeline has none; load the pipeline with fl.load and "
+                "sample it"
+            )

@@ -174,7 +174,7 @@ def _dict(keys: Sequence[ast.expr | None], values: Sequence[ast.expr], text: str
         if not isinstance(place, str | int | float):
             given = "**" if key is None else _describe(place)
             raise UsageError(
-                f"guidance {quoted(text)}: before a colon stands a condition or a noise level, got {given}"
+                f"guidance {quoted(text)}: expected a condition or a noise level before a colon, got {given}"
             )
         if place in read:
             raise UsageError(f"guidance {quoted(text)}: {shown(place)} is given twice")

@@ -1,9 +1,9 @@
-"""Levels: a scale given at noise levels, linear in log sigma between them and held at both ends.
+"""Levels: a scale given at some noise levels, linear in log sigma between them and constant beyond both ends.
 
-    cfg(levels({14: 1, 2: 3, 0.5: 5}))    scale 1 down to sigma 14, 3 at 2, from there up to 5 at 0.5 and below
+    cfg(levels({14: 1, 2: 3, 0.5: 5}))    scale 1 above sigma 14, 3 at sigma 2, 5 below sigma 0.5, linear between
 
 sigma is the ratio sigma / alpha as in ``during(sigma=...)``, so that levels mean the same on every schedule and at any
-number of steps. A scale like any other, wherever a scale is taken. Equal values are that number to the bit.
+number of steps. It can be used wherever a scale can. Between equal values the scale is that number to the bit.
 """
 
 from __future__ import annotations

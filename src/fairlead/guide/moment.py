@@ -28,7 +28,7 @@ Space = Literal["x0", "eps", "v", "flow", "output"]
 NoiseSource = Callable[[int, tuple[int, ...]], Tensor]
 """(number >= 0, shape) -> unit normal noise [n, *shape], each row from the stream of its own sample."""
 _NUMBERS = {"energy": 0, "icg": 610, "cads": 620}
-"""Where the noise of these methods lay in a step before names told draws apart: their images stay what they were."""
+"""Where the noise of these methods lay in a step before names distinguished draws: their images stay what they were."""
 
 
 @dataclass(frozen=True)

@@ -116,19 +116,19 @@ class Wrapper(DirectedTerm):
         if isinstance(given, str):
             parts = as_guidance(given)
             if len(parts.terms) != 1 or parts.finishers:
-                raise UsageError(f"{self.name}(...) goes around one method such as cfg(4) or pag(2), got {given!r}")
+                raise UsageError(f"{self.name}(...) wraps one method such as cfg(4) or pag(2), got {given!r}")
             object.__setattr__(self, "term", parts.terms[0])
         inner = self.term
         while isinstance(inner, LimitedTerm):
             inner = inner.term
         if not isinstance(inner, DirectedTerm):
             raise UsageError(
-                f"{self.name}(...) goes around one method of two branches such as cfg(4) or pag(2), got {self.term}"
+                f"{self.name}(...) wraps one method of two branches such as cfg(4) or pag(2), got {self.term}"
             )
         if isinstance(inner, Wrapper) and inner.outermost:
             swaps = not (self.outermost or inner.of_predictions)
             instead = f"write {inner.name}({self.name}(...))" if swaps else "keep one of the two"
-            raise UsageError(f"{self.name}(...) cannot go around {inner.name}(...), which {inner.outermost}; {instead}")
+            raise UsageError(f"{self.name}(...) cannot wrap {inner.name}(...), which {inner.outermost}; {instead}")
         if self.of_predictions and not inner.is_difference():
             raise UsageError(
                 f"{self.name}(...) is a rule of two predictions, but {inner} makes another direction than their "

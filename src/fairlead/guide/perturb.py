@@ -77,13 +77,16 @@ def chosen_layers(owner: str, layers: tuple[str, ...] | None, kind: LayerKind, m
     known = model.layers.get(kind, ())
     if not known and kind == "text":
         raise UsageError(
-            f"{owner}: this model reads no text in its attention, or in a way that is not known here; it is for "
-            "networks of ours that read text, and in diffusers for U-Nets, PixArt, Sana, Wan, SD3 and Flux; use cfg"
+            f"{owner}: this model reads no text in its attention, or in a way that is not known here; it works on "
+            "networks of fairlead that read text, and in diffusers on U-Nets, PixArt, Sana, Wan, SD3, Flux, Chroma and "
+            "Qwen-Image; use cfg"
         )
     if not known:
+        other = {"attention": ("block", "slg or s2, which skip its blocks"), "block": ("attention", "pag or seg")}
+        beside, instead = other[kind]
         raise UsageError(
-            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms, linear "
-            "attention and the lessons' networks have none); use a unet or a dit"
+            f"{owner}: this model names no {kind} layers that could be perturbed (closed forms, linear attention and "
+            f"the lessons' networks have none); use {instead if model.layers.get(beside) else 'a unet or a dit'}"
         )
     for layer in layers or ():
         if layer not in known:

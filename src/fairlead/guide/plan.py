@@ -83,7 +83,7 @@ class StepPlan:
 
 def plan_key(asks: Sequence[Ask]) -> tuple[Any, ...] | None:
     """What a plan follows from: of two steps with equal keys the plans are the same, but for the moment. None where
-    that cannot be told: weights per sample, and conditions that are changed or made anew in a step."""
+    that is not known: weights per sample, and conditions that are changed or made anew in a step."""
     key: list[Any] = []
     for ask in asks:
         parts = (*ask.weights.items(), *ask.looks.items())
@@ -99,7 +99,9 @@ def check_renoising(guidance: Guidance, step: Step) -> None:
     """Raise UsageError if two methods want to re-noise in this step."""
     on = [term for term in guidance.renoising() if term.is_on(step)]
     if len(on) > 1:
-        raise UsageError(f"{guidance}: two methods want to re-noise at once; keep one, or separate intervals")
+        raise UsageError(
+            f"{guidance}: two methods re-noise in the same step; keep one, or give them separate intervals"
+        )
 
 
 def _merged(asks: Sequence[Ask], conditions: StepConditions) -> dict[Branch, Weight]:

@@ -3,7 +3,7 @@
     cfg(region(4, 1, [0, 0, 0.5, 1]))
     compose({"seven": region(4, 0, [0, 0, 1, 0.5]), "one": region(0, 4, [0, 0, 1, 0.5])})
 
-A scale like any other, wherever a scale is taken; regional control as in composition (Liu et al. 2022, 2206.01714).
+It can be used wherever a scale can; this is regional control as in composition (Liu et al. 2022, 2206.01714).
 A branch is evaluated for the whole image even if its weight is 0 in most of it.
 """
 

@@ -73,7 +73,7 @@ class Ramp(ScaleSchedule):
 
 @dataclass(frozen=True)
 class Clamp(ScaleSchedule):
-    """A schedule kept within ``low`` and ``high``; clamp(ramp(0, 7), low=1.5) is the clamp-linear of 2404.13040."""
+    """A schedule limited to ``low`` and ``high``; clamp(ramp(0, 7), low=1.5) is the clamp-linear of 2404.13040."""
 
     schedule: ScaleSchedule
     low: float | None = None

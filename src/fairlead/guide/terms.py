@@ -96,8 +96,8 @@ class Term:
     def by_name(self, name: Callable[[Any], Any]) -> Term:
         """The same with every spec of its own as ``name`` gives it."""
         own = getattr(self, "negative", None)
-        told = None if own is None else name(own)
-        return self if told == own else replace(self, negative=told)  # type: ignore[call-arg]
+        named = None if own is None else name(own)
+        return self if named == own else replace(self, negative=named)  # type: ignore[call-arg]
 
     def needs_condition(self) -> bool:
         """True if it steers towards the run's own condition, and so does nothing for a sample that has none."""

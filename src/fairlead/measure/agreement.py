@@ -206,7 +206,7 @@ def agreement(seen: Mapping[str, Tensor], asked: Mapping[str, Attribute]) -> dic
         if bool(applies.any()):
             shares[name] = proportion_estimate(hits[applies])
     if not shares:
-        raise UsageError("attributes: nothing was asked for; give a label of at least one attribute to one image")
+        raise UsageError("attributes: no attribute was asked for; give a label of at least one attribute to one image")
     return shares
 
 
@@ -221,7 +221,7 @@ def _check_asked(asked: Mapping[str, Attribute], n: int) -> None:
             )
         if attribute.labels.shape != (n,):
             raise UsageError(
-                f"attribute {name!r}: expected labels int64 [{n}], one an image, got {list(attribute.labels.shape)}"
+                f"attribute {name!r}: expected labels int64 [{n}], one per image, got {list(attribute.labels.shape)}"
             )
 
 

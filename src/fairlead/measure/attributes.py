@@ -249,22 +249,24 @@ def cached_attribute_judge(
     data: ImageData,
     folder: Path | None = None,
     progress: Callable[[int, float], object] | None = None,
-    recipe: JudgeRecipe = RECIPE,
+    recipe: JudgeRecipe | None = None,
 ) -> AttributeJudge:
     """The judge for ``data``: read from ``folder`` if it is there, else trained and stored, as ``cached_classifier``.
+
+    ``recipe`` is by default :data:`RECIPE`.
 
     Raises:
         UsageError: if the data is not of scenes.
     """
     _check_scenes(data)
-    seen = trained_on(data)
+    seen, used = trained_on(data), recipe or RECIPE
     return stored_network(
         "attributes",
-        {"recipe": asdict(recipe), "data": asdict(seen), "values": list(VALUES.items()), "noise": NOISE},
+        {"recipe": asdict(used), "data": asdict(seen), "values": list(VALUES.items()), "noise": NOISE},
         data.name,
         folder,
-        lambda: AttributeJudge(recipe, seen),
-        lambda: train_attribute_judge(data, recipe, progress),
+        lambda: AttributeJudge(used, seen),
+        lambda: train_attribute_judge(data, used, progress),
     )
 
 

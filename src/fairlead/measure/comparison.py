@@ -96,7 +96,7 @@ def listed_prompts(path: Path) -> list[str]:
         found = read_text(path, "prompts").split("\n")
     prompts = [prompt.strip() for prompt in found if prompt.strip()]
     if not prompts:
-        raise UsageError(f"prompts {path}: the file holds no prompt; write one a line")
+        raise UsageError(f"prompts {path}: the file holds no prompt; write one per line")
     return prompts
 
 
@@ -242,7 +242,7 @@ class Comparison:
         whole: metric -> all fakes against all real images.
         fake: metric -> ``block`` fakes against half of the real images; to be compared with ``floor``.
         floor: metric -> ``block`` images of the other real half, measured like the fakes.
-        classes: a row a class, if there is a judge.
+        classes: a row per class, if there is a judge.
         text: how the fakes fit their prompts, if there are any.
         missing: metric -> why it is not there.
         warnings: what makes the numbers less than they look, a sentence each.

@@ -158,7 +158,9 @@ class Evaluator(Scoring):
         values |= {**saturations(x0, saturation), **self.rewarded(images, conds)}
         if asked:
             if self.attributes is None:
-                raise UsageError("score: what was asked for is given, and no judge of attributes; pass both or neither")
+                raise UsageError(
+                    "score: the wanted attributes are given, but no judge of attributes; pass both or neither"
+                )
             values |= {metric_of(name): value for name, value in self.attributes.hits(images, asked).items()}
         return Samples(self.moments, self.extractor.features(images), labels, values)
 

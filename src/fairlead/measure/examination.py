@@ -138,20 +138,23 @@ def _examined(
 def _condition(model: Model, seen: PredictionErrors, probe: CleanSamples) -> Finding:
     if not model.conditional:
         return Finding("condition", "PASS", "the model is unconditional: there is no condition to depend on")
-    if len(model.classes) == 1 and model.told == "label":
+    if len(model.classes) == 1 and model.condition_kind == "label":
         return Finding("condition", "PASS", "the model has one class: there is no other label to compare with")
     if not probe.contrasts:
-        text = f"not judged: {probe.source} all have one {model.told}; pass --data with others to compare with"
+        text = (
+            f"not judged: {probe.source} all have one {model.condition_kind}; pass --data with others to compare with"
+        )
         return Finding("condition", "WARN", text)
     shares = [math.sqrt(change) for change in seen.change]
     at = max(range(len(shares)), key=lambda i: shares[i])
     noise = max(math.sqrt(max(seen.batch)), 8 * torch.finfo(torch.float32).eps)
     numbers = {"log_snr": seen.log_snr, "relative_change": shares, "rounding": noise}
     said = (
-        f"another {model.told} changes the prediction by {shares[at]:.2%} of its size at log-SNR {seen.log_snr[at]:.0f}"
+        f"another {model.condition_kind} changes the prediction by {shares[at]:.2%} of its size at log-SNR "
+        f"{seen.log_snr[at]:.0f}"
     )
     if shares[at] <= 10 * noise:
-        apart = f"another {model.told} changes it by {shares[at]:.1e}, rounding by {noise:.1e}"
+        apart = f"another {model.condition_kind} changes it by {shares[at]:.1e}, rounding by {noise:.1e}"
         text = f"the output ignores the condition: {apart}"
         return Finding("condition", "FAIL", text, numbers)
     if shares[at] < WEAK:
@@ -197,16 +200,20 @@ def _null(
     if not used:
         return Finding("null", "PASS", f"{known}not judged by its predictions, they ignore the condition", numbers)
     losses = (
-        f"denoising loss {numbers['loss_conditional']:.4f} with the {model.told}, {numbers['loss_null']:.4f} without, "
+        f"denoising loss {numbers['loss_conditional']:.4f} with the {model.condition_kind}, {numbers['loss_null']:.4f} "
+        "without, "
         f"{numbers['loss_wrong_label']:.4f} with a wrong one ({probe.source})"
     )
     if len(model.classes) != 1 and probe.contrasts and surely_above(seen.null, seen.wrong):
         text = (
-            f"null predicts worse than a wrong {model.told} does: {losses}; drop the condition more often in training"
+            f"null predicts worse than a wrong {model.condition_kind} does: {losses}; drop the condition more often in "
+            "training"
         )
         return Finding("null", "WARN", text, numbers)
     if surely_above(seen.conditional, seen.null):
-        return Finding("null", "WARN", f"the {model.told} makes predictions worse: {losses}; train longer", numbers)
+        return Finding(
+            "null", "WARN", f"the {model.condition_kind} makes predictions worse: {losses}; train longer", numbers
+        )
     return Finding(
         "null",
         "PASS",

@@ -161,10 +161,11 @@ def _headers(
             asked.append(None)
     if resize is None and len(sizes) > 1:
         ranked = sorted(sizes.items(), key=lambda entry: -len(entry[1]))
-        told = ", ".join(f"{len(those):,} of {w}x{h} ({those[0].name})" for (w, h), those in ranked[:3])
+        counts = ", ".join(f"{len(those):,} of {w}x{h} ({those[0].name})" for (w, h), those in ranked[:3])
         more = f" and {len(ranked) - 3} more sizes" if len(ranked) > 3 else ""
         raise UsageError(
-            f"{what} {str(folder)!r}: images differ in size: {told}{more}; pass --resize {min(ranked[0][0])} to bring "
+            f"{what} {str(folder)!r}: images differ in size: {counts}{more}; pass --resize {min(ranked[0][0])} to "
+            "bring "
             "all to one (shorter side resized, centre cropped), or remove those that do not belong"
         )
     return dict(encodings), asked

@@ -248,7 +248,7 @@ def rare_said(rare: Sequence[Rare], classes: Sequence[str], n: int) -> list[str]
         each = class_list([f"{classes[one.label]} ({one.held_out})" for one in real])
         notes.append(
             f"diversity leaves out {each}: fewer than {OF_A_CLASS} held-out images of a class (the number in brackets) "
-            "tell nothing of its variety, at any n; hold out more images of it"
+            "do not show its variety, at any n; hold out more images of it"
         )
     few = [one for one in rare if one.held_out >= OF_A_CLASS]
     if few:

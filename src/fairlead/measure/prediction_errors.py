@@ -149,7 +149,7 @@ def _nothing(n: int) -> list[Spec]:
 
 def _others(model: Model, specs: Sequence[Spec]) -> list[Spec]:
     """The next class for labels; else the next different condition in the list, or its own where there is none."""
-    if model.told == "label" and model.classes:
+    if model.condition_kind == "label" and model.classes:
         classes = LabelEncoder(model.classes)
         return [model.named(Index((classes.index(spec) + 1) % len(model.classes))) for spec in specs]
     n = len(specs)

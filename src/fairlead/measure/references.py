@@ -60,9 +60,10 @@ def evaluator_for(
             reference, held_out, name = _data_of_pipeline(spec, model, data)
         else:
             reference, held_out, name = _data_of(spec, data)
-    told = () if model is None or model.told == "label" else tuple(model.conditions)
-    if told:
-        data_specs(told, held_out, torch.arange(1))  # refuses data that does not say it, before anything is trained
+    conditioned_on = () if model is None or model.condition_kind == "label" else tuple(model.conditions)
+    if conditioned_on:
+        # refuses data that does not have these conditions, before anything is trained
+        data_specs(conditioned_on, held_out, torch.arange(1))
     everything = reference, held_out
     if labels:
         wanted = torch.tensor(labels)
@@ -86,7 +87,7 @@ def evaluator_for(
         )
     looking = _classifier(everything[0], "judge", "training the judge", progress)
     seeing = given or _classifier(everything[0], "features", "training the feature network", progress)
-    judged = _attributes(*everything, told, progress) if told else None
+    judged = _attributes(*everything, conditioned_on, progress) if conditioned_on else None
     network = seeing if isinstance(seeing, Extractor) else of_classifier(seeing)
     return Evaluator(reference, held_out, looking, seeing, judged, _moments(network, reference, progress))
 
@@ -103,7 +104,9 @@ def check_prompted(model: Model) -> None:
         instead = "; leave them out, its classes need none" if model.classes else "; leave them out"
         raise UsageError(f"prompts: this model {reads}, not on text{instead}")
     if "image" in model.conditions:
-        raise UsageError("prompts: this model is shown an image beside the text, and sweep and tune have none for it")
+        raise UsageError(
+            "prompts: this model is conditioned on an image and text, and sweep and tune have no image for it"
+        )
 
 
 def text_of(model: Model, spec: Spec) -> str:
@@ -115,7 +118,7 @@ def text_of(model: Model, spec: Spec) -> str:
     read = getattr(model.encode, "read", None)
     text = spec if read is None else read(spec).get("text")
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"prompts: {spec!r} says no text; expected a prompt such as 'a red cat'")
+        raise UsageError(f"prompts: {spec!r} has no text; expected a prompt such as 'a red cat'")
     return expanded(text.strip())
 
 
@@ -192,7 +195,7 @@ def _notes(
     found.append(metrics.few_for_features(len(held_out), d, f"held-out images in data {name!r}"))
     notes = [note for note in found if note is not None]
     if not chosen:
-        notes += metrics.not_asked(reference if model.told == "label" else held_out)
+        notes += metrics.not_asked(reference if model.condition_kind == "label" else held_out)
     for count in n:
         rare = metrics.rare_classes(first_of(order, count), held_out.labels, order)
         notes += [note for note in metrics.rare_said(rare, reference.classes, count) if note not in notes]
@@ -250,11 +253,11 @@ def _classifier(data: ImageData, role: judge.Role, title: str, progress: Progres
 
 
 def _attributes(
-    reference: ImageData, held_out: ImageData, told: Sequence[str], progress: Progress
+    reference: ImageData, held_out: ImageData, conditioned_on: Sequence[str], progress: Progress
 ) -> AttributeEvaluator | None:
     """The cached judge of scenes and what its held-out images ask for; None for data that are no scenes, or where
     nothing that the model is conditioned on can be judged."""
-    if not attributes.is_scenes(reference) or not (asked := asked_for(told, held_out)):
+    if not attributes.is_scenes(reference) or not (asked := asked_for(conditioned_on, held_out)):
         return None
     recipe = attributes.RECIPE
     steps = recipe.whole.steps + recipe.members * recipe.digits.steps
@@ -265,7 +268,7 @@ def _attributes(
 
 def labels_in_order(model: Model, reference: ImageData, held_out: ImageData) -> Tensor:
     """The labels in the order in which samples are asked for them, int64 [m]; from the beginning again after m."""
-    labels = reference.labels if model.told == "label" else held_out.labels
+    labels = reference.labels if model.condition_kind == "label" else held_out.labels
     return labels[stratified_order(labels, seed=0)]
 
 
@@ -277,7 +280,7 @@ def first_of(order: Tensor, n: int) -> Tensor:
 def by_name(model: Model) -> list[str]:
     """A word for what a sweep or search must share where names of classes are numbers beside other conditions: the
     first version asked such models for other classes than it judged by."""
-    several = "label" in model.conditions and model.told != "label"
+    several = "label" in model.conditions and model.condition_kind != "label"
     return ["classes by name"] if several and Names(model.classes).numbered else []
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from fairlead.core.denoiser import expand_like
 from fairlead.core.errors import UsageError
 from fairlead.guide.engine import GuidedDenoiser
-from fairlead.guide.methods.distilled import told_scale
+from fairlead.guide.methods.distilled import with_scale
 from fairlead.guide.pairs import LimitedTerm, Wrapper
 from fairlead.guide.terms import Guidance, Term
 from fairlead.measure.prediction_errors import LOG_SNR, CleanSamples
@@ -107,7 +107,7 @@ def judged_guidance(
     effect = "stands in place of the conditional prediction"
     if numbers["strength"] is not None:
         effect = f"changes the conditional prediction by up to {numbers['strength']:.1%}"
-    cost = f"{numbers['rows_a_sample']:g} network rows a sample in {sampling.steps} steps"
+    cost = f"{numbers['rows_a_sample']:g} network rows per sample in {sampling.steps} steps"
     return Finding("guidance", "PASS", f"{guidance} {effect}, at {cost}", numbers)
 
 
@@ -135,14 +135,14 @@ def judged_schedule(model: Model, times: Tensor, grid: str) -> Finding:
     name = schedule.config()["name"]
     alpha, sigma = (value.tolist() for value in schedule.alpha_sigma(times[:-1]))
     shares = [a / math.hypot(a, s) for a, s in zip(alpha, sigma, strict=True)]
-    told = schedule.network_time(times[:-1]).tolist()
+    network_times = schedule.network_time(times[:-1]).tolist()
     numbers = {
         "objective": objective,
         "schedule": name,
         "alpha_at_start": alpha[0],
         "sigma_over_alpha_at_start": sigma[0] / alpha[0] if alpha[0] else "inf",
         "signal_at_start": shares[0],
-        "network_time": [told[0], told[-1]],
+        "network_time": [network_times[0], network_times[-1]],
     }
     if objective == "eps" and sigma[0] >= AMPLIFICATION * alpha[0]:
         factor = "without end" if alpha[0] == 0 else f"{sigma[0] / alpha[0]:,.0f} times"
@@ -162,7 +162,7 @@ def judged_schedule(model: Model, times: Tensor, grid: str) -> Finding:
         return Finding("schedule", "WARN", text, numbers)
     text = (
         f"{objective} on {name!r}: {shares[0]:.2%} signal at the start of grid {grid!r}, and the network gets times "
-        f"from {told[0]:.0f} to {told[-1]:.0f}, inside of its training"
+        f"from {network_times[0]:.0f} to {network_times[-1]:.0f}, inside of its training"
     )
     return Finding("schedule", "PASS", text, numbers)
 
@@ -195,7 +195,7 @@ def judged_student(model: Model, probe: CleanSamples) -> Finding | None:
         plain = taught.denoiser(x_t, t, theirs).x0
         errors, changes = [], []
         for scale in scales:
-            wanted = teacher.answer(x_t, t.expand(len(x0)), theirs if scale is None else told_scale(theirs, scale))
+            wanted = teacher.answer(x_t, t.expand(len(x0)), theirs if scale is None else with_scale(theirs, scale))
             run = GuidedDenoiser.of(model, None if scale is None else f"distilled({scale})", own)
             size = float(wanted.square().mean()) or 1.0
             errors.append(float((run(x_t, t, own).x0 - wanted).square().mean()) / size)

@@ -76,7 +76,7 @@ class Scoring(ABC):
         if saturation is not None and (x0 is not None or saturation.shape != (n,)):
             raise UsageError(
                 f"score: saturation {list(saturation.shape)} of {n} images"
-                f"{'' if x0 is None else ' beside x0'}; expected one share an image, instead of x0"
+                f"{'' if x0 is None else ' beside x0'}; expected one share per image, instead of x0"
             )
         if labels.shape != (n,) or len(seeds) != n or (x0 is not None and len(x0) != n):
             raise UsageError(

@@ -115,8 +115,8 @@ class Model:
         return read(spec) if read is not None else written(spec) if isinstance(spec, Mapping) else spec
 
     @property
-    def told(self) -> str:
-        """What a condition of it is called: a label, a prompt, or a condition."""
+    def condition_kind(self) -> str:
+        """What its conditions are called: label, prompt, or condition."""
         return {("label",): "label", (): "label", ("text",): "prompt"}.get(self.conditions, "condition")
 
 
@@ -163,10 +163,12 @@ class LabelEncoder:
 
 
 def listed(specs: Any) -> Sequence[Spec]:
-    """Specs, one a sample; raises UsageError for a single one, whose letters would be taken for specs."""
+    """Specs, one per sample; raises UsageError for a single one, whose letters would be taken for specs."""
     specs = plain_list(specs)
     if isinstance(specs, str | bytes) or not isinstance(specs, Sequence):
-        raise UsageError(f"encode: expected a list with one condition a sample, such as ['seven'], got {shown(specs)}")
+        raise UsageError(
+            f"encode: expected a list with one condition per sample, such as ['seven'], got {shown(specs)}"
+        )
     return specs
 
 

@@ -62,7 +62,7 @@ def denoiser(
         shape: of one sample; [c, h, w] are images in [-1, 1].
         objective: what it predicts, with x as above: "x0", "eps", "v" (alpha eps - sigma x0) or "flow" (eps - x0).
         classes: names of the labels; () for a model without conditions.
-        encode: specs, one a sample -> Condition, in place of ``classes``.
+        encode: specs, one per sample -> Condition, in place of ``classes``.
         decode: x0 [n, *shape] -> images [n, c, h, w] in [-1, 1].
         device: where x is made.
 

@@ -151,7 +151,7 @@ class DiT(ConditionedNet):
         embedding = self.time(time)
         if self.label is not None:
             embedding = self.joint(embedding, self.label(condition))
-        noisy, vectors, text = self.told(condition, x)
+        noisy, vectors, text = self.embedded(condition, x)
         for vector in vectors:
             embedding = embedding + vector
         embedding = F.silu(embedding)

@@ -30,7 +30,7 @@ class ImageInput(nn.Module):
         value, keep = read(condition, "image")
         wanted = (len(self.null), *x.shape[2:])
         if tuple(value.shape[1:]) != wanted:
-            raise UsageError(f"image condition: expected {list(wanted)} a sample, got {list(value.shape[1:])}")
+            raise UsageError(f"image condition: expected {list(wanted)} per sample, got {list(value.shape[1:])}")
         null = self.null.to(x.dtype)[:, None, None]
         return torch.cat([x, torch.where(keep[:, None, None, None], value.to(x.dtype), null)], dim=1)
 
@@ -82,7 +82,8 @@ class ConditionedNet(nn.Module):
         self.label = LabelEmbedding(classes, label_width or embed, one_hot=one_hot) if classes else None
         if fuse and not classes:
             raise UsageError(
-                "conditioning 'fuse' joins a label's embedding to that of the time, and the network is not told a "
+                "conditioning 'fuse' joins a label's embedding to that of the time, and the network is not conditioned "
+                "on a "
                 "label; add label to its conditions, or take another conditioning"
             )
         self.fusion = Fusion(embed) if fuse else None
@@ -112,7 +113,7 @@ class ConditionedNet(nn.Module):
         """One embedding [n, embed] of both: fused where there is a ``fusion``, else their sum."""
         return time + label if self.fusion is None else self.fusion(time, label)
 
-    def told(self, condition: Condition, x: Tensor) -> tuple[Tensor, list[Tensor], TokenStates | None]:
+    def embedded(self, condition: Condition, x: Tensor) -> tuple[Tensor, list[Tensor], TokenStates | None]:
         """(x with the ``joined`` channels of its conditions; what attributes, scale and text add to the embedding,
         each [n, embed]; states for cross-attention)."""
         vectors = [embedding(condition) for embedding in self.attributes.values()]
@@ -122,12 +123,12 @@ class ConditionedNet(nn.Module):
             x = self.image(condition, x)
         if self.text is None:
             return x, vectors, None
-        told = self.text(condition)
-        if told.sketch is not None:
-            x = torch.cat([x, told.sketch.to(x.dtype)], dim=1)
+        encoded = self.text(condition)
+        if encoded.sketch is not None:
+            x = torch.cat([x, encoded.sketch.to(x.dtype)], dim=1)
         negative = None if condition.negative is None else self.text(condition.negative)
         away = None if negative is None else TokenStates(negative.states, negative.real)
-        return x, [*vectors, told.vector], TokenStates(told.states, told.real, away)
+        return x, [*vectors, encoded.vector], TokenStates(encoded.states, encoded.real, away)
 
     def embed(self, condition: Condition) -> Condition:
         """The condition with labels and token ids replaced by their embeddings, and with a scale where there is one."""

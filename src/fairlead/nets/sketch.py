@@ -39,14 +39,14 @@ class Sketch(nn.Module):
         self.channels, self.size, self.says, self.shapes = channels, sides_of(size), tuple(says), shapes
         self.glyph = min(self.size) // 2 + 1 | 1
         self.read = nn.Linear(width, sum(says)) if says else None
-        told = sum(says) or width
+        inputs = sum(says) or width
         self.what = nn.Sequential(
-            nn.Linear(told, hidden), nn.SiLU(),
+            nn.Linear(inputs, hidden), nn.SiLU(),
             nn.Linear(hidden, hidden), nn.SiLU(),
             nn.Linear(hidden, shapes * self.glyph**2),
         )  # fmt: skip
-        self.where = nn.Linear(told, shapes * self.size[0] * self.size[1])
-        self.colours = nn.Linear(told, (1 + shapes) * channels)
+        self.where = nn.Linear(inputs, shapes * self.size[0] * self.size[1])
+        self.colours = nn.Linear(inputs, (1 + shapes) * channels)
 
     def logits(self, pooled: Tensor) -> tuple[Tensor, ...]:
         """Of the values of each of ``says``, [n, k] each."""
@@ -57,14 +57,14 @@ class Sketch(nn.Module):
         """Vectors [n, width] -> images [n, channels, height, width], float32."""
         n, (height, across) = len(pooled), self.size
         edges = height + self.glyph - 1, across + self.glyph - 1
-        told = torch.cat([_evened(logits) for logits in self.logits(pooled)], dim=1) if self.says else pooled
+        inputs = torch.cat([_evened(logits) for logits in self.logits(pooled)], dim=1) if self.says else pooled
         what, where = (
-            torch.fft.rfft2(part(told).float().reshape(n, self.shapes, *sides), s=edges)
+            torch.fft.rfft2(part(inputs).float().reshape(n, self.shapes, *sides), s=edges)
             for part, sides in ((self.what, (self.glyph, self.glyph)), (self.where, self.size))
         )
         half = self.glyph // 2
         maps = torch.fft.irfft2(what * where, s=edges)[..., half : half + height, half : half + across]
-        ground, colours = self.colours(told).float().split([self.channels, self.shapes * self.channels], dim=1)
+        ground, colours = self.colours(inputs).float().split([self.channels, self.shapes * self.channels], dim=1)
         drawn = torch.einsum("nshw,nsc->nchw", maps, colours.reshape(n, self.shapes, self.channels))
         out: Tensor = ground[:, :, None, None] + drawn
         return out

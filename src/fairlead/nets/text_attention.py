@@ -28,7 +28,7 @@ PAD, END = 0, 1
 
 class TextTransformer(nn.Module):
     """Token ids [n, length] -> states [n, length, width], each position attending to the real tokens (ids other than
-    0, at least one a row). Pre-norm, learned positions.
+    0, at least one per row). Pre-norm, learned positions.
 
     A convolution over three words comes first: which colour belongs to which word is said by neighbours, and attention
     alone takes thousands of steps to find them (captions of scenes, attributes read off by a linear head: ink right in

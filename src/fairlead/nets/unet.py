@@ -176,7 +176,7 @@ class UNet(ConditionedNet):
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embedding = self.time(time)
-        x, vectors, text = self.told(condition, x)
+        x, vectors, text = self.embedded(condition, x)
         h = F.pixel_unshuffle(x, self.patch)
         if self.label is not None:
             label = self.label(condition)

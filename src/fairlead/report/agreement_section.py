@@ -70,7 +70,7 @@ def agreement_plot(curves: Sequence[Curve], floor: Floor) -> Figure:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
         n = curves[0].points[0].score.protocol.n
         figure.supxlabel(
-            f"N = {n:,} images a setting; bars: ± 1 standard error; dashed: real images, all attributes",
+            f"N = {n:,} images per setting; bars: ± 1 standard error; dashed: real images, all attributes",
             fontsize=8.5, color="#4A505A",
         )  # fmt: skip
     return figure

@@ -178,7 +178,7 @@ def measure_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def class_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
-    """(headings, a row a class): accuracy on the fakes, on held-out real images."""
+    """(headings, a row per class): accuracy on the fakes, on held-out real images."""
     rows = []
     for row in found.classes:
         cells = [("-", "-") if part is None else (f"{part.n:,}", percent(part)) for part in (row.fake, row.real)]

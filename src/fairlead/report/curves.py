@@ -119,7 +119,7 @@ def front_plot(
     dominated: Collection[Setting] = (),
     adherence: str = "accuracy",
 ) -> Figure:
-    """``adherence`` (a metric) and network rows against distance: a point a setting, joined along the scale, bars of
+    """``adherence`` (a metric) and network rows against distance: a point per setting, joined along the scale, bars of
     one standard error. Filled: on the front; hollow: ``dominated``; ringed: ``best``. Left is better, and so are high
     adherence and few rows. Settings of less than half the best adherence are left out of the first panel, and the note
     counts them."""
@@ -256,7 +256,7 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, dict[str, str]]]) -> No
 
 def _note(figure: Figure, curves: Sequence[Curve], floor: Mapping[str, Estimate] | None, more: str = "") -> None:
     n = curves[0].points[0].score.protocol.n
-    parts = [f"N = {n:,} images a setting", "bars: ± 1 standard error", "debiased: without the bias of a finite N"]
+    parts = [f"N = {n:,} images per setting", "bars: ± 1 standard error", "debiased: without the bias of a finite N"]
     parts += ["dashed: held-out real images"] if floor else []
     parts += [more] if more else []
     figure.supxlabel(textwrap.fill("; ".join(parts), 120), fontsize=8.5, color=_QUIET)

@@ -62,11 +62,11 @@ class Edited:
         n = len(self.run.seeds)
         found = self.inversion
         rows = self.run.cost.rows + (0 if found is None else found.cost.rows + found.back_cost.rows)
-        told = [] if self.inversion is None else [str(self.inversion)]
+        lines = [] if self.inversion is None else [str(self.inversion)]
         if self.before is not None:
-            told.append(f"pixels changed by {float(self.changes().mean()):.3g} of [0, 1] (root mean square)")
-        told.append(f"{n} image{'' if n == 1 else 's'} edited, {rows / n:g} network rows per image in all")
-        return "\n".join(told)
+            lines.append(f"pixels changed by {float(self.changes().mean()):.3g} of [0, 1] (root mean square)")
+        lines.append(f"{n} image{'' if n == 1 else 's'} edited, {rows / n:g} network rows per image in all")
+        return "\n".join(lines)
 
     @property
     def images(self) -> Tensor | None:
@@ -85,7 +85,7 @@ class Edited:
         return difference.square().flatten(1).mean(1).sqrt()
 
     def grid(self, model: Model) -> bytes:
-        """PNG: a column an image; before, the way back of an inversion, after."""
+        """PNG: a column per image; before, the way back of an inversion, after."""
         if self.before is None or self.run.images is None:
             raise UsageError("this model's samples are not images; use run.x0")
         rows, labels = [self.before, self.run.images], ["before", "after"]
@@ -203,7 +203,7 @@ def edit(
         if out is not None:
             check_folder(out, fresh={"run.json": "a run"}, files=["grid.png", "inversion.safetensors"])
         with progress(f"loading {model}"):
-            model, guidance, told = loaded_with(model, guidance, sampling.sampler, steps, weights, device)
+            model, guidance, answer = loaded_with(model, guidance, sampling.sampler, steps, weights, device)
         if out is not None and len(model.image_shape) != 3:
             raise UsageError(f"out={str(out)!r}: this model's samples are not images; leave it out and use run.x0")
         planned = partial(Plan.of, model, cond, guidance, sampling, seeds=seed)
@@ -231,7 +231,7 @@ def edit(
         with progress("editing", len(plan.seeds), "image") as advance:
             run = plan.run(each_batch(advance))
         about = {} if inversion is None else {"source": list(inversion.conds), "source_guidance": inversion.guidance}
-        run = replace(run, settings={**run.settings, "edit": {"method": method, **about}, **told})
+        run = replace(run, settings={**run.settings, "edit": {"method": method, **about}, **answer})
         found = Edited(_before(given, run), run, inversion)
         if out is not None:
             found.save(out, model)
@@ -280,4 +280,4 @@ def _check_method(method: EditMethod, sampler: Sampler | str | None, **given: An
             raise UsageError(f"{name}: method {method!r} {why}; leave it out or choose another method")
     plain_ddim = isinstance(sampler, str | DDIM) and sampler in ("ddim", DDIM())
     if inverting and sampler is not None and not plain_ddim:
-        raise UsageError(f"sampler {shown(sampler)}: method {method!r} goes the way of ddim; leave it out")
+        raise UsageError(f"sampler {shown(sampler)}: method {method!r} only works with ddim; leave the sampler out")

@@ -48,7 +48,7 @@ _INK, _GREY = "#181C22", "#8A8F98"
 _LEGEND = (
     "Means over the seeds; sizes are root mean squares in x0; angle: to the conditional prediction D_c, in degrees; "
     "eff. w: the w for which cfg(w) comes closest (finished: after the finishers), - where the null prediction was not "
-    "evaluated; out: share of x0 outside the data range; rows: as without watching."
+    "evaluated; out: share of x0 outside the data range; rows: as in a run that is not explained."
 )
 
 
@@ -108,7 +108,7 @@ class Explanation(Trace):
     def findings(self) -> str:
         """The numbers that a reader wants first, in a few sentences."""
         n = len(self.seeds)
-        said = [f"{self.guidance} takes {sum(self.rows) / n:g} network rows a sample in {self.steps} steps."]
+        said = [f"{self.guidance} takes {sum(self.rows) / n:g} network rows per sample in {self.steps} steps."]
         strength = self.step["strength"].nanmean(1).nan_to_num(-1)
         if float(strength.max()) > 0:
             at = int(strength.argmax())
@@ -123,13 +123,13 @@ class Explanation(Trace):
         if not bool(outside.isnan().all()):
             said.append(f"In the last step {float(outside[-1]):.1%} of x0 lie outside the data range.")
         if self.compared_rows:
-            said.append(f"{self.compared_rows / n:g} further rows a sample were evaluated only to compare with.")
+            said.append(f"{self.compared_rows / n:g} further rows per sample were evaluated only for comparison.")
         if self.broken is not None:
             said.append(f"The run broke: {self.broken}.")
         return " ".join(said)
 
     def table(self, width: int = WIDTH) -> str:
-        """The means over the seeds as text, a line a step, in blocks of columns no wider than ``width``."""
+        """The means over the seeds as text, a line per step, in blocks of columns no wider than ``width``."""
         names = [_letter(index) for index in range(len(self.terms))]
         lines = [f"guidance {self.guidance}"]
         lines += [f"{name} = {text}" for name, text in zip(names, self.terms, strict=True)] if names[1:] else []
@@ -171,7 +171,7 @@ class Explanation(Trace):
         return columns
 
     def film_png(self) -> bytes | None:
-        """PNG: for each of the first seeds the conditional above the guided x0, a column a step; None if samples are
+        """PNG: for each of the first seeds the conditional above the guided x0, a column per step; None if samples are
         no images."""
         if self.film is None:
             return None
@@ -295,7 +295,7 @@ class Explanation(Trace):
                 "For each seed: the conditional prediction of x0 above the guided one, both at the x_t of the guided "
                 "run; grey where the guidance did not evaluate the conditional prediction."
             )
-            picture = Png(film, "conditional and guided predictions, a column a step", caption)
+            picture = Png(film, "conditional and guided predictions, a column per step", caption)
             sections.append(Section("The film", [picture]))
         drawing = Svg(to_svg(self.figure()), "sizes, angles, effective scale and saturation over the noise level")
         sections.append(Section("Over the noise level", [drawing]))

@@ -76,7 +76,7 @@ class Interpolation:
     __repr__ = brief
 
     def __str__(self) -> str:
-        """A line a frame: the share of the second end, and what the judge sees; then how evenly the images change."""
+        """A line per frame: the share of the second end, and what the judge sees; then how evenly the images change."""
         columns = [(f"share of {self.ends[1]}", [f"{weight:.3g}" for weight in self.weights])]
         for name, row in self.shares.items():
             columns.append((f"seen as {name}", [f"{100 * share.value:.0f} %" for share in row]))
@@ -142,7 +142,7 @@ class Interpolation:
         return {name: [proportion_estimate(column) for column in hit.T] for name, hit in shares.items()}
 
     def strip(self) -> bytes:
-        """PNG: a row a seed, a column a frame."""
+        """PNG: a row per seed, a column per frame."""
         first, last = (str(end) for end in self.ends)
         settings = self.run.settings
         return image_grid(
@@ -271,7 +271,8 @@ def planned(
     foreign = [resource for resource in guidance.resources() if resource.kind != "image"]
     if foreign:
         raise UsageError(
-            f"interpolate: {guidance} asks {foreign[0].name!r}, which does not know this model's embeddings; drop it"
+            f"interpolate: {guidance} asks {foreign[0].name!r}, which does not know this model's embeddings; leave it "
+            "out"
         )
     mixed = _mixed(model, a, b, frames)
     plan = Plan.of(

@@ -204,7 +204,7 @@ def difference_tables(
         caption = f"difference to {called[baseline]}, same seeds; ± one standard error, paired sample by sample"
         caption += f"; {unit}" if unit else ""
         if any(not differences[m].paired for _, differences in compared for m in present if m in differences):
-            caption += "; * not paired: the errors of both settings added in squares, too large rather than too small"
+            caption += "; * not paired: the variances of both settings add, so the error is rather too large"
         tables.append(Table(["setting", *(titles[metric] for metric in present)], rows, caption))
     return tables
 

@@ -1,4 +1,4 @@
-"""The pictures of guidance: one column a class; rows of scales from the same noise; negatives row by row."""
+"""The pictures of guidance: one column per class; rows of scales from the same noise; negatives row by row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def class_grid(
     title: str = "",
     **options: Any,
 ) -> bytes:
-    """PNG: ``rows`` samples of every class, one column a class, each row from the same noise.
+    """PNG: ``rows`` samples of every class, one column per class, each row from the same noise.
 
     ``conds`` stand in place of the classes. ``options`` are those of ``sample`` (sampler, steps, grid, ...). A model
     without any fills columns with seeds.

@@ -1,4 +1,4 @@
-"""What the page of a sweep says and shows where prompts alone were given: no judge, a row of pictures a prompt."""
+"""What the page of a sweep says and shows where prompts alone were given: no judge, a row of pictures per prompt."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def _changed(change: Difference) -> str:
     """``0.0123 (95 % interval 0.0105 to 0.0141, paired over prompts and seeds) more than``"""
     half = z_of(0.95) * change.error
     size, word = abs(change.value), "less" if change.value < 0 else "more"
-    how = "paired over prompts and seeds" if change.paired else "not paired: the errors of both added in squares"
+    how = "paired over prompts and seeds" if change.paired else "not paired: the variances of both add"
     return f"{size:.3g} {word} (95 % interval {size - half:.3g} to {size + half:.3g}, {how}) than"
 
 
 def prompt_pictures(
     points: Sequence[Point], names: Sequence[str], shown: Sequence[Point], about: Mapping[str, Any]
 ) -> list[Section]:
-    """A row of pictures a prompt, a column a setting, from the same noise; the first prompts on top, the others folded.
+    """A row of pictures per prompt, a column per setting, from the same noise; the first prompts on top, others folded.
 
     Args:
         names: of ``points``.
@@ -91,7 +91,8 @@ def prompt_pictures(
     columns = [_small(point.examples[:count]) for point in shown]
     images = torch.stack(columns, dim=1)
     caption = (
-        f"A row a prompt, a column a setting with its {title_of('cosine')}; the images of a row start from the same "
+        f"One row per prompt and one column per setting, with its {title_of('cosine')}; the images of a row start from "
+        "the same "
         "noise. Scale 0 ignores the prompt, 1 is the conditional model alone."
     )
     if len(shown) < len(points):

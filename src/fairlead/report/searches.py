@@ -52,8 +52,8 @@ METRICS = (DEBIASED, "accuracy", "confidence", "saturation")
 PROMPTED = ("cosine", "saturation")
 """Where prompts are given, beside the distance to real images, if there are any."""
 PAIRED = (
-    "settings are compared image by image, on the same {count} prompts and seeds; where a prompt is asked for more "
-    "than once, the interval says what other seeds would give under these prompts, not what other prompts would"
+    "settings are compared image by image, on the same {count} prompts and seeds; if prompts are used more than once, "
+    "the interval covers other seeds under these prompts, not other prompts"
 )
 REPORT_SEED = 1_000_000
 """First seed of the report: far from those of the search."""
@@ -175,7 +175,7 @@ def tune(
             check_prompted(loaded)
             asked = tuple(str(loaded.named(prompt)) for prompt in asked)
         wanted = [name for name in (objective, *(rule.metric for rule in constraints)) if name in AGREEMENT]
-        if wanted and loaded.told == "label":
+        if wanted and loaded.condition_kind == "label":
             raise UsageError(
                 f"{wanted[0]}: this model is conditioned on a label only, whose agreement is accuracy; write e.g. "
                 "accuracy >= 0.9"
@@ -259,7 +259,7 @@ def _kept_is_said(out: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if any(out.glob("searched/*/*.safetensors")):
-            remark(f"finished batches are in {out}; the same command goes on")
+            remark(f"finished batches are in {out}; the same command continues")
         raise
 
 

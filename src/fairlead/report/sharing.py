@@ -186,7 +186,7 @@ def _answers(checkpoint: Checkpoint) -> list[Answer]:
 def _picture(model: Model, answers: list[Answer]) -> bytes:
     guidance = answers[0]["guidance"] if answers else "cfg(2)" if model.conditions else None
     how = {"sampler": answers[0]["sampler"], "steps": answers[0]["steps"]} if answers else {}
-    conds = [] if model.told == "label" else list(model.examples[:8])
+    conds = [] if model.condition_kind == "label" else list(model.examples[:8])
     return class_grid(model, guidance, conds=conds, rows=4, title=guidance or "no guidance", **how)
 
 

@@ -63,7 +63,7 @@ def sweep_findings(points: Sequence[Point], floor: Floor, choice: Choice) -> str
         if best.baseline == plain.setting and best.differences is not None:
             change = best.differences[RAW]
             size = Estimate(abs(change.value), change.error, change.n)
-            how = "paired" if change.paired else "not paired: the errors of both added in squares"
+            how = "paired" if change.paired else "not paired: the variances of both add"
             text += (
                 f"The {raw} is {size} {'less' if change.value < 0 else 'more'} than without guidance "
                 f"({how}, same seeds). "
@@ -162,19 +162,20 @@ def _rows(
     columns = min(20, len(names) if len(names) > 1 else 8, *(len(point.examples) for point in points))
     images = torch.stack([point.examples[:columns] for point in shown])
     labels = [str(names[i % len(names)]) for i in range(columns)]
-    told = adherence(points)
+    adherence_metric = adherence(points)
     rows = [
-        f"{name}   {point.score.metrics['distance_debiased'].value:.2f}   {100 * point.score.metrics[told].value:.0f} %"
+        f"{name}   {point.score.metrics['distance_debiased'].value:.2f}   "
+        f"{100 * point.score.metrics[adherence_metric].value:.0f} %"
         for name, point in zip(_names(points), points, strict=True)
         if point in shown
     ]
     caption = (
         f"Every row starts from the same noise; scale 0 ignores the {'prompt' if prompts else 'class'}, 1 is the "
-        f"conditional model alone. Beside a setting: its {title_of(DEBIASED)}, and {told}."
+        f"conditional model alone. Beside a setting: its {title_of(DEBIASED)}, and {adherence_metric}."
     )
     if len(shown) < len(points):
         caption += f" Here are {len(shown)} of {len(points)} settings; all of them are at the end."
-    return Section(title, [Png(image_grid(images, rows, labels), "one row of samples a setting", caption)], folded)
+    return Section(title, [Png(image_grid(images, rows, labels), "one row of samples per setting", caption)], folded)
 
 
 def sweep_plot(points: Sequence[Point], floor: Floor, best: Point | None) -> Figure | None:
@@ -212,7 +213,9 @@ def _pictures(
     sections = [Section("The trade-off", blocks)] if blocks else []
     if len(points) > 1 and beaten is not None:
         front = front_plot(curves_of(points, alone=True), floor.metrics, best, _dominated(beaten), adherence(points))
-        alt = f"{adherence(points)} and network rows against {title_of(DEBIASED)}, a point a setting with error bars"
+        alt = (
+            f"{adherence(points)} and network rows against {title_of(DEBIASED)}, one point per setting, with error bars"
+        )
         title = f"{title_of(DEBIASED).capitalize()} against {title_of('cosine')}"
         title = title if adherence(points) == "cosine" else "The front"
         sections.append(Section(title, [Text(front_said(points, beaten)), Svg(to_svg(front), alt)]))
@@ -266,7 +269,7 @@ def _numbers(
 
 def _held(points: Sequence[Point]) -> str:
     alone = adherence(points) == "cosine"
-    return " (of prompts asked for more than once: what other seeds would give)" if alone else ""
+    return " (where a prompt is used more than once: for other seeds under these prompts)" if alone else ""
 
 
 def _said(value: Any) -> str:

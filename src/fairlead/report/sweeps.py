@@ -103,7 +103,7 @@ def sweep(
         out: folder for the results; a sweep that is there goes on if it has the same n, seed, conditions, ...
         guidance: expressions; ``{scale}`` is replaced by each of ``scales``.
         scales: 0 is unconditional, 1 conditional without guidance; default 0, 1, 1.25, 1.5, 2, 3, 5.
-        n: images a setting, over all conditions; at least 3 of each.
+        n: images per setting, over all conditions; at least 3 of each.
         seed: of the first image; the same seeds for every setting.
         cond: classes, taken in turn and compared with real images of these; empty for every class. Of a model that
             reads text: prompts, as those of ``prompts``; empty for what held-out images say of themselves.
@@ -194,7 +194,7 @@ def by_prompts(
     device: str,
     progress: Progress,
 ) -> PromptEvaluator:
-    """As ``prompt_evaluator_for``; what is too little at ``n`` images a setting is remarked."""
+    """As ``prompt_evaluator_for``; what is too little at ``n`` images per setting is remarked."""
     made = prompt_evaluator_for(
         model, prompts, features=features, clip=clip, data=data, n=n, device=device, progress=progress
     )
@@ -284,7 +284,7 @@ def carry_out(
                 on_event(event)
     except KeyboardInterrupt:
         if workers.main and folder.started():
-            remark(f"finished batches are in {folder.folder}; the same command goes on")
+            remark(f"finished batches are in {folder.folder}; the same command continues")
         raise
 
 

@@ -35,9 +35,9 @@ def check_by_class(asked: bool, sweep: Sweep) -> None:
     if not asked:
         return
     if sweep.shared.prompts:
-        raise UsageError("sweep: by class: prompts are no classes; leave it out")
+        raise UsageError("sweep: by class: prompts are not classes; leave it out")
     if len(sweep.labels) == 1 or len(sweep.first.classes) == 1:
-        raise UsageError("sweep: by class: one class is asked for; give more, or leave it out")
+        raise UsageError("sweep: by class: only one class is given; give more, or leave it out")
     forms = Counter((s.checkpoint, form_of(s.guidance)[0], s.sampler, s.steps) for s in sweep.keys)
     if max(forms.values()) < 2:
         raise UsageError("sweep: by class: no two settings differ in the scale alone; give at least two scales")

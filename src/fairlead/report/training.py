@@ -224,7 +224,7 @@ def write_preview(training: Training) -> None:
         training.accelerator.device,
         training.autoencoder,
     )
-    conds = list(model.examples)[:8] if model.told != "label" else []
+    conds = list(model.examples)[:8] if model.condition_kind != "label" else []
     guidance = "cfg(2)" if conds or model.classes else None
     title = f"step {training.step}, {guidance or 'no guidance'}"
     picture = class_grid(model, guidance, conds=conds, rows=4, title=title)

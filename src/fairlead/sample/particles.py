@@ -132,7 +132,7 @@ def _weighing(guidance: Guidance) -> list[FKC]:
     """
     found = [inner for term in guidance.terms for inner in term.nested() if isinstance(inner, FKC)]
     if found and not isinstance(guidance.terms[0], FKC):
-        raise UsageError(f"{guidance}: {found[0]} stands by itself; put nothing around it or before it")
+        raise UsageError(f"{guidance}: {found[0]} cannot be combined; put nothing around it or before it")
     if found and (len(guidance.terms) > 1 or guidance.finishers):
         raise UsageError(
             f"{guidance}: the weights of {found[0]} know nothing of other methods and finishers; leave them out, and "
@@ -182,7 +182,7 @@ class Population:
                 self.log_weight += term.log_weight(seen).cpu().reshape(self.n, self.k)
 
     def selecting(self, moved: Callable[[Tensor], object]) -> Callable[[int, Tensor, Prediction], Tensor | None]:
-        """What a sampler's loop calls before each step; ``moved`` is told the rows when some are copied."""
+        """What a sampler's loop calls before each step; ``moved`` is called with the rows when some are copied."""
 
         def select(i: int, x_t: Tensor, prediction: Prediction) -> Tensor | None:
             every = self.steering.particles.every
@@ -223,7 +223,7 @@ class Population:
             value = self.reward(wide, t, self.on.condition)
         if not isinstance(value, Tensor) or value.shape != (len(x0),):
             given = list(value.shape) if isinstance(value, Tensor) else shown(value)
-            raise UsageError(f"reward {self.steering.reward}: expected one number a sample, [{len(x0)}], got {given}")
+            raise UsageError(f"reward {self.steering.reward}: expected one number per sample, [{len(x0)}], got {given}")
         now = value.detach().to("cpu", torch.float64).reshape(self.n, self.k)
         if bool((now.isnan() | (now == torch.inf)).any()):
             when = "the final samples" if step is None else f"step {step + 1}"

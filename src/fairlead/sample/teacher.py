@@ -1,10 +1,13 @@
-"""What a student is taught: a model's answer under a guidance, in one evaluation or in several steps of DDIM.
+"""What a student is taught: a model's answer under a guidance, in one evaluation or in several steps of a solver.
 
-At any time (2210.03142, section 3.1) the student's x0 is the guided one. For a student of N steps (progressive
-distillation, 2202.00512, algorithm 2, there with two) the teacher takes ``each`` steps of DDIM from t to t'', and the
-student is taught the x0 with which one step of DDIM gets there:
+At any time (2210.03142, section 3.1) the student's x0 is the guided one. For a student of N steps the teacher takes
+``each`` steps from t to t'', and the student is taught the x0 with which one step of DDIM gets there:
 
     x0 = (x'' - r x_t) / (alpha'' - r alpha_t),    r = sigma'' / sigma_t
+
+That is the target of progressive distillation (2202.00512, algorithm 2), whose teacher takes two steps of DDIM and
+whose students halve the steps in rounds. Here the teacher takes all of them at once, with a solver of third order, so
+that the student's errors are its own and not those of the students before it.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from fairlead.guide.terms import Guidance
 from fairlead.models.model import Model
 from fairlead.models.resources import load_resources
 from fairlead.nets.inputs import ConditionedNet
-from fairlead.sample.ddim import DDIM
+from fairlead.sample.dpmpp_3m import DPMpp3M
 from fairlead.sample.grids import make_grid
 from fairlead.train.objective import Draw
 
@@ -48,7 +51,7 @@ class Teacher:
             keeps none are answered without any guidance then.
         span: the range of that scale; None: there is none.
         steps: of DDIM that the student is for, on the grid "trailing"; 0: it is taught every time.
-        each: the teacher's steps in one of the student's.
+        each: the teacher's steps of ``dpmpp_3m`` in one of the student's.
         resources: what the guidance names, loaded.
     """
 
@@ -96,8 +99,8 @@ class Teacher:
             raise UsageError(f"distill: {guidance.renoising()[0]} re-noises with another prediction than its x0; a "
                              "student has one")  # fmt: skip
         if guidance.replacing():
-            raise UsageError(f"distill: {guidance.replacing()[0]} stands in place of the condition that a student is "
-                             "told; take a method that steers towards it")  # fmt: skip
+            raise UsageError(f"distill: {guidance.replacing()[0]} replaces the condition that a student is "
+                             "conditioned on; choose a method that steers towards it")  # fmt: skip
         if not self.steps and not guidance.terms and not guidance.finishers:
             raise UsageError("distill: without a guidance or fewer steps there is nothing to teach; give --guidance "
                              "'cfg(3)' or --steps-to 4")  # fmt: skip
@@ -152,8 +155,8 @@ class Teacher:
         values, keep = dict(condition.values), dict(condition.keep)
         scale = torch.full((condition.n,), torch.inf, dtype=torch.float64)
         if self.span is not None:
-            told, kept = values.pop("scale"), keep.pop("scale")
-            scale = torch.where(kept, told.double(), torch.inf).cpu()
+            scales, kept = values.pop("scale"), keep.pop("scale")
+            scale = torch.where(kept, scales.double(), torch.inf).cpu()
         own = self._as_specs(replace(condition, values=values, keep=keep))
         answers = torch.empty_like(x_t)
         different, member = torch.stack([t.cpu(), scale], 1).unique(dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
@@ -211,7 +214,7 @@ class Teacher:
         schedule, first = self.model.schedule, int((self._times - t).abs().argmin())
         times = self._times[first : first + self.each + 1]
         x = x_t
-        for frame in DDIM().frames(denoiser, x_t, times, schedule, denoiser.condition, _no_noise):
+        for frame in DPMpp3M().frames(denoiser, x_t, times, schedule, denoiser.condition, _no_noise):
             x = frame.x_t
         alpha, sigma = schedule.alpha_sigma(times[[0, -1]])
         r = sigma[1] / sigma[0]
@@ -219,4 +222,4 @@ class Teacher:
 
 
 def _no_noise(number: int) -> Tensor:
-    raise AssertionError("DDIM draws none")
+    raise AssertionError("dpmpp_3m draws none")

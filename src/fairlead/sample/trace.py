@@ -120,7 +120,7 @@ class Trace:
             "per_seed": {name: _plain(self.step[name]) for name in PER_STEP},
             "terms": per_term,
             "broken": None if self.broken is None else vars(self.broken),
-            "meaning": {**PER_STEP, **PER_TERM, "layout": "per_seed and terms hold a list a step, a number a seed"},
+            "meaning": {**PER_STEP, **PER_TERM, "layout": "per_seed and terms hold a list a step, a number per seed"},
         }
 
 

@@ -173,8 +173,8 @@ def find_checkpoint(spec: str | Path) -> Checkpoint:
     _check(path, described)
     if seal is None:
         note(
-            f"checkpoint {path} was written by version 0.1.0, which did not seal model.json: that it says what was "
-            f"trained is taken on trust; `fairlead info {path} --seal` seals it as it is"
+            f"checkpoint {path} was written by version 0.1.0, which did not seal model.json: its description cannot be "
+            f"verified; `fairlead info {path} --seal` seals it as it is"
         )
     return Checkpoint(path, renamed(described), weights_of(spec)[1])
 

@@ -22,7 +22,7 @@ from fairlead.data.text import TextEncoder, encoder_from_config, make_encoder
 from fairlead.nets.inputs import condition_names
 from fairlead.train.checkpoint import find_checkpoint, step_folder, steps_of
 from fairlead.train.config import TrainConfig
-from fairlead.train.reading import values_told
+from fairlead.train.reading import values_of
 
 _CHUNK = 256
 
@@ -207,8 +207,8 @@ def asked(
         kind.of(torch.zeros(1, *data.shape), torch.zeros(1, DRAWS))  # refuses sizes that it cannot have
         changes["image"] = kind.channels(data.shape[0])
     if "text" in names:
-        told = [sentence for i in range(len(data)) for sentence in data.sentences(i)]
-        encoder = make_encoder(text, told, **(settings or {}))
+        corpus = [sentence for i in range(len(data)) for sentence in data.sentences(i)]
+        encoder = make_encoder(text, corpus, **(settings or {}))
         config = encoder.config()
         changes["text"] = {**_text_net(encoder, data), "null": null}
     return (len(data.classes) if "label" in names else 0), changes, config
@@ -225,7 +225,7 @@ def rule_of_words(run: Path) -> dict[str, Any]:
 def _text_net(encoder: TextEncoder, data: ImageData) -> dict[str, Any]:
     """Arguments of the network's ``TextInput``: the encoder's own, and what a sketch knows of the data."""
     net = encoder.net()
-    says = [values_told(attribute) for attribute in data.attributes.values()] if net.get("sketch") else []
+    says = [values_of(attribute) for attribute in data.attributes.values()] if net.get("sketch") else []
     return net | ({"says": says} if says else {})
 
 

@@ -42,7 +42,7 @@ class TrainConfig:
         weighting: of the squared error over noise levels. "uniform" on the objective's own output; "min_snr" is
             min(SNR, 5) in x0 units (2303.09556), "capped_v" min(1 + SNR, 5): v's error, less of it at low noise.
         steps: optimiser steps in all; the learning rate is planned over them.
-        batch_size: samples a step, over all processes.
+        batch_size: samples per step, over all processes.
         accumulate: parts of a process's share of the batch, one after the other: less memory, the same step.
         lr: peak learning rate.
         warmup: steps over which the learning rate rises from 0, at most half of ``steps``: a short run has a peak too.

@@ -40,7 +40,7 @@ class DenoiserOptions(TrainOptions):
     ] = None
     net_config: str | Path | None = None
     """Settings of a network of diffusers: a JSON file, or a folder with config.json. Sizes, channels and widths that
-    follow from the data may be left out. The schedule is then vp_linear by default; `fairlead export` makes a
+    follow from the data can be omitted. The schedule is then vp_linear by default; `fairlead export` makes a
     pipeline of the run."""
     latents: str | None = None
     """Denoise latents of an autoencoder in place of pixels: a folder of train-autoencoder or of diffusers, or a hub
@@ -56,15 +56,15 @@ class DenoiserOptions(TrainOptions):
     """Give the network a head in its middle, for guidance away from it (`internal(1.5)`), and its loss this weight,
     such as 0.5."""
     guided: float | None = None
-    """Train the network to answer as under cfg at this scale, such as 1.5, by itself: one row at sampling, half a step
-    more in training (2502.12154)."""
+    """Train the network to predict in one row what cfg at this scale, such as 1.5, would predict; a training step
+    costs a third more (2502.12154)."""
     pipeline: str | None = None
     """Train adapters for this pipeline of Stable Diffusion, a folder or a hub name, on captioned images; `fairlead
     export` writes what its load_lora_weights reads."""
     lora: int | None = None
     """Rank of the adapters of --pipeline, e.g. 8."""
     conditions: tuple[str, ...] = ()
-    """What the network is conditioned on: label, text, image, attributes of the data such as ink; none for nothing. By
+    """What the network is conditioned on: label, text, image, attributes of the data such as ink, or none. By
     default as the recipe says."""
     image: Annotated[
         str | None,
@@ -74,35 +74,35 @@ class DenoiserOptions(TrainOptions):
     """Text encoder: words (a small one inside the network), clip:SOURCE, t5:SOURCE, sd3:SOURCE, sentence:SOURCE, with a
     folder or a hub name as SOURCE."""
     text_read: int | None = None
-    """Steps in which the encoder of words learns to read the captions before training, to stay as it is then; 0: it
-    trains along."""
+    """Steps in which the encoder of words learns to read the captions before training; it is then frozen. 0: it
+    trains together with the network."""
     text_sketch: int | None = None
-    """Steps in which, after that, the average image of a caption is learnt, to be seen beside the noisy one."""
+    """Steps in which, after that, the encoder learns to draw the average image of a caption, which is then concatenated
+    to the noisy image."""
     text_null: Literal["learned", "empty"] | None = None
-    """What stands for no text: a token of the network's own (default), or the encoder's states of an empty string."""
+    """The null of text: a learned token of the network (default), or the encoder's states of an empty string."""
     text_tokens: int | None = None
-    """Tokens of a prompt that a pretrained encoder reads (of one window); by default all that it can, up to 512 at a
-    cost: give what the captions need."""
+    """Tokens of a prompt (of one window) that a pretrained encoder reads. By default all that it can, up to 512, which
+    costs time: choose as many as the captions need."""
     text_windows: int | None = None
-    """Stretches of the encoder's length that a prompt may take."""
+    """Windows of the encoder's length that a prompt may have."""
     text_long: Literal["refuse", "cut"] | None = None
-    """What to do with a longer one: refuse (the default) and name the words that would be lost, or cut."""
+    """What to do with a longer prompt: refuse (the default) and name the words that would be lost, or cut."""
     drop: float | None = None
     """Probability of dropping a condition of a sample."""
     drops: dict[str, float] = field(default_factory=dict)
     """Other probabilities for single conditions: --drops text 0.2 label 0.5."""
     drop_all: float | None = None
-    """Probability of dropping all conditions of a sample at once, beside."""
+    """Additional probability of dropping all conditions of a sample at once."""
     optimizer: str | None = None
-    """adamw, or muon: matrices by orthogonal updates, all else by adamw; fewer steps for as much, each more
-    expensive."""
+    """adamw, or muon: matrices by orthogonal updates, all else by adamw; needs fewer steps, each more expensive."""
     snapshot_every: int | None = None
     """Keep the averaged weights of every so many steps, as weak models for autoguidance."""
     validate_every: int | None = None
     """Steps between two measurements of the loss on held-out images, by noise level, in OUT/validation.csv; the last
     step is always measured. Default: ten times in a run, at most every 100 steps; 0 for never."""
     preview_every: int = 0
-    """Steps between preview pictures, one column a class, in OUT/previews; 0 for none."""
+    """Steps between preview pictures, one column per class, in OUT/previews; 0 for none."""
 
     def _names(self, recipe: Recipe, data: ImageData | None = None) -> tuple[str, ...]:
         if self._base is not None:
@@ -225,7 +225,7 @@ class DenoiserOptions(TrainOptions):
     def _image(self, recipe: Recipe) -> str:
         if "image" not in self._names(recipe):
             if self.image is not None:
-                raise UsageError("--image: the network is not shown any image; add image to --conditions")
+                raise UsageError("--image: the network is not conditioned on an image; add image to --conditions")
             return ""
         from fairlead.data.degrade import read_degradation
 

@@ -192,10 +192,10 @@ def check_description(about: Mapping[str, Any]) -> TrainConfig:
 
 def _check_names(net: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Names of classes and of values of attributes: each once, and as many as the network has embeddings."""
-    told = {"classes": (data["classes"], net.get("classes") or len(data["classes"]))}
+    vocabularies = {"classes": (data["classes"], net.get("classes") or len(data["classes"]))}
     for name, count in (net.get("attributes") or {}).items():
-        told[f"attribute {name!r}"] = (data.get("attributes", {}).get(name, []), count)
-    for what, (names, count) in told.items():
+        vocabularies[f"attribute {name!r}"] = (data.get("attributes", {}).get(name, []), count)
+    for what, (names, count) in vocabularies.items():
         if len(names) != count:
             raise _wrong(f"{what}: {len(names)} names, the network has embeddings of {count}")
         if len(set(names)) < len(names):

@@ -59,19 +59,19 @@ class TrainOptions:
     """A name, a folder or a hub name as ``fl.load_data`` takes it; or a set in memory, as ``fl.data`` makes it, or two,
     to train on and to hold out."""
     size: int | str | None = None
-    """Bring images to this size: a side in pixels, or height x width such as 64x96."""
+    """Resize images to this size: a side in pixels, or height x width such as 64x96."""
     fit: Literal["centre", "random", "resize", "pad"] | None = None
-    """How: centre crop (the default), random crop, resize (stretched), pad (on black)."""
+    """How images are resized: centre crop (the default), random crop, resize (stretched), pad (on black)."""
     limit: int | None = None
     """Use at most so many images."""
     image_column: str | None = None
     """Column (or array of a .npz) of the images or the names of their files; by default one of a known name."""
     label_column: str | None = None
-    """Column (or array) of the labels, likewise."""
+    """Column (or array) of the labels; by default one of a known name."""
     caption_column: str | None = None
     """Column of the captions, text or lists of text; by default caption, captions, text or prompt, if there is one."""
     skip_broken: bool = False
-    """Leave out images that cannot be decoded, in place of refusing them; they are named either way."""
+    """Leave out images that cannot be decoded instead of refusing the data; they are named either way."""
     flip: bool | None = None
     """Mirror images at random; by default only colour images are."""
     net: str | None = None
@@ -81,13 +81,13 @@ class TrainOptions:
     steps: int | None = None
     """Optimiser steps."""
     batch_size: int | None = None
-    """Samples a step, over all processes."""
+    """Samples per step, over all processes."""
     accumulate: int | None = None
-    """Parts of a process's share of a batch, one after the other: less memory, the same step to rounding."""
+    """Number of parts in which a process computes its share of a batch: less memory, the same step up to rounding."""
     lr: float | None = None
     """Peak learning rate."""
     warmup: int | None = None
-    """Steps over which the learning rate rises from 0; at most half of them all."""
+    """Steps over which the learning rate rises from 0; at most half of all steps."""
     ema: float | Literal["power"] | None = None
     """Decay of the average of the weights; or power: averages from which one of any width is rebuilt afterwards, with
     `--weights ema:0.08` or RUN@ema:0.08."""
@@ -98,11 +98,11 @@ class TrainOptions:
     checkpoint_every: int | None = None
     """Steps between checkpoints that can be resumed; the last step is always saved."""
     checkpoint_minutes: float | None = None
-    """Minutes after which one is saved too, by default 10; 0 for never."""
+    """Minutes between checkpoints, by default 10; 0 for never."""
     keep: int | None = None
-    """So many checkpoints that can be resumed stay, the last ones; by default 1."""
+    """Number of resumable checkpoints that are kept, the last ones; by default 1."""
     compile: bool = False
-    """Compile the network first: for long trainings; weights differ by rounding."""
+    """Compile the network first: worth it for long trainings; weights differ by rounding."""
     tracker: str | None = None
     """A tracker of accelerate, such as tensorboard or wandb; its files go into OUT."""
     init: str | Path | None = None
@@ -163,11 +163,11 @@ class TrainOptions:
         image = self._image(recipe)
         encoder, null, settings = self._text()
         settings = settings | (rule_of_words(self.folder) if self.resume else {})
-        classes, told, text = asked(data, self._names(recipe, data), encoder, null, settings, image or "superres")
+        classes, inputs, text = asked(data, self._names(recipe, data), encoder, null, settings, image or "superres")
         latents = self._latents(data)
         channels_in, *seen = latents["shape"] if latents else data.shape
         config = TrainConfig(
-            self._net_config(recipe, (channels_in, seen, classes), presets, {**told, **self._given(net)}),
+            self._net_config(recipe, (channels_in, seen, classes), presets, {**inputs, **self._given(net)}),
             given,
             text=text,
             latents=latents,
@@ -187,14 +187,16 @@ class TrainOptions:
             with working("preparing the training"):
                 training = Training(data, config, self.folder, self.resume, trackers, encoded, read, self.compile)
         if training.accelerator.is_main_process:
-            told_names = " and ".join(training.drops) or "nothing"
-            told_text = "" if task_of(config.objective) is not DENOISE else f", conditioned on {told_names}"
-            told_text = _as_latents(training) + told_text
+            names_of_conditions = " and ".join(training.drops) or "nothing"
+            conditions_text = (
+                "" if task_of(config.objective) is not DENOISE else f", conditioned on {names_of_conditions}"
+            )
+            conditions_text = _as_latents(training) + conditions_text
             kind = config.net["kind"]
             network = "" if kind in ("diffusers", "lora") else f"network {self._net(recipe, seen, presets)}, "
             print(
                 f"{len(data):,} images {'x'.join(map(str, data.shape))} of {data.name}, {len(data.classes)} classes"
-                f"{told_text}; {network}{training.parameters:,} parameters, {config.objective} objective, "
+                f"{conditions_text}; {network}{training.parameters:,} parameters, {config.objective} objective, "
                 f"{training.precision}{', compiled' * training.compiled}; {self.folder}"
             )
             for note in data.notes:

@@ -172,10 +172,10 @@ class _Labels(nn.Module):
         super().__init__()
         self.attributes = attributes
         width = encoder.tokens.embedding_dim
-        self.readers = nn.ModuleList([nn.Linear(width, values_told(a)) for a in attributes.values()])
+        self.readers = nn.ModuleList([nn.Linear(width, values_of(a)) for a in attributes.values()])
 
     def forward(self, state: Tensor, batch: Tensor, index: Tensor) -> Tensor:
-        return _told_wrong([reader(state) for reader in self.readers], self.attributes, index)
+        return _reading_loss([reader(state) for reader in self.readers], self.attributes, index)
 
 
 def _learn_to_tell(sketch: Sketch, pooled: Tensor, attributes: Mapping[str, Attribute], steps: int, seed: int) -> None:
@@ -186,7 +186,7 @@ def _learn_to_tell(sketch: Sketch, pooled: Tensor, attributes: Mapping[str, Attr
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = TELLING_LR * (1 - step / steps)
         index = torch.randint(len(pooled), (TELLING_BATCH,), generator=generator)
-        loss = _told_wrong(sketch.logits(pooled[index]), attributes, index)
+        loss = _reading_loss(sketch.logits(pooled[index]), attributes, index)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -194,8 +194,8 @@ def _learn_to_tell(sketch: Sketch, pooled: Tensor, attributes: Mapping[str, Attr
     sketch.read.requires_grad_(False)
 
 
-def _told_wrong(logits: Sequence[Tensor], attributes: Mapping[str, Attribute], index: Tensor) -> Tensor:
-    """The sum of the cross-entropies of the attributes of the samples at ``index``; see :func:`values_told`."""
+def _reading_loss(logits: Sequence[Tensor], attributes: Mapping[str, Attribute], index: Tensor) -> Tensor:
+    """The sum of the cross-entropies of the attributes of the samples at ``index``; see :func:`values_of`."""
     wrong = [
         F.cross_entropy(values, torch.where((labels := attribute.labels[index]) < 0, values.shape[1] - 1, labels))
         for values, attribute in zip(logits, attributes.values(), strict=True)
@@ -203,7 +203,7 @@ def _told_wrong(logits: Sequence[Tensor], attributes: Mapping[str, Attribute], i
     return torch.stack(wrong).sum()
 
 
-def values_told(attribute: Attribute) -> int:
+def values_of(attribute: Attribute) -> int:
     """How many values a reader tells apart: one more than the attribute has where it does not apply to all samples."""
     return len(attribute.values) + bool((attribute.labels < 0).any())
 

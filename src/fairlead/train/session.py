@@ -17,7 +17,7 @@ LOSSES = ("step", "loss", "lr", "grad_norm")
 
 
 def train_to_end(training: Training, watch: Callable[[Training, StepRecord], object] | None = None) -> float | None:
-    """Train to the end behind a progress bar, with a line a step in ``RUN/loss.csv``. Ctrl-C, SIGTERM and SIGHUP finish
+    """Train to the end with a progress bar and a line per step in ``RUN/loss.csv``. Ctrl-C, SIGTERM and SIGHUP finish
     the step, save, and raise ``EndSignal``; SIGUSR1 finishes the step, saves, and goes on, and so does the end of
     ``checkpoint_minutes``.
 

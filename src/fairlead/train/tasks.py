@@ -54,8 +54,7 @@ class Denoise:
             )
         if config.latents and config.image:
             raise UsageError(
-                f"latents: the image condition {config.image} shows pixels, which do not lie on latents; "
-                "train without one of them"
+                f"latents: the image condition {config.image} needs pixels, not latents; train without one of them"
             )
 
     def prepare(self, network: nn.Module, data: ImageData) -> None:
@@ -140,13 +139,13 @@ class Reconstruct(_Unconditional):
 
 
 class Guided(Denoise):
-    """A denoiser that comes to answer as under ``cfg(scale)`` by itself, in one row: model guidance (2502.12154).
+    """A denoiser that learns to predict in one row what ``cfg(scale)`` would predict: model guidance (2502.12154).
 
         target' = target + (1 - 1 / scale) stop(D(x_t, c) - D(x_t, null))
 
-    D is the network as it is, and nothing is differentiated through the difference. A network that answers as under
-    ``cfg(scale)`` where its condition is kept, and is unconditional where not, is what this ends at; the paper calls
-    the factor w. The rule is affine, so it is the same for every objective.
+    D is the present network, and no gradient flows through the difference. The optimum is a network that predicts as
+    under ``cfg(scale)`` where its condition is kept and is unconditional where it is not; the paper calls the factor w.
+    The rule is affine, so it is the same for every objective.
     """
 
     def output(self, network: nn.Module, inputs: tuple[Any, ...], config: TrainConfig) -> Any:
@@ -245,13 +244,18 @@ class Distillation(Denoise):
 
 
 def scale_drawn(condition: Condition, draw: Draw, config: TrainConfig) -> Condition:
-    """The condition with the scales of a batch, uniform over the network's range and one for each of its times; a share
-    of them, ``config.drop``, has none. Where the network takes none, the condition as it is."""
+    """The condition with the scales of a batch, one for each of its times; a share of them, ``config.drop``, has none.
+    Where the network takes none, the condition as it is.
+
+    Over the network's range they have the arcsine density, that of Chebyshev's nodes: with equally many scales
+    everywhere a fit is worst at the ends, where there are others on one side only.
+    """
     if draw.level is None or not config.net.get("scale"):
         return condition
     low, high = config.net["scale"]
     place = (draw.level - config.drop) / max(1 - config.drop, 1e-9)
-    scale = (low + (high - low) * place).to(torch.float32)
+    share = (1 - torch.cos(torch.pi * place.clamp(min=0))) / 2
+    scale = (low + (high - low) * share).to(torch.float32)
     values = {**condition.values, "scale": scale.clamp(low, high)}
     return replace(condition, values=values, keep={**condition.keep, "scale": place >= 0})
 

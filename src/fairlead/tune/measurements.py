@@ -36,7 +36,7 @@ class Batch:
 
     Attributes:
         features: [n, d], for the distance.
-        values: metric -> [n], one number a sample, for metrics that are plain means (hits of a judge: 0 and 1); nan
+        values: metric -> [n], one number per sample, for metrics that are plain means (hits of a judge: 0 and 1); nan
             where a sample is not asked for what is measured.
         rows: network rows that the n samples cost together.
         labels: int64 [n], what was asked for, if as many of each were asked for at every setting; else None.

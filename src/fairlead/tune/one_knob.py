@@ -94,7 +94,7 @@ def search(
         objective: default the debiased distance.
         constraints: what a recommended setting must satisfy.
         settings: of the grid, at least 5; default 7, or 5 where the budget does not pay for 7.
-        first: images a setting of the grid; default so many that the grid costs an eighth of the budget, for a distance
+        first: images per setting of the grid; by default what an eighth of the budget pays for, and for a distance
             at least 4 for each feature as far as the grid costs no more than half.
         wanted: half the width of the interval, relative to the value with ``Knob.log``, at which the search may stop.
         level: of all intervals.
@@ -344,8 +344,8 @@ class _Search:
             )
         else:
             self.notes.append(
-                f"the best lies at the end of the range, {self.knob.value(self.place(end)):g}; extend it there, the "
-                "loss still falls"
+                f"the best lies at the end of the range, {self.knob.value(self.place(end)):g}; extend the range there, "
+                "because the loss still falls"
             )
         return self.result(self.place(centre), min(places), max(places), None)
 

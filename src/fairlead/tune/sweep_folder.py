@@ -7,7 +7,7 @@ FOLDER/sweep.json             what all settings share, models, settings in their
        reference.safetensors  moments of the real images
        settings/KEY/rows.json               network rows per image, counted on a few images before the start
                     batch-0003.safetensors  finished images of a setting that is not measured yet
-                    samples.safetensors     of a measured one: features, labels, values a sample, example images
+                    samples.safetensors     of a measured one: features, labels, values per sample, example images
                     images.safetensors      all its images, if they are to be kept
 
 KEY is a hash of what decides the bits of a setting beside what all share: weights, guidance, sampler, steps.
@@ -395,5 +395,5 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise UsageError(
-            f"cannot write the sweep to {folder}: {error}; what was measured before is kept, the same command goes on"
+            f"cannot write the sweep to {folder}: {error}; what was measured before is kept, the same command continues"
         ) from error

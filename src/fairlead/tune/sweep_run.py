@@ -51,7 +51,7 @@ class Shared:
     """What all settings of a sweep share.
 
     Attributes:
-        n: images a setting, over all conditions.
+        n: images per setting, over all conditions.
         seed: first seed; sample i has seed + i under every setting (common random numbers).
         conds: classes; empty for every class. Each is taken as often as its share of the real images.
         prompts: what a model that reads text is asked for, in turn, without real images; empty for what held-out images
@@ -81,11 +81,11 @@ def _named(shared: Shared, model: Model) -> Shared:
         UsageError: for what the model does not know, or prompts for a model that reads none.
     """
     prompts, conds = shared.prompts, shared.conds
-    if conds and model.told != "label":
+    if conds and model.condition_kind != "label":
         if "text" not in model.conditions:
             raise UsageError(
-                "sweep: this model is conditioned on more than a label, and samples what held-out images say of "
-                f"themselves; leave the condition {conds[0]!r} out"
+                "sweep: this model is conditioned on more than a label, and samples the captions of held-out images; "
+                f"leave the condition {conds[0]!r} out"
             )
         prompts, conds = conds, ()
     if prompts:
@@ -181,7 +181,7 @@ class Sweep:
         What classes that are rarer get is said by ``rare_said``.
         """
         kinds, n = 1, self.shared.n
-        if self.first.told == "label" and not self.shared.prompts:
+        if self.first.condition_kind == "label" and not self.shared.prompts:
             some = list(self.shared.conds or self.first.classes or self.first.examples)
             kinds = len(counts(self.first.encode(some).values["label"])) if some else 1
         least = max(FEWEST, OF_A_CLASS * kinds)
@@ -312,7 +312,7 @@ class Sweep:
             self.models,
             {key: setting for setting, key in self.keys.items()},
             [asked.names[label] for label in shown],
-            [] if self.first.told == "label" else prompts,
+            [] if self.first.condition_kind == "label" else prompts,
             evaluator.moments,
             floor,
             command,

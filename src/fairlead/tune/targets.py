@@ -50,7 +50,7 @@ class Targets:
         index = [i % len(evaluator.asked) for i in range(n)]
         labels, notes = evaluator.labels[index], []
         if n < len(evaluator.asked):
-            notes.append(f"only the first {n:,} of {len(evaluator.asked):,} prompts are asked for, an image each")
+            notes.append(f"only the first {n:,} of {len(evaluator.asked):,} prompts are used, one image each")
         if rare := rare_labels(labels):
             asked = len(set(labels.tolist()))
             notes.append(
@@ -70,7 +70,7 @@ class Targets:
             UsageError: if the held-out images do not say what the model is conditioned on.
         """
         data, classes = evaluator.held_out, evaluator.reference.classes
-        if model.told == "label":
+        if model.condition_kind == "label":
             names = shared_out(model.classes, evaluator.reference.labels, n)
             labels = model.encode(names).values["label"]
             return cls(tuple(names), labels, {}, classes, *_rare(model, evaluator, labels))

@@ -115,7 +115,7 @@ def test_ways_to_fit_give_other_data_and_say_so(panoramas) -> None:
     found = {fit: load_data(str(panoramas), size="8x12", fit=fit) for fit in FITS}
     assert len({data.fingerprint for data in found.values()}) == len(FITS)
     assert "size 8x12 (height x width): images of other sizes are stretched to it" in found["resize"].notes
-    with pytest.raises(UsageError, match="--fit pad says how images come to a size; give --size"):
+    with pytest.raises(UsageError, match="--fit pad says how to resize images; give --size"):
         load_data(str(panoramas), fit="pad")
     with pytest.raises(UsageError, match="unknown fit 'center'; did you mean 'centre'"):
         load_data(str(panoramas), size=8, fit="center")

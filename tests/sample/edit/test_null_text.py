@@ -42,7 +42,7 @@ def test_the_networks_own_tokens_change_nothing(guidance: str, batching: Any) ->
 
 
 def test_other_tokens_change_the_null_branch_of_their_step_alone() -> None:
-    """D_c + 2 (D_c - D_u') with D_u' from the network itself, told the tokens of the step."""
+    """D_c + 2 (D_c - D_u') with D_u' from the network itself, with the tokens of the step."""
     condition, x_t, n = NETWORK.encode(["one", "two", "three"]), images(n=3), 3
     nulls = []
     for i in range(3):
@@ -122,7 +122,7 @@ def test_optimised_is_adam(numbers: int, rate: float) -> None:
 
 @pytest.mark.parametrize("null", ["learned", "empty"])
 def test_tokens_of_text_are_those_of_the_network(null: Any) -> None:
-    """Its own tokens given from outside are its own null to the bit, for token ids and for embeddings, and are told
+    """Its own tokens given from outside are its own null to the bit, for token ids and for embeddings, and are named
     apart from others."""
     torch.manual_seed(0)
     text = {"width": 8, "length": 5, "vocabulary": 8, "depth": 1, "heads": 2, "null": null, "sketch": True}
@@ -147,18 +147,18 @@ def test_tokens_of_text_are_those_of_the_network(null: Any) -> None:
 def test_conditions_carry_their_tokens() -> None:
     condition = Condition.of(label=[0, 1, 2]).drop(torch.tensor([False, True, True]))
     tokens = torch.arange(6.0).reshape(3, 2)
-    told = replace(condition, null={"label": tokens})
-    assert torch.equal(told[1:].null["label"], tokens[1:])
-    assert torch.equal(told[[2, 0]].null["label"], tokens[[2, 0]])
-    assert torch.equal(Condition.cat([told, told[:1]]).null["label"], torch.cat([tokens, tokens[:1]]))
-    assert torch.equal(told.drop().null["label"], tokens)
-    assert told.equals(replace(condition, null={"label": tokens.clone()}))
-    assert not told.equals(condition)
-    assert not told.equals(replace(condition, null={"label": tokens + 1}))
+    with_null = replace(condition, null={"label": tokens})
+    assert torch.equal(with_null[1:].null["label"], tokens[1:])
+    assert torch.equal(with_null[[2, 0]].null["label"], tokens[[2, 0]])
+    assert torch.equal(Condition.cat([with_null, with_null[:1]]).null["label"], torch.cat([tokens, tokens[:1]]))
+    assert torch.equal(with_null.drop().null["label"], tokens)
+    assert with_null.equals(replace(condition, null={"label": tokens.clone()}))
+    assert not with_null.equals(condition)
+    assert not with_null.equals(replace(condition, null={"label": tokens + 1}))
     kept = Condition.of(label=[0, 1, 2])
     assert replace(kept, null={"label": tokens}).equals(kept)  # which reads none of them
     with pytest.raises(UsageError, match="some have null tokens"):
-        Condition.cat([told, condition])
+        Condition.cat([with_null, condition])
     with pytest.raises(UsageError, match="null tokens of 3 samples"):
         replace(condition, null={"label": tokens[:2]})
     with pytest.raises(UsageError, match="null tokens of 3 samples"):

@@ -135,7 +135,7 @@ def test_files_and_a_folder_are_read_as_images(tmp_path: Path) -> None:
 
 
 def test_rows_are_counted() -> None:
-    """Steps below the strength, times how often each is taken, times rows a step."""
+    """Steps below the strength, times how often each is taken, times rows per step."""
     with counting() as cost:
         run = sample(MODEL, "two", seeds=SEEDS, start=IMAGES, mask=HALF, steps=5, strength=0.6, resample=3,
                      guidance="cfg(2)")  # fmt: skip

@@ -190,9 +190,9 @@ def captions_of(rows: Any, column: str, numbers: Sequence[int], what: str) -> li
     found: list[tuple[str, ...]] = []
     empty: list[int] = []
     for number, value in zip(numbers, rows.select_columns(column)[:][column], strict=True):
-        told = sentences(value)
-        found.append(told)
-        if not told:
+        texts = sentences(value)
+        found.append(texts)
+        if not texts:
             empty.append(number)
     if empty:
         raise UsageError(

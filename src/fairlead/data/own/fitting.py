@@ -42,9 +42,7 @@ def as_size(given: Any, what: str) -> tuple[int, int] | None:
     height, width = map(int, sides)
     if height * width > MOST_PIXELS:
         asked = f"{height:,} pixels a side" if height == width else f"{height:,} x {width:,} pixels"
-        raise UsageError(
-            f"{what}: {asked} are more than fits in memory; expected at most {int(MOST_PIXELS**0.5):,} a side"
-        )
+        raise UsageError(f"{what}: {asked} do not fit in memory; expected at most {int(MOST_PIXELS**0.5):,} a side")
     return height, width
 
 

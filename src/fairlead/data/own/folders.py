@@ -130,7 +130,7 @@ def _roots(found: Listing, what: str) -> dict[str, list[Path]]:
         return whole
     if others := [top for top in inside if top not in splits]:
         raise UsageError(
-            f"{what}: folders called like splits ({_and(splits)}) lie beside "
+            f"{what}: folders with names of splits ({_and(splits)}) are beside "
             f"{_and(top or 'images' for top in others)}; move what does not belong, or rename it"
         )
     roots: dict[str, list[Path]] = {}
@@ -185,10 +185,10 @@ def _by_folders(found: Listing, roots: Mapping[str, Sequence[Path]], what: str) 
         Picture(path, split or "train", 0 if loose else index[inside[0]], captions.get(path, ()))
         for path, (split, inside) in parts.items()
     ]
-    told = f"{len(names):,} classes by folder" if names else "no classes"
-    told += f", captions by the {texts} beside each image" if captions else ""
+    sources = f"{len(names):,} classes by folder" if names else "no classes"
+    sources += f", captions by the {texts} beside each image" if captions else ""
     taken = [f"the folder {name} is taken for a class, not for a split" for name in names if split_of_folder(name)]
-    return _pictures(found, images, classes, list(roots), told, taken)
+    return _pictures(found, images, classes, list(roots), sources, taken)
 
 
 def _by_metadata(
@@ -207,12 +207,12 @@ def _by_metadata(
     read = read_metadata(order, list(split_at), columns, what, some)
     if read.labels is not None:
         values = list(read.labels)
-        told = f"labels by column {read.label!r}"
+        sources = f"labels by column {read.label!r}"
     else:
         inside = [line.path.relative_to(root_at[line.path]).parts for line in read.lines]
         by_folder = order[0].name != STYLEGAN and all(len(parts) == 2 for parts in inside)
         values = [parts[0] for parts in inside] if by_folder else []
-        told = "classes by folder" if by_folder else "no classes"
+        sources = "classes by folder" if by_folder else "no classes"
     known = sorted({value for value in values if value is not None}, key=_in_order)
     index = places(known)
     classes = class_names(firsts(index), what)
@@ -236,7 +236,7 @@ def _by_metadata(
     more += [f"{again:,} lines name an image that another line names too: it is there once for each"] if again else []
     names = ", ".join(dict.fromkeys(path.name for path in order))
     count = f"{len(classes):,} classes, " if known else ""
-    return _pictures(found, images, classes, list(roots), f"{names}: {count}{told}, {captioned}", more, read)
+    return _pictures(found, images, classes, list(roots), f"{names}: {count}{sources}, {captioned}", more, read)
 
 
 def _pictures(
@@ -244,7 +244,7 @@ def _pictures(
     images: Sequence[Picture],
     classes: tuple[str, ...],
     splits: Sequence[str],
-    told: str,
+    sources: str,
     more: Sequence[str],
     read: Metadata | None = None,
 ) -> Pictures:
@@ -260,7 +260,7 @@ def _pictures(
         all(image.captions for image in images),
         () if read is None or read.labels is not None or read.captions is not None else read.columns,
         found.files,
-        (f"{printable(found.folder.name)}: {len(images):,} images{parts}, {told}", *more, *found.notes()),
+        (f"{printable(found.folder.name)}: {len(images):,} images{parts}, {sources}", *more, *found.notes()),
     )
 
 

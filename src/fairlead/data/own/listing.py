@@ -122,7 +122,7 @@ class Listing:
         images = sum(map(_is_image, unknown[:_MOST_OPENED]))
         tables = [p for p in self.others if p.parent == self.folder and p.suffix.lower() in (".csv", ".jsonl")]
         hints = [
-            f"{len(beside):,} lie beside images of the same names and are not read: put labels or captions into a "
+            f"{len(beside):,} are beside images of the same names and are not read: put labels or captions into a "
             "metadata.jsonl"
             if beside
             else "",

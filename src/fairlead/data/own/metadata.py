@@ -83,7 +83,7 @@ def read_metadata(
             "remove them"
         )
     if not lines:
-        raise UsageError(f"{what}: {files[0].name} has no rows; expected one an image")
+        raise UsageError(f"{what}: {files[0].name} has no rows; expected one per image")
     known = tuple(dict.fromkeys(name for line in lines for name in line.values))
     caption = _caption_column(lines, known, columns.caption, what)
     if columns.label is not None and columns.label not in known:

@@ -36,7 +36,7 @@ class Arrays:
         classes: of all splits.
         file: it is from.
         key: name of its images there.
-        told: in words, by which arrays.
+        sources: in words, by which arrays.
     """
 
     pixels: Member
@@ -44,7 +44,7 @@ class Arrays:
     classes: tuple[str, ...]
     file: Path
     key: str
-    told: str
+    sources: str
 
 
 def read_arrays(files: Mapping[str, Sequence[Path]], columns: Columns, what: str) -> dict[str, Arrays]:
@@ -81,8 +81,8 @@ def read_arrays(files: Mapping[str, Sequence[Path]], columns: Columns, what: str
                 f"data {what!r}: {path.name} has {count:,} images in {key!r} and {len(numbers):,} labels in "
                 f"{label!r}; expected as many"
             )
-        told = f"images by array {key!r}, " + (f"labels by array {label!r}" if raw is not None else "no classes")
-        sets[split] = Arrays(images, torch.tensor(numbers, dtype=torch.int64), classes, path, key, told)
+        sources = f"images by array {key!r}, " + (f"labels by array {label!r}" if raw is not None else "no classes")
+        sets[split] = Arrays(images, torch.tensor(numbers, dtype=torch.int64), classes, path, key, sources)
     return sets
 
 

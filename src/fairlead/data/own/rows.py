@@ -90,7 +90,8 @@ class ArrowRows:
             return f"{self._row_name} {number}" + (f" ({path})" if path else ""), content or b""
         if not any(Path(path).resolve().is_relative_to(folder) for folder in self._readable):
             raise UsageError(
-                f"data {self._what!r}: {self._row_name} {number} has no image but the path of a file, {path!r:.100}, "
+                f"data {self._what!r}: {self._row_name} {number} has the path of a file instead of an image, "
+                f"{path!r:.100}, "
                 "and such files are never read; store their bytes, or name them in a metadata.jsonl beside them"
             )
         return path, str(path)

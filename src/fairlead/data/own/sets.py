@@ -116,13 +116,13 @@ def of_tables(
     """
     what, features = wanted.spec, next(iter(sets.values())).features
     pictures = image_column(features, what, wanted.columns.image)
-    told = caption_column(features, wanted.columns.caption, what)
-    column = label_column(sets, told, what, wanted.columns.label, pictures)
+    caption = caption_column(features, wanted.columns.caption, what)
+    column = label_column(sets, caption, what, wanted.columns.label, pictures)
     labels, classes = labels_of(sets, column, what)
     chosen = _choose(labels, wanted, lambda split, row: f"{split} row {row}")
     index, source = chosen.index, chosen.source
-    texts = [] if told is None else captions_of(sets[source].select(index.tolist()), told, index.tolist(), what)
-    columns = [f"{kind} by column {of!r}" for kind, of in (("labels", column), ("captions", told)) if of is not None]
+    texts = [] if caption is None else captions_of(sets[source].select(index.tolist()), caption, index.tolist(), what)
+    columns = [f"{kind} by column {of!r}" for kind, of in (("labels", column), ("captions", caption)) if of is not None]
     said = [*notes, f"{printable(name)}: {', '.join(columns) or 'no classes'}", *chosen.notes]
     said += no_labels(features) if column is None else []
     rows = ArrowRows(sets[source], pictures, index, f"{source} row", what, readable)
@@ -136,7 +136,7 @@ def of_arrays(sets: Mapping[str, Arrays], name: str, wanted: Wanted, notes: Sequ
     chosen = _choose(labels, wanted, lambda split, row: f"{split} row {row}")
     arrays = sets[chosen.source]
     rows = ArrayRows(partial(pixels_of_member, arrays.pixels), arrays.file, arrays.key, chosen.index)
-    said = [*notes, f"{printable(name)}: {arrays.told}", *chosen.notes]
+    said = [*notes, f"{printable(name)}: {arrays.sources}", *chosen.notes]
     return _stored(rows, arrays.labels[chosen.index], classes, [], name, wanted, said)
 
 
@@ -177,11 +177,11 @@ def _stored(
         )
         labels, texts = labels[found.kept], [texts[i] for i in found.kept.tolist()] if texts else []
     if wanted.size is not None:
-        told = {
+        how = {
             "centre": "resized to cover it, the centre cropped", "random": "resized to cover it, another part cropped "
             "at every visit", "resize": "stretched to it", "pad": "resized to fit inside, on black",
         }  # fmt: skip
-        said.append(f"size {size_text(wanted.size)} (height x width): images of other sizes are {told[wanted.fit]}")
+        said.append(f"size {size_text(wanted.size)} (height x width): images of other sizes are {how[wanted.fit]}")
     # Colour images are taken for photographs, which may be mirrored; grey ones for digits or letters, which may not,
     # and captions may say left and right.
     flip = 2 * found.coloured > len(images) and not texts

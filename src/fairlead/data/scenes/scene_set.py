@@ -147,7 +147,7 @@ class Prompts:
     """What a text model is asked for, and what a judge should then see.
 
     Attributes:
-        captions: one a prompt.
+        captions: one per prompt.
         attributes: int64 [n] each, -1 where a prompt does not say.
     """
 
@@ -208,8 +208,8 @@ def held_out() -> Tensor:
     for digit, name in enumerate(DIGIT_NAMES):
         for position, place in enumerate(POSITIONS):
 
-            def rank(pair: tuple[int, int], told: str = f"{name} {place}") -> bytes:
-                return sha256(f"{told} {COLOURS[pair[0]]} {COLOURS[pair[1]]}".encode()).digest()
+            def rank(pair: tuple[int, int], seed_text: str = f"{name} {place}") -> bytes:
+                return sha256(f"{seed_text} {COLOURS[pair[0]]} {COLOURS[pair[1]]}".encode()).digest()
 
             for ink, background in sorted(pairs, key=rank)[:HELD_OUT]:
                 chosen[digit, ink, background, position] = True
@@ -331,5 +331,5 @@ def _scenes(labels: Mapping[str, Tensor]) -> list[dict[str, str]]:
     ]
 
 
-def _words(told: str) -> random.Random:
-    return random.Random(int.from_bytes(sha256(f"captions {told}".encode()).digest()[:8], "big"))
+def _words(seed_text: str) -> random.Random:
+    return random.Random(int.from_bytes(sha256(f"captions {seed_text}".encode()).digest()[:8], "big"))

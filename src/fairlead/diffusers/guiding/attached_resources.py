@@ -83,5 +83,5 @@ def _weak(pipe: Any, component: str, name: str, thing: Any) -> Weak:
         if objective_of(other) != objective_of(mine):
             raise UsageError(f"resources: {name!r} predicts another quantity than the pipeline; they must agree")
         if schedule_of(other) != schedule_of(mine):
-            raise UsageError(f"resources: {name!r} lives on another noise schedule than the pipeline")
+            raise UsageError(f"resources: {name!r} has another noise schedule than the pipeline")
     return Weak(behind(network))

@@ -69,7 +69,7 @@ class ControlCall:
         if not isinstance(flat[sample], Tensor) or flat[sample].shape[1:] != x.shape[1:]:
             raise UsageError(
                 f"{type(self.call.network).__name__} takes its samples in another form than the network that it "
-                "controls, so it cannot be asked for other prompts or samples than the pipeline's; use cfg, and "
+                "controls, so it cannot be evaluated for other prompts or samples; use cfg, and "
                 "negative_prompt in the call"
             )
         flat = {p: picked(v, samples, n) if row_count(v) == n else v for p, v in flat.items()}

@@ -46,7 +46,7 @@ class Reading:
         if self.sigmas is None:
             raise UsageError(
                 f"{type(guider).__name__}: start {start:g} and stop {stop:g} are shares of a run's steps; give its "
-                "levels, sigmas=[...], one a step"
+                "levels, sigmas=[...], one per step"
             )
         count = len(self.sigmas)
         return range(int(start * count), int(stop * count))
@@ -66,7 +66,7 @@ class Reading:
         if self.objective != objective:
             raise UsageError(
                 f"{type(guider).__name__} {what} the network's own output, here {self.objective}; ours acts on "
-                f"{objective}, as the paper does, so its numbers mean something else: write them anew"
+                f"{objective}, as the paper does, so its numbers mean something else: choose new ones"
             )
 
     def named(self, guider: Any, kind: str, configs: Sequence[Any]) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def _bands(guider: Any, reading: Reading) -> Guidance:
         raise UsageError(f"{kind}: ours turns all bands on at once; give one start and one stop")
     weights = [float(scale) + bool(guider.use_original_formulation) for scale in reversed(guider.guidance_scales)]
     if 1.0 in weights and set(weights) != {1.0}:
-        raise UsageError(f"{kind}: for a band that is off, theirs takes the band before it; give it a scale near 1")
+        raise UsageError(f"{kind}: for a band that is off, diffusers uses the band before it; give it a scale near 1")
     return _within(guider, Bands(weights), reading)
 
 
@@ -189,7 +189,9 @@ def _mixed(guider: Any, reading: Reading) -> Guidance:
     kind = type(guider).__name__
     reading.needs(guider, "x0", "projects and limits")
     if guider.adaptive_projected_guidance_momentum:
-        raise UsageError(f"{kind}: its momentum also runs in the plain steps, ours in its own; set it to 0 or None")
+        raise UsageError(
+            f"{kind}: its momentum is also updated in the plain steps, ours only in its own; set it to 0 or None"
+        )
     if guider.use_original_formulation:
         raise UsageError(f"{kind}: use_original_formulation has no expression here; leave it out")
     every, first = reading.steps(guider, guider._start, guider._stop), guider.adaptive_projected_guidance_start_step + 1
@@ -215,7 +217,7 @@ def _skip(guider: Any, reading: Reading) -> Guidance:
 def _perturbed(guider: Any, reading: Reading) -> Guidance:
     for config in guider.skip_layer_config:
         if not config.skip_attention_scores or config.skip_attention or config.skip_ff:
-            raise UsageError(f"{type(guider).__name__}: ours makes attention the identity alone, got {config}")
+            raise UsageError(f"{type(guider).__name__}: ours only replaces attention by the identity, got {config}")
     names = reading.named(guider, "attention", guider.skip_layer_config)
     return _beside(guider, reading, PAG, guider.skip_layer_guidance_scale, names, "skip_layer_guidance", {})
 

@@ -78,7 +78,9 @@ class Guider(_Base):  # type: ignore[misc]
                 f"{self.guidance} needs {wanted[0].name!r}, which a guider cannot load; leave it out, {_ELSE}"
             )
         if self.guidance.renoising():
-            raise UsageError(f"{self.guidance} has to know where a step leads, which guiders do not; take cfg, {_ELSE}")
+            raise UsageError(
+                f"{self.guidance} needs to know where a step ends, which guiders do not know; use cfg, {_ELSE}"
+            )
         objective_of(scheduler)
         self._run: PipelineRun | None = None
         self._template: Any = None

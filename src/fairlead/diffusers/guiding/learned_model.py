@@ -31,8 +31,8 @@ from fairlead.diffusers.guiding.call_arguments import (
 from fairlead.diffusers.guiding.pipeline_calls import PipelineCalls
 from fairlead.diffusers.guiding.recorder import Path, output_of
 from fairlead.diffusers.layers import image_tokens
-from fairlead.diffusers.negative_text import told_with_negative
-from fairlead.diffusers.network_calls import check_differentiable, text_tokens
+from fairlead.diffusers.negative_text import with_negative_text
+from fairlead.diffusers.network_calls import check_differentiable
 from fairlead.diffusers.perturbation import check_reachable, inner_network, layers_of, perturbing, text_layers
 from fairlead.diffusers.pipelines import EXAMPLES, diffusers
 from fairlead.diffusers.pretrained import setting, weight_hash
@@ -166,8 +166,8 @@ class RehearsedNetwork:
         if torch.is_grad_enabled() and x_t.requires_grad:
             check_differentiable(self.network)
         level = level_at(self.schedule, as_time(t), x_t)
-        told = 1000 * level.mixing.sigma.float() if self.objective == "flow" else level.time
-        timestep = told.reshape(-1).expand(len(x_t))
+        network_time = 1000 * level.mixing.sigma.float() if self.objective == "flow" else level.time
+        timestep = network_time.reshape(-1).expand(len(x_t))
 
         def arguments(number: int, rows: list[int]) -> dict[Path, Any]:
             return self._arguments(number, rows, x_t, timestep, condition)
@@ -216,12 +216,12 @@ class RehearsedNetwork:
     def _asked(self, number: int, flat: Mapping[Path, Any], x_t: Tensor, condition: Condition) -> Tensor:
         asked = nested_again(self.prompts.of(number)[0], self.calls.pattern.listed, flat)
 
-        def told(of: Condition) -> dict[str, Any]:
+        def arguments_of(of: Condition) -> dict[str, Any]:
             return asked if of is condition else self._texts(of, x_t)
 
-        arguments, text = told_with_negative(inner_network(self.network), condition, told)
+        arguments, text = with_negative_text(inner_network(self.network), condition, arguments_of)
         tokens = image_tokens(self.network, x_t)
-        with perturbing(self.network, condition.perturb, tokens, text, text_tokens(arguments)):
+        with perturbing(self.network, condition.perturb, tokens, text, arguments):
             answer = self.network(**arguments, return_dict=not self.calls.own.as_tuple)
         output: Tensor = stacked(output_of(answer))
         return output

@@ -55,6 +55,8 @@ class Pattern:
         settings: changes to the call in the guided run. A pipeline with a call for each prediction is run with its own
             guidance off, but where it does more with the combined prediction than to combine.
         scale: of the pipeline's own guidance where it does, u + scale (c - u); None: it combines, or is off.
+        in_turn: whether each of the two calls of a step has noisy samples of its own, so that the step is guided at the
+            second; ``scale`` is known then.
         own_at, null_at: places of the conditional and the null prediction among those of a step.
         count: blocks of rows in a call of the guided run.
         weight: of the conditional block in what reaches the scheduler, where a third block beside these two has a
@@ -77,6 +79,7 @@ class Pattern:
     off: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     scale: float | None = None
+    in_turn: bool = False
     own_at: int = 0
     null_at: int = 0
     count: int = 1
@@ -116,14 +119,14 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
         raise UsageError(f"{kind} calls no network before its first scheduler step; attach to the pipeline inside it")
     if not answers_alone(plain.answer):
         raise UsageError(
-            f"{kind}: its network answers with several tensors, or none, which attach cannot combine yet; use the "
+            f"{kind}: its network returns several tensors, or none, which attach cannot combine yet; use the "
             "pipeline's own guidance"
         )
 
     rows, answered = plain.calls[0].rows, len(stacked(output_of(plain.answer)))
     if rows != answered:
         raise UsageError(
-            f"{kind}: its network answers {rows} rows with {answered}, so they are no batch of samples; use the "
+            f"{kind}: its network returns {answered} for {rows} rows, so these are not a batch of samples; use the "
             "pipeline's own guidance"
         )
 
@@ -184,7 +187,7 @@ def _compared(
         base, output, mine_at = leaves(first.arguments, listed), segment_of(prediction, answer), 0
     own: Mapping[Path, Any] = {}
     null: Mapping[Path, Any] | None = None
-    settings, used, other, weight = off, None, 0, None
+    settings, used, other, weight, in_turn = off, None, 0, None, False
     if blocks:
         unlike = [sum(not same(part.get(p), v) for p, v in base.items()) for part in blocks]
         if always == 1:
@@ -205,13 +208,22 @@ def _compared(
             for p, v in blocks[mine_at].items()
             if not same(v, blocks[other].get(p)) or (p != (first.sample,) and not same(v, base.get(p)))
         ]
-        own = {} if count > 1 else {p: blocks[mine_at][p] for p in paths}
-        null = {} if count > 1 else {p: _for_all(blocks[other][p], v, n) for p, v in own.items() if p in blocks[other]}
+        in_turn = count == 1 and not same(blocks[mine_at][(first.sample,)], blocks[other][(first.sample,)])
+        if in_turn:
+            settings, used = on, scale if weights is None else weights[mine_at]
+            if len(blocks) != 2 or used in (None, 0.0, 1.0):
+                raise UsageError(
+                    "the predictions of a step have noisy samples of their own here, and how they are combined is not "
+                    "known; use the pipeline's own guidance"
+                )
+        at_hand = count > 1 or in_turn
+        own = {} if at_hand else {p: blocks[mine_at][p] for p in paths}
+        null = {} if at_hand else {p: _for_all(blocks[other][p], v, n) for p, v in own.items() if p in blocks[other]}
     apart = blocks and count == 1 and len(guided.controls) == len(guided.calls) > len(plain.controls)
     control_null = other_text(guided.controls[mine_at], guided.controls[other]) if apart else {}
     return Pattern(
         n, tuple(plain.calls), plain.answer, (guided if blocks else plain).calls[0].arguments, listed, rows, own, null,
-        segment_of(stacked(plain.sample), x, None), output, off, settings, used, mine_at, other, count, weight,
+        segment_of(stacked(plain.sample), x, None), output, off, settings, used, in_turn, mine_at, other, count, weight,
         tuple(plain.controls), control_null,
     )  # fmt: skip
 
@@ -228,7 +240,7 @@ def _for_all(null: Any, own: Any, n: int) -> Any:
     if not alike or row_count(own) != n or rows == n:
         return null
     if rows != 1:
-        raise UsageError(f"the negative gave {rows} null rows for {n} samples; give one, or one a sample")
+        raise UsageError(f"the negative gave {rows} null rows for {n} samples; give one, or one per sample")
     return null.expand(n, *null.shape[1:])
 
 

@@ -82,10 +82,12 @@ class PipelineCalls:
         memory = EncoderMemory(pipe)
         with _rehearsing(pipe, (name,), memory) as rehearsals:
             pattern = learned(rehearsals, bound, _quiet(rehearsals))
-            if pattern.n != 1 or pattern.latents is None or pattern.output is None:
-                what = f"makes {pattern.n} samples of one prompt" if pattern.n != 1 else (
-                    "changes its network's answers before its scheduler sees them"
-                )  # fmt: skip
+            if pattern.n != 1 or pattern.in_turn or pattern.latents is None or pattern.output is None:
+                what = "changes its network's answers before its scheduler sees them"
+                if pattern.n != 1 or pattern.in_turn:
+                    what = (
+                        "makes several samples of one prompt" if pattern.n != 1 else "has two noisy samples in a step"
+                    )
                 raise UsageError(f"{kind} {what}, which fl.load cannot follow; use fl.attach on it")
             again = partial(_again, rehearsals, pattern)
             steps = again(bound, steps=_STEPS - 1)
@@ -181,7 +183,7 @@ def _call_of(pipe: Any, kind: str, network: Any, size: int | tuple[int, int] | N
     ]
     if "prompt" not in parameters or needed:
         what = f"needs {needed[0]} beside the prompt" if needed else "takes no prompt"
-        raise UsageError(f"{kind} {what}, which fl.sample has not; use fl.attach on it")
+        raise UsageError(f"{kind} {what}, which fl.sample does not have; use fl.attach on it")
     if not has_text_encoder(pipe):
         raise UsageError(f"{kind} has no text encoder, so prompts cannot be encoded; load it with one")
     given: dict[str, Any] = {"prompt": EXAMPLES[0]}
@@ -283,7 +285,7 @@ def _times(pipe: Any, steps: Rehearsal, pattern: Pattern, kind: str) -> dict[Pat
     """Argument -> (factor, offset) from the scheduler's timestep to what the network is given, from the first steps."""
     calls = [_conditional(steps, pattern, step) for step in range(len(steps.ends))]
     flats = [leaves(call.arguments, pattern.listed) for call in calls]
-    told = [float(t) for t in pipe.scheduler.timesteps[: len(flats)]]
+    timesteps = [float(t) for t in pipe.scheduler.timesteps[: len(flats)]]
     found: dict[Path, tuple[float, float]] = {}
     for path, value in flats[0].items():
         if path == (steps.calls[0].sample,) or all(same(value, flat.get(path)) for flat in flats[1:]):
@@ -294,8 +296,8 @@ def _times(pipe: Any, steps: Rehearsal, pattern: Pattern, kind: str) -> dict[Pat
                 f"{kind} passes its network {'.'.join(map(str, path))}, which changes from step to step in a way that "
                 "fl.load cannot follow; use fl.attach on it"
             )
-        factor, offset = np.polyfit(told, [float(n) for n in numbers if n is not None], 1)
-        off = max(abs(factor * t + offset - float(n or 0)) for t, n in zip(told, numbers, strict=True))
+        factor, offset = np.polyfit(timesteps, [float(n) for n in numbers if n is not None], 1)
+        off = max(abs(factor * t + offset - float(n or 0)) for t, n in zip(timesteps, numbers, strict=True))
         if off > 1e-2 * max(abs(float(n or 0)) for n in numbers):
             raise UsageError(
                 f"{kind} passes its network {'.'.join(map(str, path))}, which is no multiple of the scheduler's "

@@ -28,8 +28,8 @@ from fairlead.diffusers.guiding.control_calls import ControlCall
 from fairlead.diffusers.guiding.pattern import Pattern, PromptCall
 from fairlead.diffusers.guiding.recorder import Path, RecordedCall, output_of
 from fairlead.diffusers.layers import image_tokens
-from fairlead.diffusers.negative_text import told_with_negative
-from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label, text_tokens
+from fairlead.diffusers.negative_text import with_negative_text
+from fairlead.diffusers.network_calls import LABELS, check_differentiable, null_label
 from fairlead.diffusers.packing import packed, packs, picture_size, unpacked
 from fairlead.diffusers.perturbation import inner_network, perturbing
 from fairlead.models.model import Model
@@ -202,7 +202,7 @@ class PipelineDenoiser:
         return {**self._flat, **(self.pattern.own if kind == 0 else self.named[kind - 1].unlike)}
 
     def _asks_control(self, kind: int, samples: Sequence[int], x_t: Tensor) -> bool:
-        """Whether what the control network has told is not for these rows."""
+        """Whether the control network's output is not for these rows."""
         control = self._control
         if control is None or not self._controlled or (kind == NULL_KIND and not control.sees_null()):
             return False
@@ -224,14 +224,14 @@ class PipelineDenoiser:
         form = self.named[kind - 1].arguments if kind > 0 else self.pattern.form
         asked = nested_again(form, self.pattern.listed, flat)
 
-        def told(of: Condition) -> dict[str, Any]:
+        def arguments_of(of: Condition) -> dict[str, Any]:
             return asked if of is condition else self._texts(of, x_t)
 
-        arguments, text = told_with_negative(inner_network(network), condition, told)
+        arguments, text = with_negative_text(inner_network(network), condition, arguments_of)
         region, patches = self.pattern.latents, self._size is not None
         beside = patches and region is not None and region.dim == 1  # other images follow in the row
         tokens = None if beside else image_tokens(network, x_t, patches)
-        with perturbing(network, condition.perturb, tokens, text, text_tokens(arguments)):
+        with perturbing(network, condition.perturb, tokens, text, arguments):
             answer = network(**arguments, return_dict=not self.call.as_tuple)
         output: Tensor = stacked(output_of(answer))
         return output
@@ -249,8 +249,7 @@ class PipelineDenoiser:
             return [output, output]
         if isinstance(output, list):
             return [list(part) for part in self.parted(torch.stack(output), scale)]
-        c, wide = self.own.double(), output.double()
-        return [self.own.to(output), ((scale * c - wide) / (scale - 1)).to(output)]
+        return [self.own.to(output), rest_of(output, self.own, scale)]
 
     def answered(self, prediction: Prediction, x_t: Tensor, t: Tensor) -> Any:
         """A prediction as the output that the network would have had."""
@@ -313,6 +312,13 @@ class PipelineDenoiser:
         for mask in condition.perturb.values():
             own &= ~mask.cpu()
         return list(own.tolist())
+
+
+def rest_of(total: Any, part: Any, weight: float) -> Any:
+    """What ``total`` is the sum of and ``part``, at weights of 1 - ``weight`` and ``weight``; lists are of samples."""
+    if isinstance(total, list):
+        return [rest_of(t, p, weight) for t, p in zip(total, part, strict=True)]
+    return ((total.double() - weight * part.double()) / (1 - weight)).to(total)
 
 
 def value_name(path: Path) -> str:

@@ -17,7 +17,7 @@ from fairlead.diffusers.guiding.call_arguments import join_rows
 from fairlead.diffusers.guiding.call_conditions import PromptSpecs, Specs
 from fairlead.diffusers.guiding.control_calls import ControlCall
 from fairlead.diffusers.guiding.pattern import Pattern, PromptCall, block_of
-from fairlead.diffusers.guiding.pipeline_denoiser import NULL_KIND, PipelineDenoiser
+from fairlead.diffusers.guiding.pipeline_denoiser import NULL_KIND, PipelineDenoiser, rest_of
 from fairlead.diffusers.guiding.pipeline_levels import tied, unknown_levels
 from fairlead.diffusers.guiding.recorder import CONTROL, Path, RecordedCall, output_of, with_output
 from fairlead.diffusers.network_calls import LABELS
@@ -77,6 +77,7 @@ class PipelineRun:
         self._guided: tuple[GuidedDenoiser, PipelineDenoiser, Levels | None, int] | None = None
         self._count = 0
         self._second: Any = None
+        self._first: tuple[RecordedCall, Any] | None = None
 
     def answer(self, name: str, network: Any, *args: Any, **kwargs: Any) -> Any:
         """What a part of the pipeline returns to it: of its network the guided prediction, in the form of the network's
@@ -87,6 +88,8 @@ class PipelineRun:
             self._control = ControlCall(call, answer, pattern, self._control_texts)
             return answer
         check_switched_off(network, f"pipe.{name}")
+        if pattern.in_turn:
+            return with_output(pattern.answer, self._in_turn(call), call)
         apart = pattern.scale is not None and pattern.count == 1
         if apart and self._count % 2:
             self._count += 1
@@ -112,6 +115,24 @@ class PipelineRun:
             return with_output(pattern.answer, join_rows(both), call)
         self._count, self._second = self._count + 1, both[1]
         return with_output(pattern.answer, both[0], call)
+
+    def _in_turn(self, call: RecordedCall) -> Any:
+        """The outputs for the two calls of a step that have noisy samples of their own: the network's to the first, and
+        to the second what makes the guided prediction of the pipeline's combination of both."""
+        pattern = self.pattern
+        if self._first is None:
+            with torch.no_grad():
+                output = output_of(call.network(**call.arguments, return_dict=not call.as_tuple))
+            tally(call.rows)
+            self._first = call, output
+        else:
+            (first, answered), self._first = self._first, None
+            own, null = (first, call) if pattern.own_at == 0 else (call, first)
+            assert pattern.scale is not None
+            weight = pattern.scale if pattern.own_at == 0 else 1 - pattern.scale
+            output = rest_of(self.guided(own, null)[0], answered, weight)
+        self._count += 1
+        return output
 
     def _three(self, whole: RecordedCall, guided: Tensor, weight: float) -> list[Tensor]:
         """The answers for three blocks that the pipeline combines as ours in the place of its own text guidance: the
@@ -187,9 +208,13 @@ class PipelineRun:
                 return int(known)
         if here:
             return self._guided[3] + here if self._guided is not None else here
-        told = call.arguments.get("timestep")
+        timestep = call.arguments.get("timestep")
         try:
-            return 0 if told is None or type(scheduler).__name__.startswith("Flow") else position_of(scheduler, told)
+            return (
+                0
+                if timestep is None or type(scheduler).__name__.startswith("Flow")
+                else position_of(scheduler, timestep)
+            )
         except UsageError:
             return 0
 
@@ -235,7 +260,7 @@ class PipelineRun:
             raise UsageError(f"{self.guidance} asks for the null prediction, and {self._without_null(call)}")
         if self.negative and not wanted:
             raise UsageError(
-                f"{self.negative} was given, but {self.guidance} never looks at it in the steps of this run; leave it "
+                f"{self.negative} was given, but {self.guidance} never evaluates it in the steps of this run; leave it "
                 "out"
             )
         return guided, denoiser, levels, position

@@ -120,13 +120,14 @@ class Rehearsals:
             reason = str(error).splitlines()[0][:80]
             raise UsageError(
                 f"{kind} fails in a rehearsal at other scales, from which its calls are learned ({reason}); make one "
-                "image a call, or use the pipeline's own guidance"
+                "image per call, or use the pipeline's own guidance"
             ) from error
         finally:  # before the other reason, for made-up answers of one network need not fit the other
             names = list(dict.fromkeys(call.name for call in calls))
             if len(names) > 1:
                 raise UsageError(
-                    f"{kind} asks two networks for the predictions of a step ({', '.join(names)}), which attach cannot "
+                    f"{kind} calls two networks for the predictions of a step ({', '.join(names)}), which attach "
+                    "cannot "
                     "combine yet; use the pipeline's own guidance"
                 )
 
@@ -207,8 +208,12 @@ class Rehearsals:
         def own(model_output: Any, timestep: Any = None, sample: Any = None, *_: Any, **__: Any) -> Any:
             return Stepped((step(model_output, timestep, sample),))
 
-        parts = [vars(part) for part in self.pipe.components.values() if hasattr(part, "set_timesteps")]
-        schedulers = [(part, part.get("step")) for part in parts]
+        found = [
+            *self.pipe.components.values(),
+            getattr(self.pipe, "scheduler", None),
+        ]  # one that may be left out is in
+        parts = {id(part): vars(part) for part in found if hasattr(part, "set_timesteps")}  # the second place only
+        schedulers = [(part, part.get("step")) for part in parts.values()]
         for part, _ in schedulers:
             part["step"] = own
         try:

@@ -69,8 +69,9 @@ def check_renoising_scheduler(guidance: Guidance, scheduler: Any, given: Mapping
     if untied and (kind not in _FIRST_ORDER or noisy):
         with_noise = " with noise" if noisy else ""
         raise UsageError(
-            f"{untied[0]} re-noises with another prediction than it denoises with, which {kind}{with_noise} cannot be "
-            f"told; take {', '.join(_FIRST_ORDER)} without noise"
+            f"{untied[0]} re-noises with another prediction than it denoises with, which {kind}{with_noise} cannot "
+            "use; "
+            f"choose {', '.join(_FIRST_ORDER)} without noise"
         )
 
 
@@ -80,7 +81,7 @@ def empty_prompt(guidance: Guidance, prompt: Any) -> bool:
     if replacing is None:
         return False
     if prompt is None or any((prompt,) if isinstance(prompt, str) else prompt):
-        raise UsageError(f"{replacing} stands in place of the prompt; call the pipeline with prompt=''")
+        raise UsageError(f"{replacing} replaces the prompt; call the pipeline with prompt=''")
     return True
 
 

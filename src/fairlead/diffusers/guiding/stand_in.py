@@ -150,8 +150,8 @@ class _Open:
         threads = {thread for _, thread in self.blocks}
         if not mine and len(threads) > 1:
             raise UsageError(
-                f"{self.kind.__name__}: {len(threads)} threads guide this pipeline, and the call is in no block of "
-                "theirs; open one around it, or give the thread a pipeline of its own"
+                f"{self.kind.__name__}: {len(threads)} threads guide this pipeline, and the call is in none of their "
+                "blocks; open a block around it, or give the thread a pipeline of its own"
             )
         return (mine or known)[-1]
 

@@ -3,17 +3,17 @@
     D = D_a + omega (D_a - D_b)  until cos(y_a, y_b) > threshold at some step, and D_a in all later steps
 
 y is what the network returns for each of the two branches, so for a network that predicts noise this is the cosine of
-the paper (section 5, 0.991 there). The decision is each sample's own and final, and the row of D_b leaves the batch
-with it: a sample costs two rows a step up to and including the step in which it passes, and one afterwards. In a step
-of several evaluations (``heun``) the first one decides, for the steps after it.
+the paper (section 5, 0.991 there). Each sample is decided separately and for good, and its row of D_b then leaves the
+batch: a sample costs two rows per step up to and including the step in which it passes the threshold, and one row
+afterwards. In a step of several evaluations (``heun``) the first one decides for the later steps.
 
-It goes around any method of two branches: ``adaptive(cfg(4))``, ``adaptive(pag(3))``, ``adaptive(apg(cfg(8)))``. It is
-refused around ``cached`` and inside it: what was not evaluated cannot be compared.
+It wraps any method of two branches: ``adaptive(cfg(4))``, ``adaptive(pag(3))``, ``adaptive(apg(cfg(8)))``. It cannot
+be combined with ``cached``, which does not evaluate both branches at every step.
 
-Two faults are avoided. Where samples share one decision for the batch, the result depends on who else is in it. And
-the cosine of the *noise* says nothing near pure noise, where both predictions are x_t itself: it is 1 at alpha = 0
-whatever the condition, and would end guidance before it began on every schedule that starts there. What the network
-returns ("output": v, flow or x0 where it does not predict noise) has no such end; ``space`` takes another.
+Two common faults are avoided. If all samples of a batch share one decision, the result depends on the batch; here it
+does not. And the cosine of the *noise* is meaningless near pure noise, where both predictions are x_t itself: it is 1
+at alpha = 0 whatever the condition, and would end guidance in the first step. The output of the network ("output": v,
+flow or x0, if it does not predict noise) does not have this problem; ``space`` selects another space.
 """
 
 from __future__ import annotations

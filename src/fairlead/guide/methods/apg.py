@@ -1,20 +1,20 @@
 """Adaptive projected guidance (Sadat 2024, 2410.02416, algorithm 1): three changes to the direction of a method.
 
-    m = Delta + momentum m_prev                     momentum: negative, so that a direction kept up is damped
+    m = Delta + momentum m_prev                     momentum: negative, so that a persistent direction is damped
     m = m min(1, norm / |m|)                        norm: a limit on the size of the direction
     D = D_c + omega (m_orthogonal + eta m_parallel)  split along D_c: the parallel part is what saturates
 
-Everything is in x0, whatever the network returns, and per sample: |m| is the norm over all elements of a sample. No
-rows beyond those of the method inside. It is off where that is (``apg(cfg(1))``); some ports base it on D_u, which is
-not. ``eta=1, momentum=0`` without a limit is the method itself.
+All of this is computed in x0, whatever the network predicts, and per sample: |m| is the norm over all elements of a
+sample. APG is off where the method inside is off (``apg(cfg(1))``); some other implementations start from D_u instead
+of D_c and are not. ``eta=1, momentum=0`` without a limit is the method itself.
 
-Defaults: ``eta=0``, as the paper advises. ``norm=None`` and ``momentum=0``, for these the paper tunes to each model: a
-norm grows with the size of a sample (2.5 for the latents of one model is no limit for those of another), and what
-momentum does depends on the number of steps (it is about -0.5 there).
+Defaults: ``eta=0``, as the paper advises; ``norm=None`` and ``momentum=0``, because the paper tunes these to each
+model. A norm grows with the size of a sample (2.5 limits the latents of one model and does nothing for another), and
+the effect of momentum depends on the number of steps (the paper uses about -0.5).
 
-The momentum of a step is that of the step before: the second evaluation of a Heun step starts from the same momentum as
-the first one and leaves it alone. Steps at which the method is off are passed over. ``apg(tcfg(cfg(4)))`` and the like
-nest; ``zero_star`` does more than a direction and goes without.
+The momentum is updated once per step: the second evaluation of a Heun step uses the same momentum as the first one and
+does not change it. Steps at which the method is off do not change it either. Wrappers can be nested, as in
+``apg(tcfg(cfg(4)))``, except around ``zero_star``, which changes more than a direction.
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@
 
     D = D_weak + scale (D_c - D_weak) = D_c + omega (D_c - D_weak),  omega = scale - 1
 
-The weak model is smaller, or an early snapshot of the same training, or both; it must live on the same noise schedule,
-in the same space and with the same classes, and may have another objective: predictions are compared in x0. It sees
-the run's own condition, so it guides unconditional runs too.
+The weak model is smaller, or an early snapshot of the same training, or both. It needs the same noise schedule, space
+and classes, but may have another objective, because predictions are compared in x0. It gets the run's own condition,
+so it can guide unconditional runs too.
 
-Cost: one row a sample of the weak model beside the row of the model, in a network call of its own; nothing at scale 1.
-Adds to any other term; with ``cads`` the weak model sees the condition without noise, for its embeddings are its own.
+Cost: one row of the weak model per sample, in a separate network call; nothing at scale 1. Can be added to any other
+term. With ``cads`` the weak model gets the condition without noise, because it has its own embeddings.
 
-In diffusers the "weak model" is the model itself with dropout, shown the negative prompt; here it is any checkpoint,
-shown the same condition as the model.
+In diffusers the "weak model" is the model itself with dropout, conditioned on the negative prompt; here it is any
+checkpoint, conditioned like the model.
 """
 
 from __future__ import annotations

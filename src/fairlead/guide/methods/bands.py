@@ -2,14 +2,14 @@
 
     D = D_c + sum_l (w_l - 1) L_l(D_c - D_u)
 
-L_l are the bands of a Laplacian pyramid, coarsest first, each brought back to full size: they sum to D_c - D_u, so
+L_l are the bands of a Laplacian pyramid, coarsest first, each enlarged to full size. They sum to D_c - D_u, so
 equal weights are ``cfg`` to the bit. The paper advises low weights for coarse bands (variety, colour) and high ones for
-fine bands (detail). Two rows per sample, one where every weight is 1 or every weight is 0. Images of any height and
-width, also odd; K bands need a shorter side that can be halved K - 1 times while it is at least 3.
+fine bands (detail). Two rows per sample; one if every weight is 1 or every weight is 0. Images may have any height and
+width, also odd ones; K bands need a shorter side that can be halved K - 1 times while it is at least 3.
 
-diffusers lists the weights the other way round, finest first; its result is of another size for images whose sides are
-no powers of two, for the pyramid it builds on pads them; and a band of weight 1 breaks it, for it then reads the band
-that came before.
+Differences to diffusers: it lists the weights finest first. For images whose sides are not powers of two its result has
+another size, because its pyramid pads them. A band of weight 1 does not work there, because it then uses the band
+before it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Bands(Term):
     """``bands([2, 6])``, ``bands([1.5, 3, ramp(3, 8)], negative="one")``.
 
     Attributes:
-        weights: one scale a band, coarsest first; 1 is off.
+        weights: one scale per band, coarsest first; 1 is off.
         negative: a condition to move away from, in place of null.
     """
 
@@ -51,7 +51,9 @@ class Bands(Term):
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", plain_list(self.weights))
         if isinstance(self.weights, str) or not isinstance(self.weights, Sequence) or not self.weights:
-            raise UsageError(f"bands: expected one scale a band, coarsest first, such as [2, 6], got {self.weights!r}")
+            raise UsageError(
+                f"bands: expected one scale per band, coarsest first, such as [2, 6], got {self.weights!r}"
+            )
         scales = tuple(as_scale(f"bands[{i}]", weight) for i, weight in enumerate(self.weights))
         counts = {len(scale) for scale in scales if isinstance(scale, tuple)}
         if len(counts) > 1:
@@ -59,7 +61,9 @@ class Bands(Term):
         object.__setattr__(self, "weights", scales)
         object.__setattr__(self, "negative", check_negative(self.name, self.negative))
         if self.negative is not None and all(scale == 1.0 for scale in scales):
-            raise UsageError(f"{self}: weights of 1 never look at the negative; use other weights or drop it")
+            raise UsageError(
+                f"{self}: with weights of 1 the negative is never evaluated; use other weights or drop the negative"
+            )
 
     def check(self, on: Context) -> None:
         if on.model.shape:

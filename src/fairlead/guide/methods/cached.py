@@ -1,13 +1,13 @@
-"""Cached guidance: evaluate the second branch of a method every few steps, and carry its direction on between them.
+"""Cached guidance: evaluate the second branch of a method every few steps, and reuse its direction between them.
 
-    Delta(x) = D_a - D_b at a refresh;  D = D_a + omega Delta^ between refreshes, for the price of D_a alone
+    Delta(x) = D_a - D_b at a refresh;  D = D_a + omega Delta^ between refreshes, at the cost of D_a alone
     order 0    Delta^ = Delta_1, the direction of the last refresh
     order 1    Delta^ = Delta_1 + (u - u_1) / (u_1 - u_2) (Delta_1 - Delta_2), a straight line through the last two
 
 in u = sigma^2 / (alpha^2 + sigma^2), the share of the noise in x_t: 1 for pure noise, 0 for data. Two classes that are
 Gaussians of unit variance around m_a and m_b have D = m + alpha / (alpha^2 + sigma^2) (x_t - alpha m), and so
 Delta = (m_a - m_b) u, whatever x_t: the direction between classes is to first order a straight line in u. It would not
-be one in log-SNR, which also is infinite at both ends of a run. Until there are two refreshes, order 1 is order 0.
+be one in log-SNR, which is also infinite at both ends of a run. Before the second refresh, order 1 is order 0.
 
 The first step of a run, and the first after an interval in which the method was off, refreshes; then every ``every``-th
 step. Two equal terms share what they remember. A run of N steps costs N + ceil(N / every) rows per sample. Every
@@ -16,9 +16,9 @@ branch is that of 2410.19355 (FasterCache), whose published code multiplies what
 that the weight compounds between refreshes. Here only directions that were evaluated are ever stored, and
 ``every=1`` is the method itself.
 
-It goes around any method of two branches: ``cached(cfg(4))``, ``cached(pag(3))``, ``cached(apg(cfg(8)))`` (which then
-carries on the direction that ``apg`` made). It is refused around ``adaptive`` and inside any other method: those want
-to see both branches at every step.
+It wraps any method of two branches: ``cached(cfg(4))``, ``cached(pag(3))``, ``cached(apg(cfg(8)))`` (which reuses the
+direction that ``apg`` computed). It is refused around ``adaptive`` and inside any other method, because those need both
+branches at every step.
 """
 
 from __future__ import annotations

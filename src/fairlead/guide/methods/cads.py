@@ -5,15 +5,15 @@
     y'' = (y' - mean y') std y / std y' + mean y
     the network sees mix y'' + (1 - mix) y'
 
-y is the condition's embedding and n unit normal noise from the sample's own stream, fresh for every step. Early in the
-run the condition is mostly noise, late it is whole: more variety at high scales. Only the run's own condition is
-changed; null, negative and composed conditions, and weak models, see theirs untouched.
+y is the condition's embedding and n unit normal noise from the sample's own stream, drawn anew in every step. Early in
+the run the condition is mostly noise, later it has no noise; the result is more variety at high scales. Only the run's
+own condition is changed, not null, negative and composed conditions or the condition of weak models.
 
-Cost: no rows. Adds to any other term and does nothing by itself to the direction: ``cfg(4) + cads(0.25)``. Refused for
-models that cannot turn their labels into embeddings, and for runs without a condition.
+Cost: no rows. Can be added to any other term, and changes the condition only, not the rule of the other term:
+``cfg(4) + cads(0.25)``. Refused for models that cannot embed their labels, and for runs without a condition.
 
-In public codes the mean and the deviation are taken over the whole batch, so that samples change each other; here they
-are those of one sample's embedding. Of a text they are those of its real tokens; padding stays padding.
+Public implementations take the mean and the standard deviation over the whole batch, so samples influence each other.
+Here they are those of one sample's embedding; for a text, those of its real tokens, and padding stays unchanged.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class CADS(Term):
 
     Attributes:
         noise: standard deviation of the noise in units of the embedding, >= 0; 0 is off.
-        low, high: times with 0 <= low < high <= 1; from ``low`` down the condition is whole, from ``high`` up it is
-            all noise.
+        low, high: times with 0 <= low < high <= 1; below ``low`` the condition has no noise, above ``high`` it is
+            only noise.
         mix: share of the rescaled embedding, 0 to 1.
     """
 
@@ -108,7 +108,9 @@ class CADS(Term):
 
     def check(self, on: Context) -> None:
         if on.model.embed is None:
-            raise UsageError(f"{self}: noises embeddings, and this model has none of its conditions; drop the term")
+            raise UsageError(
+                f"{self}: adds noise to embeddings, and this model does not embed its conditions; drop the term"
+            )
 
 
 def _moments(value: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

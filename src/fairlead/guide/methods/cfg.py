@@ -2,7 +2,7 @@
 
     D = D_u + scale (D_c - D_u) = D_c + omega (D_c - D_u),  omega = scale - 1
 
-Two rows per sample where the scale is neither 0 nor 1, else one. With ``negative``, D_u is the prediction under that
+Two rows per sample if the scale is neither 0 nor 1, else one. With ``negative``, D_u is the prediction under that
 condition instead of the null one. With ``drop``, D_u lacks only the conditions named, so that each of several can have
 its own scale: ``cfg(4, drop="text") + cfg(2, drop="label")`` (as in 2211.09800, eq. 3, with parallel terms).
 """
@@ -28,7 +28,7 @@ class CFG(Pair):
     Attributes:
         scale: 1 is off, 0 unconditional; negative scales move away from the condition.
         negative: a condition to move away from, in place of null.
-        drop: a name or names of conditions to move away from the lack of, in place of that of all.
+        drop: a name or names of conditions; D_u is then the prediction without these, not without any.
     """
 
     negative: str | int | None = field(default=None, kw_only=True)
@@ -39,10 +39,12 @@ class CFG(Pair):
         super().__post_init__()
         object.__setattr__(self, "negative", check_negative(self.name, self.negative))
         if self.negative is not None and self.scale == 1.0:
-            raise UsageError(f"{self}: a scale of 1 never looks at the negative; use another scale or drop it")
+            raise UsageError(
+                f"{self}: with a scale of 1 the negative is never evaluated; use another scale or drop the negative"
+            )
         object.__setattr__(self, "drop", checked_drop(self.name, self.drop))
         if self.drop is not None and self.negative is not None:
-            raise UsageError(f"{self}: moves away from a negative or from the lack of something; give one of the two")
+            raise UsageError(f"{self}: takes either a negative or drop, not both; give one of the two")
 
     @classmethod
     def from_omega(cls, omega: float, *, negative: str | int | None = None) -> CFG:

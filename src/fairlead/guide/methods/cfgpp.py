@@ -2,18 +2,18 @@
 
     x' = alpha' (D_u + scale (D_c - D_u)) + sigma' eps_u
 
-The scale is the paper's lambda in [0, 1]. Under ``ddim`` a step is a step of CFG whose scale follows the grid, scale /
-(1 - rho) with rho = (sigma' / alpha') / (sigma / alpha), which is why small scales suffice. A scale of 1 is not off: x0
-is then the conditional prediction, re-noised with the unconditional eps. Two rows per sample; one at scale 0, the
-unconditional model.
+The scale is the paper's lambda in [0, 1]. Under ``ddim`` a step is a step of CFG with the scale
+scale / (1 - rho), rho = (sigma' / alpha') / (sigma / alpha), which is why small scales suffice. A scale of 1 is not
+off: x0 is then the conditional prediction, re-noised with the unconditional eps. Two rows per sample; one at scale 0,
+which is the unconditional model.
 
 It needs a sampler that re-noises x0 with ``Prediction.eps``: ``ddim``, ``dpmpp_2m``, ``dpmpp_3m`` and
-``dpmpp_2m_sde``. ``ddpm`` never reads eps: take ``ddim(eta=1)``. ``euler`` and ``heun`` follow the field eps - x0,
-where untied predictions would be plain CFG of scale lambda tau <= 1, tau = sigma / (alpha + sigma), which no paper
-meant; ``fl.sample`` refuses them.
-Only one method can re-noise at a step, so it is not added to itself but in separate intervals. Other terms add to x0 as
-ever, finishers act on it, and eps stays that of the unconditional prediction. Wrappers refuse it: it is more than a
-direction.
+``dpmpp_2m_sde``. ``ddpm`` never reads eps: use ``ddim(eta=1)``. ``euler`` and ``heun`` follow the field eps - x0, where
+the method would be plain CFG with the scale lambda tau <= 1, tau = sigma / (alpha + sigma), which is not what the paper
+means; ``fl.sample`` refuses them.
+Only one method can re-noise in a step, so two ``cfgpp`` need separate intervals. Other terms are added to x0 and
+finishers act on it as usual; eps stays that of the unconditional prediction. Wrappers refuse it, because it changes
+more than a direction.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class CFGpp(Term):
     """``cfgpp(0.6)``.
 
     Attributes:
-        scale: lambda in [0, 1]. More is refused: it is no longer between the two predictions, and is most likely meant
-            as a scale of ``cfg``.
+        scale: lambda in [0, 1]. A larger one is refused: it is no longer between the two predictions, and most likely
+            meant as a scale of ``cfg``.
     """
 
     scale: Scale | Sequence[float] | Tensor

@@ -4,20 +4,20 @@
 
 Tweedie's formula, E[x0 | x_t] = (x_t + sigma^2 score) / alpha, turns the paper's gradient of the score (and of eps:
 eps - scale sigma grad, its algorithm 2) into this shift of x0. On an unconditional model with an exact classifier
-scale 1 is the conditional model, by Bayes' rule; on a conditional model the label counts twice, as in the paper's best
-ImageNet results. The label is the run's condition; a sample without one is left alone. An unconditional model takes
+scale 1 is the conditional model, by Bayes' rule. On a conditional model the label counts twice, as in the paper's best
+ImageNet results. The label is the run's condition; a sample without one is not changed. An unconditional model takes
 its class names from the classifier: ``fairlead sample RUN --cond seven --guidance 'classifier(2, "runs/clf")'``.
 
-Cost: one row a sample of the classifier, forward and backward; none where the scale is 0 or the sample has no label.
-Adds to every other method. The classifier must know the model's noise schedule, shape and classes. Its gradient must
-fall with alpha as the exact one does, see ``nets/noisy_classifier.py``; a classifier trained by fairlead 0.1 has
-another form and ruins samples unless it is kept from high noise, ``.during(sigma=(0, 3))``: train it anew. Where alpha
-is 0 (the first step of a flow model) the term is off: there x_t tells nothing of the class, sigma^2 / alpha is
+Cost: a forward and backward pass of the classifier per sample; none where the scale is 0 or the sample has no label.
+Can be added to every other method. The classifier must have the model's noise schedule, shape and classes. Its gradient
+must fall with alpha as the exact one does, see ``nets/noisy_classifier.py``. A classifier trained by fairlead 0.1 has
+another form and ruins samples at high noise: train it again, or limit it with ``.during(sigma=(0, 3))``. Where alpha
+is 0 (the first step of a flow model) the term is off: x_t says nothing about the class there, sigma^2 / alpha is
 infinite, and the product is finite only for a classifier that ignores pure noise exactly.
 
-The gradient is taken of a sum of per-sample log-probabilities by a network without batch statistics, outside of
-autocast and in float32 at least: in public codes a mean over the batch divides it by the batch size, and half precision
-rounds it to 0 at the noisy end.
+The gradient is that of a sum of per-sample log-probabilities, by a network without batch statistics, outside autocast
+and in at least float32. In public implementations a mean over the batch divides it by the batch size, and half
+precision rounds it to 0 at high noise.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Classifier(Term):
         if not isinstance(self.classifier, str):
             raise UsageError(
                 f'classifier: expected the path of a trained classifier such as "runs/clf", got {self.classifier!r}; '
-                "an object goes by a name of your own into resources="
+                "to use an object, pass it in resources= under a name of your own"
             )
 
     def omega(self, at: Moment) -> Weight:
@@ -91,7 +91,7 @@ class Classifier(Term):
 
     def check(self, on: Context) -> None:
         if not hasattr(on.resource(self.classifier), "log_prob"):
-            raise UsageError(f"{self}: {self.classifier!r} is no classifier, it has no log_prob(x_t, t)")
+            raise UsageError(f"{self}: {self.classifier!r} is not a classifier: it has no log_prob(x_t, t)")
 
     def needs_condition(self) -> bool:
         return True

@@ -2,8 +2,8 @@
 
     D = D_u + sum_i w_i (D_i - D_u)
 
-K + 1 rows per sample for K conditions; the null row falls away when the weights add up to 1. It stands in place of the
-run's own condition.
+K + 1 rows per sample for K conditions; without the null row if the weights add up to 1. It replaces the run's own
+condition.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Compose(Term):
     def by_name(self, name: Callable[[Any], Any]) -> Compose:
         weights: dict[Any, Any] = {}
         for spec, weight in self.weights.items():
-            told = name(spec)
-            if told in weights:
-                raise UsageError(f"{self}: {told!r} is named twice, the second time as {spec!r}; give it once")
-            weights[told] = weight
+            label = name(spec)
+            if label in weights:
+                raise UsageError(f"{self}: {label!r} is named twice, the second time as {spec!r}; give it once")
+            weights[label] = weight
         return self if [*weights] == [*self.weights] else Compose(weights)
 
     def samples(self) -> int | None:

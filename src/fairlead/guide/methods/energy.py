@@ -6,25 +6,24 @@
                           c_t = sigma^2 / (alpha^2 + sigma^2)
 
 f(x0, t, condition) -> [n] is a log-probability or another reward, D the conditional prediction. sigma^2 / alpha is
-Tweedie's factor: where f is log p(y | x_t) as a function of D, scale 1 is the posterior mean given y. c_t is the
-posterior variance of data N(0, 1): it is what (sigma^2 / alpha) dD/dx_t would be for such data, so both forms agree on
-them.
+Tweedie's factor: if f is log p(y | x_t) as a function of D, scale 1 is the posterior mean given y. c_t is the posterior
+variance for data from N(0, 1). For such data (sigma^2 / alpha) dD/dx_t equals c_t, so both forms agree.
 
 Options: ``clip`` bounds the length of each sample's shift at scale 1; ``draws`` and ``spread`` smooth f over
 x0 ~ N(D, spread^2 c_t), as log mean exp f (LGD-MC, Song et al. 2023, whose r_t is spread = 1). Repeating each step
 (FreeDoM's time travel, universal guidance's recurrence) belongs to the sampler: ``ddim(recur=3)``. Rewards are written
-by name; in Python any function will do: ``fl.energy(my_function, 2)``. Built-in rewards see decoded images; a
-function sees the model's own space unless it has an attribute ``pixels`` = True. A reward without a gradient is
-refused: particles take those.
+by name; in Python any function can be passed: ``fl.energy(my_function, 2)``. Built-in rewards get decoded images. A
+function gets samples in the model's own space, or decoded images if it has an attribute ``pixels`` = True. A reward
+without a gradient is refused; use it with particles.
 
-Cost: no row beyond the conditional one; through the network a backward pass and its memory. ``label`` adds a row of its
-classifier for each of ``draws``. Adds to every other method; with ``cfg`` the reward still sees the conditional
-prediction. Through the network it is off where alpha is 0.
+Cost: no row in addition to the conditional one; through the network, a backward pass and its memory. ``label`` adds a
+row of its classifier for each of ``draws``. Can be added to every other method; with ``cfg`` the reward is still that
+of the conditional prediction. Through the network it is off where alpha is 0.
 
 In the terms of TFG (2409.15761, algorithm 1), with its rho, mu, gamma-bar, N_recur and N_iter: through=True is rho with
 mu = 0, through=False is mu with rho = 0 and N_iter = 1, the sum of two such terms has both, spread is gamma-bar,
-recur is N_recur. Public codes take the norm of the gradient over the whole batch, so that samples change each other;
-here nothing is reduced over the batch.
+recur is N_recur. Public implementations take the norm of the gradient over the whole batch, so samples influence each
+other; here nothing is reduced over the batch.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Energy(Term):
         scale: 0 is off.
         through: differentiate through the network.
         clip: longest shift of a sample at scale 1 (Euclidean), > 0.
-        draws: of the smoothing, from the samples' own streams.
+        draws: number of draws of the smoothing, from the samples' own streams.
         spread: standard deviation of the draws in units of that of the posterior of N(0, 1) data; 0 is no smoothing.
     """
 
@@ -145,8 +144,8 @@ class Energy(Term):
         if not isinstance(value, Tensor) or value.shape != (len(x0),) or not value.requires_grad:
             given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise UsageError(
-                f"{self}: expected one number a sample of its reward, [{len(x0)}], differentiable in x0, got {given}"
-                + (" without a gradient" if isinstance(value, Tensor) and not value.requires_grad else "")
+                f"{self}: expected one number per sample from its reward, [{len(x0)}], differentiable in x0, got "
+                f"{given}" + (" without a gradient" if isinstance(value, Tensor) and not value.requires_grad else "")
             )
         return value
 

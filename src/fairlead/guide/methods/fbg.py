@@ -2,24 +2,24 @@
 
     D = D_u + scale (D_c - D_u),  scale = r / (r - (1 - pi)),  r = p(x_t | c) / p(x_t) along the sample's own path
 
-The assumption: what was learnt of a condition is a mixture, pi p(x | c) + (1 - pi) p(x). With the r of that mixture the
-rule is D of p(x | c) itself. Samples that do what they are conditioned on need no more than scale 1, others are pushed,
-up to ``most``. log r starts at 0 in pure noise and grows from one step to the next by the ratio of the two transitions,
-Gaussians around what D_c and D_u predict; with s = (alpha / sigma)^2 and y = s x_t / alpha, for any schedule,
+The method assumes that the network has learned a mixture, pi p(x | c) + (1 - pi) p(x), in place of p(x | c). With the r
+of that mixture the rule gives D of p(x | c) itself. Samples that already show their condition get scale 1; others get
+more, up to ``most``. log r starts at 0 in pure noise. Each step adds the log-ratio of the two transitions, which are
+Gaussians around the predictions D_c and D_u. With s = (alpha / sigma)^2 and y = s x_t / alpha, for any schedule,
 
     log r <- log r + temperature < D_c - D_u, y' - y - (s' - s) (D_c + D_u) / 2 > + offset / steps
 
-Exact in the limit of many steps for samplers that draw noise as the reverse process does (``ddpm``, ``ddim(eta=1)``,
-``dpmpp_2m_sde``): temperature 1, offset 0. A deterministic path says less than it seems to: log r is then too small by
-half the integral over s of the difference of the traces of Cov(x0 | x_t) and Cov(x0 | x_t, c), so scales are larger.
+With temperature 1 and offset 0 this is exact in the limit of many steps, for samplers that draw noise as the reverse
+process does (``ddpm``, ``ddim(eta=1)``, ``dpmpp_2m_sde``). For deterministic samplers log r is too small by half the
+integral over s of the difference of the traces of Cov(x0 | x_t) and Cov(x0 | x_t, c), so scales are larger.
 
-The paper tempers for images, where log r of a thousand values runs away: pi 0.999, a small temperature, and a negative
-offset, which lets the scale grow to 3 at the share t0 of the time if nothing is learnt: offset = log(1.5 (1 - pi)) /
-(1 - t0). Its times are shares of the steps, 1 at the start; here the offset is that of all steps together.
+For images, log r sums over many values and grows too fast. The paper therefore uses pi 0.999, a small temperature, and
+a negative offset. If the transitions say nothing, the offset lets the scale grow to 3 at the time t0: offset =
+log(1.5 (1 - pi)) / (1 - t0). Times are fractions of the steps, 1 at the start; here the offset is a sum over steps.
 
-Two rows per sample until its log r reaches ``sure``, up to and including that step, and one afterwards: the scale is 1
-then and nothing more can be learnt. The paper holds log r at 3 and lets it fall again. Inside ``during`` log r is 0 at
-the first step of the interval, and what earlier steps taught is not known. ``pi=1`` is off.
+Two rows per sample up to and including the step in which its log r reaches ``sure``, and one afterwards, with scale 1.
+(The paper instead limits log r to 3 and lets it fall again.) Inside ``during``, log r starts at 0 in the first step of
+the interval. ``pi=1`` is off.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class FBG(Term):
     """``fbg(0.9)``, ``fbg(0.999, temperature=0.1, offset=-15)``.
 
     Attributes:
-        pi: share of the condition in what was learnt of it, in (0, 1]; 1 is off.
-        temperature: factor of what a step teaches, at least 0.
+        pi: share of p(x | c) in the mixture that the network has learned, in (0, 1]; 1 is off.
+        temperature: factor of each step's log-ratio, at least 0.
         offset: added to log r over all steps together.
         most: largest scale, > 1.
-        sure: log r at which a sample is let go.
+        sure: log r at which a sample is no longer guided.
     """
 
     pi: float
@@ -144,6 +144,6 @@ def evidence(
         cond, null: D_c and D_u at the first of them.
     """
     (alpha, sigma), (alpha2, sigma2) = level, level_after
-    told = alpha2 / sigma2**2 * after.double() - alpha / sigma**2 * x_t.double()
+    change = alpha2 / sigma2**2 * after.double() - alpha / sigma**2 * x_t.double()
     gained = (alpha2 / sigma2) ** 2 - (alpha / sigma) ** 2
-    return dot(told - gained / 2 * (cond.double() + null.double()), cond.double() - null.double()).flatten()
+    return dot(change - gained / 2 * (cond.double() + null.double()), cond.double() - null.double()).flatten()

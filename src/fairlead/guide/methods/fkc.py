@@ -4,23 +4,23 @@
     fkc(compose({a: 1, b: 1}))      samples  p(x | a) p(x | b) / p(x)
     fkc(auto(w, weak="runs/small")) samples  p(x | c)^w p_weak(x | c)^(1 - w)
 
-Inside is a sum of predictions sum_i c_i D_i whose coefficients add up to 1. Guided by it, a sampler does not follow the
-noised products prod_i p_i(x_t)^c_i, which no process of noise connects, so plain ``cfg`` ends elsewhere. The correctors
-leave the predictions as they are and weigh particles along the way, with S = alpha^2 / sigma^2 and D = sum_i c_i D_i,
+The method inside is a sum of predictions sum_i c_i D_i whose coefficients add up to 1. The products prod_i p_i(x_t)^c_i
+at different noise levels are not noised versions of one density, so plain ``cfg`` does not sample the product at
+sigma = 0. The correctors keep the predictions and weight particles along the way, with S = alpha^2 / sigma^2 and
+D = sum_i c_i D_i:
 
     d log W = - 1/2 sum_i c_i ||D_i - D||^2 dS        which is  1/2 w (w - 1) ||D_c - D_u||^2 dS  for cfg(w),
 
 the paper's 1/2 g^2 w (w - 1) ||score_c - score_u||^2 dt, for g^2 dt = sigma^2 d log S and score = (alpha D - x) /
-sigma^2. Drawn by their weights, the particles follow prod_i p_i(x0)^c_i exactly in the limit of many particles and
-steps. The integral is a trapezoid sum in 1 / (S + 1), the posterior variance of N(0, 1) data. It is exact where
+sigma^2. Resampled by these weights, the particles follow prod_i p_i(x0)^c_i exactly in the limit of many particles
+and steps. The integral is a trapezoid sum in 1 / (S + 1), the posterior variance of N(0, 1) data. It is exact where
 ||D_i - D|| is proportional to that variance and of second order elsewhere. In the last step, to sigma = 0, the value at
 its start counts in full, so the sum stays finite.
 
-Cost: no row beyond those of what is inside, for each of the particles: ``fl.sample(..., guidance="fkc(cfg(3))",
-particles=32)``. It stands by itself, for its weights know nothing of other terms and finishers, and its scales are
-numbers, for the product has to be the same at every step; a reward of the particles multiplies the product by its
-exponential. Weights grow uneven with w (w - 1) and with the number of pixels: for images take small w and many
-particles.
+Cost: the rows of the method inside, for each particle: ``fl.sample(..., guidance="fkc(cfg(3))", particles=32)``. No
+other term or finisher can be added, because the weights do not account for it. Scales have to be numbers, because the
+product has to be the same at every step. A reward of the particles multiplies the product by its exponential. The
+weights become more uneven with w (w - 1) and with the number of pixels: for images use a small w and many particles.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class FKC(Wrapper):
             if len(parts.terms) == 1 and not parts.finishers:
                 object.__setattr__(self, "term", parts.terms[0])
         if not isinstance(self.term, CFG | Compose | Auto):
-            raise UsageError(f"fkc(...) goes around cfg, compose or auto, whose product is known, got {self.term}")
+            raise UsageError(f"fkc(...) wraps cfg, compose or auto, whose product is known, got {self.term}")
         scales = self.term.weights.values() if isinstance(self.term, Compose) else (self.term.scale,)
         changing = [scale for scale in scales if not isinstance(scale, float | tuple)]
         if changing:
@@ -109,5 +109,5 @@ def _share_of_the_integral(grid: Grid, index: int) -> float:
 
 
 def _column(weight: Weight, like: Tensor) -> Tensor:
-    """A number, or one a sample [n], as [1, 1] or [n, 1]."""
+    """A number, or one per sample [n], as [1, 1] or [n, 1]."""
     return torch.as_tensor(weight, dtype=like.dtype, device=like.device).reshape(-1, 1)

@@ -4,13 +4,14 @@
     w(t) = weight sqrt((t - low) / (high - low))  for low < t <= high, else 0
     g <- alpha D + (1 - alpha) g,  from g = 0: after the first step, which is left alone, g = alpha D
 
-D is x0, guided by all that stands before the bar; g holds it as it was before this method changed it. d_parallel is the
-part along D, per sample (as in ``apg``), which saturates. H = sigmoid(50 (R - cutoff)) with R^2 = (i / h)^2 + (j / w)^2
-at row i and column j of the two-dimensional cosine transform: what changes over the whole image, such as its colour,
-is held back. t is the share of the noise, sigma / (alpha + sigma), which on a flow is its time. No rows.
+D is x0, guided by everything before the bar; g averages D as it was before this method changed it. d_parallel is the
+part along D, per sample (as in ``apg``), which causes saturation. H = sigmoid(50 (R - cutoff)) with
+R^2 = (i / h)^2 + (j / w)^2 at row i and column j of the two-dimensional cosine transform: it removes changes of the
+lowest frequencies, such as the overall colour. t = sigma / (alpha + sigma), which on a flow is its time. No rows.
 
-``weight=0`` is off. The weight, alpha 0.75, cutoff 0.05 and the times are those of the paper; eta is 0 for its
-distances and 1 for its preferences of people. ``history`` extrapolates velocities; the two together push twice.
+``weight=0`` is off. The weight, alpha 0.75, cutoff 0.05 and the times are those of the paper. Its best distances have
+eta 0, its best human preferences eta 1. ``history`` extrapolates velocities in a similar way; using both doubles the
+effect.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class HiGS(Finisher):
         weight: strength at the noisiest time; 0 is off.
         eta: share of the part parallel to x0 that is kept, in [0, 1].
         alpha: share of the newest prediction in the mean, in (0, 1].
-        cutoff: radius in frequency, in [0, 1.5], below which the change is held back; None holds nothing back.
-        low, high: shares of noise, 0 <= low < high <= 1, between which it is on; the weight falls towards ``low``.
+        cutoff: radius in frequency, in [0, 1.5], below which changes are removed; None removes nothing.
+        low, high: values of t, 0 <= low < high <= 1, between which it is on; the weight falls towards ``low``.
     """
 
     weight: float = 1.75

@@ -1,17 +1,17 @@
 """Momentum guidance: away from the mean of the velocities before this one (Liao 2026, 2602.20360, algorithm 1).
 
     v' = v + strength (v - m)
-    m <- decay m + (1 - decay) v,  from m = v in the first step, which so is left alone
+    m <- decay m + (1 - decay) v,  from m = v in the first step, which is therefore not changed
 
-v = eps - x0 is the velocity of a flow model, guided by all that stands before the bar; m holds velocities as they were
-before this method changed them (eq. 11 and 12). Other schedules are rescaled flows, and are converted. No rows: what is
-extrapolated is the run itself. The paper takes strength 0.5 and decay 0.6 beside ``cfg``.
+v = eps - x0 is the velocity of a flow model, guided by everything before the bar; m averages velocities as they were
+before this method changed them (eq. 11 and 12). Other schedules are rescaled flows and are converted. No rows, because
+earlier predictions of the run are reused. The paper uses strength 0.5 and decay 0.6 together with ``cfg``.
 
 ``decay=0, strength=0.5`` with ``euler`` at equal steps is the second-order method of Adams and Bashforth, so part of
-what the paper gains at few steps is a better solver. Samplers that look back (``dpmpp_2m``) or ahead (``heun``) have
-that already. A port takes the mean of x0 in place of the velocity; along a run v changes by -1 / sigma times the change
-of x0, so that this weights the steps of the mean otherwise, and is the same to first order in the step only.
-``strength=0`` is off. The mean starts anew with each run, and changes once a step, at the first evaluation.
+the paper's gain at few steps comes from a better solver. Multistep samplers (``dpmpp_2m``) and ``heun`` have that gain
+already. Another implementation averages x0 instead of the velocity. Along a run v changes by -1 / sigma times the
+change of x0, so that average weights the steps differently and agrees only to first order in the step.
+``strength=0`` is off. The mean is reset at each run and updated once per step, at the first evaluation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class History(Finisher):
 
     Attributes:
         strength: a number, or a schedule such as ramp(0.5, 0); 0 is off.
-        decay: share of the mean that a step keeps, in [0, 1); 0 remembers the last step only.
+        decay: share of the mean that is kept in each step, in [0, 1); 0 keeps the last step only.
     """
 
     strength: float | ScaleSchedule

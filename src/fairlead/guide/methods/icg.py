@@ -2,12 +2,12 @@
 
     D = D_r + scale (D_c - D_r),  r a class drawn anew for every sample and step, independent of everything else
 
-Classifier-free guidance for models that were trained without dropping their condition: in the mean over r, D_r stands
-for the unconditional prediction. The class is uniform over all classes, the sample's own among them, and a pure
-function of the sample's seed and the step, so an image does not depend on the batch it was made in.
+This is classifier-free guidance for models that were trained without dropping their condition: averaged over r, D_r
+replaces the unconditional prediction. The class is uniform over all classes, including the sample's own. It is a pure
+function of the sample's seed and the step, so an image does not depend on its batch.
 
-Cost: two rows per sample in one network call, nothing extra at scale 1. Adds to any other term; two icg terms share one
-draw. Refused for models without classes and for runs without a condition; a sample without one is left as it is.
+Cost: two rows per sample in one network call; one at scale 1. Can be added to any other term; two icg terms share one
+draw. Refused for models without classes and for runs without a condition; a sample without one is not changed.
 """
 
 from __future__ import annotations
@@ -61,4 +61,4 @@ class ICG(Pair):
 
     def check(self, on: Context) -> None:
         if not on.model.classes:
-            raise UsageError(f"{self}: draws classes, and this model names none; use cfg or pag")
+            raise UsageError(f"{self}: draws random classes, and this model has no classes; use cfg or pag")

@@ -1,18 +1,18 @@
-"""Internal guidance: away from what the network itself guesses half-way through (Zhou 2025, 2512.24176, eq. 5).
+"""Internal guidance: away from the prediction of a head in the middle of the network (Zhou 2025, 2512.24176, eq. 5).
 
     D = D_i + scale (D_c - D_i)
 
-D_i is the output of a head in the middle of the network, which was trained beside it with a loss of its own
-(``fairlead train --internal 0.5``): a weaker model of the same condition, answered by the same row. No rows. A scale of
-1 is off. In the U-Net the head reads the deepest level, which sees the image through its strides only; in the DiT it
-follows the first half of the blocks (the paper: heads after that do harm).
+D_i is the output of a head in the middle of the network, which is trained together with it by its own loss
+(``fairlead train --internal 0.5``): a weaker model of the same condition, evaluated in the same row. No rows. A scale
+of 1 is off. In the U-Net the head is at the deepest level, whose maps have the lowest resolution; in the DiT it follows
+the first half of the blocks (according to the paper, later heads make results worse).
 
 On the 8x8 digits (half the recipe's width, the head's loss at 0.5, 10 steps of ``dpmpp_2m``, N = 300, paired, ``python
 -m benchmarks.studies one_row --out runs/studies --n 300 --trainings 0``) it brings images closer to the real ones, but
-does not help them to be what they were asked for. The debiased distance falls from 2.8 at scale 1 by 1.40 ± 0.41 at 1.5
-and by 2.04 ± 0.74 at 2, at 10 rows per image; ``cfg(1.25)`` on the same network, at 20, is closer by another 0.88 ±
-0.59 and 0.23 ± 0.50. The judge recognises 98.7 ± 0.7, 98.0 ± 0.8 and 97.3 ± 0.9 % of the images at 1, 1.5 and 2, and
-all of those under ``cfg``. Training the head along made the network without guidance worse by 0.90 ± 0.39.
+they follow their class less. From 2.8 at scale 1 the debiased distance falls by 1.40 ± 0.41 at scale 1.5 and by
+2.04 ± 0.74 at scale 2, at 10 rows per image. ``cfg(1.25)`` on the same network, at 20 rows, is closer by another
+0.88 ± 0.59 and 0.23 ± 0.50. The judge recognises 98.7 ± 0.7, 98.0 ± 0.8 and 97.3 ± 0.9 % of the images at 1, 1.5
+and 2, and all of those under ``cfg``. Training with the head made the network without guidance worse by 0.90 ± 0.39.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Internal(Term):
     """``internal(1.5)``, ``cfg(1.25) + internal(1.5).during(sigma=(0.5, 4))``.
 
     Attributes:
-        scale: 1 is off, 0 is the guess half-way.
+        scale: 1 is off, 0 is the prediction of the head.
     """
 
     scale: Scale | Sequence[float] | Tensor

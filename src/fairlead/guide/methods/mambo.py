@@ -1,14 +1,15 @@
-"""Magnitude-aware guidance (MAMBO-G, Zhu 2025, 2508.03442): less of it where it is large against the prediction.
+"""Magnitude-aware guidance (MAMBO-G, Zhu 2025, 2508.03442): a smaller scale where guidance is large compared with the
+prediction.
 
     scale_t = 1 + (scale - 1) exp(-alpha |v_c - v_u| / |v_u|)
 
-Norms are per sample, of the velocity v = eps - x0 of a flow model; on other schedules of that of the same flow. At the
-noisy end, where the ratio is large and wrong steps cost most, guidance is weak. No rows beyond those of the method
-inside, off where that is. ``alpha=0`` is the method itself; the paper uses 8.
+Norms are per sample, of the velocity v = eps - x0 of a flow model; other schedules are converted to the same flow. At
+high noise, where the ratio is large and wrong steps do most harm, guidance is weak. No rows in addition to those of the
+method inside; off where that is off. ``alpha=0`` is the method itself; the paper uses 8.
 
-It goes around ``cfg`` and other plain differences of two predictions, and inside others: ``apg(mambo(cfg(10)))``. Where
-v_u is 0 there is no guidance; diffusers divides by the norm unguarded, and takes the raw output of the network for v,
-whatever that is.
+It wraps ``cfg`` and other plain differences of two predictions, and can be wrapped itself: ``apg(mambo(cfg(10)))``.
+Where v_u is 0 there is no guidance; diffusers divides by the norm without a check, and uses the raw output of the
+network as v, whatever it predicts.
 """
 
 from __future__ import annotations

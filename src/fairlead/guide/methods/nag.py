@@ -1,25 +1,26 @@
 """Normalised attention guidance (Chen et al. 2025, 2505.21179): away from a negative prompt, inside attention.
 
-    Z+ = what the image reads from its own text, Z- = what the same queries read from the negative
+    Z+ = the output of attention to the sample's own text, Z- = that of the same queries to the negative text
     Z~ = Z+ + (scale - 1) (Z+ - Z-)
     Z^ = Z~, shortened to ``limit`` times the L1 norm of Z+ where it is longer, position by position
     Z  = blend Z^ + (1 - blend) Z+
-    D  = the prediction of the network that reads Z in the layers named
+    D  = the prediction of the network with Z in the named layers
 
-For networks that answer in a few steps or have guidance distilled into them (LCM, Turbo, Lightning, Flux), where the
-two predictions of ``cfg`` are too far apart or the null one is missing; also beside ``cfg``. The paper's phi is
+It is made for networks that sample in a few steps or have guidance distilled into them (LCM, Turbo, Lightning, Flux),
+where the two predictions of ``cfg`` are too far apart or the null one is missing. The paper's phi is
 scale - 1, its tau ``limit`` and its alpha ``blend``; ``nag_scale`` of the authors' code is our scale, and they take 5,
-2.5 and 0.25 for Flux. It is affine, {COND: -1, COND through these layers: +1}, and so adds to any other term:
-``nag(5, negative="blurry") + pag(2)``.
+2.5 and 0.25 for Flux. It is affine, {COND: -1, COND through these layers: +1}, so it can be added to any other
+term: ``nag(5, negative="blurry") + pag(2)``.
 
-In cross-attention the negative is read with the keys and values of its own tokens. Where text and image attend to each
-other (SD3, Flux) the negative text goes through all blocks beside the own one: it sees itself and the image, the image
-sees the two texts one at a time. What enters by another way, a pooled vector of the text above all, stays the own.
+In cross-attention the negative text has its own keys and values. Where text and image attend to each other (SD3, Flux,
+Chroma, Qwen-Image) the negative text passes through all blocks in parallel with the sample's own text: it attends to
+itself and the image, and the image attends to the two texts separately. Inputs by other ways, such as a pooled text
+vector, are those of the sample's own text.
 
-Cost: no row; the attention of the layers twice, and there the keys, values and streams of the negative text. Nothing at
-scale 1 or blend 0. Refused for models that read no text in attention, or in a way that is not known here (known in
-diffusers: U-Nets, PixArt, Sana, Wan, SD3, Flux), and for a scale that differs between pixels.
-Beside ``cfg(w)`` the sum is D_nag + (w - 1) (D_c - D_u): the direction of ``cfg`` is that of the plain network.
+Cost: no row; the named layers compute attention twice, and the keys, values and streams of the negative text. Nothing
+at scale 1 or blend 0. Refused for models without attention to text or with an unknown form of it (known in diffusers:
+U-Nets, PixArt, Sana, Wan, SD3, Flux, Chroma, Qwen-Image), and for a scale that differs between pixels.
+With ``cfg(w)`` the sum is D_nag + (w - 1) (D_c - D_u): the direction of ``cfg`` is that of the plain network.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class NAG(Term):
     Attributes:
         scale: a number, one per sample or a schedule; 1 is off.
         negative: a prompt to move away from, in place of the null one.
-        limit: the largest L1 norm, over that of what is read from the own text; > 0, inf is none.
-        blend: share of the result in what the layer passes on, 0 to 1; 0 is off.
+        limit: the largest L1 norm of Z~, as a multiple of that of Z+; > 0, inf is no limit.
+        blend: share of Z^ in the output of the layer, 0 to 1; 0 is off.
         layers: one name or several of ``model.layers["text"]``; all if left out.
     """
 
@@ -78,7 +79,9 @@ class NAG(Term):
         if isinstance(scale, float | int):
             return Ask({self.branch(scale): 1.0, COND: -1.0}) if scale != 1 and self.blend else NOTHING
         if scale.ndim > 1:
-            raise UsageError(f"{self}: attention has no scale for each pixel; give a number, one a sample or a ramp")
+            raise UsageError(
+                f"{self}: attention has no scale for each pixel; give a number, one number per sample or a ramp"
+            )
         weights: dict[Branch, Weight] = {}
         for value in sorted(set(scale.tolist())) if self.blend else ():
             if value != 1:

@@ -2,11 +2,11 @@
 
     D = D_c + scale (D_c - D_c with identity attention)
 
-In the layers named, every position of the perturbed branch attends to itself only: the attention map is the identity
-and its output the values. Works without a condition. The paper takes the middle of the U-Net and a scale of 2 to 3.
+In the named layers every position of the perturbed branch attends to itself only: the attention map is the identity,
+and the output is the values. Works without a condition. The paper uses the middle of the U-Net and a scale of 2 to 3.
 
-Cost: one row per sample, in the same network call as the other branches; nothing at scale 0. Adds to any other term:
-``cfg(3) + pag(2)``. Refused for models that name no attention layers.
+Cost: one row per sample, in the same network call as the other branches; nothing at scale 0. Can be added to any other
+term: ``cfg(3) + pag(2)``. Refused for models that name no attention layers.
 
 In diffusers, once classifier-free guidance is off, the "perturbed" branch is the *negative* prompt with nothing
 perturbed, and the scale counts from the perturbed prediction rather than from the conditional one. Here the

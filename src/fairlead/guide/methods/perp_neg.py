@@ -3,14 +3,14 @@
     p = D_c - D_u,  q = D_n - D_u
     D = D_u + scale (p - weight (q - <q, p> / <p, p> p))
 
-What the negative has in common with the condition is left alone, so that "a peacock, not a bird" keeps its bird. Three
-rows per sample; two where ``weight`` is 0, when it is ``cfg(scale)`` without a negative. It is off at scale 1 *and*
-weight 0: at scale 1 it still subtracts the perpendicular part of the negative. At scale 0 it is the unconditional
+What the negative shares with the condition is not removed, so that "a peacock, not a bird" is still a bird. Three
+rows per sample; two if ``weight`` is 0, when it is ``cfg(scale)`` without a negative. It is off only at scale 1 *and*
+weight 0: at scale 1 alone it still subtracts the perpendicular part of the negative. At scale 0 it is the unconditional
 model.
 
-The inner products are those of each sample; public codes sum them over the batch, so that there a picture depends on
-its neighbours. For a sample whose condition is null p is 0, and everything of the negative is subtracted. It is not a
-plain pair of branches, so wrappers such as ``apg`` refuse it; terms can be added and ``during`` limits it.
+Inner products are per sample; public implementations sum them over the batch, so an image depends on its batch there.
+For a sample whose condition is null, p is 0 and the whole negative is subtracted. It is not a plain pair of branches,
+so wrappers such as ``apg`` refuse it; other terms can be added, and ``during`` limits it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PerpNeg(Term):
     Attributes:
         scale: of the whole, like that of ``cfg``.
         negative: what to move away from.
-        weight: how far, relative to the condition; 0 never looks at the negative.
+        weight: of the negative, relative to the condition; at 0 the negative is not evaluated.
     """
 
     scale: Scale | Sequence[float] | Tensor

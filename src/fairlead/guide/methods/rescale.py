@@ -3,11 +3,11 @@
     g <- phi g std(c) / std(g) + (1 - phi) g
 
 g is the guided and c the conditional prediction, by default as outputs of the network, the space that the paper
-rescales; ``space`` names another one. std is over all elements of a sample. No rows, unless guidance alone does not
-need the conditional branch (``cfg(0)``). ``phi=0`` is nothing, and nothing changes where g = c; the paper uses 0.7.
+rescales; ``space`` names another one. std is over all elements of a sample. No rows, unless the guidance itself does
+not evaluate the conditional branch (``cfg(0)``). ``phi=0`` is off, and nothing changes where g = c; the paper uses 0.7.
 
-A guided prediction without any deviation (beyond rounding) is left alone; diffusers divides by its std unguarded and
-returns NaN.
+A guided prediction whose standard deviation is 0 (up to rounding) is not changed; diffusers divides by it without a
+check and returns NaN.
 """
 
 from __future__ import annotations

@@ -2,13 +2,12 @@
 
     D = D_c + scale (D_c - D_c with random blocks skipped)
 
-The blocks are drawn anew in every step and for every sample, from the sample's own stream: a share of them, at least
-one. A skipped block passes its input on; where a block of the U-Net changes the number of channels, through its
-shortcut alone. Works without a condition. The paper drops about a tenth of the blocks and takes a scale of 0.25 beside
-``cfg``.
+In every step a share of the blocks, at least one, is drawn for every sample from the sample's own stream. A skipped
+block passes its input on; where a block of the U-Net changes the number of channels, through its shortcut alone. Works
+without a condition. The paper skips about a tenth of the blocks and uses a scale of 0.25 together with ``cfg``.
 
-Cost: one row per sample, in the same network call as the other branches; nothing at scale 0. Adds to any other term.
-Refused for models that name no blocks. Unlike ``slg`` it does not need to know which blocks matter.
+Cost: one row per sample, in the same network call as the other branches; nothing at scale 0. Can be added to any other
+term. Refused for models that name no blocks. Unlike with ``slg``, you need not know which blocks matter.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Self-attention guidance (Hong et al. 2022, 2210.00939, section 4 and algorithm 1).
 
-    x^ = x_t + alpha M (blur(D) - D)          what the network attends to, blurred and re-noised with its own eps
+    x^ = x_t + alpha M (blur(D) - D)          x_t with the attended regions of D blurred, re-noised with its own eps
     eps = eps(x_t) + scale (eps(x_t) - eps(x^))
 
 M is 1 where the positions of a layer receive more attention than the mean (heads averaged, summed over queries: eq. 14,
@@ -9,18 +9,18 @@ threshold 1) and 0 elsewhere, scaled up to the image by nearest neighbour. As a 
     D + scale ((D(x_t) - D(x^)) - M (D(x_t) - blur(D(x_t))))
 
 which is the rule above with the division by alpha carried out, so it is finite at pure noise too. The prediction
-is that of the run's own condition, the null one where a sample has none. (Beside cfg the paper's eq. 25 takes the
+is that of the run's own condition, or the null one if a sample has none. (With cfg the paper's eq. 25 uses the
 unconditional one; here terms do not depend on each other.) The paper blurs by 3 pixels in images of 128 and 256 pixels
-and takes scales of about 0.1 to 1; latents of 64 are usually blurred by 1.
+and uses scales of about 0.1 to 1; latents of 64 are usually blurred by 1.
 
-Cost: one row per sample, in a network call of its own after the others, because its input depends on their output;
-nothing at scale 0. The attention is read off the prediction that is made anyway. Adds to any other term; it compares
-two x_t rather than two branches of one, so nothing wraps it but ``during``. Refused for models that name no attention
-layers and for samples that are not images.
+Cost: one row per sample, in a separate network call after the others, because its input depends on their output;
+nothing at scale 0. The attention is recorded in the prediction that is made anyway. Can be added to any other term. It
+compares predictions at two different x_t, so no wrapper except ``during`` applies. Refused for models that name no
+attention layers and for samples that are not images.
 
-Faults avoided: a common pipeline takes the difference of raw outputs, which for a network that predicts v is another
-method (the two outputs belong to different x_t), and blurs by 1 whatever the size. Here the difference is that of the
-noise for any network. Our blur's weights sum to 1 at every pixel, so borders are not reflected.
+Common faults are avoided: a well-known pipeline takes the difference of raw outputs, which for a network that predicts
+v is another method (the two outputs belong to different x_t), and always blurs by 1. Here the difference is that of the
+noise for any network. The weights of the blur sum to 1 at every pixel, so borders are not reflected.
 """
 
 from __future__ import annotations

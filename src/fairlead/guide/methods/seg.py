@@ -2,17 +2,17 @@
 
     D = D_c + scale (D_c - D_c with blurred queries)
 
-In the layers named, the queries of the perturbed branch are blurred over space by a Gaussian of ``blur`` positions,
-which flattens the energy of self-attention; blur = inf replaces every query by their mean. Works without a condition;
-the paper keeps the scale at 3 and changes the blur.
+In the named layers the queries of the perturbed branch are blurred over space by a Gaussian of ``blur`` positions,
+which flattens the energy of self-attention; blur = inf replaces every query by their mean. Works without a condition.
+The paper keeps the scale at 3 and varies the blur.
 
-The blur's weights sum to 1 at the border too, so that it goes over into the mean as it grows (the paper pads by
+The weights of the blur sum to 1 at the border too, so that a growing blur converges to the mean (the paper pads by
 reflection).
 
-Cost: one row per sample, in the same network call as the other branches; nothing at scale 0 or blur 0. Adds to any
-other term. Refused for models that name no attention layers.
+Cost: one row per sample, in the same network call as the other branches; nothing at scale 0 or blur 0. Can be added to
+any other term. Refused for models that name no attention layers.
 
-In diffusers the blur is never switched on, or a finite one is the mean and an infinite one a window of the map.
+In diffusers the blur is never switched on, or a finite blur computes the mean and an infinite one a window of the map.
 """
 
 from __future__ import annotations

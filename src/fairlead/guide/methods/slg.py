@@ -3,10 +3,10 @@
     D = D_c + scale (D_c - D_c with blocks skipped)
 
 A skipped block passes its input on; where a block of the U-Net changes the number of channels, through its shortcut
-alone. Works without a condition. Usually limited to an early stretch: ``slg(2.8).during(t=(0.8, 0.99))``.
+alone. Works without a condition. Usually limited to early steps: ``slg(2.8).during(t=(0.8, 0.99))``.
 
-Cost: one row per sample, in the same network call as the other branches; nothing at scale 0. Adds to any other term.
-Refused for models that name no blocks.
+Cost: one row per sample, in the same network call as the other branches; nothing at scale 0. Can be added to any other
+term. Refused for models that name no blocks.
 
 In diffusers, once classifier-free guidance is off, the "skipped" branch is the *negative* prompt with nothing skipped.
 """

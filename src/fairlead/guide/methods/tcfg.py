@@ -1,16 +1,16 @@
-"""Tangential damping (TCFG, Kwon 2025, 2503.18137): of the unconditional eps, only what it shares.
+"""Tangential damping (TCFG, Kwon 2025, 2503.18137): only the shared part of the unconditional eps.
 
     u' = <u, r> r,  r the leading right-singular vector of the two rows [eps_c; eps_u]
     eps = u' + scale (eps_c - u')
 
-The second singular vector of the two predictions holds little but their disagreement off the data; the unconditional
-one loses its part of it. No rows beyond those of the method inside, off where that is. It acts in eps whatever the
-network returns, and also where alpha = 0 (the first step of a flow model): there both eps are x_t / sigma, and the
-direction is the limit, D_c - D_u with its part perpendicular to x_t halved.
+The second singular vector of the two predictions is mostly their disagreement away from the data; that part of the
+unconditional prediction is removed. No rows in addition to those of the method inside; off where that is off. It acts
+in eps whatever the network predicts, also where alpha = 0 (the first step of a flow model): there both eps are
+x_t / sigma, and the direction is the limit, D_c - D_u with its part perpendicular to x_t halved.
 
-It goes around ``cfg`` and other plain differences of two predictions. diffusers applies it to the raw output of the
-network, so that its result depends on what the network was trained for, and computes a singular value decomposition in
-float32 where a 2 x 2 matrix is enough.
+It wraps ``cfg`` and other plain differences of two predictions. diffusers applies it to the raw output of the network,
+so its result depends on the network's objective, and computes a singular value decomposition in float32 where a 2 x 2
+matrix is enough.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""CFG-Zero* (Fan 2025, 2503.18886, algorithm 1): a rescaled unconditional velocity, and no velocity at first.
+"""CFG-Zero* (Fan 2025, 2503.18886, algorithm 1): a rescaled unconditional velocity, and velocity 0 in the first steps.
 
     a = <v_c, v_u> / <v_u, v_u>
     v = a v_u + scale (v_c - a v_u) = v_c + omega (v_c - a v_u)
     v = 0 in the first ``zero`` of the steps
 
-v = eps - x0 is the velocity of a flow model. Every schedule is a rescaled flow (see ``euler``), so others are converted
-and not refused: a is that of the same flow, and where v is 0, x / (alpha + sigma) stands still. The paper's reason for
-that, a velocity badly learned near pure noise, and its measurements are about flow models; use ``zero=0`` for other
-models.
+v = eps - x0 is the velocity of a flow model. Every schedule is a rescaled flow (see ``euler``), so other schedules are
+converted: a is that of the same flow, and where v is 0, x / (alpha + sigma) does not change. The paper's reason for
+v = 0, a velocity that is learned badly near pure noise, and its measurements are about flow models; use ``zero=0`` for
+other models.
 
-No rows in the steps of v = 0, those of the method inside in the others. K of N steps are zeroed, K = ceil(zero N): the
-paper's 4 % are at least one step, and ``zero=0`` is none. This needs the sampler's grid. Where the method inside is off
-(scale 1, outside its interval) all of this is off, per sample; diffusers keeps the zeroed steps then. Terms beside it
-add to a velocity of 0 as to any other.
+No rows in the steps with v = 0; in the others those of the method inside. The first K = ceil(zero N) of N steps have
+v = 0: the paper's 4 % are at least one step, and ``zero=0`` is none. This needs the sampler's grid. Where the method
+inside is off (scale 1, outside its interval) all of this is off, per sample; diffusers keeps the steps with v = 0 then.
+Other terms are added to a velocity of 0 as to any other.
 
-It goes around ``cfg`` and other plain differences of two predictions, and no wrapper but ``during`` goes around it.
+It wraps ``cfg`` and other plain differences of two predictions. No wrapper except ``during`` applies to it.
 """
 
 from __future__ import annotations

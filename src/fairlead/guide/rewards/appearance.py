@@ -2,9 +2,9 @@
 
     energy(brightness(0.8), 2)    energy(color("red"))    energy(match("cat.png", [0, 0, 0.5, 1]))
 
-They are - distance^2 / 2 from the image to the nearest one that has the property, in units where images are in
-[-1, 1]: log N(x0; nearest, 1). Scale s of ``energy`` stands for a standard deviation of 1 / sqrt(s) a pixel, and the
-gradient is the vector to the nearest image. They see decoded images.
+Each reward is - distance^2 / 2 from the image to the nearest image with the wanted property, in units where images are
+in [-1, 1]: log N(x0; nearest, 1). Scale s of ``energy`` corresponds to a standard deviation of 1 / sqrt(s) per pixel,
+and the gradient is the vector to the nearest image. These rewards get decoded images.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class Match(Reward):
     def __post_init__(self) -> None:
         if not isinstance(self.image, str):
             raise UsageError(
-                f"match: expected the path of an image, got {type(self.image).__name__}; a tensor goes by a name of "
-                "your own into resources="
+                f"match: expected the path of an image, got {type(self.image).__name__}; to use a tensor, pass it in "
+                "resources= under a name of your own"
             )
         box = plain_list(self.box)
         if not isinstance(box, list | tuple) or len(box) != 4:

@@ -1,11 +1,11 @@
-"""log p(y | x0): what a classifier says of the denoised image.
+"""log p(y | x0): the log-probability that a classifier gives the denoised image.
 
     energy(label("runs/clf"), 4)             the run's own condition
     energy(label("runs/pose", "left"), 2)    a class of any classifier, whatever the model is conditioned on
 
-The classifier is evaluated at t = 0, so any ``fairlead train-classifier`` run will do, whatever noise schedule it was
-trained on, and so will an object with ``log_prob(x_t, t)`` that knows clean images only. Several classifiers of
-different attributes add up: ``label("runs/digit", "seven") + label("runs/ink", "red")``.
+The classifier is evaluated at t = 0, so any ``fairlead train-classifier`` run works, whatever its noise schedule, and
+so does an object with ``log_prob(x_t, t)`` that was trained on clean images only. Classifiers of different attributes
+can be added: ``label("runs/digit", "seven") + label("runs/ink", "red")``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Label(Reward):
     def check(self, on: Context) -> None:
         model = on.resource(self.classifier)
         if not hasattr(model, "log_prob"):
-            raise UsageError(f"{self}: {self.classifier!r} is no classifier, it has no log_prob(x_t, t)")
+            raise UsageError(f"{self}: {self.classifier!r} is not a classifier: it has no log_prob(x_t, t)")
         if self.of_class is not None:
             self._place(on)
         if tuple(on.model.image_shape) and tuple(on.model.image_shape) != tuple(model.shape):

@@ -1,10 +1,10 @@
-"""What a reward is: a number for each denoised sample, larger where it is more of what is wanted.
+"""Rewards: a number for each denoised sample; larger is better.
 
     energy(brightness(0.8), 2)                      its gradient moves the samples
-    fl.sample(..., particles=8, reward=...)         its value chooses among them, with a gradient or without
-    2 * label("runs/clf", "seven") + color("red")   several at once
+    fl.sample(..., particles=8, reward=...)         its value chooses among particles, with or without a gradient
+    2 * label("runs/clf", "seven") + color("red")   several rewards at once
 
-One that is a log-probability log p(y | x0) has a scale of its own: at scale or strength 1 it stands for Bayes' rule.
+A reward that is a log-probability log p(y | x0) has a natural scale: scale or weight 1 is Bayes' rule.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Fn = Callable[[Tensor, Tensor, Condition], Tensor]
 class Reward:
     """A reward with a name. Subclasses are frozen dataclasses; their fields are the arguments of the expression.
 
-    ``a + b`` adds rewards, ``2 * a`` weighs one.
+    ``a + b`` adds rewards, ``2 * a`` weights one.
     """
 
     name: ClassVar[str]
@@ -138,9 +138,10 @@ class WeightedSum(Reward):
 class FunctionReward(Reward):
     """Any function (x0, t, condition) -> [n].
 
-    It sees the model's own samples unless it has an attribute ``pixels`` = True, and is taken to have a gradient unless
-    it has an attribute ``differentiable`` = False. Registered by ``fl.register(NAME, function, kind="reward")`` it
-    prints as ``NAME()``; else as ``<its name>``, which cannot be read back.
+    It gets samples in the model's own space unless it has an attribute ``pixels`` = True, and is assumed to have a
+    gradient unless it has an attribute ``differentiable`` = False. Registered by
+    ``fl.register(NAME, function, kind="reward")`` it prints as ``NAME()``, otherwise as ``<its name>``, which cannot be
+    parsed.
     """
 
     function: Fn

@@ -1,13 +1,13 @@
-"""What a classifier of the model's own training data sees in an image, with no gradient.
+"""The log-probability of a class by a classifier of the model's own training data, without a gradient.
 
-    judged()                             what the run asks for
+    judged()                             the run's condition
     judged("seven")                      of data with classes
     judged("digit=seven; ink=red")       of scenes, any of their attributes; judged("a red seven") reads the same
-    20 * judged("seven", hard=True)      a wish of which only yes or no is known
+    20 * judged("seven", hard=True)      only whether the class is recognised
 
-It is trained on the data once, as the judge of ``fairlead sweep`` is, and kept. It shares no weights with the judge
-nor with the features of distances, so that a sweep or ``fairlead measure`` does not mark what it has steered. Images
-are rounded to 256 levels before it sees them.
+The classifier is trained on the data once, like the judge of ``fairlead sweep``, and cached. It shares no weights with
+that judge or with the features of distances, so a sweep or ``fairlead measure`` does not score samples with the
+classifier that steered them. Images are rounded to 256 levels before they are classified.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Judged(Reward):
     classifier of the training data, added over attributes.
 
     Attributes:
-        wanted: a class by name or index, or attributes of scenes; None for what each sample is conditioned on.
+        wanted: a class by name or index, or attributes of scenes; None for the condition of each sample.
         data: what the classifier is trained on; None for what the model was trained on.
-        hard: in place of the log-probability the share of wanted attributes that it sees, 1 or 0 for a class.
+        hard: return the share of wanted attributes that it recognises (1 or 0 for a class), not the log-probability.
     """
 
     wanted: str | int | None = None
@@ -117,8 +117,10 @@ class Judged(Reward):
         parts = dict(spec) if isinstance(spec, Mapping) else _pairs(spec) if isinstance(spec, str) else {"digit": spec}
         wish: dict[str, int] = {}
         for name, value in parts.items():
-            told = read_caption(str(value)) if name == "text" else {"digit" if name == "label" else name: value}
-            for attribute, known in told.items():
+            attributes_of = (
+                read_caption(str(value)) if name == "text" else {"digit" if name == "label" else name: value}
+            )
+            for attribute, known in attributes_of.items():
                 if attribute not in VALUES:
                     raise unknown(f"attribute of {self}", attribute, VALUES)
                 wish[attribute] = LabelEncoder(VALUES[attribute], f"{self}: {attribute}").index(known)

@@ -1,4 +1,4 @@
-"""How well an image fits a text, and how well people would like it, by pretrained networks of transformers.
+"""How well an image fits a text, and how much people would like it, by pretrained networks of transformers.
 
     similarity("a red seven")                           cosine by CLIP (2103.00020)
     similarity("a red seven", "FOLDER or HUB/NAME")     by another CLIP or SigLIP
@@ -119,8 +119,8 @@ class Preference(Reward):
 
     Attributes:
         network: a folder or hub name: a CLIP or SigLIP, as PickScore is, or a classifier of images.
-        text: that a CLIP compares with; None for the prompt of each sample.
-        of_class: the class of a classifier whose log-probability counts; None where it has a single output.
+        text: what a CLIP compares the image with; None for the prompt of each sample.
+        of_class: the class of a classifier whose log-probability is the reward; None if it has a single output.
     """
 
     network: str

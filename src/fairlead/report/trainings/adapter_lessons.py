@@ -103,10 +103,10 @@ def adapter_lesson(
     factor = 2 ** (len(codec.network.config.block_out_channels) - 1)  # type: ignore[union-attr,arg-type]
     sides = (len(prompts), 3, latents[1] * factor, latents[2] * factor)
     blank = data(torch.zeros(sides, dtype=torch.uint8), captions=list(prompts), name=base.source)
-    _, told, text = asked(blank, ["text"], base.text, settings={"masked": False})
+    _, inputs, text = asked(blank, ["text"], base.text, settings={"masked": False})
     objective: Any = base.objective
     config = TrainConfig(
-        base.net(latents[0], latents[1], rank, told["text"]),
+        base.net(latents[0], latents[1], rank, inputs["text"]),
         text=text,
         latents=codec.config(blank.shape),
         schedule=base.schedule,

@@ -30,8 +30,8 @@ from fairlead.train.loop import Training
 from fairlead.train.session import train_to_end
 from fairlead.train.tasks import DENOISE, task_of
 
-FIRST_STEPS = 16
-"""Steps of DDIM that a teacher takes at least, before its students halve them."""
+TEACHER_STEPS = 16
+"""Steps that a teacher takes from noise to an image, at least, where its student takes fewer."""
 
 
 def distill(
@@ -61,7 +61,7 @@ def distill(
     progress: Progress = silent,
 ) -> Trained:
     """Train a student that answers in one row what a model answers under a guidance (2210.03142), and, with
-    ``steps_to``, in so many steps what it answers in more of them (2202.00512).
+    ``steps_to``, in so many steps where it arrives in more of them (2202.00512).
 
     The student starts from the model's weights and is a model like any other; its ``model.json`` says what it was
     taught (``train.distill``). Without a scale it is sampled with no guidance; with one, ``distilled(3)`` says which.
@@ -75,10 +75,10 @@ def distill(
             takes.
         range: "scale=1:8", the scales that the student is taught.
         steps_to: steps of DDIM, on the grid "trailing", that the student is for; None: it is for any sampler.
-        steps_from: steps of the teacher at first, steps_to times a power of 2; half of them are the first student's,
-            who is the teacher of the next one. Default: the smallest from 16 on.
+        steps_from: steps of ``dpmpp_3m`` that the teacher takes, a multiple of steps_to. Default: the smallest from 16
+            on, at least twice steps_to.
         data: images to noise, in memory or as ``load_data`` takes them; by default those of the model's training.
-        steps: optimiser steps, of every student; default: a quarter of the model's.
+        steps: optimiser steps; default: a quarter of the model's.
         batch_size, warmup, ema, precision, drop: as for ``fl.train``; default: the model's.
         lr: peak learning rate; default: half the model's.
         seed: decides all random draws.
@@ -96,7 +96,7 @@ def distill(
     if not isinstance(model, str | Path):
         raise UsageError(f"distill: expected the path of a training run or pipeline, got {shown(model)}")
     folder, span = as_path("out", out), _span(range)
-    counts = _counts(steps_to, steps_from)
+    each = _each(steps_to, steps_from)
     check_folder(folder)
     of_pipeline = {"lora": lora, "prompts": prompts}
     missing = [name for name, value in of_pipeline.items() if value is None]
@@ -118,14 +118,9 @@ def distill(
         asked = read_asked("distill", prompts, None)
         with saving_ignored(), shared_hold(folder):
             return _adapters(str(model), guidance, lora, asked, n or 256, path_steps or 20, settings, folder, resume)
-    teacher, expression = str(model), guidance
+    student = _Student(str(model), weights, guidance, span, steps_to or 0, each, settings, data)
     with saving_ignored(), shared_hold(folder):
-        for count in counts:
-            place = folder if count == counts[-1] else folder / "rounds" / str(count)
-            round_ = _Round(teacher, weights, expression, span, count, settings, data)
-            trained = round_.trained(place, resume, progress)
-            teacher, weights, expression = str(place), "ema", f"distilled({SCALE})" if span else "none"
-    return trained
+        return student.trained(folder, resume, progress)
 
 
 def _adapters(
@@ -158,14 +153,15 @@ def _adapters(
 
 
 @dataclass(frozen=True)
-class _Round:
-    """One student."""
+class _Student:
+    """What is asked for."""
 
     teacher: str
     weights: str
     guidance: str
     span: tuple[float, float] | None
     steps: int
+    each: int
     settings: Mapping[str, Any]
     data: ImageData | str | None
 
@@ -180,14 +176,14 @@ class _Round:
         with progress(f"loading {self.teacher}"):
             model = load(self.teacher, self.weights, device)
         with progress(f"trying {self.guidance}"):
-            teacher = Teacher.of(model, self.guidance, self.span, self.steps, 2 if self.steps else 1)
+            teacher = Teacher.of(model, self.guidance, self.span, self.steps, self.each)
         spec, data = self._data(base, progress)
         lesson = {
             "teacher": str(Path(self.teacher).resolve()) if Path(self.teacher).exists() else self.teacher,
             "weights": self.weights,
             "hash": checkpoint.about["files"][self.weights],
             "guidance": self.guidance,
-            **({"steps": self.steps, "each": teacher.each} if self.steps else {}),
+            **({"steps": self.steps, "each": self.each} if self.steps else {}),
             **({"before": base.distill} if base.distill else {}),
         }
         first = not base.distill  # a student's own settings are a student's already
@@ -208,7 +204,7 @@ class _Round:
         training = Training(data, config, out, resume, teacher=teacher)
         if training.accelerator.is_main_process:
             taught = f"{self.guidance}, scale {self.span[0]:g} to {self.span[1]:g}" if self.span else self.guidance
-            fewer = f", in {self.steps} steps of its {self.steps * teacher.each}" if self.steps else ""
+            fewer = f", in {self.steps} steps of its {self.steps * self.each}" if self.steps else ""
             print(
                 f"student of {self.teacher} under {taught}{fewer}; {len(data):,} images of {data.name}, "
                 f"{training.parameters:,} parameters, {training.precision}; {out}"
@@ -256,24 +252,19 @@ def _span(text: str) -> tuple[float, float] | None:
     return span
 
 
-def _counts(steps_to: int | None, steps_from: int | None) -> list[int]:
-    """The steps of each student, descending; [0]: one student of any steps."""
+def _each(steps_to: int | None, steps_from: int | None) -> int:
+    """The teacher's steps in one of the student's."""
     if steps_to is None:
         if steps_from is not None:
             raise UsageError("--steps-from: it needs --steps-to, the steps of the student")
-        return [0]
+        return 1
     if not is_count(steps_to):
         raise UsageError(f"--steps-to: expected an integer of at least 1, got {shown(steps_to)}")
-    first = steps_to * 2
-    while first < (FIRST_STEPS if steps_from is None else steps_from):
-        first *= 2
-    if steps_from is not None and first != steps_from:
+    if steps_from is None:
+        return max(2, -(-TEACHER_STEPS // steps_to))
+    if not is_count(steps_from) or steps_from % steps_to or steps_from < 2 * steps_to:
         raise UsageError(
-            f"--steps-from: expected {steps_to} times 2, 4, 8, ..., as every student halves the steps, got "
-            f"{shown(steps_from)}"
+            f"--steps-from: expected {steps_to} times 2, 3, 4, ..., as every step of the student is so many of the "
+            f"model, got {shown(steps_from)}"
         )
-    counts = []
-    while first > steps_to:
-        first //= 2
-        counts.append(first)
-    return counts
+    return steps_from // steps_to

@@ -10,8 +10,8 @@ from fairlead.train.loop import Training
 def made(training: Training, loss: float | None = None) -> str:
     """``runs/mine: diffusion model, conditioned on label, of 346 images of lab, step 2,000 of 2,000, loss 0.0412``"""
     config, data = training.config, training.data
-    told = f", conditioned on {' and '.join(training.drops)}" if training.drops else ""
-    text = f"{training.out}: {training.task.about}{told}, of {len(data):,} images of {data.name}"
+    conditions = f", conditioned on {' and '.join(training.drops)}" if training.drops else ""
+    text = f"{training.out}: {training.task.about}{conditions}, of {len(data):,} images of {data.name}"
     text += f", step {training.step:,} of {config.steps:,}"
     return text if loss is None else f"{text}, loss {loss:.4f}"
 

@@ -39,7 +39,7 @@ def images_of(given: Any, size: tuple[int, int] | None = None) -> Tensor:
         except OSError as error:
             raise UsageError(f"start: {unreadable(error, folder)}; check the path and its permissions") from error
         if not files:
-            raise UsageError(f"start: folder {_named(folder)} holds no images; name the folder that they lie in")
+            raise UsageError(f"start: folder {_named(folder)} holds no images; name the folder that they are in")
     elif all(is_there(home_expanded(name)) for name in names):
         files = [home_expanded(name) for name in names]
     elif len(names) == 1:

@@ -87,8 +87,7 @@ def invert(
     model, sampling = as_model(model), Sampling("ddim", steps, grid, batch_size, precision, batching)
     if method == "null-text" and (model.null_tokens is None or not model.null_tokens()):
         raise UsageError(
-            "method 'null-text': this model has no null tokens that others can take the place of; use 'negative' or "
-            "'fixed-point'"
+            "method 'null-text': this model has no null tokens that can be replaced; use 'negative' or 'fixed-point'"
         )
     pixels = checked_images(model, images_of(images))
     blank = ImageStart(torch.empty(len(pixels), *model.shape, device=model.device), strength)
@@ -172,12 +171,12 @@ def _null_tokens(guided: Plan, batch: slice, path: Sequence[Tensor], rounds: int
     assert model.null_tokens is not None
     own = {name: token.expand(n, *token.shape) for name, token in model.null_tokens().items()}
     null = model.encode([None] * n).to(model.device)
-    told: list[Condition] = [replace(null, null=own)] * (len(guided.times) - 1)
-    denoiser = guided.denoiser(batch, told)
+    per_step: list[Condition] = [replace(null, null=own)] * (len(guided.times) - 1)
+    denoiser = guided.denoiser(batch, per_step)
     step = _step_of(guided, denoiser, GridLevels.of(model.schedule, guided.times, path[0]))
 
     def stepped(i: int, x_t: Tensor, tokens: NullTokens) -> Tensor:
-        denoiser.conditions.nulls = (*told[:i], replace(null, null=tokens), *told[i + 1 :])
+        denoiser.conditions.nulls = (*per_step[:i], replace(null, null=tokens), *per_step[i + 1 :])
         return step(i, x_t)
 
     return optimised(stepped, path, own, rounds)

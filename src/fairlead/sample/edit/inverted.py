@@ -183,11 +183,11 @@ class Inversion:
             raise UsageError(f"inversion: no file {shown(str(path))}; fl.invert and fairlead edit write one")
         try:
             with safe_open(path, framework="pt") as file:
-                told = file.metadata() or {}
-                if told.get("format") != _FORMAT:
+                header = file.metadata() or {}
+                if header.get("format") != _FORMAT:
                     raise UsageError(f"inversion: {path} is no inversion that this version reads; make it again")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            about = json.loads(told["about"])
+            about = json.loads(header["about"])
             tokens = {name[6:]: each for name, each in tensors.items() if name.startswith("token.")}
             costs: dict[str, Any] = {name: Cost(**about.pop(name)) for name in ("cost", "back_cost")}
             about["conds"] = tuple(about["conds"])

@@ -174,9 +174,9 @@ def checked_images(model: Model, images: Tensor) -> Tensor:
     if x.dtype == torch.uint8 and len(wanted) == 3:
         x = to_float(x)
     if not x.is_floating_point() or not bool(x.isfinite().all()):
-        raise UsageError(f"start: expected images as uint8, or finite floating numbers, got {_told(x)}")
+        raise UsageError(f"start: expected images as uint8, or finite floating numbers, got {_described(x)}")
     if len(wanted) == 3 and float(x.abs().max()) > _FAR:
-        raise UsageError(f"start: expected floating images in [-1, 1], got {_told(x)}; or pass them as uint8")
+        raise UsageError(f"start: expected floating images in [-1, 1], got {_described(x)}; or pass them as uint8")
     return x
 
 
@@ -193,7 +193,7 @@ def in_space(model: Model, images: Tensor) -> Tensor:
     return x0
 
 
-def _told(x: Tensor) -> str:
+def _described(x: Tensor) -> str:
     if not x.is_floating_point():
         return str(x.dtype)
     finite = x[x.isfinite()]
@@ -215,7 +215,7 @@ def _mask(model: Model, mask: Any, n: int) -> Tensor:
         )
     if anew.dtype != torch.bool:
         if not bool(((anew == 0) | (anew == 1)).all()):
-            raise UsageError("mask: expected true or 1 where an image is made anew, false or 0 where it stays")
+            raise UsageError("mask: expected true or 1 where an image is sampled anew, false or 0 where it is kept")
         anew = anew == 1
     for each in anew:
         if bool(each.all()) or not bool(each.any()):

@@ -81,7 +81,7 @@ class Outcomes:
         for loss, norm in zip(numbers[::2], numbers[1::2], strict=True):
             outcome = self._waiting[0]
             for what, number in (("loss", loss), ("gradient norm", norm)):
-                if not math.isfinite(number):  # it goes on waiting: whoever wants to save later is told again
+                if not math.isfinite(number):  # it goes on waiting: a later attempt to save raises it again
                     raise UsageError(
                         f"training: the {what} of step {outcome.step} is {number}; lower --lr ({self.lr:g}) or use "
                         "--precision fp32, with another --out"

@@ -69,7 +69,7 @@ def initialise(network: nn.Module, config: TrainConfig, data: ImageData) -> tupl
     own = network.state_dict()
     taken = [name for name, value in own.items() if name in tensors and tensors[name].shape == value.shape]
     if not any(own[name].ndim > 1 for name in taken):  # single numbers fit anywhere
-        raise UsageError(f"--init {source}: none of its layers fits this network; take the --net and --channels of it")
+        raise UsageError(f"--init {source}: none of its layers fits this network; use its --net and --channels")
     with torch.no_grad():
         for name in taken:
             own[name].copy_(tensors[name])
