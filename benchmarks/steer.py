@@ -100,21 +100,25 @@ def plane(log_density: Callable[[Tensor], Tensor], size: int = 161) -> tuple[Ten
 
 
 def table(found: list[Target]) -> str:
-    head = ["target", "sampled by", "mean x", "mean y", "deviation x", "deviation y"]
+    head = ["target", "sampled by", "mean x", "mean y", "deviation x", "deviation y", "off by at most"]
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head))]
     for target in found:
         x, p, _ = plane(target.log_density)
         mean = (p[:, None] * x).sum(0)
         deviation = (p[:, None] * (x - mean).square()).sum(0).sqrt()
         name = target.name.replace("|", "\\|")
-        lines.append(f"| `{name}` | exact | " + " | ".join(f"{v:.3f}" for v in (*mean, *deviation)) + " |")
+        exact = [*mean.tolist(), *deviation.tolist()]
+        lines.append(f"| `{name}` | exact | " + " | ".join(f"{v:.3f}" for v in exact) + " | |")
         for name, samples in (target.plain, target.steered):
             s = samples.double()
             n, spread = len(s), s.std(0)
             fourth = (s - s.mean(0)).pow(4).mean(0)
             of_spread = ((fourth - spread**4) / n).sqrt() / (2 * spread)
             cells = [*zip(s.mean(0), spread / n**0.5, strict=True), *zip(spread, of_spread, strict=True)]
-            lines.append(f"| | `{name}` | " + " | ".join(f"{a:.3f} ± {b:.3f}" for a, b in cells) + " |")
+            off = max(abs(float(a) - v) / float(b) for (a, b), v in zip(cells, exact, strict=True))
+            lines.append(
+                f"| | `{name}` | " + " | ".join(f"{a:.3f} ± {b:.3f}" for a, b in cells) + f" | {off:.1f} errors |"
+            )
     return "\n".join(lines)
 
 

@@ -12,13 +12,14 @@ from torch import Tensor
 
 import fairlead as fl
 from benchmarks.studies.models import BASE
-from benchmarks.studies.runner import Bench, Block, Study, signed, table
+from benchmarks.studies.runner import Bench, Block, Picture, Study, signed, table
 from fairlead.core.condition import Condition
 from fairlead.core.registry import added
 from fairlead.data.images import to_uint8
 from fairlead.measure.judge import cached_classifier
 from fairlead.measure.metrics import Estimate, mean_estimate
 from fairlead.models.model import Model
+from fairlead.report.image_grid import image_grid
 
 STEPS, EVERY = 20, 2
 COUNTS = (4, 8)
@@ -50,6 +51,7 @@ class Task:
 
     Attributes:
         name: in tables.
+        file: in the name of the picture.
         weight: of the reward while it chooses among particles; it does not matter to best of K.
         cond: whether the model is conditioned on the class.
         reward: class -> the reward at weight 1.
@@ -58,6 +60,7 @@ class Task:
     """
 
     name: str
+    file: str
     weight: float
     cond: bool
     reward: Callable[[str], str]
@@ -75,8 +78,10 @@ def tasks() -> list[Task]:
         return f'judged("{name}", hard=True)'
 
     return [
-        Task("argmax of a classifier, unconditional model", 4, False, wanted, recognised, ("% recognised", 100)),
-        Task("JPEG size", 2, True, lambda _: "short_jpeg()", lambda x, _: jpeg_bytes(x), ("bytes", 1)),
+        Task(
+            "argmax of a classifier, unconditional model", "argmax", 4, False, wanted, recognised, ("% recognised", 100)
+        ),
+        Task("JPEG size", "jpeg", 2, True, lambda _: "short_jpeg()", lambda x, _: jpeg_bytes(x), ("bytes", 1)),
     ]
 
 
@@ -123,22 +128,32 @@ def run(bench: Bench) -> list[Block]:
     ]
     model = bench.load(BASE, bench.trainings[0])
     for task in tasks():
-        rows = []
+        rows, first = [], {}
         unit, factor = task.unit
         images, labels, cost = sampled(model, task, None, bench.n)
+        first["one sample"] = first_of_each(images, labels)
         rows.append(["one sample", str(scaled(task.measured(images, labels), factor)), f"{cost:.0f}", ""])
         for count in COUNTS:
             values = {}
             for name, particles in arms(count).items():
                 images, labels, cost = sampled(model, task, particles, bench.n)
                 values[name] = task.measured(images, labels)
+                first[name] = first_of_each(images, labels)
                 rows.append([name, str(scaled(values[name], factor)), f"{cost:.0f}", ""])
                 print(f"{task.name}: {rows[-1]}", flush=True)
             best, steered = values.values()
             rows[-1][-1] = signed(scaled(steered - best, factor))
         parts += [f"### {task.name[0].upper()}{task.name[1:]}, weight {task.weight:g}",
-                  table(["samples", unit, "network rows per image", f"against best of K, {unit}"], rows)]  # fmt: skip
+                  table(["samples", unit, "network rows per image", f"against best of K, {unit}"], rows),
+                  Picture(f"particles-{task.file}.png",
+                          image_grid(torch.stack([*first.values()]), row_labels=[*first], col_labels=model.classes),
+                          f"the first sample of each class, without and with a choice by the {task.name}")]  # fmt: skip
     return parts
+
+
+def first_of_each(images: Tensor, labels: Tensor) -> Tensor:
+    """The first image of every class that was wanted."""
+    return torch.stack([images[labels == label][0] for label in range(int(labels.max()) + 1)])
 
 
 def scaled(values: Tensor, factor: float) -> Estimate:

@@ -150,7 +150,7 @@ def test_the_commands_of_the_page_run(
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "measure.md").read_text()
     lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
-    assert len(lines) == 3
+    assert len(lines) == 5
     monkeypatch.chdir(tmp_path)
     for name in ("real", "fake"):
         Path(name).symlink_to(folders / f"{name}-flat")

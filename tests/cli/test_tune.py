@@ -14,7 +14,7 @@ from fairlead.cli import main
 from fairlead.measure.judge import ClassifierRecipe
 from fairlead.measure.metrics import Estimate
 from fairlead.sample.run import Plan
-from fairlead.tune.answers import read_answers
+from fairlead.tune.answers import question_of, read_answers
 from fairlead.tune.sweep_folder import SweepFolder
 
 QUICK = ["--budget", "480", "--report", "40", "--steps", "2"]
@@ -36,6 +36,25 @@ def tuned(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, quick_classi
     out = tmp_path_factory.mktemp("tune") / "t"
     assert main(["tune", str(tiny_run), "--constraint", "accuracy >= 0", *QUICK, "--out", str(out)]) == 0
     return out
+
+
+def test_a_reward_is_objective_constraint_and_column(
+    tiny_run: Path, tmp_path: Path, quick_classifiers: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "t"
+    shutil.copytree(tiny_run, run)
+    asked = ["--reward", "brightness(0.3)", "--objective", "reward", "--constraint", "reward >= -40"]
+    assert main(["tune", str(run), *asked, *QUICK, "--out", str(out)]) == 0
+    assert "The reward is highest at scale " in " ".join(capsys.readouterr().out.split())
+    answer = json.loads((out / "tuned.json").read_text())
+    assert (answer["objective"], answer["reward"]) == ("reward", "brightness(0.3)")
+    values = {setting["guidance"]: setting["metrics"]["reward"][0] for setting in answer["settings"]}
+    assert values[answer["guidance"]] >= -40
+    folder = SweepFolder(out / "report")
+    assert folder.floor is not None
+    assert all("reward" in found for found in (folder.floor.metrics, *(p.score.metrics for p in folder.read()[1])))
+    about = json.loads((run / "tuned.json").read_text())
+    assert question_of(about).endswith("with reward >= -40, reward brightness(0.3), ddim, 2 steps")
 
 
 def test_the_answer_is_in_both_places_and_says_how_it_was_found(tuned: Path, tiny_run: Path) -> None:
@@ -157,6 +176,9 @@ BAD = [
     (["--range", "scale=3:2"], "expected LOW below HIGH"),
     (["--budget", "0"], "budget and report: expected numbers of images, got 0 and 40"),
     (["--budget", "40"], "a budget of 40 images is too small; expected some thousands, at least 45"),
+    (["--objective", "reward"], "objective 'reward': pass the reward too"),
+    (["--reward", "brightnes(1)"], "'brightnes'; did you mean 'brightness'?"),
+    (["--reward", "color('red')"], "needs RGB images"),
     (["--sampler", "dddim"], "unknown sampler 'dddim'; did you mean 'ddim'?"),
     (["--precision", "fp8"], "unknown precision 'fp8'"),
 ]

@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor
 import fairlead as fl
 from fairlead.core.errors import UsageError
 from fairlead.guide.engine import GuidedDenoiser
+from fairlead.guide.methods.fkc import FKC
 from fairlead.models.model import Model
 from fairlead.sample.grids import make_grid
 from fairlead.sample.particles import Particles
 from fairlead.sample.sampler import GridLevels, parse_sampler
 from tests.guide.toy import MIXTURE, MODEL, SPECS, call, close, guided, points
-from tests.sample.test_particles import quick  # noqa: F401
+from tests.sample.test_particles import quick, whole  # noqa: F401
 
 MEAN, STD, WIDE = 0.7, 0.6, 1.1
 
@@ -131,49 +132,98 @@ def test_log_weights_by_hand() -> None:
     assert bool(last.isfinite().all())
 
 
-def grid_moments(density) -> tuple[Tensor, Tensor]:
-    """Mean [2] and covariance [2, 2] of a density on the plane, by quadrature."""
-    axis = torch.linspace(-6, 6, 241, dtype=torch.float64)
-    x = torch.cartesian_prod(axis, axis)
-    p = density(x).exp()
-    p = p / p.sum()
-    mean = (p[:, None] * x).sum(0)
-    return mean, torch.einsum("n,ni,nj->ij", p, x - mean, x - mean)
+LINE = fl.GaussianMixture(torch.tensor([[-1.5], [0.0], [1.5]]), torch.full((3,), 0.6), torch.ones(3), torch.arange(3))
+"""Three classes on a line, where the law of particles is a sum over a grid."""
+AXIS = torch.linspace(-5, 5, 201, dtype=torch.float64)[:, None]
 
 
-def off(x: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
-    """How many standard errors mean and covariance of samples [n, 2] are off."""
-    n, centred = len(x), x - mean
-    parts = torch.cat([centred, torch.stack([centred[:, 0] ** 2, centred[:, 1] ** 2, centred.prod(1)], 1)], 1)
-    wanted = torch.cat([torch.zeros(2).double(), covariance[[0, 1, 0], [0, 1, 1]]])
-    return (parts.mean(0) - wanted).abs() / (parts.std(0) / math.sqrt(n))
+def target(powers: dict[int | None, float]) -> tuple[float, float]:
+    """Mean and deviation of prod_c p(x | c)^power, None for p(x), by quadrature."""
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64)[:, None]
+    total = torch.zeros(len(x), dtype=torch.float64)
+    for label, power in powers.items():
+        total += power * LINE.log_density(x, 1.0, 0.0, None if label is None else torch.full((len(x),), label))
+    return of_law(x[:, 0], total.softmax(0))
 
 
-NEAR = fl.GaussianMixture.ring(4, 1.0, 0.7)
-"""Classes that overlap, so that guidance has something to sharpen."""
+def of_law(x: Tensor, p: Tensor) -> tuple[float, float]:
+    mean = float(p @ x)
+    return mean, math.sqrt(float(p @ (x - mean).square()))
 
 
-def log_p(x: Tensor, label: int | None) -> Tensor:
-    return NEAR.log_density(x, 1.0, 0.0, None if label is None else torch.full((len(x),), label))
+def end_of_the_line(guidance: str, cond: str | None, steps: int, corrected: bool = True) -> tuple[float, float]:
+    """Mean and deviation at t = 0 of infinitely many particles of ``ddpm`` on :data:`LINE`: a density on a grid that
+    every step multiplies by exp(log-weight) and moves by the sampler's Gaussians."""
+    model, term = fl.toy(LINE, "vp_linear"), cast("FKC", fl.parse(f"fkc({guidance})"))
+    times, condition = make_grid("trailing", model.schedule, steps), model.encode([cond] * len(AXIS))
+    weights: list[Tensor] = []
+    denoiser = GuidedDenoiser.of(
+        model, term, condition, times=times, observe=lambda seen: weights.append(term.log_weight(seen.seen))
+    )
+    way = parse_sampler("ddpm")
+    memory = way.begin(GridLevels.of(model.schedule, times, AXIS))
+    p = (-0.5 * (AXIS[:, 0] / float(model.schedule.alpha_sigma(times[0])[1])) ** 2).softmax(0)
+    for i in range(steps):
+
+        def denoise(x_t: Tensor, place: int, i: int = i):
+            return denoiser.at(i)(x_t, times[place], condition)
+
+        still = way.step(i, AXIS, denoise, partial(_same, torch.zeros_like(AXIS)), memory)[0][:, 0]
+        if corrected:
+            p = (p.log() + weights[-1]).softmax(0)
+        spread = float(memory.of_draw[i])
+        if i == steps - 1:
+            assert spread == 0
+            return of_law(still, p)
+        p = p @ (-0.5 * ((AXIS[:, 0] - still[:, None]) / spread) ** 2).softmax(1)
+    raise AssertionError
 
 
 @pytest.mark.parametrize(
-    ("guidance", "cond", "density"),
+    ("guidance", "cond", "powers"),
     [
-        ("cfg(2)", "1", lambda x: 2 * log_p(x, 1) - log_p(x, None)),
-        ("cfg(3)", "1", lambda x: 3 * log_p(x, 1) - 2 * log_p(x, None)),
-        ("cfg(5)", "1", lambda x: 5 * log_p(x, 1) - 4 * log_p(x, None)),
+        ("cfg(3)", "2", {2: 3.0, None: -2.0}),
+        ('compose({"1": 1, "2": 2})', None, {1: 1.0, 2: 2.0, None: -2.0}),
     ],
 )
-def test_particles_reach_the_product_that_cfg_misses(quick: None, guidance: str, cond, density) -> None:  # noqa: F811
-    mean, covariance = grid_moments(density)
-    model = fl.toy(NEAR, "vp_linear")
-    settings: dict[str, Any] = {"sampler": "dpmpp_2m_sde", "steps": 50, "batch_size": 10**6}
-    particles = Particles(256, every=1)
-    corrected = fl.sample(model, cond, n=100, guidance=f"fkc({guidance})", particles=particles, **settings)
-    plain = fl.sample(model, cond, n=4000, guidance=guidance, **settings)
-    assert float(off(corrected.x0.double(), mean, covariance).max()) < 4
-    assert float(off(plain.x0.double(), mean, covariance).max()) > 12
+def test_infinitely_many_particles_end_at_the_product_to_first_order_in_the_steps(
+    guidance: str, cond: str | None, powers: dict
+) -> None:
+    """Classes that overlap, so that neither the predictions nor their difference are linear. Twice the steps, half the
+    error, and next to none of it in the limit, where the mean without correctors is off by more than ten times that."""
+    wanted = target(powers)
+    limits: dict[bool, list[float]] = {}
+    for corrected in (True, False):
+        ends = [end_of_the_line(guidance, cond, steps, corrected) for steps in (20, 40, 80)]
+        off = [[value - want for value in moment] for moment, want in zip(zip(*ends, strict=True), wanted, strict=True)]
+        limits[corrected] = [(8 * c - 6 * b + a) / 3 for a, b, c in off]  # without the first two orders
+        if corrected:
+            for (_, b, c), limit in zip(off, limits[True], strict=True):
+                assert 1.6 < b / c < 2.3
+                assert abs(limit) < 0.25 * abs(c)
+    assert abs(limits[False][0]) > 10 * abs(limits[True][0])
+
+
+@pytest.mark.parametrize(("guidance", "cond"), [("cfg(3)", "2"), ('compose({"1": 1, "2": 2})', None)])
+@pytest.mark.usefixtures("quick")
+def test_a_thousand_particles_have_the_moments_of_infinitely_many(
+    whole: list[Tensor],  # noqa: F811
+    guidance: str,
+    cond: str | None,
+) -> None:
+    """At any number of steps, so at few; those of cfg alone are off by far more than the errors."""
+    model, steps = fl.toy(LINE, "vp_linear"), 12
+    fl.sample(model, cond, n=32, guidance=f"fkc({guidance})", particles=Particles(1024, every=1), sampler="ddpm",
+              steps=steps, batch_size=10**6)  # fmt: skip
+    found = torch.cat(whole)
+    error = found.std(0) / math.sqrt(len(found))
+
+    def off(corrected: bool) -> Tensor:
+        mean, deviation = end_of_the_line(guidance, cond, steps, corrected)
+        return (found.mean(0) - torch.tensor([mean, mean**2 + deviation**2])).abs() / error
+
+    assert bool((off(True) < 4).all())
+    assert bool((off(False) > 8).all())
 
 
 @pytest.mark.parametrize(

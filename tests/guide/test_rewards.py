@@ -159,5 +159,5 @@ def test_what_does_not_suit_the_model_is_refused() -> None:
         value('label("clf", "nine")', torch.zeros(2, 1, 8, 8), network_model(), resources=clf)
     with pytest.raises(UsageError, match="is a reward of images"):
         value("brightness(0.5)", torch.zeros(2, 2))
-    with pytest.raises(UsageError, match="does not say what it was trained on"):
+    with pytest.raises(UsageError, match="nothing says what the model was trained on"):
         value('judged("one")', torch.zeros(2, 1, 8, 8), network_model())

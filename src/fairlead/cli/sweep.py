@@ -89,6 +89,8 @@ class Sweep:
     clip: str | None = None
     """The network for the cosine of image and prompt: clip:PATH or other features that embed text; by default
     --features if they embed text, else clip."""
+    reward: str | None = None
+    """A further column: the mean of a reward, as for particles: 'judged("seven")', 'similarity("a red seven")'."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 
@@ -163,7 +165,7 @@ class SweepBar:
 
         assert self.outlook is not None
         width = min(48, max(16, *map(len, self.outlook.labels.values())))
-        shown = (DEBIASED, RAW, adherence_of(metrics), "diversity")
+        shown = (DEBIASED, RAW, adherence_of(metrics), "diversity", "reward")
         values = "  ".join(f"{title_of(key)} {metrics[key]}" for key in shown if key in metrics)
         line = f"{name:<{width}} {values}  {cost}"
         each = [f"{key.removeprefix('agreement_')} {metrics[key]}" for key in list(AGREEMENT)[1:] if key in metrics]

@@ -76,6 +76,9 @@ class Tune:
     ] = None
     clip: str | None = None
     """The network for the cosine of image and prompt, as for sweep."""
+    reward: str | None = None
+    """A reward of the images, as for particles: a further column, for --objective reward or --constraint
+    "reward >= -1"."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU when there is one."""
 

@@ -178,6 +178,7 @@ PUBLIC: dict[str, str] = {
     "register": "fairlead.core.registry:register",
     "report": "fairlead.report.sweeps:report",
     "sample": "fairlead.sample.run:sample",
+    "reward_of": "fairlead.measure.rewards.folder_reward:reward_of",
     "sweep": "fairlead.report.sweeps:sweep",
     "toy": "fairlead.models.toy:toy_model",
     "train": "fairlead.report.training:train",

@@ -21,6 +21,7 @@ from fairlead.core.places import read_text
 from fairlead.data.own.tables import FILE_COLUMNS, read_rows
 from fairlead.measure.extractors import Extractor, TextFeatures, extractor
 from fairlead.measure.metrics import Estimate, mean_estimate
+from fairlead.measure.rewards.image_reward import RewardedImages
 from fairlead.measure.score import Conditions
 
 PROMPT = ("prompt", "text", "caption")
@@ -248,6 +249,7 @@ class Comparison:
         distance: what the distance is called: "FID" or "Fréchet distance".
         protocol: how it was measured.
         features: [n, d] of the real and of the fake images, for pictures.
+        rewards: what a reward gives the fakes, and the real images where it applies to them; empty without one.
     """
 
     whole: Mapping[str, Estimate]
@@ -260,6 +262,7 @@ class Comparison:
     distance: str
     protocol: FolderProtocol
     features: tuple[Tensor, Tensor] = field(repr=False)
+    rewards: tuple[RewardedImages, ...] = ()
 
     __repr__ = brief
 
@@ -272,6 +275,7 @@ class Comparison:
             },
             "classes": [asdict(row) for row in self.classes],
             "text": None if self.text is None else asdict(self.text),
+            "rewards": [one.as_dict() for one in self.rewards],
             "missing": dict(self.missing),
             "warnings": list(self.warnings),
             "distance": self.distance,

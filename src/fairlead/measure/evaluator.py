@@ -1,4 +1,7 @@
-"""Scores images against real ones, and real ones against each other, under one protocol; or by their prompts."""
+"""Scores images against real ones, and real ones against each other, under one protocol; or by their prompts.
+
+Over 300 lines, as both kinds of scoring stand side by side.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,7 @@ class Evaluator(Scoring):
         """What of a protocol the evaluator itself decides."""
         more = {"attributes": self._attributes_name} if self.attributes else {}
         own = {"features": self._extractor_name, "judge": self._judge_name, "reference": described_data(self.reference)}
-        return {**own, **more}
+        return {**own, **more, **self._rewards_by()}
 
     def floor(self, n: int, left_out: Collection[int] = ()) -> Floor:
         """Held-out real images scored as if they had been generated, ``n`` at a time.
@@ -113,11 +116,11 @@ class Evaluator(Scoring):
         data = self.held_out
         parts, size, note = disjoint_blocks(data, n)
         blocks, scores = len(parts), []
+        conds = [] if self.reward is None else self.reward.conds_of(data)
         for index in parts:
-            shares = shares_at_limits(to_float(data.images[index]))
-            scores.append(
-                self._score(data.images[index], data.labels[index], shares, "real images", size, None, left_out)
-            )
+            images, said = data.images[index], [conds[i] for i in index.tolist()] if conds else ()
+            shares = shares_at_limits(to_float(images))
+            scores.append(self._score(images, data.labels[index], shares, "real images", size, None, left_out, said))
         metrics = dict(scores[0].metrics)
         if blocks > 1:
             for name in [name for name in metrics if name != "diversity"]:
@@ -147,11 +150,12 @@ class Evaluator(Scoring):
         x0: Tensor | None = None,
         saturation: Tensor | None = None,
         asked: Mapping[str, Attribute] | None = None,
+        conds: Sequence[Spec] = (),
     ) -> Samples:
         """What is measured of each image by itself; arguments as for :meth:`score`."""
         logits, labels = self.judge.logits(images), labels.to("cpu")
         values = {"accuracy": hits(logits, labels), "confidence": certainties(logits, labels)}
-        values |= saturations(x0, saturation)
+        values |= {**saturations(x0, saturation), **self.rewarded(images, conds)}
         if asked:
             if self.attributes is None:
                 raise UsageError(
@@ -169,8 +173,9 @@ class Evaluator(Scoring):
         block: int,
         asked: Mapping[str, Attribute] | None = None,
         left_out: Collection[int] = (),
+        conds: Sequence[Spec] = (),
     ) -> Score:
-        samples = self.samples(images, labels, saturation=saturation, asked=asked)
+        samples = self.samples(images, labels, saturation=saturation, asked=asked, conds=conds)
         labels, values = samples.labels, samples.values
         found = {name: mean_estimate(value) for name, value in values.items() if name not in AGREEMENT}
         found["accuracy"] = proportion_estimate(values["accuracy"])
@@ -193,6 +198,7 @@ class Evaluator(Scoring):
             attributes=self._attributes_name if asked else "",
             asked=hash_of(asked) if asked else "",
             left_out=listed_numbers(rare),
+            **self._rewards_by(),
         )
         return Score({name: found[name] for name in (*METRICS, *AGREEMENT) if name in found}, protocol, samples)
 
@@ -235,7 +241,7 @@ class PromptEvaluator(Scoring):
 
     def described(self) -> dict[str, str]:
         real = {} if self.reference is None else {"reference": described_data(self.reference)}
-        return {"features": self.extractor.name, **self._text(), **real}
+        return {"features": self.extractor.name, **self._text(), **real, **self._rewards_by()}
 
     def floor(self, n: int, left_out: Collection[int] = ()) -> Floor:
         """The distance of held-out real images, ``n`` at a time; nothing where there are none, at ``n`` all the same.
@@ -259,11 +265,13 @@ class PromptEvaluator(Scoring):
         x0: Tensor | None = None,
         saturation: Tensor | None = None,
         asked: Mapping[str, Attribute] | None = None,
+        conds: Sequence[Spec] = (),
     ) -> Samples:
         labels, features = labels.to("cpu"), self.extractor.features(images)
         seen = features if self.reader is self.extractor else self.reader.features(images)
         own = cosines_of(seen, self.read.values).gather(1, labels[:, None])[:, 0]
-        return Samples(self.moments, features, labels, {"cosine": own, **saturations(x0, saturation)})
+        values = {"cosine": own, **saturations(x0, saturation), **self.rewarded(images, conds)}
+        return Samples(self.moments, features, labels, values)
 
     def _score(
         self,
@@ -274,8 +282,10 @@ class PromptEvaluator(Scoring):
         block: int,
         asked: Mapping[str, Attribute] | None = None,
         left_out: Collection[int] = (),
+        conds: Sequence[Spec] = (),
     ) -> Score:
-        samples, varied, rare = diversity(self.samples(images, labels, saturation=saturation), left_out)
+        samples = self.samples(images, labels, saturation=saturation, conds=conds)
+        samples, varied, rare = diversity(samples, left_out)
         found = {**varied, **{name: mean_within(value, samples.labels) for name, value in samples.values.items()}}
         if self.moments is not None:
             found |= distances(self.moments, samples.features, samples.labels, block)
@@ -294,6 +304,7 @@ class PromptEvaluator(Scoring):
             seeds=seeds,
             left_out=listed_numbers(rare),
             **self._text(),
+            **self._rewards_by(),
         )
 
     def _text(self) -> dict[str, str]:

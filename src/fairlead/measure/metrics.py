@@ -99,6 +99,7 @@ _KNOWN: Mapping[str, Metric] = {
     "cosine": Metric("CLIP cosine"),
     "diversity": Metric("diversity", lower=None),
     "saturation": Metric("saturation", lower=True, unit="share"),
+    "reward": Metric("reward"),
     "rows": Metric("network rows per image", lower=True, unit="rows"),
 }
 

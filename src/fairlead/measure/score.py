@@ -26,6 +26,7 @@ METRICS: Mapping[str, str] = {
     "cosine": "cosine of the features of an image and of its own prompt, under the network that reads the prompts",
     "diversity": "mean L2 distance of the features of two samples of one condition, over the conditions with 3 or more",
     "saturation": "share of pixel values at or beyond the data range",
+    "reward": "mean over images of the reward that was asked for",
 }
 """Metrics of a :class:`Score`, in the order of tables, and what they mean."""
 
@@ -64,6 +65,7 @@ class Protocol(Conditions):
             empty, and not in the hash, where agreement is not measured.
         text: name and weight hash of the network behind the cosine with prompts, and ``prompts`` a hash of them; both
             empty, and not in the hash, where it is not measured.
+        reward: the reward and what it names; empty, and not in the hash, where none is measured.
         left_out: the labels that diversity leaves out, "2, 5"; empty, and not in the hash, where there are none.
         quantised: what images are rounded to before they are measured.
         dtype: of the networks; moments and metrics are float64.
@@ -86,6 +88,7 @@ class Protocol(Conditions):
     left_out: str = ""
     text: str = ""
     prompts: str = ""
+    reward: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {name: value for name, value in super().as_dict().items() if value != ""}

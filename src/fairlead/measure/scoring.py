@@ -8,7 +8,9 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,8 +19,10 @@ from fairlead.core.errors import UsageError
 from fairlead.data.images import Attribute, ImageData, stratified_order
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
 from fairlead.measure.metrics import OF_A_CLASS, Estimate, mean_estimate
+from fairlead.measure.rewards.image_reward import ImageReward
 from fairlead.measure.sample_metrics import covariance_of_means, pairwise_diversity, shares_at_limits
 from fairlead.measure.score import Floor, Samples, Score
+from fairlead.models.model import Spec
 
 
 class Scoring(ABC):
@@ -26,9 +30,17 @@ class Scoring(ABC):
 
     Attributes:
         moments: of the features of the real images; None where there are none.
+        reward: what else every image is worth; None: nothing.
     """
 
     moments: Moments | None
+    reward: ImageReward | None = None
+
+    def rewarding(self, reward: ImageReward | None) -> Self:
+        """The same, which measures ``reward`` of every image too."""
+        other = copy(self)
+        other.reward = reward
+        return other
 
     def score(
         self,
@@ -41,6 +53,7 @@ class Scoring(ABC):
         saturation: Tensor | None = None,
         asked: Mapping[str, Attribute] | None = None,
         left_out: Collection[int] = (),
+        conds: Sequence[Spec] = (),
     ) -> Score:
         """Measure generated images.
 
@@ -54,6 +67,7 @@ class Scoring(ABC):
             asked: what the images should show, for agreement; needs a judge of attributes.
             left_out: labels that diversity leaves out, beside those with fewer than 3 images; the protocol names all of
                 them.
+            conds: the condition of each image, for the reward.
 
         Raises:
             UsageError: if lengths, dtypes or counts do not fit.
@@ -73,7 +87,7 @@ class Scoring(ABC):
             raise UsageError(f"score: expected a block of 2 to {n} images, got {block}")
         if x0 is not None:
             saturation = shares_at_limits(x0.detach().to("cpu", torch.float32))
-        return self._score(images, labels, saturation, _seeds(seeds), block or n, asked, left_out)
+        return self._score(images, labels, saturation, _seeds(seeds), block or n, asked, left_out, conds)
 
     @abstractmethod
     def described(self) -> dict[str, str]:
@@ -91,8 +105,17 @@ class Scoring(ABC):
         x0: Tensor | None = None,
         saturation: Tensor | None = None,
         asked: Mapping[str, Attribute] | None = None,
+        conds: Sequence[Spec] = (),
     ) -> Samples:
         """What is measured of each image by itself; arguments as for :meth:`score`."""
+
+    def rewarded(self, images: Tensor, conds: Sequence[Spec]) -> dict[str, Tensor]:
+        """float64 [n] as ``reward``, where there is one."""
+        return {} if self.reward is None else {"reward": self.reward.values(images, conds)}
+
+    def _rewards_by(self) -> dict[str, str]:
+        """The field of a protocol about the reward."""
+        return {} if self.reward is None else {"reward": self.reward.name}
 
     @abstractmethod
     def _score(
@@ -104,6 +127,7 @@ class Scoring(ABC):
         block: int,
         asked: Mapping[str, Attribute] | None = None,
         left_out: Collection[int] = (),
+        conds: Sequence[Spec] = (),
     ) -> Score: ...
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from fairlead.core.arguments import as_mapping
 from fairlead.core.errors import UsageError
@@ -44,6 +47,18 @@ def load_resources(wanted: Sequence[Named], model: Model, given: Mapping[str, An
             loaded[resource.name] = _load(resource, model)
         _check_fit(resource, loaded[resource.name], model)
     return loaded
+
+
+def identities(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """name -> what decides the bits of what was loaded under it, JSON-ready."""
+    found: dict[str, Any] = {}
+    for name, thing in resources.items():
+        if isinstance(thing, Tensor):
+            found[name] = hashlib.sha256(thing.cpu().contiguous().numpy().tobytes()).hexdigest()
+        else:
+            metadata = dict(getattr(thing, "metadata", {}))
+            found[name] = metadata.get("weights_hash", metadata)
+    return found
 
 
 def _load(resource: Named, model: Model) -> Any:

@@ -10,7 +10,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,14 @@ from fairlead.core.hold import Hold
 from fairlead.core.places import check_file, check_folder
 from fairlead.core.progress import Progress, silent
 from fairlead.core.signals import unbroken
+from fairlead.guide.rewards.reward import Fn, Reward, as_reward
 from fairlead.measure.compare import compare, nearest_pairs
 from fairlead.measure.comparison import CHOICES, METRICS, Comparison, clear, prompt_reader, read_prompts
 from fairlead.measure.extractors import default_extractor, extractor, fitted
 from fairlead.measure.image_sets import ImageSet, read_images
 from fairlead.measure.metrics import Estimate, percent, title_of
+from fairlead.measure.rewards.image_reward import RewardedImages, images_rewarded
+from fairlead.models.load import usable_device
 from fairlead.report.image_grid import image_grid
 from fairlead.report.page import Block, Png, Section, Table, Text, write_page
 from fairlead.report.text_table import WIDTH, in_columns
@@ -46,6 +49,7 @@ def measure(
     metrics: str | Sequence[str] = (),
     prompts: str | Path | None = None,
     clip: str | None = None,
+    reward: Reward | Fn | str | None = None,
     k: int = 5,
     resize: int | None = None,
     out: str | Path | None = None,
@@ -65,6 +69,8 @@ def measure(
         prompts: JSON lines or CSV with a file name and a prompt for each image of ``fake``: how well they fit, by CLIP.
         clip: what reads the prompts, ``clip:PATH`` or other features that embed text; by default ``features`` where
             they do, else ``clip``.
+        reward: what else every image is worth, as particles take it: its mean over the fakes and, where it does not
+            read their prompts, over the real images.
         k: which neighbour makes a neighbourhood, for precision, recall, density and coverage.
         resize: bring every image to this size first: shorter side resized, centre cropped.
         out: folder for measure.html (pictures, all numbers) and measure.json; earlier ones are replaced.
@@ -95,6 +101,7 @@ def measure(
         with progress("reading the images"):
             images, fakes = (read_images(str(one), resize, what) for one, what in ((real, "REAL"), (fake, "FAKE")))
         asked = [] if prompts is None else read_prompts(Path(prompts), fakes.files)
+        rewards = () if reward is None else _rewards(reward, images, fakes, asked, device, progress)
         with progress("loading the network of the features"):
             if features is None:
                 network, why = default_extractor(device)
@@ -107,6 +114,7 @@ def measure(
         found = compare(
             images, fakes, network, metrics=chosen, k=k, resize=resize, prompts=asked, clip=reader, progress=progress
         )
+        found = replace(found, rewards=rewards)
         numbers = _plain({**found.as_dict(), "findings": findings(found), "command": command})
         paths = [path for path in (file, out and out / "measure.json") if path is not None]
         page = path = None if out is None else out / "measure.html"
@@ -122,6 +130,17 @@ def measure(
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error}") from error
     return found
+
+
+def _rewards(
+    reward: Reward | Fn | str, real: ImageSet, fake: ImageSet, asked: Sequence[str], device: str, progress: Progress
+) -> tuple[RewardedImages, ...]:
+    """Of the fakes, and of the real images where their own conditions are of the kind that the reward reads."""
+    with progress("the reward of the images"):
+        found = images_rewarded(fake, reward, usable_device(device), asked)
+        if as_reward("reward", reward).needs_condition() and (asked or not real.labelled):
+            return (found,)
+        return found, images_rewarded(real, reward, usable_device(device))
 
 
 def comparison_text(found: Comparison) -> str:
@@ -153,6 +172,8 @@ def measure_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
         rows.append(["CLIP cosine to the prompt", str(found.text.cosine), "-", "-"])
         if found.text.others is not None:
             rows.append(["CLIP cosine to other prompts", str(found.text.others), "-", "-"])
+    for what, one in zip(("reward", "reward of the real images"), found.rewards, strict=False):
+        rows.append([what, str(one.mean), "-", "-"])
     return heads, rows
 
 
@@ -173,6 +194,7 @@ def as_lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def findings(found: Comparison) -> list[str]:
     """What the numbers say, a sentence or two each; a difference is claimed only where it is :func:`clear`."""
     sentences = [_on_distance(found), _on_variety(found), _on_vendi(found), _on_classes(found), _on_text(found)]
+    sentences += [_on_reward(found)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -291,6 +313,17 @@ def _on_text(found: Comparison) -> str:
     if found.text.truncated:
         text += f". {found.text.truncated} prompts are longer than CLIP reads and were cut"
     return text + "."
+
+
+def _on_reward(found: Comparison) -> str:
+    if not found.rewards:
+        return ""
+    fake, real = found.rewards[0], found.rewards[1] if len(found.rewards) > 1 else None
+    text = f"The reward {fake.reward} gives the fakes {fake.mean}"
+    if real is not None:
+        text += f" and the real images {real.mean}"
+        text += "" if clear(fake.mean, real.mean) else ": no difference can be shown at this n"
+    return f"{text}."
 
 
 def _lower(fake: Estimate, floor: Estimate, errors: float = 2.0) -> bool:

@@ -3,6 +3,8 @@
 OUT/tuned.json       the answer: expression, interval, reasons, everything measured; see ``tune/answers.py``
     searched/        batches of the search, for starting again
     report/          a sweep of the reported settings, on seeds of its own, with the answers it is about
+
+Over 300 lines, as everything is checked here before anything is sampled.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from fairlead.core.hold import Hold
 from fairlead.core.places import check_folder
 from fairlead.core.progress import Progress, silent
 from fairlead.core.signals import unbroken
+from fairlead.guide.rewards.reward import Reward
 from fairlead.measure.agreement import AGREEMENT, metric_of
 from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.metrics import DEBIASED, check_distance, maximised
 from fairlead.measure.references import by_name, check_prompted, evaluator_for
+from fairlead.measure.rewards.image_reward import ImageReward
 from fairlead.measure.scoring import Scoring
 from fairlead.models.load import load
 from fairlead.models.model import Model
@@ -103,6 +107,7 @@ def tune(
     prompts: str | Path | Sequence[str] | None = None,
     features: str | None = None,
     clip: str | None = None,
+    reward: Reward | str | None = None,
     device: str = "auto",
     progress: Progress = silent,
     on_found: Callable[[SearchReport], object] = lambda found: None,
@@ -130,7 +135,8 @@ def tune(
         by_class: say which scale suits each class too, with an interval, or that the images do not tell them apart.
         sampler, steps, grid, batch_size, precision: as for ``sample``.
         seed: first seed of the search; the report begins at 1,000,000 more.
-        data, prompts, features, clip: as for ``sweep``.
+        data, prompts, features, clip, reward: as for ``sweep``; with a reward, "reward" may be the objective, which is
+            to be high, or bound by a constraint.
         on_found: called with the answer, before the report is measured.
         on_event: called with the events of the report's sweep.
         command: kept with the answer.
@@ -145,6 +151,7 @@ def tune(
     with Hold(out), _kept_is_said(out):
         asked = read_asked("tune", prompts, clip)
         metrics = (*METRICS, *AGREEMENT) if not asked else PROMPTED if data is None else (DEBIASED, *PROMPTED)
+        metrics = metrics if reward is None else (*metrics, "reward")
         objective = objective or metrics[0]
         check_distance(objective, f"objective {objective!r}")
         check_objective(objective, metrics)
@@ -191,6 +198,7 @@ def tune(
 
         if report:
             SweepFolder(out / "report").check(reported(["none"], loaded).described())
+        valued = None if reward is None else ImageReward.of(reward, loaded, kept=True)
         sizes = (report,) if report else ()
         evaluator: Scoring
         if asked:
@@ -198,6 +206,7 @@ def tune(
         else:
             evaluator = evaluator_for(spec, data, (), loaded, sizes, progress, features=features, device=device)
             _check_judged(wanted, evaluator)
+        evaluator = evaluator.rewarding(valued)
         classes = classes_of(evaluator) if by_class else None
         shared = Shared(budget, seed, (), grid, batch_size, precision, asked)
         with progress("", budget, "image") as advance:
@@ -278,12 +287,15 @@ def check_objective(objective: str, metrics: Sequence[str]) -> None:
     """Raise UsageError unless ``objective`` is one of ``metrics``, those that are measured."""
     if objective in metrics:
         return
+    if objective == "reward":
+        raise UsageError("objective 'reward': pass the reward too, e.g. --reward 'judged()'")
     if "cosine" in metrics:
         why = "prompts alone are given, and no judge is trained"
         why = "it needs real images; pass data" if objective == DEBIASED else why
         raise UsageError(f"objective {objective!r}: {why}; expected one of {', '.join(metrics)}")
     hint = "; the cosine needs prompts, pass a file of them" if objective == "cosine" else ""
-    raise UsageError(f"objective {objective!r}: expected one of {', '.join((*METRICS, next(iter(AGREEMENT))))}{hint}")
+    known = (*METRICS, next(iter(AGREEMENT)), *(["reward"] if "reward" in metrics else []))
+    raise UsageError(f"objective {objective!r}: expected one of {', '.join(known)}{hint}")
 
 
 def _check_judged(wanted: Sequence[str], evaluator: Evaluator) -> None:

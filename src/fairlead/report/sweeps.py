@@ -1,4 +1,7 @@
-"""``fl.sweep`` measures settings side by side, ``fl.report`` writes the page about what was measured."""
+"""``fl.sweep`` measures settings side by side, ``fl.report`` writes the page about what was measured.
+
+Over 300 lines, as both verbs share the folder and what is said about it.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,13 @@ from fairlead.core.files import replacing
 from fairlead.core.hold import shared_hold
 from fairlead.core.places import check_folder
 from fairlead.core.progress import Progress, silent
+from fairlead.guide.rewards.reward import Reward
 from fairlead.guide.terms import Guidance, Term
 from fairlead.measure.comparison import listed_prompts
 from fairlead.measure.evaluator import Evaluator, PromptEvaluator
 from fairlead.measure.metrics import DEBIASED
 from fairlead.measure.references import evaluator_for, prompt_evaluator_for
+from fairlead.measure.rewards.image_reward import ImageReward
 from fairlead.measure.score import Floor
 from fairlead.measure.scoring import Scoring
 from fairlead.models.load import load
@@ -81,6 +86,7 @@ def sweep(
     prompts: str | Path | Sequence[str] | None = None,
     features: str | None = None,
     clip: str | None = None,
+    reward: Reward | str | None = None,
     device: str = "auto",
     progress: Progress = silent,
     on_event: Callable[[Event], object] = lambda event: None,
@@ -113,6 +119,8 @@ def sweep(
             prompts those of what reads them.
         clip: what reads the prompts, ``clip:PATH`` or other features that embed text; by default ``features`` where
             they do, else ``clip``.
+        reward: a further column: its mean over the images, as particles take it ('judged("seven")'); a function needs a
+            name of ``fl.register``.
         on_event: called with what :meth:`fairlead.tune.sweep_run.Sweep.measure` yields.
         command: said in the report as what made it.
 
@@ -141,7 +149,9 @@ def sweep(
         folder.check(measuring.described())
         evaluator: Scoring | None = None
         if workers.main:
+            valued = None if reward is None else ImageReward.of(reward, measuring.first, kept=True)
             evaluator = _evaluator(measuring, models[0], data, features, clip, workers.device, progress)
+            evaluator = evaluator.rewarding(valued)
             first = measuring.models[models[0]]
             for name, metadata in measuring.models.items():
                 if isinstance(evaluator, Evaluator) and metadata.get("data_fingerprint") != first.get(

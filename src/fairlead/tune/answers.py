@@ -42,6 +42,7 @@ _PROTOCOL = (
     "attributes",
     "text",
     "prompts",
+    "reward",
 )
 """What of an answer says how it was measured; answers of earlier versions say no precision, and were in fp32."""
 _PATIENCE = 60.0
@@ -212,6 +213,7 @@ def question_of(answer: Mapping[str, Any]) -> str:
     rules = [" ".join(rule.split()) for rule in answer.get("constraints") or []]
     text += f" with {' and '.join(rules)}" if rules else ""
     text += f", {answer['prompts']}" if answer.get("prompts") else ""
+    text += f", reward {answer['reward']}" if answer.get("reward") else ""
     return f"{text}, {answer['sampler']}, {answer['steps']} steps"
 
 

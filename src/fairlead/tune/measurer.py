@@ -19,9 +19,9 @@ from fairlead.guide.expression import to_guidance
 from fairlead.measure.score import Samples
 from fairlead.measure.scoring import Scoring
 from fairlead.models.model import Model
+from fairlead.models.resources import identities
 from fairlead.sample.run import Plan
 from fairlead.tune.measurements import Batch, Values
-from fairlead.tune.setting import resources_of
 from fairlead.tune.sweep_run import Shared
 from fairlead.tune.targets import targets_for
 from fairlead.tune.template import Template
@@ -59,7 +59,7 @@ class Measurer:
         self._resources: dict[str, Any] = {}
         for knobs in ([k.low for k in template.knobs.values()], [k.high for k in template.knobs.values()]):
             plan = self.plan(template.filled(tuple(knobs)), range(shared.seed, shared.seed + 1))
-        self._named = resources_of(plan)
+        self._named = identities(plan.resources)
 
     def plan(self, guidance: str, seeds: range) -> Plan:
         """What is sampled for these seeds.
@@ -103,7 +103,9 @@ class Measurer:
         if run.images is None:
             raise UsageError("tune measures images, and this model's samples are not images")
         asked = self._asked.part(slice(seeds.start - self.shared.seed, seeds.stop - self.shared.seed))
-        samples = self.evaluator.samples(run.images, asked.labels, run.decoded, asked=asked.attributes)
+        samples = self.evaluator.samples(
+            run.images, asked.labels, run.decoded, asked=asked.attributes, conds=asked.conds
+        )
         found = {**samples.tensors(), "rows": torch.full((len(seeds),), run.cost.rows / len(seeds))}
         self.sampled += len(seeds)
         try:

@@ -18,7 +18,6 @@ from fairlead.guide.expression import parse, to_guidance
 from fairlead.guide.methods.cfg import CFG
 from fairlead.guide.notation import literal
 from fairlead.measure.score import Difference, Score
-from fairlead.sample.run import Plan
 from fairlead.sample.sampler import parse_sampler
 
 
@@ -193,15 +192,3 @@ def key_of(weights: str, setting: Setting, named: Mapping[str, Any]) -> str:
     """12 hex digits: equal for equal weights, guidance, sampler, steps and things that the guidance names."""
     what = [weights, setting.guidance, setting.sampler, setting.steps, named]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def resources_of(plan: Plan) -> dict[str, Any]:
-    """What the guidance names, by what decides its bits."""
-    found: dict[str, Any] = {}
-    for name, thing in plan.resources.items():
-        if isinstance(thing, Tensor):
-            found[name] = hashlib.sha256(thing.cpu().contiguous().numpy().tobytes()).hexdigest()
-        else:
-            metadata = dict(getattr(thing, "metadata", {}))
-            found[name] = metadata.get("weights_hash", metadata)
-    return found

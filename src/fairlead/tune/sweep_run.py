@@ -1,12 +1,10 @@
 """A sweep: settings (checkpoint, guidance, sampler, steps) measured from the same seeds under one protocol.
 
-The unit of work is one batch of one setting. What a batch holds does not depend on who works on it or when, so a sweep
-that was killed and started again, or shared by several processes, gives the table of one undisturbed run.
-Over 300 lines, as one class plans, samples, shares and scores.
+The unit of work is one batch of one setting, and what it holds does not depend on who works on it or when: a sweep
+that was killed, or is shared, gives the table of one undisturbed run. (Over 300 lines: it plans, samples and scores.)
 
     sweep = Sweep(all_settings(["runs/digits"], ["cfg(1)", "cfg(2)"], ["ddim"], [20]), Shared(n=500), load)
-    for event in sweep.measure(SweepFolder("out"), evaluator, command="..."):
-        ...
+    events = list(sweep.measure(SweepFolder("out"), evaluator, command="..."))
 """
 
 from __future__ import annotations
@@ -33,10 +31,11 @@ from fairlead.measure.references import by_name, check_prompted, counts
 from fairlead.measure.sample_metrics import shares_at_limits
 from fairlead.measure.scoring import Scoring
 from fairlead.models.model import Model, Spec
+from fairlead.models.resources import identities
 from fairlead.sample.run import Plan
 from fairlead.sample.sampling import Precision, Sampling
 from fairlead.tune.budget import Budget, FinishedBatch, Outlook, Stopped, Work
-from fairlead.tune.setting import Images, Point, Setting, baselines, key_of, resources_of, setting_labels
+from fairlead.tune.setting import Images, Point, Setting, baselines, key_of, setting_labels
 from fairlead.tune.sweep_folder import SweepFolder
 from fairlead.tune.targets import Targets, targets_for
 from fairlead.tune.workers import Workers
@@ -160,7 +159,7 @@ class Sweep:
                     if (guidance := written.by_name(model.named)) != written:
                         setting = replace(setting, guidance=str(guidance))
                     weights = str(model.metadata.get("weights_hash") or checkpoint)
-                    self.keys[setting] = key_of(weights, setting, resources_of(self._plan(setting, taken)))
+                    self.keys[setting] = key_of(weights, setting, identities(self._plan(setting, taken).resources))
         if first is None:
             raise UsageError("sweep: nothing to measure; give at least one setting")
         self.first = first
@@ -357,6 +356,7 @@ class Sweep:
                 saturation=made.saturation,
                 asked=asked.attributes,
                 left_out=asked.left_out,
+                conds=asked.conds,
             )
             waiting.remove(setting)
             yield folder.add(key, score, made, made.images[pictured(asked.labels, EXAMPLES)], keep_images)

@@ -78,13 +78,13 @@ class Reward:
     def __add__(self, other: Reward) -> Reward:
         if not isinstance(other, Reward):
             return NotImplemented
-        return WeightedSum((*_parts(self), *_parts(other)))
+        return WeightedSum((*parts_of(self), *parts_of(other)))
 
     def __mul__(self, weight: float) -> Reward:
         weight = plain(weight)
         if not is_number(weight) or not math.isfinite(weight):
             raise UsageError(f"reward: expected a number times {self}, got {shown(weight)}")
-        return WeightedSum(tuple((weight * own, part) for own, part in _parts(self)))
+        return WeightedSum(tuple((weight * own, part) for own, part in parts_of(self)))
 
     __rmul__ = __mul__
 
@@ -185,5 +185,6 @@ def as_reward(owner: str, value: Any) -> Reward:
     )
 
 
-def _parts(reward: Reward) -> tuple[tuple[float, Reward], ...]:
+def parts_of(reward: Reward) -> tuple[tuple[float, Reward], ...]:
+    """(weight, reward) of each that a sum adds up; of any other itself."""
     return reward.parts if isinstance(reward, WeightedSum) else ((1.0, reward),)

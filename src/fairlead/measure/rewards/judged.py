@@ -98,9 +98,7 @@ class Judged(Reward):
     def _data(self, on: Context) -> ImageData:
         name = self.data or on.model.metadata.get("data")
         if not isinstance(name, str):
-            raise UsageError(
-                f'{self}: this model does not say what it was trained on; write judged(..., data="digits")'
-            )
+            raise UsageError(f'{self}: nothing says what the model was trained on; write judged(..., data="digits")')
         return _loaded(name)
 
     def _wishes(self, on: Context) -> list[Wish]:
