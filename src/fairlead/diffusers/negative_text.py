@@ -120,7 +120,7 @@ def with_negative_text(
     if reader is None or reader.tokens is None:
         raise UsageError(NOT_KNOWN)
     other = arguments(condition.negative)
-    both = {
+    both: dict[str, Any] = {
         n: torch.cat([own[n], other[n].to(own[n])], axis) for n, axis in reader.tokens.items() if own.get(n) is not None
     }
     text = TextTokens(own[STATES].shape[1], other[STATES].shape[1])
