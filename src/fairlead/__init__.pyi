@@ -57,6 +57,7 @@ from fairlead.guide.scales import Clamp as clamp
 from fairlead.guide.scales import Pixels as pixels
 from fairlead.guide.scales import Ramp as ramp
 from fairlead.measure.examination import doctor as doctor
+from fairlead.measure.rewards.folder_reward import reward_of as reward_of
 from fairlead.measure.rewards.judged import Judged as judged
 from fairlead.measure.rewards.text_image import Preference as preference
 from fairlead.measure.rewards.text_image import Similarity as similarity
@@ -165,6 +166,7 @@ __all__ = [
     "register",
     "report",
     "rescale",
+    "reward_of",
     "s2",
     "sag",
     "sample",
