@@ -195,7 +195,7 @@ def test_what_reads_the_prompts_is_named_or_the_features_where_they_can():
     with pytest.raises(UsageError, match="features 'pixels' embed no text"):
         PromptEvaluator(["red"], ["red"], PIXELS, PIXELS)
     narrow = Extractor("narrow", "narrow@0", 2, lambda images: colours(images)[:, :2], texts=read)
-    with pytest.raises(UsageError, match=r"give texts \[1, 3\], expected one row a text of 2 features"):
+    with pytest.raises(UsageError, match=r"give texts \[1, 3\], expected one row per text of 2 features"):
         PromptEvaluator(["red"], ["red"], narrow, PIXELS)
 
 

@@ -78,8 +78,8 @@ _INSTEAD = "choose another folder for the pipeline"
 def export(
     spec: str | Path, folder: str | Path, weights: Weights = "ema", *, autoencoder: str | Path | None = None
 ) -> Path:
-    """Write a run, or one checkpoint of it, as a complete pipeline of diffusers; one of adapters as the file that a
-    pipeline's ``load_lora_weights`` reads.
+    """Write a run, or one checkpoint of it, as a complete pipeline of diffusers. A run of adapters is written as the
+    file that a pipeline's ``load_lora_weights`` reads.
 
     The scheduler is DDIM on the table of the training from pure noise down to data, or DPM-Solver++ for a flow; any
     other can be put in its place.

@@ -151,7 +151,7 @@ def text_features(network: Extractor, texts: Sequence[str]) -> TextFeatures:
     found = network.texts(texts)
     if found.values.shape != (len(texts), network.d):
         raise UsageError(
-            f"prompts: features {network.kind!r} give texts {list(found.values.shape)}, expected one row a text of "
+            f"prompts: features {network.kind!r} give texts {list(found.values.shape)}, expected one row per text of "
             f"{network.d} features, as images have"
         )
     return found

@@ -42,7 +42,7 @@ class TextFeatures:
     """What a network makes of some texts.
 
     Attributes:
-        values: float [m, d], a row a text.
+        values: float [m, d], a row per text.
         truncated: how many of the texts are longer than the network reads, and were cut.
         name: of the network with a hash of its weights, for protocols.
     """

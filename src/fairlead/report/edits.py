@@ -44,7 +44,7 @@ GLANCE = 20
 
 @dataclass(frozen=True, eq=False)
 class Edited:
-    """Images and what became of them.
+    """The result of an edit: the images before and after.
 
     Attributes:
         before: the images, uint8 [n, c, h, w]; None where the model's samples are no images.
@@ -154,12 +154,12 @@ def edit(
     out: str | Path | None = None,
     progress: Progress = silent,
 ) -> Edited:
-    """Images made anew under ``cond``.
+    """Change images to another condition.
 
     Args:
         model: from ``fl.load`` or ``fl.toy``, or a path that ``fl.load`` takes.
         images: uint8 [n, c, h, w] or floating in [-1, 1]; a file or files, a folder, a data set such as "scenes@test".
-        cond: what they become, one for all or one each.
+        cond: the new condition, one for all or one each.
         method: "sdedit" (default): noise to the time ``strength``, sampled from there. "inversion", "fixed-point",
             "null-text" and "negative" start from the noise that the images are the samples of, see ``fl.invert``.
         source: what the images show, one for all or one each, for methods that invert.

@@ -212,7 +212,7 @@ def interpolate(
     out: str | Path | None = None,
     progress: Progress = silent,
 ) -> Interpolation:
-    """Sample the way from condition ``a`` to condition ``b``, ``frames`` images from the noise of each seed.
+    """Sample images between condition ``a`` and condition ``b``, ``frames`` of them from the noise of each seed.
 
     Args:
         n: seeds, ``seed`` and the next ones.

@@ -45,12 +45,12 @@ _LEAST = -1e30
 
 @dataclass(frozen=True)
 class Particles:
-    """How many streams a sample has, and how they compete.
+    """How many particles a sample has, and how they are resampled.
 
     Attributes:
         count: K, at least 1; 1 is plain sampling.
-        every: steps from one choice to the next; 0 chooses at the end only, which with ``pick="best"`` is best of K.
-        pick: which of the K is the sample: "draw" draws it by its weight, "best" has the highest reward.
+        every: steps from one resampling to the next; 0 chooses at the end only; with ``pick="best"`` that is best of K.
+        pick: which of the K particles becomes the sample: "draw" draws it by its weight, "best" has the highest reward.
         below: the particles of a sample are drawn anew only where their effective number, 1 / sum of squared weights,
             is below this share of K; 1 always draws, 0 never.
     """

@@ -60,11 +60,11 @@ def distill(
     path_steps: int | None = None,
     progress: Progress = silent,
 ) -> Trained:
-    """Train a student that answers in one row what a model answers under a guidance (2210.03142), and, with
-    ``steps_to``, in so many steps where it arrives in more of them (2202.00512).
+    """Train a student that predicts in one row what a model predicts under a guidance (2210.03142) and, with
+    ``steps_to``, that samples in fewer steps (2202.00512).
 
-    The student starts from the model's weights and is a model like any other; its ``model.json`` says what it was
-    taught (``train.distill``). Without a scale it is sampled with no guidance; with one, ``distilled(3)`` says which.
+    The student starts from the model's weights and is a model like any other; its ``model.json`` says what it has
+    learned (``train.distill``). Without a scale it is sampled with no guidance; with one, ``distilled(3)`` says which.
     Of a pipeline of Stable Diffusion adapters are trained instead, on the paths that it takes under the guidance
     (2503.07274); ``pipe.load_lora_weights("OUT/adapters")`` of plain diffusers takes them, for ``guidance_scale=1``.
 

@@ -62,7 +62,7 @@ def invert(
     resources: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Inversion:
-    """The noise from which ``ddim`` samples the images, and how far the way back misses them.
+    """Find the noise from which ``ddim`` samples the images, and measure the reconstruction error.
 
     Args:
         model: from ``fl.load`` or ``fl.toy``, or a path that ``fl.load`` takes.

@@ -65,7 +65,7 @@ class NoiseStart(Start):
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """Images as the samples of a model from some noise.
+    """The noise from which a model samples given images, with the reconstruction error.
 
     ``fl.sample(model, "one", start=inversion, steps=inversion.steps, ...)`` samples from that noise.
 
