@@ -78,13 +78,13 @@ class Reward:
     def __add__(self, other: Reward) -> Reward:
         if not isinstance(other, Reward):
             return NotImplemented
-        return WeightedSum((*parts_of(self), *parts_of(other)))
+        return WeightedSum((*weighted_parts(self), *weighted_parts(other)))
 
     def __mul__(self, weight: float) -> Reward:
         weight = plain(weight)
         if not is_number(weight) or not math.isfinite(weight):
             raise UsageError(f"reward: expected a number times {self}, got {shown(weight)}")
-        return WeightedSum(tuple((weight * own, part) for own, part in parts_of(self)))
+        return WeightedSum(tuple((weight * own, part) for own, part in weighted_parts(self)))
 
     __rmul__ = __mul__
 
@@ -185,6 +185,6 @@ def as_reward(owner: str, value: Any) -> Reward:
     )
 
 
-def parts_of(reward: Reward) -> tuple[tuple[float, Reward], ...]:
+def weighted_parts(reward: Reward) -> tuple[tuple[float, Reward], ...]:
     """(weight, reward) of each that a sum adds up; of any other itself."""
     return reward.parts if isinstance(reward, WeightedSum) else ((1.0, reward),)

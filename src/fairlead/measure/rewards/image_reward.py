@@ -22,7 +22,7 @@ from fairlead.core.prediction import Prediction
 from fairlead.data.images import ImageData, to_float
 from fairlead.data.specs import data_specs
 from fairlead.guide.moment import Context
-from fairlead.guide.rewards.reward import Fn, FunctionReward, Reward, as_reward, parts_of
+from fairlead.guide.rewards.reward import Fn, FunctionReward, Reward, as_reward, weighted_parts
 from fairlead.measure.image_sets import ImageSet
 from fairlead.measure.metrics import Estimate, mean_estimate
 from fairlead.models.model import LabelEncoder, Model, Spec, identity
@@ -56,13 +56,13 @@ class ImageReward:
             UsageError: for what is no reward, or does not suit the model's images.
         """
         made = as_reward("reward", reward)
-        if kept and (unnamed := [part for _, part in parts_of(made) if str(part).startswith("<")]):
+        if kept and (unnamed := [part for _, part in weighted_parts(made) if str(part).startswith("<")]):
             raise UsageError(
                 f"reward {unnamed[0]}: results are kept under its name, and this function has none; "
                 'fl.register(NAME, function, kind="reward") gives it one'
             )
         images = replace(model, shape=model.image_shape, decode=identity)
-        for _, part in parts_of(made):
+        for _, part in weighted_parts(made):
             if isinstance(part, FunctionReward) and not part.pixels and model.image_shape != model.shape:
                 raise UsageError(
                     f"reward {part}: it sees samples {list(model.shape)} of the model, and what is measured are images "
