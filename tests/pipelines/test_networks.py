@@ -182,6 +182,7 @@ def test_or_refused_in_a_line(name: str) -> None:
         check_reachable(network, layers[0])
         answer(network, net, Perturbation("identity_attention", (layers[0],)))
 
+    assert isinstance(net.image, str)
     with pytest.raises(UsageError, match=net.image) as caught:
         perturbed()
     assert "\n" not in str(caught.value)

@@ -126,17 +126,18 @@ class ReachedAttention(TorchFunctionMode):
             place = self.given.image(length, values)
         except UsageError as error:
             raise UsageError(f"layer {self.layer!r} cannot be perturbed or recorded: {error}") from error
-        assert place.count is not None
+        count = place.count
+        assert count is not None
         flat = all(p.kind == "identity_attention" or p.amount == math.inf for p in self.perturb)
         if place.size is None and not (flat and self.layer not in recorded_layers()):
             raise UsageError(
-                f"layer {self.layer!r}: how its {place.count} positions lie in height and width is not known; pag and "
+                f"layer {self.layer!r}: how its {count} positions lie in height and width is not known; pag and "
                 "seg without a blur of its own need not know"
             )
         if len(place.starts) > 1:
             starts = _of_maps(torch.tensor(place.starts), taken, heads, leading)
             place = replace(place, starts=tuple(starts.tolist()))
-        return place.size or (1, place.count), place
+        return place.size or (1, count), place
 
     def _heads(self, leading: tuple[int, ...]) -> int:
         return leading[1] if len(leading) == 2 else heads_of(self.part)

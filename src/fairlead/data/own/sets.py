@@ -187,8 +187,8 @@ def _stored(
     flip = 2 * found.coloured > len(images) and not texts
     if images.shape[1] == 3 and wanted.flip is None:
         share = f"{found.coloured:,} of {len(images):,} images are in colour" + (" and have captions" if texts else "")
-        how = "--flip False if they must not be" if flip else "--flip True if they may be"
-        said.append(f"{'mirrored at random' if flip else 'never mirrored'}: {share}; {how}")
+        other = "--flip False if they must not be" if flip else "--flip True if they may be"
+        said.append(f"{'mirrored at random' if flip else 'never mirrored'}: {share}; {other}")
     elif wanted.flip is not None:
         said.append("mirrored at random, as asked" if wanted.flip else "never mirrored, as asked")
     else:

@@ -19,6 +19,7 @@ from fairlead.core.condition import Condition
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
 from fairlead.core.prediction import Prediction
+from fairlead.core.schedule import VPCosine
 from fairlead.data.images import ImageData, to_float
 from fairlead.data.specs import data_specs
 from fairlead.guide.moment import Context
@@ -186,5 +187,5 @@ def _images_only(data: ImageData, conds: tuple[Spec, ...], device: torch.device)
 
     conditions = ("label",) if conds else ()
     return Model(
-        denoise, "vp_linear", data.shape, encode, identity, conditions=conditions, examples=conds, device=device
+        denoise, VPCosine(), data.shape, encode, identity, conditions=conditions, examples=conds, device=device
     )
