@@ -109,6 +109,8 @@ progress::-moz-progress-bar { background: #0072b2; }
 .wide { overflow-x: auto; max-width: 100%; }
 .gradio-container .row, .gradio-container .form { flex-wrap: wrap; }
 .gradio-container .column, .gradio-container .block, .gradio-container .html-container { min-width: 0; }
+.gradio-container .form > .block:has(input[type=range]), #live {
+  min-width: min(240px, 100%) !important; }
 .wide svg { min-width: 720px; max-width: 100%; height: auto; display: block; }
 .wide img.plot { min-width: 900px; max-width: 100%; width: 100%; height: auto; display: block; }
 figure { margin: 8px 0; }
