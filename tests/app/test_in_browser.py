@@ -207,7 +207,7 @@ def test_two_dimensions(page: Browser) -> None:
     page.wait(lambda: page.one("#plane-picture img").get_attribute("src") != first, "another step")
     page.write("#plane-guidance textarea, #plane-guidance input", 'auto(2, weak="x")')
     page.click("#plane-sample")
-    page.wait(lambda: "which no toy has" in page.text("#plane-state"), "the error")
+    page.wait(lambda: "which no toy distribution has" in page.text("#plane-state"), "the error")
 
 
 def test_a_sweep_is_opened_and_a_point_clicked(page: Browser) -> None:

@@ -77,7 +77,7 @@ def test_any_guidance_and_mixture_is_drawn(guidance: str, name: str) -> None:
         (("a ring of four", 4, "none", 5, 0, "ddim", 5), "unknown class '4'"),
         (("a ring of four", 0, "none", 501, 0, "ddim", 5), "samples: expected 1 to 500"),
         (("a ring of four", 0, "none", 5, 0, "ddim", 201), "steps: expected 1 to 200"),
-        (("a ring of four", 0, 'auto(2, weak="x")', 5, 0, "ddim", 5), "which no toy has"),
+        (("a ring of four", 0, 'auto(2, weak="x")', 5, 0, "ddim", 5), "which no toy distribution has"),
         (("a ring of four", 0, "cfg(", 5, 0, "ddim", 5), "is not an expression"),
     ],
 )

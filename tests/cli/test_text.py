@@ -129,7 +129,7 @@ def test_info_and_doctor_say_what_it_is_told(runs, capsys):
         ("text", ["--cond", "?!"], "prompt '?!' has no word that could be read"),
         ("text", ["--cond", "all"], "--cond all: this model has no classes; give one, e.g. --cond"),
         ("text", ["--cond", PROMPT, "--guidance", 'cfg(3, drop="ink")'], "drops 'ink', the model has text"),
-        ("text", ["--cond", PROMPT, "--guidance", "icg(2)"], "draws classes, and this model names none"),
+        ("text", ["--cond", PROMPT, "--guidance", "icg(2)"], "draws random classes, and this model has no classes"),
         ("three", ["--cond", "label=seven; pose=left"], "unknown condition in 'label=seven; pose=left': 'pose'"),
         ("three", ["--cond", "ink=mauve"], "unknown ink 'mauve'"),
         ("three", ["--cond", "label=seven; a red digit"], "expected every part as NAME=..., separated by ';'"),

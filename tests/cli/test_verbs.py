@@ -20,6 +20,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "distill": fl.distill,
 }  # fmt: skip
 RENAMED = {("interpolate", "cond"): ("a", "b")}
+OTHER_VERB = {("measure", "fake")}  # without it, the command is fl.reward_of
 
 
 def plain(value: Any) -> Any:
@@ -35,7 +36,7 @@ def test_options_are_arguments_with_the_same_defaults(name: str) -> None:
     for option in fields(COMMANDS[name]):
         mine = RENAMED.get((name, option.name), (option.name,))
         assert set(mine) <= set(arguments), f"fl.{name} has no {option.name}"
-        if option.default is not MISSING:
+        if option.default is not MISSING and (name, option.name) not in OTHER_VERB:
             assert plain(arguments[mine[0]].default) == plain(option.default), option.name
 
 

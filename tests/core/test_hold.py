@@ -187,7 +187,7 @@ def test_a_run_that_counted_as_dead_writes_nothing_more(tmp_path: Path, left: di
         mine.check()
         put(tmp_path, {**left, "host": "elsewhere", "process": 7})
         with pytest.raises(
-            UsageError, match=r"was taken over by process 7 on host elsewhere since .*; nothing more is"
+            UsageError, match=r"was taken over by process 7 on host elsewhere since .*; this run writes nothing more"
         ):
             mine.check()
     assert json.loads((tmp_path / NAME).read_text())["process"] == 7  # not ours to remove

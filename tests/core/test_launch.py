@@ -49,7 +49,7 @@ def test_as_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
         ({**TORCHRUN, "RANK": "4"}, "RANK=4 and LOCAL_RANK=1, expected 0 to WORLD_SIZE - 1 = 3"),
         (
             {"SLURM_STEP_NUM_TASKS": "2"},
-            "srun started 2 processes .*; let it start torchrun, which starts them, or unset",
+            "srun started 2 processes .*; let it start torchrun, which starts the processes, or unset",
         ),
         ({"SLURM_PROCID": "1"}, "srun started several processes"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "mpirun started 2 processes"),

@@ -282,7 +282,7 @@ def test_packages_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             "term 'broken' of package broken 0.1 cannot be imported (ModuleNotFoundError: No module named 'a_mo",
         ),
         ("odd(2)", "term 'odd' of package broken 0.1 is <function dumps"),
-        ("twice(2)", "'twice' is of package "),
+        ("twice(2)", "'twice' is registered by package "),
     ):
         with pytest.raises(fl.UsageError) as caught:
             fl.parse(text)

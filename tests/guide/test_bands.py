@@ -126,11 +126,11 @@ def test_at_the_door() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bands([])", "expected one scale a band"),
-        ("bands(3)", "expected one scale a band"),
-        ('bands("3")', "expected one scale a band"),
+        ("bands([])", "expected one scale per band"),
+        ("bands(3)", "expected one scale per band"),
+        ('bands("3")', "expected one scale per band"),
         ("bands([[1, 2], [1, 2, 3]])", "of one length"),
-        ('bands([1, 1], negative="1")', "never look at the negative"),
+        ('bands([1, 1], negative="1")', "the negative is never evaluated"),
         ("apg(bands([1, 2]))", "wraps one method of two branches"),
     ],
 )

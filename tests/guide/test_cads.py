@@ -175,7 +175,10 @@ def test_of_a_text_only_real_tokens_are_noised_and_counted() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: guided("cads(0.25)"), r"cads\(0.25\): noises embeddings, and this model has none of its conditions"),
+        (
+            lambda: guided("cads(0.25)"),
+            r"cads\(0.25\): adds noise to embeddings, and this model does not embed its conditions",
+        ),
         (
             lambda: GuidedDenoiser.of(NETWORK, CADS(1), NETWORK.encode([None])),
             "steers towards the run's condition, but none was given",

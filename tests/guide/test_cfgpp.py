@@ -149,7 +149,7 @@ def test_in_an_interval() -> None:
 
 def test_two_of_them_only_in_separate_intervals() -> None:
     times = trailing(SCHEDULE, 6)
-    with pytest.raises(UsageError, match="two methods want to re-noise at once"):
+    with pytest.raises(UsageError, match="two methods re-noise in the same step"):
         guided("cfgpp(0.6) + cfgpp(0.3).during(t=(0, 0.4))", times=times)
     x_t = points()
     two = guided("cfgpp(0.6).during(t=(0.4, 1)) + cfgpp(0.3).during(t=(0, 0.4))", times=times)

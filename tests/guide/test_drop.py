@@ -76,7 +76,7 @@ def test_it_prints_as_it_reads(text):
         ("cfg(4, drop=3)", "expected drop to be a condition's name or a list of different ones, got 3"),
         ("cfg(4, drop=[])", r"got \(\)|got \[\]"),
         ('cfg(4, drop=["text", "text"])', "list of different ones"),
-        ('cfg(4, negative="one", drop="text")', "a negative or from the lack of something; give one of the two"),
+        ('cfg(4, negative="one", drop="text")', "either a negative or drop, not both; give one of the two"),
     ],
 )
 def test_what_cannot_be_dropped_is_refused(expression, message):

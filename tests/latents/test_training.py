@@ -79,7 +79,7 @@ def test_a_configuration_that_contradicts_itself(change: dict, message: str) -> 
 
 
 def test_an_image_condition_is_of_pixels() -> None:
-    with pytest.raises(UsageError, match=r"latents: the image condition superres.* shows pixels"):
+    with pytest.raises(UsageError, match=r"latents: the image condition superres.* needs pixels"):
         TrainConfig(net=tiny_net(image=1), image="superres(2)", latents={"source": "x"})
 
 

@@ -37,7 +37,9 @@ def _noisy(images: torch.Tensor, level: float) -> torch.Tensor:
 def test_a_score_has_every_metric_and_its_protocol(evaluator, real, judge, extractor):
     images, labels = real
     score = evaluator.score(images, labels, to_float(images), range(120))
-    assert list(score.metrics) == [name for name in METRICS if name != "cosine"]  # which is of prompts
+    assert list(score.metrics) == [
+        name for name in METRICS if name not in ("cosine", "reward")
+    ]  # of prompts, and of a reward that is asked for
     assert all(estimate.n == 120 for estimate in score.metrics.values())
     protocol = score.protocol
     assert protocol.judge.endswith(judge.weight_hash)

@@ -212,5 +212,5 @@ def test_the_text_of_a_condition_and_models_that_need_more_than_text():
         check_prompted(stand_in(conditions=("label",), classes=("a",)))
     with pytest.raises(UsageError, match="conditioned on nothing, not on text; leave them out"):
         check_prompted(stand_in(conditions=(), classes=()))
-    with pytest.raises(UsageError, match="is conditioned on an image beside the text"):
+    with pytest.raises(UsageError, match="is conditioned on an image and text"):
         check_prompted(stand_in(conditions=("text", "image"), classes=()))

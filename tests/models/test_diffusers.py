@@ -177,10 +177,13 @@ def test_explain_reads_a_loaded_pipeline() -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (made.sd("StableDiffusionInpaintPipeline", network=made.unet(inputs=9)), "needs an image beside the prompt"),
+        (
+            made.sd("StableDiffusionInpaintPipeline", network=made.unet(inputs=9)),
+            "needs an image in addition to the prompt",
+        ),
         (
             made.sd("StableDiffusionControlNetPipeline", controlnet=made.controlnet()),
-            "needs an image beside the prompt",
+            "needs an image in addition to the prompt",
         ),
         (made.sd(network=made.unet(time_cond_proj_dim=8)), "distilled"),
         (made.sd(text_encoder=None), "no text encoder"),

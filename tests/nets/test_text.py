@@ -201,7 +201,7 @@ def test_names_come_from_the_configuration():
             lambda: net("dit", OUTSIDE, image=2)(
                 *inputs(3), Condition.of(text=states(), image=torch.zeros(3, 2, 4, 4))
             ),
-            r"image condition: expected \[2, 8, 8\] a sample, got \[2, 4, 4\]",
+            r"image condition: expected \[2, 8, 8\] per sample, got \[2, 4, 4\]",
         ),
     ],
 )  # fmt: skip

@@ -64,9 +64,13 @@ ON: dict[str, str] = {  # name -> an example for prompts
     "region": "cfg(region(5, 1, [0, 0, 0.5, 0.5]))",
 }
 ON |= {name: simple(kind, name) for kind in ("term", "finisher", "scale") for name in names(kind) if name not in ON}
-OWN = {"internal": "no head in its middle", "distilled": "takes no scale", "fkc": "a pipeline has none"}
+OWN = {
+    "internal": "no head in its middle",
+    "distilled": "does not take a scale",
+    "fkc": "an attached pipeline has none",
+}
 LATENTS = {"clip": "no fixed range", "threshold": "no fixed range", **OWN}
-PROMPTED = {"icg": "draws classes", "classifier": "reads class labels", **LATENTS}
+PROMPTED = {"icg": "draws random classes", "classifier": "reads class labels", **LATENTS}
 NO_SOFTMAX = dict.fromkeys(("pag", "seg", "sag"), "no attention layers")
 UNCONDITIONAL = [name for name in ON if name not in ("auto", "energy", "seg", "sag", "zero_star")]
 REFUSED: dict[str, dict[str, str]] = {  # family -> name -> the reason
@@ -76,7 +80,7 @@ REFUSED: dict[str, dict[str, str]] = {  # family -> name -> the reason
     "flux": PROMPTED,
     "pixart alpha": {"cfgpp": "cannot use", **PROMPTED},
     "sana": {**NO_SOFTMAX, **PROMPTED},
-    "dit": {"cads": "noises embeddings", "nag": "reads no text", **LATENTS},
+    "dit": {"cads": "adds noise to embeddings", "nag": "reads no text", **LATENTS},
     "unconditional": {
         **dict.fromkeys(UNCONDITIONAL, "none was given|unconditional|replaces"),
         **dict.fromkeys(("slg", "s2"), "no block layers"),

@@ -176,7 +176,7 @@ def test_on_a_gaussian_a_linear_student_is_exact() -> None:
         ('cfg(ramp(1, 3, by="progress"))', "needs the sampler's grid"),
         ('compose({"two": 4, "one": -2})', "replaces the condition"),
         ("none", "nothing to teach"),
-        ("distilled(9)", "was taught scales from -1 to 8, got 9"),
+        ("distilled(9)", "the student learned scales from -1 to 8, got 9"),
     ],
 )
 def test_a_guidance_that_cannot_be_taught_is_refused_in_one_line(guidance: str, message: str) -> None:

@@ -237,7 +237,7 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         str(tmp_path / "i"),
     ]
     assert main([*sampled, "--guidance", "distilled(9)"]) == 2
-    assert "was taught scales from 1 to 4, got 9" in capsys.readouterr().err
+    assert "the student learned scales from 1 to 4, got 9" in capsys.readouterr().err
     assert main([*sampled, "--guidance", "distilled(3)"]) == 0
     assert json.loads((tmp_path / "i" / "run.json").read_text())["model"]["distilled"]["guidance"] == "cfg({scale})"
 
