@@ -158,3 +158,20 @@ def test_dropout_is_not_left_on() -> None:
     network.train()
     with pytest.raises(UsageError, match=r"dropout is on; call pipe.unet.eval\(\)"), fl.attach(pipe, "cfg(3)"):
         pass
+
+
+def test_perturbing_processors_that_a_pipeline_left_behind_are_named() -> None:
+    """Theirs stay after output_type="latent" of one class, and its next call without them dies in shapes."""
+    import diffusers
+
+    case = FAMILIES["sd"]
+    pipe, arguments = case.make(), case.arguments(1)
+    theirs = diffusers.StableDiffusionPAGPipeline(**pipe.components, pag_applied_layers=["mid"])
+    theirs.set_progress_bar_config(disable=True)
+    own = theirs.unet.attn_processors
+    theirs._set_pag_attn_processor(pag_applied_layers=["mid"], do_classifier_free_guidance=True)
+    with fl.attach(theirs, "cfg(5)"), pytest.raises(UsageError, match=r"still has the PAG.*set_attn_processor\("):
+        run(theirs, arguments)
+    theirs.unet.set_attn_processor(own)
+    with fl.attach(theirs, "cfg(5)"):
+        assert bool(run(theirs, arguments).isfinite().all())

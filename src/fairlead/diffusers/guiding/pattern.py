@@ -103,6 +103,19 @@ class PromptCall:
     control: Mapping[Path, Any] = field(default_factory=dict)
 
 
+def _check_left_behind(pipe: Any) -> None:
+    """Raise UsageError if a network of a PAG pipeline still has the processors of a call that ended early."""
+    for name, part in pipe.components.items():
+        for processor in getattr(part, "attn_processors", {}).values():
+            left = type(processor).__name__
+            if left.startswith("PAG"):
+                raise UsageError(
+                    f"{type(pipe).__name__}: pipe.{name} still has the {left} of an earlier call, which some classes "
+                    f"of diffusers leave there after output_type='latent'; call pipe.{name}.set_attn_processor("
+                    "AttnProcessor2_0()) first"
+                )
+
+
 def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mapping[str, Any]) -> Pattern:
     """The pattern of a pipeline's call.
 
@@ -113,6 +126,7 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
         UsageError: if the pipeline cannot be rehearsed, or not be understood.
     """
     kind = type(rehearsals.pipe).__name__
+    _check_left_behind(rehearsals.pipe)
     off, on, more = rehearsals.off(bound, 1.0), dict(forced), 0.0
     plain = rehearsals.first_step(bound, Recorder(answers=rehearsals.answers), {**forced, **off})
     if not plain.calls:
