@@ -175,3 +175,27 @@ def test_perturbing_processors_that_a_pipeline_left_behind_are_named() -> None:
     theirs.unet.set_attn_processor(own)
     with fl.attach(theirs, "cfg(5)"):
         assert bool(run(theirs, arguments).isfinite().all())
+
+
+def test_what_a_pipeline_reads_by_a_hook_in_its_encoder_is_read_in_every_rehearsal() -> None:
+    """JoyImage takes the states of its text encoder's last layer so; an encoder that is not called calls no hook."""
+    import diffusers
+
+    class Hooked(diffusers.StableDiffusionPipeline):  # type: ignore[misc]
+        def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+            seen: list[Any] = []
+            embedding = next(self.text_encoder.children())
+            handle = embedding.register_forward_hook(lambda module, given, output: seen.append(output))
+            try:
+                return super().encode_prompt(*args, **kwargs)
+            finally:
+                handle.remove()
+                assert seen
+
+    case = FAMILIES["sd"]
+    plain, arguments = case.make(), case.arguments(1)
+    pipe = Hooked(**plain.components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    own = run(plain, arguments, guidance_scale=5.0)
+    with fl.attach(pipe, "cfg(5)"):
+        assert apart(run(pipe, arguments), own) < 1e-4

@@ -26,6 +26,7 @@ class EncoderMemory:
     def __init__(self, pipe: Any) -> None:
         self.names = encoders_of(pipe)
         self._answers: dict[Hashable, Any] = {}
+        self._hooks = {key for name in self.names for key in _hooks(behind(getattr(pipe, name)))}
 
     def around(self, run: PipelineCall) -> PipelineCall:
         """``run``, but that encoders answer from memory."""
@@ -33,7 +34,8 @@ class EncoderMemory:
 
     def answer(self, name: str, network: Any, *args: Any, **kwargs: Any) -> Any:
         """What the encoder returns; it is called for what it was not called with before."""
-        key = None if network.training else _key((name, args, kwargs))
+        hooked = not _hooks(network) <= self._hooks  # the pipeline has just put one in, to read what a layer returns
+        key = None if network.training or hooked else _key((name, args, kwargs))
         if key is None:
             return network(*args, **kwargs)
         if key not in self._answers:
@@ -41,6 +43,11 @@ class EncoderMemory:
                 self._answers.pop(next(iter(self._answers)))
             self._answers[key] = network(*args, **kwargs)
         return copy.deepcopy(self._answers[key])  # pipelines may write into what they are given
+
+
+def _hooks(network: Any) -> set[int]:
+    """Keys of the forward hooks in a network, which torch makes unique."""
+    return {key for part in network.modules() for key in part._forward_hooks}
 
 
 class _Remembering:
