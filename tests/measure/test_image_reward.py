@@ -139,7 +139,7 @@ def test_what_cannot_be_said_of_images_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="is of the condition of each image, and there is none"):
         images_rewarded(flat, 'judged(data="digits")', CPU)
-    with pytest.raises(UsageError, match="expected one number an image, \\[3\\], got"):
+    with pytest.raises(UsageError, match="expected one number per image, \\[3\\], got"):
         images_rewarded(flat, lambda x0, t, condition: x0, CPU)
     with pytest.raises(UsageError, match="3 values are not finite"):
         images_rewarded(flat, lambda x0, t, condition: x0.flatten(1).sum(1) / 0, CPU)

@@ -106,7 +106,7 @@ class ImageReward:
             found = self.reward.of_samples(on)(to_float(images).to(self.model.device), t, on.condition)
         if not isinstance(found, Tensor) or found.shape != (len(images),):
             given = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise UsageError(f"reward {self.reward}: expected one number an image, [{len(images)}], got {given}")
+            raise UsageError(f"reward {self.reward}: expected one number per image, [{len(images)}], got {given}")
         if not bool(found.isfinite().all()):
             raise UsageError(f"reward {self.reward}: {int((~found.isfinite()).sum())} values are not finite")
         return found.to("cpu", torch.float64)
@@ -122,7 +122,7 @@ class RewardedImages:
 
     Attributes:
         mean: over the images, with sd / sqrt(n) as its error.
-        values: float64 [n], one an image.
+        values: float64 [n], one per image.
         files: of the images; empty for a data set.
         reward: the reward and what it names.
         images: name and fingerprint of the images.
