@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 
 from tests.pipelines import made
 from tests.small_pipelines.build import Small, Unchecked, half_mask, picture, pictures
@@ -186,6 +187,14 @@ _add(
     parts={"text_encoder": "Qwen3VLModel, 36 layers"},
     guidance_schedule=None,
     max_sequence_length=32,
+)
+_add(
+    "StableUnCLIP",
+    refused="denoises twice",
+    parts={
+        "unet": {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 32},
+        "image_normalizer": partial(StableUnCLIPImageNormalizer, 16),
+    },
 )
 SMALL["WanPipeline, two networks"] = Small({"transformer": {}, "transformer_2": {}, "boundary_ratio": 0.9})
 

@@ -188,11 +188,16 @@ def test_a_call_that_cannot_be_rehearsed_is_refused() -> None:
         run(pipe, call)
 
 
-def test_two_networks_in_one_step_are_refused() -> None:
-    name = "Ideogram4Pipeline"
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Ideogram4Pipeline", "calls two networks for the predictions of a step"),
+        ("StableUnCLIPPipeline", "denoises twice, and first with pipe.prior and pipe.prior_scheduler"),
+    ],
+)
+def test_two_networks_in_one_call_are_refused(name: str, text: str) -> None:
     pipe, call = make(name, SMALL[name]), arguments(name, SMALL[name])
-    text = "Ideogram4Pipeline calls two networks for the predictions of a step"
-    with pytest.raises(fl.UsageError, match=text), fl.attach(pipe, "cfg(5)"):
+    with pytest.raises(fl.UsageError, match=f"{name} {text}"), fl.attach(pipe, "cfg(5)"):
         run(pipe, call)
 
 

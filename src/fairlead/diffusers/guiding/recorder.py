@@ -79,6 +79,7 @@ class Rehearsal:
         answer: what the first of them returned.
         output: what reached the scheduler last.
         sample: the samples that the scheduler was to step then.
+        scheduler: the name of that scheduler.
         made: the made-up answers, one for each block of rows, in order.
         controls: calls of its control network, in order.
     """
@@ -88,6 +89,7 @@ class Rehearsal:
     answer: Any = None
     output: Any = None
     sample: Any = None
+    scheduler: str = ""
     made: list[Any] = field(default_factory=list)
     controls: list[RecordedCall] = field(default_factory=list)
 

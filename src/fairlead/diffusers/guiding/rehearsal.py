@@ -87,9 +87,9 @@ class Rehearsals:
             UsageError: if the pipeline ends without so many steps of its scheduler.
         """
 
-        def step(model_output: Any, timestep: Any, sample: Any) -> Any:
+        def step(name: str, model_output: Any, sample: Any) -> Any:
             found = recorder.found
-            found.output, found.sample = model_output, sample
+            found.scheduler, found.output, found.sample = name, model_output, sample
             found.ends.append(len(found.calls))
             if len(found.ends) == steps:
                 raise LastStep
@@ -133,13 +133,13 @@ class Rehearsals:
 
     def ending(self, bound: inspect.BoundArguments, recorder: Recorder, samples: Any, **changes: Any) -> Any:
         """What the pipeline returns if every step of its scheduler gives ``samples``."""
-        return self._called(bound, recorder, lambda output, timestep, sample: samples, changes)
+        return self._called(bound, recorder, lambda name, output, sample: samples, changes)
 
     def _called(
         self,
         bound: inspect.BoundArguments,
         recorder: Recorder,
-        step: Callable[[Any, Any, Any], Any],
+        step: Callable[[str, Any, Any], Any],
         changes: dict[str, Any],
     ) -> Any:
         scale = changes.pop(GUIDER, None)
@@ -202,20 +202,21 @@ class Rehearsals:
         return not self._scales and self.pipe.components.get("guider") is not None
 
     @contextmanager
-    def _stepping(self, step: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
-        """Schedulers step by ``step`` inside."""
+    def _stepping(self, step: Callable[[str, Any, Any], Any]) -> Iterator[None]:
+        """Schedulers step by ``step``, which is told the name, inside."""
 
-        def own(model_output: Any, timestep: Any = None, sample: Any = None, *_: Any, **__: Any) -> Any:
-            return Stepped((step(model_output, timestep, sample),))
+        def stepped(name: str) -> Callable[..., Stepped]:
+            def own(model_output: Any, timestep: Any = None, sample: Any = None, *_: Any, **__: Any) -> Stepped:
+                return Stepped((step(name, model_output, sample),))
 
-        found = [
-            *self.pipe.components.values(),
-            getattr(self.pipe, "scheduler", None),
-        ]  # one that may be left out is in
-        parts = {id(part): vars(part) for part in found if hasattr(part, "set_timesteps")}  # the second place only
-        schedulers = [(part, part.get("step")) for part in parts.values()]
-        for part, _ in schedulers:
-            part["step"] = own
+            return own
+
+        # one that may be left out is an attribute only
+        named = {**self.pipe.components, "scheduler": getattr(self.pipe, "scheduler", None)}
+        parts = {id(part): (name, vars(part)) for name, part in named.items() if hasattr(part, "set_timesteps")}
+        schedulers = [(part, part.get("step")) for _, part in parts.values()]
+        for name, part in parts.values():
+            part["step"] = stepped(name)
         try:
             yield
         finally:
