@@ -133,8 +133,8 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
         raise UsageError(f"{kind} calls no network before its first scheduler step; attach to the pipeline inside it")
     if plain.scheduler != "scheduler" and getattr(rehearsals.pipe, "scheduler", None) is not None:
         raise UsageError(
-            f"{kind} denoises twice, and first with pipe.{plain.calls[0].name} and pipe.{plain.scheduler}, which attach "
-            "does not guide; use the pipeline's own guidance"
+            f"{kind} denoises twice, and first with pipe.{plain.calls[0].name} and pipe.{plain.scheduler}, which "
+            "attach does not guide; use the pipeline's own guidance"
         )
     if not answers_alone(plain.answer):
         raise UsageError(
