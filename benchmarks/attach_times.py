@@ -116,16 +116,16 @@ def row(pipe: Any, arguments: dict[str, Any], guidance: str, options: Options) -
     return f"`{text}` | {own:.1f} | {wall:.3f} | {processor:.3f} | {added:.2f}"
 
 
-DEEP: dict[str, Any] = {"num_attention_heads": 16, "num_layers": 2}
+DEEP: dict[str, Any] = {"num_attention_heads": 16, "num_layers": 3}
 WIDE_UNET: dict[str, Any] = {"block_out_channels": (64, 96), "norm_num_groups": 32, "attention_head_dim": 8}
-WIDE_WAN: dict[str, Any] = {"num_attention_heads": 16, "num_layers": 8, "ffn_dim": 512}
+WIDE_WAN: dict[str, Any] = {"num_attention_heads": 16, "num_layers": 24, "ffn_dim": 512}
 PATTERNS: dict[str, dict[str, Any]] = {  # -> changes to the configurations of its networks
-    "BriaPipeline": {"transformer": {**DEEP, "num_single_layers": 2}},
+    "BriaPipeline": {"transformer": {**DEEP, "num_single_layers": 3}},
     "WanPipeline": {"transformer": WIDE_WAN},
-    "ChromaPipeline": {"transformer": {**DEEP, "num_single_layers": 2}},
+    "ChromaPipeline": {"transformer": {**DEEP, "num_single_layers": 6}},
     "StableDiffusionPAGPipeline": {"unet": WIDE_UNET},
-    "MotifVideoPipeline": {"transformer": {**DEEP, "num_single_layers": 2}},
-    "ZImagePipeline": {"transformer": {"dim": 256, "n_heads": 16, "n_kv_heads": 16, "n_layers": 2}},
+    "MotifVideoPipeline": {"transformer": {**DEEP, "num_layers": 6, "num_single_layers": 6}},
+    "ZImagePipeline": {"transformer": {"dim": 256, "n_heads": 16, "n_kv_heads": 16, "n_layers": 3}},
     "StableDiffusionInstructPix2PixPipeline": {"unet": WIDE_UNET},
     "WanPipeline, two networks": {"transformer": WIDE_WAN, "transformer_2": WIDE_WAN},
 }
@@ -196,7 +196,7 @@ def pattern_row(name: str, images: int, options: Options) -> str:
     wall = statistics.median(b.step.wall / a.step.wall for a, b in pairs)
     processor = statistics.median(b.step.processor / a.step.processor for a, b in pairs)
     rehearsal = statistics.median((b.first.processor - a.first.processor) / a.step.processor for a, b in pairs)
-    title = f"{pattern(name, pipe, seen)} | {name.split(',')[0].replace('Pipeline', '')}"
+    title = f"{pattern(name, pipe, seen, images)} | {name.split(',')[0].replace('Pipeline', '')}"
     return f"{title} | {images} | {own / calls:.0f} | {own:.0f} | {wall:.3f} | {processor:.3f} | {rehearsal:.1f}"
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import fairlead as fl
 from fairlead.core.errors import UsageError
+from fairlead.diffusers.guiding.pipeline_denoiser import PipelineDenoiser
 from tests.pipelines import made
 from tests.pipelines.families import FAMILIES, SMALL, apart, picture, run
 from tests.pipelines.test_block import traces
@@ -240,10 +241,25 @@ def test_a_guidance_takes_the_place_of_the_text_scale_where_the_image_has_one_to
     own = {scale: run(pipe, arguments, 2, guidance_scale=scale) for scale in (5.0, 2.0)}
     for scale, result in own.items():
         for given in (5.0, 7.5):
-            with fl.attach(pipe, fl.cfg(scale)):
+            with fl.attach(pipe, fl.cfg(scale)) as attached:
                 assert apart(run(pipe, arguments, 2, guidance_scale=given), result) < 1e-4
-    with fl.attach(pipe, "cfg(5).during(sigma=(0.5, 5)) + pag(1) | rescale(0.7)"):
+            assert attached.cost.rows == 2 * 3 * 2  # steps, the pipeline's own rows of a sample, samples
+    with fl.attach(pipe, "cfg(5).during(sigma=(0.5, 5)) + pag(1) | rescale(0.7)") as attached:
         assert bool(run(pipe, arguments).isfinite().all())
+    assert attached.cost.rows == 4 * (3 + 1) * 2
+
+
+def test_rows_that_the_pipeline_has_asked_for_are_those_that_we_would_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three blocks, a guidance with a perturbed branch and a prompt of its own, with nothing known beforehand."""
+    pipe = made.sd("StableDiffusionInstructPix2PixPipeline", network=made.unet(inputs=8))
+    arguments = {"prompt": ["a cat", "red"], "image": [picture(), picture()], "output_type": "latent"}
+    guidance = 'cfg(3) + cfg(2, negative="blurry") + pag(1)'
+    with fl.attach(pipe, guidance) as attached:
+        result = run(pipe, arguments)
+    monkeypatch.setattr(PipelineDenoiser, "_answered_rows", lambda *_: [])
+    with fl.attach(pipe, guidance) as apart_asked:
+        assert apart(run(pipe, arguments), result) < 1e-5
+    assert apart_asked.cost.rows - attached.cost.rows == 4 * 2 * 2  # steps, the conditional and the null row, samples
 
 
 def test_an_image_prompt_of_the_null_call_of_its_own() -> None:

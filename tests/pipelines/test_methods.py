@@ -126,7 +126,7 @@ def guided(family: str, text: str) -> Tensor:
 
 def _needs_null(text: str) -> bool:
     parts = text.replace('cfg(2, negative="blurry")', "")
-    return bool(re.search("cfg|compose|bands|perp_neg|tcfg", parts))
+    return bool(re.search("cfg|compose|bands|fbg|perp_neg|tcfg", parts))
 
 
 @pytest.mark.parametrize("name", ON)

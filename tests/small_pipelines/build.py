@@ -143,8 +143,8 @@ def arguments(kind: str, small: Small, n: int = 1) -> dict[str, Any]:
     """A call for n samples, guided at the scale that is our 5."""
     parameters = inspect.signature(class_of(kind).__call__).parameters
     usual: dict[str, Any] = {
-        "prompt": list(PROMPTS[:n]) if n > 1 else PROMPTS[0],
-        "negative_prompt": list(NEGATIVES[:n]) if n > 1 else NEGATIVES[0],
+        "prompt": [PROMPTS[i % len(PROMPTS)] for i in range(n)] if n > 1 else PROMPTS[0],
+        "negative_prompt": [NEGATIVES[i % len(NEGATIVES)] for i in range(n)] if n > 1 else NEGATIVES[0],
         "height": 16, "width": 16, "num_frames": 5, "num_inference_steps": 2, "max_sequence_length": 8,
         "output_type": "latent", "clean_caption": False, "use_resolution_binning": False,
         "complex_human_instruction": None, "pag_scale": 0.0, "strength": 1.0, "video": pictures(5),

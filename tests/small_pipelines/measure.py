@@ -153,8 +153,8 @@ def watched(pipe: Any, seen: list[tuple[str, int, bool, str]]) -> Iterator[None]
             vars(network).pop("cache_context", None)
 
 
-def pattern(name: str, pipe: Any, seen: list[tuple[str, int, bool, str]]) -> str:
-    """How it called its networks."""
+def pattern(name: str, pipe: Any, seen: list[tuple[str, int, bool, str]], n: int = 1) -> str:
+    """How it called its networks for n samples."""
     if "PAG" in name:
         return PAG
     if "guider" in pipe.components:
@@ -165,5 +165,5 @@ def pattern(name: str, pipe: Any, seen: list[tuple[str, int, bool, str]]) -> str
         return NETWORKS
     if len({title for *_, title in seen}) > 1:
         return CONTEXT
-    rows = max(rows for _, rows, _, _ in seen)
+    rows = max(rows for _, rows, _, _ in seen) // n
     return {1: CALLS, 2: BATCH, 3: BLOCKS}.get(rows, f"a batch of {rows}")

@@ -183,7 +183,7 @@ _add("MotifVideo", {**GUIDED, "transformer": {"in_channels": 9}}, own=None)
 _add("ZImage ZImageImg2Img ZImageInpaint", {"text_encoder": "Qwen3Model"}, own=4.0)
 _add(
     "Ideogram4",
-    refused="asks two networks",
+    refused="calls two networks",
     parts={"text_encoder": "Qwen3VLModel, 36 layers"},
     guidance_schedule=None,
     max_sequence_length=32,

@@ -131,15 +131,15 @@ def learned(rehearsals: Rehearsals, bound: inspect.BoundArguments, forced: Mappi
     plain = rehearsals.first_step(bound, Recorder(answers=rehearsals.answers), {**forced, **off})
     if not plain.calls:
         raise UsageError(f"{kind} calls no network before its first scheduler step; attach to the pipeline inside it")
-    if plain.scheduler != "scheduler" and getattr(rehearsals.pipe, "scheduler", None) is not None:
-        raise UsageError(
-            f"{kind} denoises twice, and first with pipe.{plain.calls[0].name} and pipe.{plain.scheduler}, which "
-            "attach does not guide; use the pipeline's own guidance"
-        )
     if not answers_alone(plain.answer):
         raise UsageError(
             f"{kind}: its network returns several tensors, or none, which attach cannot combine yet; use the "
             "pipeline's own guidance"
+        )
+    if plain.scheduler != "scheduler" and getattr(rehearsals.pipe, "scheduler", None) is not None:
+        raise UsageError(
+            f"{kind} denoises twice, and first with pipe.{plain.calls[0].name} and pipe.{plain.scheduler}, which "
+            "attach does not guide; use the pipeline's own guidance"
         )
 
     rows, answered = plain.calls[0].rows, len(stacked(output_of(plain.answer)))

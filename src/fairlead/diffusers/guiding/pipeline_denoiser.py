@@ -71,10 +71,20 @@ class PipelineDenoiser:
         self.own: Tensor | None = None
         """What the network returned for the samples' own condition in this step, [n, ...]; None if it was not asked."""
         self._last: tuple[Prediction, Tensor] | None = None
+        self._answered: Mapping[int, Tensor] = {}
 
-    def receive(self, call: RecordedCall, null: RecordedCall | None, control: ControlCall | None = None) -> Tensor:
-        """Take over a call of the pipeline, its null rows where it has some, and the call of its control network; its
-        noisy samples [n, ...] in float64, [n, c, h, w] where they are patches of a picture."""
+    def receive(
+        self,
+        call: RecordedCall,
+        null: RecordedCall | None,
+        control: ControlCall | None = None,
+        answered: Mapping[int, Tensor] | None = None,
+    ) -> Tensor:
+        """Take over a call of the pipeline, its null rows where it has some, the call of its control network, and what
+        the network has returned for predictions of the step, by their places; its noisy samples [n, ...] in float64,
+        [n, c, h, w] where they are patches of a picture."""
+        places = {0: self.pattern.own_at, NULL_KIND: self.pattern.null_at} if answered else {}
+        self._answered = {kind: answered[place] for kind, place in places.items()} if answered else {}
         self._call, self._last, self._outputs, self.own = call, None, None, None
         self._flat = leaves(call.arguments, self.pattern.listed)
         self._null_flat = self._flat if null is None else leaves(null.arguments, self.pattern.listed)
@@ -120,7 +130,6 @@ class PipelineDenoiser:
         if x_t.requires_grad:
             check_differentiable(network)
         raw = self._output(network, x_t, condition)
-        tally(len(x_t))
         output = raw if self.pattern.output is None else self.pattern.output.of(raw)
         if network is self.call.network:
             self._keep(raw.detach(), condition)
@@ -134,8 +143,32 @@ class PipelineDenoiser:
         return prediction
 
     def _output(self, network: Any, x_t: Tensor, condition: Condition) -> Tensor:
-        """What the network returns for the rows of a condition, [rows, ...]."""
-        samples = [int(i) for i in condition.values["sample"].tolist()]
+        """What the network returns for the rows of a condition, [rows, ...]; it is asked for those that it has not
+        answered."""
+        samples, kinds = self._samples_of(condition), self._kinds(condition)
+        known = self._answered_rows(kinds, samples, x_t, condition) if network is self.call.network else []
+        if not known:
+            return self._ask(network, x_t, condition)
+        answers = torch.stack([self._answered[kinds[row]][samples[row]] for row in known])
+        rest = [row for row in range(condition.n) if row not in known]
+        if rest:
+            answers = torch.cat([answers, self._ask(network, x_t[rest], condition[torch.tensor(rest)])])
+        return answers[torch.tensor([*known, *rest], device=answers.device).argsort()]
+
+    def _answered_rows(
+        self, kinds: Sequence[int], samples: Sequence[int], x_t: Tensor, condition: Condition
+    ) -> list[int]:
+        """The rows of which the network's answer is known: as the pipeline calls it, at its own samples."""
+        own = condition.values.keys() <= {"sample", "prompt", "label"} and not x_t.requires_grad
+        if not self._answered or not own or not (self._x_t is None or torch.equal(x_t, self._x_t[list(samples)])):
+            return []
+        perturbed = [mask.tolist() for mask in condition.perturb.values()]
+        return [
+            row for row, kind in enumerate(kinds) if kind in self._answered and not any(mask[row] for mask in perturbed)
+        ]
+
+    def _ask(self, network: Any, x_t: Tensor, condition: Condition) -> Tensor:
+        samples = self._samples_of(condition)
 
         def arguments(kind: tuple[int, int], rows: list[int]) -> dict[Path, Any]:
             return self._arguments(kind[0], [samples[r] for r in rows], rows, x_t, condition)
@@ -147,7 +180,12 @@ class PipelineDenoiser:
         known, pairs = self.pattern.rows is not None, list(zip(self._kinds(condition), samples, strict=True))
         # where rows cannot be picked, a call takes each sample once
         kinds = [(pair[0], 0 if known else pairs[:i].count(pair)) for i, pair in enumerate(pairs)]
-        return asked_by_kind(kinds, arguments, ask, self._rows if known else None)
+        output = asked_by_kind(kinds, arguments, ask, self._rows if known else None)
+        tally(len(x_t))
+        return output
+
+    def _samples_of(self, condition: Condition) -> list[int]:
+        return [int(i) for i in condition.values["sample"].tolist()]
 
     @property
     def _rows(self) -> Mapping[Path, int]:
@@ -281,7 +319,7 @@ class PipelineDenoiser:
         sources = {kind: self._of_kind(kind) for kind in {0, NULL_KIND, *kinds}}
         if any(p not in of or of[p].shape != own[p].shape for p in floating for of in sources.values()):
             floating = []
-        samples = [int(i) for i in condition.values["sample"].tolist()]
+        samples = self._samples_of(condition)
         more = {
             value_name(path): torch.cat(
                 [sources[kind][path][sample : sample + 1] for sample, kind in zip(samples, kinds, strict=True)]
@@ -293,10 +331,12 @@ class PipelineDenoiser:
 
     def _keep(self, raw: Tensor, condition: Condition) -> None:
         """What the output holds beside the prediction (a variance): that of the samples' own branch."""
-        samples = [int(i) for i in condition.values["sample"].tolist()]
+        samples, region = self._samples_of(condition), self.pattern.output
         mine = [row for row, own in enumerate(self._own_rows(condition, samples)) if own]
         if len(mine) == self.pattern.n:
             self.own = raw[mine]
+        if region is None or region.dim is None:
+            return
         mine = mine or list(range(condition.n))
         if self._outputs is None:
             self._outputs = raw.new_zeros(self.pattern.n, *raw.shape[1:])

@@ -13,7 +13,7 @@ from fairlead.core.denoiser import level_at, remember_levels, tally
 from fairlead.core.errors import UsageError
 from fairlead.diffusers.caches import check_switched_off
 from fairlead.diffusers.guiding.attached_resources import Weak
-from fairlead.diffusers.guiding.call_arguments import join_rows
+from fairlead.diffusers.guiding.call_arguments import block, join_rows
 from fairlead.diffusers.guiding.call_conditions import PromptSpecs, Specs
 from fairlead.diffusers.guiding.control_calls import ControlCall
 from fairlead.diffusers.guiding.pattern import Pattern, PromptCall, block_of
@@ -101,12 +101,14 @@ class PipelineRun:
                 "callback that switches its guidance?); say when to guide in the guidance: cfg(7).during(sigma=(low, "
                 "high))"
             )
-        whole = call
+        whole, answered = call, {}
         if pattern.count > 1:
             call, null = block_of(call, pattern, pattern.own_at), block_of(call, pattern, pattern.null_at)
-        output, denoiser = self.guided(call, null)
         if pattern.weight is not None:
-            return with_output(pattern.answer, join_rows(self._three(whole, output, pattern.weight)), call)
+            answered = dict(enumerate(self._blocks(whole)))
+        output, denoiser = self.guided(call, null, answered)
+        if pattern.weight is not None:
+            return with_output(pattern.answer, join_rows(self._three(answered, output, pattern.weight)), call)
         if pattern.scale is None:
             return with_output(pattern.answer, join_rows([output] * pattern.count), call)
         both = denoiser.parted(output, pattern.scale)
@@ -134,35 +136,35 @@ class PipelineRun:
         self._count += 1
         return output
 
-    def _three(self, whole: RecordedCall, guided: Tensor, weight: float) -> list[Tensor]:
-        """The answers for three blocks that the pipeline combines as ours in the place of its own text guidance: the
-        other two are what the network returns for them, so that the scale of the third one stays the pipeline's."""
-        pattern = self.pattern
-        answers: list[Tensor] = []
-        for place in range(pattern.count):
-            if place == pattern.own_at:
-                answers.append(guided)
-                continue
-            call = block_of(whole, pattern, place)
-            with torch.no_grad():
-                answers.append(output_of(call.network(**call.arguments, return_dict=not call.as_tuple)))
-            tally(call.rows)
-        null = answers[pattern.null_at]
-        answers[pattern.own_at] = (null.double() + (guided.double() - null.double()) / weight).to(guided)
-        return answers
+    def _blocks(self, whole: RecordedCall) -> list[Tensor]:
+        """What the network returns for each block of rows of a call."""
+        with torch.no_grad():
+            output = output_of(whole.network(**whole.arguments, return_dict=not whole.as_tuple))
+        tally(whole.rows)
+        return [block(output, place, self.pattern.count) for place in range(self.pattern.count)]
 
-    def guided(self, call: RecordedCall, null: RecordedCall | None) -> tuple[Any, PipelineDenoiser]:
+    def _three(self, answered: Mapping[int, Tensor], guided: Tensor, weight: float) -> list[Tensor]:
+        """The answers for three blocks that the pipeline combines as ours in the place of its own text guidance: the
+        other two are what the network returned for them, so that the scale of the third one stays the pipeline's."""
+        null = answered[self.pattern.null_at]
+        own = (null.double() + (guided.double() - null.double()) / weight).to(guided)
+        return [own if place == self.pattern.own_at else answered[place] for place in range(self.pattern.count)]
+
+    def guided(
+        self, call: RecordedCall, null: RecordedCall | None, answered: Mapping[int, Tensor] | None = None
+    ) -> tuple[Any, PipelineDenoiser]:
         """The output that the network would have for the guided prediction.
 
         Args:
             call: the conditional call of this step.
             null: the null call, where it is not that with the arguments of the pattern.
+            answered: place of a prediction among those of the step -> what the network has returned for it already.
         """
         position = self._position(call)
         if self._guided is None:
             self._guided = self._begin(call, null, position)
         guided, denoiser, levels, start = self._guided
-        x_t = denoiser.receive(call, null, self._control)
+        x_t = denoiser.receive(call, null, self._control, answered)
         t = self._times[min(position, len(self._times) - 2)] if levels is None else self._entries[position]
         stages = 1 if levels is None else levels.stages
         prediction = guided.at(min((position - start) // stages, len(self._times) - 2))(x_t, t, guided.condition)

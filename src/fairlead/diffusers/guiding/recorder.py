@@ -99,7 +99,8 @@ class Recorder:
 
     Args:
         template: the answer to a call at guidance off, of ``rows`` rows; None: the network is asked, once.
-        answers: what networks have answered before, by the shape of what they were asked; these are not asked again.
+        answers: what networks have answered before, by the shape of what they were asked; these are not asked again,
+            nor for half as many rows.
     """
 
     def __init__(self, template: Any = None, rows: int = 0, answers: dict[Hashable, Any] | None = None) -> None:
@@ -124,7 +125,14 @@ class Recorder:
 
     def _known(self, call: RecordedCall, args: Any, kwargs: Any) -> Any:
         key = id(call.network), call.as_tuple, _shapes(call.x)
-        if key not in self.answers:
+        if key in self.answers:
+            return self.answers[key]
+        doubled = *key[:2], _shapes(call.x * 2 if isinstance(call.x, list) else torch.cat([call.x] * 2))
+        both = self.answers.get(doubled)
+        output = output_of(both) if both is not None and answers_alone(both) else ()
+        if len(output) == 2 * call.rows:
+            self.answers[key] = with_output(both, output[: call.rows], call)
+        else:
             with torch.no_grad():
                 self.answers[key] = call.network.forward(*args, **kwargs)
         return self.answers[key]
