@@ -46,13 +46,11 @@ dist: .venv/dev
 	build/clean/bin/pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd build && clean/bin/fairlead --version && clean/bin/fairlead demo --seconds 1 --n 60
 
-# an environment with the oldest dependencies that pyproject.toml allows, beside the torch of constraints.txt and without
-# the playground's (.ci/oldest says why)
+# an environment with the oldest dependencies that pyproject.toml allows, beside the torch of constraints.txt
 oldest:
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python .ci/oldest > build-oldest.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r build-oldest.txt \
-		-e ".[docs,efficientnet,lora,tensorboard,tools,tune]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r build-oldest.txt -e ".[dev]"
 	@rm build-oldest.txt
 	@touch .venv/base .venv/dev
 

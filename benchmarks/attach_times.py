@@ -10,8 +10,8 @@ U-Net of Stable Diffusion 1.5 at its own size, in bfloat16, on latents of 64 x 6
 embeddings.
 
 Then, on a CPU, ``cfg(5)`` on a pipeline of every pattern of calls, small ones with a larger network of at least 20 ms a
-call. Times are those between two steps of the scheduler, so that the rehearsal is not in them; what it takes stands
-beside them, in steps.
+call. All times are those between two steps of the scheduler, so that the rehearsal is not in them; what it takes stands
+beside the second, in steps.
 
 Ratios are medians of the ratios of neighbours; on a machine that others use, look at the processor's time.
 """
@@ -78,42 +78,18 @@ def _on_gpu(device: str) -> bool:
 
 @dataclass(frozen=True)
 class Taken:
-    """Seconds of one step of the loop, and of the processor; what happens once a call is in it."""
+    """Seconds on the clock and of the processor."""
 
     wall: float
     processor: float
 
 
-def taken(pipe: Any, arguments: dict[str, Any], steps: int, guidance: str | None) -> Taken:
-    if guidance is not None:
-        with fl.attach(pipe, guidance):
-            return taken(pipe, arguments, steps, None)
-    _wait(pipe)
-    wall, processor = time.perf_counter(), time.process_time()
-    pipe(num_inference_steps=steps, guidance_scale=5.0, output_type="latent", **arguments)
-    _wait(pipe)
-    return Taken((time.perf_counter() - wall) / steps, (time.process_time() - processor) / steps)
-
-
-def _wait(pipe: Any) -> None:
-    if pipe.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def row(pipe: Any, arguments: dict[str, Any], guidance: str, options: Options) -> str:
-    for text in (None, guidance):
-        taken(pipe, arguments, 2, text)
-    pairs = []
-    for i in range(options.repeats):  # whoever goes first changes from pair to pair
-        order = (None, guidance) if i % 2 else (guidance, None)
-        both = {text: taken(pipe, arguments, options.steps, text) for text in order}
-        pairs.append((both[None], both[guidance]))
-    own = 1e3 * statistics.median(a.wall for a, _ in pairs)
-    added = 1e3 * statistics.median(b.processor - a.processor for a, b in pairs)
-    wall = statistics.median(b.wall / a.wall for a, b in pairs)
-    processor = statistics.median(b.processor / a.processor for a, b in pairs)
+    call = {"num_inference_steps": options.steps, "guidance_scale": 5.0, "output_type": "latent", **arguments}
+    pairs = paired(pipe, call, guidance, options.repeats)
+    added = 1e3 * statistics.median(b.step.processor - a.step.processor for a, b in pairs)
     text = guidance.replace("|", "\\|")
-    return f"`{text}` | {own:.1f} | {wall:.3f} | {processor:.3f} | {added:.2f}"
+    return f"`{text}` | {own_ms(pairs):.1f} | {ratios(pairs)} | {added:.2f}"
 
 
 DEEP: dict[str, Any] = {"num_attention_heads": 16, "num_layers": 3}
@@ -157,10 +133,10 @@ def steps_of(pipe: Any, call: dict[str, Any], guidance: str | None) -> Steps:
         with fl.attach(pipe, guidance):
             return steps_of(pipe, call, None)
     kind: Any = type(pipe.scheduler)
-    own, marks = kind.step, [_now()]
+    own, marks = kind.step, [_now(pipe)]
 
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        marks.append(_now())
+        marks.append(_now(pipe))
         return own(self, *args, **kwargs)
 
     kind.step = step  # rehearsals give the scheduler a step of their own
@@ -175,8 +151,33 @@ def steps_of(pipe: Any, call: dict[str, Any], guidance: str | None) -> Steps:
     return Steps(median, Taken(marks[1].wall - marks[0].wall, marks[1].processor - marks[0].processor))
 
 
-def _now() -> Taken:
+def _now(pipe: Any) -> Taken:
+    if pipe.device.type == "cuda":
+        torch.cuda.synchronize()
     return Taken(time.perf_counter(), time.process_time())
+
+
+def paired(pipe: Any, call: dict[str, Any], guidance: str, repeats: int) -> list[tuple[Steps, Steps]]:
+    """Runs of the pipeline's own guidance beside those of ours."""
+    for text in (None, guidance):
+        steps_of(pipe, {**call, "num_inference_steps": 2}, text)
+    pairs = []
+    for i in range(repeats):  # whoever goes first changes from pair to pair
+        order = (None, guidance) if i % 2 else (guidance, None)
+        both = {text: steps_of(pipe, call, text) for text in order}
+        pairs.append((both[None], both[guidance]))
+    return pairs
+
+
+def own_ms(pairs: list[tuple[Steps, Steps]]) -> float:
+    return 1e3 * statistics.median(a.step.wall for a, _ in pairs)
+
+
+def ratios(pairs: list[tuple[Steps, Steps]]) -> str:
+    """Of the wall time and of the processor's."""
+    wall = statistics.median(b.step.wall / a.step.wall for a, b in pairs)
+    processor = statistics.median(b.step.processor / a.step.processor for a, b in pairs)
+    return f"{wall:.3f} | {processor:.3f}"
 
 
 def pattern_row(name: str, images: int, options: Options) -> str:
@@ -184,20 +185,11 @@ def pattern_row(name: str, images: int, options: Options) -> str:
     seen: list[tuple[str, int, bool, str]] = []
     with watched(pipe, seen):
         run(pipe, {**call, "num_inference_steps": 2})
-    with fl.attach(pipe, "cfg(5)"):
-        run(pipe, {**call, "num_inference_steps": 2})
-    pairs = []
-    for i in range(options.repeats):
-        order = (None, "cfg(5)") if i % 2 else ("cfg(5)", None)
-        both = {text: steps_of(pipe, call, text) for text in order}
-        pairs.append((both[None], both["cfg(5)"]))
-    own = 1e3 * statistics.median(a.step.wall for a, _ in pairs)
-    calls = len(seen) / 2
-    wall = statistics.median(b.step.wall / a.step.wall for a, b in pairs)
-    processor = statistics.median(b.step.processor / a.step.processor for a, b in pairs)
+    pairs = paired(pipe, call, "cfg(5)", options.repeats)
+    own, calls = own_ms(pairs), len(seen) / 2
     rehearsal = statistics.median((b.first.processor - a.first.processor) / a.step.processor for a, b in pairs)
     title = f"{pattern(name, pipe, seen, images)} | {name.split(',')[0].replace('Pipeline', '')}"
-    return f"{title} | {images} | {own / calls:.0f} | {own:.0f} | {wall:.3f} | {processor:.3f} | {rehearsal:.1f}"
+    return f"{title} | {images} | {own / calls:.0f} | {own:.0f} | {ratios(pairs)} | {rehearsal:.1f}"
 
 
 def main(options: Options) -> None:
