@@ -245,6 +245,8 @@ def test_a_finite_blur_needs_height_and_width() -> None:
 def test_every_class_of_diffusers_is_here() -> None:
     found = set()
     for name in dir(diffusers):
+        if name.endswith(("Blocks", "Pipeline")):  # some need newer transformers than the oldest that we take
+            continue
         kind = getattr(diffusers, name, None)
         places = ("diffusers.models.transformers", "diffusers.models.unets")
         if inspect.isclass(kind) and kind.__module__.startswith(places) and issubclass(kind, diffusers.ModelMixin):
