@@ -65,13 +65,15 @@ class Options:
     """File for the numbers, a row per setting."""
     n: int = 500
     """Images for each edit."""
+    null_text_n: int = 100
+    """As many for null-text inversion, which takes ten times as long; a fifth of them choose among fewer settings."""
     tune_n: int = 60
     """Other images, on which strength and scale are chosen."""
     rows: int = 120
     """Network rows for each edit, sampling and inverting together."""
     methods: tuple[EditMethod, ...] = METHODS
     strengths: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    scales: tuple[float, ...] = (1.5, 3.0)
+    scales: tuple[float, ...] = (1.5, 3.0, 5.0)
     data: str | None = None
     """The scenes, if not those of the training."""
     batch_size: int = 100
@@ -95,6 +97,10 @@ class Task:
     same: Tensor
     source: list[str]
     target: list[str]
+
+    def first(self, n: int) -> Task:
+        truth = {name: labels[:n] for name, labels in self.truth.items()}
+        return Task(self.images[:n], truth, self.same[:n], self.source[:n], self.target[:n])
 
 
 class Bench:
@@ -121,7 +127,14 @@ class Bench:
         """Images with one digit."""
         return (self.test.attributes["count"].labels == 0).nonzero()[:, 0]
 
-    def task(self, changed: str, tuning: bool) -> Task:
+    def n(self, method: EditMethod, tuning: bool = False) -> int:
+        options = self.options
+        most = options.tune_n if tuning else options.n
+        fewer = max(1, options.null_text_n // 5) if tuning else options.null_text_n
+        return min(most, fewer) if method == "null-text" else most
+
+    def task(self, changed: str, tuning: bool, n: int | None = None) -> Task:
+        """Of all images, or of the first n, with the same changes."""
         options = self.options
         index = self.single[options.n :][: options.tune_n] if tuning else self.single[: options.n]
         was = {name: self.test.attributes[name].labels[index] for name in KEPT}
@@ -135,12 +148,13 @@ class Bench:
         again = redrawn(index, {changed: truth[changed]}, "test", **({} if call is None else call[1]))
         images = self.test.images[index]
         same = (again.int() - images.int()).abs().amax(1) == 0
-        return Task(images, truth, same, captions(was), captions(truth))
+        return Task(images, truth, same, captions(was), captions(truth)).first(n or len(index))
 
     def settings(self, method: EditMethod) -> Iterator[dict[str, Any]]:
         """All of a method's strengths and scales; how many steps its rows allow."""
-        for scale in self.options.scales:
-            for strength in self.options.strengths:
+        slow, options = method == "null-text", self.options
+        for scale in options.scales[:2] if slow else options.scales:
+            for strength in options.strengths[-2:] if slow else options.strengths:
                 each = (EVALUATIONS[method] + (2 if scale != 1 else 1)) * strength
                 steps = 40 if method == "null-text" else max(2, round(self.options.rows / each))
                 most = self.model.schedule.table_size
@@ -197,14 +211,14 @@ def measured(
     key = {
         "changed": changed, "method": method, **setting, "tuning": tuning, "seed": options.seed,
         "data": bench.test.name,
-        "n": options.tune_n if tuning else options.n, "first": options.n if tuning else 0,
+        "n": bench.n(method, tuning), "first": options.n if tuning else 0,
         "weights": bench.model.metadata.get("weights_hash"), "version": fairlead.__version__,
     }  # fmt: skip
     if options.store.is_file():
         for line in options.store.read_text().split("\n"):
             if line and (row := json.loads(line))["key"] == key:
                 return row  # type: ignore[no-any-return]
-    task = bench.task(changed, tuning)
+    task = bench.task(changed, tuning, bench.n(method, tuning))
     row = {"key": key, **bench.scored(bench.done(method, setting, task), task)}
     with options.store.open("a") as file:
         file.write(json.dumps(row) + "\n")
@@ -235,8 +249,9 @@ def page(bench: Bench, found: Mapping[tuple[str, str], dict[str, Any]]) -> str:
         f"python -m benchmarks.edit {options.run} --n {options.n} --rows {options.rows}",
         "```",
         "",
-        f"N = {options.n} images of `{bench.test.name}`, test split; strength and scale of each method are those that",
-        f"do best on {options.tune_n} others. Errors are standard errors, of shares the Wilson interval.",
+        f"N images of the test split of `{bench.test.name}`, from the first {options.n} with one digit. Strength and",
+        f"scale of each method are those that do best on {options.tune_n} others. Errors are standard errors, those of",
+        "shares of the Wilson interval.",
     ]
     for changed in CHANGED:
         task = bench.task(changed, tuning=False)
@@ -251,8 +266,8 @@ def page(bench: Bench, found: Mapping[tuple[str, str], dict[str, Any]]) -> str:
             "be seen to do much better.",
             "",
             "| method | right, all else kept | asked one right | change of what stays (RMS of [0, 1]) "
-            "| way back, PSNR in dB | rows per edit | strength | scale | steps |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            "| way back, PSNR in dB | rows per edit | strength | scale | steps | N |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for method in options.methods:
             row = found[changed, method]
@@ -261,7 +276,8 @@ def page(bench: Bench, found: Mapping[tuple[str, str], dict[str, Any]]) -> str:
             psnr += f" (autoencoder {_number(row['codec_psnr'])})" if "codec_psnr" in row else ""
             lines.append(
                 f"| {method} | {_share(row['right'])} | {_share(row[changed])} | {_number(row['unchanged'])} | {psnr} "
-                f"| {row['rows']:.0f} | {key['strength']:g} | {key['scale']:g} | {key['steps']} |"
+                f"| {row['rows']:.0f} | {key['strength']:g} | {key['scale']:g} | {key['steps']} "
+                f"| {key['n']} |"
             )
     lines += [
         "",
@@ -276,17 +292,7 @@ def page(bench: Bench, found: Mapping[tuple[str, str], dict[str, Any]]) -> str:
 def picture(bench: Bench, found: Mapping[tuple[str, str], dict[str, Any]], columns: int = 6) -> bytes:
     rows: list[Tensor] = []
     titles: list[str] = []
-    tasks = {changed: bench.task(changed, tuning=False) for changed in CHANGED}
-    few = {
-        changed: Task(
-            task.images[:columns],
-            {name: each[:columns] for name, each in task.truth.items()},
-            task.same[:columns],
-            task.source[:columns],
-            task.target[:columns],
-        )
-        for changed, task in tasks.items()
-    }
+    few = {changed: bench.task(changed, tuning=False, n=columns) for changed in CHANGED}
     rows.append(torch.cat([task.images for task in few.values()]))
     for method in bench.options.methods:
         parts = []
