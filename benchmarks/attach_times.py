@@ -162,7 +162,7 @@ def paired(pipe: Any, call: dict[str, Any], guidance: str, repeats: int) -> list
     for text in (None, guidance):
         steps_of(pipe, {**call, "num_inference_steps": 2}, text)
     pairs = []
-    for i in range(repeats):  # whoever goes first changes from pair to pair
+    for i in range(repeats):  # the two take turns at going first
         order = (None, guidance) if i % 2 else (guidance, None)
         both = {text: steps_of(pipe, call, text) for text in order}
         pairs.append((both[None], both[guidance]))

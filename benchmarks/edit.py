@@ -99,6 +99,7 @@ class Task:
     target: list[str]
 
     def first(self, n: int) -> Task:
+        """The first n images and what is asked of them."""
         truth = {name: labels[:n] for name, labels in self.truth.items()}
         return Task(self.images[:n], truth, self.same[:n], self.source[:n], self.target[:n])
 

@@ -134,12 +134,6 @@ QWEN3 = {
     "deepstack_visual_indexes": [0], "temporal_patch_size": 2,
 }  # fmt: skip
 
-
-def image_processor(kind: str) -> Any:
-    """The class that needs no torchvision; older transformers have no other."""
-    return getattr(transformers, f"{kind}ImageProcessorPil", None) or getattr(transformers, f"{kind}ImageProcessor")
-
-
 PARTS: dict[str, Callable[[], Any]] = {
     "CLIPTextModel": made.clip_text,
     "CLIPTextModelWithProjection": lambda: made.clip_text(7, projection=True),
@@ -175,15 +169,15 @@ PARTS: dict[str, Callable[[], Any]] = {
     "Qwen3VLModel, 36 layers": _with_pictures("Qwen3VLModel", "Qwen3VLConfig", QWEN3, num_hidden_layers=36),
     "SmolLM3ForCausalLM": _decoder("SmolLM3ForCausalLM", "SmolLM3Config"),
     "ByT5Tokenizer": transformers.ByT5Tokenizer,
-    "CLIPProcessor": image_processor("CLIP"),
+    "CLIPProcessor": transformers.CLIPImageProcessorPil,
     "Qwen2VLProcessor": TextProcessor,
     "Qwen2_5_VLProcessor": TextProcessor,
     "Qwen3VLProcessor": TextProcessor,
     "CLIPTokenizer": made.clip_tokenizer,
     "T5Tokenizer": made.word_tokenizer,
     "BertTokenizer": made.word_tokenizer,
-    "CLIPImageProcessorPil": lambda: image_processor("CLIP")(),
-    "SiglipImageProcessorPil": lambda: image_processor("Siglip")(),
+    "CLIPImageProcessorPil": lambda: transformers.CLIPImageProcessorPil(),
+    "SiglipImageProcessorPil": lambda: transformers.SiglipImageProcessorPil(),
     "AutoTokenizer": chat_tokenizer,
     "Qwen2Tokenizer": chat_tokenizer,
     "LlamaTokenizer": chat_tokenizer,

@@ -7,11 +7,11 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 
 from tests.pipelines import made
 from tests.small_pipelines.build import Small, Unchecked, half_mask, picture, pictures
-from tests.small_pipelines.encoders import image_processor
 
 XL = {"unet": {**made.XL, "cross_attention_dim": 32}}
 XL_CONTROL = {**XL, "controlnet": {k: v for k, v in XL["unet"].items() if k != "up_block_types"}}
@@ -23,7 +23,7 @@ FOUND: dict[str, Any] = {"transformer": {}}
 CLIP77 = partial(made.clip_text, positions=77)
 SAFE: dict[str, Any] = {"safety_checker": Unchecked()}
 KARRAS = partial(diffusers.FlowMatchEulerDiscreteScheduler, use_karras_sigmas=True)
-SMALL_EYES = partial(image_processor("Siglip"), size={"height": 28, "width": 28})
+SMALL_EYES = partial(transformers.SiglipImageProcessorPil, size={"height": 28, "width": 28})
 LONG: dict[str, Any] = {
     "prompt": "red cat " * 20,
     "negative_prompt": "blurry " * 40,

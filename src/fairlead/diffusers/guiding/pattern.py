@@ -1,4 +1,7 @@
-"""What rehearsals of a pipeline say of its calls: which rows are whose, and what differs between the predictions."""
+"""What rehearsals of a pipeline say of its calls: which rows are whose, and what differs between the predictions.
+
+Over 300 lines, as what a pattern is and what is refused while it is learned stand together.
+"""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class PipelineDenoiser:
         """Take over a call of the pipeline, its null rows where it has some, the call of its control network, and what
         the network has returned for predictions of the step, by their places; its noisy samples [n, ...] in float64,
         [n, c, h, w] where they are patches of a picture."""
-        places = {0: self.pattern.own_at, NULL_KIND: self.pattern.null_at} if answered else {}
+        places = {0: self.pattern.own_at, NULL_KIND: self.pattern.null_at}
         self._answered = {kind: answered[place] for kind, place in places.items()} if answered else {}
         self._call, self._last, self._outputs, self.own = call, None, None, None
         self._flat = leaves(call.arguments, self.pattern.listed)
@@ -168,6 +168,7 @@ class PipelineDenoiser:
         ]
 
     def _ask(self, network: Any, x_t: Tensor, condition: Condition) -> Tensor:
+        """What the network returns for the rows of a condition when it is called now, [rows, ...]."""
         samples = self._samples_of(condition)
 
         def arguments(kind: tuple[int, int], rows: list[int]) -> dict[Path, Any]:

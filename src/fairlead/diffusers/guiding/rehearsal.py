@@ -203,7 +203,7 @@ class Rehearsals:
 
     @contextmanager
     def _stepping(self, step: Callable[[str, Any, Any], Any]) -> Iterator[None]:
-        """Schedulers step by ``step``, which is told the name, inside."""
+        """Inside, ``step(name, model_output, sample)`` steps in the place of the scheduler of that name."""
 
         def stepped(name: str) -> Callable[..., Stepped]:
             def own(model_output: Any, timestep: Any = None, sample: Any = None, *_: Any, **__: Any) -> Stepped:
