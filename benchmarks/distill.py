@@ -1,6 +1,8 @@
 """A student of cfg over a range of scales against its teacher: distance, accuracy and rows at five scales, paired over
 seeds; and few steps, of that student and of students that are taught so many, against the teacher's twenty.
 
+Where few steps begin is searched (``--trials``): sampler and noise levels, by optuna on seeds of their own.
+
     python -m benchmarks.distill runs/mnist --data ../shared/data/mnist --out runs/distill-mnist
 
 The students are trained where they are missing, with their time; ``--steps`` are their optimiser steps. Labels and
@@ -10,11 +12,13 @@ the same scale, with their paired standard errors, or with those to the teacher'
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import optuna
 import tyro
 
 from fairlead.core.progress import bars
@@ -25,7 +29,7 @@ from fairlead.models.model import Model
 from fairlead.report.trainings.distilling import distill
 from fairlead.sample.run import sample
 
-SEED = 600_000
+SEED, SEARCH_SEED = 600_000, 700_000
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ class Options:
     """Samplers of the student of all scales in few steps."""
     solver_steps: tuple[int, ...] = (8, 6, 5, 4)
     """Of each of these samplers."""
+    searched: tuple[int, ...] = (4,)
+    """Numbers of steps for which noise levels and sampler are searched."""
+    trials: int = 60
+    """Of a search, each of ``search_n`` images; 0 searches nothing."""
+    search_n: int = 500
     few_scale: float = 1.2
     """Of the teacher's guidance that these are taught, such as the one that tune recommends."""
     steps: int | None = None
@@ -76,9 +85,41 @@ class Compared:
         print(f"{name}: {done.step} steps, {time.perf_counter() - began:.0f} s", flush=True)
         return load(out)
 
-    def measured(self, model: Model, guidance: str, sampler: str, steps: int, beside: Score | None = None) -> Score:
+    def searched(self, model: Model, guidance: str, steps: int) -> tuple[str, str]:
+        """(sampler, grid) with the smallest distance on the seeds of the search; levels are between 0.03 and 30."""
+        options = self.options
+
+        def distance(trial: optuna.Trial) -> float:
+            sampler = trial.suggest_categorical("sampler", options.solvers)
+            places = sorted((trial.suggest_float(str(i), 0, 1) for i in range(steps - 1)), reverse=True)
+            grid = f"sigmas({', '.join(f'{0.03 * 1000**place:.3g}' for place in places)})"
+            trial.set_user_attr("grid", grid)
+            if len(set(grid[7:-1].split(", "))) < steps - 1:
+                return math.inf
+            run = sample(
+                model, self.conds[: options.search_n], guidance=guidance, seeds=SEARCH_SEED, sampler=sampler,
+                steps=steps, grid=grid, batch_size=options.batch_size,
+            )  # fmt: skip
+            assert run.images is not None
+            score = self.evaluator.score(run.images, run.condition.values["label"], run.x0, run.seeds)
+            return score.metrics["distance"].value
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=options.trials // 3))
+        study.optimize(distance, options.trials)
+        return study.best_params["sampler"], study.best_trial.user_attrs["grid"]
+
+    def measured(
+        self,
+        model: Model,
+        guidance: str,
+        sampler: str,
+        steps: int,
+        beside: Score | None = None,
+        grid: str = "trailing",
+    ) -> Score:
         run = sample(
-            model, self.conds, guidance=guidance, seeds=SEED, sampler=sampler, steps=steps,
+            model, self.conds, guidance=guidance, seeds=SEED, sampler=sampler, steps=steps, grid=grid,
             batch_size=self.options.batch_size,
         )  # fmt: skip
         assert run.images is not None
@@ -89,8 +130,8 @@ class Compared:
             shown += ["against the teacher:", *(f"{name} {apart[name]}" for name in ("distance", "accuracy"))]
         n = self.options.n
         print(
-            f"{guidance:<16} {sampler} {steps:>2}  {run.cost.rows / n:g} rows, {1000 * run.seconds / n:.2f} ms an "
-            f"image  {'  '.join(shown)}",
+            f"{guidance:<16} {sampler} {steps:>2} {grid}  {run.cost.rows / n:g} rows, {1000 * run.seconds / n:.2f} ms "
+            f"an image  {'  '.join(shown)}",
             flush=True,
         )
         return score
@@ -111,6 +152,10 @@ def main(options: Options) -> None:
     for solver in options.solvers:
         for count in options.solver_steps:
             compared.measured(student, f"distilled({options.few_scale:g})", solver, count, own)
+    for count in options.searched if options.trials else ():
+        found, grid = compared.searched(student, f"distilled({options.few_scale:g})", count)
+        compared.measured(student, f"distilled({options.few_scale:g})", found, count, own, grid)
+        compared.measured(compared.teacher, guidance, found, count, own, grid)
     for count in options.few:
         few = compared.student(f"steps-{count}", guidance, steps_to=count)
         compared.measured(few, "none", "ddim", count, own)

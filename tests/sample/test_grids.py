@@ -11,6 +11,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.registry import names
 from fairlead.core.schedule import VE, RectifiedFlow, VPCosine, vp_linear, vp_scaled_linear
 from fairlead.sample.grids import karras, leading, linspace, make_grid, trailing, uniform_log_snr
+from fairlead.sample.sampling import Sampling
 from tests.sample.gaussian import ENDING_IN_PURE_NOISE
 
 SCHEDULES = {
@@ -125,3 +126,43 @@ def test_impossible_steps_on_a_continuous_schedule(grid: str) -> None:
 def test_an_unknown_grid_lists_the_known() -> None:
     with pytest.raises(UsageError, match=r"unknown grid 'trailling'; did you mean 'trailing'\? \(known: trailing, "):
         make_grid("trailling", vp_linear(), 10)
+
+
+@pytest.mark.parametrize("label", SCHEDULES)
+def test_sigmas_are_where_all_steps_but_the_first_begin(label: str) -> None:
+    schedule, given = SCHEDULES[label], (3.4, 1.5, 0.25)
+    times = make_grid("sigmas(3.4, 1.5, 0.25)", schedule, 4)
+    assert (times[0], times[-1]) == (1.0, 0.0)
+    np.testing.assert_allclose(schedule.ratio(times[1:-1]).numpy(), given, rtol=1e-6)
+    assert make_grid("sigmas()", schedule, 1).tolist() == [1.0, 0.0]
+
+
+def test_sigmas_of_another_grid_are_that_grid() -> None:
+    schedule = VPCosine()
+    expected = trailing(schedule, 5)
+    written = ", ".join(repr(float(schedule.ratio(t))) for t in expected[1:-1])
+    torch.testing.assert_close(make_grid(f"sigmas({written})", schedule, 5), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "said"),
+    [
+        ("sigmas", 4, "grid 'sigmas' needs the noise levels; write e.g. sigmas(3.4, 1.5, 0.2) for 4 steps"),
+        ("sigmas(3, 1)", 4, "grid 'sigmas(3, 1)' is for 3 steps, as the first begins at pure noise; got steps 4"),
+        ("sigmas(1, 3)", 3, "grid 'sigmas(1, 3)': expected noise levels above 0, each below the one before, got 3"),
+        ("sigmas(1, -3)", 3, "expected noise levels above 0, each below the one before, got -3"),
+        ("sigmas(1, 1e999)", 3, "expected noise levels above 0, each below the one before, got 1e309"),
+        ("sigmas(a, b)", 3, "expected noise levels above 0, each below the one before, got a"),
+        ("sigmas(high=1)", 2, "grid 'sigmas(high=1)': noise levels have no names; write trailing, "),
+        ("karras(3)", 2, "grid 'karras(3)': expected a name; write trailing, leading, linspace, karras, log_snr, or"),
+        ("sigmas(1", 2, "grid 'sigmas(1' is not an expression"),
+    ],
+)
+def test_other_grids_are_refused_before_anything_runs(text: str, steps: int, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        Sampling(steps=steps, grid=text)
+
+
+def test_a_noise_level_that_the_schedule_does_not_reach() -> None:
+    with pytest.raises(UsageError, match=r"grid 'sigmas\(200, 1\)': the schedule begins at 157\.4\d*; expected"):
+        make_grid("sigmas(200, 1)", vp_linear(), 3)

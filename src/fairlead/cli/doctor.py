@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
+from fairlead.cli.typed_options import Grid, SamplerText
 from fairlead.core.progress import bars
-from fairlead.core.registry import names
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,10 @@ class Doctor:
     """An expression to examine on this model; four images are sampled with it."""
     cond: str | None = None
     """Class name, index or prompt of these images; by default the first four classes or examples."""
-    sampler: Annotated[
-        str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
-    ] = "ddim"
+    sampler: SamplerText = "ddim"
     steps: int = 20
     """Steps of the sampler."""
-    grid: Annotated[str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}.")] = "trailing"
+    grid: Grid = "trailing"
     data: str | None = None
     """Where real images are, if not where they were in training; without real images, samples of the model are used."""
     json: Path | None = None

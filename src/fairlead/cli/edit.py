@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from fairlead.cli.typed_options import Grid
 from fairlead.core.errors import UsageError
 from fairlead.core.progress import bars
 from fairlead.core.registry import names
@@ -63,7 +64,7 @@ class Edit:
     steps: int | None = None
     """Steps of the sampler from noise alone; those above the strength are not taken. Default: 20, or those of
     --inverted."""
-    grid: Annotated[str | None, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}. Default: trailing.")] = None
+    grid: Grid | None = None
     seed: int = 0
     """Seed of the first image; the next ones have the next seeds."""
     batch_size: int = 64

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from fairlead.cli.typed_options import as_given
+from fairlead.cli.typed_options import Grid, SamplerText, as_given
 from fairlead.core.progress import bars
-from fairlead.core.registry import names
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,10 @@ class Explain:
     compare: bool = False
     """Also evaluate the conditional and the null prediction where the guidance does not, so that angles and effective
     scales are known at every step; these rows are counted apart and do not change the images."""
-    sampler: Annotated[
-        str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
-    ] = "ddim"
+    sampler: SamplerText = "ddim"
     steps: int = 20
     """Steps of the sampler."""
-    grid: Annotated[str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}.")] = "trailing"
+    grid: Grid = "trailing"
     batch_size: int = 64
     """Samples denoised together; does not change them beyond rounding."""
     precision: str = "fp32"

@@ -36,7 +36,7 @@ TRAINING = {
 """Groups of the trainings' options, each on a screen of its own."""
 OTHERS = {
     "sampling": "sampler steps grid seed seeds batch_size precision compile weights device",
-    "measuring": "by_class data prompts features clip metrics k resize",
+    "measuring": "by_class data prompts features clip judge metrics k resize",
 }
 """Groups of the other commands' options."""
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from fairlead.cli.typed_options import Grid, SamplerText
 from fairlead.core.progress import bars
-from fairlead.core.registry import names
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,10 @@ class Interpolate:
     """Images per seed, including both ends."""
     guidance: str = "none"
     """An expression: cfg(3), cfg(ramp(1, 7)).during(sigma=(0.3, 2)), ..., or "tuned"."""
-    sampler: Annotated[
-        str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
-    ] = "ddim"
+    sampler: SamplerText = "ddim"
     steps: int = 20
     """Steps of the sampler."""
-    grid: Annotated[str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}.")] = "trailing"
+    grid: Grid = "trailing"
     seed: int = 0
     """The first seed."""
     batch_size: int = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -45,6 +45,8 @@ class Measure:
     clip: str | None = None
     """The network that embeds --prompts: clip:PATH or other features that embed text; by default --features if they
     embed text, else clip."""
+    judge: Literal["quick", "thorough"] = "quick"
+    """Judge of accuracy: quick, trained in half a minute; thorough, for photographs, in half an hour of a core."""
     reward: str | None = None
     """A reward of each image, as for particles, e.g. 'judged("seven", data="digits")': its mean and the error."""
     k: int = 5
@@ -82,7 +84,10 @@ class Measure:
         if self.reward is None:
             raise UsageError("measure: expected two folders of images, REAL and FAKE, or one and --reward; got one")
         for field in fields(self):
-            if field.name in ("features", "metrics", "clip", "k", "out") and getattr(self, field.name) != field.default:
+            if (
+                field.name in ("features", "metrics", "clip", "judge", "k", "out")
+                and getattr(self, field.name) != field.default
+            ):
                 raise UsageError(
                     f"measure: --{field.name} is for the comparison of two folders, and one is given; leave it out"
                 )

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fairlead.cli.typed_options import Grid, SamplerText
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 from fairlead.core.places import check_folder
 from fairlead.core.progress import Bar, working
-from fairlead.core.registry import names
 from fairlead.core.signals import unbroken
 
 if TYPE_CHECKING:
@@ -54,12 +54,10 @@ class Sample:
     """Steps from one resampling of the particles to the next (default: 4); 0 chooses at the end only."""
     pick: str | None = None
     """Which particle becomes the image: draw (at random by weight, the default) or best."""
-    sampler: Annotated[
-        str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
-    ] = "ddim"
+    sampler: SamplerText = "ddim"
     steps: int = 20
     """Steps of the sampler."""
-    grid: Annotated[str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}.")] = "trailing"
+    grid: Grid = "trailing"
     seed: int = 0
     """Seed of the first image; the next ones have the next seeds. The same seed gives the same noise for any class."""
     batch_size: int = 64

@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fairlead.cli.typed_options import as_given
+from fairlead.cli.typed_options import Grid, as_given
 from fairlead.core.progress import Bar, bars, clock
 from fairlead.core.registry import names
 
@@ -65,7 +65,7 @@ class Sweep:
     ] = ("ddim",)
     steps: tuple[int, ...] = (20,)
     """Steps of the sampler."""
-    grid: Annotated[str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}.")] = "trailing"
+    grid: Grid = "trailing"
     batch_size: int = 64
     """Images denoised together, and stored together; does not change them beyond rounding."""
     precision: str = "fp32"
@@ -89,6 +89,8 @@ class Sweep:
     clip: str | None = None
     """The network for the cosine of image and prompt: clip:PATH or other features that embed text; by default
     --features if they embed text, else clip."""
+    judge: Literal["quick", "thorough"] = "quick"
+    """Judge of accuracy: quick, trained in half a minute; thorough, for photographs, in half an hour of a core."""
     reward: str | None = None
     """A further column: the mean of a reward, as for particles: 'judged("seven")', 'similarity("a red seven")'."""
     device: str = "auto"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from fairlead.cli.sweep import SweepBar
-from fairlead.cli.typed_options import as_given
+from fairlead.cli.typed_options import Grid, SamplerText, as_given
 from fairlead.core.progress import bars
 from fairlead.core.registry import names
 
@@ -53,12 +53,10 @@ class Tune:
     """Images of each reported setting, on seeds that the search has not seen; 0 for no report."""
     by_class: bool = False
     """Also say which scale is best for each class, with an interval, or that the images show no difference."""
-    sampler: Annotated[
-        str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")
-    ] = "ddim"
+    sampler: SamplerText = "ddim"
     steps: int = 20
     """Steps of the sampler."""
-    grid: Annotated[str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}.")] = "trailing"
+    grid: Grid = "trailing"
     seed: int = 0
     """First seed of the search; the report begins at 1,000,000 more."""
     batch_size: int = 64
@@ -76,6 +74,8 @@ class Tune:
     ] = None
     clip: str | None = None
     """The network for the cosine of image and prompt, as for sweep."""
+    judge: Literal["quick", "thorough"] = "quick"
+    """Judge of accuracy: quick, trained in half a minute; thorough, for photographs, in half an hour of a core."""
     reward: str | None = None
     """A reward of the images, as for particles: a further column, for --objective reward or --constraint
     "reward >= -1"."""

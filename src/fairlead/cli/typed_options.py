@@ -6,7 +6,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import tyro
+
+from fairlead.core.registry import names
+
+Grid = Annotated[
+    str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}; or sigmas(3.4, 1.5, 0.2), where steps begin.")
+]
+SamplerText = Annotated[str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")]
 
 
 def as_given() -> str:

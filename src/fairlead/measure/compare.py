@@ -22,7 +22,7 @@ from fairlead.measure.comparison import CHOICES, METRICS, SEED, ClassRow, Compar
 from fairlead.measure.extractors import Extractor, cached_features, fitted
 from fairlead.measure.frechet import Moments, frechet_distance, frechet_jackknife
 from fairlead.measure.image_sets import ImageSet, common_labels
-from fairlead.measure.judge import Classifier, cached_classifier
+from fairlead.measure.judge import Classifier, JudgeKind, Role, cached_classifier, role_of
 from fairlead.measure.metrics import JUDGED, Estimate, class_list, few_for_features, judged_classes, proportion_estimate
 from fairlead.measure.sample_metrics import hits, inception_score, vendi_score
 from fairlead.measure.two_samples import cmmd, kid, precision_recall
@@ -47,6 +47,7 @@ def compare(
     resize: int | None = None,
     prompts: Sequence[str] = (),
     clip: Extractor | None = None,
+    judge: JudgeKind = "quick",
     progress: Progress = silent,
 ) -> Comparison:
     """Measure ``fake`` against ``real``; the features of both are cached.
@@ -58,11 +59,12 @@ def compare(
         resize: what both were brought to, for the protocol.
         prompts: one for each fake, to be measured with ``clip``.
         clip: the CLIP of the prompts; default ``extractor``, if it is one.
+        judge: of accuracy, see :func:`fairlead.measure.judge.recipe_for`.
 
     Raises:
         UsageError: for an unknown metric, or one that does not apply where it is asked for by name.
     """
-    wanted = _wanted(metrics, extractor)
+    wanted, role = _wanted(metrics, extractor), role_of(judge)
     if k < 1:
         raise UsageError(f"k: expected at least 1 neighbour, got {k}")
 
@@ -76,6 +78,9 @@ def compare(
             if asked[0] in metrics:
                 raise
             missing[asked[0]] = str(error)
+    if jury is None and judge != "quick":
+        why = missing[asked[0]] if asked else "accuracy is not among the metrics"
+        raise UsageError(f"judge {judge!r}: {why}; leave it out")
     with progress("features", None, "image") as advance:
         x, y = (cached_features(extractor, part.data.images, progress=advance) for part in (real, fake))
     truth = None if labels is None else real.data.labels
@@ -89,10 +94,10 @@ def compare(
     part = _measured(x[first], y[chosen], None if labels is None else labels[chosen], wanted, k, missing, at)
     floor = _measured(x[first], x[second], None if truth is None else truth[second], wanted, k, missing, at)
 
-    judge: Classifier | None = None
+    looking: Classifier | None = None
     classes: tuple[ClassRow, ...] = ()
     if jury is not None:
-        judge, classes, columns = _judged(jury, fake, progress)
+        looking, classes, columns = _judged(jury, fake, role, progress)
         for column, seen in zip((whole, part, floor), columns, strict=True):
             column.update({name: seen[name] for name in asked})
 
@@ -114,7 +119,7 @@ def compare(
         half=len(first),
         k=k,
         resize=resize,
-        judge=None if judge is None else judge.name,
+        judge=None if looking is None else looking.name,
         text=None if text is None else f"{text.name}, {(clip or extractor).name}, prompts#{text.prompts}",
     )
     warnings = [*_few(min(block, len(first)), extractor.d, labels, real, wanted), *(jury.notes if jury else ())]
@@ -269,13 +274,13 @@ def _jury(real: ImageSet, labels: Tensor | None, asked: str) -> _Jury:
 
 
 def _judged(
-    jury: _Jury, fake: ImageSet, progress: Progress
+    jury: _Jury, fake: ImageSet, role: Role, progress: Progress
 ) -> tuple[Classifier, tuple[ClassRow, ...], list[dict[str, Estimate]]]:
     """(judge, rows, what it says of all fakes, of fakes and of held-out real images to be compared)"""
     data, kept = jury.data, jury.kept
     held_out, training = stratified_split(data, 0.2, SEED)
     with progress("training the judge", None, "step") as advance:
-        judge = cached_classifier(training, "judge", progress=lambda step, loss: advance(1))
+        judge = cached_classifier(training, role, progress=lambda step, loss: advance(1))
     mine = torch.isin(jury.labels, kept)
     labels = torch.searchsorted(kept, jury.labels[mine])
     said = [judge.logits(images) for images in (fitted(fake.data.images[mine], data.shape), held_out.images)]

@@ -37,6 +37,7 @@ def evaluator_for(
     progress: Progress = silent,
     features: str | None = None,
     device: str | torch.device = "auto",
+    judged: judge.JudgeKind = "quick",
 ) -> Evaluator:
     """The evaluator of a checkpoint or pipeline: its training images as reference, the test split held out, cached
     classifiers.
@@ -50,11 +51,13 @@ def evaluator_for(
             needed for it.
         features: of distance and diversity, see ``extractor``; None: those of a classifier of the images.
         device: of these features.
+        judged: which judge says of an image whether it shows its class, see :func:`fairlead.measure.judge.recipe_for`.
 
     Raises:
         UsageError: if the images are not of the model's classes and shape, or do not say what it is conditioned on, or
             there are none of a label, or too few to measure anything. All of it before anything is trained.
     """
+    role = judge.role_of(judged)
     with progress("reading the real images"):
         if model is not None and is_pipeline(spec):
             reference, held_out, name = _data_of_pipeline(spec, model, data)
@@ -85,11 +88,11 @@ def evaluator_for(
             f"data {name!r}: all images are of one class, so {of_untrained}accuracy is 100 % whatever the images show; "
             "--features takes pretrained features, --prompts measures text models without a judge"
         )
-    looking = _classifier(everything[0], "judge", "training the judge", progress)
+    looking = _classifier(everything[0], role, "training the judge", progress)
     seeing = given or _classifier(everything[0], "features", "training the feature network", progress)
-    judged = _attributes(*everything, conditioned_on, progress) if conditioned_on else None
+    attributed = _attributes(*everything, conditioned_on, progress) if conditioned_on else None
     network = seeing if isinstance(seeing, Extractor) else of_classifier(seeing)
-    return Evaluator(reference, held_out, looking, seeing, judged, _moments(network, reference, progress))
+    return Evaluator(reference, held_out, looking, seeing, attributed, _moments(network, reference, progress))
 
 
 def _moments(features: Extractor, reference: ImageData, progress: Progress) -> Moments:

@@ -27,6 +27,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "32x32": {
         "kind": "unet", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2, "attention": (8,),
     },
+    "32x32-small": {
+        "kind": "unet", "channels": 32, "multipliers": (1, 2, 4), "blocks": 2, "patch": 2, "attention": (8,),
+        "narrow": True,
+    },
     "64x64": {"kind": "unet", "channels": 64, "multipliers": (1, 2, 3, 4), "blocks": 2, "patch": 2, "attention": None},
     "96x96": {"kind": "unet", "channels": 64, "multipliers": (1, 2, 3, 4), "blocks": 2, "patch": 2, "attention": None},
     "128x128": {

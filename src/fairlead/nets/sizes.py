@@ -16,8 +16,8 @@ MOST = 160
 ATTENDED = 16
 """Longer side of the maps that attend to themselves where a preset does not say which."""
 NOMINAL = {
-    "8x8": 8, "28x28": 28, "28x28-colour": 28, "32x32": 32, "64x64": 64, "96x96": 96, "128x128": 128,
-    "lesson-mnist": 28, "lesson-cifar10": 32,
+    "8x8": 8, "28x28": 28, "28x28-colour": 28, "32x32": 32, "32x32-small": 32, "64x64": 64, "96x96": 96,
+    "128x128": 128, "lesson-mnist": 28, "lesson-cifar10": 32,
 }  # fmt: skip
 """Preset -> the side it is made for."""
 BY_SIZE = ("8x8", "28x28", "32x32", "64x64", "96x96", "128x128")

@@ -28,6 +28,7 @@ from fairlead.measure.compare import compare, nearest_pairs
 from fairlead.measure.comparison import CHOICES, METRICS, Comparison, clear, prompt_reader, read_prompts
 from fairlead.measure.extractors import default_extractor, extractor, fitted
 from fairlead.measure.image_sets import ImageSet, read_images
+from fairlead.measure.judge import JudgeKind
 from fairlead.measure.metrics import Estimate, percent, title_of
 from fairlead.measure.rewards.image_reward import RewardedImages, images_rewarded
 from fairlead.models.load import usable_device
@@ -49,6 +50,7 @@ def measure(
     metrics: str | Sequence[str] = (),
     prompts: str | Path | None = None,
     clip: str | None = None,
+    judge: JudgeKind = "quick",
     reward: Reward | Fn | str | None = None,
     k: int = 5,
     resize: int | None = None,
@@ -69,6 +71,8 @@ def measure(
         prompts: JSON lines or CSV with a file name and a prompt for each image of ``fake``: how well they fit, by CLIP.
         clip: what reads the prompts, ``clip:PATH`` or other features that embed text; by default ``features`` where
             they do, else ``clip``.
+        judge: which judge says whether an image shows its class: "quick", trained in half a minute, or "thorough", for
+            photographs, trained in half an hour of one core.
         reward: what else every image is worth, as particles take it: its mean over the fakes and, where it does not
             read their prompts, over the real images.
         k: which neighbour makes a neighbourhood, for precision, recall, density and coverage.
@@ -112,7 +116,16 @@ def measure(
             if prompts is not None and (clip is not None or network.texts is None):
                 reader = prompt_reader(clip, network, device)
         found = compare(
-            images, fakes, network, metrics=chosen, k=k, resize=resize, prompts=asked, clip=reader, progress=progress
+            images,
+            fakes,
+            network,
+            metrics=chosen,
+            k=k,
+            resize=resize,
+            prompts=asked,
+            clip=reader,
+            judge=judge,
+            progress=progress,
         )
         found = replace(found, rewards=rewards)
         numbers = _plain({**found.as_dict(), "findings": findings(found), "command": command})

@@ -25,6 +25,7 @@ from fairlead.core.signals import unbroken
 from fairlead.guide.rewards.reward import Reward
 from fairlead.measure.agreement import AGREEMENT, metric_of
 from fairlead.measure.evaluator import Evaluator
+from fairlead.measure.judge import JudgeKind
 from fairlead.measure.metrics import DEBIASED, check_distance, maximised
 from fairlead.measure.references import by_name, check_prompted, evaluator_for
 from fairlead.measure.rewards.image_reward import ImageReward
@@ -107,6 +108,7 @@ def tune(
     prompts: str | Path | Sequence[str] | None = None,
     features: str | None = None,
     clip: str | None = None,
+    judge: JudgeKind = "quick",
     reward: Reward | str | None = None,
     device: str = "auto",
     progress: Progress = silent,
@@ -135,8 +137,8 @@ def tune(
         by_class: say which scale suits each class too, with an interval, or that the images do not tell them apart.
         sampler, steps, grid, batch_size, precision: as for ``sample``.
         seed: first seed of the search; the report begins at 1,000,000 more.
-        data, prompts, features, clip, reward: as for ``sweep``; with a reward, "reward" may be the objective, which is
-            to be high, or bound by a constraint.
+        data, prompts, features, clip, judge, reward: as for ``sweep``; with a reward, "reward" may be the objective,
+            which is to be high, or bound by a constraint.
         on_found: called with the answer, before the report is measured.
         on_event: called with the events of the report's sweep.
         command: kept with the answer.
@@ -201,10 +203,14 @@ def tune(
         valued = None if reward is None else ImageReward.of(reward, loaded, kept=True)
         sizes = (report,) if report else ()
         evaluator: Scoring
+        if asked and judge != "quick":
+            raise UsageError(f"tune: judge {judge!r}: with prompts no judge looks at images; leave it out")
         if asked:
             evaluator = by_prompts(loaded, asked, sizes, features, clip, data, device, progress)
         else:
-            evaluator = evaluator_for(spec, data, (), loaded, sizes, progress, features=features, device=device)
+            evaluator = evaluator_for(
+                spec, data, (), loaded, sizes, progress, features=features, device=device, judged=judge
+            )
             _check_judged(wanted, evaluator)
         evaluator = evaluator.rewarding(valued)
         classes = classes_of(evaluator) if by_class else None

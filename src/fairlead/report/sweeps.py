@@ -21,6 +21,7 @@ from fairlead.guide.rewards.reward import Reward
 from fairlead.guide.terms import Guidance, Term
 from fairlead.measure.comparison import listed_prompts
 from fairlead.measure.evaluator import Evaluator, PromptEvaluator
+from fairlead.measure.judge import JudgeKind
 from fairlead.measure.metrics import DEBIASED
 from fairlead.measure.references import evaluator_for, prompt_evaluator_for
 from fairlead.measure.rewards.image_reward import ImageReward
@@ -86,6 +87,7 @@ def sweep(
     prompts: str | Path | Sequence[str] | None = None,
     features: str | None = None,
     clip: str | None = None,
+    judge: JudgeKind = "quick",
     reward: Reward | str | None = None,
     device: str = "auto",
     progress: Progress = silent,
@@ -119,6 +121,8 @@ def sweep(
             prompts those of what reads them.
         clip: what reads the prompts, ``clip:PATH`` or other features that embed text; by default ``features`` where
             they do, else ``clip``.
+        judge: which judge says whether an image shows its class: "quick", trained in half a minute, or "thorough", for
+            photographs, trained in half an hour of one core.
         reward: a further column: its mean over the images, as particles take it ('judged("seven")'); a function needs a
             name of ``fl.register``.
         on_event: called with what :meth:`fairlead.tune.sweep_run.Sweep.measure` yields.
@@ -150,7 +154,7 @@ def sweep(
         evaluator: Scoring | None = None
         if workers.main:
             valued = None if reward is None else ImageReward.of(reward, measuring.first, kept=True)
-            evaluator = _evaluator(measuring, models[0], data, features, clip, workers.device, progress)
+            evaluator = _evaluator(measuring, models[0], data, features, clip, judge, workers.device, progress)
             evaluator = evaluator.rewarding(valued)
             first = measuring.models[models[0]]
             for name, metadata in measuring.models.items():
@@ -172,6 +176,7 @@ def _evaluator(
     data: str | None,
     features: str | None,
     clip: str | None,
+    judge: JudgeKind,
     device: str,
     progress: Progress,
 ) -> Scoring:
@@ -180,7 +185,9 @@ def _evaluator(
         if clip is not None:
             raise UsageError("sweep: clip reads prompts, and none are given; pass prompts, or leave it out")
         chosen, n = measuring.labels, (shared.n,)
-        return evaluator_for(model, data, chosen, first, n, progress, features=features, device=device)
+        return evaluator_for(model, data, chosen, first, n, progress, features=features, device=device, judged=judge)
+    if judge != "quick":
+        raise UsageError(f"sweep: judge {judge!r}: with prompts no judge looks at images; leave it out")
     return by_prompts(first, shared.prompts, (shared.n,), features, clip, data, device, progress)
 
 

@@ -7,6 +7,7 @@ with the k of diffusers' DDIMScheduler (``steps_offset=0``); differences are lis
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable
 from typing import Protocol
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from fairlead.core.arguments import plain
 from fairlead.core.errors import UsageError
-from fairlead.core.registry import lookup
+from fairlead.core.registry import lookup, names
 from fairlead.core.schedule import NoiseSchedule
+from fairlead.core.syntax import number, parsed, quoted, source
 
 KARRAS_RHO = 7.0
 SMALLEST_RATIO = 0.002
@@ -32,9 +34,60 @@ class GridFunction(Protocol):
 
 
 def make_grid(name: str, schedule: NoiseSchedule, steps: int) -> Tensor:
-    """The registered grid ``name``; an unknown name or an impossible number of steps is a UsageError."""
-    grid: GridFunction = lookup("grid", name)
-    return grid(schedule, plain(steps))
+    """The registered grid ``name``; or ``sigmas(3.4, 1.5, 0.2)``: the noise levels sigma / alpha at which the second
+    step and those after it begin, where the first begins at pure noise, t = 1. They fall between the entries of a table
+    and are not rounded. With few steps it matters much which they are.
+
+    Raises:
+        UsageError: for what :func:`check_grid` refuses, more steps than the schedule's table has, or a level that it
+            does not reach.
+    """
+    steps = plain(steps)
+    check_grid(name, steps)
+    given = _sigmas(name)
+    if given is None:
+        grid: GridFunction = lookup("grid", name)
+        return grid(schedule, steps)
+    _check(schedule, steps)
+    highest = float(schedule.ratio(torch.ones((), dtype=torch.float64)))
+    if given and not given[0] < highest:
+        raise UsageError(f"grid {quoted(name)}: the schedule begins at {highest:g}; expected noise levels below that")
+    return _close(np.append(1.0, schedule.t_of_ratio(torch.tensor(given, dtype=torch.float64)).numpy()))
+
+
+def check_grid(name: str, steps: int) -> None:
+    """Raise UsageError unless this is the name of a grid, or ``sigmas(...)`` of as many levels as the steps need."""
+    given = _sigmas(name)
+    if given is None:
+        if name == "sigmas":
+            raise UsageError("grid 'sigmas' needs the noise levels; write e.g. sigmas(3.4, 1.5, 0.2) for 4 steps")
+        lookup("grid", name)
+    elif len(given) != steps - 1:
+        raise UsageError(
+            f"grid {quoted(name)} is for {len(given) + 1} steps, as the first begins at pure noise; got steps {steps}"
+        )
+
+
+def _sigmas(text: str) -> list[float] | None:
+    """The numbers of ``sigmas(...)``; None for a text without brackets."""
+    if not isinstance(text, str) or "(" not in text:
+        return None
+    instead = f"write {', '.join(names('grid'))}, or e.g. sigmas(3.4, 1.5, 0.2)"
+    node = parsed(text, "grid", instead)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id != "sigmas":
+        raise UsageError(f"grid {quoted(text)}: expected a name; {instead}")
+    if node.keywords:
+        raise UsageError(f"grid {quoted(text)}: noise levels have no names; {instead}")
+    found: list[float] = []
+    for argument in node.args:
+        value = number(argument)
+        if value is None or not math.isfinite(value) or value <= 0 or (found and value >= found[-1]):
+            raise UsageError(
+                f"grid {quoted(text)}: expected noise levels above 0, each below the one before, got "
+                f"{source(argument, text)[1:-1]}"
+            )
+        found.append(float(value))
+    return found
 
 
 def trailing(schedule: NoiseSchedule, steps: int) -> Tensor:

@@ -80,7 +80,8 @@ def sample(
         seeds: one per sample, or the first of n consecutive seeds. Sample i depends on its own seed only.
         sampler: a name or expression ("ddim(eta=0.5)"), or an object.
         steps: steps of the sampler, at least 1.
-        grid: name of the time grid.
+        grid: name of the time grid, or ``sigmas(3.4, 1.5, 0.2)``: the noise levels at which the second step and those
+            after it begin.
         batch_size: samples denoised together; does not change the result beyond rounding.
         precision: "bf16" autocasts the network.
         batching: how branches share network calls, see ``GuidedDenoiser``.

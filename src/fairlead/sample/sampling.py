@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 from fairlead.core.arguments import chosen, is_count, plain, shown
 from fairlead.core.errors import UsageError
-from fairlead.core.registry import lookup
 from fairlead.guide.batching import Batching
+from fairlead.sample.grids import check_grid
 from fairlead.sample.sampler import Sampler, parse_sampler
 
 Precision = Literal["fp32", "bf16"]
@@ -21,7 +21,7 @@ class Sampling:
     Attributes:
         sampler: an object; given as text too, such as "ddim(eta=0.5)".
         steps: of the sampler, at least 1; the grid refuses more than the schedule's table has.
-        grid: name of the time grid.
+        grid: name of the time grid, or "sigmas(3.4, 1.5, 0.2)".
         batch_size: samples denoised together; does not change the result beyond rounding.
         precision: "bf16" autocasts the network.
         batching: how branches share network calls, see ``GuidedDenoiser``.
@@ -63,7 +63,7 @@ class Sampling:
             raise UsageError(
                 f"sampler: expected an expression such as 'ddim' or a sampler object, got {shown(sampler)}"
             )
-        lookup("grid", grid)
+        check_grid(grid, steps)
         for name, value in (
             ("sampler", sampler),
             ("steps", steps),

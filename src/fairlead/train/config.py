@@ -252,6 +252,15 @@ RECIPES: dict[str, Recipe] = {
         {"steps": 100_000, "lr": 5e-4, "ema": 0.9999, "checkpoint_every": 5000},
         "32x32 photographs; a GPU",
     ),
+    "cifar10-small": Recipe(
+        "cifar10",
+        "32x32-small",
+        {
+            "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 20_000, "batch_size": 64,
+            "checkpoint_every": 500,
+        },
+        "32x32 photographs; hours of one core",
+    ),
     "scenes": Recipe(
         "scenes(n=100000)",
         "28x28-colour",

@@ -1,0 +1,97 @@
+"""The thorough judge: what it looks at, how long it is trained, and where it is asked for."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import fairlead as fl
+from fairlead.cli import main
+from fairlead.core.errors import UsageError
+from fairlead.data.digits import load_digits
+from fairlead.data.images import ImageData
+from fairlead.measure.judge import Classifier, ClassifierRecipe, cached_classifier, recipe_for, trained_on
+from fairlead.measure.references import evaluator_for
+from fairlead.measure.residual import residual_stages
+from fairlead.measure.sample_metrics import accuracy
+
+
+def test_it_knows_nearly_all_held_out_digits_after_a_quarter_of_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, test = load_digits("train"), load_digits("test")
+    fewer = replace(recipe_for(data, "thorough judge"), steps=100)
+    monkeypatch.setattr(import_module("fairlead.measure.judge"), "recipe_for", lambda data, role: fewer)
+    judge = cached_classifier(data, "thorough judge", tmp_path)
+    assert accuracy(judge.logits(test.images), test.labels).value >= 0.98
+    assert cached_classifier(data, "thorough judge", tmp_path).weight_hash == judge.weight_hash
+
+
+@pytest.mark.parametrize(("flip", "alike"), [(True, True), (False, False)])
+def test_mirror_images_are_the_same_to_it_where_those_of_training_were_mirrored(flip: bool, alike: bool) -> None:
+    data = replace(load_digits("train"), flip=flip)
+    torch.manual_seed(0)
+    judge = Classifier(ClassifierRecipe(seed=1, steps=1, width=8, residual=True), trained_on(data))
+    images = data.images[:50]
+    assert torch.allclose(judge.logits(images), judge.logits(images.flip(-1)), atol=1e-6) == alike
+
+
+@pytest.mark.parametrize(("n", "steps"), [(100, 400), (45_000, 900), (10_000_000, 10_000)])
+def test_it_sees_every_image_five_times_between_400_and_10_000_steps(n: int, steps: int) -> None:
+    few = load_digits("train")
+    data = replace(few, images=few.images[:1].expand(n, -1, -1, -1), labels=few.labels[:1].expand(n))
+    assert recipe_for(data, "thorough judge").steps == steps
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 28, 28), (3, 24, 96), (1, 5, 9), (1, 3, 3)])
+def test_images_of_any_shape_go_through(shape: tuple[int, int, int]) -> None:
+    stages, out = residual_stages(shape, 8)
+    assert nn.Sequential(*stages)(torch.randn(2, *shape)).shape == (2, out)
+
+
+def _quick(data: ImageData, role: str) -> ClassifierRecipe:
+    return ClassifierRecipe(seed=len(role), steps=2, width=8, features=6, residual=role == "thorough judge")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(import_module("fairlead.measure.judge"), "recipe_for", _quick)
+    monkeypatch.setenv("FAIRLEAD_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_sweep_says_which_judge_looked(quick: None, tiny_run: Path, tmp_path: Path) -> None:
+    names = [evaluator_for(str(tiny_run), None, judged=kind).judge.name for kind in ("quick", "thorough")]  # type: ignore[arg-type]
+    assert [name.split("-")[1] for name in names] == ["cnn8", "residual8"]
+    given = {"scales": (1.0,), "n": 30, "steps": 2}
+    found = fl.sweep(tiny_run, tmp_path / "sweep", judge="thorough", **given)
+    assert found is not None
+    assert [point.score.protocol.judge for point in found.points] == [names[1]]
+
+
+def test_measure_says_which_judge_looked(quick: None, tmp_path: Path) -> None:
+    for name, split in (("real", "train"), ("fake", "test")):
+        data = load_digits(split)
+        for i in range(200):
+            folder = tmp_path / name / data.classes[int(data.labels[i])]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(data.images[i, 0].numpy()).save(folder / f"{i}.png")
+    command = ["measure", str(tmp_path / "real"), str(tmp_path / "fake"), "--features", "random"]
+    assert main([*command, "--judge", "thorough", "--json", str(tmp_path / "numbers.json")]) == 0
+    assert "-residual8-" in json.loads((tmp_path / "numbers.json").read_text())["protocol"]["judge"]
+    with pytest.raises(UsageError, match="judge 'thorough': accuracy is not among the metrics; leave it out"):
+        fl.measure(tmp_path / "real", tmp_path / "fake", features="random", metrics="distance", judge="thorough")
+
+
+@pytest.mark.parametrize("verb", [fl.sweep, fl.tune])
+def test_another_judge_is_refused_before_anything_is_made(
+    verb: Callable[..., object], tiny_run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"unknown judge 'deep' \(known: quick, thorough\)"):
+        verb(tiny_run, tmp_path / "out", judge="deep")
+    assert not list(tmp_path.rglob("*.json"))
