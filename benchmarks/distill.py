@@ -1,7 +1,8 @@
 """A student of cfg over a range of scales against its teacher: distance, accuracy and rows at five scales, paired over
 seeds; and few steps, of that student and of students that are taught so many, against the teacher's twenty.
 
-Where few steps begin is searched (``--trials``): sampler and noise levels, by optuna on seeds of their own.
+Where few steps begin is searched (``--trials``): sampler, noise levels and scale, by optuna on seeds of their own. Few
+steps lose variety, which a lower scale gives back.
 
     python -m benchmarks.distill runs/mnist --data ../shared/data/mnist --out runs/distill-mnist
 
@@ -51,10 +52,10 @@ class Options:
     solver_steps: tuple[int, ...] = (8, 6, 5, 4)
     """Of each of these samplers."""
     searched: tuple[int, ...] = (4,)
-    """Numbers of steps for which noise levels and sampler are searched."""
+    """Numbers of steps for which sampler, noise levels and scale are searched."""
     trials: int = 60
     """Of a search, each of ``search_n`` images; 0 searches nothing."""
-    search_n: int = 500
+    search_n: int = 1000
     few_scale: float = 1.2
     """Of the teacher's guidance that these are taught, such as the one that tune recommends."""
     steps: int | None = None
@@ -85,15 +86,18 @@ class Compared:
         print(f"{name}: {done.step} steps, {time.perf_counter() - began:.0f} s", flush=True)
         return load(out)
 
-    def searched(self, model: Model, guidance: str, steps: int) -> tuple[str, str]:
-        """(sampler, grid) with the smallest distance on the seeds of the search; levels are between 0.03 and 30."""
+    def searched(self, model: Model, steps: int) -> tuple[str, str, str]:
+        """(guidance, sampler, grid) with the smallest distance on the seeds of the search; levels are between 0.03 and
+        30, scales from the lowest of the range to the teacher's."""
         options = self.options
+        lowest = float(options.range.partition("=")[2].partition(":")[0])
 
         def distance(trial: optuna.Trial) -> float:
             sampler = trial.suggest_categorical("sampler", options.solvers)
             places = sorted((trial.suggest_float(str(i), 0, 1) for i in range(steps - 1)), reverse=True)
             grid = f"sigmas({', '.join(f'{0.03 * 1000**place:.3g}' for place in places)})"
-            trial.set_user_attr("grid", grid)
+            guidance = f"distilled({trial.suggest_float('scale', lowest, options.few_scale):.3g})"
+            trial.set_user_attr("found", (guidance, sampler, grid))
             if len(set(grid[7:-1].split(", "))) < steps - 1:
                 return math.inf
             run = sample(
@@ -107,7 +111,8 @@ class Compared:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=options.trials // 3))
         study.optimize(distance, options.trials)
-        return study.best_params["sampler"], study.best_trial.user_attrs["grid"]
+        guidance, sampler, grid = study.best_trial.user_attrs["found"]
+        return guidance, sampler, grid
 
     def measured(
         self,
@@ -153,9 +158,8 @@ def main(options: Options) -> None:
         for count in options.solver_steps:
             compared.measured(student, f"distilled({options.few_scale:g})", solver, count, own)
     for count in options.searched if options.trials else ():
-        found, grid = compared.searched(student, f"distilled({options.few_scale:g})", count)
-        compared.measured(student, f"distilled({options.few_scale:g})", found, count, own, grid)
-        compared.measured(compared.teacher, guidance, found, count, own, grid)
+        found, solver, grid = compared.searched(student, count)
+        compared.measured(student, found, solver, count, own, grid)
     for count in options.few:
         few = compared.student(f"steps-{count}", guidance, steps_to=count)
         compared.measured(few, "none", "ddim", count, own)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from fairlead.cli.typed_options import Grid, SamplerText
+from fairlead.cli.typed_options import GridText, SamplerText
 from fairlead.core.progress import bars
 
 
@@ -36,7 +36,7 @@ class Doctor:
     sampler: SamplerText = "ddim"
     steps: int = 20
     """Steps of the sampler."""
-    grid: Grid = "trailing"
+    grid: GridText = "trailing"
     data: str | None = None
     """Where real images are, if not where they were in training; without real images, samples of the model are used."""
     json: Path | None = None

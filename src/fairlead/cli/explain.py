@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from fairlead.cli.typed_options import Grid, SamplerText, as_given
+from fairlead.cli.typed_options import GridText, SamplerText, as_given
 from fairlead.core.progress import bars
 
 
@@ -44,7 +44,7 @@ class Explain:
     sampler: SamplerText = "ddim"
     steps: int = 20
     """Steps of the sampler."""
-    grid: Grid = "trailing"
+    grid: GridText = "trailing"
     batch_size: int = 64
     """Samples denoised together; does not change them beyond rounding."""
     precision: str = "fp32"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from fairlead.cli.typed_options import Grid, SamplerText
+from fairlead.cli.typed_options import GridText, SamplerText
 from fairlead.core.progress import bars
 
 
@@ -39,7 +39,7 @@ class Interpolate:
     sampler: SamplerText = "ddim"
     steps: int = 20
     """Steps of the sampler."""
-    grid: Grid = "trailing"
+    grid: GridText = "trailing"
     seed: int = 0
     """The first seed."""
     batch_size: int = 64

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fairlead.cli.typed_options import Grid, SamplerText
+from fairlead.cli.typed_options import GridText, SamplerText
 from fairlead.core.errors import UsageError
 from fairlead.core.hold import Hold
 from fairlead.core.places import check_folder
@@ -57,7 +57,7 @@ class Sample:
     sampler: SamplerText = "ddim"
     steps: int = 20
     """Steps of the sampler."""
-    grid: Grid = "trailing"
+    grid: GridText = "trailing"
     seed: int = 0
     """Seed of the first image; the next ones have the next seeds. The same seed gives the same noise for any class."""
     batch_size: int = 64

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fairlead.cli.typed_options import Grid, as_given
+from fairlead.cli.typed_options import GridText, as_given
 from fairlead.core.progress import Bar, bars, clock
 from fairlead.core.registry import names
 
@@ -65,7 +65,7 @@ class Sweep:
     ] = ("ddim",)
     steps: tuple[int, ...] = (20,)
     """Steps of the sampler."""
-    grid: Grid = "trailing"
+    grid: GridText = "trailing"
     batch_size: int = 64
     """Images denoised together, and stored together; does not change them beyond rounding."""
     precision: str = "fp32"

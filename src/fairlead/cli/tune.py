@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from fairlead.cli.sweep import SweepBar
-from fairlead.cli.typed_options import Grid, SamplerText, as_given
+from fairlead.cli.typed_options import GridText, SamplerText, as_given
 from fairlead.core.progress import bars
 from fairlead.core.registry import names
 
@@ -56,7 +56,7 @@ class Tune:
     sampler: SamplerText = "ddim"
     steps: int = 20
     """Steps of the sampler."""
-    grid: Grid = "trailing"
+    grid: GridText = "trailing"
     seed: int = 0
     """First seed of the search; the report begins at 1,000,000 more."""
     batch_size: int = 64

@@ -34,7 +34,7 @@ JudgeKind = Literal["quick", "thorough"]
 """Which judge looks at images: one that takes half a minute to train, or one that knows photographs."""
 N = TypeVar("N", bound=nn.Module)
 
-EPOCHS = 5
+EPOCHS = 6
 BATCH = 250
 MOST = 10_000
 """Passes of the thorough judge over its images, as long as they are not more than so many steps; images per step."""
@@ -193,7 +193,7 @@ def recipe_for(data: ImageData, role: Role) -> ClassifierRecipe:
         raise unknown("classifier role", role, get_args(Role))
     if role == "thorough judge":
         steps = min(max(round(EPOCHS * len(data) / BATCH), 400), MOST)
-        return ClassifierRecipe(10_809, steps, width=48, features=192, batch=BATCH, shift=2, residual=True)
+        return ClassifierRecipe(10_809, steps, width=48, features=192, batch=BATCH, lr=1e-2, shift=2, residual=True)
     small = data.shape[1] < 16
     seeds = {"judge": (20_101, 32), "features": (40_202, 24), "reward": (80_508, 28)}
     seed, width = seeds[role]
