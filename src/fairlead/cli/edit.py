@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from fairlead.cli.typed_options import GridText
+from fairlead.cli.typed_options import GRID
 from fairlead.core.errors import UsageError
 from fairlead.core.progress import bars
 from fairlead.core.registry import names
@@ -64,7 +64,7 @@ class Edit:
     steps: int | None = None
     """Steps of the sampler from noise alone; those above the strength are not taken. Default: 20, or those of
     --inverted."""
-    grid: GridText | None = None
+    grid: Annotated[str | None, tyro.conf.arg(help=f"{GRID} Default: trailing.")] = None
     seed: int = 0
     """Seed of the first image; the next ones have the next seeds."""
     batch_size: int = 64

@@ -12,9 +12,8 @@ import tyro
 
 from fairlead.core.registry import names
 
-GridText = Annotated[
-    str, tyro.conf.arg(help=f"Time grid: {', '.join(names('grid'))}; or sigmas(3.4, 1.5, 0.2), where steps begin.")
-]
+GRID = f"Time grid: {', '.join(names('grid'))}; or sigmas(3.4, 1.5, 0.2), where steps begin."
+GridText = Annotated[str, tyro.conf.arg(help=GRID)]
 SamplerText = Annotated[str, tyro.conf.arg(help=f"{', '.join(names('sampler'))}; with settings as in ddim(eta=0.5).")]
 
 
