@@ -9,8 +9,9 @@ should not change is known to the pixel: the same scene is drawn again with the 
 drawings agree, the edit is compared with the source.
 
 Every method has the same number of network rows for an edit (``--rows``), but null-text inversion, which has the number
-of steps of inversion and the rows that it takes. The strength and the scale of each are those that do best on other
-images (``--tune-n``). ``--store`` keeps every number, and what it holds is not made again; OUT/edit.md is the page.
+of steps of inversion and the rows that it takes. Strength, scale and interval of noise levels in which each is guided
+are those that do best on other images (``--tune-n``). ``--store`` keeps every number, and what it holds is not made
+again; OUT/edit.md is the page.
 
 Over 300 lines, as what is measured and the page that says it share the settings.
 """
@@ -22,6 +23,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -49,6 +51,7 @@ METHODS: tuple[EditMethod, ...] = get_args(EditMethod)
 CHANGED = ("ink", "digit")
 KEPT = tuple(name for name in VALUES if not name.startswith("second"))
 """What the judge is asked of a scene with one digit."""
+SETTING = ("strength", "scale", "form", "steps")
 EVALUATIONS = {"sdedit": 0, "inversion": 1, "fixed-point": 4, "null-text": 1, "negative": 1}
 """Rows that a step of inverting costs without guidance, about, beside the two of sampling."""
 
@@ -74,6 +77,8 @@ class Options:
     methods: tuple[EditMethod, ...] = METHODS
     strengths: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     scales: tuple[float, ...] = (1.5, 3.0, 5.0)
+    guidances: tuple[str, ...] = ("cfg({scale})", "cfg({scale}).during(sigma=(0.3, 20))")
+    """Expressions; {scale} is each of the scales."""
     data: str | None = None
     """The scenes, if not those of the training."""
     batch_size: int = 100
@@ -152,14 +157,16 @@ class Bench:
         return Task(images, truth, same, captions(was), captions(truth)).first(n or len(index))
 
     def settings(self, method: EditMethod) -> Iterator[dict[str, Any]]:
-        """All of a method's strengths and scales; how many steps its rows allow."""
+        """All of a method's guidances, strengths and scales; how many steps its rows allow."""
         slow, options = method == "null-text", self.options
-        for scale in options.scales[:2] if slow else options.scales:
+        scales = options.scales[:2] if slow else options.scales
+        for form, scale in product(options.guidances[:1] if slow else options.guidances, scales):
             for strength in options.strengths[-2:] if slow else options.strengths:
                 each = (EVALUATIONS[method] + (2 if scale != 1 else 1)) * strength
                 steps = 40 if method == "null-text" else max(2, round(self.options.rows / each))
                 most = self.model.schedule.table_size
-                yield {"strength": strength, "scale": scale, "steps": steps if most is None else min(steps, most)}
+                steps = steps if most is None else min(steps, most)
+                yield {"strength": strength, "scale": scale, "form": form, "steps": steps}
 
     def done(self, method: EditMethod, setting: Mapping[str, Any], task: Task) -> Edited:
         inverting = method != "sdedit"
@@ -168,7 +175,7 @@ class Bench:
             more["source_guidance"] = "none"
         return edit(
             self.model, task.images, task.target, method=method, strength=setting["strength"],
-            guidance=f"cfg({setting['scale']})", steps=setting["steps"], seed=self.options.seed,
+            guidance=guidance_of(setting), steps=setting["steps"], seed=self.options.seed,
             batch_size=self.options.batch_size, progress=bars, **more,
         )  # fmt: skip
 
@@ -202,6 +209,10 @@ def captions(labels: Mapping[str, Tensor]) -> list[str]:
         full_caption({name: VALUES[name][column[i]] for name, column in columns.items()})
         for i in range(len(columns["digit"]))
     ]
+
+
+def guidance_of(setting: Mapping[str, Any]) -> str:
+    return str(setting["form"]).replace("{scale}", f"{setting['scale']:g}")
 
 
 def measured(
@@ -251,8 +262,8 @@ def page(bench: Bench, found: Mapping[tuple[str, str], dict[str, Any]]) -> str:
         "```",
         "",
         f"N images of the test split of `{bench.test.name}`, from the first {options.n} with one digit. Strength and",
-        f"scale of each method are those that do best on {options.tune_n} others. Errors are standard errors, those of",
-        "shares of the Wilson interval.",
+        f"guidance of each method are those that do best on {options.tune_n} others. Errors are standard errors, those",
+        "of shares of the Wilson interval.",
     ]
     for changed in CHANGED:
         task = bench.task(changed, tuning=False)
@@ -267,7 +278,7 @@ def page(bench: Bench, found: Mapping[tuple[str, str], dict[str, Any]]) -> str:
             "be seen to do much better.",
             "",
             "| method | right, all else kept | asked one right | change of what stays (RMS of [0, 1]) "
-            "| way back, PSNR in dB | rows per edit | strength | scale | steps | N |",
+            "| way back, PSNR in dB | rows per edit | strength | guidance | steps | N |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for method in options.methods:
@@ -277,7 +288,7 @@ def page(bench: Bench, found: Mapping[tuple[str, str], dict[str, Any]]) -> str:
             psnr += f" (autoencoder {_number(row['codec_psnr'])})" if "codec_psnr" in row else ""
             lines.append(
                 f"| {method} | {_share(row['right'])} | {_share(row[changed])} | {_number(row['unchanged'])} | {psnr} "
-                f"| {row['rows']:.0f} | {key['strength']:g} | {key['scale']:g} | {key['steps']} "
+                f"| {row['rows']:.0f} | {key['strength']:g} | `{guidance_of(key)}` | {key['steps']} "
                 f"| {key['n']} |"
             )
     lines += [
@@ -299,7 +310,7 @@ def picture(bench: Bench, found: Mapping[tuple[str, str], dict[str, Any]], colum
         parts = []
         for changed, task in few.items():
             key = found[changed, method]["key"]
-            images = bench.done(method, {name: key[name] for name in ("strength", "scale", "steps")}, task).images
+            images = bench.done(method, {name: key[name] for name in SETTING}, task).images
             assert images is not None
             parts.append(images)
         rows.append(torch.cat(parts))

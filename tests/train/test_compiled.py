@@ -55,8 +55,14 @@ def test_a_compiled_training_is_resumed_to_its_bits_and_read_by_all(graphs: None
     list(plain.run())
     ours, theirs = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "plain")
     assert list(ours) == list(theirs)
-    for name, value in ours.items():
-        torch.testing.assert_close(value, theirs[name], rtol=0, atol=2e-4, msg=name)
+    for (
+        name,
+        value,
+    ) in ours.items():  # of a bias before a norm the gradient is rounding, which AdamW makes whole steps of
+        atol = config.steps * config.lr if name.endswith(".bias") else 2e-5
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=atol, msg=name)
+    drawn = [fl.sample(tmp_path / name, "three", n=8, steps=4).x0 for name in ("whole", "plain")]
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-5)
     assert find_checkpoint(tmp_path / "whole").about["compiled"] is True
     assert find_checkpoint(tmp_path / "plain").about["compiled"] is False
     assert set(PARTS) == set(find_checkpoint(tmp_path / "whole").about["files"])

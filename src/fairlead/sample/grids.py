@@ -59,7 +59,7 @@ def check_grid(name: str, steps: int) -> None:
     """Raise UsageError unless this is the name of a grid, or ``sigmas(...)`` of as many levels as the steps need."""
     given = _sigmas(name)
     if given is None:
-        if name == "sigmas":
+        if isinstance(name, str) and name == "sigmas":
             raise UsageError("grid 'sigmas' needs the noise levels; write e.g. sigmas(3.4, 1.5, 0.2) for 4 steps")
         lookup("grid", name)
     elif len(given) != steps - 1:
