@@ -33,7 +33,7 @@ def _judge(monkeypatch: pytest.MonkeyPatch) -> None:
 def options(run: Path, tmp_path: Path) -> Options:
     return Options(
         str(run), tmp_path / "page", tmp_path / "rows.jsonl", n=3, tune_n=2, rows=6, methods=("sdedit", "negative"),
-        strengths=(0.5, 1.0), scales=(2.0,),
+        strengths=(0.5, 1.0), scales=(2.0,), guidances=("cfg({scale})", "cfg({scale}) | clip()"),
     )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_the_page_is_written_and_goes_on(run: Path, tmp_path: Path, capsys: pyte
     assert text.count("| sdedit |") == text.count("| negative |") == 2
     assert (given.out / "edit.png").is_file()
     rows = given.store.read_text()
-    assert rows.count("\n") == len(CHANGED) * len(given.methods) * (2 + 1)
+    assert rows.count("\n") == len(CHANGED) * len(given.methods) * (2 * 2 + 1)
     for line in [line for line in text.split("\n") if line.startswith(("| sdedit", "| negative"))]:
         assert float(line.split("|")[6]) == 6  # rows of an edit
     capsys.readouterr()
