@@ -90,15 +90,17 @@ class Compared:
         """(guidance, sampler, grid) with the smallest distance on the seeds of the search; levels are between 0.03 and
         30, scales from the lowest of the range to the teacher's."""
         options = self.options
-        lowest = float(options.range.partition("=")[2].partition(":")[0])
+        assert model.scale_range is not None
+        lowest, _ = model.scale_range
 
         def distance(trial: optuna.Trial) -> float:
             sampler = trial.suggest_categorical("sampler", options.solvers)
             places = sorted((trial.suggest_float(str(i), 0, 1) for i in range(steps - 1)), reverse=True)
-            grid = f"sigmas({', '.join(f'{0.03 * 1000**place:.3g}' for place in places)})"
+            levels = [f"{0.03 * 1000**place:.3g}" for place in places]
+            grid = f"sigmas({', '.join(levels)})"
             guidance = f"distilled({trial.suggest_float('scale', lowest, options.few_scale):.3g})"
             trial.set_user_attr("found", (guidance, sampler, grid))
-            if len(set(grid[7:-1].split(", "))) < steps - 1:
+            if len(set(levels)) < len(levels):
                 return math.inf
             run = sample(
                 model, self.conds[: options.search_n], guidance=guidance, seeds=SEARCH_SEED, sampler=sampler,

@@ -52,6 +52,7 @@ CHANGED = ("ink", "digit")
 KEPT = tuple(name for name in VALUES if not name.startswith("second"))
 """What the judge is asked of a scene with one digit."""
 SETTING = ("strength", "scale", "form", "steps")
+"""What is chosen; the form is an expression with {scale}."""
 EVALUATIONS = {"sdedit": 0, "inversion": 1, "fixed-point": 4, "null-text": 1, "negative": 1}
 """Rows that a step of inverting costs without guidance, about, beside the two of sampling."""
 

@@ -50,9 +50,11 @@ def test_it_sees_every_image_six_times_between_400_and_10_000_steps(n: int, step
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 28, 28), (3, 24, 96), (1, 5, 9), (1, 3, 3)])
-def test_images_of_any_shape_go_through(shape: tuple[int, int, int]) -> None:
+def test_an_image_of_any_shape_is_answered_as_if_alone(shape: tuple[int, int, int]) -> None:
     stages, out = residual_stages(shape, 8)
-    assert nn.Sequential(*stages)(torch.randn(2, *shape)).shape == (2, out)
+    network, x = nn.Sequential(*stages).eval(), torch.randn(3, *shape)
+    torch.testing.assert_close(network(x), torch.stack([network(one[None])[0] for one in x]), rtol=0, atol=1e-5)
+    assert network(x).shape == (3, out)
 
 
 def _quick(data: ImageData, role: str) -> ClassifierRecipe:

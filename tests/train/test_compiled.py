@@ -22,6 +22,10 @@ from tests.train.tiny import PARTS, digits, same_bits, tensors_of, tiny_config, 
 run_module = import_module("fairlead.sample.run")  # fl.sample is the function
 
 
+WITHOUT_GRADIENT = ("up.1.0.0.conv2.bias", "up.1.0.0.skip.bias")
+"""The last norm has a group a channel and takes these away: their gradient is rounding, of which AdamW makes steps."""
+
+
 def tried(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     for module in (loop, run_module):
         monkeypatch.setattr(module, "no_compiler", lambda device: reason)
@@ -55,12 +59,9 @@ def test_a_compiled_training_is_resumed_to_its_bits_and_read_by_all(graphs: None
     list(plain.run())
     ours, theirs = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "plain")
     assert list(ours) == list(theirs)
-    for (
-        name,
-        value,
-    ) in ours.items():  # of a bias before a norm the gradient is rounding, which AdamW makes whole steps of
-        atol = config.steps * config.lr if name.endswith(".bias") else 2e-5
-        torch.testing.assert_close(value, theirs[name], rtol=0, atol=atol, msg=name)
+    for name, value in ours.items():
+        if not name.endswith(WITHOUT_GRADIENT):
+            torch.testing.assert_close(value, theirs[name], rtol=0, atol=2e-5, msg=name)
     drawn = [fl.sample(tmp_path / name, "three", n=8, steps=4).x0 for name in ("whole", "plain")]
     torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-5)
     assert find_checkpoint(tmp_path / "whole").about["compiled"] is True

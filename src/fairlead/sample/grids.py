@@ -43,8 +43,7 @@ def make_grid(name: str, schedule: NoiseSchedule, steps: int) -> Tensor:
             does not reach.
     """
     steps = plain(steps)
-    check_grid(name, steps)
-    given = _sigmas(name)
+    given = check_grid(name, steps)
     if given is None:
         grid: GridFunction = lookup("grid", name)
         return grid(schedule, steps)
@@ -55,8 +54,12 @@ def make_grid(name: str, schedule: NoiseSchedule, steps: int) -> Tensor:
     return _close(np.append(1.0, schedule.t_of_ratio(torch.tensor(given, dtype=torch.float64)).numpy()))
 
 
-def check_grid(name: str, steps: int) -> None:
-    """Raise UsageError unless this is the name of a grid, or ``sigmas(...)`` of as many levels as the steps need."""
+def check_grid(name: str, steps: int) -> list[float] | None:
+    """The noise levels of ``sigmas(...)``; None for the name of a grid.
+
+    Raises:
+        UsageError: if it is neither, or levels are not as many as the steps need.
+    """
     given = _sigmas(name)
     if given is None:
         if isinstance(name, str) and name == "sigmas":
@@ -66,6 +69,7 @@ def check_grid(name: str, steps: int) -> None:
         raise UsageError(
             f"grid {quoted(name)} is for {len(given) + 1} steps, as the first begins at pure noise; got steps {steps}"
         )
+    return given
 
 
 def _sigmas(text: str) -> list[float] | None:
