@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from fairlead.core.errors import UsageError
 from fairlead.data.images import ImageData
@@ -88,11 +90,42 @@ def efficientnet(argument: str, data: ImageData | None, device: torch.device) ->
         network.load_state_dict(torch.load(path, "cpu", weights_only=True))
     except Exception as error:  # a file, torch.load, the package's own checks
         raise UsageError(f"features 'efficientnet': the weights cannot be loaded ({one_line(error)})") from error
-    network = network.requires_grad_(False).to(device).eval()
+    network = network.requires_grad_(False).eval()
+    weights = weight_hash(network)
+    network = lean(network).to(device)
 
     def embed(images: Tensor) -> Tensor:
-        found: Tensor = network.extract_features(LITE0(coloured(images).to(device))).mean(dim=(2, 3))
+        x = LITE0(coloured(images).to(device)).contiguous(memory_format=torch.channels_last)
+        found: Tensor = network.extract_features(x).mean(dim=(2, 3))
         return found
 
-    name = f"efficientnet:lite0-d1280@{weight_hash(network)}/{LITE0.hash}"
+    name = f"efficientnet:lite0-d1280@{weights}/{LITE0.hash}"
     return Extractor("efficientnet", name, 1280, embed)
+
+
+_NORMED = (
+    ("_conv_stem", "_bn0"), ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"),
+    ("_conv_head", "_bn1"),
+)  # fmt: skip
+"""Convolutions and the norms after them, wherever one has them."""
+
+
+def lean(network: Any) -> Any:
+    """An EfficientNet of ``efficientnet_lite_pytorch`` that is no longer trained, changed in place so that it answers
+    the same to rounding in a third of the time on a CPU: norms are folded into the convolutions before them, padding
+    that is the same on all sides is the convolutions' own, activations are in place, memory is channels-last."""
+    for owner, (name, after) in product((network, *network._blocks), _NORMED):
+        if not hasattr(owner, name):
+            continue
+        conv, norm = getattr(owner, name), getattr(owner, after)
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        setattr(owner, after, nn.Identity())
+        padding = conv.static_padding
+        if isinstance(padding, nn.ZeroPad2d) and len(set(padding.padding)) == 1:
+            conv.padding, conv.static_padding = (padding.padding[0],) * 2, nn.Identity()
+    for part in network.modules():
+        if isinstance(part, nn.ReLU6):
+            part.inplace = True
+    return network.requires_grad_(False).to(memory_format=torch.channels_last)

@@ -21,23 +21,27 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError, unknown
 from fairlead.data.batches import Batches
 from fairlead.data.images import ImageData, to_float
 from fairlead.data.tensor_cache import cache_folder, store_tensors, stored_tensors
 from fairlead.diffusers.pretrained import weight_hash
-from fairlead.measure.residual import residual_stages
-from fairlead.train.optimizer import Muon
+from fairlead.measure.residual import Whitening, residual_stages
+from fairlead.train.environment import resolve_precision
+from fairlead.train.optimizer import Muon, matrices_of
 
 Role = Literal["judge", "thorough judge", "features", "reward"]
 JudgeKind = Literal["quick", "thorough"]
 """Which judge looks at images: one that takes half a minute to train, or one that knows photographs."""
 N = TypeVar("N", bound=nn.Module)
 
-EPOCHS = 6
+EPOCHS = 8
 BATCH = 250
 MOST = 10_000
 """Passes of the thorough judge over its images, as long as they are not more than so many steps; images per step."""
+WHITENED = 5000
+"""About so many images, spread over all, say how the thorough judge whitens."""
 RECIPE_VERSION = 1
 """Raise it whenever a change below changes the weights: cached classifiers of older recipes are then trained anew."""
 
@@ -193,7 +197,7 @@ def recipe_for(data: ImageData, role: Role) -> ClassifierRecipe:
         raise unknown("classifier role", role, get_args(Role))
     if role == "thorough judge":
         steps = min(max(round(EPOCHS * len(data) / BATCH), 400), MOST)
-        return ClassifierRecipe(10_809, steps, width=48, features=192, batch=BATCH, lr=1e-2, shift=2, residual=True)
+        return ClassifierRecipe(10_809, steps, width=64, features=256, batch=BATCH, lr=1e-2, shift=2, residual=True)
     small = data.shape[1] < 16
     seeds = {"judge": (20_101, 32), "features": (40_202, 24), "reward": (80_508, 28)}
     seed, width = seeds[role]
@@ -272,10 +276,15 @@ def _train(
         torch.manual_seed(recipe.seed)
         classifier = Classifier(recipe, trained_on(data))
 
-    smoothing = 0.1 if recipe.residual else 0.0
+    for part in classifier.modules():
+        if isinstance(part, Whitening):
+            part.look_at(to_float(data.images[:: max(len(data) // WHITENED, 1)]))
+    quick = recipe.residual and resolve_precision("auto", torch.device("cpu")) == "bf16"
+    lower, smoothing = (torch.bfloat16 if quick else None), (0.2 if recipe.residual else 0.0)
 
     def loss(x: Tensor, index: Tensor) -> Tensor:
-        logits = classifier(_shifted(x, recipe.shift, shifts))
+        with autocast(x.device, lower):
+            logits = classifier(_shifted(x, recipe.shift, shifts)).float()
         return F.cross_entropy(logits, data.labels[index], label_smoothing=smoothing)
 
     fit(classifier, loss, data, recipe, progress)
@@ -309,9 +318,7 @@ def fit(
 def _optimizer(network: nn.Module, recipe: ClassifierRecipe) -> torch.optim.Optimizer:
     if not recipe.residual:
         return torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=0.01)
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim == 4 and parameter.shape[1] > 3]
-    others = [parameter for parameter in network.parameters() if all(parameter is not one for one in matrices)]
-    return Muon(matrices, others, lr=recipe.lr, weight_decay=0.01)
+    return Muon(*matrices_of(network), lr=recipe.lr, weight_decay=0.01)
 
 
 def _shifted(x: Tensor, limit: int, generator: torch.Generator) -> Tensor:

@@ -28,8 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kind": "unet", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 2, "attention": (8,),
     },
     "32x32-small": {
-        "kind": "unet", "channels": 32, "multipliers": (1, 2, 4), "blocks": 2, "patch": 2, "attention": (8,),
-        "narrow": True,
+        "kind": "unet", "channels": 64, "multipliers": (1, 2, 2), "blocks": 1, "patch": 2, "attention": (8,),
     },
     "64x64": {"kind": "unet", "channels": 64, "multipliers": (1, 2, 3, 4), "blocks": 2, "patch": 2, "attention": None},
     "96x96": {"kind": "unet", "channels": 64, "multipliers": (1, 2, 3, 4), "blocks": 2, "patch": 2, "attention": None},

@@ -256,7 +256,7 @@ RECIPES: dict[str, Recipe] = {
         "cifar10",
         "32x32-small",
         {
-            "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 20_000, "batch_size": 64,
+            "objective": "x0", "weighting": "capped_v", "optimizer": "muon", "steps": 12_000, "batch_size": 128,
             "checkpoint_every": 500,
         },
         "32x32 photographs; hours of one core",
