@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fairlead.nets.blocks import AdaptiveGroupNorm, SelfAttention, groups_of
+from fairlead.nets.blocks import AdaptiveGroupNorm, GroupNorm, SelfAttention, groups_of
 from fairlead.nets.embeddings import sinusoidal
 
 
@@ -50,6 +50,27 @@ def test_adaptive_group_norm_is_norm_times_one_plus_scale_plus_shift():
 def test_a_fresh_adaptive_group_norm_is_plain_and_ignores_its_embedding():
     block, x = AdaptiveGroupNorm(8, 6).double(), torch.randn(3, 8, 4, 4, dtype=torch.float64)
     torch.testing.assert_close(block(x, torch.full((3, 6), 1e3).double()), normalised(x, 8), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [8, 64, 128, 192])  # fewer than 16 channels a group, and more
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_norm_and_its_gradient_are_exact_to_the_rounding_of_its_input(channels, dtype, layout):
+    norm = GroupNorm(channels)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = torch.randn(3, channels, 4, 6).to(dtype).to(memory_format=layout).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    weight, bias = norm.weight.detach().double()[:, None, None], norm.bias.detach().double()[:, None, None]
+    expected = normalised(exact, groups_of(channels)) * weight + bias
+    out, towards = norm(x), torch.randn(x.shape).to(dtype)
+    assert out.dtype == dtype
+    assert out.is_contiguous(memory_format=layout)
+    out.backward(towards)
+    expected.backward(towards.double())
+    near = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(out.double(), expected, rtol=near, atol=near)
+    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=near, atol=near)
 
 
 def test_groups_divide_the_channels():

@@ -33,6 +33,29 @@ def zeroed(module: M) -> M:
     return module
 
 
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """``F.group_norm`` of [n, c, h, w], in float32 where that is faster, and then back in the precision of ``x``.
+
+    On a CPU in bf16 and channels-last memory the kernel works number by number when a group has fewer than 16 channels,
+    and took 40 % of a training step of a small network, 7 times the time that it takes in float32 (torch 2.13, AMX).
+    """
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.shape[1] < 16 * groups:
+        return F.group_norm(x.float(), groups, weight, bias, eps).to(x.dtype)
+    return F.group_norm(x, groups, weight, bias, eps)
+
+
+class GroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm`` by :func:`group_norm`, with as many groups as :func:`groups_of` has for so many channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(groups_of(channels), channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class AdaptiveGroupNorm(nn.Module):
     """Group normalisation whose scale and shift come from an embedding: norm(x) (1 + scale) + shift (2105.05233, 3)."""
 
@@ -43,7 +66,7 @@ class AdaptiveGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.project(embedding)[:, :, None, None].chunk(2, dim=1)
-        return torch.addcmul(shift, F.group_norm(x, self.groups), 1 + scale)
+        return torch.addcmul(shift, group_norm(x, self.groups), 1 + scale)
 
 
 class ResidualBlock(nn.Module):
@@ -55,13 +78,13 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, embed: int, adaptive: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups_of(inputs), inputs)
+        self.norm1 = GroupNorm(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.adaptive = adaptive
         if adaptive:
             self.norm2: nn.Module = AdaptiveGroupNorm(outputs, embed)
         else:
-            self.norm2 = nn.GroupNorm(groups_of(outputs), outputs)
+            self.norm2 = GroupNorm(outputs)
             self.add = nn.Linear(embed, outputs)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
@@ -217,7 +240,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, head: int = 32) -> None:
         super().__init__()
         self.heads = next(h for h in range(max(1, channels // head), 0, -1) if channels % h == 0)
-        self.norm = nn.GroupNorm(groups_of(channels), channels)
+        self.norm = GroupNorm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 

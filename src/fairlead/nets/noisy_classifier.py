@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from fairlead.core.denoiser import autocast
 from fairlead.core.errors import UsageError
 from fairlead.core.typed import Count, Depth, Size
-from fairlead.nets.blocks import ResidualBlock, SelfAttention, groups_of, zeroed
+from fairlead.nets.blocks import GroupNorm, ResidualBlock, SelfAttention, zeroed
 from fairlead.nets.embeddings import TimeEmbedding
 from fairlead.nets.sizes import Sides, shown_sides, sides_of
 
@@ -128,7 +128,7 @@ class NoisyClassifier(nn.Module):
             self.shrink.append(nn.Identity() if last else nn.Conv2d(wide, wide, 3, stride=2, padding=1))
             width = wide
         self.attention = SelfAttention(width)
-        self.norm = nn.GroupNorm(groups_of(width), width)
+        self.norm = GroupNorm(width)
         values = channels_in * height * across
         self.gaussians = GaussianClasses(classes, values, min(anchor, values)) if anchor else None
         positions = (height // smallest) * (across // smallest)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fairlead.core.condition import Condition, Perturbation
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.typed import Count, Depth, Size
-from fairlead.nets.blocks import Perturb, attention, groups_of, where_masked, zeroed
+from fairlead.nets.blocks import GroupNorm, Perturb, attention, where_masked, zeroed
 from fairlead.nets.embeddings import read
 from fairlead.nets.packed_text import pack, unpack
 from fairlead.nets.sketch import Sketch
@@ -258,7 +258,7 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, width: int, head: int = 32) -> None:
         super().__init__()
         self.heads = next(h for h in range(max(1, channels // head), 0, -1) if channels % h == 0)
-        self.norm = nn.GroupNorm(groups_of(channels), channels)
+        self.norm = GroupNorm(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.kv = nn.Linear(width, 2 * channels)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))

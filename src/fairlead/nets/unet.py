@@ -19,10 +19,10 @@ from fairlead.core.errors import UsageError, unknown
 from fairlead.core.typed import Count, Depth, Share, Size
 from fairlead.nets.blocks import (
     INTERNAL,
+    GroupNorm,
     Perturb,
     ResidualBlock,
     SelfAttention,
-    groups_of,
     record_internal,
     where_masked,
     zeroed,
@@ -152,7 +152,7 @@ class UNet(ConditionedNet):
             self.up.append(nn.ModuleList([stage((width if i == 0 else wide) + wide, wide, at) for i in range(blocks)]))
             width = widths[level - 1] if narrow and level else wide
             self.grow.append(nn.Conv2d(wide, width, 3, padding=1) if level else nn.Identity())
-        self.norm = nn.GroupNorm(groups_of(width), width)
+        self.norm = GroupNorm(width)
         self.out = zeroed(nn.Conv2d(width, channels_in * patch**2, 3, padding=1))
         for name, module in self.named_modules():
             if isinstance(module, _Stage):
@@ -162,7 +162,7 @@ class UNet(ConditionedNet):
             deep = widths[-1]
             guess = zeroed(nn.Conv2d(deep, channels_in * smallest**2, 1))
             self.internal = nn.Sequential(
-                nn.GroupNorm(groups_of(deep), deep), nn.SiLU(), guess, nn.PixelShuffle(smallest)
+                GroupNorm(deep), nn.SiLU(), guess, nn.PixelShuffle(smallest)
             )
 
     def layers(self) -> dict[str, tuple[str, ...]]:
