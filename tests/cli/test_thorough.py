@@ -10,15 +10,16 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 import fairlead as fl
 from fairlead.cli import main
 from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
-from fairlead.measure.judge import Classifier, ClassifierRecipe, cached_classifier, recipe_for, trained_on
+from fairlead.measure.judge import Classifier, ClassifierRecipe, _holed, cached_classifier, recipe_for, trained_on
 from fairlead.measure.references import evaluator_for
-from fairlead.measure.residual import residual_stages
+from fairlead.measure.residual import Whitening, residual_stages
 from fairlead.measure.sample_metrics import accuracy
 
 
@@ -42,8 +43,8 @@ def test_mirror_images_are_the_same_to_it_where_those_of_training_were_mirrored(
     assert torch.allclose(judge.logits(images), judge.logits(images.flip(-1)), atol=1e-6) == alike
 
 
-@pytest.mark.parametrize(("n", "steps"), [(100, 400), (45_000, 1440), (10_000_000, 10_000)])
-def test_it_sees_every_image_eight_times_between_400_and_10_000_steps(n: int, steps: int) -> None:
+@pytest.mark.parametrize(("n", "steps"), [(100, 400), (45_000, 2520), (10_000_000, 10_000)])
+def test_it_sees_every_image_fourteen_times_between_400_and_10_000_steps(n: int, steps: int) -> None:
     few = load_digits("train")
     data = replace(few, images=few.images[:1].expand(n, -1, -1, -1), labels=few.labels[:1].expand(n))
     assert recipe_for(data, "thorough judge").steps == steps
@@ -55,6 +56,30 @@ def test_an_image_of_any_shape_is_answered_as_if_alone(shape: tuple[int, int, in
     network, x = nn.Sequential(*stages).eval(), torch.randn(3, *shape)
     torch.testing.assert_close(network(x), torch.stack([network(one[None])[0] for one in x]), rtol=0, atol=1e-5)
     assert network(x).shape == (3, out)
+
+
+def test_patches_come_out_of_the_whitening_uncorrelated_of_variance_one_and_once_more_negative() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mix = 10 * torch.randn(3, 3, generator=generator)  # far above what is added to small variances
+    x = F.avg_pool2d(torch.einsum("ab,nbhw->nahw", mix, torch.randn(200, 3, 17, 17, generator=generator)), 2, 1)
+    whitening = Whitening(3)
+    whitening.look_at(x)
+    out = whitening(x).transpose(0, 1).flatten(1)
+    kept = torch.cov(out[:12])
+    assert torch.allclose(kept, torch.eye(12), atol=0.002)
+    assert torch.equal(out[12:], -out[:12])
+    assert [name for name, parameter in whitening.named_parameters() if parameter.requires_grad] == ["patches.bias"]
+
+
+def test_a_quarter_of_each_side_is_hidden_from_it_anywhere() -> None:
+    hidden = _holed(torch.ones(4000, 1, 32, 32), 0.25, torch.Generator().manual_seed(0)) == 0
+    sides = hidden.amax(3).sum(2).flatten()
+    assert sides.max() == 9  # the middle, and 4 to each side
+    assert sides.min() == 5  # the middle is the first or the last row
+    assert torch.equal(hidden.sum((1, 2, 3)), sides * hidden.amax(2).sum(2).flatten())  # rectangles
+    often = hidden.float().mean((0, 1))
+    assert often.min() > 0.5 * (5 / 32) ** 2
+    assert often.max() < 1.5 * (9 / 32) ** 2
 
 
 def _quick(data: ImageData, role: str) -> ClassifierRecipe:

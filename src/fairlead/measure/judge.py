@@ -36,10 +36,12 @@ JudgeKind = Literal["quick", "thorough"]
 """Which judge looks at images: one that takes half a minute to train, or one that knows photographs."""
 N = TypeVar("N", bound=nn.Module)
 
-EPOCHS = 8
+EPOCHS = 14
 BATCH = 250
 MOST = 10_000
 """Passes of the thorough judge over its images, as long as they are not more than so many steps; images per step."""
+HOLE = 0.25
+"""Share of the sides of the rectangle that is hidden from the thorough judge in training."""
 WHITENED = 5000
 """About so many images, spread over all, say how the thorough judge whitens."""
 RECIPE_VERSION = 1
@@ -107,13 +109,18 @@ class Classifier(nn.Module):
         return logits
 
     def logits(self, images: Tensor) -> Tensor:
-        """[n, k] of ``images`` uint8 [n, c, h, w]. The thorough judge looks at their mirror images too, where those of
-        training were mirrored."""
-        features = self.features(images)
+        """[n, k] of ``images`` uint8 [n, c, h, w]. The thorough judge looks at them moved a pixel to either side too, and
+        at mirror images where those of training were mirrored."""
+        check_images(images, self.data)
+        views = [(1.0, images)]
+        if self.recipe.residual:
+            padded = F.pad(images.float(), (1, 1, 0, 0), "reflect").to(images.dtype)
+            views = [(0.5, images), (0.25, padded[..., :-2]), (0.25, padded[..., 2:])]
+            if self.data.flip:
+                views = [(weight / 2, seen) for weight, view in views for seen in (view, view.flip(-1))]
         with torch.no_grad():
-            logits: Tensor = self.head(F.relu(features))
-            if self.recipe.residual and self.data.flip:
-                logits = (logits + self.head(F.relu(self.features(images.flip(-1))))) / 2
+            answers = [weight * self.head(F.relu(self.features(view))) for weight, view in views]
+        logits: Tensor = torch.stack(answers).sum(0)
         return logits
 
     def features(self, images: Tensor) -> Tensor:
@@ -196,8 +203,9 @@ def recipe_for(data: ImageData, role: Role) -> ClassifierRecipe:
     if role not in get_args(Role):
         raise unknown("classifier role", role, get_args(Role))
     if role == "thorough judge":
+        shift = min(2, *(side - 1 for side in data.shape[1:]))
         steps = min(max(round(EPOCHS * len(data) / BATCH), 400), MOST)
-        return ClassifierRecipe(10_809, steps, width=64, features=256, batch=BATCH, lr=1e-2, shift=2, residual=True)
+        return ClassifierRecipe(10_809, steps, width=64, features=256, batch=BATCH, lr=1e-2, shift=shift, residual=True)
     small = data.shape[1] < 16
     seeds = {"judge": (20_101, 32), "features": (40_202, 24), "reward": (80_508, 28)}
     seed, width = seeds[role]
@@ -282,9 +290,14 @@ def _train(
     quick = recipe.residual and resolve_precision("auto", torch.device("cpu")) == "bf16"
     lower, smoothing = (torch.bfloat16 if quick else None), (0.2 if recipe.residual else 0.0)
 
+    def changed(x: Tensor) -> Tensor:
+        if not recipe.residual:
+            return _shifted(x, recipe.shift, shifts)
+        return _holed(_shifted(x, recipe.shift, shifts, "reflect"), HOLE, shifts)
+
     def loss(x: Tensor, index: Tensor) -> Tensor:
         with autocast(x.device, lower):
-            logits = classifier(_shifted(x, recipe.shift, shifts)).float()
+            logits = classifier(changed(x)).float()
         return F.cross_entropy(logits, data.labels[index], label_smoothing=smoothing)
 
     fit(classifier, loss, data, recipe, progress)
@@ -321,15 +334,27 @@ def _optimizer(network: nn.Module, recipe: ClassifierRecipe) -> torch.optim.Opti
     return Muon(*matrices_of(network), lr=recipe.lr, weight_decay=0.01)
 
 
-def _shifted(x: Tensor, limit: int, generator: torch.Generator) -> Tensor:
-    """Each image [n, c, h, w] moved by its own whole number of pixels in [-limit, limit] each way, filled with -1."""
+def _shifted(x: Tensor, limit: int, generator: torch.Generator, fill: str = "constant") -> Tensor:
+    """Each image [n, c, h, w] moved by its own whole number of pixels in [-limit, limit] each way, filled with -1 or
+    what ``F.pad`` has for ``fill``."""
     n, c, h, w = x.shape
     offset = torch.randint(0, 2 * limit + 1, (2, n), generator=generator)
     rows = (offset[0][:, None] + torch.arange(h))[:, None, :, None]
     columns = (offset[1][:, None] + torch.arange(w))[:, None, None, :]
-    padded = F.pad(x, (limit,) * 4, value=-1.0)
+    padded = F.pad(x, (limit,) * 4, fill, -1.0 if fill == "constant" else None)
     shifted = padded[torch.arange(n)[:, None, None, None], torch.arange(c)[None, :, None, None], rows, columns]
     return channels_last(shifted)
+
+
+def _holed(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Each image [n, c, h, w] grey in a rectangle of this share of its sides, anywhere, also partly outside (cutout,
+    1708.04552)."""
+    n, _, h, w = x.shape
+    inside = []
+    for side in (h, w):
+        middle = torch.randint(0, side, (n, 1), generator=generator)
+        inside.append((torch.arange(side) - middle).abs() <= share * side / 2)
+    return x.masked_fill(inside[0][:, None, :, None] & inside[1][:, None, None, :], 0.0)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -161,9 +161,7 @@ class UNet(ConditionedNet):
         if internal:
             deep = widths[-1]
             guess = zeroed(nn.Conv2d(deep, channels_in * smallest**2, 1))
-            self.internal = nn.Sequential(
-                GroupNorm(deep), nn.SiLU(), guess, nn.PixelShuffle(smallest)
-            )
+            self.internal = nn.Sequential(GroupNorm(deep), nn.SiLU(), guess, nn.PixelShuffle(smallest))
 
     def layers(self) -> dict[str, tuple[str, ...]]:
         """Names of the layers that can be perturbed, by what can be perturbed, from the input to the output."""
