@@ -52,6 +52,8 @@ class Options:
     steps: tuple[int, ...] = (20, 10, 8, 5)
     one_row: tuple[int, ...] = ()
     """Steps in which a student of ours samples, at one row each."""
+    grids: tuple[str, ...] = ()
+    """Grids in which that student samples too, each in its own number of steps: "sigmas(3.83, 1.58, 0.0986)" has 4."""
     students: tuple[int, ...] = ()
     """Steps of students of ours that are taught so many."""
     sampler: str = "dpmpp_2m_sde"
@@ -154,11 +156,15 @@ def main(options: Options) -> None:
         for k in options.steps
     }
     guidance = f"cfg({best:g})"
-    if options.one_row:
+    if options.one_row or options.grids:
         student = taught(options, train, "student", guidance)
         for k in options.one_row:
             name = f"student, {options.one_row_sampler} {k}"
             found[name] = measured(student, None, name, sampler=options.one_row_sampler, steps=k)
+        for grid in options.grids:
+            name = f"student, {grid}"
+            steps = grid.count(",") + 2
+            found[name] = measured(student, None, name, sampler=options.one_row_sampler, steps=steps, grid=grid)
     for k in options.students:
         student = taught(options, train, f"student-{k}", guidance, k)
         found[f"student of {k}, ddim {k}"] = measured(student, None, f"student of {k}, ddim {k}", steps=k)

@@ -88,6 +88,9 @@ def load_data(
     for name, text in {"split": split, **columns}.items():
         if not isinstance(text, str | None):
             raise UsageError(f"data {spec!r}: expected {name} to be a name, got {shown(text)}")
+    for name, text in columns.items():
+        if (other := next((key for key, value in columns.items() if value == text and key != name), "")) and text:
+            raise UsageError(f"data {spec!r}: {name} and {other} are both {text!r}; a column is one of them")
     if not isinstance(flip, bool | None):
         raise UsageError(f"data {spec!r}: expected flip to be True, False or None, got {shown(flip)}")
     chosen("fit", fit, FITS)

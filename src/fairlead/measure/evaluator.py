@@ -115,12 +115,15 @@ class Evaluator(Scoring):
         """
         data = self.held_out
         parts, size, note = disjoint_blocks(data, n)
+        logits, features = self.judge.logits(data.images), self.extractor.features(data.images)
         blocks, scores = len(parts), []
         conds = [] if self.reward is None else self.reward.conds_of(data)
         for index in parts:
             images, said = data.images[index], [conds[i] for i in index.tolist()] if conds else ()
             shares = shares_at_limits(to_float(images))
-            scores.append(self._score(images, data.labels[index], shares, "real images", size, None, left_out, said))
+            seen = logits[index], features[index]
+            labels = data.labels[index]
+            scores.append(self._score(images, labels, shares, "real images", size, None, left_out, said, seen))
         metrics = dict(scores[0].metrics)
         if blocks > 1:
             for name in [name for name in metrics if name != "diversity"]:
@@ -133,10 +136,8 @@ class Evaluator(Scoring):
             metrics.pop("diversity", None)
             counted = ~torch.isin(data.labels, torch.tensor(diverse, dtype=torch.int64))
             if bool(counted.any()):
-                features = self.extractor.features(data.images[counted])
-                metrics["diversity"] = pairwise_diversity(features, data.labels[counted])
+                metrics["diversity"] = pairwise_diversity(features[counted], data.labels[counted])
         metrics = {name: metrics[name] for name in METRICS if name in metrics}
-        logits = self.judge.logits(data.images)
         metrics["accuracy"] = accuracy(logits, data.labels)
         metrics["confidence"] = confidence(logits, data.labels)
         if self.attributes is not None:
@@ -151,9 +152,12 @@ class Evaluator(Scoring):
         saturation: Tensor | None = None,
         asked: Mapping[str, Attribute] | None = None,
         conds: Sequence[Spec] = (),
+        seen: tuple[Tensor, Tensor] | None = None,
     ) -> Samples:
-        """What is measured of each image by itself; arguments as for :meth:`score`."""
-        logits, labels = self.judge.logits(images), labels.to("cpu")
+        """What is measured of each image by itself; arguments as for :meth:`score`. ``seen`` is what judge (logits) and
+        extractor (features) answered, where they were asked before."""
+        logits, features = seen or (self.judge.logits(images), self.extractor.features(images))
+        labels = labels.to("cpu")
         values = {"accuracy": hits(logits, labels), "confidence": certainties(logits, labels)}
         values |= {**saturations(x0, saturation), **self.rewarded(images, conds)}
         if asked:
@@ -162,7 +166,7 @@ class Evaluator(Scoring):
                     "score: the wanted attributes are given, but no judge of attributes; pass both or neither"
                 )
             values |= {metric_of(name): value for name, value in self.attributes.hits(images, asked).items()}
-        return Samples(self.moments, self.extractor.features(images), labels, values)
+        return Samples(self.moments, features, labels, values)
 
     def _score(
         self,
@@ -174,8 +178,9 @@ class Evaluator(Scoring):
         asked: Mapping[str, Attribute] | None = None,
         left_out: Collection[int] = (),
         conds: Sequence[Spec] = (),
+        seen: tuple[Tensor, Tensor] | None = None,
     ) -> Score:
-        samples = self.samples(images, labels, saturation=saturation, asked=asked, conds=conds)
+        samples = self.samples(images, labels, saturation=saturation, asked=asked, conds=conds, seen=seen)
         labels, values = samples.labels, samples.values
         found = {name: mean_estimate(value) for name, value in values.items() if name not in AGREEMENT}
         found["accuracy"] = proportion_estimate(values["accuracy"])

@@ -109,8 +109,8 @@ class Classifier(nn.Module):
         return logits
 
     def logits(self, images: Tensor) -> Tensor:
-        """[n, k] of ``images`` uint8 [n, c, h, w]. The thorough judge looks at them moved a pixel to either side too, and
-        at mirror images where those of training were mirrored."""
+        """[n, k] of ``images`` uint8 [n, c, h, w]. The thorough judge looks at them moved a pixel to either side too,
+        and at mirror images where those of training were mirrored."""
         check_images(images, self.data)
         views = [(1.0, images)]
         if self.recipe.residual:

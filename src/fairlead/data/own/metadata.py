@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from fairlead.core.errors import UsageError, unknown
 from fairlead.core.places import read_text
@@ -152,6 +153,7 @@ def _lines(file: Path, there: Mapping[str, Path], what: str, named: str | None) 
     unit = "line" if file.suffix.lower() in (".jsonl", ".csv") else "row"
     if file.name == STYLEGAN and not rows:  # images without labels
         return [Line(path, file.name, {}) for path in there.values()]
+    alike = {normalize("NFC", path): image for path, image in there.items()}
     found = []
     for number, row in rows or []:
         where = f"{file.name}, {unit} {number}"
@@ -164,7 +166,8 @@ def _lines(file: Path, there: Mapping[str, Path], what: str, named: str | None) 
                 f"{what}: {where}: expected the name of an image in a column {named or 'file_name'}; its columns are "
                 f"{', '.join(map(str, row)) or 'none'}{'' if named else '; name it with --image-column'}"
             )
-        path = there.get(posixpath.normpath(posixpath.join(str(file.parent), name)))
+        place = posixpath.normpath(posixpath.join(str(file.parent), name))
+        path = there.get(place) or alike.get(normalize("NFC", place))  # macOS writes accents as letters of their own
         if path is None:
             raise UsageError(
                 f"{what}: the metadata names {name}, which is no image there ({where}); expected one below "

@@ -107,6 +107,8 @@ def _of_file(path: Path, columns: Columns, what: str) -> dict[str, tuple[str, Me
                 member = Member.of(path, stored, name, f"data {what!r}: {path.name}, array {name!r}")
                 found[split] = name, member, labels.get(split, ""), raw
             return found
+    except UsageError:
+        raise
     except BROKEN as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"data {what!r}: {path.name} cannot be read as a .npz of numpy ({reason})") from error

@@ -223,6 +223,8 @@ def _choose(labels: Mapping[str, Tensor], wanted: Wanted, where: Callable[[str, 
         count = round(HOLD_OUT * len(order))
         source, index = "train", (order[:count] if meant == "test" else order[count:]).sort().values
         out = f"a fixed tenth of every class, {count:,} of {len(order):,} images"
+        few = len(set(labels["train"].tolist()) - set(labels["train"][order[:count]].tolist()) - {-1})
+        out += f"; none of {few:,} {'class' if few == 1 else 'classes'}, with too few images" if few else ""
     if len(index) == 0:
         raise UsageError(f"data {what!r}: split {split!r} is empty; add images (train has {len(labels[source])})")
     without = (labels[source] < 0).nonzero()[:, 0]
