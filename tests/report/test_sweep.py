@@ -41,6 +41,16 @@ def test_the_rule_takes_the_smallest_distance_among_the_accurate() -> None:
     assert chosen([point("a", 1, 0.5), point("b", 9, 0.7)]).guidance == "b"
 
 
+def test_where_the_judge_misses_real_images_their_share_is_enough() -> None:
+    points = [point("cfg(1)", 1, 0.61), point("cfg(2)", 2, 0.91), point("cfg(4)", 4, 0.96), point("cfg(9)", 9, 0.985)]
+    missed = replace(floor(), metrics={**floor().metrics, "accuracy": Estimate(0.891, 0.004, 5000)})
+    found = recommend_swept(points, missed)
+    assert found.point is points[1]
+    assert "among settings with an accuracy of at least 89.1%, that of the real images" in found.text
+    assert recommend_swept(points, floor()).point is points[3]  # real ones at 99.7 %: none reaches 99 %
+    assert choice_for(points, (), missed).text == found.text
+
+
 def prompted(guidance: str, cosine: float, **metrics: float) -> Point:
     made = point(guidance, 1.0, 1.0)
     values = {"cosine": cosine, "saturation": 0.1, **metrics}

@@ -56,13 +56,14 @@ class Swept:
         path = Path(place) / "tuned.json"
         answers = read_answers(path) if path.is_file() else []
         names = setting_labels([point.setting for point in points])
+        floor = Floor.from_dict(about["floor"])
         shown = about.get("prompts") or about["classes"]
         return cls(
             stored,
             dict(zip(names, points, strict=True)),
             tuple(map(str, shown)),
-            Floor.from_dict(about["floor"]),
-            choice_for(points, answers),
+            floor,
+            choice_for(points, answers, floor),
             sweep_front(stored, points),
             tuple(answers),
         )

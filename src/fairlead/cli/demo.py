@@ -84,8 +84,9 @@ class Demo:
             carry_out(sweep, folder, evaluator, bar, command=as_given())
         points = folder.read()[1]
         print("3/3 drawing pictures")
-        choice = recommend_swept(points)
-        best, text = choice.point, sweep_findings(points, evaluator.floor(self.n), choice)
+        floor = evaluator.floor(self.n)
+        choice = recommend_swept(points, floor)
+        best, text = choice.point, sweep_findings(points, floor, choice)
         assert best is not None
         extra = (
             Section(

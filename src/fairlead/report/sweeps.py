@@ -253,7 +253,8 @@ def report(sweep: str | Path, extra: Sequence[Section] = ()) -> SweepReport:
     about, points = stored.read()
     check_folder(folder, "copy the sweep to a folder that can be written", files=["report.html", "tradeoff.png"])
     answers = read_answers(folder / "tuned.json") if (folder / "tuned.json").is_file() else []
-    choice = choice_for(points, answers)
+    floor = Floor.from_dict(about["floor"])
+    choice = choice_for(points, answers, floor)
     path = folder / "report.html"
     try:
         by_class = read_by_class(folder)
@@ -262,7 +263,7 @@ def report(sweep: str | Path, extra: Sequence[Section] = ()) -> SweepReport:
         beaten, reference = sweep_front(stored, points) if far else None, stored.reference
         features = 0 if reference is None else reference.d
         sweep_page(path, about, points, choice, sections, beaten, features)
-        figure = sweep_plot(points, Floor.from_dict(about["floor"]), choice.point)
+        figure = sweep_plot(points, floor, choice.point)
         if figure is not None:
             with replacing(folder / "tradeoff.png", durable=False) as partial_file:
                 figure.savefig(partial_file, format="png", dpi=110)

@@ -13,6 +13,7 @@ from fairlead.core.strict_json import opened, read_json, sealed
 from fairlead.measure.evaluator import Evaluator
 from fairlead.measure.extractors import cached_features
 from fairlead.measure.judge import Classifier
+from fairlead.measure.score import Floor
 from fairlead.measure.scoring import Scoring
 from fairlead.report.curves import curves_of, form_of
 from fairlead.tune.by_class import Classes, scales_by_class
@@ -69,8 +70,8 @@ def write_by_class(folder: SweepFolder, evaluator: Scoring | None, asked: bool, 
     path = folder.folder / _FILE
     if evaluator is None or not (asked or path.is_file()):
         return
-    points = folder.read()[1]
-    best = recommend_swept(points).point
+    about, points = folder.read()
+    best = recommend_swept(points, Floor.from_dict(about["floor"])).point
     curve = next((one for one in curves_of(points) if best in one.points), None)
     try:
         if best is None or curve is None:

@@ -9,6 +9,7 @@ from typing import Any
 from fairlead.core.errors import UsageError
 from fairlead.measure.agreement import adherence_of
 from fairlead.measure.metrics import DEBIASED, Estimate, maximised, title_of
+from fairlead.measure.score import Floor
 from fairlead.sample.sampler import parse_sampler
 from fairlead.tune.class_scales import ByClass
 from fairlead.tune.constraint import Constraint
@@ -16,8 +17,8 @@ from fairlead.tune.measurements import Goal, Measurement
 from fairlead.tune.setting import Point, setting_labels
 
 ENOUGH = {"accuracy": 0.99, "agreement": 0.9}
-"""Adherence that a setting of a sweep must reach to be recommended, if any does: of the class, or of all that a
-condition says."""
+"""Adherence that a setting of a sweep must reach to be recommended, if any does, and where real images reach it: of the
+class, or of all that a condition says."""
 GAIN = 0.9
 """Share of the highest gain in cosine over no guidance that a setting must have, where prompts alone are given."""
 
@@ -200,11 +201,11 @@ class Choice:
     rules: tuple[Constraint, ...] = ()
 
 
-def choice_for(points: Sequence[Point], answers: Sequence[Mapping[str, Any]] = ()) -> Choice:
+def choice_for(points: Sequence[Point], answers: Sequence[Mapping[str, Any]] = (), real: Floor | None = None) -> Choice:
     """What to take of the settings of a report: what the latest search recommended, where there was one, else
     :func:`recommend_swept`."""
     if not answers:
-        return recommend_swept(points)
+        return recommend_swept(points, real)
     answer = answers[0]
     wanted = answer.get("model"), answer["guidance"], str(parse_sampler(answer["sampler"])), answer["steps"]
     measured = {astuple(point.setting): point for point in points}
@@ -212,16 +213,21 @@ def choice_for(points: Sequence[Point], answers: Sequence[Mapping[str, Any]] = (
     return Choice(Tuned.from_dict(answer).recommendation, measured.get(wanted), True, rules)
 
 
-def recommend_swept(points: Sequence[Point]) -> Choice:
+def recommend_swept(points: Sequence[Point], real: Floor | None = None) -> Choice:
     """Of a sweep, which asks for no objective: the setting of smallest debiased distance among those whose adherence is
-    at least ``ENOUGH``; if none is, the one of the highest. Where prompts alone are given, and nothing says how high a
-    cosine can be: the setting of smallest distance, else of most diversity, else of least saturation, among those with
-    ``GAIN`` of the highest gain in cosine over no guidance."""
+    at least ``ENOUGH``, or that of the real images if that is less; if none is, the one of the highest.
+
+    Where prompts alone are given, and nothing says how high a cosine can be: the setting of smallest distance, else of
+    most diversity, else of least saturation, among those with ``GAIN`` of the highest gain in cosine over no guidance.
+    """
     name = adherence(points)
     if name not in ENOUGH:
         return _recommend_prompted(points, name)
-    enough = f"{ENOUGH[name]:.0%}"
-    good = [point for point in points if point.score.metrics[name].value >= ENOUGH[name]]
+    least, enough = ENOUGH[name], f"{ENOUGH[name]:.0%}"
+    if real is not None and name in real.metrics and real.metrics[name].value < least:
+        least = real.metrics[name].value
+        enough = f"{least:.1%}, that of the real images"
+    good = [point for point in points if point.score.metrics[name].value >= least]
     if good:
         best = min(good, key=lambda point: point.score.metrics[DEBIASED].value)
         why = f"smallest {title_of(DEBIASED)} among settings with an {name} of at least {enough}"
