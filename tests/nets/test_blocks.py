@@ -68,6 +68,8 @@ def test_a_norm_and_its_gradient_are_exact_to_the_rounding_of_its_input(channels
     assert out.is_contiguous(memory_format=layout)
     out.backward(towards)
     expected.backward(towards.double())
+    assert x.grad is not None
+    assert exact.grad is not None
     near = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(out.double(), expected, rtol=near, atol=near)
     torch.testing.assert_close(x.grad.double(), exact.grad, rtol=near, atol=near)
