@@ -47,10 +47,10 @@ def group_norm(
 
 
 class GroupNorm(nn.GroupNorm):
-    """``nn.GroupNorm`` by :func:`group_norm`, with as many groups as :func:`groups_of` has for so many channels."""
+    """``nn.GroupNorm`` by :func:`group_norm`; 0 groups are as many as :func:`groups_of` has for so many channels."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(groups_of(channels), channels)
+    def __init__(self, channels: int, groups: int = 0) -> None:
+        super().__init__(groups or groups_of(channels), channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)

@@ -21,7 +21,7 @@ from fairlead.nets.sizes import Sides, shown_sides, sides_of
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, transpose: bool = False) -> nn.Sequential:
     make = nn.ConvTranspose2d if transpose else nn.Conv2d
     layer = make(inputs, outputs, kernel, stride=stride, padding=1)
-    return nn.Sequential(layer, GroupNorm(outputs), nn.SiLU())
+    return nn.Sequential(layer, GroupNorm(outputs, 8), nn.SiLU())
 
 
 class LessonMNIST(nn.Module):
@@ -74,7 +74,7 @@ class _Attention(nn.Module):
     def __init__(self, channels: int, heads: int = 4) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, 8)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.out = nn.Conv1d(channels, channels, 1)
 
@@ -109,7 +109,7 @@ class LessonCIFAR10(nn.Module):
         self.dec2a, self.dec2b = _Block(4 * c, 2 * c, e), _Block(2 * c, c, e)
         self.up1 = nn.ConvTranspose2d(c, c, 4, stride=2, padding=1)
         self.dec1a, self.dec1b = _Block(2 * c, c, e), _Block(c, c, e)
-        self.norm = GroupNorm(c)
+        self.norm = GroupNorm(c, 8)
         self.out = nn.Conv2d(c, channels_in, 3, padding=1)
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
