@@ -17,7 +17,8 @@ from fairlead.cli import main
 from fairlead.core.errors import UsageError
 from fairlead.data.digits import load_digits
 from fairlead.data.images import ImageData
-from fairlead.measure.judge import Classifier, ClassifierRecipe, _holed, cached_classifier, recipe_for, trained_on
+from fairlead.measure.augment import holed
+from fairlead.measure.judge import Classifier, ClassifierRecipe, cached_classifier, recipe_for, trained_on
 from fairlead.measure.references import evaluator_for
 from fairlead.measure.residual import Whitening, residual_stages
 from fairlead.measure.sample_metrics import accuracy
@@ -72,7 +73,7 @@ def test_patches_come_out_of_the_whitening_uncorrelated_of_variance_one_and_once
 
 
 def test_a_quarter_of_each_side_is_hidden_from_it_anywhere() -> None:
-    hidden = _holed(torch.ones(4000, 1, 32, 32), 0.25, torch.Generator().manual_seed(0)) == 0
+    hidden = holed(torch.ones(4000, 1, 32, 32), 0.25, torch.Generator().manual_seed(0)) == 0
     sides = hidden.amax(3).sum(2).flatten()
     assert sides.max() == 9  # the middle, and 4 to each side
     assert sides.min() == 5  # the middle is the first or the last row

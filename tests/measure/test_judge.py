@@ -8,6 +8,7 @@ from fairlead.core.errors import UsageError
 from fairlead.data import tensor_cache
 from fairlead.data.digits import load_digits
 from fairlead.measure import judge as judge_module
+from fairlead.measure.augment import shifted
 from fairlead.measure.judge import cached_classifier, recipe_for, train_classifier
 from fairlead.measure.sample_metrics import accuracy, hits
 
@@ -56,7 +57,7 @@ def test_only_quantised_images_of_the_right_shape_are_read(judge):
 def test_shift_moves_whole_pixels_and_fills_with_black():
     x = torch.full((200, 1, 5, 5), -1.0)
     x[:, :, 2, 2] = 1.0
-    moved = judge_module._shifted(x, 1, torch.Generator().manual_seed(0))
+    moved = shifted(x, 1, torch.Generator().manual_seed(0))
     assert torch.equal(moved.flatten(1).sum(dim=1), x.flatten(1).sum(dim=1))  # the bright pixel never leaves
     reached = (moved[:, 0] == 1).any(dim=0)
     expected = torch.zeros(5, 5, dtype=torch.bool)

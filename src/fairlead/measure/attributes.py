@@ -22,11 +22,11 @@ from fairlead.data.digits import DIGIT_NAMES
 from fairlead.data.images import ImageData
 from fairlead.data.scenes.captions import SLANTS, VALUES
 from fairlead.diffusers.pretrained import weight_hash
+from fairlead.measure.augment import channels_last
 from fairlead.measure.judge import (
     Classifier,
     ClassifierRecipe,
     TrainedOn,
-    channels_last,
     check_images,
     convolutions,
     fit,

@@ -27,6 +27,7 @@ from fairlead.data.batches import Batches
 from fairlead.data.images import ImageData, to_float
 from fairlead.data.tensor_cache import cache_folder, store_tensors, stored_tensors
 from fairlead.diffusers.pretrained import weight_hash
+from fairlead.measure.augment import channels_last, holed, shifted
 from fairlead.measure.residual import Whitening, residual_stages
 from fairlead.train.environment import resolve_precision
 from fairlead.train.optimizer import Muon, matrices_of
@@ -292,8 +293,8 @@ def _train(
 
     def changed(x: Tensor) -> Tensor:
         if not recipe.residual:
-            return _shifted(x, recipe.shift, shifts)
-        return _holed(_shifted(x, recipe.shift, shifts, "reflect"), HOLE, shifts)
+            return shifted(x, recipe.shift, shifts)
+        return holed(shifted(x, recipe.shift, shifts, "reflect"), HOLE, shifts)
 
     def loss(x: Tensor, index: Tensor) -> Tensor:
         with autocast(x.device, lower):
@@ -332,34 +333,6 @@ def _optimizer(network: nn.Module, recipe: ClassifierRecipe) -> torch.optim.Opti
     if not recipe.residual:
         return torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=0.01)
     return Muon(*matrices_of(network), lr=recipe.lr, weight_decay=0.01)
-
-
-def _shifted(x: Tensor, limit: int, generator: torch.Generator, fill: str = "constant") -> Tensor:
-    """Each image [n, c, h, w] moved by its own whole number of pixels in [-limit, limit] each way, filled with -1 or
-    what ``F.pad`` has for ``fill``."""
-    n, c, h, w = x.shape
-    offset = torch.randint(0, 2 * limit + 1, (2, n), generator=generator)
-    rows = (offset[0][:, None] + torch.arange(h))[:, None, :, None]
-    columns = (offset[1][:, None] + torch.arange(w))[:, None, None, :]
-    padded = F.pad(x, (limit,) * 4, fill, -1.0 if fill == "constant" else None)
-    shifted = padded[torch.arange(n)[:, None, None, None], torch.arange(c)[None, :, None, None], rows, columns]
-    return channels_last(shifted)
-
-
-def _holed(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Each image [n, c, h, w] grey in a rectangle of this share of its sides, anywhere, also partly outside (cutout,
-    1708.04552)."""
-    n, _, h, w = x.shape
-    inside = []
-    for side in (h, w):
-        middle = torch.randint(0, side, (n, 1), generator=generator)
-        inside.append((torch.arange(side) - middle).abs() <= share * side / 2)
-    return x.masked_fill(inside[0][:, None, :, None] & inside[1][:, None, None, :], 0.0)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """Half the time on the CPU."""
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def trained_on(data: ImageData) -> TrainedOn:
