@@ -201,8 +201,10 @@ def test_stylegan_folders_have_the_labels_of_their_file(tmp_path: Path) -> None:
     }
     assert load_data(str(tmp_path / "s")).classes == ("9", "10", "11")
     write('{"labels": null}')
-    refused(r"the metadata has no labels and no captions \(its columns are image\).*add a column label", tmp_path / "s")
     assert not read_images(str(tmp_path / "s")).labelled
+    bare = load_data(str(tmp_path / "s"))
+    assert bare.classes == ("image",)
+    assert "s: 8 images, dataset.json: no classes, no captions" in bare.notes
     write('{"other": 1}')
     assert load_data(str(tmp_path / "s")).classes == ("00000", "00001")
 

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fairlead.core.errors import UsageError
+from fairlead.core.places import is_file
 from fairlead.data.own.fitting import MOST_PIXELS, Fit, as_size, fitted_to, size_text
 
 _AVIF = find_spec("PIL.AvifImagePlugin") is not None
@@ -33,7 +34,8 @@ ENDINGS = (
 )
 """Endings of the files of a folder that are taken for images."""
 ANOTHER_SIZE = (
-    "give a size, e.g. size=64, to resize the shorter side and crop the centre, or a height and width such as 64x96"
+    "give a size, e.g. --size 64 (size=64 in Python), to resize the shorter side and crop the centre, or a height and "
+    "width such as 64x96"
 )
 """What to do about images that differ in size."""
 
@@ -193,8 +195,14 @@ def decoded_image(
     except UsageError:
         raise
     except Exception as error:  # a broken file makes PIL raise anything from OSError to SyntaxError and struct.error
-        raise BrokenImageError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise _broken(source, error) from error
     return np.asarray(plain if size is None else fitted_to(plain, size, fit))
+
+
+def _broken(source: str | bytes, error: Exception) -> BrokenImageError:
+    if isinstance(source, str) and is_file(Path(source)) and not Path(source).stat().st_size:
+        return BrokenImageError("the file is empty")
+    return BrokenImageError(f"{type(error).__name__}: {' '.join(str(error).split())}" if source else "there is none")
 
 
 def size_of(source: str | bytes | NDArray[np.uint8]) -> tuple[int, int]:
@@ -212,7 +220,7 @@ def size_of(source: str | bytes | NDArray[np.uint8]) -> tuple[int, int]:
     except UsageError:
         raise
     except Exception as error:
-        raise BrokenImageError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise _broken(source, error) from error
 
 
 def pixels_of(image: Image.Image) -> NDArray[np.uint8]:

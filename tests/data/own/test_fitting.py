@@ -23,7 +23,7 @@ def test_a_size_is_a_side_or_height_and_width(given: object, size: tuple[int, in
 
 @pytest.mark.parametrize("given", [0, -3, "64x", "64x96x3", "x", [1, 2, 3], 2.5, True, "0x4", {}])
 def test_other_sizes_are_refused(given: object) -> None:
-    with pytest.raises(UsageError, match=r"expected size of at least 1, got .*; give a side such as 64"):
+    with pytest.raises(UsageError, match=r"expected a size, a side such as 64 or .*, whole numbers from 1, got "):
         as_size(given, "data")
 
 
@@ -130,7 +130,7 @@ def test_random_crops_of_latents_are_refused_before_images_are_read(tmp_path, ca
 def test_a_size_that_no_network_fits_is_refused_before_images_are_read(tmp_path, capsys) -> None:
     for size, message in (
         ("100x60", "no network preset fits images of 100x60; pass --size 96x64"),
-        ("0", "size of at least 1"),
+        ("0", "whole numbers from 1"),
     ):
         assert main(["train", "--data", str(tmp_path / "none"), "--size", size, "--out", str(tmp_path / "run")]) == 2
         assert message in capsys.readouterr().err

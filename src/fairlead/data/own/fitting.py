@@ -36,8 +36,8 @@ def as_size(given: Any, what: str) -> tuple[int, int] | None:
         sides = [*sides, *sides]
     if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(map(is_count, sides)):
         raise UsageError(
-            f"{what}: expected size of at least 1, got {shown(given)}; give a side such as 64, or height x width such "
-            "as 64x96"
+            f"{what}: expected a size, a side such as 64 or height x width such as 64x96, whole numbers from 1, got "
+            f"{shown(given)}"
         )
     height, width = map(int, sides)
     if height * width > MOST_PIXELS:

@@ -249,6 +249,7 @@ def _pictures(
     read: Metadata | None = None,
 ) -> Pictures:
     divided = tuple(split for split in splits if split)
+    said = read is None or read.labels is not None or read.captions is not None or read.columns == ("image",)
     counts = [f"{split} {sum(image.split == split for image in images):,}" for split in divided]
     parts = f" ({', '.join(counts)})" if counts else ""
     return Pictures(
@@ -258,7 +259,7 @@ def _pictures(
         divided,
         bool(classes),
         all(image.captions for image in images),
-        () if read is None or read.labels is not None or read.captions is not None else read.columns,
+        () if read is None or said else read.columns,
         found.files,
         (f"{printable(found.folder.name)}: {len(images):,} images{parts}, {sources}", *more, *found.notes()),
     )

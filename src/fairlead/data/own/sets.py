@@ -99,10 +99,10 @@ def of_pictures(found: Pictures, wanted: Wanted) -> ImageData:
             name = printable(in_colour.name)
             notes.append(f"read with three channels, as {name}, which is not in this split, is in colour")
     rest = found.files - len({image.path for image in found.images})
-    counts = found.files, len(found.images) - len(images), rest
+    counts = f"{found.files:,} files", len(found.images) - len(images), rest
     return _stored(
         rows, labels[chosen.source][chosen.index], found.classes, texts, printable(found.folder.name), wanted, notes,
-        in_colour is not None, counts,
+        in_colour is not None, counts=counts,
     )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def of_tables(
     said = [*notes, f"{printable(name)}: {', '.join(columns) or 'no classes'}", *chosen.notes]
     said += no_labels(features) if column is None else []
     rows = ArrowRows(sets[source], pictures, index, f"{source} row", what, readable)
-    return _stored(rows, labels[source][index], classes, texts, name, wanted, said)
+    return _stored(rows, labels[source][index], classes, texts, name, wanted, said, counts=_rows(labels, index))
 
 
 def of_arrays(sets: Mapping[str, Arrays], name: str, wanted: Wanted, notes: Sequence[str]) -> ImageData:
@@ -137,7 +137,14 @@ def of_arrays(sets: Mapping[str, Arrays], name: str, wanted: Wanted, notes: Sequ
     arrays = sets[chosen.source]
     rows = ArrayRows(partial(pixels_of_member, arrays.pixels), arrays.file, arrays.key, chosen.index)
     said = [*notes, f"{printable(name)}: {arrays.sources}", *chosen.notes]
-    return _stored(rows, arrays.labels[chosen.index], classes, [], name, wanted, said)
+    counts = _rows(labels, chosen.index)
+    return _stored(rows, arrays.labels[chosen.index], classes, [], name, wanted, said, counts=counts)
+
+
+def _rows(labels: Mapping[str, Tensor], index: Tensor) -> tuple[str, int, int]:
+    """The counts for :func:`_stored` of ``index`` among the rows of all splits, every one an image."""
+    rows = sum(map(len, labels.values()))
+    return f"{rows:,} rows", rows - len(index), 0
 
 
 def _stored(
@@ -149,25 +156,23 @@ def _stored(
     wanted: Wanted,
     notes: Sequence[str],
     colour: bool = False,
-    counts: tuple[int, int, int] | None = None,
+    *,
+    counts: tuple[str, int, int],
 ) -> ImageData:
     """
     Args:
         colour: three channels, whatever the images.
-        counts: of files found, images that are not in this part of the set, files that are no images of it.
+        counts: how much was found, images that are not in this part of the set, files that are no images of it.
     """
     found = prepared_images(
         rows, wanted.question, wanted.size, wanted.fit, wanted.spec,
         skip_broken=wanted.skip_broken, colour=colour, progress=wanted.progress,
     )  # fmt: skip
     said, images = list(notes), found.images
-    if counts is not None:
-        files, apart, rest = counts
-        said.insert(
-            0,
-            f"{files:,} files: {len(images):,} images used, {apart:,} not in split {wanted.split}, "
-            f"{len(found.broken):,} broken, {rest:,} no images of the set",
-        )
+    there, apart, rest = counts
+    left = [f"{apart:,} not in split {wanted.split}", f"{len(found.broken):,} broken"]
+    left += [f"{rest:,} no images of the set"] if there.endswith("files") else []
+    said.insert(0, f"{there}: {len(images):,} images used, {', '.join(left)}")
     if found.broken:
         names = ", ".join(f"{each.name} ({each.reason:.60})" for each in found.broken[:_NAMED])
         more = f" and {len(found.broken) - _NAMED:,} more" if len(found.broken) > _NAMED else ""
