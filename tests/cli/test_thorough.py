@@ -20,8 +20,8 @@ from fairlead.data.images import ImageData
 from fairlead.measure.augment import holed
 from fairlead.measure.judge import Classifier, ClassifierRecipe, cached_classifier, recipe_for, trained_on
 from fairlead.measure.references import evaluator_for
-from fairlead.measure.residual import Whitening, residual_stages
 from fairlead.measure.sample_metrics import accuracy
+from fairlead.measure.stages import Stage, Whitening, deep_stages, keep_sizes
 
 
 def test_it_knows_nearly_all_held_out_digits_after_a_quarter_of_its_steps(
@@ -39,13 +39,13 @@ def test_it_knows_nearly_all_held_out_digits_after_a_quarter_of_its_steps(
 def test_mirror_images_are_the_same_to_it_where_those_of_training_were_mirrored(flip: bool, alike: bool) -> None:
     data = replace(load_digits("train"), flip=flip)
     torch.manual_seed(0)
-    judge = Classifier(ClassifierRecipe(seed=1, steps=1, width=8, residual=True), trained_on(data))
+    judge = Classifier(ClassifierRecipe(seed=1, steps=1, width=8, deep=True), trained_on(data))
     images = data.images[:50]
     assert torch.allclose(judge.logits(images), judge.logits(images.flip(-1)), atol=1e-6) == alike
 
 
-@pytest.mark.parametrize(("n", "steps"), [(100, 400), (45_000, 2520), (10_000_000, 10_000)])
-def test_it_sees_every_image_fourteen_times_between_400_and_10_000_steps(n: int, steps: int) -> None:
+@pytest.mark.parametrize(("n", "steps"), [(100, 200), (45_000, 1260), (10_000_000, 5000)])
+def test_it_sees_every_image_fourteen_times_between_200_and_5000_steps(n: int, steps: int) -> None:
     few = load_digits("train")
     data = replace(few, images=few.images[:1].expand(n, -1, -1, -1), labels=few.labels[:1].expand(n))
     assert recipe_for(data, "thorough judge").steps == steps
@@ -53,10 +53,29 @@ def test_it_sees_every_image_fourteen_times_between_400_and_10_000_steps(n: int,
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 28, 28), (3, 24, 96), (1, 5, 9), (1, 3, 3)])
 def test_an_image_of_any_shape_is_answered_as_if_alone(shape: tuple[int, int, int]) -> None:
-    stages, out = residual_stages(shape, 8)
+    stages, out = deep_stages(shape, 8)
     network, x = nn.Sequential(*stages).eval(), torch.randn(3, *shape)
     torch.testing.assert_close(network(x), torch.stack([network(one[None])[0] for one in x]), rtol=0, atol=1e-5)
     assert network(x).shape == (3, out)
+
+
+def test_a_kernel_begins_by_passing_on_what_it_sees() -> None:
+    first = Stage(6, 9).parts[0]
+    x = torch.randn(2, 6, 7, 7)
+    torch.testing.assert_close(first(x)[:, :6], x)
+
+
+def test_kernels_are_kept_at_one_size_which_changes_no_answer() -> None:
+    stages, _ = deep_stages((3, 16, 16), 8)
+    network, x = nn.Sequential(*stages).train(), torch.randn(50, 3, 16, 16)
+    before = network(x)
+    keep_sizes(network)
+    torch.testing.assert_close(network(x), before, rtol=0, atol=1e-3)
+    kernels = [part.weight for part in network.modules() if isinstance(part, nn.Conv2d)]
+    assert kernels[1:]
+    for kernel in kernels[1:]:
+        assert kernel.norm().item() == pytest.approx(len(kernel) ** 0.5, rel=1e-5)
+    assert kernels[0].norm().item() != pytest.approx(len(kernels[0]) ** 0.5, rel=0.01)  # the whitening's
 
 
 def test_patches_come_out_of_the_whitening_uncorrelated_of_variance_one_and_once_more_negative() -> None:
@@ -84,7 +103,7 @@ def test_a_quarter_of_each_side_is_hidden_from_it_anywhere() -> None:
 
 
 def _quick(data: ImageData, role: str) -> ClassifierRecipe:
-    return ClassifierRecipe(seed=len(role), steps=2, width=8, features=6, residual=role == "thorough judge")
+    return ClassifierRecipe(seed=len(role), steps=2, width=8, features=6, deep=role == "thorough judge")
 
 
 @pytest.fixture
@@ -95,7 +114,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_sweep_says_which_judge_looked(quick: None, tiny_run: Path, tmp_path: Path) -> None:
     names = [evaluator_for(str(tiny_run), None, judged=kind).judge.name for kind in ("quick", "thorough")]
-    assert [name.split("-")[1] for name in names] == ["cnn8", "residual8"]
+    assert [name.split("-")[1] for name in names] == ["cnn8", "deep8"]
     found = fl.sweep(tiny_run, tmp_path / "sweep", judge="thorough", scales=(1.0,), n=30, steps=2)
     assert found is not None
     assert [point.score.protocol.judge for point in found.points] == [names[1]]
@@ -110,7 +129,7 @@ def test_measure_says_which_judge_looked(quick: None, tmp_path: Path) -> None:
             Image.fromarray(data.images[i, 0].numpy()).save(folder / f"{i}.png")
     command = ["measure", str(tmp_path / "real"), str(tmp_path / "fake"), "--features", "random"]
     assert main([*command, "--judge", "thorough", "--json", str(tmp_path / "numbers.json")]) == 0
-    assert "-residual8-" in json.loads((tmp_path / "numbers.json").read_text())["protocol"]["judge"]
+    assert "-deep8-" in json.loads((tmp_path / "numbers.json").read_text())["protocol"]["judge"]
     with pytest.raises(UsageError, match="judge 'thorough': accuracy is not among the metrics; leave it out"):
         fl.measure(tmp_path / "real", tmp_path / "fake", features="random", metrics="distance", judge="thorough")
 

@@ -1,4 +1,4 @@
-"""The network of the thorough judge: residual stages, for photographs, which a few plain convolutions do not know."""
+"""The network of the thorough judge, for photographs, which a few plain convolutions do not know."""
 
 from __future__ import annotations
 
@@ -12,26 +12,40 @@ SMALL = 5e-4
 
 class Stage(nn.Module):
     """[n, a, h, w] -> [n, b, h // 2, w // 2]: conv - 2x2 max-pooling - batch norm - GELU, then the same without
-    pooling, added to it."""
+    pooling.
+
+    A kernel begins by passing on as many channels as it can, and its size is left to the batch norm, which has a bias
+    only (both of Jordan 2024, 2404.00498).
+    """
 
     def __init__(self, a: int, b: int) -> None:
         super().__init__()
-        self.shrink = nn.Sequential(
-            nn.Conv2d(a, b, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(b), nn.GELU()
+        self.parts = nn.Sequential(
+            _passing_on(a, b), nn.MaxPool2d(2), _bias_only(b), nn.GELU(), _passing_on(b, b), _bias_only(b), nn.GELU()
         )
-        self.more = nn.Sequential(nn.Conv2d(b, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.GELU())
 
     def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = self.shrink(x)
-        out: Tensor = h + self.more(h)
+        out: Tensor = self.parts(x)
         return out
 
 
+def _passing_on(a: int, b: int) -> nn.Conv2d:
+    conv = nn.Conv2d(a, b, 3, padding=1, bias=False)
+    nn.init.dirac_(conv.weight[: min(a, b)].detach())
+    return conv
+
+
+def _bias_only(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, momentum=0.4)
+    norm.weight.requires_grad_(False)
+    return norm
+
+
 class LargestOfEach(nn.Module):
-    """[n, c, h, w] -> [n, c], the largest over places, halved: about the size that the layers before it have."""
+    """[n, c, h, w] -> [n, c], the largest over places, by nine: small, so that the first guesses are unsure."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_max_pool2d(x, 1).flatten(1) / 2
+        return F.adaptive_max_pool2d(x, 1).flatten(1) / 9
 
 
 class Whitening(nn.Module):
@@ -63,7 +77,7 @@ class Whitening(nn.Module):
         return out
 
 
-def residual_stages(shape: tuple[int, int, int], width: int) -> tuple[list[nn.Module], int]:
+def deep_stages(shape: tuple[int, int, int], width: int) -> tuple[list[nn.Module], int]:
     """Stages for images of ``shape`` down to at most 4 x 4, the first ``width`` channels wide, and how many numbers
     come out of them. The first is a :class:`Whitening`."""
     channels, height, across = shape
@@ -75,3 +89,12 @@ def residual_stages(shape: tuple[int, int, int], width: int) -> tuple[list[nn.Mo
         before, wide = wide, min(wide * 8 // 3, 4 * width)
         height, across = height // 2, across // 2
     return [*stages, LargestOfEach()], before
+
+
+@torch.no_grad()
+def keep_sizes(network: nn.Module) -> None:
+    """Each kernel that is trained and has a batch norm behind it, to which its size means nothing, at the same size:
+    else kernels grow, and steps of one length turn them less and less."""
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d) and part.weight.requires_grad:
+            part.weight.mul_(len(part.weight) ** 0.5 / part.weight.norm())
