@@ -290,7 +290,7 @@ def _refusal(broken: Sequence[Broken], count: int, what: str, folder: Path) -> s
         with suppress(OSError):
             listed.write_text("".join(f"{each.name}\t{each.reason}\n" for each in broken))
         more = f" and {len(broken) - _NAMED:,} more, all named in {listed}"
-    names = "; ".join(f"{each.name} ({each.reason:.60})" for each in broken[:_NAMED])
+    names = "; ".join(map(str, broken[:_NAMED]))
     return (
         f"data {what!r}: cannot read {len(broken):,} of {count:,} images: {names}{more}; repair or remove them, or go "
         "on without them with --skip-broken"

@@ -174,7 +174,7 @@ def _stored(
     left += [f"{rest:,} no images of the set"] if there.endswith("files") else []
     said.insert(0, f"{there}: {len(images):,} images used, {', '.join(left)}")
     if found.broken:
-        names = ", ".join(f"{each.name} ({each.reason:.60})" for each in found.broken[:_NAMED])
+        names = ", ".join(map(str, found.broken[:_NAMED]))
         more = f" and {len(found.broken) - _NAMED:,} more" if len(found.broken) > _NAMED else ""
         said.append(
             f"left out, broken: {len(found.broken):,} of {len(rows):,} images, {printable(names)}{more}; "

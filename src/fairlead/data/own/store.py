@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,10 @@ class Broken:
     row: int
     name: str
     reason: str
+
+    def __str__(self) -> str:
+        """Its name, and the beginning of the reason."""
+        return f"{self.name} ({shorten(self.reason, 60, placeholder=' ...')})"
 
 
 @dataclass(frozen=True, eq=False)
