@@ -52,7 +52,7 @@ def test_an_array_that_is_not_named_is_no_broken_file(tmp_path: Path) -> None:
 
 def test_rows_are_counted_as_files_are(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((40, 8, 8, 3), np.uint8), labels=np.arange(40) % 2)
-    assert load_data(str(tmp_path / "a.npz")).notes[0] == ("40 rows: 36 images used, 4 not in split train, 0 broken")
+    assert load_data(str(tmp_path / "a.npz")).notes[0] == "40 rows: 36 images used, 4 not in split train, 0 broken"
 
 
 def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:

@@ -141,10 +141,10 @@ def of_arrays(sets: Mapping[str, Arrays], name: str, wanted: Wanted, notes: Sequ
     return _stored(rows, arrays.labels[chosen.index], classes, [], name, wanted, said, counts=counts)
 
 
-def _rows(labels: Mapping[str, Tensor], index: Tensor) -> tuple[str, int, int]:
+def _rows(labels: Mapping[str, Tensor], index: Tensor) -> tuple[str, int, None]:
     """The counts for :func:`_stored` of ``index`` among the rows of all splits, every one an image."""
     rows = sum(map(len, labels.values()))
-    return f"{rows:,} rows", rows - len(index), 0
+    return f"{rows:,} rows", rows - len(index), None
 
 
 def _stored(
@@ -157,12 +157,13 @@ def _stored(
     notes: Sequence[str],
     colour: bool = False,
     *,
-    counts: tuple[str, int, int],
+    counts: tuple[str, int, int | None],
 ) -> ImageData:
     """
     Args:
         colour: three channels, whatever the images.
-        counts: how much was found, images that are not in this part of the set, files that are no images of it.
+        counts: how much was found, images that are not in this part of the set, files that are no images of it; None
+            where there are no files to be any.
     """
     found = prepared_images(
         rows, wanted.question, wanted.size, wanted.fit, wanted.spec,
@@ -171,7 +172,7 @@ def _stored(
     said, images = list(notes), found.images
     there, apart, rest = counts
     left = [f"{apart:,} not in split {wanted.split}", f"{len(found.broken):,} broken"]
-    left += [f"{rest:,} no images of the set"] if there.endswith("files") else []
+    left += [f"{rest:,} no images of the set"] if rest is not None else []
     said.insert(0, f"{there}: {len(images):,} images used, {', '.join(left)}")
     if found.broken:
         names = ", ".join(map(str, found.broken[:_NAMED]))
