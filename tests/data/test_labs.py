@@ -59,3 +59,13 @@ def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
     class_folders(tmp_path, "a")
     (tmp_path / "a" / "none.png").write_bytes(b"")
     refused(r"none\.png \(the file is empty\)", tmp_path)
+
+
+def test_measure_names_its_own_option_for_a_size(tmp_path: Path) -> None:
+    for i, side in enumerate((8, 9, 8, 9)):
+        folder = tmp_path / "train" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (side, side)).save(folder / f"{i}.png")
+    with pytest.raises(UsageError, match="pass --resize") as caught:
+        read_images(f"{tmp_path}@train")
+    assert "--size" not in str(caught.value)

@@ -33,10 +33,8 @@ ENDINGS = (
     *(".ppm", ".pgm", ".pbm", ".pnm", *([".avif"] if _AVIF else [])),
 )
 """Endings of the files of a folder that are taken for images."""
-ANOTHER_SIZE = (
-    "give a size, e.g. --size 64 (size=64 in Python), to resize the shorter side and crop the centre, or a height and "
-    "width such as 64x96"
-)
+GIVE_SIZE = "give a size, e.g. --size 64 (size=64 in Python)"
+ANOTHER_SIZE = f"{GIVE_SIZE}, to resize the shorter side and crop the centre, or a height and width such as 64x96"
 """What to do about images that differ in size."""
 
 

@@ -20,7 +20,7 @@ from fairlead.core.errors import UsageError
 from fairlead.core.places import home_expanded, is_folder, is_there
 from fairlead.core.printable import printable
 from fairlead.core.registry import names
-from fairlead.data.decode import decode_images, in_colour, open_image, unwarned
+from fairlead.data.decode import GIVE_SIZE, decode_images, in_colour, open_image, unwarned
 from fairlead.data.hub import load_data
 from fairlead.data.images import ImageData
 from fairlead.data.names import Names
@@ -98,9 +98,7 @@ def read_images(spec: str, resize: int | None = None, what: str = "images") -> I
         try:
             data = load_data(name, split=split or "train", size=resize)
         except UsageError as error:
-            raise UsageError(
-                f"{what}: {str(error).replace('give a size, e.g. size=', 'pass --resize, e.g. ')}"
-            ) from error
+            raise UsageError(f"{what}: {str(error).replace(GIVE_SIZE, 'pass --resize, e.g. 64')}") from error
         found = ImageSet(data, data.classes != (ONE_CLASS,), (), {}, data.notes)
     if len(found) < 2:
         raise UsageError(f"{what} {spec!r}: only 1 image; expected at least 2, better 500")
